@@ -15,6 +15,8 @@ A message is one line: what was given, what was expected, what to do. `details` 
 printed below it, indented.
 """
 
+from store.schema import Stage
+
 
 class HeadraceError(Exception):
     """Base of every error that Headrace reports to a person without a traceback."""
@@ -66,9 +68,9 @@ class Interrupted(HeadraceError):
 class Rejected(HeadraceError):
     """One utterance cannot be used. Raised while it is worked on; ends as a `store.schema.Reject`."""
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")
-        self.stage = stage
+        self.stage: Stage = stage
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:

@@ -1,0 +1,101 @@
+"""Pictures of what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from store.reader import Store
+    from store.schema import FeatureSpec
+
+INK, PALE = "#1b3a57", "#c8553d"
+
+Drawer: TypeAlias = "Callable[[Axes, Store, int, float], None]"
+"""Draws one feature of utterance n, which lasts so many seconds, into one panel."""
+
+
+def draw_utterance(store: Store, number: int, target: Path) -> None:
+    """Waveform, mel and phone boundaries of one utterance, whatever of them the store has, over one time axis."""
+    drawers: dict[str, Drawer] = {"wave": _draw_wave, "mel": _draw_mel, "mfcc": _draw_mfcc}
+    drawers |= {spec.name: _draw_curve(spec.name) for spec in store.features.values() if _is_curve(spec)}
+    present = [name for name in drawers if name in store.features]
+    seconds = store.frames[number] * store.hop / store.sample_rate
+    figure, axes = plt.subplots(
+        len(present),
+        squeeze=False,
+        sharex=True,
+        figsize=(min(24, max(8, 3 * seconds)), 1.2 + 1.9 * len(present)),
+        layout="constrained",
+    )
+    for axis, name in zip(axes[:, 0], present, strict=True):
+        drawers[name](axis, store, number, seconds)
+    if "phones" in store.features and store.column("aligned")[number]:
+        _draw_phones(axes[:, 0], store, number)
+    axes[-1, 0].set_xlabel("seconds")
+    axes[-1, 0].set_xlim(0, seconds)
+    text = str(store.texts[number])
+    title = f"{store.ids[number]}   {store.speakers[number]}, {store.languages[number]}"
+    figure.suptitle(f"{title}\n{text if len(text) < 120 else text[:117] + '...'}", fontsize=10, parse_math=False)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def _draw_wave(axis: Axes, store: Store, number: int, seconds: float) -> None:
+    wave = store.read("wave", number).ravel() / 32768
+    axis.plot(np.arange(len(wave)) / store.sample_rate, wave, color=INK, linewidth=0.4)
+    axis.set_ylabel("wave")
+    axis.set_ylim(-1, 1)
+
+
+def _draw_mel(axis: Axes, store: Store, number: int, seconds: float) -> None:
+    _draw_image(axis, store.read("mel", number), seconds, "mel band")
+
+
+def _draw_mfcc(axis: Axes, store: Store, number: int, seconds: float) -> None:
+    """Without the first coefficient, which is the level and would hide the others."""
+    _draw_image(axis, store.read("mfcc", number)[:, 1:], seconds, "MFCC")
+
+
+def _is_curve(spec: FeatureSpec) -> bool:
+    """One number a frame: F0, energy and their like."""
+    return spec.axis == "frames" and spec.channels is None
+
+
+def _draw_curve(name: str) -> Drawer:
+    def draw(axis: Axes, store: Store, number: int, seconds: float) -> None:
+        values = store.read(name, number).astype(np.float32)
+        values[values == 0] = np.nan  # unvoiced
+        axis.plot((np.arange(len(values)) + 0.5) * store.hop / store.sample_rate, values, color=INK)
+        axis.set_ylabel(name)
+
+    return draw
+
+
+def _draw_image(axis: Axes, rows: np.ndarray, seconds: float, label: str) -> None:
+    extent = (0, seconds, 0, rows.shape[1])
+    axis.imshow(rows.T.astype(np.float32), origin="lower", aspect="auto", extent=extent, cmap="magma")
+    axis.set_ylabel(label)
+
+
+def _draw_phones(axes: np.ndarray, store: Store, number: int) -> None:
+    """Boundaries over every panel, symbols above the first."""
+    from featurize.symbols import SYMBOLS
+
+    ends = store.read("phone_end", number) / store.sample_rate
+    starts = np.concatenate(([0], ends[:-1]))
+    for axis in axes:
+        for end in ends[:-1]:
+            axis.axvline(end, color=PALE, linewidth=0.6, alpha=0.8)
+    for start, end, symbol in zip(starts, ends, store.read("phones", number), strict=True):
+        label = SYMBOLS[int(symbol)]
+        axes[0].text((start + end) / 2, 1.02, label, ha="center", fontsize=7, color=PALE, parse_math=False)

@@ -1,0 +1,77 @@
+"""Live lines for long work: a bar with rate and ETA on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from cli import render
+
+if TYPE_CHECKING:
+    from featurize.worker import PartReport
+
+PLAIN_EVERY = 10.0
+"""Seconds between lines where there is no terminal to draw on."""
+
+
+class BuildProgress:
+    """Shows a build: parts, hours of audio per second, ETA, rejects so far. An observer of `featurize.build`."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._rejects = self._parts_done = self._parts = 0
+        self._hours = self._hours_done = self._hours_at_start = 0.0
+        self._started = self._printed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def scanning(self, utterances: int, rejects: int) -> None:
+        self._rejects = rejects
+        if (utterances + rejects) % 1000 == 0:
+            self._line(f"scanned {utterances + rejects:,} utterances, {rejects:,} rejected")
+
+    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None:
+        self._parts, self._parts_done, self._hours = parts, sealed, hours
+        self._hours_done = self._hours_at_start = hours_sealed
+        self._started = time.monotonic()
+        if self._quiet:
+            return
+        done = f", {sealed} of them sealed already" if sealed else ""
+        render.say(f"{render.hours(hours)} of audio in {parts} parts{done}")
+        if render.console().is_terminal and sealed < parts:
+            self._start_bar()
+
+    def part_done(self, report: PartReport) -> None:
+        self._parts_done += 1
+        self._hours_done += report.audio_seconds / 3600
+        self._rejects += len(report.rejects)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._hours_done, status=self._status())
+        else:
+            self._line(self._status(), force=self._parts_done == self._parts)
+
+    def _status(self) -> str:
+        rate = (self._hours_done - self._hours_at_start) / max(time.monotonic() - self._started, 1e-3)
+        return f"{self._parts_done}/{self._parts} parts, {rate:.4f} h/s, {self._rejects:,} rejects"
+
+    def _start_bar(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(), console=render.console()
+        )
+        self._task = self._bar.add_task("build", total=self._hours, completed=self._hours_done, status=self._status())
+        self._bar.start()
+
+    def _line(self, text: str, *, force: bool = False) -> None:
+        if not self._quiet and (force or time.monotonic() - self._printed >= PLAIN_EVERY):
+            self._printed = time.monotonic()
+            render.say(text)

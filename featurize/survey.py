@@ -1,0 +1,104 @@
+"""What a corpus holds, and what building it would cost. Decodes nothing but a short calibration; writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from featurize.build import Corpus
+from featurize.worker import Recipe, Stopwatch, extract_all
+from store.layout import LENGTH_COLUMNS
+from store.schema import Utterance
+
+HISTOGRAM_SECONDS = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60)
+"""Lower edges of the length histogram; the last bin is open."""
+
+PHONES_PER_SECOND = 14
+"""Of read English speech, for estimating the size of phone features before any text is read."""
+
+
+def survey(corpus: Corpus) -> dict[str, Any]:
+    """Counts, hours and problems of a scanned corpus, as JSON-able values."""
+    seconds = np.asarray([u.seconds for u in corpus.utterances])
+    kinds = Counter(f"{_suffix(u)} {u.sample_rate / 1000:g} kHz" for u in corpus.utterances)
+    bins = np.searchsorted(HISTOGRAM_SECONDS, seconds, side="right") - 1
+    return {
+        "utterances": len(corpus.utterances),
+        "rejects": len(corpus.rejects),
+        "hours": float(seconds.sum()) / 3600,
+        "seconds": {
+            "shortest": float(seconds.min()),
+            "median": float(np.median(seconds)),
+            "longest": float(seconds.max()),
+        },
+        "formats": dict(kinds.most_common()),
+        "speakers": _hours_by(corpus.utterances, "speaker"),
+        "languages": _hours_by(corpus.utterances, "language"),
+        "aligned": sum(bool(u.alignment) for u in corpus.utterances),
+        "histogram": dict(zip(map(str, HISTOGRAM_SECONDS), _counts(bins), strict=True)),
+        "problems": dict(Counter(f"{r.stage}: {r.reason}" for r in corpus.rejects).most_common()),
+    }
+
+
+def estimate(corpus: Corpus, recipe: Recipe, *, workers: int, budget_seconds: float = 3.0) -> dict[str, Any]:
+    """Size of the store and time to build it, from extracting a spread of utterances in this process.
+
+    Args:
+        budget_seconds: the calibration stops after about this long.
+    Returns:
+        store_bytes, hours_per_second for all workers, seconds to the end, and how much audio was tried.
+    """
+    watch, tried, rejected, spent = Stopwatch(), 0.0, 0, 0.0
+    for utterance in _spread(corpus.utterances):
+        start = time.perf_counter()
+        rejected += len(extract_all(corpus.root, [utterance], recipe, watch)[1])
+        if tried:  # the first one also pays for imports and dictionaries
+            spent += time.perf_counter() - start
+        tried += utterance.seconds
+        if spent > budget_seconds:
+            break
+    total = sum(u.seconds for u in corpus.utterances)
+    rate = workers * tried / 3600 / max(spent, 1e-3)
+    return {
+        "store_bytes": int(total * bytes_per_second(recipe)),
+        "hours_per_second": rate,
+        "seconds": total / 3600 / rate,
+        "calibration_seconds_of_audio": tried,
+        "calibration_rejects": rejected,
+        "workers": workers,
+    }
+
+
+def bytes_per_second(recipe: Recipe) -> float:
+    """Uncompressed bytes of a store per second of audio."""
+    spectral = recipe.preset.spectral
+    rates = {"frames": spectral.sample_rate / spectral.hop, "phones": PHONES_PER_SECOND, "tokens": 25, "utterance": 0}
+    assert set(LENGTH_COLUMNS) < set(rates)
+    return sum(rates[s.axis] * np.dtype(s.dtype).itemsize * (s.channels or 1) for s in recipe.specs)
+
+
+def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Up to 64 utterances from all over the length distribution, mixed."""
+    by_length = sorted(utterances, key=lambda u: u.seconds)
+    picks = np.unique(np.linspace(0, len(by_length) - 1, min(64, len(by_length))).astype(int))
+    return [by_length[n] for n in np.random.default_rng(0).permutation(picks)]
+
+
+def _suffix(utterance: Utterance) -> str:
+    return PurePosixPath(utterance.audio).suffix.lstrip(".").lower()
+
+
+def _hours_by(utterances: Sequence[Utterance], name: str) -> dict[str, float]:
+    hours: defaultdict[str, float] = defaultdict(float)
+    for utterance in utterances:
+        hours[getattr(utterance, name)] += utterance.seconds / 3600
+    return dict(sorted(hours.items(), key=lambda item: -item[1]))
+
+
+def _counts(bins: np.ndarray) -> list[int]:
+    return np.bincount(bins, minlength=len(HISTOGRAM_SECONDS)).tolist()
