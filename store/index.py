@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -21,6 +21,8 @@ from store import layout
 from store.errors import DamagedStore
 from store.schema import digest
 from store.writer import write_array, write_strings
+
+T = TypeVar("T")
 
 NAMES = ("id", "speaker", "language")
 
@@ -61,13 +63,17 @@ def read(root: Path) -> Index:
     if not (root / "index" / "zarr.json").exists():
         return derive(root)
     folder = root / "index"
-    attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+    try:
+        attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+        columns, fingerprint = list(attributes["columns"]), str(attributes["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedStore(f"{folder} cannot be read ({error!r}): remove that folder, it is derived.") from error
     return Index(
         parts=read_column(folder / "parts"),
         bounds=read_column(folder / "bounds"),
-        columns={name: read_column(folder / name) for name in attributes["columns"]},
+        columns={name: read_column(folder / name) for name in columns},
         names={name: read_column(folder / name) for name in NAMES},
-        fingerprint=attributes["fingerprint"],
+        fingerprint=fingerprint,
     )
 
 
@@ -92,11 +98,20 @@ def read_column(path: Path) -> np.ndarray:
     Raises:
         DamagedStore: it is not there or cannot be decoded.
     """
-    try:
-        values = np.asarray(zarr.open_array(path, mode="r")[:])
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedStore(f"{path} cannot be read: {error}. `store verify` tells what else is damaged.") from error
+    values = load(path, lambda array: np.asarray(array[:]))
     return values if values.dtype.kind in "iu" else values.astype(object)
+
+
+def load(path: Path, read: Callable[[zarr.Array], T]) -> T:
+    """Open the Zarr array at `path` and take from it what `read` takes.
+
+    Raises:
+        DamagedStore: it is not there, or what is there cannot be understood.
+    """
+    try:
+        return read(zarr.open_array(path, mode="r"))
+    except Exception as error:  # a flipped bit in metadata surfaces in zarr as any type of error
+        raise DamagedStore(f"{path} cannot be read ({error}): run store verify.") from error
 
 
 def write(root: Path, index: Index) -> None:

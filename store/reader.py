@@ -187,10 +187,7 @@ def open_rows(path: Path) -> np.ndarray | zarr.Array:
     Raises:
         DamagedStore: the array is not there, or its file has not the size its metadata say.
     """
-    try:
-        array = zarr.open_array(path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedStore(f"{path} cannot be opened: {error}. `store verify` tells what else is damaged.") from error
+    array = index.load(path, lambda array: array)
     if array.compressors or not array.size:
         return array
     shard = path.joinpath("c", *("0" for _ in array.shape))

@@ -125,7 +125,7 @@ def write_array(path: Path, values: np.ndarray, compression: Compression) -> str
     Uncompressed, the shard file begins with the array's own bytes, so that a local reader can map it.
 
     Returns:
-        The CRC-32C of every inner chunk as stored, eight hexadecimal digits each, joined.
+        The CRC-32C of its metadata and of every inner chunk as stored, eight hexadecimal digits each, joined.
     """
     values = np.ascontiguousarray(values)
     rows, row_shape = len(values), values.shape[1:]
@@ -141,12 +141,18 @@ def write_array(path: Path, values: np.ndarray, compression: Compression) -> str
         compressors=ZstdCodec(level=ZSTD_LEVEL) if compression == "zstd" else None,
         fill_value=0,
     )
+    metadata = checksum((path / "zarr.json").read_bytes())
     if not rows:
-        return ""
+        return metadata
     shard = path.joinpath("c", *("0" for _ in values.shape))
     shard.parent.mkdir(parents=True)
     with shard.open("wb") as file:
-        return _write_shard(file.write, values, chunk, _encoder(compression))
+        return metadata + _write_shard(file.write, values, chunk, _encoder(compression))
+
+
+def checksum(data: bytes) -> str:
+    """CRC-32C, eight hexadecimal digits."""
+    return f"{google_crc32c.value(data):08x}"
 
 
 def _encoder(compression: Compression) -> Callable[[np.ndarray], bytes]:
@@ -166,7 +172,7 @@ def _write_shard(
         stored = encode(block)
         write(stored)
         index.append((position, len(stored)))
-        checksums.append(f"{google_crc32c.value(stored):08x}")
+        checksums.append(checksum(stored))
         position += len(stored)
     table = np.asarray(index, "<u8").tobytes()
     write(table)
@@ -175,13 +181,12 @@ def _write_shard(
 
 
 def write_strings(path: Path, values: Sequence[str] | np.ndarray) -> str:
-    """Write strings as one chunk (`vlen-utf8`). Returns its checksum like `write_array`."""
+    """Write strings as one chunk (`vlen-utf8`). Returns checksums like `write_array`."""
     count = len(values)
     array = zarr.create_array(path, shape=(count,), dtype=str, chunks=(max(1, count),), filters=None, compressors=None)
-    if not count:
-        return ""
-    array[:] = np.asarray(values, dtype=object)
-    return f"{google_crc32c.value((path / 'c' / '0').read_bytes()):08x}"
+    if count:
+        array[:] = np.asarray(values, dtype=object)
+    return "".join(checksum(p.read_bytes()) for p in (path / "zarr.json", path / "c" / "0") if p.exists())
 
 
 def _commit_folder(draft: Path, target: Path) -> None:
