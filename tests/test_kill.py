@@ -48,7 +48,7 @@ def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> 
 
 
 def test_a_killed_build_is_finished_to_the_same_bytes(tmp_path: Path) -> None:
-    kill_and_finish(tmp_path, kills=3, workers=1, count=60)
+    kill_and_finish(tmp_path, kills=2, workers=1, count=40)
 
 
 @pytest.mark.soak
@@ -58,7 +58,7 @@ def test_twenty_killed_builds_with_dask_workers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_ends_in_one_line_and_the_next_build_finishes(tmp_path: Path, workers: int) -> None:
-    corpus = make_tree(tmp_path / "corpus", 150, seconds=3.0)
+    corpus = make_tree(tmp_path / "corpus", 60, seconds=3.0)
     out = tmp_path / "STORE"
     process = start(corpus, out, workers)
     while not list(out.glob("parts/0*")) and process.poll() is None:

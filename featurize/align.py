@@ -1,0 +1,131 @@
+"""From labelled intervals to phones with durations in frames, and from either index to the other.
+
+    P  phones, silences among them      T  frames
+
+The alignment law: the durations of an utterance's phones sum to its frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurize import ipa
+from featurize.symbols import SILENCE
+from store.errors import Rejected
+
+SLACK_S = 1e-4
+"""Gaps and overlaps below this are rounding, not silence and not mistakes."""
+
+_SILENT_LABELS = frozenset(
+    {"", "sil", "sp", "spn", "pau", "epi", "h#", "nsn", "silence", "noise", "_", "#", "<eps>", "<sil>", "<p>", "<p:>"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Labelled intervals in order; there may be gaps between them."""
+
+    labels: tuple[str, ...]
+    starts_s: np.ndarray
+    """(P,) float64."""
+    ends_s: np.ndarray
+    """(P,) float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What is said when in a stretch of speech, in seconds from its first sample."""
+
+    phones: Tier
+    words: Tier
+    """Empty where the source names no words."""
+    duration_s: float
+    """Of the speech."""
+
+
+def symbols_and_ends(alignment: Alignment) -> tuple[list[str], np.ndarray]:
+    """The phones of an alignment as symbols without gaps: what no interval covers is SP, neighbouring SPs are one.
+
+    A label that is several symbols (the vowel of *fire* in IPA) is shared out evenly.
+
+    Returns:
+        P symbols, and where each ends: (P,) float64, seconds; the last is the end of the speech.
+    Raises:
+        Rejected: stage "align"; a label that is no English phone, or no phone at all.
+    """
+    names: list[str] = []
+    ends: list[float] = [0.0]
+
+    def add(name: str, end: float) -> None:
+        if name == SILENCE and names[-1:] == [SILENCE]:
+            ends[-1] = end
+        else:
+            names.append(name)
+            ends.append(end)
+
+    tier = alignment.phones
+    for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
+        if start - ends[-1] > SLACK_S:
+            add(SILENCE, start)
+        *firsts, last = label_symbols(label)
+        for number, name in enumerate(firsts, 1):
+            add(name, start + (end - start) * number / (len(firsts) + 1))
+        add(last, end)
+    if alignment.duration_s - ends[-1] > SLACK_S:
+        add(SILENCE, alignment.duration_s)
+    if set(names) <= {SILENCE}:
+        raise Rejected("align", "the TextGrid holds silence alone: align the utterance again")
+    return names, np.asarray(ends[1:])
+
+
+def label_symbols(label: str) -> tuple[str, ...]:
+    """Symbols of one interval's label, at least one: SP of a silence, ARPAbet as it is, IPA by the table.
+
+    ARPAbet may lack its stress digits, which are then 0, and be in lower case, as in TIMIT.
+    """
+    if label.casefold() in _SILENT_LABELS:
+        return (SILENCE,)
+    for spelling in (label.upper(), label.upper() + "0"):
+        if spelling in ipa.ARPABET:
+            return (spelling,)
+    try:
+        phones = ipa.to_arpabet(label)
+    except ValueError:
+        phones = ()
+    if not phones:
+        raise Rejected("align", f"the TextGrid has a phone {label!r}: neither ARPAbet nor English in IPA")
+    return phones
+
+
+def phone_index(ends_s: np.ndarray, *, sample_rate: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where phones end, in samples and in frames.
+
+    Each boundary is rounded to the nearest frame by itself, so that errors do not add up: none exceeds hop / 2.
+    A phone shorter than a frame may get none.
+
+    Args:
+        ends_s: (P,) ascending, seconds.
+        sample_rate: of the store, in Hz.
+    Returns:
+        phone_end (P,) int32: in samples at `sample_rate`, clipped to the `frames * hop` that are stored.
+        phone_frames (P,) int32: durations; they sum to `frames`.
+        In both the last phone reaches the end.
+    """
+    samples = frames * hop
+    phone_end = np.clip(np.rint(ends_s * sample_rate), 0, samples).astype(np.int32)
+    phone_end[-1] = samples
+    boundaries = (phone_end + hop // 2) // hop
+    return phone_end, np.diff(boundaries, prepend=0).astype(np.int32)
+
+
+def phone_of_frame(phone_frames: np.ndarray) -> np.ndarray:
+    """(T,) int64: the phone that every frame belongs to."""
+    return np.repeat(np.arange(len(phone_frames)), phone_frames)
+
+
+def frames_of_phone(phone_frames: np.ndarray) -> np.ndarray:
+    """(P, 2) int64: every phone's first frame and one past its last."""
+    stops = np.cumsum(phone_frames, dtype=np.int64)
+    return np.stack([stops - phone_frames, stops], axis=1)

@@ -1,0 +1,223 @@
+"""Corpus formats: from a folder's own way of saying it to entries. Reads lines and listings, touches no audio.
+
+A reader is a generator over a corpus folder, in the order of its lines or, for a tree, of its sorted paths. What it
+can make nothing of it yields as a `Reject`; whether a recording is there and usable is decided in
+`featurize.corpus`, for all formats alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from sys import intern
+
+from featurize.folders import AUDIO, join, recordings, suffix, walk
+from store.errors import CorpusError, Rejected
+from store.schema import Reject
+
+TEXTS = (".txt", ".lab", ".textgrid")
+"""Suffixes of transcripts in a tree, in any case; of several of one name the first in this order is the text."""
+LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
+"""GPT-SoVITS' tags, in lower case, to ISO codes."""
+_PATH_JUNK = " '\"\u202a"  # what pasting from Windows leaves around a path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a corpus says of one utterance, taken at its word."""
+
+    where: str
+    """File and line that say it; in a tree, the recording's own path."""
+    audio: str
+    """POSIX path, absolute or relative to the corpus folder."""
+    speaker: str
+    language: str = "en"
+    text: str = ""
+    text_file: str = ""
+    """Path, relative to the corpus folder, of the file that is the text, where no line gives it."""
+    alignment: str | None = None
+    """Path of the TextGrid, likewise; empty: there is none; None: there may be one beside the recording."""
+    seconds: tuple[float, float] | None = None
+    """Start and end of a segment, infinite for the recording's end; None for the whole recording."""
+    problem: str = ""
+    """Why this can be no utterance, where that is plain already."""
+
+
+Entries = Iterator[Entry | Reject]
+
+
+def read_list(root: Path, file: Path) -> Entries:
+    """GPT-SoVITS: a line is `path|speaker|language|text`."""
+
+    def entry(where: str, line: str) -> Entry:
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != 4:
+            raise Rejected("scan", f"{len(fields)} fields between bars instead of path|speaker|language|text")
+        path, speaker, tag, text = fields
+        if not path:
+            raise Rejected("scan", "no path before the first bar")
+        language = LANGUAGE_TAGS.get(tag.lower(), "")
+        return Entry(
+            where=where,
+            audio=path.strip(_PATH_JUNK).replace("\\", "/"),
+            speaker=intern(speaker or root.name),
+            language=language,
+            text=text,
+            problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}",
+        )
+
+    return _parsed(file, entry)
+
+
+def read_ljspeech(root: Path, file: Path, follow_outside: bool) -> Entries:
+    """LJSpeech: a line is `name|text` or `name|text|normalised text`; the recording is `wavs/name.wav` or the like."""
+    there = set(recordings(root, follow_outside=follow_outside))
+
+    def entry(where: str, line: str) -> Entry:
+        name, *texts = (field.strip() for field in line.split("|"))
+        if len(texts) not in (1, 2):
+            raise Rejected("scan", f"{len(texts) + 1} fields between bars instead of name|text|normalised text")
+        candidates = [f"wavs/{name}{suffix}" for suffix in AUDIO]
+        audio = next(filter(there.__contains__, candidates), candidates[0])
+        return Entry(where=where, audio=audio, speaker=intern(root.name), text=texts[-1] or texts[0])
+
+    return _parsed(file, entry)
+
+
+def read_kaldi(root: Path) -> Entries:
+    """A Kaldi data directory: `text`, `wav.scp`, and `segments` and `utt2spk` where there are any.
+
+    An entry of wav.scp that is a command is never run: it is rejected.
+    """
+    recordings = yield from _table(root / "wav.scp")
+    segments = yield from _table(root / "segments")
+    speakers = yield from _table(root / "utt2spk")
+    unheard, unread = dict(recordings), dict(segments)
+
+    def entry(where: str, line: str) -> Entry:
+        name, *text = line.split(maxsplit=1)
+        recording, seconds = name, None
+        if segments:
+            unread.pop(name, None)
+            recording, seconds = _segment(segments, name)
+        if recording not in recordings:
+            raise Rejected("scan", f"text without audio: wav.scp has no {recording}")
+        unheard.pop(recording, None)
+        return Entry(
+            where=where,
+            audio=_no_command(recordings[recording]),
+            speaker=intern(speakers.get(name, root.name)),
+            text="".join(text),
+            seconds=seconds,
+            alignment=None if seconds is None else "",
+        )
+
+    yield from _parsed(root / "text", entry)
+    for name in unread:
+        yield Reject(name, "scan", "segment without text: no line of `text` begins with its name")
+    for recording, audio in unheard.items():
+        problem = "audio without text: no line of `text` leads to this recording of wav.scp"
+        yield Entry(where=f"wav.scp: {recording}", audio=audio, speaker="", problem=problem)
+
+
+def _segment(segments: dict[str, str], name: str) -> tuple[str, tuple[float, float]]:
+    if name not in segments:
+        raise Rejected("scan", f"text without audio: segments has no {name}")
+    try:
+        recording, start, stop = segments[name].split()
+        seconds = float(start), float(stop)
+    except ValueError:
+        raise Rejected("scan", f"segments gives {name!r} as {segments[name]!r}, not as recording, start, end") from None
+    return recording, (seconds[0], inf if seconds[1] == -1 else seconds[1])
+
+
+def _no_command(extended_filename: str) -> str:
+    if "|" in (extended_filename[:1], extended_filename[-1:]):
+        raise Rejected(
+            "scan",
+            f"wav.scp gives a command, {extended_filename[:60]!r}, and none that comes with a corpus is run:"
+            " write its output to a file and name that",
+        )
+    return extended_filename
+
+
+def read_tree(root: Path, follow_outside: bool) -> Entries:
+    """Recordings anywhere in a folder, each with a .txt, .lab or .TextGrid of its name beside it.
+
+    The speaker is the first folder of the path, or the corpus folder's name. A .TextGrid gives the alignment, and
+    the text where nothing else does.
+    """
+    for item in walk(root, follow_outside=follow_outside):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        folder, names = item
+        speaker = intern(folder.partition("/")[0] or root.name)
+        by_stem: dict[str, list[str]] = {}
+        for name in names:
+            by_stem.setdefault(os.path.splitext(name)[0], []).append(join(folder, name))
+        for paths in by_stem.values():
+            yield from _recordings(paths, speaker)
+
+
+def _recordings(paths: list[str], speaker: str) -> Entries:
+    """Of the files of one name: every recording, with the text that they share."""
+    texts = sorted((p for p in paths if suffix(p) in TEXTS), key=lambda path: TEXTS.index(suffix(path)))
+    recordings = [path for path in paths if suffix(path) in AUDIO]
+    if texts and not recordings:
+        yield Reject(texts[0], "scan", f"text without audio: no {', '.join(AUDIO)} of its name beside it")
+    for audio in recordings:
+        yield Entry(
+            where=audio,
+            audio=audio,
+            speaker=speaker,
+            text_file=texts[0] if texts else "",
+            alignment=texts[-1] if texts and suffix(texts[-1]) == ".textgrid" else "",
+            problem="" if texts else "audio without text: no .txt, .lab or .TextGrid of its name beside it",
+        )
+
+
+def _parsed(file: Path, entry: Callable[[str, str], Entry]) -> Entries:
+    """The entry of every line, `entry(where, line)`, or why there is none."""
+    for where, line in _lines(file):
+        try:
+            yield line if isinstance(line, Reject) else entry(where, line)
+        except Rejected as error:
+            yield Reject(where, "scan", error.reason)
+
+
+def _table(file: Path) -> Generator[Reject, None, dict[str, str]]:
+    """Kaldi's maps: the first word of a line to the rest of it. Empty where the file is not there."""
+    table: dict[str, str] = {}
+    for where, line in _lines(file) if file.exists() else ():
+        if isinstance(line, Reject):
+            yield line
+            continue
+        key, *value = line.split(maxsplit=1)
+        if not value:
+            yield Reject(where, "scan", f"nothing after the name {key!r}")
+        elif key in table:
+            yield Reject(where, "scan", f"{key} for the second time; the first counts")
+        else:
+            table[key] = value[0].strip()
+    return table
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str | Reject]]:
+    """Where, and the line, of every line that is not blank; a line that is not UTF-8 is a reject of its own."""
+    try:
+        with file.open("rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                where = f"{file.name}:{number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    yield where, Reject(where, "scan", f"not UTF-8 from byte {error.start + 1} on: save it as UTF-8")
+                    continue
+                if line.strip():
+                    yield where, line.rstrip("\r\n")
+    except OSError as error:
+        raise CorpusError(f"{file} cannot be read: {error.strerror}") from None
