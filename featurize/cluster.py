@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from store.errors import HeadraceError
@@ -82,22 +85,39 @@ def executor(workers: int, scheduler: str | None = None) -> Iterator[Executor]:
 
 
 def _local_cluster(workers: int) -> Iterator[Executor]:
+    import dask
     from distributed import Client, LocalCluster
 
-    _quiet()
-    # One thread each: the spectral stage is bound by memory bandwidth, and processes do not share a GIL.
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield DaskExecutor(client, workers)
+    # A failed task logs a page, in the workers too; what matters of it reaches the user as an error.
+    silence = {"logging": {"distributed": "critical", "distributed.client": "critical"}}
+    with dask.config.set(silence), ExitStack() as stack:
+        with _sigint_blocked():
+            # One thread each: the spectral stage is bound by memory bandwidth, and processes do not share a GIL.
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
+                )
+            )
+        yield DaskExecutor(stack.enter_context(Client(cluster)), workers)
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
+    begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this."""
+    resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _running_cluster(scheduler: str) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout="10s")
+        client = Client(scheduler, timeout="5s")
     except (OSError, TimeoutError, ValueError) as error:
         raise HeadraceError(f"No Dask scheduler answers at {scheduler} ({error}): check --scheduler.") from error
     with client:
@@ -105,11 +125,3 @@ def _running_cluster(scheduler: str) -> Iterator[Executor]:
         if not workers:
             raise HeadraceError(f"The Dask scheduler at {scheduler} has no workers: start some and run again.")
         yield DaskExecutor(client, workers)
-
-
-def _quiet() -> None:
-    """Dask logs a page when a local cluster is torn down in a hurry; what matters reaches the user as an error."""
-    import logging
-
-    for name in ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,81 @@
+"""Layers that several SoVITS networks share.
+
+Shapes: B batch, C channels, T frames, N length of a segment. Masks are boolean, (B, 1, T), True where a frame counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAKY_SLOPE = 0.1
+"""Slope of every leaky rectifier in HiFi-GAN and its discriminators but the decoder's last."""
+
+
+class WeightNorm(nn.Module):
+    """Mix in before a convolution: weight = weight_g * weight_v / |weight_v| (Salimans and Kingma 2016).
+
+    The norm is taken over all axes but the first. Parameters keep the names that trained GPT-SoVITS weights have,
+    in their order: bias, weight_g, weight_v.
+    """
+
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        direction = self.get_parameter("weight").detach()
+        del self.weight
+        others = tuple(range(1, direction.dim()))
+        self.weight_g = nn.Parameter(torch.linalg.vector_norm(direction, dim=others, keepdim=True))
+        self.weight_v = nn.Parameter(direction)
+
+    def normalised(self) -> Tensor:
+        """The weight. `_weight_norm` is one kernel each way, where the formula written out takes four."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
+
+class WeightNormConv1d(WeightNorm, nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normalised(), self.bias)
+
+
+class WeightNormConv2d(WeightNorm, nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normalised(), self.bias)
+
+
+class WeightNormConvTranspose1d(WeightNorm, nn.ConvTranspose1d):
+    padding: tuple[int]
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose1d(x, self.normalised(), self.bias, self.stride, self.padding)
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each frame of (B, C, T)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
+
+
+def length_mask(lengths_B: Tensor, size: int) -> Tensor:
+    """(B,) lengths to a (B, 1, size) boolean mask."""
+    return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[:, None]
+
+
+def segments(x_BCT: Tensor, starts_B: Tensor, size: int) -> Tensor:
+    """Cut x[b, :, starts[b] : starts[b] + size] from every row: (B, C, size). Never waits for the device.
+
+    starts + size must not pass T.
+    """
+    index_BN = starts_B[:, None] + torch.arange(size, device=x_BCT.device)
+    return x_BCT.gather(2, index_BN[:, None].expand(-1, x_BCT.shape[1], -1))

@@ -1,0 +1,53 @@
+"""Losses of adversarial VITS training. All of them are computed in float32, whatever the networks ran in.
+
+Shapes: B batch, C latent channels, T frames, N scores. Every function returns a 0-d tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def discriminator_loss(real_BN: Sequence[Tensor], fake_BN: Sequence[Tensor]) -> Tensor:
+    """Least squares GAN (Mao et al. 2017): real scores to 1, generated ones to 0, summed over discriminators."""
+    pairs = zip(real_BN, fake_BN, strict=True)
+    return _total((1 - real.float()).square().mean() + fake.float().square().mean() for real, fake in pairs)
+
+
+def generator_loss(fake_BN: Sequence[Tensor]) -> Tensor:
+    """Least squares GAN, the generator's side: generated scores to 1, summed over discriminators."""
+    return _total((1 - fake.float()).square().mean() for fake in fake_BN)
+
+
+def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Twice the mean distance of feature maps, summed over discriminators and layers (Larsen et al. 2016; weight of
+    HiFi-GAN, Kong et al. 2020)."""
+    layers = ((r, f) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True))
+    return 2 * _total((r.float() - f.float()).abs().mean() for r, f in layers)
+
+
+def mel_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean distance of two log-mel spectrograms of one shape. Not weighted."""
+    return (real.float() - fake.float()).abs().mean()
+
+
+def kl_loss(z_p_BCT: Tensor, logs_q_BCT: Tensor, m_p_BCT: Tensor, logs_p_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    """KL divergence of the posterior from the flow's prior (VITS, Kim et al. 2021, equation 4), estimated with one
+    sample z_p: summed over channels, averaged over valid frames.
+
+    Args:
+        z_p_BCT: a sample of the posterior after the flow.
+        logs_q_BCT: log standard deviation of the posterior.
+        m_p_BCT, logs_p_BCT: mean and log standard deviation of the prior.
+        mask_B1T: True where a frame is valid.
+    """
+    logs_p, logs_q = logs_p_BCT.float(), logs_q_BCT.float()
+    distance = (z_p_BCT.float() - m_p_BCT.float()).square() * torch.exp(-2 * logs_p)
+    return ((logs_p - logs_q - 0.5 + 0.5 * distance) * mask_B1T).sum() / mask_B1T.sum()
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()

@@ -1,0 +1,290 @@
+"""The SoVITS generator of GPT-SoVITS v2: VITS (Kim, Kong and Son 2021) with quantised content features beside text.
+
+A prior is read off content codes, phones and voice; a posterior off the spectrogram; a flow maps one onto the other;
+a decoder turns latent frames into waveform. Parameters have the names and shapes of published weights.
+
+Shapes: B batch, T frames (even), Q = T / 2 content codes, P phones, C latent channels, F spectrogram bins,
+W content channels, G voice channels, N frames of a training segment, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.attention import MRTE, Encoder
+from train.flow import PosteriorEncoder, ResidualCouplingFlow
+from train.layers import length_mask, segments
+from train.quantizer import VectorQuantizer
+from train.style import MelStyleEncoder
+from train.vocoder import HifiGanDecoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SovitsConfig:
+    """Sizes of the generator and of the discriminators that train it. Defaults are GPT-SoVITS v2."""
+
+    symbols: int = 732
+    """Phone ids: those of the v2 table."""
+    ssl_channels: int = 768
+    """Channels of the content features at 50 Hz; 768 is HuBERT base."""
+    codebook_size: int = 1024
+    freeze_quantizer: bool = False
+    """Leave content projection and codebook as they are: for weights that come with a codebook. From scratch they
+    have to be learnt."""
+    spec_bins: int = 1025
+    """n_fft / 2 + 1."""
+    segment_frames: int = 32
+    """Frames of each utterance that are decoded and judged in a training step."""
+
+    hidden_channels: int = 192
+    """Width of text encoder, posterior encoder and flow."""
+    inter_channels: int = 192
+    """Width of the latent; even."""
+    filter_channels: int = 768
+    """Inner width of the feed-forward layers."""
+    n_heads: int = 2
+    n_layers: int = 6
+    """Transformer layers for phones; content and joint encoder have half as many each."""
+    kernel_size: int = 3
+    """Of the feed-forward layers."""
+    p_dropout: float = 0.1
+    """In the transformer layers."""
+    mrte_heads: int = 4
+    voice_channels: int = 512
+    """Width of the voice vector, and inner width of the MRTE, which adds it."""
+    style_bins: int = 704
+    """Lowest spectrogram bins that the voice is read from: 704 of 1025 end at 11 kHz."""
+    style_channels: int = 128
+    posterior_layers: int = 16
+    couplings: int = 4
+    coupling_layers: int = 4
+
+    upsample_initial_channel: int = 512
+    upsample_rates: tuple[int, ...] = (10, 8, 2, 2, 2)
+    """Their product is the hop."""
+    upsample_kernel_sizes: tuple[int, ...] = (16, 16, 8, 2, 2)
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """Of the period discriminators."""
+    discriminator_width: int = 1024
+    """Channels of their widest layers; a multiple of 64."""
+
+    @property
+    def hop(self) -> int:
+        """Samples that the decoder makes of a frame."""
+        return prod(self.upsample_rates)
+
+
+def v2() -> SovitsConfig:
+    """GPT-SoVITS v2 as published: 51.3 M parameters, discriminators 46.7 M."""
+    return SovitsConfig()
+
+
+def tiny() -> SovitsConfig:
+    """The same architecture, small enough to watch it learn on two CPU cores."""
+    return SovitsConfig(
+        ssl_channels=60,
+        codebook_size=64,
+        segment_frames=12,
+        hidden_channels=64,
+        inter_channels=32,
+        filter_channels=128,
+        n_layers=2,
+        p_dropout=0.0,
+        voice_channels=64,
+        style_channels=32,
+        posterior_layers=3,
+        couplings=2,
+        coupling_layers=2,
+        upsample_initial_channel=128,
+        resblock_kernel_sizes=(3, 7),
+        resblock_dilation_sizes=((1,), (3,)),
+        discriminator_width=64,
+    )
+
+
+class TextEncoder(nn.Module):
+    """Content codes, phones and voice to the prior of the latent."""
+
+    def __init__(self, config: SovitsConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_channels
+
+        def encoder(layers: int) -> Encoder:
+            return Encoder(hidden, config.filter_channels, config.n_heads, layers, config.kernel_size, config.p_dropout)
+
+        self.ssl_proj = nn.Conv1d(config.ssl_channels, hidden, 1)
+        self.encoder_ssl = encoder(config.n_layers // 2)
+        self.encoder_text = encoder(config.n_layers)
+        self.text_embedding = nn.Embedding(config.symbols, hidden)
+        self.mrte = MRTE(hidden, config.voice_channels, config.mrte_heads)
+        self.encoder2 = encoder(config.n_layers // 2)
+        self.proj = nn.Conv1d(hidden, 2 * config.inter_channels, 1)
+
+    def forward(
+        self, content_BWT: Tensor, mask_B1T: Tensor, phones_BP: Tensor, phones_n_B: Tensor, voice_BG1: Tensor
+    ) -> Tensor:
+        """Hidden frames (B, hidden, T), which `prior` reads."""
+        content = self.encoder_ssl(self.ssl_proj(content_BWT * mask_B1T), mask_B1T)
+        mask_B1P = length_mask(phones_n_B, phones_BP.shape[1])
+        text = self.encoder_text(self.text_embedding(phones_BP).mT, mask_B1P)
+        return self.encoder2(self.mrte(content, mask_B1T, text, mask_B1P, voice_BG1), mask_B1T)
+
+    def prior(self, hidden_BHT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation, (B, C, T) each."""
+        mean, log_std = (self.proj(hidden_BHT) * mask_B1T).chunk(2, dim=1)
+        return mean, log_std
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """What one training forward pass makes."""
+
+    wave: Tensor
+    """(B, 1, N * hop), the decoded segments."""
+    codes: Tensor
+    """(B, Q) int64."""
+    commitment: Tensor
+    """() float32, how far content is from its codes."""
+    mask: Tensor
+    """(B, 1, T) bool, valid frames."""
+    z: Tensor
+    """(B, C, T), the posterior's sample."""
+    z_p: Tensor
+    """(B, C, T), the same after the flow."""
+    m_p: Tensor
+    logs_p: Tensor
+    """(B, C, T), mean and log standard deviation of the prior."""
+    m_q: Tensor
+    logs_q: Tensor
+    """(B, C, T), of the posterior."""
+
+
+class SynthesizerTrn(nn.Module):
+    """The generator. Randomness other than dropout and codebook learning comes in as arguments."""
+
+    def __init__(self, config: SovitsConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, voice = config.inter_channels, config.voice_channels
+        self.enc_p = TextEncoder(config)
+        self.dec = HifiGanDecoder(
+            channels,
+            voice,
+            initial=config.upsample_initial_channel,
+            rates=config.upsample_rates,
+            rate_kernels=config.upsample_kernel_sizes,
+            kernels=config.resblock_kernel_sizes,
+            dilations=config.resblock_dilation_sizes,
+        )
+        self.enc_q = PosteriorEncoder(
+            config.spec_bins, channels, config.hidden_channels, config.posterior_layers, voice
+        )
+        self.flow = ResidualCouplingFlow(
+            channels, config.hidden_channels, config.couplings, config.coupling_layers, voice
+        )
+        self.ref_enc = MelStyleEncoder(config.style_bins, config.style_channels, voice)
+        self.ssl_proj = nn.Conv1d(config.ssl_channels, config.ssl_channels, 2, stride=2)
+        self.quantizer = VectorQuantizer(config.codebook_size, config.ssl_channels)
+
+    def train(self, mode: bool = True) -> SynthesizerTrn:
+        """A frozen quantiser stays in evaluation mode."""
+        super().train(mode)
+        self.quantizer.train(mode and not self.config.freeze_quantizer)
+        return self
+
+    def forward(
+        self,
+        content_BWT: Tensor,
+        spec_BFT: Tensor,
+        frames_B: Tensor,
+        phones_BP: Tensor,
+        phones_n_B: Tensor,
+        *,
+        noise_BCT: Tensor,
+        starts_B: Tensor,
+    ) -> Synthesis:
+        """Encode whole utterances, decode a segment of each.
+
+        Args:
+            content_BWT: content features, zero past the end; T even.
+            spec_BFT: linear spectrogram, zero past the end.
+            frames_B, phones_n_B: valid frames and phones, at least 1 each.
+            phones_BP: int64 symbol ids, any id past the end.
+            noise_BCT: standard normal, drives the posterior.
+            starts_B: int64, first frame of each segment; starts + segment_frames <= T.
+        """
+        mask = length_mask(frames_B, spec_BFT.shape[2])
+        voice = self.voice(spec_BFT, mask)
+        quantised, codes, commitment = self.quantise(content_BWT, mask)
+        hidden = self.enc_p(_to_frames(quantised), mask, phones_BP, phones_n_B, voice)
+        m_p, logs_p = self.enc_p.prior(hidden, mask)
+        m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
+        z = (m_q + noise_BCT * torch.exp(logs_q)) * mask
+        z_p = self.flow(z, mask, voice)
+        wave = self.dec(segments(z, starts_B, self.config.segment_frames), voice)
+        return Synthesis(
+            wave=wave, codes=codes, commitment=commitment, mask=mask,
+            z=z, z_p=z_p, m_p=m_p, logs_p=logs_p, m_q=m_q, logs_q=logs_q,
+        )  # fmt: skip
+
+    def voice(self, spec_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """The voice of each recording, (B, G, 1)."""
+        return self.ref_enc(spec_BFT[:, : self.config.style_bins], mask_B1T)
+
+    def quantise(self, content_BWT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Content at half the frame rate, as codes. In float32.
+
+        Returns:
+            quantised (B, W, Q), codes (B, Q), commitment loss ().
+        """
+        learning = torch.is_grad_enabled() and not self.config.freeze_quantizer
+        with torch.autocast(content_BWT.device.type, enabled=False), torch.set_grad_enabled(learning):
+            return self.quantizer(self.ssl_proj(content_BWT.float()), mask_B1T[:, 0, ::2])
+
+    def decode(
+        self,
+        codes_BQ: Tensor,
+        phones_BP: Tensor,
+        phones_n_B: Tensor,
+        reference_BFT: Tensor,
+        reference_frames_B: Tensor,
+        *,
+        noise_scale: float = 0.5,
+        speed: float = 1.0,
+        noise_BCT: Tensor | None = None,
+    ) -> Tensor:
+        """Speak: codes and phones in the voice of a reference recording. All rows are of full length.
+
+        Args:
+            codes_BQ: int64 content codes, two frames each.
+            reference_BFT: linear spectrogram of the recording whose voice is taken.
+            noise_scale: how far to stray from the prior's mean.
+            speed: 2.0 speaks twice as fast.
+            noise_BCT: standard normal of the (stretched) number of frames; drawn if not given.
+        Returns:
+            (B, 1, S) in [-1, 1].
+        """
+        voice = self.voice(reference_BFT, length_mask(reference_frames_B, reference_BFT.shape[2]))
+        content = _to_frames(self.quantizer.decode(codes_BQ))
+        mask = torch.ones_like(content[:, :1], dtype=torch.bool)
+        hidden = self.enc_p(content, mask, phones_BP, phones_n_B, voice)
+        if speed != 1.0:
+            hidden = F.interpolate(hidden, size=int(hidden.shape[2] / speed) + 1, mode="linear")
+            mask = mask[:, :, :1].expand(-1, -1, hidden.shape[2])
+        m_p, logs_p = self.enc_p.prior(hidden, mask)
+        noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
+        z_p = m_p + noise * torch.exp(logs_p) * noise_scale
+        return self.dec(self.flow(z_p, mask, voice, reverse=True), voice)
+
+
+def _to_frames(codes_BWQ: Tensor) -> Tensor:
+    """Each code twice: from 25 Hz to 50 Hz."""
+    return codes_BWQ.repeat_interleave(2, dim=2)

@@ -1,0 +1,78 @@
+"""Mel-style encoder: the voice of a recording as one vector (Meta-StyleSpeech, Min et al. 2021, section 3.1).
+
+Shapes: B batch, F spectrogram bins, T frames, C channels, H heads, D channels of a head, G width of the voice vector.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = 2
+KERNEL = 5
+DROPOUT = 0.1
+
+
+def named(name: str, module: nn.Module) -> nn.Sequential:
+    """One module under a name of its own, where trained weights have a level more than the computation."""
+    return nn.Sequential(OrderedDict({name: module}))
+
+
+class GatedConv(nn.Module):
+    """Residual convolution with a gated linear unit (Dauphin et al. 2017)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = named("conv", nn.Conv1d(channels, 2 * channels, KERNEL, padding=KERNEL // 2))
+        self.drop = nn.Dropout(DROPOUT)
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        return x_BCT + self.drop(F.glu(self.conv1(x_BCT), dim=1))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with a residual. Scores are scaled by the root of all channels, not of one head's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = channels**-0.5
+        self.w_qs = nn.Linear(channels, channels)
+        self.w_ks = nn.Linear(channels, channels)
+        self.w_vs = nn.Linear(channels, channels)
+        self.fc = nn.Linear(channels, channels)
+        self.drop = nn.Dropout(DROPOUT)
+
+    def forward(self, x_BTC: Tensor, mask_B1T: Tensor) -> Tensor:
+        query, key, value = (
+            project(x_BTC).unflatten(2, (HEADS, -1)).transpose(1, 2) for project in (self.w_qs, self.w_ks, self.w_vs)
+        )
+        answer_BHTD = F.scaled_dot_product_attention(query, key, value, mask_B1T[:, None], scale=self.scale)
+        return x_BTC + self.drop(self.fc(answer_BHTD.transpose(1, 2).flatten(2)))
+
+
+class MelStyleEncoder(nn.Module):
+    def __init__(self, bins: int, channels: int, voice: int) -> None:
+        super().__init__()
+        self.spectral = nn.Sequential(
+            named("fc", nn.Linear(bins, channels)),
+            nn.Mish(),
+            nn.Dropout(DROPOUT),
+            named("fc", nn.Linear(channels, channels)),
+            nn.Mish(),
+            nn.Dropout(DROPOUT),
+        )
+        self.temporal = nn.Sequential(GatedConv(channels), GatedConv(channels))
+        self.slf_attn = SelfAttention(channels)
+        self.fc = named("fc", nn.Linear(channels, voice))
+
+    def forward(self, spec_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """(B, G, 1): the mean over valid frames, summed in float32. Every utterance needs one valid frame at least.
+
+        The convolutions see up to four frames of padding past an utterance's end, as in the trained weights.
+        """
+        hidden = self.temporal(self.spectral((spec_BFT * mask_B1T).mT).mT) * mask_B1T
+        style_BTG = self.fc(self.slf_attn(hidden.mT, mask_B1T))
+        valid_BT1 = mask_B1T.mT
+        return ((style_BTG.float() * valid_BT1).sum(1) / valid_BT1.sum(1)).unsqueeze(2)
