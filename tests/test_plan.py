@@ -1,0 +1,164 @@
+"""The coverage law, as properties of integers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store.errors import UsageError
+from train.plan import Plan, Position, held_out, padding, plan_epoch
+
+LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=120).map(np.array)
+BUDGET = st.integers(1, 6000)
+SEED = st.integers(0, 2**32)
+
+
+def log_normal(count: int, seed: int = 0) -> np.ndarray:
+    """Frames of utterances of 5 s in the median, 0.7 to 30 s."""
+    seconds = np.exp(np.log(5) + 0.6 * np.random.default_rng(seed).standard_normal(count))
+    return (np.clip(seconds, 0.7, 30) * 50).astype(np.int32)
+
+
+def batches(plan: Plan) -> list[np.ndarray]:
+    return [plan.batch(step, rank) for step in range(plan.steps) for rank in range(plan.world)]
+
+
+def batch_of(plan: Plan) -> np.ndarray:
+    """(N,) number of the batch that each utterance is in."""
+    label = np.empty(len(plan.order), np.int64)
+    label[plan.order] = np.repeat(np.arange(len(plan.bounds) - 1), np.diff(plan.bounds))
+    return label
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGET, SEED, st.integers(0, 5), st.data())
+def test_every_utterance_comes_exactly_once(lengths, budget, seed, epoch, data):
+    world = data.draw(st.sampled_from([1, 2, 3, 8]) | st.integers(1, len(lengths)))
+    if world > len(lengths):
+        with pytest.raises(UsageError, match=f"{len(lengths)} utterances"):
+            plan_epoch(lengths, Position.start(world), batch_frames=budget, seed=seed)
+        return
+    plan = plan_epoch(lengths, Position.start(world, epoch), batch_frames=budget, seed=seed)
+    seen = batches(plan)
+    assert len(seen) == plan.steps * world
+    assert min(map(len, seen)) >= 1
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(lengths)))
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGET, st.integers(1, 12), st.none() | st.integers(1, 9))
+def test_batches_keep_their_budget(lengths, budget, world, most):
+    if world > len(lengths):
+        return
+    plan = plan_epoch(lengths, Position.start(world), batch_frames=budget, seed=0, max_utterances=most)
+    alone = plan_epoch(lengths, Position.start(), batch_frames=budget, seed=0, max_utterances=most)
+    over = [b for b in batches(plan) if len(b) > 1 and (len(b) * lengths[b].max() > budget or len(b) > (most or 999))]
+    room = -(-alone.steps // world) * world <= len(lengths)
+    assert not over or not room, "the budget may be exceeded only where a step cannot be filled otherwise"
+    assert len(over) < world
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGET, SEED)
+def test_an_order_is_a_function_of_its_seed_and_epoch(lengths, budget, seed):
+    first, again = (plan_epoch(lengths, Position.start(), batch_frames=budget, seed=seed) for _ in range(2))
+    np.testing.assert_array_equal(first.order, again.order)
+    np.testing.assert_array_equal(first.bounds, again.bounds)
+
+
+def test_seeds_and_epochs_give_other_orders():
+    lengths = log_normal(1000)
+    plans = [
+        plan_epoch(lengths, Position.start(epoch=epoch), batch_frames=8000, seed=seed).order.tobytes()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len(set(plans)) == 4
+
+
+@settings(deadline=None)
+@given(LENGTHS, BUDGET, SEED, st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=5))
+def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, stops):
+    """Run for some steps on some ranks, stop, go on with others, any number of times."""
+    position, seen = Position.start(stops[0][0]), []
+    for world, steps in [*stops, (1, 10**9)]:
+        if len(lengths) - sum(map(len, seen)) < world:
+            continue
+        position = Position.from_json(position.on(world).to_json())
+        plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed)
+        for step in range(position.steps, min(position.steps + steps, plan.steps)):
+            seen += [plan.batch(step, rank) for rank in range(world)]
+            position = position.after_step()
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(lengths)))
+
+
+def test_resuming_on_as_many_ranks_changes_nothing():
+    position = Position.start(3).after_step().after_step()
+    assert position.on(3) == position.on(2).on(3) == position == Position(epoch=0, history=((3, 2),))
+    assert position.on(2) == Position(epoch=0, history=((3, 2), (2, 0)))
+    assert position.next_epoch() == Position(epoch=1, history=((3, 0),))
+
+
+def test_too_few_left_for_all_ranks_is_said():
+    lengths = np.full(8, 100)
+    position = Position.start().after_step().on(8)
+    with pytest.raises(UsageError, match="4 utterances are left of epoch 0 and cannot be dealt to 8 ranks: use 4"):
+        plan_epoch(lengths, position, batch_frames=400, seed=0)
+
+
+@pytest.mark.parametrize(("count", "most"), [(552, 0.10), (20_000, 0.03), (100_000, 0.01)])
+def test_padding(count, most):
+    lengths = log_normal(count)
+    plan = plan_epoch(lengths, Position.start(), batch_frames=32 * int(lengths.mean()), seed=0)
+    assert padding(lengths, plan) < most
+    padded = sum(len(b) * int(lengths[b].max()) for b in batches(plan))
+    assert padding(lengths, plan) == pytest.approx(1 - lengths.sum() / padded)
+
+
+def test_neighbours_change_between_epochs():
+    """The chance that two utterances of one batch meet again in the next epoch."""
+    lengths = log_normal(100_000)
+    plans = [
+        plan_epoch(lengths, Position.start(epoch=e), batch_frames=10_000, max_utterances=32, seed=0) for e in (0, 1)
+    ]
+    first, second = map(batch_of, plans)
+    pairs = np.bincount(first)
+    again = np.unique(first * len(lengths) + second, return_counts=True)[1]
+    assert (again * (again - 1)).sum() / (pairs * (pairs - 1)).sum() < 0.06
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_ranks_of_a_step_have_nearly_equal_work(world):
+    lengths = log_normal(20_000)
+    plan = plan_epoch(lengths, Position.start(world), batch_frames=8000, seed=0)
+    work = np.array([len(b) * lengths[b].max() for b in batches(plan)]).reshape(plan.steps, world)
+    assert (work.max(1) / work.mean(1)).mean() < 1.06
+    longest = np.array([lengths[b].max() for b in batches(plan)]).reshape(plan.steps, world)
+    assert np.median(longest.max(1) / longest.min(1)) < 1.12
+
+
+def test_steps_do_not_come_in_order_of_length():
+    lengths = log_normal(20_000)
+    plan = plan_epoch(lengths, Position.start(), batch_frames=8000, seed=0)
+    longest = [lengths[b].max() for b in batches(plan)]
+    assert abs(np.corrcoef(np.arange(plan.steps), longest)[0, 1]) < 0.1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sets(st.text(), min_size=20, max_size=300), st.integers(5, 15))
+def test_growing_a_corpus_never_validates_on_what_was_trained_on(ids, cut):
+    ids = sorted(ids)
+    before = dict(zip(ids[:cut], held_out(ids[:cut], share=0.3, most=8), strict=True))
+    after = dict(zip(ids, held_out(ids, share=0.3, most=8), strict=True))
+    assert not any(after[name] and not before[name] for name in before)
+
+
+def test_held_out_share():
+    ids = [f"speaker/{n}.wav" for n in range(20_000)]
+    chosen = held_out(ids)
+    assert 150 < chosen.sum() < 250
+    np.testing.assert_array_equal(held_out(ids[::-1])[::-1], chosen)
+    assert held_out(ids, share=0.2).sum() == 512
+    assert held_out(ids[:7]).sum() == 1
+    assert held_out(ids[:1]).sum() == 0
+    assert held_out([]).sum() == 0

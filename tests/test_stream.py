@@ -1,0 +1,179 @@
+"""The stream hands out what the plan says and the store holds, in threads that never outlive it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import store
+from store.errors import DamagedStore
+from store.reader import Store
+from tests.training_store import FRAMES, build
+from train.bench import measure
+from train.plan import Position, plan_epoch
+from train.stream import Stream, StreamConfig, read_batch
+
+FEATURES = ("wave", "mfcc", "phones")
+CONFIG = StreamConfig(batch_frames=250, seed=3, prefetch=3, threads=2)
+EVERYTHING = np.arange(len(FRAMES))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Store:
+    return build(tmp_path_factory.mktemp("stream") / "store")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind():
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
+
+
+def take(stream: Stream, count: int) -> list[np.ndarray]:
+    return [batch.numbers for batch in itertools.islice(stream, count)]
+
+
+def test_a_batch_holds_what_the_store_holds(corpus):
+    batch = read_batch(corpus, FEATURES, np.array([3, 7, 8]))
+    assert batch.frames.tolist() == [33, 45, 50]
+    assert [tuple(batch[name].shape) for name in FEATURES] == [(3, 50, 640), (3, 50, 20), (3, 5)]
+    assert [batch[name].dtype for name in FEATURES] == [torch.int16, torch.float16, torch.int16]
+    for name, (row, number) in itertools.product(FEATURES, enumerate(batch.numbers)):
+        stored = corpus.read(name, number)
+        np.testing.assert_array_equal(batch[name][row, : len(stored)], stored)
+        assert not batch[name][row, len(stored) :].any()
+
+
+def test_padding_is_the_share_of_frames_that_are_no_data(corpus):
+    batch = read_batch(corpus, FEATURES, np.array([0, 19]))
+    assert batch.padding == pytest.approx(80 / 200)
+    assert len(batch) == 2
+    assert "wave (2, 100, 640)" in repr(batch)
+
+
+def test_batches_come_in_the_order_of_the_plan(corpus):
+    numbers = EVERYTHING[2:]
+    plans = [
+        plan_epoch(corpus.frames[numbers], Position.start(epoch=epoch), batch_frames=250, seed=3) for epoch in (0, 1)
+    ]
+    expected = [numbers[plan.batch(step, 0)] for plan in plans for step in range(plan.steps)]
+    with Stream(corpus, FEATURES, numbers, CONFIG) as stream:
+        for batch, wanted in zip(stream, expected, strict=False):
+            np.testing.assert_array_equal(batch.numbers, wanted)
+            assert len(batch) * batch["wave"].shape[1] <= 250
+        assert stream.position.epoch == 2
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 13])
+def test_a_stream_goes_on_where_another_stopped(corpus, done):
+    with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
+        take(stream, done)
+        position = json.loads(json.dumps(stream.position.to_json()))
+        expected = take(stream, 12)
+    with Stream(corpus, FEATURES, EVERYTHING, CONFIG, position=Position.from_json(position)) as stream:
+        for seen, wanted in zip(take(stream, 12), expected, strict=True):
+            np.testing.assert_array_equal(seen, wanted)
+
+
+def test_batches_stay_as_they_are(corpus):
+    """Nothing handed out is overwritten by what is read later."""
+    with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
+        batches = list(itertools.islice(stream, 12))
+    for batch in batches:
+        again = read_batch(corpus, FEATURES, batch.numbers)
+        assert all(torch.equal(batch[name], again[name]) for name in FEATURES)
+
+
+class Watched:
+    """A store that counts reads, and breaks at one utterance."""
+
+    def __init__(self, corpus: Store, broken: int = -1, delay: float = 0.0) -> None:
+        self._corpus, self._broken, self._delay = corpus, broken, delay
+        self.reads = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._corpus, name)
+
+    def gather(self, feature: str, numbers: np.ndarray, out: np.ndarray) -> None:
+        self.reads += 1
+        time.sleep(self._delay)
+        if self._broken in numbers:
+            raise DamagedStore("part 1 is cut short", "run store verify")
+        self._corpus.gather(feature, numbers, out)
+
+
+def test_an_error_of_a_reading_thread_comes_out_as_it_is(corpus):
+    with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
+        order = take(stream, 11)
+    broken_at = 4
+    watched = Watched(corpus, broken=int(order[broken_at][0]))
+    with Stream(watched, FEATURES, EVERYTHING, CONFIG) as stream:
+        for wanted in order[:broken_at]:
+            np.testing.assert_array_equal(next(stream).numbers, wanted)
+        with pytest.raises(DamagedStore, match="part 1 is cut short") as caught:
+            next(stream)
+        with pytest.raises(DamagedStore):
+            next(stream)
+    assert caught.value.details == ("run store verify",)
+
+
+def test_no_more_is_read_ahead_than_asked_for(corpus):
+    watched = Watched(corpus)
+    with Stream(watched, ("wave",), EVERYTHING, CONFIG) as stream:
+        take(stream, 2)
+        time.sleep(0.2)
+        assert watched.reads == 2 + CONFIG.prefetch
+
+
+def test_the_wait_is_measured(corpus):
+    slow = Watched(corpus, delay=0.05)
+    config = StreamConfig(batch_frames=250, prefetch=1)
+    with Stream(slow, ("wave",), EVERYTHING, config) as stream:
+        next(stream)
+        next(stream)
+        assert stream.wait_s > 0.02
+        time.sleep(0.3)
+        next(stream)
+        assert stream.wait_s < 0.02
+
+
+def rank_main(rank: int, world: int, root: str, meeting: str, answer: str) -> None:
+    """One rank of an epoch in its own process; rank 0 writes down what all of them saw."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    steps, seen = 0, []
+    with Stream(store.open(root), FEATURES, EVERYTHING, CONFIG, rank=rank, world=world) as stream:
+        while stream.position.epoch == 0:
+            seen += next(stream).numbers.tolist()
+            steps += 1
+    everyone: list = [None] * world
+    dist.all_gather_object(everyone, (steps, seen))
+    if rank == 0:
+        Path(answer).write_text(json.dumps(everyone))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_an_epoch(corpus, tmp_path, world):
+    """Over real ranks every utterance comes exactly once, and all have as many steps."""
+    answer = tmp_path / "answer.json"
+    mp.spawn(rank_main, (world, str(corpus.path), str(tmp_path / "meeting"), str(answer)), nprocs=world)
+    everyone = json.loads(answer.read_text())
+    assert len({steps for steps, _ in everyone}) == 1
+    assert all(seen for _, seen in everyone)
+    assert sorted(itertools.chain(*(seen for _, seen in everyone))) == EVERYTHING.tolist()
+
+
+def test_measure(corpus):
+    rates = measure(corpus, FEATURES, batch_frames=250, seconds=0.2)
+    assert rates.frames_per_second / rates.utterances_per_second == pytest.approx(np.mean(FRAMES), rel=0.2)
+    row = 640 * 2 + 20 * 2  # bytes of a frame
+    assert rates.gigabytes_per_second * 1e9 == pytest.approx(rates.frames_per_second * row, rel=0.2)

@@ -1,0 +1,100 @@
+"""A small store to train on: voices that are sums of harmonics, as quick to make as to learn. And who watches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import store
+from featurize.dsp import Spectral
+from featurize.presets import PRESETS, Preset, feature_specs
+from store import index, layout
+from store.reader import Store
+from store.writer import Part, create, write_part
+
+PRESET = PRESETS["gpt-sovits-v2"]
+FRAMES = (20, 24, 30, 33, 34, 40, 41, 45, 50, 52, 60, 61, 64, 70, 75, 80, 81, 90, 96, 100)
+
+
+def build(root: Path, frames: Sequence[int] = FRAMES, preset: Preset = PRESET, parts: int = 2) -> Store:
+    """A sealed store with wave, mfcc and phones; utterance n is called `utt<n>`, and has a phone every ten frames."""
+    specs = feature_specs(preset, ("wave", "mfcc", "phones"))
+    create(
+        root,
+        {
+            "format": layout.FORMAT,
+            "sample_rate": preset.spectral.sample_rate,
+            "hop": preset.spectral.hop,
+            "preset": preset.name,
+            "features": [spec.to_json() for spec in specs],
+            "plan": {"parts": parts, "utterances": len(frames), "digest": ""},
+        },
+    )
+    cuts = [len(frames) * part // parts for part in range(parts + 1)]
+    for number in range(parts):
+        write_part(root, _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset))
+    index.write(root, index.derive(root))
+    return store.open(root)
+
+
+def _part(number: int, specs: tuple, members: range, frames: Sequence[int], preset: Preset) -> Part:
+    spectral = Spectral(preset.spectral)
+    waves = [_voice(n, frames[n], preset) for n in members]
+    mfcc = [spectral.features(torch.from_numpy(wave.ravel() / np.float32(32768)))[1].numpy() for wave in waves]
+    lengths = np.array([frames[n] for n in members], np.int32)
+    phones_n = np.maximum(1, lengths // 10)
+    durations = np.concatenate([np.diff(np.arange(p + 1) * t // p) for p, t in zip(phones_n, lengths, strict=True)])
+    return Part(
+        number=number,
+        specs=specs,
+        arrays={
+            "wave": np.concatenate(waves),
+            "mfcc": np.concatenate(mfcc).astype(np.float16),
+            "phones": np.concatenate([(n + np.arange(p)) % 700 for n, p in zip(members, phones_n, strict=True)]).astype(
+                np.int16
+            ),
+            "phone_end": np.concatenate([np.cumsum(d) for d in np.split(durations, np.cumsum(phones_n)[:-1])]).astype(
+                np.int32
+            )
+            * preset.spectral.hop,
+            "phone_frames": durations.astype(np.int32),
+        },
+        lengths={"frames": lengths, "phones_n": phones_n.astype(np.int32), "aligned": np.ones_like(lengths)},
+        strings={
+            "id": [f"utt{n}" for n in members],
+            "speaker": ["s"] * len(members),
+            "language": ["en"] * len(members),
+            "text": ["la"] * len(members),
+        },
+    )
+
+
+def _voice(number: int, frames: int, preset: Preset) -> np.ndarray:
+    """(frames, hop) int16: ten harmonics of a tone of its own, in a little noise."""
+    recipe = preset.spectral
+    time = np.arange(frames * recipe.hop) / recipe.sample_rate
+    tones = sum(np.sin(2 * np.pi * (100 + 10 * number) * k * time) / k for k in range(1, 11))
+    noise = np.random.default_rng(number).standard_normal(len(time))
+    return (3000 * tones + 30 * noise).astype(np.int16).reshape(frames, recipe.hop)
+
+
+class Silent:
+    """A `train.run.Observer` that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.records: list[dict[str, Any]] = []
+        self.begun: tuple[int, int | None] | None = None
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def started(self, step: int, last: int | None) -> None:
+        self.begun = (step, last)
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        self.records.append(record)

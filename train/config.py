@@ -1,0 +1,98 @@
+"""What a training run is told, and what of it must not change while it lasts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from store.errors import RunError, UsageError
+
+STAGES = ("sovits",)
+PRESETS = ("tiny", "v2")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+BOUND = ("stage", "preset", "seed", "batch_frames", "max_utterances")
+"""Fields that a run keeps for life: with another value it would be another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run. Of the sizes, 0 means: chosen by the run, or no limit."""
+
+    store: Path
+    out: Path
+    """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
+    stage: str = "sovits"
+    preset: str = "v2"
+    """Sizes of the model: `v2` are GPT-SoVITS v2's, `tiny` is for tests and demonstrations."""
+    seed: int = 0
+    batch_frames: int = 0
+    """Most padded frames of a batch. 0 chooses by the device."""
+    max_utterances: int = 0
+    """Most utterances of a batch. 0 chooses by `batch_frames`."""
+    max_steps: int = 0
+    """Stop after this many steps. 0 for no limit."""
+    max_epochs: int = 0
+    """Stop after this many epochs. 0 for no limit."""
+    precision: str = "auto"
+    device: str = "auto"
+    checkpoint_every: int = 500
+    """Steps between checkpoints. There is always one at the end."""
+    validate_every: int = 500
+    """Steps between validations. 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("stage", STAGES),
+            ("preset", PRESETS),
+            ("precision", PRECISIONS),
+            ("device", DEVICES),
+        ):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}.")
+        for name in ("seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it cannot be negative.")
+        if self.checkpoint_every < 1:
+            raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "store": str(self.store), "out": str(self.out)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        return cls(**(known | {"store": Path(known["store"]), "out": Path(known["out"])}))
+
+
+def config_path(out: Path) -> Path:
+    return out / "config.json"
+
+
+def resumed(out: Path, given: Mapping[str, Any]) -> RunConfig:
+    """The config of a run that goes on: what it was started with, changed by what is given now.
+
+    Args:
+        out: folder of the run.
+        given: fields of `RunConfig` that were asked for this time.
+    Raises:
+        RunError: `out` holds no run, or a field that a run keeps for life is given another value.
+    """
+    path = config_path(out)
+    if not path.exists():
+        raise RunError(f"{out} holds no run to resume: leave out --resume to start one.")
+    try:
+        saved = RunConfig.from_json(json.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise RunError(f"{path} is damaged ({error!r}): start a new run with another --out.") from error
+    now = replace(saved, **given, out=out)
+    changed = [name for name in BOUND if getattr(now, name) != getattr(saved, name)]
+    if changed:
+        raise RunError(
+            f"{out} was started with another {' and '.join(changed)}: leave that out to resume, or start a new run.",
+            *(f"{name}: {getattr(saved, name)} in {out}, {getattr(now, name)} now" for name in changed),
+        )
+    return now
