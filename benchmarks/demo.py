@@ -28,7 +28,8 @@ MINUTES, STEPS = 12, 60
 @click.option("--minutes", default=MINUTES, show_default=True, help="Speech to make.")
 @click.option("--steps", default=STEPS, show_default=True, help="Training steps.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-def main(folder: Path, minutes: int, steps: int, device: str) -> None:
+@click.option("--save", is_flag=True, help="Keep the table in benchmarks/results/ too.")
+def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> None:
     started = time.perf_counter()
     corpus, built, run, picture = (folder / name for name in ("corpus", "STORE", "RUN", "utterance.png"))
     call("python", "-m", "benchmarks.speak", corpus, "--minutes", minutes)
@@ -52,7 +53,8 @@ def main(folder: Path, minutes: int, steps: int, device: str) -> None:
         click.echo(f"  {path!s:28} {what}")
     markdown = results(built, run)
     click.echo(f"\n{markdown}")
-    report.save("demo", markdown, {})
+    if save:
+        report.save("demo", markdown, {"minutes": minutes, "steps": steps, "device": device})
 
 
 def call(*command: object) -> None:
