@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import matplotlib
 import numpy as np
 
+from store.errors import StoreError
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
@@ -29,6 +31,8 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     drawers: dict[str, Drawer] = {"wave": _draw_wave, "mel": _draw_mel, "mfcc": _draw_mfcc}
     drawers |= {spec.name: _draw_curve(spec.name) for spec in store.features.values() if _is_curve(spec)}
     present = [name for name in drawers if name in store.features]
+    if not present:
+        raise StoreError(f"{store.path} holds {', '.join(store.features)}: nothing that can be drawn over time.")
     seconds = store.frames[number] * store.hop / store.sample_rate
     figure, axes = plt.subplots(
         len(present),

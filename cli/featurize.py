@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import render
+from featurize.formats import FORMATS
 from store.errors import UsageError
 
 if TYPE_CHECKING:
     from featurize.build import BuildConfig
     from featurize.presets import Preset
-
-
-FORMATS = ["list", "ljspeech", "kaldi", "tree"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -17,11 +17,10 @@ from typing import TypeVar
 
 from featurize import folders, formats
 from featurize.examine import Examiner
-from featurize.formats import Entry
+from featurize.formats import FORMATS, Entry
 from store.errors import CorpusError, UsageError
 from store.schema import Reject, Utterance
 
-FORMATS = ("list", "ljspeech", "kaldi", "tree")
 THREADS = 16
 """Headers are read by so many at once: on a network disk each costs a round trip or two."""
 _AHEAD = 64 * THREADS  # entries in flight; small beside any corpus, large beside one slow file
