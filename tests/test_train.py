@@ -68,7 +68,7 @@ def test_a_line_a_step(trained):
     assert lines == observer.records
     steps = [record for record in lines if record["split"] == "train"]
     assert [record["step"] for record in steps] == list(range(1, 17))
-    assert [record["step"] for record in lines if record["split"] == "validation"] == [5, 10, 15]
+    assert [record["step"] for record in lines if record["split"] == "validation"] == [5, 10, 15, 16]
     named = {
         "loss_disc",
         "loss_gen",

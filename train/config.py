@@ -42,7 +42,7 @@ class RunConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
     validate_every: int = 500
-    """Steps between validations. 0 for none."""
+    """Steps between validations; there is one at the end too. 0 for none."""
 
     def __post_init__(self) -> None:
         for name, choices in (

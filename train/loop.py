@@ -62,7 +62,7 @@ def _train(run: Run) -> dict[str, Any]:
     with run.stream, run.log, stop_signals() as stop:
         while not run.finished:
             run.train_step()
-            if run.due(run.config.validate_every):
+            if run.finished or run.due(run.config.validate_every):
                 run.validate()
             stopping = bool(stop)  # read once: a signal that comes after this line has its turn after the next step
             if run.finished or stopping or run.due(run.config.checkpoint_every):

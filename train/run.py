@@ -162,7 +162,7 @@ class Run:
 
     def _validation_batches(self) -> list[np.ndarray]:
         held, config = self.data.validation, self.config
-        if not len(held):
+        if not len(held) or not config.validate_every:
             return []
         plan = plan_epoch(
             self.data.store.frames[held],
