@@ -37,7 +37,7 @@ def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> Non
     call("featurize", "build", corpus, "--out", built, "--device", device)
     call("store", "verify", built)
     call("store", "info", built)
-    call("store", "show", built, len(store.open(built)) // 2, "--out", picture)
+    call("store", "show", built, len(store.open(built)) // 4, "--out", picture)
     resume = ["--resume"] if (run / "checkpoints").exists() else []
     call("train", "run", built, "--stage", "sovits", "--preset", "tiny", "--out", run,
          "--max-steps", steps, "--device", device, *resume)  # fmt: skip
@@ -51,10 +51,11 @@ def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> Non
         (run / "checkpoints", "where `train run --resume` goes on"),
     ):
         click.echo(f"  {path!s:28} {what}")
-    markdown = results(built, run)
+    rows = results(built, run)
+    markdown = report.table(("what", "measured"), rows)
     click.echo(f"\n{markdown}")
     if save:
-        report.save("demo", markdown, {"minutes": minutes, "steps": steps, "device": device})
+        report.save("demo", markdown, {"minutes": minutes, "steps": steps, "device": device, **dict(rows)})
 
 
 def call(*command: object) -> None:
@@ -66,15 +67,15 @@ def call(*command: object) -> None:
         sys.exit(done.returncode)
 
 
-def results(built: Path, run: Path) -> str:
-    """The table: the build's rate, the stream's rates, and what training waited for."""
+def results(built: Path, run: Path) -> list[tuple[str, str]]:
+    """What was measured: the build's rate, the stream's rates, and what training waited for."""
     account = json.loads((built / "build.json").read_text(encoding="utf-8"))
     rates = measure(store.open(built), features=("wave", "mel", "mfcc", "phones"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "step_s" in line]
     waited, spent = sum(line["wait_s"] for line in steps), sum(line["step_s"] for line in steps)
     build_rate = f"{account['hours_per_second']:.4f}" if account["hours_built"] else "all parts were sealed already"
-    rows = [
+    return [
         ("build: hours of audio per second", build_rate),
         ("stream: utterances per second", f"{rates.utterances_per_second:,.0f}"),
         ("stream: frames per second", f"{rates.frames_per_second:,.0f}"),
@@ -82,7 +83,6 @@ def results(built: Path, run: Path) -> str:
         ("training: seconds per step", f"{spent / len(steps):.3f}"),
         ("training: share of a step spent waiting for data", f"{waited / spent:.2%}"),
     ]
-    return report.table(("what", "measured"), rows)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,12 @@ def print_run(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    validation = summary["loss_mel_validation"]
-    held = f", {validation:.2f} on {summary['validation_utterances']} held-out utterances" if validation else ""
+    first, last, validation = (summary[f"loss_mel_{when}"] for when in ("first", "last", "validation"))
+    losses = "was never finite: try --precision fp32" if last is None else f"{first:.2f} at first, {last:.2f} at last"
+    held = f", {validation:.2f} on {summary['validation_utterances']} held out" if validation else ""
     table.add_row("run", summary["run"])
     table.add_row("trained", f"{summary['steps']} steps, in epoch {summary['epochs']}")
-    table.add_row("mel loss", f"{summary['loss_mel_first']:.2f} at first, {summary['loss_mel_last']:.2f} at last{held}")
+    table.add_row("mel loss", losses + held)
     table.add_row(
         "speed",
         f"{summary['step_s']:.3f} s per step, {summary['utterances_per_s']:,.1f} utterances/s, "

@@ -3,6 +3,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: threads of an idle OpenMP loop would spin, and a test beside a busy process take ten times as
+# long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:

@@ -308,6 +308,11 @@ class TestMetrics:
             (4, True),
         ]
 
+    def test_a_run_without_one_finite_loss_can_be_summed_up(self):
+        step = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5, "step_s": 2}
+        summary = metrics.summarise([step | {"step": 1, "loss_mel": None}])
+        assert summary["loss_mel_first"] is None and summary["loss_mel_last"] is None
+
     def test_a_summary_adds_up(self):
         record = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5}
         steps = [record | {"step": n, "loss_mel": float(n), "step_s": 2.0} for n in range(1, 41)]

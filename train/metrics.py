@@ -67,8 +67,9 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     """What a run's lines add up to.
 
     Returns:
-        steps, epochs, loss_mel_first and loss_mel_last (means of 20 steps), loss_mel_validation (the last one there is,
-        or None), step_s (median), wait_share (of the time of all steps), utterances_per_s, frames_per_s, padding.
+        steps, epochs, loss_mel_first and loss_mel_last (means of 20 finite ones), loss_mel_validation (the last one;
+        each None where there is none), step_s (median), wait_share (of the time of all steps), utterances_per_s,
+        frames_per_s, padding.
     """
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
@@ -80,8 +81,8 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     return {
         "steps": len(steps),
         "epochs": steps[-1]["epoch"],
-        "loss_mel_first": fmean(losses[:WINDOW]),
-        "loss_mel_last": fmean(losses[-WINDOW:]),
+        "loss_mel_first": fmean(losses[:WINDOW]) if losses else None,
+        "loss_mel_last": fmean(losses[-WINDOW:]) if losses else None,
         "loss_mel_validation": validations[-1] if validations else None,
         "step_s": median(record["step_s"] for record in steps),
         "wait_share": sum(record["wait_s"] for record in steps) / seconds,
