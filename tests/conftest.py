@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is loaded: threads of an idle OpenMP loop would spin, and a test beside a busy process take ten times as
-# long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is loaded. The last bits of a training step depend on the number of threads, and Dask, once a test has
+# started it, sets this for all processes to come: so it is set for all of them from the beginning. One thread is also
+# the fastest where processes share two cores, since idle OpenMP threads spin.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

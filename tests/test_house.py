@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,18 +119,15 @@ def help_text() -> str:
 
     import click
 
+    wide: dict[str, Any] = {"terminal_width": 100, "max_content_width": 100}
     pages = []
     for name in COMMANDS:
         group = importlib.import_module(f"cli.{name}").main
-        context = click.Context(group, info_name=name, terminal_width=100, max_content_width=100)
+        context = click.Context(group, info_name=name, **group.context_settings, **wide)
         pages.append(group.get_help(context))
         for sub in group.list_commands(context):
             inner = group.get_command(context, sub)
-            pages.append(
-                inner.get_help(
-                    click.Context(inner, info_name=sub, parent=context, terminal_width=100, max_content_width=100)
-                )
-            )
+            pages.append(inner.get_help(click.Context(inner, info_name=sub, parent=context, **wide)))
     return "\n\n".join(pages) + "\n"
 
 
