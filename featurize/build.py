@@ -205,7 +205,12 @@ def _brief(value: Any) -> str:
 
 
 def _pending(out: Path, tasks: Sequence[PartTask]) -> list[PartTask]:
+    """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes."""
     sealed = set(layout.sealed_parts(out))
+    for task in tasks:
+        if task.number in sealed and index.read_seal(out, task.number)["inputs"] != task.inputs:
+            folder = layout.part_path(out, task.number)
+            raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
     return [task for task in tasks if task.number not in sealed]
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +45,6 @@ class Part:
     rejects: Sequence[Reject] = ()
     inputs: str = ""
     """Digest of what the part was made from; a build that resumes compares it."""
-    statistics: Mapping[str, Any] = field(default_factory=dict)
-    """JSON scalars to be kept in the seal: counts that must not differ between two builds of the same part."""
 
 
 def create(root: Path, attributes: Mapping[str, Any]) -> None:
@@ -111,7 +109,6 @@ def _write_draft(draft: Path, part: Part, compression: Compression) -> None:
         "utterances": len(part.strings["id"]),
         "frames": int(part.lengths["frames"].sum()),
         "rejects": [asdict(reject) for reject in part.rejects],
-        "statistics": dict(part.statistics),
         "features": {spec.name: spec.fingerprint for spec in part.specs},
         "columns": sorted(part.lengths),
         "crc32c": checksums,

@@ -95,6 +95,15 @@ def test_a_build_goes_on_where_another_stopped(corpus: Path, built: Path, tmp_pa
     assert not (out / "tmp").exists() and not list(verify(out))
 
 
+def test_a_part_of_another_store_is_not_taken_for_ours(corpus: Path, built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "STORE"
+    shutil.copytree(built, out)
+    shutil.rmtree(out / "parts" / "00001")
+    shutil.copytree(out / "parts" / "00000", out / "parts" / "00001")
+    result = build(corpus, out, "--part-hours", 0.002)
+    assert result.exit_code == 1 and "00001 was made from other inputs: remove that folder" in result.stderr
+
+
 def test_a_finished_store_is_left_alone(corpus: Path, built: Path) -> None:
     account = json.loads(build(corpus, built, "--part-hours", 0.002, "--json").stdout)
     assert account["parts_built"] == 0 and account["utterances"] == 24 and account["hours_built"] == 0

@@ -37,6 +37,7 @@ def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> 
     corpus = make_tree(tmp_path / "corpus", count, seconds=1.5)
     took = finish(corpus, tmp_path / "whole", workers)
     whole, random = part_bytes(tmp_path / "whole"), np.random.default_rng(workers)
+    killed = 0
     for number in range(kills):
         out = tmp_path / f"killed{number}"
         for moment in random.uniform(0.1, 1.0, 1 + number % 2) * took:
@@ -44,8 +45,10 @@ def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> 
             time.sleep(moment)
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=60)
+            killed += process.returncode == -signal.SIGKILL
         finish(corpus, out, workers)
         assert part_bytes(out) == whole and not list(verify(out))
+    assert killed >= kills / 2, "most moments lie before the end of a build"
 
 
 def test_a_killed_build_is_finished_to_the_same_bytes(tmp_path: Path) -> None:

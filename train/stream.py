@@ -70,7 +70,7 @@ class Stream:
         self.wait_s = 0.0
         """Seconds for which the last `next` waited."""
         self._store, self._features, self._numbers = store, tuple(features), numbers
-        self._config, self._rank, self._world, self._pin = config, rank, world, pin
+        self._config, self._rank, self._pin = config, rank, pin
         self._ahead = self._walk(self.position)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
         self._queue: deque[tuple[Future[Batch], Position]] = deque()
