@@ -7,6 +7,7 @@
     │   ├── NotAStore
     │   ├── DamagedStore      bytes on disk are not those that were sealed
     │   └── RecipeMismatch    features were made otherwise than the reader needs
+    ├── StorageError          a bucket refuses, or does not answer in spite of retries
     ├── RunError              a training run cannot start or go on
     ├── Interrupted           a signal stopped the work; nothing sealed was lost
     └── Rejected              one utterance cannot be used; the others can
@@ -54,6 +55,10 @@ class DamagedStore(StoreError):
 
 
 class RecipeMismatch(StoreError):
+    pass
+
+
+class StorageError(HeadraceError):
     pass
 
 

@@ -1,19 +1,21 @@
-"""Where things lie in a store, and how a corpus is cut into parts. Pure: no I/O.
+"""Where things lie in a store, and how a corpus is cut into parts.
 
 STORE/
   zarr.json        attributes: format, sample_rate, hop, preset, features, plan
-  parts/00000/     one unit of work, of retry and of commit; its zarr.json carries the seal
+  parts/00000/     one unit of work, of retry and of commit; its zarr.json carries the seal, that of an array that
+                   joined later lies in the array's own
   index/           lengths and names over all parts, derived from them
   rejects.jsonl    what did not get in, and why
-  build.json       what the last build did
+  build.json       what the last build did; add.json: what the last add did
   tmp/             parts in the making; nothing here counts
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+
+from store import place
+from store.place import Place
 
 FORMAT = "headrace-1"
 CHUNK_BYTES = 1 << 20
@@ -23,14 +25,22 @@ LENGTH_COLUMNS = {"frames": "frames", "phones": "phones_n", "tokens": "tokens_n"
 """Ragged axis to the per-utterance column that holds its lengths."""
 
 
-def part_path(root: Path, number: int) -> Path:
-    return root / "parts" / f"{number:05d}"
+def part_name(number: int) -> str:
+    return f"parts/{number:05d}"
 
 
-def sealed_parts(root: Path) -> list[int]:
+def part_path(root: Place, number: int) -> Place:
+    return root / part_name(number)
+
+
+def shard_name(dimensions: int) -> str:
+    """Of an array's one data file, in the array's folder."""
+    return "/".join(["c", *("0" * dimensions)])
+
+
+def sealed_parts(root: Place) -> list[int]:
     """Numbers of the parts that are there, ascending. A part is there whole or not at all."""
-    folder = root / "parts"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(name) for name in place.committed(root / "parts") if name.isdigit())
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:

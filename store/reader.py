@@ -1,7 +1,7 @@
 """Reads a store: names and lengths of all utterances at once, features of any utterance without a copy.
 
-An uncompressed array is mapped into memory, because its shard file begins with its bytes; a compressed one is read
-through zarr. Neither needs torch.
+An uncompressed array on this machine is mapped into memory, because its shard file begins with its bytes. What is
+compressed, or lies in a bucket, is read by byte ranges. Neither needs torch.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
-from store import index, layout
+from store import index, layout, place
 from store.errors import DamagedStore, NotAStore, StoreError
-from store.schema import FeatureSpec
+from store.place import Place
+from store.schema import FeatureSpec, digest
+from store.shard import Shard
 
 
 class Store:
@@ -27,8 +31,9 @@ class Store:
     Parts that a build has not sealed yet are simply not there; `complete` tells.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | Place) -> None:
+        self.path = place.at(path)
+        place.check(self.path)
         self.attributes = read_attributes(self.path)
         self.sample_rate: int = self.attributes["sample_rate"]
         """Hz, of `wave`."""
@@ -36,7 +41,7 @@ class Store:
         """Samples per frame."""
         self.features = {spec["name"]: FeatureSpec.from_json(spec) for spec in self.attributes["features"]}
         self._index = index.read(self.path)
-        self._rows: dict[tuple[int, str], np.ndarray | zarr.Array] = {}
+        self._rows: dict[tuple[int, str], np.ndarray | Shard] = {}
         self._offsets: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -53,7 +58,14 @@ class Store:
     @property
     def fingerprint(self) -> str:
         """Digest of every seal: changes with any byte of the data."""
-        return self._index.fingerprint
+        return self.fingerprint_of(self.features)
+
+    def fingerprint_of(self, features: Iterable[str]) -> str:
+        """Digest of the seals of the parts, and of these features where they joined later: stays what it is when
+        others join."""
+        seals = {spec["name"]: spec["seals"] for spec in self.attributes["features"] if "seals" in spec}
+        joined = {name: seals[name] for name in features if name in seals}
+        return digest([self._index.fingerprint, joined]) if joined else self._index.fingerprint
 
     @property
     def parts(self) -> np.ndarray:
@@ -93,11 +105,15 @@ class Store:
     @cached_property
     def texts(self) -> np.ndarray:
         """(N,) str. Read from the parts when first asked for."""
-        texts = [index.read_column(layout.part_path(self.path, int(number)) / "text") for number in self.parts]
-        return np.concatenate([np.empty(0, object), *texts])
+        return index.read_joined(self.path, self.parts.tolist(), "text", object)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Per-utterance columns: lengths, and what else the parts say (`aligned`, `samples_dropped`)."""
+        return tuple(self._index.columns)
 
     def column(self, name: str) -> np.ndarray:
-        """(N,) int32 per-utterance column: a length, or what else the parts say (`aligned`, `samples_dropped`)."""
+        """(N,) int32 values of one of `column_names`."""
         return self._index.columns[name]
 
     def lengths(self, axis: str) -> np.ndarray:
@@ -129,10 +145,11 @@ class Store:
             feature: a name in `features`.
             number: of the utterance, 0 <= number < len(self).
         Returns:
-            (rows, *row_shape) of the feature's dtype; a read-only view of the file where it is uncompressed.
+            (rows, *row_shape) of the feature's dtype; a read-only view of the file where it can be mapped.
         """
         part, start, stop = self._locate(feature, number)
-        return np.asarray(self._array(part, feature)[start:stop])
+        rows = self._array(part, feature)
+        return rows.read([(start, stop)])[0] if isinstance(rows, Shard) else rows[start:stop]
 
     def gather(self, feature: str, numbers: np.ndarray, out: np.ndarray) -> None:
         """Fill a padded batch.
@@ -142,11 +159,15 @@ class Store:
             numbers: (B,) int utterance numbers; ascending ones read the files in order.
             out: (B, L, *row_shape), L no shorter than the longest; rows past an utterance's end become zero.
         """
-        for row, number in zip(out, numbers, strict=True):
-            part, start, stop = self._locate(feature, int(number))
-            length = stop - start
-            row[:length] = self._array(part, feature)[start:stop]
-            row[length:] = 0
+        for row, values in zip(out, self._each(feature, numbers.tolist()), strict=True):
+            row[: len(values)] = values
+            row[len(values) :] = 0
+
+    def _each(self, feature: str, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """The rows of one utterance after the other. Neighbours in a part that is not mapped come in one request."""
+        located = (self._locate(feature, number) for number in numbers)
+        for part, spans in groupby(located, key=itemgetter(0)):
+            yield from read_spans(self._array(part, feature), [(start, stop) for _, start, stop in spans])
 
     def _locate(self, feature: str, number: int) -> tuple[int, int, int]:
         """(part, first row, one past the last row) of an utterance's rows in that part's array."""
@@ -158,14 +179,14 @@ class Store:
         offsets, at = self._offsets[part, axis], number - int(bounds[part])
         return part, int(offsets[at]), int(offsets[at + 1])
 
-    def _array(self, part: int, feature: str) -> np.ndarray | zarr.Array:
+    def _array(self, part: int, feature: str) -> np.ndarray | Shard:
         key = part, feature
         if key not in self._rows:
             self._rows[key] = open_rows(layout.part_path(self.path, int(self.parts[part])) / feature)
         return self._rows[key]
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(path: Place) -> dict[str, Any]:
     """The root attributes of a store.
 
     Raises:
@@ -181,27 +202,29 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def open_rows(path: Path) -> np.ndarray | zarr.Array:
-    """One array of a part: mapped where its bytes lie in the file as they are, else as a zarr array.
+def open_rows(path: Place) -> np.ndarray | Shard:
+    """One array of a part: mapped where its bytes lie in a file of this machine as they are, else read as asked for.
 
     Raises:
-        DamagedStore: the array is not there, or its file has not the size its metadata say.
+        DamagedStore: the array is not there, or its file does not end with the index that it was written with.
     """
-    array = index.load(path, lambda array: array)
-    if array.compressors or not array.size:
-        return array
-    shard = path.joinpath("c", *("0" for _ in array.shape))
-    chunks = -(-array.shape[0] // array.chunks[0])
-    chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
-    _check_in_order(shard, chunks, chunk_bytes)
-    return np.memmap(shard, dtype=array.dtype, mode="r", shape=array.shape)
+    array = index.metadata(path)
+    if not array.size:
+        return np.empty(array.shape, array.dtype)
+    file = path / layout.shard_name(array.ndim)
+    shard = Shard(file, array)
+    if shard.compressed or not isinstance(file, Path):
+        return shard
+    try:
+        # As a plain array: every slice of a memmap costs a microsecond more.
+        return np.asarray(np.memmap(file, dtype=array.dtype, mode="r", shape=array.shape))
+    except ValueError as error:
+        raise DamagedStore(f"{file} is cut short ({error}): run store verify.") from error
 
 
-def _check_in_order(shard: Path, chunks: int, chunk_bytes: int) -> None:
-    """Mapping is right only where the inner chunks lie in the file one after the other, as the shard's index says."""
-    expected = np.stack((np.arange(chunks) * chunk_bytes, np.full(chunks, chunk_bytes)), axis=1).astype("<u8")
-    size = chunks * chunk_bytes + expected.nbytes + 4
-    if not shard.exists() or shard.stat().st_size != size:
-        raise DamagedStore(f"{shard} is missing or has not its {size} bytes. Run `store verify`.")
-    if not np.array_equal(np.fromfile(shard, "<u8", 2 * chunks, offset=chunks * chunk_bytes), expected.ravel()):
-        raise DamagedStore(f"{shard} has an index that is not the one it was written with. Run `store verify`.")
+def read_spans(array: np.ndarray | Shard, spans: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The rows from start to stop of each of `spans`, of what `open_rows` opened."""
+    if isinstance(array, Shard):
+        yield from array.read(spans)
+    else:
+        yield from (array[start:stop] for start, stop in spans)

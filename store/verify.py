@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
-import zarr
 
-from store import index, layout
+from store import index, joined, layout, place
 from store.errors import DamagedStore
+from store.place import Place
 from store.reader import read_attributes
 from store.schema import FeatureSpec
+from store.shard import read_index
 from store.writer import checksum
 
 
@@ -30,7 +29,7 @@ class Problem:
     what: str
 
 
-def verify(root: Path) -> Iterator[Problem]:
+def verify(root: Place) -> Iterator[Problem]:
     """Every problem of a store; none means it is whole.
 
     Raises:
@@ -51,7 +50,7 @@ def verify(root: Path) -> Iterator[Problem]:
         yield from _verify_totals(root, attributes, numbers)
 
 
-def verify_part(root: Path, number: int, specs: list[FeatureSpec]) -> Iterator[Problem]:
+def verify_part(root: Place, number: int, specs: list[FeatureSpec]) -> Iterator[Problem]:
     """Checksums of every block, then, if they hold, the laws."""
     folder, where = layout.part_path(root, number), f"part {number:05d}"
     try:
@@ -59,47 +58,71 @@ def verify_part(root: Path, number: int, specs: list[FeatureSpec]) -> Iterator[P
     except DamagedStore as error:
         yield Problem(where, error.message)
         return
-    damaged = [
-        Problem(f"{where} {name}", what)
-        for name, checksums in seal["crc32c"].items()
-        for what in _verify_blocks(folder / name, checksums)
-    ]
+    sealed = seal["crc32c"].items()
+    found = place.each(folder, lambda array: list(_verify_blocks(folder / array[0], array[1])), sealed)
+    damaged = [Problem(f"{where} {name}", what) for (name, _), some in zip(sealed, found, strict=True) for what in some]
+    for spec in specs:
+        if spec.name not in seal["features"]:
+            damaged += [Problem(f"{where} {spec.name}", what) for what in _verify_joined(root, number, spec)]
     yield from damaged
     if not damaged:
         yield from _verify_laws(folder, where, seal, specs)
 
 
-def _verify_blocks(path: Path, checksums: str) -> Iterator[str]:
-    sealed, *expected = [checksums[i : i + 8] for i in range(0, len(checksums), 8)]
+def _verify_blocks(path: Place, checksums: str) -> Iterator[str]:
+    sealed, *expected = joined.split(checksums)
     try:
         intact = checksum((path / "zarr.json").read_bytes()) == sealed
-        blocks = _stored_blocks(path, len(expected)) if intact else []
-    except (OSError, ValueError) as error:
+    except OSError as error:
         yield f"cannot be read: {error}"
         return
-    if not intact:
+    if intact:
+        yield from _verify_data(path, expected)
+    else:
         yield "zarr.json is not what was sealed"
+
+
+def _verify_joined(root: Place, number: int, spec: FeatureSpec) -> Iterator[str]:
+    """An array that joined its part later, by its own seal."""
+    try:
+        seal = joined.intact_seal(root, spec.name, number)
+        made_from = joined.made_from(root, number, seal["inputs"])
+    except DamagedStore as error:
+        yield error.message
+        return
+    if seal["fingerprint"] != spec.fingerprint:
+        yield f"is {seal['fingerprint'][:6]}, the store says {spec.fingerprint[:6]}"
+    if seal["inputs"] != made_from:
+        yield f"was not made from the {', '.join(seal['inputs'])} that is there"
+    _, *expected = joined.split(seal["crc32c"])
+    yield from _verify_data(layout.part_path(root, number) / spec.name, expected)
+
+
+def _verify_data(path: Place, expected: list[str]) -> Iterator[str]:
+    try:
+        blocks = _stored_blocks(path, len(expected))
+    except (OSError, DamagedStore) as error:
+        yield f"cannot be read: {error}"
         return
     for number, (block, wanted) in enumerate(zip(blocks, expected, strict=True)):
         if checksum(block) != wanted:
             yield f"block {number} is not what was sealed"
 
 
-def _stored_blocks(path: Path, count: int) -> list[bytes]:
+def _stored_blocks(path: Place, count: int) -> list[bytes]:
     """The inner chunks as stored, by the shard's own index; a string array is one block."""
-    array = zarr.open_array(path, mode="r")
+    array = index.metadata(path)
     if not count:
         return []
-    data = path.joinpath("c", *("0" for _ in array.shape)).read_bytes()
+    file = path / layout.shard_name(array.ndim)
     if array.shards is None:
-        return [data]
-    table, checksum = data[-16 * count - 4 : -4], data[-4:]
-    if google_crc32c.value(table).to_bytes(4, "little") != checksum:
-        raise ValueError("the shard's index is damaged")
-    return [data[offset : offset + length] for offset, length in np.frombuffer(table, "<u8").reshape(-1, 2).tolist()]
+        return [file.read_bytes()]
+    bounds = read_index(file, count).tolist()
+    data = file.read_bytes()
+    return [data[start:stop] for start, stop in bounds]
 
 
-def _verify_laws(folder: Path, where: str, seal: dict[str, Any], specs: list[FeatureSpec]) -> Iterator[Problem]:
+def _verify_laws(folder: Place, where: str, seal: dict[str, Any], specs: list[FeatureSpec]) -> Iterator[Problem]:
     columns = {name: index.read_column(folder / name) for name in seal["columns"]}
     ids = index.read_column(folder / "id")
     frames = columns["frames"]
@@ -117,22 +140,22 @@ def _verify_laws(folder: Path, where: str, seal: dict[str, Any], specs: list[Fea
 
 
 def _verify_feature(
-    folder: Path, where: str, spec: FeatureSpec, columns: dict[str, np.ndarray], ids: np.ndarray
+    folder: Place, where: str, spec: FeatureSpec, columns: dict[str, np.ndarray], ids: np.ndarray
 ) -> Iterator[Problem]:
     lengths = np.ones(len(ids), np.int64) if spec.axis == "utterance" else columns[layout.LENGTH_COLUMNS[spec.axis]]
-    array = zarr.open_array(folder / spec.name, mode="r")
+    array = index.metadata(folder / spec.name)
     expected = (int(lengths.sum()), *spec.row_shape)
     if array.shape != expected or array.dtype != spec.dtype:
         found = f"{array.dtype}{array.shape}"
         yield Problem(f"{where} {spec.name}", f"is {found}; lengths and spec say {spec.dtype}{expected}")
     elif np.issubdtype(array.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(array[:])).all(axis=tuple(range(1, array.ndim))))
+        bad = np.flatnonzero(~np.isfinite(index.load(folder / spec.name)).all(axis=tuple(range(1, array.ndim))))
         if len(bad):
             owner = int(np.searchsorted(layout.offsets(lengths), bad[0], side="right")) - 1
             yield Problem(f"{where} {spec.name} {ids[owner]}", f"{len(bad)} rows are not finite")
 
 
-def _verify_alignment(folder: Path, where: str, columns: dict[str, np.ndarray], ids: np.ndarray) -> Iterator[Problem]:
+def _verify_alignment(folder: Place, where: str, columns: dict[str, np.ndarray], ids: np.ndarray) -> Iterator[Problem]:
     """Alignment law: the phones of an aligned utterance share out its frames, exactly."""
     durations = index.read_column(folder / "phone_frames")
     totals = (
@@ -144,12 +167,17 @@ def _verify_alignment(folder: Path, where: str, columns: dict[str, np.ndarray], 
         yield Problem(f"{where} phone_frames {ids[wrong]}", found)
 
 
-def _verify_totals(root: Path, attributes: dict[str, Any], numbers: list[int]) -> Iterator[Problem]:
-    """Reject law: stored and rejected add up. And the index says what the parts say."""
+def _verify_totals(root: Place, attributes: dict[str, Any], numbers: list[int]) -> Iterator[Problem]:
+    """Reject law: stored and rejected add up. And the root and the index say what the parts say."""
     seals = [index.read_seal(root, number) for number in numbers]
     counted = sum(seal["utterances"] + len(seal["rejects"]) for seal in seals)
     if counted != attributes["plan"]["utterances"]:
         yield Problem("store", f"{counted} utterances stored or rejected, {attributes['plan']['utterances']} planned")
+    for feature in attributes["features"]:
+        if "seals" in feature and feature["seals"] != joined.seals_digest(root, feature["name"], numbers):
+            yield Problem(
+                f"store {feature['name']}", "is not the one that was named in zarr.json: run featurize add again"
+            )
     if not (root / "index" / "zarr.json").exists():
         yield Problem("index", "is not there: run featurize build again")
         return

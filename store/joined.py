@@ -1,0 +1,158 @@
+"""Features that join sealed parts as further arrays.
+
+A part's own seal stays as it is. A joined array has a seal of its own, in the attributes of its metadata: its
+FeatureSpec, what it was made from, and checksums. Readers know of it once the root's list of features names it, and
+that is when every part has it: until then they see the store as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from store import index, layout, place
+from store.errors import DamagedStore, StoreError
+from store.place import Place
+from store.schema import FeatureSpec, digest
+from store.writer import Compression, checksum, disk_error, write_array
+
+Seal = Mapping[str, Any]
+"""Of a joined array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
+
+
+def write(
+    root: Place, number: int, spec: FeatureSpec, values: np.ndarray, inputs: Mapping[str, str], compression: Compression
+) -> None:
+    """Write and seal one array beside those of a sealed part. Two workers given the same one end with one copy of it.
+
+    Args:
+        values: for all utterances of the part, concatenated along the feature's axis: (sum of lengths, *row_shape).
+        inputs: as `made_from` tells them.
+    Raises:
+        StoreError: the array does not fit the part's lengths, or the disk is full (in which case nothing is left
+            behind).
+    """
+    name = f"{layout.part_name(number)}/{spec.name}"
+    _check_shape(root, number, spec, values)
+    try:
+        with place.drafted(root, name) as draft:
+            _, *blocks = split(write_array(draft, values, compression))
+            described = json.loads((draft / "zarr.json").read_bytes())
+            seal = {**spec.to_json(), "inputs": dict(inputs)}
+            described["attributes"] = {"seal": seal}
+            seal["crc32c"] = "".join([_checksum_of(described), *blocks])
+            place.write(draft / "zarr.json", [_document(described)])
+    except OSError as error:
+        raise disk_error(error, f"{root / name}") from error
+
+
+def _check_shape(root: Place, number: int, spec: FeatureSpec, values: np.ndarray) -> None:
+    folder = layout.part_path(root, number)
+    lengths = index.read_column(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
+    rows = len(lengths) if spec.axis == "utterance" else int(lengths.sum())
+    if values.shape != (rows, *spec.row_shape) or values.dtype != spec.dtype:
+        raise StoreError(
+            f"part {number}: {spec.name} is {values.dtype}{values.shape}, "
+            f"its lengths and spec say {spec.dtype}{(rows, *spec.row_shape)}."
+        )
+
+
+def read_seal(root: Place, name: str, number: int) -> Seal | None:
+    """The seal of a joined array of one part; None where there is no sealed one.
+
+    Raises:
+        DamagedStore: its metadata cannot be understood.
+    """
+    folder = layout.part_path(root, number) / name
+    try:
+        seal: Seal | None = json.loads((folder / "zarr.json").read_bytes())["attributes"].get("seal")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedStore(
+            f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
+        ) from error
+    return seal
+
+
+def read_seals(root: Place, name: str, numbers: Sequence[int]) -> list[Seal | None]:
+    """The seals of a joined feature in many parts."""
+    return place.each(root, partial(read_seal, root, name), numbers)
+
+
+def made_from(root: Place, number: int, names: Sequence[str]) -> dict[str, str]:
+    """What stands in a seal for the arrays that another one is made from: digests of their checksums.
+
+    Raises:
+        DamagedStore: one of them is not there, or a seal cannot be read.
+    """
+    checksums = dict(index.read_seal(root, number)["crc32c"])
+    for name in names:
+        if name not in checksums:
+            seal = read_seal(root, name, number)
+            if seal is None:
+                raise DamagedStore(f"part {number:05d} has no {name}: run featurize add {root} {name}.")
+            checksums[name] = seal["crc32c"]
+    return {name: digest(checksums[name])[:12] for name in names}
+
+
+def announce(root: Place, spec: FeatureSpec, numbers: Sequence[int]) -> None:
+    """Name a feature in the root, where readers look, now that all parts have it.
+
+    Raises:
+        DamagedStore: one of them has not.
+    """
+    document = json.loads((root / "zarr.json").read_bytes())
+    features = {feature["name"]: feature for feature in document["attributes"]["features"]}
+    entry = spec.to_json() | {"seals": seals_digest(root, spec.name, numbers)}
+    if features.get(spec.name) != entry:
+        document["attributes"]["features"] = list((features | {spec.name: entry}).values())
+        place.replace(root, "zarr.json", _document(document))
+
+
+def seals_digest(root: Place, name: str, numbers: Sequence[int]) -> str:
+    """What stands in the root for all seals of a joined feature. Raises DamagedStore where a part has none."""
+    seals = read_seals(root, name, numbers)
+    if None in seals:
+        folder = layout.part_path(root, numbers[seals.index(None)]) / name
+        raise DamagedStore(f"{folder} is not a sealed array: remove that folder and run featurize add again.")
+    return digest(list(zip(numbers, seals, strict=True)))
+
+
+def split(checksums: str) -> list[str]:
+    """Joined checksums one by one: that of the metadata, then that of each block."""
+    return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
+
+
+def intact_seal(root: Place, name: str, number: int) -> Seal:
+    """The seal of a joined array that must be there, with metadata as they were sealed.
+
+    Raises:
+        DamagedStore: it is not; the message says what is wrong and not where.
+    """
+    try:
+        described = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
+        seal = dict(described["attributes"]["seal"])
+        described["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
+        intact = split(seal["crc32c"])[0] == _checksum_of(described)
+    except FileNotFoundError:
+        raise DamagedStore("is not there: run featurize add again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DamagedStore(f"has no seal ({error!r})") from error
+    if not intact:
+        raise DamagedStore("zarr.json is not what was sealed")
+    return seal
+
+
+def _checksum_of(described: Mapping[str, Any]) -> str:
+    """CRC-32C of metadata whose seal has no checksums yet: of what they say, in one form."""
+    return checksum(json.dumps(described, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _document(data: Mapping[str, Any]) -> bytes:
+    """JSON as zarr writes it."""
+    return json.dumps(data, indent=2).encode()
