@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from store.reader import Store
     from store.schema import FeatureSpec
 
-INK, PALE = "#1b3a57", "#c8553d"
+INK, PALE, CURVE = "#1b3a57", "#c8553d", "#2fb5e0"
 
 Drawer: TypeAlias = "Callable[[Axes, Store, int, float], None]"
 """Draws one feature of utterance n, which lasts so many seconds, into one panel."""
 
 
 def draw_utterance(store: Store, number: int, target: Path) -> None:
-    """Waveform, mel and phone boundaries of one utterance, whatever of them the store has, over one time axis."""
+    """Waveform, mel, curves and phone boundaries of one utterance, as far as the store has them, over one time axis."""
     drawers: dict[str, Drawer] = {"wave": _draw_wave, "mel": _draw_mel, "mfcc": _draw_mfcc}
     drawers |= {spec.name: _draw_curve(spec.name) for spec in store.features.values() if _is_curve(spec)}
+    if "mel" in store.features:
+        drawers.pop("f0", None)  # it lies over the mel
     present = [name for name in drawers if name in store.features]
     if not present:
         raise StoreError(f"{store.path} holds {', '.join(store.features)}: nothing that can be drawn over time.")
@@ -62,7 +64,12 @@ def _draw_wave(axis: Axes, store: Store, number: int, seconds: float) -> None:
 
 
 def _draw_mel(axis: Axes, store: Store, number: int, seconds: float) -> None:
+    """With F0 over it, on a scale of its own at the right, as Praat shows it."""
     _draw_image(axis, store.read("mel", number), seconds, "mel band")
+    if "f0" in store.features:
+        over = axis.twinx()
+        _draw_curve("f0")(over, store, number, seconds)
+        over.set_ylim(0, 1.5 * max(1, store.read("f0", number).max()))
 
 
 def _draw_mfcc(axis: Axes, store: Store, number: int, seconds: float) -> None:
@@ -79,7 +86,7 @@ def _draw_curve(name: str) -> Drawer:
     def draw(axis: Axes, store: Store, number: int, seconds: float) -> None:
         values = store.read(name, number).astype(np.float32)
         values[values == 0] = np.nan  # unvoiced
-        axis.plot((np.arange(len(values)) + 0.5) * store.hop / store.sample_rate, values, color=INK)
+        axis.plot((np.arange(len(values)) + 0.5) * store.hop / store.sample_rate, values, color=CURVE, marker=".", ms=3)
         axis.set_ylabel(name)
 
     return draw

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,9 @@ from store.errors import UsageError
 if TYPE_CHECKING:
     from featurize.build import BuildConfig
     from featurize.presets import Preset
+    from store.place import Place
+
+POSITIVE = click.FloatRange(0, min_open=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,12 +29,15 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `scan` and `build` both take."""
     for option in reversed(
         (
-            click.argument("corpus", type=click.Path(path_type=Path)),
+            click.argument("corpus", type=render.PLACE),
             click.option("--format", type=click.Choice(FORMATS), help="What CORPUS is; else recognised."),
             click.option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
-            click.option("--preset", default="gpt-sovits-v2", show_default=True, help="Recipe of the features."),
-            click.option("--features", default="wave,mel,mfcc,phones", show_default=True, help="Comma-separated."),
-            click.option("--workers", type=click.IntRange(1), help="Processes; else one per core."),
+            click.option("--longest", type=POSITIVE, metavar="SECONDS", help="Reject what is longer; else 3600."),
+            click.option("--preset", metavar="NAME", help="Recipe of the features; else gpt-sovits-v2."),
+            click.option("--recipe", type=click.Path(path_type=Path), help="A recipe of one's own, in TOML."),
+            click.option("--features", default="wave,mel,mfcc,phones", show_default=True, help="Also f0, energy."),
+            click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU."),
+            click.option("--engine", type=click.Choice(["auto", "torch", "dali"]), default="auto", show_default=True),
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
             click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else."),
         )
@@ -44,19 +49,17 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @corpus_options
 @render.command
-def scan(corpus: Path, as_json: bool, **options: Any) -> None:
+def scan(corpus: Place, as_json: bool, **options: Any) -> None:
     """Tell what is in CORPUS, and what a store of it would cost. Writes nothing."""
     from cli.progress import BuildProgress
     from cli.report import print_survey
     from featurize import build as builder
     from featurize.survey import estimate, survey
 
-    config = _config(corpus, Path("STORE"), quiet=as_json, **options)
+    config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
         found = builder.scan(config, progress)
-    report = survey(found)
-    recipe = builder.plan(found, config)[0].recipe
-    report["estimate"] = estimate(found, recipe, workers=config.workers) | {"preset": config.preset.name}
+    report = survey(found) | {"estimate": estimate(found, config)}
     if as_json:
         render.emit_json(report)
     else:
@@ -65,22 +68,19 @@ def scan(corpus: Path, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @corpus_options
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the store.")
-@click.option("--engine", type=click.Choice(["auto", "torch"]), default="auto", show_default=True)
+@click.option("--out", type=render.PLACE, required=True, help="Folder of the store.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
-@click.option("--part-hours", type=click.FloatRange(0, min_open=True), help="Audio per part; else by size of CORPUS.")
+@click.option("--part-hours", type=POSITIVE, help="Audio per part; else by size of CORPUS.")
 @click.option("--compression", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
 @click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
 @render.command
-def build(corpus: Path, out: Path, engine: str, strict: bool, as_json: bool, **options: Any) -> int:
-    """Build a store from CORPUS, or finish one: what is sealed is skipped."""
+def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any) -> int:
+    """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
     from cli.progress import BuildProgress
     from cli.report import print_build
     from featurize import build as builder
 
-    config = _config(corpus, out, quiet=as_json, **options)
-    if not as_json:
-        render.say(f"engine torch: {'asked for' if engine == 'torch' else 'the one there is'}")
+    config = _config(corpus, out, **options)
     with BuildProgress(quiet=as_json) as progress:
         account = builder.build(config, progress)
     if as_json:
@@ -90,49 +90,64 @@ def build(corpus: Path, out: Path, engine: str, strict: bool, as_json: bool, **o
     return render.STRICT_EXIT if strict and account["rejects"] else 0
 
 
+@main.command()
+@click.argument("path", metavar="STORE", type=render.PLACE)
+@click.argument("features", metavar="FEATURE[,FEATURE]")
+@click.option("--f0-floor", type=float, metavar="HZ", help="No F0 below it is found; else 75.")
+@click.option("--f0-ceiling", type=float, metavar="HZ", help="No F0 above it is found; else 600.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU.")
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@render.command
+def add(
+    path: Place, features: str, f0_floor: float | None, f0_ceiling: float | None, as_json: bool, **options: Any
+) -> None:
+    """Add features to STORE, or finish that: f0 (by Praat) and energy, from its waveforms. What is there is skipped."""
+    from cli.progress import BuildProgress
+    from cli.report import print_added
+    from featurize import add as adder
+    from featurize.derived import chosen
+
+    given = {"f0": {"floor": f0_floor, "ceiling": f0_ceiling}}
+    config = adder.AddConfig(store=path, features=chosen(_names(features), given), **options)
+    with BuildProgress(quiet=as_json) as progress:
+        account = adder.add(config, progress)
+    if as_json:
+        render.emit_json(account)
+    else:
+        print_added(account["added"])
+
+
+def _names(features: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in features.split(",") if name.strip())
+
+
 def _config(
-    corpus: Path,
-    out: Path,
+    corpus: Place,
+    out: Place,
     *,
-    quiet: bool,
-    preset: str,
+    longest: float | None,
+    preset: str | None,
+    recipe: Path | None,
     features: str,
-    workers: int | None,
-    device: str,
     **rest: Any,
 ) -> BuildConfig:
     from featurize.build import BuildConfig
+    from featurize.recording import USUAL, Limits
 
-    config = BuildConfig(
+    return BuildConfig(
         corpus=corpus,
         out=out,
-        preset=_preset(preset),
-        features=tuple(name.strip() for name in features.split(",") if name.strip()),
-        workers=workers or os.cpu_count() or 1,
-        device=_device(device, quiet),
+        preset=_preset(preset, recipe),
+        features=_names(features),
+        limits=Limits(longest_s=longest) if longest else USUAL,
         **rest,
     )
-    if not quiet:
-        render.say(f"workers {config.workers}: {'asked for' if workers else 'one per core'}")
-    return config
 
 
-def _preset(name: str) -> Preset:
-    from featurize.presets import PRESETS
+def _preset(preset: str | None, recipe: Path | None) -> Preset:
+    from featurize import presets
 
-    if name not in PRESETS:
-        raise UsageError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
-    return PRESETS[name]
-
-
-def _device(asked: str, quiet: bool) -> str:
-    import torch
-
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UsageError("--device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
-    device = "cuda" if there and asked != "cpu" else "cpu"
-    reason = "asked for" if asked != "auto" else "a CUDA device is there" if there else "no CUDA device is there"
-    if not quiet:
-        render.say(f"device {device}: {reason}")
-    return device
+    if preset and recipe:
+        raise UsageError(f"--preset {preset} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
+    return presets.read_recipe(recipe) if recipe else presets.named(preset or "gpt-sovits-v2")

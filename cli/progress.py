@@ -16,13 +16,14 @@ PLAIN_EVERY = 10.0
 
 
 class BuildProgress:
-    """Shows a build: parts, hours of audio per second, ETA, rejects so far. An observer of `featurize.build`."""
+    """Shows a build: parts, hours of audio per second, ETA, rejects so far, workers. An observer of
+    `featurize.build`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._rejects = self._parts_done = self._parts = 0
+        self._rejects = self._parts_done = self._parts = self._workers = 0
         self._hours = self._hours_done = self._hours_at_start = 0.0
         self._started = self._printed = time.monotonic()
 
@@ -30,8 +31,18 @@ class BuildProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop_bar()
+
+    def note(self, line: str) -> None:
+        if not self._quiet:
+            render.say(line)
+
+    def workers(self, count: int) -> None:
+        self._workers = count
+        if not count:
+            self.note("no worker is there: waiting for one")
         if self._bar is not None:
-            self._bar.stop()
+            self._show()
 
     def scanning(self, utterances: int, rejects: int) -> None:
         self._rejects = rejects
@@ -42,25 +53,30 @@ class BuildProgress:
         self._parts, self._parts_done, self._hours = parts, sealed, hours
         self._hours_done = self._hours_at_start = hours_sealed
         self._started = time.monotonic()
-        if self._quiet:
-            return
+        self._stop_bar()
         done = f", {sealed} of them sealed already" if sealed else ""
-        render.say(f"{render.hours(hours)} of audio in {parts} parts{done}")
-        if render.console().is_terminal and sealed < parts:
+        self.note(f"{render.hours(hours)} of audio in {parts} parts{done}")
+        if not self._quiet and render.console().is_terminal and sealed < parts:
             self._start_bar()
 
     def part_done(self, report: PartReport) -> None:
         self._parts_done += 1
         self._hours_done += report.audio_seconds / 3600
         self._rejects += len(report.rejects)
+        self._show()
+
+    def _show(self) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=self._hours_done, status=self._status())
-        else:
+        elif self._parts_done:
             self._line(self._status(), force=self._parts_done == self._parts)
 
     def _status(self) -> str:
         rate = (self._hours_done - self._hours_at_start) / max(time.monotonic() - self._started, 1e-3)
-        return f"{self._parts_done}/{self._parts} parts, {rate:.4f} h/s, {self._rejects:,} rejects"
+        return (
+            f"{self._parts_done}/{self._parts} parts, {rate:.4f} h/s, {self._rejects:,} rejects, "
+            f"{self._workers} {'worker' if self._workers == 1 else 'workers'}"
+        )
 
     def _start_bar(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,6 +86,11 @@ class BuildProgress:
         )
         self._task = self._bar.add_task("build", total=self._hours, completed=self._hours_done, status=self._status())
         self._bar.start()
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _line(self, text: str, *, force: bool = False) -> None:
         if not self._quiet and (force or time.monotonic() - self._printed >= PLAIN_EVERY):

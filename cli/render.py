@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from store.errors import HeadraceError
+from store import place
+from store.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,21 @@ P = ParamSpec("P")
 
 STRICT_EXIT = 3
 """Exit code of a job that is done but left rejects behind, under --strict."""
+
+
+class _PlaceType(click.ParamType):
+    """A path of this machine, or s3://BUCKET/PREFIX."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> place.Place:
+        try:
+            return place.at(value)
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
+
+
+PLACE = _PlaceType()
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 from cli import render
 
 if TYPE_CHECKING:
+    from store.place import Place
     from store.reader import Store
 
 MOST = 12
@@ -44,7 +44,7 @@ def print_survey(report: dict[str, Any]) -> None:
     _print(table)
 
 
-def print_build(out: Path, account: dict[str, Any]) -> None:
+def print_build(out: Place, account: dict[str, Any]) -> None:
     """The result of `featurize build`, on stdout."""
     table = _table()
     table.add_row("store", str(out))
@@ -57,9 +57,21 @@ def print_build(out: Path, account: dict[str, Any]) -> None:
         total = sum(stages.values())
         table.add_row("time went to", _some(f"{name} {spent / total:.0%}" for name, spent in stages.items()))
     _print(table)
+    print_added(account.get("added", {}))
 
 
-def _rejects(out: Path, count: int) -> str:
+def print_added(added: dict[str, Any]) -> None:
+    """The result of `featurize add`, on stdout."""
+    table = _table()
+    for name, account in added.items():
+        made = f"{account['parts_built']} of {account['parts']} parts in {render.duration(account['seconds'])}"
+        rate = f", {account['hours_per_second']:.4f} h of audio per second" if account["parts_built"] else ""
+        counts = "".join(f"; {count:,} {what}" for what, count in account["counts"].items())
+        table.add_row(name, made + rate + counts)
+    _print(table)
+
+
+def _rejects(out: Place, count: int) -> str:
     return f"{count:,}, each with its reason in {out / 'rejects.jsonl'}" if count else "none"
 
 

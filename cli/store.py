@@ -11,6 +11,7 @@ import click
 from cli import render
 
 if TYPE_CHECKING:
+    from store.place import Place
     from store.reader import Store
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     """Look at a feature store and check it. A store is never changed by that."""
 
 
-path_argument = click.argument("path", metavar="STORE", type=click.Path(path_type=Path))
+path_argument = click.argument("path", metavar="STORE", type=render.PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 
 
@@ -27,7 +28,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @path_argument
 @json_option
 @render.command
-def info(path: Path, as_json: bool) -> None:
+def info(path: Place, as_json: bool) -> None:
     """Tell what is in STORE."""
     import store
     from cli.report import print_info
@@ -69,15 +70,15 @@ def _describe_feature(opened: Store, name: str) -> dict[str, Any]:
     return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": render.size(size)}
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def _lines(path: Place) -> list[str]:
+    return path.read_bytes().decode().splitlines() if path.exists() else []
 
 
 @main.command()
 @path_argument
 @json_option
 @render.command
-def verify(path: Path, as_json: bool) -> int:
+def verify(path: Place, as_json: bool) -> int:
     """Check every checksum and every law of STORE. Exits with 1 where anything is wrong."""
     from store.layout import sealed_parts
     from store.verify import verify as find_problems
@@ -99,7 +100,7 @@ def verify(path: Path, as_json: bool) -> int:
 @click.argument("utterance", metavar="UTT")
 @click.option("--out", type=click.Path(path_type=Path), help="PNG to write; else named after UTT, here.")
 @render.command
-def show(path: Path, utterance: str, out: Path | None) -> None:
+def show(path: Place, utterance: str, out: Path | None) -> None:
     """Draw waveform, mel and phones of the utterance UTT (an id, or a number) of STORE into a PNG."""
     import store
     from cli.draw import draw_utterance

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
-import json
-import platform
-import shutil
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from featurize import account, add, cluster, engine, resume
 from featurize import corpus as corpora
-from featurize.cluster import executor
+from featurize.derived import DERIVED, Derived
+from featurize.engine import Choice
 from featurize.presets import Preset, feature_specs
-from featurize.worker import PartReport, PartTask, Recipe, process_part
+from featurize.recording import USUAL, Limits
+from featurize.source import root_of
+from featurize.worker import PartReport, PartTask, Recipe, inputs, process_part
 from store import index, layout
-from store.errors import CorpusError, RecipeMismatch, StoreError, UsageError
-from store.reader import read_attributes
+from store.errors import CorpusError, StoreError
+from store.place import Place
 from store.schema import Reject, Utterance, digest
-from store.writer import Compression, commit_file, create, disk_error
+from store.writer import Compression
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
     """What `featurize build` was asked for."""
 
-    corpus: Path
-    out: Path
+    corpus: Place
+    out: Place
     preset: Preset
     features: tuple[str, ...]
     format: str | None = None
@@ -42,13 +40,31 @@ class BuildConfig:
     follow_outside: bool = False
     part_hours: float | None = None
     """Audio per part; None chooses by the size of the corpus."""
-    workers: int = 1
+    workers: int | None = None
+    """Processes on this machine; None has as many as it takes."""
     scheduler: str | None = None
-    device: str = "cpu"
+    """Address of a running Dask scheduler whose workers are used instead."""
+    engine: str = "auto"
+    device: str = "auto"
     compression: Compression = "none"
+    limits: Limits = USUAL
+
+    @property
+    def recipe(self) -> Recipe:
+        """
+        Raises:
+            UsageError: a name in `features` is none.
+        """
+        specs = feature_specs(self.preset, self.features)
+        return Recipe(preset=self.preset, specs=specs, compression=self.compression, limits=self.limits)
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """What joins the parts when they are sealed."""
+        return tuple(DERIVED[name]() for name in self.features if name in DERIVED)
 
 
-class Observer(Protocol):
+class Observer(cluster.Observer, Protocol):
     """Told what happens, as it happens."""
 
     def scanning(self, utterances: int, rejects: int) -> None: ...
@@ -62,7 +78,7 @@ class Observer(Protocol):
 class Corpus:
     """A corpus as scanned: everything in it is in one list or the other."""
 
-    root: Path
+    root: Place
     utterances: list[Utterance]
     rejects: list[Reject]
 
@@ -75,7 +91,7 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
     """
     utterances: list[Utterance] = []
     rejects: list[Reject] = []
-    for item in corpora.scan(config.corpus, config.format, follow_outside=config.follow_outside):
+    for item in corpora.scan(config.corpus, config.format, follow_outside=config.follow_outside, limits=config.limits):
         if isinstance(item, Utterance):
             utterances.append(item)
         else:
@@ -87,8 +103,7 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
             f"None of the {len(rejects)} utterances of {config.corpus} can be used; the commonest reasons:",
             *(f"{count} x {reason}" for reason, count in reasons),
         )
-    root = config.corpus if config.corpus.is_dir() else config.corpus.parent
-    return Corpus(root.resolve(), utterances, rejects)
+    return Corpus(root_of(config.corpus), utterances, rejects)
 
 
 def plan(corpus: Corpus, config: BuildConfig) -> list[PartTask]:
@@ -97,21 +112,19 @@ def plan(corpus: Corpus, config: BuildConfig) -> list[PartTask]:
     hours = config.part_hours
     part_seconds = hours * 3600 if hours else layout.automatic_part_seconds(float(seconds.sum()))
     order, bounds = layout.plan_parts(seconds, part_seconds)
-    recipe = Recipe(
-        preset=config.preset,
-        specs=feature_specs(config.preset, config.features),
-        compression=config.compression,
-        device=config.device,
-    )
+    recipe, store = config.recipe, config.out.resolve()
+    fingerprints = [spec.fingerprint for spec in recipe.specs]
+    ordered = [corpus.utterances[n] for n in order.tolist()]
     return [
         PartTask(
             number=number,
             corpus=corpus.root,
-            store=config.out.resolve(),
-            utterances=tuple(corpus.utterances[n] for n in order[start:stop]),
+            store=store,
+            utterances=tuple(ordered[start:stop]),
+            inputs=inputs(ordered[start:stop], fingerprints),
             recipe=recipe,
         )
-        for number, (start, stop) in enumerate(itertools.pairwise(bounds))
+        for number, (start, stop) in enumerate(itertools.pairwise(bounds.tolist()))
     ]
 
 
@@ -121,41 +134,41 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
     Returns:
         What `build.json` holds: counts, hours, seconds, rate, seconds by stage, versions.
     Raises:
+        UsageError: a feature that is none, or a folder that is no store.
         CorpusError: nothing usable in the corpus.
         RecipeMismatch: the store was begun with other features or another preset.
         StoreError: the corpus changed since the store was begun, the disk is full, or another build is at work.
+        HeadraceError: parts could not be done; all others are sealed.
     """
     started = time.perf_counter()
-    _check_out(config.out)
+    recipe = config.recipe
+    resume.check_out(config.out)
+    steps = add.plan(config.derived, {spec.name: spec for spec in recipe.specs} | resume.joined(config.out))
     corpus = scan(config, observer)
     tasks = plan(corpus, config)
-    attributes = _attributes(config, tasks, corpus)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with _only_builder(config.out):
-        _begin(config.out, attributes)
-        pending = _pending(config.out, tasks)
+    with resume.only_builder(config.out):
+        resume.begin(config.out, _attributes(recipe, tasks, corpus))
+        pending = resume.pending(config.out, tasks)
         _announce(tasks, pending, observer)
-        reports = _extract(pending, config, observer)
-        return _finish(corpus, config, tasks, reports, time.perf_counter() - started)
+        done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
+        done |= _extract(pending, config, observer, started)
+        if missing := resume.pending(config.out, tasks):
+            raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
+        if steps:
+            done["added"] = add.make(config.out.resolve(), steps, config.workers, config.scheduler, observer)
+        return account.close(config.out, corpus.rejects, done, config.preset.spectral)
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder for the store.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "tmp").is_dir() and not (out / "zarr.json").exists():
-        raise UsageError(f"--out {out} holds other things and is no store; name a new or an empty folder.")
-
-
-def _attributes(config: BuildConfig, tasks: Sequence[PartTask], corpus: Corpus) -> dict[str, Any]:
+def _attributes(recipe: Recipe, tasks: Sequence[PartTask], corpus: Corpus) -> dict[str, Any]:
     """Root attributes of the store. Equal ones mean that a build goes on where another stopped."""
-    spectral = config.preset.spectral
+    spectral = recipe.preset.spectral
     return {
         "format": layout.FORMAT,
         "sample_rate": spectral.sample_rate,
         "hop": spectral.hop,
-        "preset": config.preset.name,
-        "compression": config.compression,
-        "features": [spec.to_json() for spec in tasks[0].recipe.specs],
+        "preset": recipe.preset.name,
+        "compression": recipe.compression,
+        "features": [spec.to_json() for spec in recipe.specs],
         "plan": {
             "parts": len(tasks),
             "utterances": len(corpus.utterances),
@@ -164,130 +177,39 @@ def _attributes(config: BuildConfig, tasks: Sequence[PartTask], corpus: Corpus) 
     }
 
 
-@contextmanager
-def _only_builder(out: Path) -> Iterator[None]:
-    """Hold the store's lock: two builds at once would do everything twice."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"Another featurize build is writing {out}: wait for it, or name another --out.") from None
-        yield
-
-
-def _begin(out: Path, attributes: dict[str, Any]) -> None:
-    """Create the store, or see that the one that is there is this one."""
-    shutil.rmtree(out / "tmp", ignore_errors=True)  # drafts of a build that was killed
-    if not (out / "zarr.json").exists():
-        create(out, attributes)
-        return
-    found = read_attributes(out)
-    for key in ("preset", "compression", "features"):
-        if found.get(key) != attributes[key]:
-            raise RecipeMismatch(
-                f"{out} was begun with another {key}: ask for what it has, or name another --out.",
-                f"in store:  {_brief(found.get(key))}",
-                f"asked for: {_brief(attributes[key])}",
-            )
-    if found["plan"] != attributes["plan"]:
-        raise StoreError(
-            f"The corpus or --part-hours changed since {out} was begun: build into another --out.",
-            f"in store:  {found['plan']['utterances']} utterances in {found['plan']['parts']} parts",
-            f"asked for: {attributes['plan']['utterances']} utterances in {attributes['plan']['parts']} parts",
-        )
-
-
-def _brief(value: Any) -> str:
-    """Features by name and fingerprint, anything else as it is."""
-    if isinstance(value, list):
-        return "  ".join(f"{spec['name']} {spec['fingerprint'][:6]}" for spec in value)
-    return str(value)
-
-
-def _pending(out: Path, tasks: Sequence[PartTask]) -> list[PartTask]:
-    """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes."""
-    sealed = set(layout.sealed_parts(out))
-    for task in tasks:
-        if task.number in sealed and index.read_seal(out, task.number)["inputs"] != task.inputs:
-            folder = layout.part_path(out, task.number)
-            raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
-    return [task for task in tasks if task.number not in sealed]
-
-
 def _announce(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: Observer) -> None:
-    total, left = (sum(u.seconds for task in some for u in task.utterances) / 3600 for some in (tasks, pending))
-    observer.planned(len(tasks), len(tasks) - len(pending), total, total - left)
+    hours = {task.number: sum(utterance.seconds for utterance in task.utterances) / 3600 for task in tasks}
+    total = sum(hours.values())
+    sealed = total - sum(hours[task.number] for task in pending)
+    observer.planned(len(tasks), len(tasks) - len(pending), total, sealed)
 
 
-def _extract(pending: Sequence[PartTask], config: BuildConfig, observer: Observer) -> list[PartReport]:
-    if not pending:
-        return []
-    index.drop(config.out)
-    reports = []
-    with executor(min(config.workers, len(pending)), config.scheduler) as workers:
-        for report in workers.map(process_part, pending):
-            reports.append(report)
-            observer.part_done(report)
-    return reports
+def _extract(pending: Sequence[PartTask], config: BuildConfig, observer: Observer, started: float) -> dict[str, Any]:
+    """Do what is to be done, and give account of it."""
+    reports: list[PartReport] = []
+    used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
+    if pending:
+        index.drop(config.out)
+        with _workers(config, len(pending), observer) as (workers, choice):
+            observer.note(f"engine {choice.engine} on {choice.device}: {choice.reason}")
+            recipe = replace(pending[0].recipe, engine=choice.engine, device=choice.device)
+            for report in workers.map(process_part, (replace(task, recipe=recipe) for task in pending)):
+                reports.append(report)
+                observer.part_done(report)
+        used = {"engine": choice.engine, "device": choice.device, "reason": choice.reason, "workers": workers.workers}
+    return used | account.of(reports, time.perf_counter() - started)
 
 
-def _finish(
-    corpus: Corpus, config: BuildConfig, tasks: Sequence[PartTask], reports: Sequence[PartReport], seconds: float
-) -> dict[str, Any]:
-    """Write what is derived from the parts: the index, the list of rejects, and the account of this build."""
-    columns = index.derive(config.out)
-    index.write(config.out, columns)
-    rejects = sorted(corpus.rejects + _sealed_rejects(config.out, tasks), key=lambda reject: reject.id)
-    _write_text(config.out, "rejects.jsonl", "".join(f"{reject.to_json()}\n" for reject in rejects))
-    account = _account(config, tasks, reports, seconds) | {
-        "utterances": int(columns.bounds[-1]),
-        "rejects": len(rejects),
-        "hours": _hours(columns.columns["frames"], config),
-    }
-    _write_text(config.out, "build.json", json.dumps(account, indent=2) + "\n")
-    shutil.rmtree(config.out / "tmp", ignore_errors=True)
-    return account
-
-
-def _sealed_rejects(out: Path, tasks: Sequence[PartTask]) -> list[Reject]:
-    return [Reject(**fields) for task in tasks for fields in index.read_seal(out, task.number)["rejects"]]
-
-
-def _hours(frames: np.ndarray, config: BuildConfig) -> float:
-    spectral = config.preset.spectral
-    return float(frames.sum(dtype=np.int64)) * spectral.hop / spectral.sample_rate / 3600
-
-
-def _account(
-    config: BuildConfig, tasks: Sequence[PartTask], reports: Sequence[PartReport], seconds: float
-) -> dict[str, Any]:
-    stages: defaultdict[str, float] = defaultdict(float)
-    for report in reports:
-        for stage, spent in report.seconds.items():
-            stages[stage] += spent
-    built = sum(report.audio_seconds for report in reports) / 3600
-    return {
-        "parts": len(tasks),
-        "parts_built": len(reports),
-        "hours_built": built,
-        "seconds": seconds,
-        "hours_per_second": built / seconds,
-        "seconds_by_stage": dict(stages),
-        "preset": config.preset.name,
-        "features": list(config.features),
-        "engine": "torch",
-        "device": config.device,
-        "workers": config.workers,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("headrace", "torch", "zarr", "numpy", "soundfile", "soxr")},
-    }
-
-
-def _write_text(out: Path, name: str, text: str) -> None:
-    draft = out / "tmp" / name
-    try:
-        draft.parent.mkdir(exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        commit_file(draft, out / name)
-    except OSError as error:
-        raise disk_error(error, str(out / name)) from error
+@contextmanager
+def _workers(config: BuildConfig, parts: int, observer: Observer) -> Iterator[tuple[cluster.Executor, Choice]]:
+    """Workers for so many parts, and the engine on them: the choice is made where the work is done."""
+    if config.scheduler:
+        with cluster.executor(0, config.scheduler, config.device, observer) as workers:
+            yield workers, workers.ask(engine.choose, config.engine, workers.device)
+        return
+    choice = engine.choose(config.engine, config.device)
+    takes, reason = cluster.capacity(choice.device)
+    count = config.workers or takes
+    observer.note(f"workers {count}: {'asked for' if config.workers else reason}")
+    with cluster.executor(min(count, parts), None, choice.device, observer) as workers:
+        yield workers, choice

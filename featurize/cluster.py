@@ -1,104 +1,264 @@
-"""Where tasks run: in this process, or on Dask workers. The only file that knows Dask."""
+"""Where tasks run: on worker processes of this machine, or of a running Dask cluster. The only file that knows Dask.
+
+Tasks never run in the process of the command: a decoder that crashes takes its worker along, not the build. On this
+machine there is one worker for each CPU, or one for each GPU with the CPUs shared out among them.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import queue
 import signal
+import sys
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
-from store.errors import HeadraceError
+from featurize.gpus import gpus
+from featurize.work import AnyTask, Work
+from store.errors import HeadraceError, UsageError
 
-Task = TypeVar("Task")
+WORKER_BYTES = 3 << 29
+"""Memory that one worker may come to use: 1.5 GiB."""
+AHEAD = 16
+"""Tasks that wait on a running cluster beyond those being worked on: an adaptive one grows by the work that waits. Not
+all of them wait there, since they carry the corpus' texts."""
+GPU_SHARE = 0.5
+"""Of a device, for each task: two at a time, which see to it that one computes while the other writes."""
+POLL_SECONDS = 1.0
+"""Between looks at which workers there are."""
+START_SECONDS = 300.0
+"""A running cluster has so long to bring up its first worker."""
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+
+
+class Observer(Protocol):
+    """Told what happens, as it happens."""
+
+    def note(self, line: str) -> None: ...
+
+    def workers(self, count: int) -> None: ...
+
+
 Result = TypeVar("Result")
 
-TASKS_PER_WORKER = 2
-"""Submitted ahead of completion: one being worked on, one waiting. A task carries its utterances' texts, so a
-scheduler holding all tasks of a large corpus would hold the corpus' text several times over."""
+
+def capacity(device: str) -> tuple[int, str]:
+    """How many workers this machine takes, and why."""
+    if device == "cuda":
+        return len(gpus()), "one per GPU"
+    from dask.system import CPU_COUNT  # of the affinity mask and of the control group
+    from distributed.system import MEMORY_LIMIT
+
+    fitting = max(1, MEMORY_LIMIT // WORKER_BYTES)
+    return min((CPU_COUNT, "one per CPU that this process may use"), (fitting, "as many as the memory holds"))
 
 
-class Executor(Protocol):
-    """Applies a function to tasks, in any order."""
+class Executor:
+    """Applies functions to tasks on the workers of a Dask client, as they come and go."""
 
-    workers: int
+    def __init__(self, client: Any, device: str, observer: Observer, *, ahead: int) -> None:
+        self.device = device
+        """`cpu` or `cuda`."""
+        self.workers = 0
+        """The most that were there at one time."""
+        self._client, self._observer, self._ahead = client, observer, ahead
+        self._present, self._slots, self._looked = -1, 0, -POLL_SECONDS
+        self._look()
 
-    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Results as they come. An exception of the function ends the iteration with that exception."""
-        ...
+    def map(self, function: Callable[[AnyTask, int], Result], tasks: Iterable[AnyTask]) -> Iterator[Result]:
+        """Results as they come, in any order.
 
+        Args:
+            function: of a task and of the number of threads that it may use; importable on the workers. A task may be
+                done twice, and must come to the same.
+        Raises:
+            HeadraceError: the one that the function raised, at once; or one that lists the tasks that were given up,
+                after all others are done.
+        """
+        from distributed import KilledWorker
 
-class SerialExecutor:
-    """One task after the other in this process."""
-
-    workers = 1
-
-    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        return map(function, tasks)
-
-
-class DaskExecutor:
-    """Tasks on the workers of a Dask client. A worker that dies has its task done by another."""
-
-    def __init__(self, client: Any, workers: int) -> None:
-        self.workers = workers
-        self._client = client
-
-    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        from distributed import KilledWorker, as_completed
-
-        waiting = iter(tasks)
-        submit = self._client.submit
-        pending = as_completed(
-            [submit(function, task, pure=False) for task in islice(waiting, self.workers * TASKS_PER_WORKER)]
-        )
-        for future in pending:
+        work, done = Work(tasks), queue.SimpleQueue[Any]()
+        while True:
+            self._look()
+            for task in work.take(max(1, self._slots) + self._ahead):
+                future = self._submit(function.__name__, _do, self.device, function, task)
+                work.running[future.key] = task
+                future.add_done_callback(done.put)
+            if not work.running:
+                break
             try:
-                yield future.result()
-            except KilledWorker as error:
-                raise HeadraceError(
-                    f"A worker process died {error.allowed_failures + 1} times over the same part: out of memory, or "
-                    "a recording that crashes its decoder. What is sealed stays; run the same command to go on."
-                ) from error
-            for task in islice(waiting, 1):
-                pending.add(submit(function, task, pure=False))
+                future = done.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            task = work.running.pop(future.key)
+            try:
+                result = _result(future)
+            except KilledWorker:
+                work.died(task)
+                self._looked = -POLL_SECONDS  # a task that waits behind another would share the blame for its deaths
+            except HeadraceError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, another try may come through
+                work.failed(task, error)
+            else:
+                yield result
+        work.check()
+
+    def ask(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What the function returns on one of the workers; waits for the first worker.
+
+        Raises:
+            HeadraceError: none came; or as the function raised it.
+        """
+        try:
+            return _result(self._submit(function.__name__, function, *arguments), START_SECONDS)
+        except TimeoutError:
+            raise HeadraceError(
+                f"The Dask cluster had no worker for {START_SECONDS:.0f} s: start some and run the same command again."
+            ) from None
+
+    def _submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the function on a worker; `name` is what the dashboard shows."""
+        return self._client.submit(
+            _bootstrap(),
+            version("headrace"),
+            pickle.dumps((function, arguments)),
+            key=f"{name}-{uuid.uuid4().hex}",
+            pure=False,
+            resources={"GPU": GPU_SHARE} if self.device == "cuda" else None,
+        )
+
+    def _look(self) -> None:
+        """See which workers there are, now and then."""
+        now = time.monotonic()
+        if now - self._looked < POLL_SECONDS:
+            return
+        self._looked = now
+        places = [_places(worker, self.device) for worker in _workers(self._client)]
+        self._slots, present = sum(places), sum(map(bool, places))
+        if present != self._present:
+            self._present, self.workers = present, max(self.workers, present)
+            self._observer.workers(present)
+
+
+def _workers(client: Any) -> list[dict[str, Any]]:
+    try:
+        return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    except OSError as error:
+        raise _lost() from error
+
+
+def _places(worker: dict[str, Any], device: str) -> int:
+    """Tasks that a worker does at a time."""
+    if worker["status"] != "running":
+        return 0
+    return int(worker["resources"].get("GPU", 0) / GPU_SHARE) if device == "cuda" else int(worker["nthreads"])
+
+
+def _bootstrap() -> Callable[[str, bytes], Any]:
+    """What a worker is sent: a function that travels by value, and unpacks the rest when it is called. A worker that
+    has to import what it lacks in order to read a message at all is lost without a word, and so is the task."""
+
+    def call(wanted: str, packed: bytes) -> Any:
+        import pickle
+        import platform
+        from importlib.metadata import version
+
+        try:
+            if (found := version("headrace")) != wanted:
+                raise ImportError(f"headrace {wanted}, and has {found}")
+            function, arguments = pickle.loads(packed)
+        except ImportError as error:
+            raise ImportError(f"{platform.node()} lacks {error.name or error}") from error
+        return function(*arguments)
+
+    return call
+
+
+def _do(device: str, function: Callable[[AnyTask, int], Result], task: AnyTask) -> Result:
+    """One task, on a worker. The threads of a worker on a GPU decode for its device; elsewhere each does tasks."""
+    from distributed import get_worker
+
+    return function(task, get_worker().state.nthreads if device == "cuda" else 1)
+
+
+def _result(future: Any, timeout: float | None = None) -> Any:
+    """What a task returned; what it raised is raised."""
+    try:
+        return future.result(timeout)
+    except CancelledError as error:
+        raise _lost() from error
+    except ImportError as error:
+        raise HeadraceError(f"A worker on {error}: install the same on all workers as here.") from error
+
+
+def _lost() -> HeadraceError:
+    return HeadraceError("The Dask scheduler went away. What is sealed stays; run the same command again to go on.")
 
 
 @contextmanager
-def executor(workers: int, scheduler: str | None = None) -> Iterator[Executor]:
+def executor(workers: int, scheduler: str | None, device: str, observer: Observer) -> Iterator[Executor]:
     """Workers for the time of a `with` block.
 
     Args:
-        workers: processes on this machine; 1 works in this process, without Dask.
+        workers: processes on this machine; on GPUs, one for each of so many.
         scheduler: address of a running Dask scheduler whose workers are used instead.
+        device: cpu or cuda; also auto on a running cluster: cuda where its workers offer the resource GPU.
     Raises:
-        HeadraceError: nothing answers at `scheduler`, or it has no workers.
+        HeadraceError: nothing answers at `scheduler`, or its workers offer no GPU where there must be one.
     """
-    if scheduler is not None:
-        yield from _running_cluster(scheduler)
-    elif workers == 1:
-        yield SerialExecutor()
-    else:
-        yield from _local_cluster(workers)
-
-
-def _local_cluster(workers: int) -> Iterator[Executor]:
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
+    from distributed.utils import silence_logging_cmgr
 
-    # A failed task logs a page, in the workers too; what matters of it reaches the user as an error.
-    silence = {"logging": {"distributed": "critical", "distributed.client": "critical"}}
-    with dask.config.set(silence), ExitStack() as stack:
-        with _sigint_blocked():
-            # One thread each: the spectral stage is bound by memory bandwidth, and processes do not share a GIL.
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
-                )
-            )
-        yield DaskExecutor(stack.enter_context(Client(cluster)), workers)
+    # A task that failed is logged with a page by everyone concerned; what matters of it reaches the user as an error.
+    large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
+    with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
+        if scheduler is None:
+            with _sigint_blocked():
+                client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
+        else:
+            client = stack.enter_context(_running_cluster(scheduler))
+            device = _offered(client, device)
+        if find_spec("bokeh"):
+            observer.note(f"dashboard {client.dashboard_link}")
+        yield Executor(client, device, observer, ahead=AHEAD if scheduler else 0)
+
+
+def _local_cluster(workers: int, device: str) -> Any:
+    from dask.system import CPU_COUNT
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    here = {"host": "127.0.0.1", "protocol": "tcp://"}
+    # The budget of memory is ours: Dask would pause a worker at a share of it, and for good.
+    common = here | {"memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL, "preload": [__name__]}
+    each: list[dict[str, Any]] = [{"nthreads": 1, "env": _ONE_THREAD}] * workers
+    if device == "cuda":
+        devices = gpus()[:workers]
+        on_gpu = {"nthreads": max(2, CPU_COUNT // len(devices)), "resources": {"GPU": 1}}
+        each = [on_gpu | {"env": _ONE_THREAD | {"CUDA_VISIBLE_DEVICES": name}} for name in devices]
+    # No allowed failures: the death of a worker is told at once, and the task's next attempt knows of it.
+    scheduling = {"port": 0, "allowed_failures": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": here | scheduling},
+        workers={number: {"cls": Nanny, "options": common | options} for number, options in enumerate(each)},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls this in a new worker process. What libraries write about bad files, and Dask about processes that end,
+    would tear up the command's own lines; errors travel as values."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @contextmanager
@@ -113,15 +273,21 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _running_cluster(scheduler: str) -> Iterator[Executor]:
+def _running_cluster(scheduler: str) -> Any:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout="5s")
+        return Client(scheduler, timeout="5s")
     except (OSError, TimeoutError, ValueError) as error:
         raise HeadraceError(f"No Dask scheduler answers at {scheduler} ({error}): check --scheduler.") from error
-    with client:
-        workers = sum(client.nthreads().values())
-        if not workers:
-            raise HeadraceError(f"The Dask scheduler at {scheduler} has no workers: start some and run again.")
-        yield DaskExecutor(client, workers)
+
+
+def _offered(client: Any, device: str) -> str:
+    """The device of a running cluster's workers."""
+    offered = any(worker["resources"].get("GPU") for worker in _workers(client))
+    if device == "cuda" and not offered:
+        raise UsageError(
+            "--device cuda: no worker of this Dask cluster offers a GPU; start one for each, with "
+            "CUDA_VISIBLE_DEVICES=N dask worker ADDRESS --resources GPU=1."
+        )
+    return "cuda" if offered and device != "cpu" else "cpu"

@@ -8,48 +8,73 @@ sorted paths, then recordings that no line mentions.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
-from featurize import folders, formats
+from featurize import folders, formats, source
 from featurize.examine import Examiner
 from featurize.formats import FORMATS, Entry
+from featurize.recording import USUAL, Limits
+from featurize.source import Source
+from store import place
 from store.errors import CorpusError, UsageError
+from store.place import Place
 from store.schema import Reject, Utterance
 
-THREADS = 16
-"""Headers are read by so many at once: on a network disk each costs a round trip or two."""
-_AHEAD = 64 * THREADS  # entries in flight; small beside any corpus, large beside one slow file
+_AHEAD = 64  # entries in flight per thread; small beside any corpus, large beside one slow file
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-def recognise(path: Path, *, follow_outside: bool = False) -> str:
+def recognise(path: Place, *, follow_outside: bool = False) -> str:
     """The format of a corpus, one of FORMATS.
 
     Raises:
         UsageError: there is nothing at `path`.
         CorpusError: no format fits, or more than one.
     """
-    _check_there(path)
-    if path.is_file():
-        if folders.suffix(str(path)) == ".list":
+    return _recognise(path, *source.find(path, follow_outside=follow_outside))
+
+
+def scan(
+    path: Place, format: str | None = None, *, follow_outside: bool = False, limits: Limits = USUAL
+) -> Iterator[Utterance | Reject]:
+    """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan".
+
+    Args:
+        path: of the corpus folder, or of a .list file in it.
+        format: one of FORMATS; None recognises it.
+        follow_outside: take recordings that lie outside the corpus folder, by their path or through links.
+        limits: what is too long.
+    Raises:
+        UsageError: there is nothing at `path`, or no such format.
+        CorpusError: not of that format, or nothing at all in it.
+        StorageError: the bucket cannot be used, or does not answer.
+    """
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"{format!r} is no corpus format; known are {', '.join(FORMATS)}")
+    found, file = source.find(path, follow_outside=follow_outside)
+    format = format or _recognise(path, found, file)
+    return _scan(path, Examiner(found, limits), format, found, _entries(path, format, found, file))
+
+
+def _recognise(path: Place, found: Source, file: str) -> str:
+    if file:
+        if folders.suffix(file) == ".list":
             return "list"
         raise CorpusError(f"{path} is a file, and not a .list: give the folder that it is in, or --format list")
-    lists = sorted(path.glob("*.list"))
-    fitting = [name for name in FORMATS[1:3] if not _missing(path, name)] + ["list"] * (len(lists) == 1)
+    lists = _lists(found)
+    fitting = [name for name in FORMATS[1:3] if not _missing(found, name)] + ["list"] * (len(lists) == 1)
     if len(fitting) > 1:
         raise CorpusError(f"{path} can be read as {' and as '.join(sorted(fitting))}: say which with --format")
     if fitting:
         return fitting[0]
     if len(lists) > 1:
-        raise CorpusError(f"{path} holds {len(lists)} .list files: name one, {lists[0]} say, as the corpus")
-    if any(folders.recordings(_root(path), follow_outside=follow_outside)):  # a reject counts: it says why
+        raise CorpusError(f"{path} holds {len(lists)} .list files: name one, {path / lists[0]} say, as the corpus")
+    if any(folders.recordings(found.walk())):  # a reject counts: it says why
         return "tree"
     raise CorpusError(
         f"{path} is no corpus of a known format: nothing fits, and --format can only name one of them",
@@ -60,65 +85,39 @@ def recognise(path: Path, *, follow_outside: bool = False) -> str:
     )
 
 
-def scan(path: Path, format: str | None = None, *, follow_outside: bool = False) -> Iterator[Utterance | Reject]:
-    """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan".
-
-    Args:
-        path: of the corpus folder, or of a .list file in it.
-        format: one of FORMATS; None recognises it.
-        follow_outside: take recordings that lie outside the corpus folder, by their path or through links.
-    Raises:
-        UsageError: there is nothing at `path`, or no such format.
-        CorpusError: not of that format, or nothing at all in it.
-    """
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"{format!r} is no corpus format; known are {', '.join(FORMATS)}")
-    _check_there(path)
-    format = format or recognise(path, follow_outside=follow_outside)
-    return _scan(path, format, _entries(path, format, follow_outside), follow_outside)
-
-
-def _entries(path: Path, format: str, follow_outside: bool) -> formats.Entries:
-    root = _root(path)
+def _entries(path: Place, format: str, found: Source, file: str) -> formats.Entries:
     if format == "list":
-        return formats.read_list(root, _list_file(path))
-    missing = "a folder" if path.is_file() else _missing(path, format)
+        return formats.read_list(found, file or _one_list(path, found))
+    missing = "a folder" if file else _missing(found, format)
     if missing:
         raise CorpusError(f"{path} cannot be read as {format}: there must be {missing}")
-    if format == "ljspeech":
-        return formats.read_ljspeech(root, root / "metadata.csv", follow_outside)
-    return formats.read_kaldi(root) if format == "kaldi" else formats.read_tree(root, follow_outside)
+    readers = {"ljspeech": formats.read_ljspeech, "kaldi": formats.read_kaldi, "tree": formats.read_tree}
+    return readers[format](found)
 
 
-def _check_there(path: Path) -> None:
-    if not os.path.exists(path):
-        raise UsageError(f"There is no {path}: give a folder of recordings and transcripts, or a .list file")
-
-
-def _missing(folder: Path, format: str) -> str:
+def _missing(found: Source, format: str) -> str:
     """What a folder lacks to be of a format."""
     needed = {"ljspeech": ("metadata.csv", "wavs"), "kaldi": ("wav.scp", "text")}.get(format, ())
-    return " and ".join(name for name in needed if not (folder / name).exists())
+    return " and ".join(name for name in needed if not found.exists(name))
 
 
-def _list_file(path: Path) -> Path:
-    lists = [path] if path.is_file() else sorted(path.glob("*.list"))
+def _lists(found: Source) -> list[str]:
+    return sorted(name for name in place.names(found.root) if name.endswith(".list"))
+
+
+def _one_list(path: Place, found: Source) -> str:
+    lists = _lists(found)
     if len(lists) != 1:
         raise CorpusError(f"{path} holds {len(lists)} .list files where there must be one: name the file itself")
     return lists[0]
 
 
-def _root(path: Path) -> Path:
-    return (path if path.is_dir() else path.parent).resolve()
-
-
 def _scan(
-    path: Path, format: str, entries: Iterable[Entry | Reject], follow_outside: bool
+    path: Place, examiner: Examiner, format: str, found: Source, entries: Iterable[Entry | Reject]
 ) -> Iterator[Utterance | Reject]:
-    examiner = Examiner(_root(path), follow_outside)
     claimed: dict[str, str] = {}
     empty = True
-    for result, audio, where in _in_order(examiner.examine, entries):
+    for result, audio, where in _in_order(examiner.examine, entries, found.threads):
         empty = False
         if audio and result.id in claimed:
             yield Reject(where, "scan", f"{result.id} for the second time, after {claimed[result.id]}: keep one")
@@ -127,30 +126,30 @@ def _scan(
         if audio:
             claimed[result.id] = where
             claimed.setdefault(audio, where)
-    for orphan in _unclaimed(_root(path), claimed, follow_outside) if format != "tree" else ():
+    for orphan in _unclaimed(found, claimed) if format != "tree" else ():
         empty = False
         yield orphan
     if empty:
         raise CorpusError(f"{path} is empty: there is no recording and no transcript in it")
 
 
-def _unclaimed(root: Path, claimed: Container[str], follow_outside: bool) -> Iterator[Reject]:
+def _unclaimed(found: Source, claimed: Container[str]) -> Iterator[Reject]:
     """Recordings in the folder that no line leads to."""
-    for item in folders.recordings(root, follow_outside=follow_outside):
+    for item in folders.recordings(found.walk()):
         if isinstance(item, Reject):
             yield item
         elif item not in claimed:
             yield Reject(item, "scan", "audio without text: no line of the corpus mentions it")
 
 
-def _in_order(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """`map` by THREADS threads, a bounded number of items ahead, results in the order of the items."""
-    pool = ThreadPoolExecutor(THREADS)
+def _in_order(work: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
+    """`map` by so many threads, a bounded number of items ahead, results in the order of the items."""
+    pool = ThreadPoolExecutor(threads)
     pending: deque[Future[T]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(work, item))
-            if len(pending) > _AHEAD:
+            if len(pending) > _AHEAD * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -1,87 +1,128 @@
 """From a stretch of a recording to mono int16 samples at the store's rate.
 
-Headers are not trusted: what was decoded is what counts. Resampling is soxr's, whose aliases lie under -120 dB.
+A recording is decoded in blocks that stay in the cache, each mixed down and resampled before the next: that takes less
+time than the same in one piece, where all of it goes through memory once per step, and little more memory than the
+result. Resampling is soxr's, whose aliases lie under -120 dB; its stream gives the same bits as all at once.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import soundfile
 import soxr
 
-from featurize.presets import Level
+from featurize.recording import BLOCK, USUAL, Limits, blocks
 from store.errors import Rejected
+from store.place import Place
 from store.schema import Utterance
 
+if TYPE_CHECKING:
+    from featurize.presets import Level  # brings torch, and the process that decodes alone does without
+
+Decoder: TypeAlias = "Callable[[Place, Utterance, int, Level, Limits], np.ndarray]"
+"""`waveform`, or what stands in for it."""
+_PIECE = 1 << 23  # samples, 32 MiB: from that size on malloc gives memory back as soon as it is freed
 LOUDEST = 2.2
 """Peak above which a float recording is not speech at any sane level; the same limit as upstream's."""
 
 
-def waveform(root: Path, utterance: Utterance, sample_rate: int, level: Level) -> np.ndarray:
+def waveform(root: Place, utterance: Utterance, sample_rate: int, level: Level, limits: Limits = USUAL) -> np.ndarray:
     """Decode, mix down, resample and level one utterance.
 
     Args:
-        root: of the corpus; `utterance.audio` is relative to it.
+        root: a folder of this machine; `utterance.audio` is relative to it.
         sample_rate: wanted, in Hz.
+        limits: what is too long.
     Returns:
         (samples,) int16.
     Raises:
-        Rejected: unreadable, shorter than its header says, not finite, or absurdly loud.
+        Rejected: unreadable, damaged, cut short, too long, not finite, or absurdly loud.
     """
-    mono = _mono(_read(root / utterance.audio, utterance))
-    if not np.isfinite(mono).all():
-        raise Rejected("decode", f"{utterance.audio} holds NaN or infinite samples: encode it again from its source")
-    if utterance.sample_rate != sample_rate:
-        mono = soxr.resample(mono, utterance.sample_rate, sample_rate, quality="HQ")
-    peak = float(np.abs(mono).max(initial=0))
+    mono, rate = _mono(blocks(root, utterance, limits)), utterance.sample_rate
+    if rate != sample_rate:
+        mono = _resampled(mono, rate, sample_rate)
+    pieces, peak = _gathered(mono, round(utterance.seconds * sample_rate) + 1)
     if peak > LOUDEST:
-        raise Rejected("decode", f"{utterance.audio} peaks at {peak:.1f}, full scale is 1.0: scale it down")
-    return to_int16(mono, level)
+        raise Rejected("decode", f"it peaks at {peak:.1f}, full scale is 1.0: scale it down")
+    return to_int16(pieces, peak, level)
 
 
-def to_int16(mono: np.ndarray, level: Level) -> np.ndarray:
-    """(samples,) float32 in [-1, 1] to int16, truncated towards zero; what lies beyond full scale is clipped."""
-    scaled = mono * np.float32(32768)
-    if level == "gpt-sovits":
-        peak = np.abs(mono).max(initial=0)
-        if peak > 0:
-            scaled = mono / peak * np.float32(0.95 * 0.5 * 32768) + np.float32(0.5 * 32768) * mono
-    return np.clip(scaled, -32768, 32767).astype(np.int16)
+def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.ndarray:
+    """Level, and truncate towards zero; what lies beyond full scale is clipped.
+
+    Args:
+        pieces: (samples,) float32 in [-1, 1] each. They are taken away one by one, so that not all of both is held.
+        peak: the largest magnitude in them.
+    Returns:
+        (samples,) int16.
+    """
+    stop = sum(map(len, pieces))
+    wave, scratch = np.empty(stop, np.int16), np.empty(BLOCK, np.float32)
+    while pieces:
+        piece = pieces.pop()
+        stop -= len(piece)
+        for start in range(0, len(piece), BLOCK):
+            block = _levelled(piece[start : start + BLOCK], peak, level, scratch)
+            wave[stop + start : stop + start + len(block)] = block
+    return wave
 
 
-def _read(path: Path, utterance: Utterance) -> np.ndarray:
-    """(samples, channels) int16 or float32, exactly as many samples as the utterance has by its header."""
-    expected = utterance.stop - utterance.start
-    try:
-        with soundfile.SoundFile(path) as file:
-            _check_rate(file, utterance)
-            file.seek(utterance.start)
-            # Integers are read as they are: to float32 they cost 5 to 7 times as much in libsndfile as in NumPy.
-            samples = file.read(expected, dtype="int16" if file.subtype == "PCM_16" else "float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise Rejected("decode", f"{utterance.audio} cannot be decoded: {error}") from error
-    if len(samples) != expected:
-        raise Rejected(
-            "decode", f"{utterance.audio} ends after {len(samples)} of {expected} samples: the file is cut short"
-        )
-    return samples
+def _levelled(block: np.ndarray, peak: np.float32, level: Level, scratch: np.ndarray) -> np.ndarray:
+    """In [-32768, 32767], in place."""
+    if level == "gpt-sovits" and peak > 0:
+        loud = np.divide(block, peak, out=scratch[: len(block)])
+        loud *= np.float32(0.95 * 0.5 * 32768)
+        block *= np.float32(0.5 * 32768)
+        block += loud
+    else:
+        block *= np.float32(32768)
+    return np.clip(block, -32768, 32767, out=block)
 
 
-def _check_rate(file: soundfile.SoundFile, utterance: Utterance) -> None:
-    if file.samplerate != utterance.sample_rate:
-        raise Rejected(
-            "decode", f"{utterance.audio} is at {file.samplerate} Hz and was at {utterance.sample_rate} when scanned"
-        )
+def _mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """(samples, channels) to (samples,) float32 in [-1, 1], the mean; in a buffer that is used again.
+
+    Column by column, since NumPy's mean over the short axis takes thirty times as long, and of floats, since sums of
+    mixed types take three times as long.
+    """
+    converted, mean = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for samples in blocks:
+        length, channels = samples.shape
+        floats, scale = samples, channels
+        if samples.dtype == np.int16:
+            floats, scale = converted[: samples.size].reshape(samples.shape), channels * 32768
+            np.copyto(floats, samples)
+        total = floats[:, 0] if channels == 1 else np.add(floats[:, 0], floats[:, 1], out=mean[:length])
+        for channel in range(2, channels):
+            total += floats[:, channel]
+        yield np.multiply(total, np.float32(1 / scale), out=mean[:length])
 
 
-def _mono(samples: np.ndarray) -> np.ndarray:
-    """(samples, channels) to (samples,) float32 in [-1, 1]: the mean. Column by column, since NumPy's mean over the
-    short axis takes ten times as long."""
-    channels = samples.shape[1]
-    total = samples[:, 0].astype(np.float32)
-    for channel in range(1, channels):
-        total += samples[:, channel]
-    scale = channels * (32768 if samples.dtype == np.int16 else 1)
-    return total * np.float32(1 / scale)
+def _resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _gathered(blocks: Iterable[np.ndarray], expected: int) -> tuple[list[np.ndarray], np.float32]:
+    """All of them in few pieces, and the largest magnitude.
+
+    Args:
+        expected: so many samples, about.
+    """
+    pieces, used, peak = [np.empty(min(expected, _PIECE), np.float32)], 0, np.float32(0)
+    for block in blocks:
+        peak = np.maximum(peak, np.maximum(block.max(initial=0), -block.min(initial=0)))
+        if not np.isfinite(peak):
+            raise Rejected("decode", "it holds NaN or infinite samples: encode it again from its source")
+        if used + len(block) > len(pieces[-1]):
+            pieces[-1] = pieces[-1][:used]
+            pieces.append(np.empty(_PIECE, np.float32))
+            used = 0
+        pieces[-1][used : used + len(block)] = block
+        used += len(block)
+    pieces[-1] = pieces[-1][:used]
+    return pieces, peak

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from store.schema import Reject
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".webm", ".aiff", ".aif")
 """Suffixes of recordings, in any case. Of several recordings of one name LJSpeech's is the first in this order."""
 HOW_TO_FOLLOW = "--follow-outside takes what is there into the corpus"
 
+Listing = tuple[str, list[str]] | Reject
+"""A folder, relative to the corpus, and the names of its files; or why there is none."""
 
-def walk(root: Path, *, follow_outside: bool) -> Iterator[tuple[str, list[str]] | Reject]:
+
+def walk(root: Path, *, follow_outside: bool) -> Iterator[Listing]:
     """Every folder from `root` down, relative to `root`, with the names of its files; sorted.
 
     What begins with a dot is left out (macOS puts `._a.wav` beside `a.wav`), and so are links to folders within
@@ -35,9 +38,9 @@ def walk(root: Path, *, follow_outside: bool) -> Iterator[tuple[str, list[str]] 
         pending += reversed(folders)
 
 
-def recordings(root: Path, *, follow_outside: bool) -> Iterator[str | Reject]:
-    """Paths, relative to `root`, of all audio files that `walk` finds."""
-    for item in walk(root, follow_outside=follow_outside):
+def recordings(listings: Iterable[Listing]) -> Iterator[str | Reject]:
+    """Paths, relative to the corpus, of all audio files."""
+    for item in listings:
         if isinstance(item, Reject):
             yield item
         else:

@@ -1,20 +1,21 @@
 """Corpus formats: from a folder's own way of saying it to entries. Reads lines and listings, touches no audio.
 
-A reader is a generator over a corpus folder, in the order of its lines or, for a tree, of its sorted paths. What it
+A reader is a generator over a corpus, in the order of its lines or, for a tree, of its sorted paths. What it
 can make nothing of it yields as a `Reject`; whether a recording is there and usable is decided in
 `featurize.corpus`, for all formats alike.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from sys import intern
 
-from featurize.folders import AUDIO, join, recordings, suffix, walk
+from featurize.folders import AUDIO, join, recordings, suffix
+from featurize.source import Source
 from store.errors import CorpusError, Rejected
 from store.schema import Reject
 
@@ -50,7 +51,7 @@ class Entry:
 Entries = Iterator[Entry | Reject]
 
 
-def read_list(root: Path, file: Path) -> Entries:
+def read_list(source: Source, file: str) -> Entries:
     """GPT-SoVITS: a line is `path|speaker|language|text`."""
 
     def entry(where: str, line: str) -> Entry:
@@ -64,18 +65,18 @@ def read_list(root: Path, file: Path) -> Entries:
         return Entry(
             where=where,
             audio=path.strip(_PATH_JUNK).replace("\\", "/"),
-            speaker=intern(speaker or root.name),
+            speaker=intern(speaker or source.root.name),
             language=language,
             text=text,
             problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}",
         )
 
-    return _parsed(file, entry)
+    return _parsed(source, file, entry)
 
 
-def read_ljspeech(root: Path, file: Path, follow_outside: bool) -> Entries:
+def read_ljspeech(source: Source) -> Entries:
     """LJSpeech: a line is `name|text` or `name|text|normalised text`; the recording is `wavs/name.wav` or the like."""
-    there = set(recordings(root, follow_outside=follow_outside))
+    there = set(recordings(source.walk()))
 
     def entry(where: str, line: str) -> Entry:
         name, *texts = (field.strip() for field in line.split("|"))
@@ -83,19 +84,19 @@ def read_ljspeech(root: Path, file: Path, follow_outside: bool) -> Entries:
             raise Rejected("scan", f"{len(texts) + 1} fields between bars instead of name|text|normalised text")
         candidates = [f"wavs/{name}{suffix}" for suffix in AUDIO]
         audio = next(filter(there.__contains__, candidates), candidates[0])
-        return Entry(where=where, audio=audio, speaker=intern(root.name), text=texts[-1] or texts[0])
+        return Entry(where=where, audio=audio, speaker=intern(source.root.name), text=texts[-1] or texts[0])
 
-    return _parsed(file, entry)
+    return _parsed(source, "metadata.csv", entry)
 
 
-def read_kaldi(root: Path) -> Entries:
+def read_kaldi(source: Source) -> Entries:
     """A Kaldi data directory: `text`, `wav.scp`, and `segments` and `utt2spk` where there are any.
 
     An entry of wav.scp that is a command is never run: it is rejected.
     """
-    recordings = yield from _table(root / "wav.scp")
-    segments = yield from _table(root / "segments")
-    speakers = yield from _table(root / "utt2spk")
+    recordings = yield from _table(source, "wav.scp")
+    segments = yield from _table(source, "segments")
+    speakers = yield from _table(source, "utt2spk")
     unheard, unread = dict(recordings), dict(segments)
 
     def entry(where: str, line: str) -> Entry:
@@ -110,13 +111,13 @@ def read_kaldi(root: Path) -> Entries:
         return Entry(
             where=where,
             audio=_no_command(recordings[recording]),
-            speaker=intern(speakers.get(name, root.name)),
+            speaker=intern(speakers.get(name, source.root.name)),
             text="".join(text),
             seconds=seconds,
             alignment=None if seconds is None else "",
         )
 
-    yield from _parsed(root / "text", entry)
+    yield from _parsed(source, "text", entry)
     for name in unread:
         yield Reject(name, "scan", "segment without text: no line of `text` begins with its name")
     for recording, audio in unheard.items():
@@ -145,18 +146,18 @@ def _no_command(extended_filename: str) -> str:
     return extended_filename
 
 
-def read_tree(root: Path, follow_outside: bool) -> Entries:
+def read_tree(source: Source) -> Entries:
     """Recordings anywhere in a folder, each with a .txt, .lab or .TextGrid of its name beside it.
 
     The speaker is the first folder of the path, or the corpus folder's name. A .TextGrid gives the alignment, and
     the text where nothing else does.
     """
-    for item in walk(root, follow_outside=follow_outside):
+    for item in source.walk():
         if isinstance(item, Reject):
             yield item
             continue
         folder, names = item
-        speaker = intern(folder.partition("/")[0] or root.name)
+        speaker = intern(folder.partition("/")[0] or source.root.name)
         by_stem: dict[str, list[str]] = {}
         for name in names:
             by_stem.setdefault(os.path.splitext(name)[0], []).append(join(folder, name))
@@ -181,19 +182,19 @@ def _recordings(paths: list[str], speaker: str) -> Entries:
         )
 
 
-def _parsed(file: Path, entry: Callable[[str, str], Entry]) -> Entries:
+def _parsed(source: Source, file: str, entry: Callable[[str, str], Entry]) -> Entries:
     """The entry of every line, `entry(where, line)`, or why there is none."""
-    for where, line in _lines(file):
+    for where, line in _lines(source, file):
         try:
             yield line if isinstance(line, Reject) else entry(where, line)
         except Rejected as error:
             yield Reject(where, "scan", error.reason)
 
 
-def _table(file: Path) -> Generator[Reject, None, dict[str, str]]:
+def _table(source: Source, file: str) -> Generator[Reject, None, dict[str, str]]:
     """Kaldi's maps: the first word of a line to the rest of it. Empty where the file is not there."""
     table: dict[str, str] = {}
-    for where, line in _lines(file) if file.exists() else ():
+    for where, line in _lines(source, file) if source.exists(file) else ():
         if isinstance(line, Reject):
             yield line
             continue
@@ -207,18 +208,18 @@ def _table(file: Path) -> Generator[Reject, None, dict[str, str]]:
     return table
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str | Reject]]:
+def _lines(source: Source, file: str) -> Iterator[tuple[str, str | Reject]]:
     """Where, and the line, of every line that is not blank; a line that is not UTF-8 is a reject of its own."""
     try:
-        with file.open("rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                where = f"{file.name}:{number}"
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    yield where, Reject(where, "scan", f"not UTF-8 from byte {error.start + 1} on: save it as UTF-8")
-                    continue
-                if line.strip():
-                    yield where, line.rstrip("\r\n")
+        data = (source.root / file).read_bytes()
     except OSError as error:
-        raise CorpusError(f"{file} cannot be read: {error.strerror}") from None
+        raise CorpusError(f"{source.root / file} cannot be read: {error.strerror}") from None
+    for number, raw in enumerate(io.BytesIO(data), 1):
+        where = f"{file}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield where, Reject(where, "scan", f"not UTF-8 from byte {error.start + 1} on: save it as UTF-8")
+            continue
+        if line.strip():
+            yield where, line.rstrip("\r\n")

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from featurize.build import Corpus
-from featurize.worker import Recipe, Stopwatch, extract_all
+from featurize.add import Step, plan
+from featurize.build import BuildConfig, Corpus
+from featurize.cluster import capacity
+from featurize.derived import Part
+from featurize.engine import choose
+from featurize.rows import PartRows
+from featurize.stopwatch import Stopwatch
+from featurize.worker import Recipe, extract
+from store import layout
 from store.schema import Utterance
 
 HISTOGRAM_SECONDS = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60)
@@ -44,7 +52,7 @@ def survey(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def estimate(corpus: Corpus, recipe: Recipe, *, workers: int, budget_seconds: float = 3.0) -> dict[str, Any]:
+def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0) -> dict[str, Any]:
     """Size of the store and time to build it, from extracting a spread of utterances in this process.
 
     Args:
@@ -52,32 +60,57 @@ def estimate(corpus: Corpus, recipe: Recipe, *, workers: int, budget_seconds: fl
     Returns:
         store_bytes, hours_per_second for all workers, seconds to the end, and how much audio was tried.
     """
-    watch, tried, rejected, spent = Stopwatch(), 0.0, 0, 0.0
-    for utterance in _spread(corpus.utterances):
-        start = time.perf_counter()
-        rejected += len(extract_all(corpus.root, [utterance], recipe, watch)[1])
-        if tried:  # the first one also pays for imports and dictionaries
-            spent += time.perf_counter() - start
-        tried += utterance.seconds
-        if spent > budget_seconds:
-            break
+    choice = choose(config.engine, config.device)
+    recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
+    steps = plan(config.derived, {spec.name: spec for spec in recipe.specs})
+    workers = config.workers or capacity(choice.device)[0]
+    tried: list[Utterance] = []
+    begun = 0.0
+
+    def within_budget() -> Iterator[Utterance]:
+        nonlocal begun
+        for utterance in _spread(corpus.utterances):
+            tried.append(utterance)
+            yield utterance
+            begun = begun or time.perf_counter()  # the first one also pays for imports and dictionaries
+            if time.perf_counter() - begun > budget_seconds:
+                return
+
+    rows, rejects = extract(corpus.root, within_budget(), recipe, Stopwatch(), isolated=True)
+    spent = time.perf_counter() - begun
+    seconds = sum(u.seconds for u in tried)
+    per_second = spent / max(seconds - tried[0].seconds, 1e-3) + _derive(steps, rows) / seconds
     total = sum(u.seconds for u in corpus.utterances)
-    rate = workers * tried / 3600 / max(spent, 1e-3)
     return {
-        "store_bytes": int(total * bytes_per_second(recipe)),
-        "hours_per_second": rate,
-        "seconds": total / 3600 / rate,
-        "calibration_seconds_of_audio": tried,
-        "calibration_rejects": rejected,
+        "store_bytes": int(total * bytes_per_second(recipe, steps)),
+        "hours_per_second": workers / per_second / 3600,
+        "seconds": total * per_second / workers,
+        "calibration_seconds_of_audio": seconds,
+        "calibration_rejects": len(rejects),
         "workers": workers,
+        "preset": config.preset.name,
     }
 
 
-def bytes_per_second(recipe: Recipe) -> float:
+def _derive(steps: Sequence[Step], rows: PartRows) -> float:
+    """Seconds that further features of these rows take."""
+    part = rows.part(0, (), "")
+    pieces = {
+        spec.name: np.split(part.arrays[spec.name], np.cumsum(part.lengths[layout.LENGTH_COLUMNS[spec.axis]])[:-1])
+        for spec in part.specs
+    }
+    begun = time.perf_counter()
+    for step in steps if len(rows) else ():
+        pieces[step.spec.name] = list(step.feature.rows(Part(step.specs, pieces.__getitem__)))
+    return time.perf_counter() - begun
+
+
+def bytes_per_second(recipe: Recipe, steps: Sequence[Step]) -> float:
     """Uncompressed bytes of a store per second of audio."""
+    specs = [*recipe.specs, *(step.spec for step in steps)]
     spectral = recipe.preset.spectral
     rates = {"frames": spectral.sample_rate / spectral.hop, "phones": PHONES_PER_SECOND, "tokens": 25, "utterance": 0}
-    return sum(rates[s.axis] * np.dtype(s.dtype).itemsize * (s.channels or 1) for s in recipe.specs)
+    return sum(rates[s.axis] * np.dtype(s.dtype).itemsize * (s.channels or 1) for s in specs)
 
 
 def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:

@@ -1,25 +1,42 @@
-"""One task: a list of utterances in, one sealed part in the store out. Runs in any process, knows no scheduler."""
+"""One task: a list of utterances in, one sealed part in the store out. Runs in any process, knows no scheduler.
+
+    decoded waves --engine--> spectra --> rows of the part --> sealed
+
+All of it is iterators: a wave is decoded when the engine asks for it, and what an utterance comes to goes straight into
+the part's arrays. Nobody holds on to what he has passed on, hence the `del`: an hour's wave, 230 MB, would be there
+while the next one is decoded.
+"""
 
 from __future__ import annotations
 
+import itertools
+import platform
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from featurize import align, decode, praat, symbols, text
-from featurize.dsp import Spectral, SpectralRecipe
+from featurize import align, engine, praat, source, symbols, text
+from featurize.dsp import SpectralRecipe
+from featurize.intake import decoded
 from featurize.presets import Preset
-from store.errors import Rejected
+from featurize.recording import USUAL, Limits
+from featurize.rows import PartRows, Sample
+from featurize.stopwatch import Stopwatch
+from featurize.work import Task
+from store.errors import CorpusError, Rejected, StoreError
+from store.place import Place
 from store.schema import FeatureSpec, Reject, Utterance, digest
-from store.writer import Compression, Part, write_part
+from store.writer import Compression, write_part
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +46,8 @@ class Recipe:
     preset: Preset
     specs: tuple[FeatureSpec, ...]
     compression: Compression = "none"
+    limits: Limits = USUAL
+    engine: str = "torch"
     device: str = "cpu"
 
     @property
@@ -37,34 +56,19 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartTask:
+class PartTask(Task):
     """One unit of work, of retry and of commit."""
 
     number: int
-    corpus: Path
-    store: Path
+    corpus: Place
+    store: Place
     utterances: tuple[Utterance, ...]
+    inputs: str
+    """As `inputs` has it."""
     recipe: Recipe
 
-    @property
-    def inputs(self) -> str:
-        """Digest of everything the part is made from, the recordings themselves by name and size."""
-        return digest([[asdict(u) for u in self.utterances], [spec.fingerprint for spec in self.recipe.specs]])
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds spent, by stage."""
-
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
+    def __str__(self) -> str:
+        return f"part {self.number:05d} ({self.utterances[0].id} to {self.utterances[-1].id})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,119 +81,180 @@ class PartReport:
     rejects: tuple[Reject, ...]
     seconds: dict[str, float]
     """Wall seconds by stage, in the worker."""
+    cpu_seconds: float
+    """Of the worker's process meanwhile, all threads: of this part alone where it does one at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One utterance's features, and its columns of the part."""
-
-    utterance: Utterance
-    arrays: dict[str, np.ndarray]
-    columns: dict[str, int]
+_EVERYTHING = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
 
 
-def process_part(task: PartTask) -> PartReport:
-    """Extract, write and seal one part. Doing it twice gives the same bytes."""
+def inputs(utterances: Sequence[Utterance], fingerprints: Sequence[str]) -> str:
+    """Digest of everything that a part is made from: of the recordings themselves name and size, of the recipe the
+    fingerprints of its features."""
+    return digest([[_EVERYTHING(utterance) for utterance in utterances], fingerprints])
+
+
+def process_part(task: PartTask, threads: int = 1) -> PartReport:
+    """Extract, write and seal one part. Doing it twice gives the same bytes.
+
+    Args:
+        threads: that decode.
+    Raises:
+        StoreError: the store cannot be written from here.
+        CorpusError: the corpus cannot be read from here.
+    """
+    _check_here(task)
+    torch.set_num_threads(1)  # the parallelism is between parts
+    started = time.process_time()
     watch = Stopwatch()
-    samples, rejects = extract_all(task.corpus, task.utterances, task.recipe, watch)
-    samples.sort(key=lambda sample: sample.columns["frames"])  # by header they are; a decoder may see it otherwise
+    rows, rejects = extract(
+        task.corpus,
+        task.utterances,
+        task.recipe,
+        watch,
+        frames=_frames(task.utterances, task.recipe.preset.spectral),
+        isolated=task.attempt > 1,
+        threads=threads,
+    )
     with watch("write"):
-        write_part(task.store, _part(task, samples, rejects), task.recipe.compression)
-    hop, rate = task.recipe.preset.spectral.hop, task.recipe.preset.spectral.sample_rate
+        write_part(task.store, rows.part(task.number, rejects, task.inputs), task.recipe.compression)
+    spectral = task.recipe.preset.spectral
     return PartReport(
         number=task.number,
-        utterances=len(samples),
-        audio_seconds=sum(sample.columns["frames"] for sample in samples) * hop / rate,
+        utterances=len(rows),
+        audio_seconds=rows.frames * spectral.hop / spectral.sample_rate,
         rejects=tuple(rejects),
         seconds=dict(watch.seconds),
+        cpu_seconds=time.process_time() - started,
     )
 
 
-def extract_all(
-    corpus: Path, utterances: Sequence[Utterance], recipe: Recipe, watch: Stopwatch
-) -> tuple[list[Sample], list[Reject]]:
-    """Every utterance becomes a sample or a reject; one bad file never costs a good one."""
-    samples, rejects = [], []
-    for utterance in utterances:
+def _check_here(task: PartTask) -> None:
+    """A worker elsewhere that lacks the shared disk would reject every recording, or build a store of its own."""
+    check_store(task.store)
+    if isinstance(task.corpus, Path) and not task.corpus.is_dir():
+        raise CorpusError(
+            f"There is no {task.corpus} on {platform.node()}, where a worker runs: all workers must see the corpus "
+            "under one path."
+        )
+
+
+def check_store(store: Place) -> None:
+    """
+    Raises:
+        StoreError: the store is not to be seen from this worker.
+    """
+    if not (store / "zarr.json").exists():
+        raise StoreError(
+            f"There is no store {store} on {platform.node()}, where a worker runs: all workers must see it under one "
+            "path."
+        )
+
+
+def extract(
+    corpus: Place,
+    utterances: Iterable[Utterance],
+    recipe: Recipe,
+    watch: Stopwatch,
+    *,
+    frames: int = 0,
+    isolated: bool,
+    threads: int = 1,
+) -> tuple[PartRows, list[Reject]]:
+    """Every utterance becomes rows of a part or a reject; one bad file never costs a good one.
+
+    Args:
+        frames: about as many as all of them have.
+        isolated, threads: as in `intake.decoded`.
+    """
+    rejects: list[Reject] = []
+    rows = PartRows(recipe.specs, frames)
+    waves = decoded(corpus, utterances, recipe.preset, isolated=isolated, threads=threads, limits=recipe.limits)
+    if recipe.device == "cuda":
+        waves = _begun(waves)
+    samples = _samples(corpus, waves, recipe, watch, rejects)
+    with _DEVICE if recipe.device == "cuda" else nullcontext():
+        for sample, made in _with_spectra(samples, recipe, watch):
+            if isinstance(made, Rejected):
+                rejects.append(Reject(sample.utterance.id, made.stage, made.reason))
+                continue
+            if isinstance(made, engine.Spectra):
+                sample.arrays.update(mel=made.mel, mfcc=made.mfcc)
+            rows.add(sample)
+            del sample, made
+    return rows, rejects
+
+
+_DEVICE = threading.Lock()
+"""Of two parts at a time in a worker on a GPU one has the device, while the one before it is written."""
+
+
+def _begun(waves: Iterator[Item]) -> Iterator[Item]:
+    """The same; the first is decoded already, and others by the threads that work ahead."""
+    return itertools.chain([next(waves)], waves)
+
+
+def _with_spectra(
+    samples: Iterator[tuple[Sample, np.ndarray]], recipe: Recipe, watch: Stopwatch
+) -> Iterator[tuple[Sample, Any]]:
+    """Samples with what an engine makes of their waves, or with these where no spectrum is asked for."""
+    if not recipe.features & {"mel", "mfcc"}:
+        return samples
+    spectra = engine.load(recipe.engine, recipe.device, recipe.preset.spectral).spectra(samples)
+    return watch.each("spectral", spectra)
+
+
+def _frames(utterances: Sequence[Utterance], spectral: SpectralRecipe) -> int:
+    """As many as there will be, by the headers, or a few more."""
+    return sum(int(u.seconds * spectral.sample_rate) // spectral.hop + 1 for u in utterances)
+
+
+def _samples(
+    corpus: Place,
+    waves: Iterable[tuple[Utterance, np.ndarray | Rejected]],
+    recipe: Recipe,
+    watch: Stopwatch,
+    rejects: list[Reject],
+) -> Iterator[tuple[Sample, np.ndarray]]:
+    """What can be made without a spectrum, with the wave that the spectrum is of, (T * hop,) int16."""
+    for utterance, wave in watch.each("decode", waves):
         try:
-            samples.append(extract(corpus, utterance, recipe, watch))
+            if isinstance(wave, Rejected):
+                raise wave
+            sample = _sample(utterance, wave, recipe.preset.spectral)
+            if "phones" in recipe.features:
+                with watch("text"):
+                    _add_phones(corpus, sample, recipe.preset.spectral)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
-    return samples, rejects
+        else:
+            yield sample, sample.arrays["wave"].reshape(-1)
+            del sample, wave
 
 
-def extract(corpus: Path, utterance: Utterance, recipe: Recipe, watch: Stopwatch) -> Sample:
-    """All features of one utterance.
-
-    Raises:
-        Rejected: it cannot be used; stage and reason say why.
-    """
-    spectral = recipe.preset.spectral
-    with watch("decode"):
-        wave = decode.waveform(corpus, utterance, spectral.sample_rate, recipe.preset.level)
+def _sample(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> Sample:
     frames, dropped = divmod(len(wave), spectral.hop)
     if frames < spectral.min_frames:
         needed = spectral.min_frames * spectral.hop / spectral.sample_rate
         raise Rejected("features", f"{len(wave) / spectral.sample_rate:.3f} s is too short: {needed:.3f} s are needed")
-    wave = wave[: frames * spectral.hop]
-    arrays = {"wave": wave.reshape(frames, spectral.hop)}
-    columns = {"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0}
-    if recipe.features & {"mel", "mfcc"}:
-        with watch("spectral"):
-            arrays["mel"], arrays["mfcc"] = _spectral_features(wave, spectral, recipe.device)
-    if "phones" in recipe.features:
-        with watch("text"):
-            arrays |= _phones(corpus, utterance, frames, spectral)
-        columns |= {"phones_n": len(arrays["phones"]), "aligned": int(arrays["phone_frames"].sum() == frames)}
-    return Sample(utterance=utterance, arrays=arrays, columns=columns)
-
-
-@cache
-def _spectral(recipe: SpectralRecipe, device: str) -> Spectral:
-    return Spectral(recipe).to(device)
-
-
-def _spectral_features(wave: np.ndarray, recipe: SpectralRecipe, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """(samples,) int16 to mel (T, M) and mfcc (T, C), float16."""
-    samples = torch.from_numpy(wave).to(device).float() / 32768
-    mel, mfcc = _spectral(recipe, device).features(samples)
-    if not torch.isfinite(mfcc).all():
-        raise Rejected("features", "the spectrum is not finite")
-    return mel.half().cpu().numpy(), mfcc.half().cpu().numpy()
-
-
-def _phones(corpus: Path, utterance: Utterance, frames: int, spectral: SpectralRecipe) -> dict[str, np.ndarray]:
-    """Symbols of the TextGrid with their times where there is one, else of the text, untimed."""
-    if not utterance.alignment:
-        ids = symbols.ids(text.phonemise(utterance.text, utterance.language))
-        return {
-            "phones": ids,
-            "phone_end": np.full(len(ids), -1, np.int32),
-            "phone_frames": np.zeros(len(ids), np.int32),
-        }
-    start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
-    names, ends = align.symbols_and_ends(praat.read_textgrid(corpus / utterance.alignment, start, stop))
-    end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
-    return {"phones": symbols.ids(names), "phone_end": end, "phone_frames": durations}
-
-
-def _part(task: PartTask, samples: list[Sample], rejects: list[Reject]) -> Part:
-    specs = task.recipe.specs
-    columns: dict[str, Any] = {
-        name: np.asarray([sample.columns[name] for sample in samples], np.int32)
-        for name in ("frames", "samples_dropped", "phones_n", "aligned")
-    }
-    return Part(
-        number=task.number,
-        specs=specs,
-        arrays={spec.name: _concatenated(spec, samples) for spec in specs},
-        lengths=columns,
-        strings={name: [getattr(s.utterance, name) for s in samples] for name in ("id", "speaker", "language", "text")},
-        rejects=rejects,
-        inputs=task.inputs,
+    return Sample(
+        utterance=utterance,
+        arrays={"wave": wave[: frames * spectral.hop].reshape(frames, spectral.hop)},
+        columns={"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0},
     )
 
 
-def _concatenated(spec: FeatureSpec, samples: list[Sample]) -> np.ndarray:
-    empty = np.empty((0, *spec.row_shape), spec.dtype)
-    return np.concatenate([empty, *(sample.arrays[spec.name] for sample in samples)])
+def _add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe) -> None:
+    """Symbols of the TextGrid with their times where there is one, else of the text, untimed."""
+    utterance, frames = sample.utterance, sample.columns["frames"]
+    if utterance.alignment:
+        start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
+        with source.local(corpus, utterance.alignment) as path:
+            names, ends = align.symbols_and_ends(praat.read_textgrid(path, start, stop))
+        ids = symbols.ids(names)
+        end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
+    else:
+        ids = symbols.ids(text.phonemise(utterance.text, utterance.language))
+        end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
+    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations)
+    sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))

@@ -1,0 +1,79 @@
+"""What follows from the sealed parts at the end of a build: the index, the list of rejects, and what it took."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from featurize.dsp import SpectralRecipe
+from featurize.worker import PartReport
+from store import index, layout, place
+from store.place import Place
+from store.schema import Reject
+from store.writer import disk_error
+
+
+def close(out: Place, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe) -> dict[str, Any]:
+    """Write `index/`, `rejects.jsonl` and `build.json`.
+
+    Args:
+        rejects: of the scan; those of the parts are in their seals.
+        account: what else `build.json` shall hold.
+    Returns:
+        What it holds.
+    """
+    columns = index.read(out)
+    if not (out / "index" / "zarr.json").exists():
+        index.write(out, columns)
+    every = sorted([*rejects, *_sealed_rejects(out)], key=lambda reject: reject.id)
+    samples = int(columns.columns["frames"].sum(dtype=np.int64)) * spectral.hop
+    account |= {
+        "utterances": int(columns.bounds[-1]),
+        "rejects": len(every),
+        "hours": samples / spectral.sample_rate / 3600,
+    }
+    write(out, "rejects.jsonl", "".join(f"{reject.to_json()}\n" for reject in every))
+    write(out, "build.json", json.dumps(account, indent=2) + "\n")
+    place.clear_drafts(out)
+    return account
+
+
+def _sealed_rejects(out: Place) -> list[Reject]:
+    seals = index.read_seals(out, layout.sealed_parts(out))
+    return [Reject(**fields) for seal in seals for fields in seal["rejects"]]
+
+
+def write(out: Place, name: str, text: str) -> None:
+    """Make or replace a file of the store. Raises StoreError where it cannot be written."""
+    try:
+        place.replace(out, name, text.encode())
+    except OSError as error:
+        raise disk_error(error, str(out / name)) from error
+
+
+def of(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:
+    """Parts, hours, rate and seconds by stage of what was built in so many seconds, and with which versions."""
+    stages: defaultdict[str, float] = defaultdict(float)
+    for report in reports:
+        for stage, spent in report.seconds.items():
+            stages[stage] += spent
+    built = sum(report.audio_seconds for report in reports) / 3600
+    return {
+        "parts_built": len(reports),
+        "hours_built": built,
+        "seconds": seconds,
+        "hours_per_second": built / seconds,
+        "seconds_by_stage": dict(stages),
+        "cpu_seconds": sum(report.cpu_seconds for report in reports),
+        "versions": {"python": platform.python_version()}
+        | {
+            name: version(name)
+            for name in ("headrace", "torch", "zarr", "numpy", "soundfile", "soxr", "praat-parselmouth")
+        },
+    }

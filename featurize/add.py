@@ -1,0 +1,287 @@
+"""Adds features to a store whose parts are sealed: what is needed first, part by part, every array sealed by itself.
+Resumes by skipping what is sealed; readers see a feature when all parts have it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from featurize import account, cluster, resume
+from featurize.derived import DERIVED, Derived, sealed_part
+from featurize.stopwatch import Stopwatch
+from featurize.work import Task
+from featurize.worker import PartReport, check_store
+from store import index, joined, layout, place
+from store.errors import RecipeMismatch, StoreError
+from store.place import Place
+from store.reader import read_attributes
+from store.schema import FeatureSpec
+from store.writer import Compression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddConfig:
+    """What `featurize add` was asked for."""
+
+    store: Place
+    features: tuple[Derived, ...]
+    workers: int | None = None
+    """Processes on this machine; None has as many as it takes."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler whose workers are used instead."""
+
+
+class Observer(cluster.Observer, Protocol):
+    """Told what happens, as it happens; of one feature after the other."""
+
+    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
+
+    def part_done(self, report: PartReport) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddTask(Task):
+    """One array of one part."""
+
+    store: Place
+    number: int
+    feature: Derived
+    specs: Mapping[str, FeatureSpec]
+    """Of the feature, and of those that are there before it."""
+    compression: Compression
+    seconds: float
+    """Of audio."""
+
+    def __str__(self) -> str:
+        return f"{self.feature.name} of part {self.number:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddReport(PartReport):
+    counts: dict[str, int]
+    """What a person should be told, and how often it came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One feature, in all parts."""
+
+    feature: Derived
+    specs: Mapping[str, FeatureSpec]
+    """Of the feature, and of those that are there before it."""
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.specs[self.feature.name]
+
+
+def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
+    """Add features to a store, or finish that.
+
+    Returns:
+        What `add.json` holds: by feature the parts, hours, seconds and rate, and versions.
+    Raises:
+        NotAStore: there is none.
+        StoreError: it is not complete, holds not what the features are made from, or another command writes it.
+        RecipeMismatch: it has one of them made otherwise.
+        HeadraceError: parts could not be done; all others are sealed.
+    """
+    attributes = read_attributes(config.store)
+    if len(layout.sealed_parts(config.store)) < attributes["plan"]["parts"]:
+        raise StoreError(
+            f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
+        )
+    steps = plan(config.features, features_of(attributes))
+    with resume.only_builder(config.store):
+        place.clear_drafts(config.store)  # of a command that was killed
+        made = {"added": make(config.store.resolve(), steps, config.workers, config.scheduler, observer)}
+        account.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
+        place.clear_drafts(config.store)
+    return made
+
+
+def features_of(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
+    """The features that a store's root names."""
+    return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
+
+
+def plan(features: Sequence[Derived], there: Mapping[str, FeatureSpec]) -> list[Step]:
+    """What to make, in order: before each feature whatever it needs and the store has not.
+
+    Raises:
+        StoreError: something is needed that only a build can make.
+        RecipeMismatch: a feature is there, made otherwise.
+    """
+    asked = {feature.name: feature for feature in features}
+    known = dict(there)
+    steps: dict[str, Step] = {}
+
+    def visit(feature: Derived) -> None:
+        for name in feature.needs:
+            if name not in known:
+                visit(asked.get(name) or _default(name, feature, known))
+        spec = feature.spec(known)
+        check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
+        known[spec.name] = spec
+        steps[spec.name] = Step(feature=feature, specs=dict(known))
+
+    for feature in asked.values():
+        if feature.name not in steps:
+            visit(feature)
+    return list(steps.values())
+
+
+def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
+    """What `feature` needs, as nobody asked for it."""
+    if name in DERIVED:
+        return DERIVED[name]()
+    raise StoreError(
+        f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
+        f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
+    )
+
+
+def check_same(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
+    """
+    Raises:
+        RecipeMismatch: they differ; its details are all fields, with those that do marked.
+    """
+    if found.fingerprint == asked.fingerprint:
+        return
+    one, other = ({"dtype": spec.dtype, "channels": spec.channels, **spec.recipe} for spec in (found, asked))
+    fields = {key: (one.get(key, "-"), other.get(key, "-")) for key in {**one, **other}}
+    differing = {key: pair for key, pair in fields.items() if pair[0] != pair[1]}
+    in_store, wanted = (" ".join(f"{key}={pair[n]}" for key, pair in differing.items()) for n in (0, 1))
+    rows = [
+        ("", "in store", "asked for", ""),
+        *((k, *v, "differs" if k in differing else "") for k, v in fields.items()),
+    ]
+    raise RecipeMismatch(
+        f"The store has {found.name} made with {in_store}, and {wanted} was asked for: {remedy}.",
+        *(f"{key:<26} {a!s:<16} {b!s:<16} {mark}".rstrip() for key, a, b, mark in rows),
+    )
+
+
+def make(
+    root: Place, steps: Sequence[Step], workers: int | None, scheduler: str | None, observer: Observer
+) -> dict[str, Any]:
+    """Make what is not there, and name each feature in the root once all parts have it. The caller holds the lock.
+
+    Returns:
+        By feature, what it took.
+    Raises:
+        RecipeMismatch: a feature was begun otherwise.
+        StoreError: an array was made from other inputs than are there now, or cannot be written.
+        HeadraceError: parts could not be done; all others are sealed.
+    """
+    attributes = read_attributes(root)
+    numbers = layout.sealed_parts(root)
+    frame_seconds = attributes["hop"] / attributes["sample_rate"]
+    seconds = {
+        n: seal["frames"] * frame_seconds for n, seal in zip(numbers, index.read_seals(root, numbers), strict=True)
+    }
+    left = {step.spec.name: _pending(root, step, numbers) for step in steps}
+    made = {}
+    with _workers(max(map(len, left.values()), default=0), workers, scheduler, observer) as pool:
+        for step in steps:
+            _announce(step.spec, seconds, left[step.spec.name], observer)
+            tasks = [
+                AddTask(
+                    store=root,
+                    number=number,
+                    feature=step.feature,
+                    specs=step.specs,
+                    compression=attributes["compression"],
+                    seconds=seconds[number],
+                )
+                for number in left[step.spec.name]
+            ]
+            made[step.spec.name] = _extract(tasks, pool, observer) | {"parts": len(numbers)}
+            joined.announce(root, step.spec, numbers)
+    return made
+
+
+def _pending(root: Place, step: Step, numbers: Sequence[int]) -> list[int]:
+    """Parts that have not got the array. Those that have were made from what is there, in the same way."""
+
+    def is_there(number: int) -> bool:
+        name = step.spec.name
+        seal = joined.read_seal(root, name, number)
+        if seal is None:
+            return False
+        remedy = f"finish that with the same options, or begin anew by removing {name} from all parts"
+        check_same(FeatureSpec.from_json(seal), step.spec, remedy)
+        if seal["inputs"] != joined.made_from(root, number, step.feature.needs):
+            folder = layout.part_path(root, number) / name
+            raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
+        return True
+
+    return [number for number, there in zip(numbers, place.each(root, is_there, numbers), strict=True) if not there]
+
+
+@contextmanager
+def _workers(
+    parts: int, asked: int | None, scheduler: str | None, observer: Observer
+) -> Iterator[cluster.Executor | None]:
+    """Workers for so many parts, if any."""
+    if not parts:
+        yield None
+        return
+    count, reason = (asked, "asked for") if asked else cluster.capacity("cpu")
+    if not scheduler:
+        observer.note(f"workers {count}: {reason}")
+    with cluster.executor(min(count, parts), scheduler, "cpu", observer) as pool:
+        yield pool
+
+
+def _announce(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence[int], observer: Observer) -> None:
+    total, to_do = sum(seconds.values()) / 3600, sum(seconds[number] for number in left) / 3600
+    observer.note(f"{spec.name} {spec.fingerprint[:6]}")
+    observer.planned(len(seconds), len(seconds) - len(left), total, total - to_do)
+
+
+def _extract(tasks: Sequence[AddTask], pool: cluster.Executor | None, observer: Observer) -> dict[str, Any]:
+    """Do what is to be done, and give account of it."""
+    started, counts = time.perf_counter(), Counter[str]()
+    reports: list[AddReport] = []
+    for report in pool.map(add_part, tasks) if pool else ():
+        reports.append(report)
+        counts.update(report.counts)
+        observer.part_done(report)
+    return account.of(reports, time.perf_counter() - started) | {"counts": dict(counts)}
+
+
+def add_part(task: AddTask, threads: int = 1) -> AddReport:
+    """Make, write and seal one array of one part. Doing it twice gives the same bytes.
+
+    Raises:
+        StoreError: the store is not to be seen or cannot be written from here.
+    """
+    check_store(task.store)
+    torch.set_num_threads(threads)
+    started, watch = time.process_time(), Stopwatch()
+    feature, part = task.feature, sealed_part(task.store, task.number, task.specs)
+    spec = task.specs[feature.name]
+    with watch(feature.name):
+        rows = list(feature.rows(part))
+        values = np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *rows])
+    with watch("write"):
+        inputs = joined.made_from(task.store, task.number, feature.needs)
+        joined.write(task.store, task.number, spec, values, inputs, task.compression)
+    return AddReport(
+        number=task.number,
+        utterances=len(rows),
+        audio_seconds=task.seconds,
+        rejects=(),
+        seconds=dict(watch.seconds),
+        cpu_seconds=time.process_time() - started,
+        counts=dict(part.counts),
+    )

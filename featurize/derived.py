@@ -1,0 +1,192 @@
+"""Features made from other features of a store: what they are. `featurize.add` makes them, part by part.
+
+One's own is a class like the ones below, here or in a file beside, and a line in DERIVED.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from featurize import praat
+from featurize.dsp import Spectral, SpectralRecipe
+from store import index, layout
+from store.errors import StoreError, UsageError
+from store.place import Place
+from store.reader import open_rows, read_spans
+from store.schema import Axis, FeatureSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a part holds, to make more from."""
+
+    specs: Mapping[str, FeatureSpec]
+    """Of the features that are there, by name."""
+    utterances: Callable[[str], Iterable[np.ndarray]]
+    """By the name of a feature, (rows, *row_shape) of one utterance after the other, read-only."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What a person should be told at the end, and how often it came."""
+
+
+def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec]) -> Part:
+    """A part of a store."""
+    folder = layout.part_path(root, number)
+
+    def utterances(name: str) -> Iterator[np.ndarray]:
+        axis = specs[name].axis
+        lengths = index.read_column(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
+        bounds = layout.offsets(np.ones_like(lengths) if axis == "utterance" else lengths).tolist()
+        return read_spans(open_rows(folder / name), list(itertools.pairwise(bounds)))
+
+    return Part(specs, utterances)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(ABC):
+    """A feature made from others of the same part. A frozen dataclass whose fields are what its user may choose."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    """Features that it is made from."""
+    axis: ClassVar[Axis]
+    dtype: ClassVar[str]
+    channels: ClassVar[int | None] = None
+
+    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        """Everything that changes the numbers, but for what it is made from: that enters by its fingerprint."""
+        return asdict(self)
+
+    @abstractmethod
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        """(rows, *row_shape) of every utterance of the part, in order. The same part gives the same numbers."""
+
+    def spec(self, there: Mapping[str, FeatureSpec]) -> FeatureSpec:
+        """
+        Args:
+            there: the features of the store, by name; what is needed is among them.
+        """
+        recipe = {**self.recipe(there), **{name: there[name].fingerprint for name in self.needs}}
+        return FeatureSpec(name=self.name, axis=self.axis, dtype=self.dtype, channels=self.channels, recipe=recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class F0(Derived):
+    """Fundamental frequency in Hz at the centre of every frame, 0 where it is not voiced: `praat.pitch`."""
+
+    floor: float = 75.0
+    """Hz; nothing below is found. Praat looks at three periods of it at a time."""
+    ceiling: float = 600.0
+    """Hz; nothing above is found."""
+
+    name, needs, axis, dtype = "f0", ("wave",), "frames", "float32"
+    PIECE, MARGIN = 1 << 14, 64  # frames; Praat holds a sound in float64, 0.9 GB an hour
+
+    def __post_init__(self) -> None:
+        if not 10 <= self.floor < self.ceiling < math.inf:
+            raise UsageError(
+                f"f0 from {self.floor:g} to {self.ceiling:g} Hz: the floor must be 10 Hz or more and below the ceiling."
+            )
+
+    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        pieces = {"piece_frames": self.PIECE, "margin_frames": self.MARGIN}
+        limits = {"floor": float(self.floor), "ceiling": float(self.ceiling)}
+        return {"method": "praat-ac", "padding": "zero", **limits, **praat.PITCH, **pieces}
+
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        rate = part.specs["wave"].recipe["sample_rate"]
+        for wave in part.utterances("wave"):
+            if wave.size < praat.pitch_window(rate, self.floor):
+                part.counts["shorter than three periods of the floor"] += 1
+                yield np.zeros(len(wave), np.float32)
+            else:
+                yield in_pieces(lambda piece: self._pitch(piece, rate), wave, self.PIECE, self.MARGIN)
+
+    def _pitch(self, wave: np.ndarray, rate: int) -> np.ndarray:
+        return praat.pitch(wave, rate, floor=self.floor, ceiling=self.ceiling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy(Derived):
+    """L2 norm of the magnitude spectrum of every frame (FastSpeech 2: Ren et al. 2021, section 2.3), from the STFT that
+    `mel` and `mfcc` of the same store come from."""
+
+    name, needs, axis, dtype = "energy", ("wave",), "frames", "float32"
+    PIECE = 128  # frames: a cache-sized block
+
+    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        recipe = self._stft(there)
+        transform = {"n_fft": recipe.n_fft, "win": recipe.win, "hop": recipe.hop}
+        conventions = {"window": "hann-periodic", "padding": "reflect", "magnitude": "sqrt(power+1e-8)", "norm": "l2"}
+        return {**transform, **conventions}
+
+    @torch.inference_mode()
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        recipe = self._stft(part.specs)
+        spectral = Spectral(recipe)
+
+        def energy(wave: np.ndarray) -> np.ndarray:
+            samples = torch.from_numpy(wave.reshape(-1) / np.float32(32768))
+            return torch.linalg.vector_norm(spectral.magnitude(samples), dim=-1).numpy()
+
+        for wave in part.utterances("wave"):
+            yield in_pieces(energy, wave, self.PIECE, recipe.min_frames)
+
+    @staticmethod
+    def _stft(there: Mapping[str, FeatureSpec]) -> SpectralRecipe:
+        """The transform, with one band that nobody asks for."""
+        for name in ("mel", "mfcc"):
+            if name in there:
+                found = there[name].recipe
+                transform = {key: found[key] for key in ("sample_rate", "n_fft", "win", "hop")}
+                return SpectralRecipe(**transform, fmax=found["sample_rate"] / 2, n_mels=1, n_mfcc=1)
+        raise StoreError("energy comes from the STFT of mel or mfcc: a store that has neither cannot say which it is.")
+
+
+DERIVED: dict[str, type[Derived]] = {kind.name: kind for kind in (F0, Energy)}
+"""What `featurize add` can make, by name."""
+
+
+def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
+    """The features of these names.
+
+    Args:
+        options: by feature, the values that its user gave; None where he gave none.
+    Raises:
+        UsageError: a name is none, or an option is for a feature that is not among them.
+    """
+    unknown = [name for name in names if name not in DERIVED]
+    if unknown or not names:
+        raise UsageError(f"{', '.join(unknown) or 'Nothing'} cannot be added; choose from {', '.join(DERIVED)}.")
+    given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
+    for name, some in given.items():
+        if some and name not in names:
+            raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
+    return tuple(DERIVED[name](**given.get(name, {})) for name in names)
+
+
+def in_pieces(function: Callable[[np.ndarray], np.ndarray], wave: np.ndarray, length: int, margin: int) -> np.ndarray:
+    """Apply a function of local reach piece by piece: a recording of six hours takes the memory of a short one.
+
+    Args:
+        function: (t, hop) samples to (t, ...) values of the same frames.
+        wave: (T, hop).
+        length: frames of a piece.
+        margin: frames before and after a piece that the function sees too.
+    Returns:
+        (T, ...).
+    """
+    pieces = []
+    for start in range(0, len(wave), length):
+        first = max(0, start - margin)
+        values = function(wave[first : start + length + margin])
+        pieces.append(values[start - first :][:length])
+    return np.concatenate(pieces)

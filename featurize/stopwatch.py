@@ -1,0 +1,45 @@
+"""Where the time of a pipeline goes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class Stopwatch:
+    """Wall seconds by stage. Stages may nest, as one iterator pulls from another: a second counts for the innermost."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._stage, self._since = "", time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        outer = self._switch(stage)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time that they take to come is `stage`'s."""
+        iterator, end = iter(items), object()
+        while True:
+            with self(stage):
+                item = next(iterator, end)
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+            del item
+
+    def _switch(self, stage: str) -> str:
+        now, before = time.perf_counter(), self._stage
+        if before:
+            self.seconds[before] += now - self._since
+        self._stage, self._since = stage, now
+        return before
