@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli import render
-from train.config import DEVICES, PRECISIONS, PRESETS, STAGES
+from train.config import BALANCES, DEVICES, PRECISIONS, PRESETS, STAGES
+
+if TYPE_CHECKING:
+    from store.place import Place
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,7 +21,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=render.PLACE)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
 @click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
@@ -26,6 +29,9 @@ def main() -> None:
 @click.option("--max-epochs", type=click.IntRange(1), help="Stop after so many epochs.")
 @click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
 @click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
+@click.option("--where", metavar="CONDITION", help="Train on what meets it: duration < 20 and speaker != 'x'.")
+@click.option("--balance", type=click.Choice(BALANCES), help="Repeat utterances of those there is little of.")
+@click.option("--evenness", type=click.FloatRange(0, 1), help="Of --balance; 1 makes all equal.  [default: 0.5]")
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and noise.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
@@ -34,7 +40,7 @@ def main() -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; what it was told need not be said again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @render.command
-def run(store: Path, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
+def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
     """Train on STORE. Ctrl-C saves a checkpoint; --resume goes on from it as if nothing had happened."""
     # Before torch is loaded: threads of an idle OpenMP loop would spin. Beside one other busy process on two cores that
     # made a step take 5.1 s, sleeping threads 0.9 s.

@@ -26,6 +26,8 @@ class Batch:
     tensors: Mapping[str, Tensor]
     """Feature name to (B, length of the longest, *row_shape): `wave` (B, T, hop) int16, `mel` (B, T, 128) float16,
     `mfcc` (B, T, 20) float16, `phones` (B, P) int16, ... Zero past each utterance's end."""
+    tokens_n: Tensor | None = None
+    """(B,) int64, where a feature on the token axis was read."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -48,5 +50,6 @@ class Batch:
             self,
             frames=self.frames.to(device, non_blocking=True),
             phones_n=self.phones_n.to(device, non_blocking=True),
+            tokens_n=None if self.tokens_n is None else self.tokens_n.to(device, non_blocking=True),
             tensors={name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()},
         )

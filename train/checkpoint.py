@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from store.errors import RunError
-from store.writer import commit_file
+from store.place import commit_file
 
 FORMAT = 1
 KEEP = 3

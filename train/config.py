@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from store import place
 from store.errors import RunError, UsageError
+from store.place import Place
 
 STAGES = ("sovits",)
 PRESETS = ("tiny", "v2")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
-BOUND = ("stage", "preset", "seed", "batch_frames", "max_utterances")
+BALANCES = ("speaker", "language")
+BOUND = ("stage", "preset", "seed", "batch_frames", "max_utterances", "where", "balance", "evenness")
 """Fields that a run keeps for life: with another value it would be another run."""
 
 
@@ -22,7 +25,7 @@ BOUND = ("stage", "preset", "seed", "batch_frames", "max_utterances")
 class RunConfig:
     """One training run. Of the sizes, 0 means: chosen by the run, or no limit."""
 
-    store: Path
+    store: Place
     out: Path
     """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
     stage: str = "sovits"
@@ -33,6 +36,12 @@ class RunConfig:
     """Most padded frames of a batch. 0 chooses by the device."""
     max_utterances: int = 0
     """Most utterances of a batch. 0 chooses by `batch_frames`."""
+    where: str = ""
+    """Train on the utterances that meet this condition, in the language of `train.where`. Empty for all."""
+    balance: str = ""
+    """Repeat the utterances of small groups: of each `speaker` or `language`. Empty for no repetition."""
+    evenness: float = 0.5
+    """How far `balance` goes: 0 repeats nothing, 1 makes all groups equal."""
     max_steps: int = 0
     """Stop after this many steps. 0 for no limit."""
     max_epochs: int = 0
@@ -56,6 +65,10 @@ class RunConfig:
         for name in ("seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it cannot be negative.")
+        if self.balance not in ("", *BALANCES):
+            raise UsageError(f"balance is {self.balance!r}; choose from {', '.join(BALANCES)}.")
+        if not 0 <= self.evenness <= 1:
+            raise UsageError(f"evenness is {self.evenness}; it must be from 0 to 1.")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
 
@@ -65,7 +78,7 @@ class RunConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        return cls(**(known | {"store": Path(known["store"]), "out": Path(known["out"])}))
+        return cls(**(known | {"store": place.at(known["store"]), "out": Path(known["out"])}))
 
 
 def config_path(out: Path) -> Path:

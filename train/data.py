@@ -1,19 +1,21 @@
-"""Opens a store for training: checks that it holds what the model reads, made as the model expects, and sets utterances
-aside for validation."""
+"""Opens a store for training: checks that it holds what the model reads, made as the model expects, selects utterances,
+sets some aside for validation, and tells how often the others come."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 import store as stores
 from store.errors import RecipeMismatch, StoreError
+from store.place import Place
 from store.reader import Store
+from train.balance import repetitions
 from train.plan import held_out
+from train.selection import Selection, amount, select
 
 Requirements = Mapping[str, Mapping[str, Any]]
 """Feature name to the fields of its recipe that matter, and their values."""
@@ -26,14 +28,38 @@ class Data:
     """(N,) int64: utterances to train on, ascending."""
     validation: np.ndarray
     """(V,) int64: utterances never trained on, ascending."""
+    selection: Selection
+    """What training and validation are taken from."""
+    repeated: np.ndarray | None
+    """(N,) float64: how often each utterance of `training` comes in an epoch on average; None for once."""
+
+    def lines(self) -> list[str]:
+        """What the run is to see, for a person."""
+        held = f"training on {amount(self.store, self.training)}; {amount(self.store, self.validation)} held out"
+        if self.repeated is None:
+            return [*self.selection.lines(), held]
+        epoch = amount(self.store, self.training, self.repeated)
+        balance = f"balance: an epoch has {epoch}; none comes more than {self.repeated.max():.1f} times on average"
+        return [*self.selection.lines(), held, balance]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.selection.to_json(),
+            "training": asdict(amount(self.store, self.training)),
+            "validation": asdict(amount(self.store, self.validation)),
+            "epoch": asdict(amount(self.store, self.training, self.repeated)),
+        }
 
 
-def open_data(path: Path, needs: Requirements) -> Data:
+def open_data(path: Place, needs: Requirements, *, where: str = "", balance: str = "", evenness: float = 0.5) -> Data:
     """
+    Args:
+        where, balance, evenness: as in `train.config.RunConfig`.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
         StoreError: a feature is missing, the build was not finished, or there is nothing in it.
         RecipeMismatch: a feature was made otherwise than the model expects.
+        UsageError: `where` is no condition on what the store holds, or nothing meets it.
     """
     store = stores.open(path)
     missing = [name for name in needs if name not in store.features]
@@ -48,11 +74,15 @@ def open_data(path: Path, needs: Requirements) -> Data:
         raise StoreError(f"{path} is not complete: run featurize build again, it goes on with what is not sealed yet.")
     if not len(store):
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
-    held = held_out(store.ids)
-    return Data(store=store, training=np.flatnonzero(~held), validation=np.flatnonzero(held))
+    selection = select(store, where)
+    selected = np.flatnonzero(selection.holds)
+    held = held_out(store.ids[selected])
+    training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
+    repeated = repetitions(groups[balance][training], store.frames[training], evenness) if balance else None
+    return Data(store=store, training=training, validation=selected[held], selection=selection, repeated=repeated)
 
 
-def _check_recipe(path: Path, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_recipe(path: Place, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     differing = {key for key, value in expected.items() if found.get(key) != value}
     if not differing:
         return

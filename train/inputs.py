@@ -1,7 +1,7 @@
 """From a batch of the store to what the SoVITS networks read.
 
 Shapes: B batch, T frames of the longest utterance, padded; S samples, H samples of a hop, W content channels,
-F spectrogram bins, P phones, C latent channels.
+F spectrogram bins, P phones, C latent channels, V channels of a speaker vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from featurize.dsp import Spectral, mfcc_content
 from train.batch import Batch
 from train.layers import length_mask
-from train.sovits import SovitsConfig
+from train.sizes import SovitsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,8 @@ class Inputs:
     """(B, P) int64."""
     phones_n: Tensor
     """(B,) int64."""
+    speaker: Tensor | None = None
+    """(B, V) float32, for a model that reads speaker vectors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,8 @@ def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
     Each utterance's spectrogram is what it is alone: its waveform is mirrored at its own end, not at the batch's.
 
     Args:
-        batch: with wave, mfcc and phones; every utterance has `spectral.recipe.min_frames` frames or more.
+        batch: with wave, mfcc, phones, and speaker where the model reads it; every utterance has
+            `spectral.recipe.min_frames` frames or more.
     """
     longest = batch["wave"].shape[1]
     size = 2 * (max(longest, config.segment_frames - 1) // 2 + 1)
@@ -66,6 +69,7 @@ def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
         frames=batch.frames,
         phones=batch["phones"].long(),
         phones_n=batch.phones_n,
+        speaker=batch["speaker"].flatten(1).float() if config.speaker_channels else None,
     )
 
 

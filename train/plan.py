@@ -1,22 +1,15 @@
 """The epoch as integers: which utterances form a batch, and which batch goes to which rank at which step.
 
-Pure functions of lengths, a frame budget, a seed, an epoch and a world size; no torch, no I/O. Held by tests:
+Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, no I/O. Held by tests:
 
 - over all ranks of an epoch every utterance comes exactly once, for any world size up to the number of utterances;
 - every rank has the same number of steps, and the batches of one step are of similar length, so no rank waits long;
 - a run resumed in mid-epoch, on as many ranks as before or on others, sees exactly what remained.
 
-Utterances are shuffled by jitter: ranked by length, each one moves up by a random part of a window, and the result is
-cut into batches. The window holds 16 batches or all utterances up to 10 % longer, whichever is less. With log-normal
-lengths and batches of about 32, this share of all frames is padding, and two utterances that met meet again in the next
-epoch with this chance (fixed blocks of 16 batches, shuffled inside, for comparison):
+`train.shuffle` orders and cuts them. How far they are shuffled is chosen by what may be padding: 1 % of all frames, or
+half as much again as sorted batches have, whichever is more. `python -m benchmarks.plan` measures what that gives.
 
-    utterances   padding   meet again   padding in blocks
-           550    8.5 %       0.70             43 %
-        20,000    2.7 %       0.12            4.6 %
-       200,000    0.4 %       0.05            0.6 %
-
-N utterances, S steps, W world size.
+N utterances, M = S * W batches, S steps, W world size.
 """
 
 from __future__ import annotations
@@ -29,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from store.errors import UsageError
+from train.shuffle import Limits, cut, random_of, shuffled
 
-BLOCK = 16
-"""Batches' worth of utterances that mix."""
-TOLERANCE = 0.1
-"""Share by which an utterance may be longer than one it is batched with on account of shuffling."""
+PADDING = 0.0098
+"""Share of padded frames up to which utterances are shuffled: with what single epochs stray, under 1 %."""
 VALIDATION_SHARE = 0.01
 VALIDATION_MOST = 512
 
@@ -80,90 +72,90 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The batches of an epoch, or of what is left of one, in the order in which they are used."""
+    """The batches of an epoch, or of what is left of one."""
 
     order: np.ndarray
-    """(N,) int64: every utterance once."""
+    """(N,) int64: every utterance once, by length as far as they are not shuffled."""
     bounds: np.ndarray
-    """(S * W + 1,) int64: batch i is order[bounds[i]:bounds[i + 1]], never empty. Step s has the batches s * W to
-    s * W + W - 1, one for each rank."""
-    world: int
+    """(M + 1,) int64: batch i is order[bounds[i]:bounds[i + 1]], never empty."""
+    turns: np.ndarray
+    """(S, W) int64: the batch that each rank has at each step. Those of one step are neighbours."""
 
     @property
     def steps(self) -> int:
-        return (len(self.bounds) - 1) // self.world
+        return self.turns.shape[0]
+
+    @property
+    def world(self) -> int:
+        return self.turns.shape[1]
 
     def batch(self, step: int, rank: int) -> np.ndarray:
         """(B,) int64, ascending: the utterances of one rank at one step."""
-        batch = step * self.world + rank
+        batch = self.turns[step, rank]
         return np.sort(self.order[self.bounds[batch] : self.bounds[batch + 1]])
 
     def rest(self, steps: int) -> np.ndarray:
         """(R,) int64, ascending: the utterances that remain after that many steps of all ranks."""
-        return np.sort(self.order[self.bounds[steps * self.world] :])
+        remains = np.ones(len(self.bounds) - 1, bool)
+        remains[self.turns[:steps]] = False
+        return np.sort(self.order[np.repeat(remains, np.diff(self.bounds))])
 
 
 def plan_epoch(
     lengths: np.ndarray,
     position: Position,
     *,
-    batch_frames: int,
+    batch_frames: int | None,
     seed: int,
     max_utterances: int | None = None,
+    padding: float = PADDING,
 ) -> Plan:
     """Plan the epoch that `position` is in, or the part of it that remained at the last change of the world size.
 
     Args:
         lengths: (N,) frames of each utterance, at least 1.
-        batch_frames: most padded frames of a batch: its utterances times the longest of them. A longer utterance is a
-            batch of its own. Where fewer utterances are left than would fill a step with such batches, the shortest
-            are joined and exceed it.
+        batch_frames: most padded frames of a batch: its utterances times the longest of them; None for no limit. A
+            longer utterance is a batch of its own. Where fewer utterances are left than would fill a step with such
+            batches, the shortest are joined and exceed it.
         seed: not negative.
         max_utterances: most utterances of a batch; None for no limit.
+        padding: share of padded frames up to which utterances are shuffled, 0 to 1.
     Returns:
         The plan; `position.steps` of its steps are done.
     Raises:
-        UsageError: fewer utterances are left than there are ranks.
+        UsageError: fewer utterances are left than there are ranks, or a batch has neither limit.
     """
+    if not batch_frames and not max_utterances:
+        raise UsageError("A batch has no limit: give batch_frames, max_utterances or both.")
     left = np.arange(len(lengths))
+    limits = Limits(
+        frames=batch_frames or int(lengths.max(initial=1)) * len(lengths),
+        utterances=max_utterances or len(lengths),
+        padding=padding,
+    )
     for stretch, (world, steps) in enumerate(position.history):
         if len(left) < world:
             raise UsageError(
                 f"{len(left)} utterances are left of epoch {position.epoch} and cannot be dealt to {world} ranks: "
                 f"use {max(len(left), 1)} or fewer until the next epoch."
             )
-        random = np.random.Generator(np.random.PCG64([seed, position.epoch, stretch]))
-        order = left[_jittered(lengths[left], batch_frames, max_utterances or len(left), random)]
-        bounds = _cut(lengths[order], batch_frames, max_utterances or len(left))
-        plan = _shuffled(Plan(order, _dealt(bounds, world), world), random)
+        order = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))]
+        bounds = _dealt(cut(lengths[order], limits), world)
+        turns = np.arange(len(bounds) - 1).reshape(-1, world)
+        plan = Plan(order, bounds, random_of(seed, stretch, position.epoch, 2).permutation(turns))
         left = plan.rest(steps)
     return plan
 
 
-def padding(lengths: np.ndarray, plan: Plan) -> float:
-    """Share of padded frames over all batches of a plan, 0 to 1."""
-    ordered, counts = lengths[plan.order].astype(np.int64), np.diff(plan.bounds)
-    return 1 - ordered.sum() / (np.maximum.reduceat(ordered, plan.bounds[:-1]) * counts).sum()
+def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None) -> float:
+    """Share of padded frames over all batches of a plan, 0 to 1.
 
-
-def _jittered(lengths: np.ndarray, batch_frames: int, most: int, random: np.random.Generator) -> np.ndarray:
-    """(N,) order by length in which each utterance was moved up by a random part of its window."""
-    ranked = np.argsort(lengths, kind="stable")
-    ascending = lengths[ranked]
-    rank = np.arange(len(ranked))
-    worth = BLOCK * np.clip(batch_frames // ascending, 1, most)
-    alike = np.searchsorted(ascending, ascending * (1 + TOLERANCE), side="right") - rank
-    return ranked[np.argsort(rank + np.minimum(worth, alike) * random.random(len(rank)), kind="stable")]
-
-
-def _cut(lengths: np.ndarray, batch_frames: int, most: int) -> np.ndarray:
-    """(M + 1,) bounds of batches, each as large as the budget and `most` allow, at least one utterance."""
-    bounds = [0]
-    while (start := bounds[-1]) < len(lengths):
-        candidates = lengths[start : start + min(most, max(1, batch_frames // int(lengths[start])))]
-        padded = np.maximum.accumulate(candidates) * np.arange(1, len(candidates) + 1)
-        bounds.append(start + max(1, int(np.searchsorted(padded, batch_frames, side="right"))))
-    return np.asarray(bounds, np.int64)
+    Args:
+        lengths: (N,) true frames.
+        padded: (N,) frames that each utterance needs at least, where batches are padded to fixed shapes.
+    """
+    longest = np.maximum.reduceat((lengths if padded is None else padded)[plan.order], plan.bounds[:-1])
+    return 1 - int(lengths.sum(dtype=np.int64)) / int((longest * np.diff(plan.bounds)).sum())
 
 
 def _dealt(bounds: np.ndarray, world: int) -> np.ndarray:
@@ -189,15 +181,6 @@ def _split(bounds: np.ndarray, more: int) -> np.ndarray:
         pieces[np.argmax(counts / pieces)] += 1
     starts = [start + n * np.arange(k) // k for start, n, k in zip(bounds, counts, pieces, strict=False)]
     return np.concatenate((*starts, bounds[-1:]))
-
-
-def _shuffled(plan: Plan, random: np.random.Generator) -> Plan:
-    """The same steps in random order."""
-    W = plan.world
-    shuffled = np.argsort(random.random(plan.steps), kind="stable")
-    batches = (shuffled[:, None] * W + np.arange(W)).reshape(-1)
-    pieces = [plan.order[plan.bounds[i] : plan.bounds[i + 1]] for i in batches]
-    return Plan(np.concatenate(pieces), np.append(0, np.cumsum(np.diff(plan.bounds)[batches])), W)
 
 
 def held_out(ids: Iterable[str], share: float = VALIDATION_SHARE, most: int = VALIDATION_MOST) -> np.ndarray:

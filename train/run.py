@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featurize.dsp import Spectral, SpectralRecipe
 from store.errors import RunError
-from store.writer import commit_file
+from store.place import commit_file
 from train import choices, metrics
 from train.checkpoint import Checkpoints, set_random_state
 from train.config import RunConfig, config_path
@@ -57,7 +57,15 @@ class Run:
         observer.say(f"precision {self.precision.reason}")
         self.config = _settled(config, self.device, self.precision, observer)
         recipe = SpectralRecipe()
-        self.data = open_data(config.store, requirements(recipe))
+        self.data = open_data(
+            config.store,
+            requirements(recipe),
+            where=config.where,
+            balance=config.balance,
+            evenness=config.evenness,
+        )
+        for line in self.data.lines():
+            observer.say(line)
         self.observer, self.step, self.skipped = observer, 0, 0
         torch.manual_seed(config.seed)
         model, optim = PRESETS[config.preset]
@@ -126,7 +134,7 @@ class Run:
             {
                 "stage": self.stage.state_dict(),
                 "stream": self.stream.position.to_json(),
-                "store": self.data.store.fingerprint,
+                "store": self.data.store.fingerprint_of(self.stage.features),
                 "config": self.config.to_json(),
             },
         )
@@ -150,6 +158,7 @@ class Run:
             "precision": self.precision.name,
             "batch_frames": self.config.batch_frames,
             "validation_utterances": len(self.data.validation),
+            "data": self.data.to_json(),
             **metrics.summarise(records),
         }
 
@@ -158,7 +167,8 @@ class Run:
             batch_frames=self.config.batch_frames, max_utterances=self.config.max_utterances, seed=self.config.seed
         )
         features, pin = self.stage.features, self.device.type == "cuda"
-        return Stream(self.data.store, features, self.data.training, config, position=position, pin=pin)
+        data = self.data
+        return Stream(data.store, features, data.training, config, position=position, pin=pin, repeated=data.repeated)
 
     def _validation_batches(self) -> list[np.ndarray]:
         held, config = self.data.validation, self.config
@@ -174,11 +184,11 @@ class Run:
         return [held[plan.batch(step, 0)] for step in range(plan.steps)]
 
     def _restore(self, state: dict[str, Any]) -> Position:
-        store = self.data.store
-        if state["store"] != store.fingerprint:
+        path, now = self.data.store.path, self.data.store.fingerprint_of(self.stage.features)
+        if state["store"] != now:
             raise RunError(
-                f"{store.path} is not the store that this run was trained on: give that one, or start a new run.",
-                f"store now:      {store.fingerprint}",
+                f"{path} is not the store that this run was trained on: give that one, or start a new run.",
+                f"store now:      {now}",
                 f"store of run:   {state['store']}",
             )
         self.stage.load_state_dict(state["stage"])

@@ -1,113 +1,29 @@
-"""The SoVITS generator of GPT-SoVITS v2: VITS (Kim, Kong and Son 2021) with quantised content features beside text.
+"""The SoVITS generator of GPT-SoVITS, v1 to v2ProPlus: VITS (Kim, Kong and Son 2021) with quantised content features
+beside text.
 
 A prior is read off content codes, phones and voice; a posterior off the spectrogram; a flow maps one onto the other;
 a decoder turns latent frames into waveform. Parameters have the names and shapes of published weights.
 
 Shapes: B batch, T frames (even), Q = T / 2 content codes, P phones, C latent channels, F spectrogram bins,
-W content channels, G voice channels, N frames of a training segment, S samples.
+W content channels, G voice channels, V channels of a speaker vector, N frames of a training segment, S samples.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from store.errors import UsageError
 from train.attention import MRTE, Encoder
 from train.flow import PosteriorEncoder, ResidualCouplingFlow
 from train.layers import length_mask, segments
 from train.quantizer import VectorQuantizer
+from train.sizes import SovitsConfig
 from train.style import MelStyleEncoder
 from train.vocoder import HifiGanDecoder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SovitsConfig:
-    """Sizes of the generator and of the discriminators that train it. Defaults are GPT-SoVITS v2."""
-
-    symbols: int = 732
-    """Phone ids: those of the v2 table."""
-    ssl_channels: int = 768
-    """Channels of the content features at 50 Hz; 768 is HuBERT base."""
-    codebook_size: int = 1024
-    freeze_quantizer: bool = False
-    """Leave content projection and codebook as they are: for weights that come with a codebook. From scratch they
-    have to be learnt."""
-    spec_bins: int = 1025
-    """n_fft / 2 + 1."""
-    segment_frames: int = 32
-    """Frames of each utterance that are decoded and judged in a training step."""
-
-    hidden_channels: int = 192
-    """Width of text encoder, posterior encoder and flow."""
-    inter_channels: int = 192
-    """Width of the latent; even."""
-    filter_channels: int = 768
-    """Inner width of the feed-forward layers."""
-    n_heads: int = 2
-    n_layers: int = 6
-    """Transformer layers for phones; content and joint encoder have half as many each."""
-    kernel_size: int = 3
-    """Of the feed-forward layers."""
-    p_dropout: float = 0.1
-    """In the transformer layers."""
-    mrte_heads: int = 4
-    voice_channels: int = 512
-    """Width of the voice vector, and inner width of the MRTE, which adds it."""
-    style_bins: int = 704
-    """Lowest spectrogram bins that the voice is read from: 704 of 1025 end at 11 kHz."""
-    style_channels: int = 128
-    posterior_layers: int = 16
-    couplings: int = 4
-    coupling_layers: int = 4
-
-    upsample_initial_channel: int = 512
-    upsample_rates: tuple[int, ...] = (10, 8, 2, 2, 2)
-    """Their product is the hop."""
-    upsample_kernel_sizes: tuple[int, ...] = (16, 16, 8, 2, 2)
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-
-    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    """Of the period discriminators."""
-    discriminator_width: int = 1024
-    """Channels of their widest layers; a multiple of 64."""
-
-    @property
-    def hop(self) -> int:
-        """Samples that the decoder makes of a frame."""
-        return prod(self.upsample_rates)
-
-
-def v2() -> SovitsConfig:
-    """GPT-SoVITS v2 as published: 51.3 M parameters, discriminators 46.7 M."""
-    return SovitsConfig()
-
-
-def tiny() -> SovitsConfig:
-    """The same architecture, small enough to watch it learn on two CPU cores."""
-    return SovitsConfig(
-        ssl_channels=60,
-        codebook_size=64,
-        segment_frames=12,
-        hidden_channels=64,
-        inter_channels=32,
-        filter_channels=128,
-        n_layers=2,
-        p_dropout=0.0,
-        voice_channels=64,
-        style_channels=32,
-        posterior_layers=3,
-        couplings=2,
-        coupling_layers=2,
-        upsample_initial_channel=128,
-        resblock_kernel_sizes=(3, 7),
-        resblock_dilation_sizes=((1,), (3,)),
-        discriminator_width=64,
-    )
 
 
 class TextEncoder(nn.Module):
@@ -124,18 +40,18 @@ class TextEncoder(nn.Module):
         self.encoder_ssl = encoder(config.n_layers // 2)
         self.encoder_text = encoder(config.n_layers)
         self.text_embedding = nn.Embedding(config.symbols, hidden)
-        self.mrte = MRTE(hidden, config.voice_channels, config.mrte_heads)
+        self.mrte = MRTE(hidden, config.mrte_channels, config.mrte_heads)
         self.encoder2 = encoder(config.n_layers // 2)
         self.proj = nn.Conv1d(hidden, 2 * config.inter_channels, 1)
 
     def forward(
-        self, content_BWT: Tensor, mask_B1T: Tensor, phones_BP: Tensor, phones_n_B: Tensor, voice_BG1: Tensor
+        self, content_BWT: Tensor, mask_B1T: Tensor, phones_BP: Tensor, phones_n_B: Tensor, timbre_BG1: Tensor
     ) -> Tensor:
         """Hidden frames (B, hidden, T), which `prior` reads."""
         content = self.encoder_ssl(self.ssl_proj(content_BWT * mask_B1T), mask_B1T)
         mask_B1P = length_mask(phones_n_B, phones_BP.shape[1])
         text = self.encoder_text(self.text_embedding(phones_BP).mT, mask_B1P)
-        return self.encoder2(self.mrte(content, mask_B1T, text, mask_B1P, voice_BG1), mask_B1T)
+        return self.encoder2(self.mrte(content, mask_B1T, text, mask_B1P, timbre_BG1), mask_B1T)
 
     def prior(self, hidden_BHT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, (B, C, T) each."""
@@ -193,6 +109,10 @@ class SynthesizerTrn(nn.Module):
         self.ref_enc = MelStyleEncoder(config.style_bins, config.style_channels, voice)
         self.ssl_proj = nn.Conv1d(config.ssl_channels, config.ssl_channels, 2, stride=2)
         self.quantizer = VectorQuantizer(config.codebook_size, config.ssl_channels)
+        if config.speaker_channels:
+            self.sv_emb = nn.Linear(config.speaker_channels, voice)
+            self.ge_to512 = nn.Linear(voice, config.mrte_channels)
+            self.prelu = nn.PReLU(voice)
 
     def train(self, mode: bool = True) -> SynthesizerTrn:
         """A frozen quantiser stays in evaluation mode."""
@@ -210,6 +130,7 @@ class SynthesizerTrn(nn.Module):
         *,
         noise_BCT: Tensor,
         starts_B: Tensor,
+        speaker_BV: Tensor | None = None,
     ) -> Synthesis:
         """Encode whole utterances, decode a segment of each.
 
@@ -220,11 +141,12 @@ class SynthesizerTrn(nn.Module):
             phones_BP: int64 symbol ids, any id past the end.
             noise_BCT: standard normal, drives the posterior.
             starts_B: int64, first frame of each segment; starts + segment_frames <= T.
+            speaker_BV: speaker vectors, for a model that reads them.
         """
         mask = length_mask(frames_B, spec_BFT.shape[2])
-        voice = self.voice(spec_BFT, mask)
+        voice = self.voice(spec_BFT, mask, speaker_BV)
         quantised, codes, commitment = self.quantise(content_BWT, mask)
-        hidden = self.enc_p(_to_frames(quantised), mask, phones_BP, phones_n_B, voice)
+        hidden = self.enc_p(_to_frames(quantised), mask, phones_BP, phones_n_B, self.timbre(voice))
         m_p, logs_p = self.enc_p.prior(hidden, mask)
         m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
         z = (m_q + noise_BCT * torch.exp(logs_q)) * mask
@@ -235,9 +157,22 @@ class SynthesizerTrn(nn.Module):
             z=z, z_p=z_p, m_p=m_p, logs_p=logs_p, m_q=m_q, logs_q=logs_q,
         )  # fmt: skip
 
-    def voice(self, spec_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
-        """The voice of each recording, (B, G, 1)."""
-        return self.ref_enc(spec_BFT[:, : self.config.style_bins], mask_B1T)
+    def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
+        """The voice of each recording, (B, G, 1).
+
+        Raises:
+            UsageError: the model reads speaker vectors and there are none.
+        """
+        voice_BG1 = self.ref_enc(spec_BFT[:, : self.config.style_bins], mask_B1T)
+        if not self.config.speaker_channels:
+            return voice_BG1
+        if speaker_BV is None:
+            raise UsageError("This model reads a speaker vector beside the spectrogram, and none was given.")
+        return self.prelu(voice_BG1 + self.sv_emb(speaker_BV)[:, :, None])
+
+    def timbre(self, voice_BG1: Tensor) -> Tensor:
+        """The voice as wide as the MRTE."""
+        return self.ge_to512(voice_BG1.mT).mT if self.config.speaker_channels else voice_BG1
 
     def quantise(self, content_BWT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Content at half the frame rate, as codes. In float32.
@@ -260,6 +195,7 @@ class SynthesizerTrn(nn.Module):
         noise_scale: float = 0.5,
         speed: float = 1.0,
         noise_BCT: Tensor | None = None,
+        speaker_BV: Tensor | None = None,
     ) -> Tensor:
         """Speak: codes and phones in the voice of a reference recording. All rows are of full length.
 
@@ -269,13 +205,14 @@ class SynthesizerTrn(nn.Module):
             noise_scale: how far to stray from the prior's mean.
             speed: 2.0 speaks twice as fast.
             noise_BCT: standard normal of the (stretched) number of frames; drawn if not given.
+            speaker_BV: speaker vector of the recording, for a model that reads one.
         Returns:
             (B, 1, S) in [-1, 1].
         """
-        voice = self.voice(reference_BFT, length_mask(reference_frames_B, reference_BFT.shape[2]))
+        voice = self.voice(reference_BFT, length_mask(reference_frames_B, reference_BFT.shape[2]), speaker_BV)
         content = _to_frames(self.quantizer.decode(codes_BQ))
         mask = torch.ones_like(content[:, :1], dtype=torch.bool)
-        hidden = self.enc_p(content, mask, phones_BP, phones_n_B, voice)
+        hidden = self.enc_p(content, mask, phones_BP, phones_n_B, self.timbre(voice))
         if speed != 1.0:
             hidden = F.interpolate(hidden, size=int(hidden.shape[2] / speed) + 1, mode="linear")
             mask = mask[:, :, :1].expand(-1, -1, hidden.shape[2])

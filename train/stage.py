@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from featurize.dsp import Spectral
-from store.errors import RecipeMismatch, RunError
-from train import losses, sovits
+from store.errors import RecipeMismatch
+from train import losses, sizes
 from train.batch import Batch
 from train.discriminator import MultiPeriodDiscriminator
 from train.inputs import Draw, Inputs, draw, prepare
 from train.layers import segments
 from train.precision import Precision
-from train.sovits import SovitsConfig, Synthesis, SynthesizerTrn
+from train.sizes import SovitsConfig
+from train.sovits import Synthesis, SynthesizerTrn
+from train.weights import load_exactly
 
 SLOWED = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
 """Parameters that train at a fraction of the learning rate: one optimiser group each, in this order."""
@@ -44,8 +46,11 @@ class OptimConfig:
 
 
 PRESETS = {
-    "tiny": (sovits.tiny(), OptimConfig(learning_rate=1e-3)),
-    "v2": (sovits.v2(), OptimConfig()),
+    "tiny": (sizes.tiny(), OptimConfig(learning_rate=1e-3)),
+    "v1": (sizes.v1(), OptimConfig()),
+    "v2": (sizes.v2(), OptimConfig()),
+    "v2Pro": (sizes.v2Pro(), OptimConfig()),
+    "v2ProPlus": (sizes.v2ProPlus(), OptimConfig()),
 }
 
 
@@ -55,8 +60,8 @@ class SovitsStage:
     Utterances shorter than a segment are kept: theirs starts at frame 0, and the losses see silence after their end.
     """
 
-    features = ("wave", "mfcc", "phones")
-    """What it reads from a store."""
+    features: tuple[str, ...] = ("wave", "mfcc", "phones")
+    """What it reads from a store; `speaker` too where the model does."""
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class SovitsStage:
         """
         _check_recipe(config, spectral)
         self.config = config
+        if config.speaker_channels:
+            self.features = (*self.features, "speaker")
         self.optim = optim
         self.precision = precision
         self.epoch = 1
@@ -137,8 +144,8 @@ class SovitsStage:
         Raises:
             RunError: the state is of a model of other sizes.
         """
-        _load(self.generator, state["generator"])
-        _load(self.discriminator, state["discriminator"])
+        load_exactly(self.generator, state["generator"], "the checkpoint")
+        load_exactly(self.discriminator, state["discriminator"], "the checkpoint")
         self.optim_g.load_state_dict(state["optim_g"])
         self.optim_d.load_state_dict(state["optim_d"])
         self.precision.load_state_dict(state["precision"])
@@ -167,6 +174,7 @@ class SovitsStage:
                 inputs.phones_n,
                 noise_BCT=drawn.noise,
                 starts_B=drawn.starts,
+                speaker_BV=inputs.speaker,
             )
         real_BFN = segments(inputs.spec, drawn.starts, self.config.segment_frames)
         fake_BNF = self.spectral.magnitude(out.wave.float()[:, 0])
@@ -258,13 +266,3 @@ def _check_recipe(config: SovitsConfig, spectral: Spectral) -> None:
             f"The store's spectra have hop {given[0]} and {given[1]} bins, the model expects hop {expected[0]} and "
             f"{expected[1]} bins: build the store with the preset of the model."
         )
-
-
-def _load(module: nn.Module, state: dict[str, Any]) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(
-            "The weights are not of this model: use the preset that they were trained with.",
-            *str(error).splitlines()[1:4],
-        ) from error

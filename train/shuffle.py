@@ -1,0 +1,138 @@
+"""Utterances in order of length, shuffled as far as padding allows, and cut into batches.
+
+Ranked by length, utterances fall into two halves: the even ranks and the odd ones. In each epoch one half stays where
+it is and the other moves up by random distances; in the next epoch they change roles. So two utterances of a batch
+part: one that moved and one that stayed, because now the other one moves; two that stayed, because they move by
+different distances; two that moved, because each goes back to where it belongs. Moving all of them in every epoch takes
+2.6 times the padding for the same chance to meet again in the next epoch. The price: two that stayed are likelier to
+meet again in the epoch after that, when both stay again.
+
+The farthest that an utterance moves is its window. Windows are proportional to the utterances of a batch, times the
+square root of how many utterances there are per frame of length: the fewest meetings for the padding spent. They grow
+together until the padding to be expected reaches what is allowed.
+
+All is computed in integers, and in float64 by single operations that IEEE 754 defines to the last bit: every machine
+comes to the same order.
+
+N utterances, M batches, R ranks looked at to choose the windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDEST = 32
+"""Batches in a window at most: more cost padding for meetings that are rare already."""
+RELATIVE = 1.5
+"""Padding that is allowed in any case, in relation to that of sorted batches: so that a small corpus mixes too."""
+SAMPLES = 1024
+"""Ranks looked at to choose the windows, at least, where there are more."""
+HALVINGS = 30
+"""Of the interval in which the windows' common factor is sought."""
+ALIKE = 1.05
+"""Lengths that differ by this factor count for how many utterances there are per frame."""
+STRIDE = 0.718281828
+"""From one moving utterance to the next, of the window's share drawn. The fraction of e spreads neighbours more evenly
+over the windows met here than other irrational numbers that were tried; the golden ratio lets 8 % more meet."""
+CUTS = (np.arange(4) + 0.5) / 4
+"""Shares of a batch: where one is cut, in what is to be expected."""
+DRAWS = (np.arange(8) + 0.5) / 8
+"""Evenly distributed numbers that stand for those drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a batch may hold."""
+
+    frames: int
+    """Most padded frames: its utterances times the longest of them. A longer utterance is a batch of its own."""
+    utterances: int
+    """Most utterances."""
+    padding: float
+    """Share of padded frames up to which utterances are shuffled, 0 to 1."""
+
+    def room(self, longest: np.ndarray) -> np.ndarray:
+        """How many utterances fit into a batch with one of this length."""
+        return np.clip(self.frames // longest.astype(np.int64), 1, self.utterances)
+
+
+def random_of(*seed: int) -> np.random.Generator:
+    """Random numbers of their own for every sequence of integers."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def shuffled(lengths: np.ndarray, limits: Limits, epoch: int, seed: tuple[int, ...]) -> np.ndarray:
+    """(N,) int64: every utterance once, by length as far as they are not shuffled.
+
+    Args:
+        lengths: (N,) int frames, at least 1.
+        seed: gives, with `epoch` and the lengths, always the same order.
+    """
+    ranked = np.argsort(lengths, kind="stable")
+    widths = _windows(lengths[ranked], limits)[epoch % 2 :: 2]
+    # Who moves stands as in the epoch before, when it stayed: neighbours of that epoch are given unlike distances.
+    moving = _among_equals(ranked[epoch % 2 :: 2], lengths, random_of(*seed, epoch))
+    staying = _among_equals(ranked[1 - epoch % 2 :: 2], lengths, random_of(*seed, epoch + 1))
+    places = 2.0 * np.arange(len(moving))
+    drawn = (np.arange(len(moving)) * STRIDE + random_of(*seed, epoch, 1).random()) % 1
+    places += widths * _share_of_window(drawn)
+    order = np.argsort(np.concatenate((places, 2.0 * np.arange(len(staying)) + 1)), kind="stable")
+    return np.concatenate((moving, staying))[order]
+
+
+def cut(lengths: np.ndarray, limits: Limits) -> np.ndarray:
+    """(M + 1,) int64 bounds of batches, each as large as the limits allow, at least one utterance.
+
+    Args:
+        lengths: (N,) frames in the order of `shuffled`: nothing is much longer than what comes later.
+    """
+    count = len(lengths)
+    longest = np.maximum.accumulate(lengths)  # so far, and nearly always in the batch
+    first = np.arange(1, count + 1) - limits.room(longest)  # where the batch that ends here may begin; ascending
+    ends = np.searchsorted(first, np.arange(count), side="right")
+    bounds = [0]
+    while bounds[-1] < count:
+        bounds.append(int(ends[bounds[-1]]))
+    return np.asarray(bounds, np.int64)
+
+
+def _among_equals(ranked: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Shuffle those of equal length."""
+    keys = random.random(len(lengths))[ranked]
+    keys += lengths[ranked]
+    return ranked[np.argsort(keys, kind="stable")]
+
+
+def _share_of_window(drawn: np.ndarray) -> np.ndarray:
+    """Evenly distributed numbers to distances: near is more frequent than far, down to never at the end of the window.
+    Of all distributions of the same mean, this one lets the fewest meet again."""
+    return 1 - np.sqrt(1 - drawn)
+
+
+def _windows(ascending: np.ndarray, limits: Limits) -> np.ndarray:
+    """(N,) float64 the window of each rank, in ranks, as wide as the padding allows."""
+    every = max(1, len(ascending) // SAMPLES)
+    at = np.arange(0, len(ascending), every)
+    length, room = ascending[at], limits.room(ascending[at])
+    alike = np.searchsorted(ascending, length * ALIKE, "right") - np.searchsorted(ascending, length / ALIKE)
+    widths, widest = room * np.sqrt(alike / length), float(WIDEST) * room
+    allowed = max(limits.padding, RELATIVE * _padding(ascending, at, room, np.zeros(len(at))))
+    low, high = 0.0, float((widest / widths).max())
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        within = _padding(ascending, at, room, np.minimum(middle * widths, widest)) <= allowed
+        low, high = (middle, high) if within else (low, middle)
+    return np.repeat(np.minimum(low * widths, widest), every)[: len(ascending)]
+
+
+def _padding(ascending: np.ndarray, at: np.ndarray, room: np.ndarray, widths: np.ndarray) -> float:
+    """The share of padding to be expected of the utterances at these ranks, in batches cut anywhere, when every other
+    utterance moves."""
+    moves = np.concatenate((np.zeros(len(DRAWS)), _share_of_window(DRAWS)))
+    ends = np.multiply.outer(CUTS, room - 1)
+    last = at + ends[:, None] + moves[None, :, None] * widths  # ranks of the longest: (4, 16, R)
+    longest = ascending[np.minimum(last.astype(np.int64), len(ascending) - 1)]
+    true = int(ascending[at].sum(dtype=np.int64)) * (longest.size // len(at))
+    return 1 - true / int(longest.sum(dtype=np.int64))
