@@ -2,11 +2,14 @@
 
     python -m benchmarks.parity CORPUS
 
-Log-mel, before it is cast to float16, against the same formulae in float64; MFCC against librosa on the same samples.
+Log-mel and MFCC, before they are cast to float16, against the same formulae in float64; MFCC also against librosa's of
+the same samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -16,56 +19,66 @@ import torch
 
 from benchmarks import report
 from featurize import corpus, decode
-from featurize.dsp import Spectral, SpectralRecipe, hann, slaney_mel
-from featurize.presets import PRESETS
+from featurize.dsp import Spectral, SpectralRecipe, dct, slaney_mel, window
+from featurize.presets import PRESETS, Preset
 from store.errors import Rejected
 from store.schema import Utterance
 
+COMPARISONS = ("log-mel against float64", "MFCC against float64", "MFCC against librosa")
 
-def float64_mel(wave: np.ndarray, recipe: SpectralRecipe) -> np.ndarray:
-    """(samples,) to (T, M), float64 from end to end."""
+
+def float64_features(wave: np.ndarray, recipe: SpectralRecipe) -> tuple[np.ndarray, np.ndarray]:
+    """(samples,) to log-mel (T, M) and MFCC (T, C), float64 from end to end."""
     padded = np.pad(wave.astype(np.float64), recipe.padding, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, recipe.n_fft)[:: recipe.hop]
-    spectrum = np.fft.rfft(frames * hann(recipe.n_fft))
-    return np.log(np.maximum(np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-8) @ slaney_mel(recipe), 1e-5))
+    power, basis = np.abs(np.fft.rfft(frames * window(recipe))) ** 2, slaney_mel(recipe)
+    decibel = 10 * np.log10(np.maximum(power @ basis, 1e-10))
+    mfcc = np.maximum(decibel, decibel.max() - 80) @ dct(recipe.n_mels, recipe.n_mfcc)
+    return np.log(np.maximum(np.sqrt(power + 1e-8) @ basis, 1e-5)), mfcc
 
 
 def librosa_mfcc(wave: np.ndarray, recipe: SpectralRecipe) -> np.ndarray:
     """(samples,) to (T, C)."""
     padded = np.pad(wave, recipe.padding, mode="reflect")
     power = librosa.feature.melspectrogram(
-        y=padded, sr=recipe.sample_rate, n_fft=recipe.n_fft, hop_length=recipe.hop, center=False,
+        y=padded, sr=recipe.sample_rate, n_fft=recipe.n_fft, hop_length=recipe.hop, win_length=recipe.win, center=False,
         n_mels=recipe.n_mels, fmin=recipe.fmin, fmax=recipe.fmax,
     )  # fmt: skip
     return librosa.feature.mfcc(S=librosa.power_to_db(power), n_mfcc=recipe.n_mfcc).T
 
 
+def waves(folder: Path, preset: Preset) -> Iterator[np.ndarray]:
+    """Every utterance of a corpus that can be decoded, as (T * hop,) float32."""
+    hop = preset.spectral.hop
+    for item in corpus.scan(folder):
+        if isinstance(item, Utterance):
+            with suppress(Rejected):
+                wave = decode.waveform(folder, item, preset.spectral.sample_rate, preset.level)
+                if len(wave) >= preset.spectral.min_frames * hop:
+                    yield wave[: len(wave) // hop * hop].astype(np.float32) / 32768
+
+
 @click.command()
 @click.argument("folder", metavar="CORPUS", type=click.Path(exists=True, path_type=Path))
-@click.option("--preset", default="gpt-sovits-v2", show_default=True)
-def main(folder: Path, preset: str) -> None:
-    recipe, level = PRESETS[preset].spectral, PRESETS[preset].level
-    spectral, mel_errors, mfcc_errors, skipped = Spectral(recipe), [], [], 0
-    for item in corpus.scan(folder):
-        try:
-            assert isinstance(item, Utterance)
-            wave = decode.waveform(folder, item, recipe.sample_rate, level)
-        except (Rejected, AssertionError):
-            skipped += 1
-            continue
-        wave = wave[: len(wave) // recipe.hop * recipe.hop].astype(np.float32) / 32768
+@click.option("--preset", "name", default="gpt-sovits-v2", show_default=True)
+def main(folder: Path, name: str) -> None:
+    recipe = PRESETS[name].spectral
+    spectral = Spectral(recipe)
+    errors: dict[str, list[np.ndarray]] = {comparison: [] for comparison in COMPARISONS}
+    for wave in waves(folder, PRESETS[name]):
         mel, mfcc = spectral.features(torch.from_numpy(wave))
-        mel_errors.append(np.abs(mel.numpy() - float64_mel(wave, recipe)).ravel())
-        mfcc_errors.append(np.abs(mfcc.numpy() - librosa_mfcc(wave, recipe)).ravel())
+        exact = (*float64_features(wave, recipe), librosa_mfcc(wave, recipe))
+        for ours, theirs, found in zip((mel, mfcc, mfcc), exact, errors.values(), strict=True):
+            found.append(np.abs(ours.numpy() - theirs).ravel())
     rows = []
-    for name, errors in (("log-mel against float64", mel_errors), ("MFCC against librosa", mfcc_errors)):
-        error = np.concatenate(errors)
-        rows.append((name, len(errors), error.size, error.max(), np.quantile(error, 0.999), np.median(error)))
+    for comparison, found in errors.items():
+        error = np.concatenate(found)
+        figures = (error.max(), np.quantile(error, 0.999), np.median(error))
+        rows.append((comparison, len(found), error.size, *map(float, figures)))
     head = ("feature", "utterances", "values", "worst", "99.9th percentile", "median")
-    markdown = f"Absolute error, preset {preset}, {skipped} utterances not used.\n\n{report.table(head, rows)}"
+    markdown = f"Absolute error, preset {name}.\n\n{report.table(head, rows)}"
     click.echo(markdown)
-    data = [dict(zip(head, (float(v) if isinstance(v, np.floating) else v for v in row), strict=True)) for row in rows]
-    report.save("parity", markdown, {"preset": preset, "rows": data})
+    report.save("parity", markdown, {"preset": name, "rows": [dict(zip(head, row, strict=True)) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from train.gpt import GptConfig
+from train.gpt_stage import GptInputs
 from train.inputs import Draw, Inputs
-from train.sovits import SovitsConfig
+from train.sizes import SovitsConfig, v2, v2Pro
 
 _MASK = (1 << 64) - 1
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
@@ -99,13 +101,15 @@ def _range(key: str, shape: Sequence[int]) -> tuple[float, float]:
         return next((gain for start, gain in _GAIN.items() if key.startswith(start + ".")), (0.8, 0.4))
     if last == "weight_v":
         return -1.0, 2.0
-    if last == "gamma" or (last == "weight" and len(shape) == 1):
+    if key.endswith("prelu.weight"):
+        return 0.1, 0.3
+    if last in ("gamma", "alpha") or (last == "weight" and len(shape) == 1):
         return 0.8, 0.4
-    if last in ("beta", "bias"):
+    if last in ("beta", "bias", "in_proj_bias"):
         return -0.05, 0.1
     if last in ("emb_rel_k", "emb_rel_v"):
         return -0.1, 0.2
-    if key.endswith("embedding.weight"):
+    if key.endswith(("embedding.weight", "word_embeddings.weight")):
         return -1.0, 2.0
     bound = math.sqrt(3 / math.prod(shape[1:]))
     if key.endswith("proj.weight") and key.split(".")[0] in ("enc_p", "enc_q") and key.count(".") == 2:
@@ -126,13 +130,13 @@ class SovitsCase:
 
 
 def sovits_case(golden: Path, name: str) -> SovitsCase:
-    """`name`: small_v2 or full_v2. Two utterances, the second shorter in frames and phones."""
+    """`name`: small_v2, small_v2Pro, full_v2 or full_v2Pro. Two utterances, the second shorter in frames and phones."""
     facts = json.loads((golden / f"s2_{name}.json").read_text())
     config = _config(facts["config"], facts["segment_frames"])
     segment = config.segment_frames
     frames = np.array([segment + 16, segment + 9])
     size = 2 * (frames[0] // 2 + 1)
-    inputs = _inputs(name, frames, size)
+    inputs = _inputs(name, frames, size, speaker_channels=config.speaker_channels)
     uniforms = torch.from_numpy(uniform(name + ".rand_u", (2,)).astype(np.float32))
     drawn = Draw(
         noise=torch.from_numpy(normal(name + ".noise_q", (2, config.inter_channels, size))),
@@ -144,18 +148,23 @@ def sovits_case(golden: Path, name: str) -> SovitsCase:
 
 def _config(sizes: dict[str, Any], segment: int) -> SovitsConfig:
     same = ("hidden_channels", "inter_channels", "filter_channels", "n_heads", "n_layers", "upsample_initial_channel")
+    like = {"v2": v2(), "v2Pro": v2Pro()}[sizes["version"]]
     return SovitsConfig(
         **{name: sizes[name] for name in same},
         upsample_rates=tuple(sizes["upsample_rates"]),
         upsample_kernel_sizes=tuple(sizes["upsample_kernel_sizes"]),
         resblock_kernel_sizes=tuple(sizes["resblock_kernel_sizes"]),
         resblock_dilation_sizes=tuple(tuple(row) for row in sizes["resblock_dilation_sizes"]),
+        p_dropout=sizes["p_dropout"],
+        voice_channels=sizes["gin_channels"],
+        speaker_channels=like.speaker_channels,
+        periods=like.periods,
         segment_frames=segment,
         freeze_quantizer=True,
     )
 
 
-def _inputs(name: str, frames: np.ndarray, size: int, hop: int = 640) -> Inputs:
+def _inputs(name: str, frames: np.ndarray, size: int, *, speaker_channels: int, hop: int = 640) -> Inputs:
     phones_n = np.array([13, 9])
     valid = np.arange(size) < frames[:, None, None]
     tilt = np.exp(-np.arange(1025) / 250)[:, None]
@@ -171,4 +180,37 @@ def _inputs(name: str, frames: np.ndarray, size: int, hop: int = 640) -> Inputs:
         frames=torch.from_numpy(frames),
         phones=torch.from_numpy(phones),
         phones_n=torch.from_numpy(phones_n),
+        speaker=torch.from_numpy(normal(name + ".sv_emb", (2, 20480))) if speaker_channels else None,
     )
+
+
+SMALL_GPT = GptConfig(symbols=40, codes=64, channels=32, heads=4, layers=2)
+
+
+def gpt_inputs(tag: str, config: GptConfig, phones_n: Sequence[int], codes_n: Sequence[int]) -> GptInputs:
+    """A batch of the reference decoder. Its second utterance has no BERT features."""
+    size, longest = len(phones_n), max(phones_n)
+    text, semantic = (torch.arange(max(n)) < torch.tensor(n)[:, None] for n in (phones_n, codes_n))
+    bert = torch.from_numpy(normal(f"{tag}.bert", (size, 1024, longest), 0.5)).mT * text[:, :, None]
+    bert[1] = 0
+    return GptInputs(
+        phones=torch.from_numpy(integers(f"{tag}.x", (size, longest), 0, config.symbols)) * text,
+        phones_n=torch.tensor(phones_n),
+        codes=torch.from_numpy(integers(f"{tag}.y", (size, max(codes_n)), 0, config.end)) * semantic,
+        codes_n=torch.tensor(codes_n),
+        bert=bert,
+    )
+
+
+def safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Float32 tensors of a file in the safetensors format: a length, a JSON header of that length, the bytes."""
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:begin])
+    entries.pop("__metadata__", None)
+    return {
+        name: np.frombuffer(data[begin:], np.float32)[slice(*(at // 4 for at in entry["data_offsets"]))].reshape(
+            entry["shape"]
+        )
+        for name, entry in entries.items()
+    }

@@ -11,29 +11,14 @@ import pytest
 import soundfile
 import torch
 import zarr
-from click.testing import CliRunner, Result
 
 import store
 from cli.featurize import main as featurize
 from cli.store import main as store_command
 from featurize.dsp import Spectral, SpectralRecipe
 from store.verify import verify
+from tests.commands import build, call, part_bytes
 from tests.corpora import buzz, make_tree
-
-
-def call(command: object, *words: object) -> Result:
-    """A command in this process, one worker; a traceback fails the test."""
-    result = CliRunner().invoke(command, [str(word) for word in words])  # type: ignore[arg-type]
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result
-
-
-def build(corpus: Path, out: Path, *words: object) -> Result:
-    return call(featurize, "build", corpus, "--out", out, "--workers", 1, *words)
-
-
-def part_bytes(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted((root / "parts").rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +127,7 @@ def test_features_can_be_chosen(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_json_is_one_object_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
-    for words in (("scan", corpus), ("build", corpus, "--out", tmp_path / "S")):
-        result = call(featurize, *words, "--workers", 1, "--json")
+    for result in (call(featurize, "scan", corpus, "--json"), build(corpus, tmp_path / "S", "--json")):
         assert isinstance(json.loads(result.stdout), dict) and result.stderr == ""
 
 
@@ -172,6 +156,9 @@ def test_the_estimate_of_size_is_about_right(corpus: Path, built: Path) -> None:
         (("{corpus}", "--preset", "v9"), 2, "no preset 'v9'"),
         (("{corpus}", "--features", "mel,smell"), 2, "smell"),
         (("{corpus}", "--device", "cuda"), 2, "--device cpu"),
+        (("{corpus}", "--engine", "tali"), 2, "--engine"),
+        (("{corpus}", "--recipe", "no.toml"), 2, "no.toml"),
+        (("{corpus}", "--recipe", "no.toml", "--preset", "whisper-16k"), 2, "give one of them"),
         (("{corpus}", "--format", "ogg"), 2, "--format"),
         (("{corpus}", "--scheduler", "tcp://127.0.0.1:9"), 1, "No Dask scheduler answers"),
     ],
@@ -183,7 +170,7 @@ def test_mistakes_end_in_one_line_and_the_right_code(
         pytest.skip("there is a CUDA device here")
     (tmp_path / "empty").mkdir()
     places = {"corpus": corpus, "empty": tmp_path / "empty"}
-    result = build(Path(words[0].format(**places)), tmp_path / "S", *words[1:])
+    result = call(featurize, "build", words[0].format(**places), "--out", tmp_path / "S", *words[1:])
     (error,) = (said for said in result.stderr.splitlines() if said.startswith(("Error: ", "Error ")))
     assert result.exit_code == code and line.format(**places) in error
     assert not (tmp_path / "S" / "parts" / "00000").exists()

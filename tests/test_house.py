@@ -21,7 +21,7 @@ ALLOWED = {
     "train": {"store", "train", "featurize.dsp"},
     "cli": {"store", "featurize", "train", "cli"},
 }
-STORE_NEEDS = {"numpy", "zarr", "numcodecs", "google_crc32c"}
+STORE_NEEDS = {"numpy", "zarr", "numcodecs", "google_crc32c", "obstore"}
 
 
 def imports(path: Path) -> set[str]:
@@ -56,14 +56,22 @@ def test_the_store_needs_numpy_and_zarr_alone() -> None:
         assert foreign <= STORE_NEEDS, path
 
 
-def test_one_file_knows_dask() -> None:
+@pytest.mark.parametrize(
+    "modules, home",
+    [
+        ({"dask", "distributed"}, "featurize/cluster.py"),
+        ({"nvidia"}, "featurize/dali.py"),
+        ({"obstore"}, "store/s3.py"),
+    ],
+)
+def test_one_file_knows(modules: set[str], home: str) -> None:
     knowing = [
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in files(package)
-        if {name.split(".")[0] for name in imports(path)} & {"dask", "distributed"}
+        if {name.split(".")[0] for name in imports(path)} & modules
     ]
-    assert knowing == ["featurize/cluster.py"]
+    assert knowing == [home]
 
 
 def module_imports(path: Path) -> set[str]:

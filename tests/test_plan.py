@@ -1,4 +1,9 @@
-"""The coverage law, as properties of integers."""
+"""The coverage law, as properties of integers; and how batches are made up."""
+
+import itertools
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -6,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.errors import UsageError
-from train.plan import Plan, Position, held_out, padding, plan_epoch
+from train.plan import Plan, Position, held_out, padding_of, plan_epoch
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=120).map(np.array)
 BUDGET = st.integers(1, 6000)
@@ -14,9 +19,9 @@ SEED = st.integers(0, 2**32)
 
 
 def log_normal(count: int, seed: int = 0) -> np.ndarray:
-    """Frames of utterances of 5 s in the median, 0.7 to 30 s."""
-    seconds = np.exp(np.log(5) + 0.6 * np.random.default_rng(seed).standard_normal(count))
-    return (np.clip(seconds, 0.7, 30) * 50).astype(np.int32)
+    """Frames of utterances of 5 s in the median, 1 to 20 s."""
+    seconds = np.exp(np.log(5) + 0.55 * np.random.default_rng(seed).standard_normal(count))
+    return (np.clip(seconds, 1, 20) * 50).astype(np.int32)
 
 
 def batches(plan: Plan) -> list[np.ndarray]:
@@ -28,6 +33,14 @@ def batch_of(plan: Plan) -> np.ndarray:
     label = np.empty(len(plan.order), np.int64)
     label[plan.order] = np.repeat(np.arange(len(plan.bounds) - 1), np.diff(plan.bounds))
     return label
+
+
+def meeting_again(first: Plan, second: Plan) -> float:
+    """The chance that two utterances of one batch are in one batch of the other plan too."""
+    one, other = batch_of(first), batch_of(second)
+    together = np.unique(one * len(other) + other, return_counts=True)[1]
+    pairs = np.bincount(one)
+    return (together * (together - 1)).sum() / (pairs * (pairs - 1)).sum()
 
 
 @settings(deadline=None)
@@ -106,25 +119,73 @@ def test_too_few_left_for_all_ranks_is_said():
         plan_epoch(lengths, position, batch_frames=400, seed=0)
 
 
-@pytest.mark.parametrize(("count", "most"), [(552, 0.10), (20_000, 0.03), (100_000, 0.01)])
-def test_padding(count, most):
+@settings(deadline=None)
+@given(LENGTHS, SEED, st.integers(1, 9), st.floats(0, 1))
+def test_a_fixed_number_of_utterances(lengths, seed, most, share):
+    plan = plan_epoch(lengths, Position.start(), batch_frames=None, max_utterances=most, seed=seed, padding=share)
+    sizes = sorted(map(len, batches(plan)))
+    assert sizes[1:] == [most] * (len(sizes) - 1), "all are full, save one"
+
+
+def test_a_batch_needs_a_limit():
+    with pytest.raises(UsageError, match="give batch_frames, max_utterances or both"):
+        plan_epoch(np.ones(3), Position.start(), batch_frames=None, seed=0)
+
+
+LIMITS = {
+    "32 utterances": {"batch_frames": None, "max_utterances": 32},
+    "9,600 frames, as train run limits them": {"batch_frames": 9600, "max_utterances": 75},
+}
+
+
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
+def test_little_padding_and_new_neighbours_in_every_epoch(limits):
+    lengths = log_normal(20_000)
+    plans = [plan_epoch(lengths, Position.start(epoch=epoch), seed=0, **limits) for epoch in range(4)]
+    assert max(padding_of(lengths, plan) for plan in plans) < 0.01
+    assert max(meeting_again(a, b) for a, b in itertools.pairwise(plans)) < 0.04
+
+
+@pytest.mark.parametrize(("count", "padded", "again"), [(552, 0.115, 0.4), (6000, 0.011, 0.35), (200_000, 0.004, 0.02)])
+def test_small_and_large_corpora(count, padded, again):
     lengths = log_normal(count)
-    plan = plan_epoch(lengths, Position.start(), batch_frames=32 * int(lengths.mean()), seed=0)
-    assert padding(lengths, plan) < most
+    plans = [plan_epoch(lengths, Position.start(epoch=e), seed=0, batch_frames=9600, max_utterances=75) for e in (0, 1)]
+    assert padding_of(lengths, plans[0]) < padded
+    assert meeting_again(*plans) < again
+
+
+def test_padding_is_what_it_is_said_to_be():
+    lengths = log_normal(2000)
+    plan = plan_epoch(lengths, Position.start(), batch_frames=9600, seed=0)
     padded = sum(len(b) * int(lengths[b].max()) for b in batches(plan))
-    assert padding(lengths, plan) == pytest.approx(1 - lengths.sum() / padded)
+    assert padding_of(lengths, plan) == pytest.approx(1 - lengths.sum() / padded)
 
 
-def test_neighbours_change_between_epochs():
-    """The chance that two utterances of one batch meet again in the next epoch."""
-    lengths = log_normal(100_000)
-    plans = [
-        plan_epoch(lengths, Position.start(epoch=e), batch_frames=10_000, max_utterances=32, seed=0) for e in (0, 1)
-    ]
-    first, second = map(batch_of, plans)
-    pairs = np.bincount(first)
-    again = np.unique(first * len(lengths) + second, return_counts=True)[1]
-    assert (again * (again - 1)).sum() / (pairs * (pairs - 1)).sum() < 0.06
+@pytest.mark.parametrize("share", [0.005, 0.01, 0.02])
+def test_the_padding_that_is_allowed_is_what_comes(share):
+    lengths = log_normal(20_000)
+    plan = plan_epoch(lengths, Position.start(), batch_frames=9600, seed=0, padding=share)
+    assert padding_of(lengths, plan) == pytest.approx(share, rel=0.03)
+
+
+def test_utterances_meet_all_that_are_about_as_long():
+    """Over many epochs an utterance of 250 frames has been with most of those that differ by less than 1 %."""
+    lengths = log_normal(20_000)
+    one = int(np.argmin(np.abs(lengths - 250)))
+    alike = set(np.flatnonzero(np.abs(lengths - 250) <= 2).tolist()) - {one}
+    met: set[int] = set()
+    for epoch in range(25):
+        plan = plan_epoch(lengths, Position.start(epoch=epoch), batch_frames=None, max_utterances=32, seed=0)
+        met |= set(np.flatnonzero(batch_of(plan) == batch_of(plan)[one]).tolist())
+    assert len(alike) > 200
+    assert len(met & alike) / len(alike) > 0.6
+
+
+def test_an_order_is_for_ever():
+    """A run under way is resumed by it: on another machine, with another version of NumPy, in a year."""
+    plan = plan_epoch(50 + np.arange(5000) ** 2 % 953, Position.start(3, epoch=2), batch_frames=9600, seed=7)
+    order = np.concatenate(batches(plan)).astype("<i8")
+    assert zlib.crc32(order.tobytes()) == 0x306A55F4
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
@@ -142,6 +203,23 @@ def test_steps_do_not_come_in_order_of_length():
     plan = plan_epoch(lengths, Position.start(), batch_frames=8000, seed=0)
     longest = [lengths[b].max() for b in batches(plan)]
     assert abs(np.corrcoef(np.arange(plan.steps), longest)[0, 1]) < 0.1
+
+
+BUDGET_OF_TEN_MILLION = """
+import resource, time
+from tests.test_plan import log_normal
+from train.plan import Position, plan_epoch
+lengths = log_normal(10_000_000)
+begun = time.process_time()
+plan_epoch(lengths, Position.start(8), batch_frames=9600, max_utterances=75, seed=0)
+assert time.process_time() - begun < 10
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1_000_000  # KiB
+"""
+
+
+@pytest.mark.soak
+def test_ten_million_utterances_in_ten_seconds_and_a_gigabyte():
+    subprocess.run([sys.executable, "-c", BUDGET_OF_TEN_MILLION], check=True)
 
 
 @settings(deadline=None, max_examples=30)

@@ -18,6 +18,7 @@ from store.writer import Part, create, write_part
 
 SPECS = {
     "wave": FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640),
+    "mel": FeatureSpec(name="mel", axis="frames", dtype="float16", channels=128),
     "f0": FeatureSpec(name="f0", axis="frames", dtype="float32", channels=None),
     "phones": FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None),
     "phone_end": FeatureSpec(name="phone_end", axis="phones", dtype="int32", channels=None),
@@ -28,6 +29,7 @@ def make_store(root: Path, *names: str) -> store.reader.Store:
     specs = [SPECS[name] for name in names]
     values = {
         "wave": np.random.default_rng(0).integers(-9000, 9000, (100, 640), np.int16),
+        "mel": np.random.default_rng(1).normal(size=(100, 128)).astype(np.float16),
         "f0": np.where(np.arange(100) < 40, 0, 120).astype(np.float32),
         "phones": np.array([10, 77], np.int16),
         "phone_end": np.array([30_000, 64_000], np.int32),
@@ -61,10 +63,13 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_every_feature_over_time_has_its_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [("wave", "f0"), ("wave", "mel", "f0")])
+def test_every_feature_over_time_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
     seen = panels(monkeypatch)
-    draw_utterance(make_store(tmp_path / "S", *SPECS), 0, tmp_path / "a.png")
-    assert seen == ["wave", "f0"]
+    draw_utterance(make_store(tmp_path / "S", *names, "phones", "phone_end"), 0, tmp_path / "a.png")
+    assert seen == ["mel band" if name == "mel" else name for name in names]
     assert image.imread(tmp_path / "a.png").std() > 0.05, "the picture is not empty"
 
 

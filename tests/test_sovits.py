@@ -18,14 +18,19 @@ from train.discriminator import MultiPeriodDiscriminator
 from train.flow import ResidualCouplingFlow
 from train.layers import WeightNormConv1d, WeightNormConvTranspose1d, length_mask, segments
 from train.quantizer import Codebook, VectorQuantizer
-from train.sovits import SynthesizerTrn, tiny, v2
+from train.sizes import tiny, v1, v2, v2Pro, v2ProPlus
+from train.sovits import SynthesizerTrn
 
 
 @pytest.mark.parametrize(
     ("fixture", "build"),
     [
+        ("s2G_v1_state", lambda: SynthesizerTrn(v1())),
         ("s2G_v2_state", lambda: SynthesizerTrn(v2())),
+        ("s2G_v2Pro_state", lambda: SynthesizerTrn(v2Pro())),
+        ("s2G_v2ProPlus_state", lambda: SynthesizerTrn(v2ProPlus())),
         ("s2D_v2_state", lambda: MultiPeriodDiscriminator(v2().periods, v2().discriminator_width)),
+        ("s2D_v2Pro_state", lambda: MultiPeriodDiscriminator(v2Pro().periods, v2Pro().discriminator_width)),
     ],
 )
 def test_parameters_have_the_published_names_shapes_and_order(golden: Path, fixture: str, build) -> None:
@@ -40,7 +45,7 @@ def test_parameters_have_the_published_names_shapes_and_order(golden: Path, fixt
     ]
 
 
-@pytest.fixture(scope="module", params=["small_v2", "full_v2"])
+@pytest.fixture(scope="module", params=["small_v2", "small_v2Pro", "full_v2", "full_v2Pro"])
 def spoken(golden: Path, request: pytest.FixtureRequest) -> tuple[SovitsCase, SynthesizerTrn, dict[str, Tensor]]:
     """A reference case, the generator with its weights, and everything that the forward pass makes on the way."""
     case = sovits_case(golden, request.param)
@@ -49,7 +54,7 @@ def spoken(golden: Path, request: pytest.FixtureRequest) -> tuple[SovitsCase, Sy
     made: dict[str, Tensor] = {}
     encoder = model.enc_p
     watched = {
-        "ge": model.ref_enc,
+        "ge": model.prelu if case.config.speaker_channels else model.ref_enc,
         "ref_enc_out": model.ref_enc,
         "ssl_proj_out": model.ssl_proj,
         "encp_ssl_proj": encoder.ssl_proj,
@@ -64,7 +69,11 @@ def spoken(golden: Path, request: pytest.FixtureRequest) -> tuple[SovitsCase, Sy
     ]
     x, drawn = case.inputs, case.drawn
     with torch.no_grad():
-        out = model(x.content, x.spec, x.frames, x.phones, x.phones_n, noise_BCT=drawn.noise, starts_B=drawn.starts)
+        out = model(
+            x.content, x.spec, x.frames, x.phones, x.phones_n,
+            noise_BCT=drawn.noise, starts_B=drawn.starts, speaker_BV=x.speaker,
+        )  # fmt: skip
+        made |= {"ge512": model.timbre(made["ge"])}
         made |= {"quantized_25hz": model.quantizer.decode(out.codes), "codes": out.codes[:, None], "o": out.wave}
         made |= {"quantized_up": made["quantized_25hz"].repeat_interleave(2, 2), "ids_slice": drawn.starts}
         made |= {"y_mask": out.mask.float(), "commit_loss": out.commitment[None]}
@@ -99,14 +108,16 @@ def test_decoding_speaks_as_the_reference_does(spoken, speed: float, noise: str,
             x.frames[:1],
             speed=speed,
             noise_BCT=torch.from_numpy(normal(f"{case.name}.{noise}", (1, channels, size))),
+            speaker_BV=None if x.speaker is None else x.speaker[:1],
         )
     np.testing.assert_allclose(wave.numpy(), case.expected[f"decode_out{expected}"], rtol=0, atol=1e-4)
 
 
-def test_discriminators_judge_as_the_reference_s(golden: Path) -> None:
+@pytest.mark.parametrize("version", ["v2", "v2Pro"])
+def test_discriminators_judge_as_the_reference_s(golden: Path, version: str) -> None:
     facts = json.loads((golden / "disc_losses.json").read_text())
     expected = np.load(golden / "disc_losses.npz")
-    model = MultiPeriodDiscriminator(facts["periods_v2"], 1024)
+    model = MultiPeriodDiscriminator(facts[f"periods_{version}"], 1024)
     fill(model, "D:")
     waves = [torch.from_numpy(symmetric(f"disc.{name}", (2, 1, facts["N"]), 0.6)) for name in ("y", "y_hat")]
     with torch.no_grad():
@@ -120,7 +131,7 @@ def test_discriminators_judge_as_the_reference_s(golden: Path) -> None:
             assert made["l2"] == pytest.approx(fact["l2"], rel=1e-4)
             assert made["first"] + made["last"] == pytest.approx(fact["first"] + fact["last"], abs=1e-4)
     (real_scores, real_maps), (fake_scores, fake_maps) = (zip(*side, strict=True) for side in (real, fake))
-    want = facts["losses_v2"]
+    want = facts[f"losses_{version}"]
     assert float(losses.discriminator_loss(real_scores, fake_scores)) == pytest.approx(want["disc"], rel=1e-5)
     assert float(losses.generator_loss(fake_scores)) == pytest.approx(want["gen"], rel=1e-5)
     assert float(losses.feature_matching_loss(real_maps, fake_maps)) == pytest.approx(want["fm"], rel=1e-5)

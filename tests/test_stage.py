@@ -25,7 +25,7 @@ from tests.golden_recipe import fill, fingerprint, sovits_case
 from train.batch import Batch
 from train.inputs import draw, prepare
 from train.precision import Precision
-from train.sovits import SovitsConfig, tiny
+from train.sizes import SovitsConfig, tiny
 from train.stage import PRESETS, OptimConfig, SovitsStage
 
 CPU = torch.device("cpu")
@@ -73,8 +73,9 @@ def parameters(of: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in of.state_dict().items()}
 
 
-def test_a_step_is_the_reference_s(golden: Path) -> None:
-    case = sovits_case(golden, "small_v2")
+@pytest.mark.parametrize("name", ["small_v2", "small_v2Pro"])
+def test_a_step_is_the_reference_s(golden: Path, name: str) -> None:
+    case = sovits_case(golden, name)
     want = case.facts["train_step"]
     made = stage(case.config, OptimConfig())
     fill(made.generator)
@@ -180,7 +181,7 @@ def test_weights_of_another_model_are_refused() -> None:
 
 
 def test_spectra_of_another_recipe_are_refused() -> None:
-    spectral = Spectral(SpectralRecipe(n_fft=1024, hop=640))
+    spectral = Spectral(SpectralRecipe(n_fft=1024, win=1024, hop=640))
     with pytest.raises(RecipeMismatch, match="513 bins"):
         SovitsStage(SMALL, spectral, precision=Precision.choose("fp32", CPU), device=CPU, optim=OptimConfig())
 

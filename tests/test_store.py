@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("store.writer.os.fsync", full)
+    monkeypatch.setattr("store.place.os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         write_part(tmp_path, make_part(0, [5, 6]))
     assert layout.sealed_parts(tmp_path) == [] and not list((tmp_path / "tmp").iterdir())
@@ -249,7 +249,7 @@ def test_a_cut_shard_is_refused_and_named(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     opened = store.open(root)
     assert len(opened.read("wave", 11)) == 3000
-    with pytest.raises(DamagedStore, match="missing or has not its"):
+    with pytest.raises(DamagedStore, match="does not end with its index"):
         opened.read("mel", 11)
 
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import store
-from store.errors import DamagedStore
+from store.errors import DamagedStore, RunError, UsageError
 from store.reader import Store
 from tests.training_store import FRAMES, build
+from train import shapes
 from train.bench import measure
+from train.dataset import BatchDataset
 from train.plan import Position, plan_epoch
 from train.stream import Stream, StreamConfig, read_batch
 
@@ -177,3 +184,113 @@ def test_measure(corpus):
     assert rates.frames_per_second / rates.utterances_per_second == pytest.approx(np.mean(FRAMES), rel=0.2)
     row = 640 * 2 + 20 * 2  # bytes of a frame
     assert rates.gigabytes_per_second * 1e9 == pytest.approx(rates.frames_per_second * row, rel=0.2)
+
+
+def test_fixed_shapes(corpus):
+    """A few lengths along every axis; what comes is otherwise the same."""
+    config = dataclasses.replace(CONFIG, batch_frames=300, fixed_shapes=3)
+    seen: set[tuple[int, ...]] = set()
+    numbers = []
+    with Stream(corpus, FEATURES, EVERYTHING, config) as stream:
+        while stream.position.epoch < 3:
+            batch = next(stream)
+            wave, mfcc, phones = (batch[name] for name in FEATURES)
+            assert wave.shape[1] == mfcc.shape[1] >= batch.frames.max()
+            assert len(batch) * wave.shape[1] <= 300
+            assert phones.shape[1] >= batch.phones_n.max()
+            exact = read_batch(corpus, FEATURES, batch.numbers)
+            assert torch.equal(wave[:, : exact["wave"].shape[1]], exact["wave"])
+            assert not wave[:, exact["wave"].shape[1] :].any()
+            seen.add((wave.shape[1], phones.shape[1]))
+            numbers += batch.numbers.tolist()
+    assert len(seen) <= 3
+    assert sorted(numbers) == sorted([*EVERYTHING] * 3)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=25), st.integers(1, 5))
+def test_fixed_shapes_are_the_cheapest(lengths, count):
+    frames = np.array(lengths)
+    chosen = shapes.choose({"frames": frames, "phones": frames // 2}, count)
+    different = sorted(set(lengths))
+    every = itertools.combinations(different, min(count, len(different)))
+    least = min(np.array(some)[np.searchsorted(some, frames)].sum() for some in every if some[-1] == different[-1])
+    padded = chosen.round_up(frames)
+    assert (padded >= frames).all()
+    assert padded.sum() == least
+    assert len(chosen.rows["frames"]) <= count
+    assert all(chosen.for_batch(n)["phones"] >= n // 2 for n in lengths)
+
+
+def test_what_is_repeated_comes_more_often(corpus):
+    """Nothing is left out, and the epoch is as long as its repetitions say."""
+    repeated = np.where(EVERYTHING < 5, 2.5, 1.0)
+    seen = np.zeros((4, len(EVERYTHING)), int)
+    with Stream(corpus, ("phones",), EVERYTHING, CONFIG, repeated=repeated) as stream:
+        while (epoch := stream.position.epoch) < 4:
+            np.add.at(seen[epoch], next(stream).numbers, 1)
+    assert (seen[:, 5:] == 1).all()
+    assert set(np.unique(seen[:, :5])) == {2, 3}
+    assert set(seen.sum(1)) <= {27, 28}
+
+
+def dataset(corpus: Store, **changes: Any) -> BatchDataset:
+    return BatchDataset(corpus, FEATURES, dataclasses.replace(CONFIG, **changes))
+
+
+def test_a_dataset_iterates_over_epochs_within_a_data_loader(corpus):
+    data = dataset(corpus)
+    loader = torch.utils.data.DataLoader(data, batch_size=None)
+    epochs = [[batch.numbers.tolist() for batch in loader] for _ in range(2)]
+    with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
+        for wanted in itertools.chain(*epochs):
+            assert next(stream).numbers.tolist() == wanted
+        assert stream.position.epoch == data.epoch == 2
+    assert [sorted(itertools.chain(*epoch)) for epoch in epochs] == [EVERYTHING.tolist()] * 2
+
+
+@settings(deadline=None, max_examples=15)
+@given(done=st.integers(0, 20))
+def test_a_dataset_goes_on_from_its_state(corpus, done):
+    """Batch for batch, wherever it stopped: within an epoch, at its end, before its beginning."""
+
+    def endless(data: BatchDataset) -> Iterator[list[int]]:
+        loader = torch.utils.data.DataLoader(data, batch_size=None)
+        while True:
+            yield from (batch.numbers.tolist() for batch in loader)
+
+    data = dataset(corpus)
+    running = endless(data)
+    list(itertools.islice(running, done))
+    state = json.loads(json.dumps(data.state_dict()))
+    resumed = dataset(corpus, prefetch=1, threads=1)
+    resumed.load_state_dict(state)
+    going_on = endless(resumed)
+    assert list(itertools.islice(going_on, 9)) == list(itertools.islice(running, 9))
+    running.close()
+    going_on.close()
+
+
+def test_a_dataset_refuses_the_state_of_another_one(corpus):
+    state = dataset(corpus).state_dict()
+    with pytest.raises(RunError, match="another batch_frames and seed") as caught:
+        dataset(corpus, seed=4, batch_frames=300).load_state_dict(state)
+    assert caught.value.details == ("batch_frames: 250 in the state, 300 here", "seed: 3 in the state, 4 here")
+    with pytest.raises(RunError, match="another utterances"):
+        BatchDataset(corpus, FEATURES, CONFIG, numbers=EVERYTHING[:9]).load_state_dict(state)
+
+
+def test_ranks_of_a_dataset_share_what_another_number_of_ranks_left(corpus):
+    alone = dataset(corpus)
+    seen = [batch.numbers for batch in itertools.islice(alone, 3)]
+    for rank in range(2):
+        data = BatchDataset(corpus, FEATURES, CONFIG, rank=rank, world=2)
+        data.load_state_dict(alone.state_dict())
+        seen += [batch.numbers for batch in data]
+    assert sorted(np.concatenate(seen)) == EVERYTHING.tolist()
+
+
+def test_a_dataset_reads_in_its_own_process(corpus, monkeypatch):
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
+    with pytest.raises(UsageError, match="num_workers=0"):
+        next(iter(dataset(corpus)))

@@ -31,6 +31,7 @@ def build(root: Path, frames: Sequence[int] = FRAMES, preset: Preset = PRESET, p
             "hop": preset.spectral.hop,
             "preset": preset.name,
             "features": [spec.to_json() for spec in specs],
+            "compression": "none",
             "plan": {"parts": parts, "utterances": len(frames), "digest": ""},
         },
     )

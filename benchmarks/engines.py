@@ -1,0 +1,238 @@
+"""Do the engines agree, and how fast is each?
+
+    python -m benchmarks.engines CORPUS [--preset NAME] [--minutes M] [--hours H] [--rounds N]
+
+Agreement, over the whole corpus, before the cast to float16, against torch on a CPU. CPU time of the spectral stage
+alone, one thread, engines in turn in every round. And where there is a CUDA device, over H hours (the corpus again and
+again): decoding alone on all cores, decoding with each engine, each engine alone, the device's own work from pinned
+memory, and the least time in which the card could move its bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from benchmarks import report
+from featurize import corpus, dali, device, engine, intake, whiten
+from featurize.dsp import SpectralRecipe, window
+from featurize.engine import Engine, Spectra
+from featurize.presets import Preset, named
+from featurize.recording import USUAL
+from store.schema import Utterance
+
+Wave = tuple[str, np.ndarray]
+ENGINES = (("torch", "cpu"), ("dali", "cpu"), ("torch", "cuda"), ("dali", "cuda"))
+Table = tuple[str, Sequence[str], list[tuple]]
+"""Title, head, rows."""
+
+
+def here() -> list[tuple[str, str]]:
+    return [pair for pair in ENGINES if pair[1] == "cpu" or torch.cuda.is_available()]
+
+
+def decoded(root: Path, utterances: Iterable[Utterance], preset: Preset, threads: int) -> Iterator[Wave]:
+    """Waves as an engine wants them: whole hops, long enough."""
+    recipe = preset.spectral
+    for utterance, wave in intake.decoded(root, utterances, preset, isolated=False, threads=threads, limits=USUAL):
+        if isinstance(wave, np.ndarray) and len(wave) >= recipe.min_frames * recipe.hop:
+            yield utterance.id, wave[: len(wave) // recipe.hop * recipe.hop]
+
+
+def hours(waves: Iterable[Wave], recipe: SpectralRecipe) -> float:
+    return sum(len(wave) for _, wave in waves) / recipe.sample_rate / 3600
+
+
+def agreement(waves: Sequence[Wave], recipe: SpectralRecipe) -> Table:
+    reference = features(engine.load("torch", "cpu", recipe, np.float32), waves)
+    others: list[tuple[str, Engine]] = [("torch cuda's code, on a CPU", device.Batched(recipe, "cpu", np.float32))]
+    others += [(f"{name} {place}", engine.load(name, place, recipe, np.float32)) for name, place in here()[1:]]
+    rows = []
+    for name, made in others:
+        found = features(made, waves)
+        frames = all(found[key].mel.shape == expected.mel.shape for key, expected in reference.items())
+        errors = ([np.abs(found[key][part] - reference[key][part]).ravel() for key in reference] for part in (0, 1))
+        mel, mfcc = map(np.concatenate, errors)
+        worst = [float(value) for value in (mel.max(), np.quantile(mel, 0.999), mfcc.max())]
+        rows.append((name, len(found), "equal" if frames else "DIFFER", *worst))
+    head = ("engine", "utterances", "frames", "log-mel, worst", "log-mel, 99.9th percentile", "MFCC, worst")
+    return "Against torch on a CPU, absolute, before the cast to float16", head, rows
+
+
+def features(made: Engine, waves: Iterable[Wave]) -> dict[str, Spectra]:
+    return {key: spectra for key, spectra in made.spectra(iter(waves)) if isinstance(spectra, Spectra)}
+
+
+def cpu_time(waves: Sequence[Wave], recipe: SpectralRecipe, rounds: int) -> Table:
+    """Of the process, so that DALI's own threads count."""
+    ready: dict[str, Callable[[], object]] = {
+        f"{name} cpu": partial(features, engine.load(name, "cpu", recipe), waves) for name in ("torch", "dali")
+    }
+    ready["dali's share of the host: cut, window, whiten"] = partial(whitened, waves, recipe)
+    spent: dict[str, list[float]] = {name: [] for name in ready}
+    length = hours(waves, recipe)
+    for _ in range(rounds + 1):  # the first compiles and allocates
+        for name, run in ready.items():
+            start = time.process_time()
+            run()
+            spent[name].append((time.process_time() - start) / length)
+    medians = {name: statistics.median(times[1:]) for name, times in spent.items()}
+    rows = [
+        (name, medians[name], f"{min(times[1:]):.2f} to {max(times[1:]):.2f}", medians[name] / medians["torch cpu"])
+        for name, times in spent.items()
+    ]
+    head = ("engine", "CPU-s per hour of audio", "range", "times torch")
+    return f"Log-mel and MFCC from int16 samples, {length * 60:.0f} minutes, {rounds} rounds", head, rows
+
+
+def whitened(waves: Iterable[Wave], recipe: SpectralRecipe) -> None:
+    block, n = dali.BLOCK["cpu"], recipe.n_fft
+    white, gain = np.empty((block, n), np.float32), np.empty((block, n // 2 + 1), np.float32)
+    shape, unit = window(recipe) / 32768, whiten.waves(n)
+    for _, wave in waves:
+        frames = sliding_window_view(np.pad(wave, recipe.padding, mode="reflect"), n)[:: recipe.hop]
+        for at in range(0, len(frames), block):
+            rows = slice(min(block, len(frames) - at))
+            whiten.in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
+
+
+def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, wanted: float) -> list[Table]:
+    recipe, cores = preset.spectral, os.cpu_count() or 1
+    waves = list(decoded(root, utterances, preset, cores))
+    repeats = int(wanted / hours(waves, recipe)) + 1
+    length = repeats * hours(waves, recipe)
+
+    def decoding() -> Iterator[Wave]:
+        return decoded(root, itertools.chain.from_iterable([utterances] * repeats), preset, cores)
+
+    alone = elapsed(decoding())
+    rows = [("decoding alone", length / alone, 1.0, "")]
+    for name, place in here()[2:]:
+        made = engine.load(name, place, recipe)
+        elapsed(made.spectra(iter(waves)))
+        stage = elapsed(made.spectra(iter(waves * repeats)))
+        both = elapsed(made.spectra(decoding()))
+        hidden = 1 - max(0.0, both - alone) / stage
+        rows.append((f"decoding and {name} {place}", length / both, both / alone, f"{hidden:.0%}"))
+        rows.append((f"{name} {place} from waves in memory", length / stage, stage / alone, ""))
+    head = ("what", "hours of audio per second", "times decoding alone", "of the engine's time, hidden")
+    title = f"{length:.1f} hours, {cores} cores decoding"
+    return [(title, head, rows), device_stage(waves, recipe, repeats)]
+
+
+def elapsed(results: Iterable[object]) -> float:
+    """Wall seconds until the last one."""
+    start = time.perf_counter()
+    deque(results, 0)
+    return time.perf_counter() - start
+
+
+def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) -> Table:
+    """The torch engine's copies and kernels, its batches pinned beforehand."""
+    made = device.Batched(recipe, "cuda")
+    pinned = []
+    for batch in device.batches(iter(waves), device.BATCH):
+        layout = device.Layout(recipe, [len(wave) for _, wave in batch])
+        samples = layout.stream([wave for _, wave in batch])
+        pinned.append(([key for key, _ in batch], layout, list(device.blocks(samples, device.BLOCK, True))))
+    seconds = elapsed(flown(made, pinned))
+    seconds = elapsed(flown(made, pinned * repeats))
+    length = hours(waves, recipe) * repeats
+    frames = length * 3600 * recipe.sample_rate / recipe.hop
+    bins, bands = recipe.n_fft // 2 + 1, recipe.n_mels
+    # As the kernels are: float64 frames written and read, their complex spectrum too, then float32 magnitudes.
+    kernels = recipe.n_fft * 16 + bins * (32 + 4 + 8 + 4 + 8 + 4) + bands * 50
+    least = recipe.hop * 2 + (bands + recipe.n_mfcc) * 2
+    card, bus = bandwidth(pinned_host=False), bandwidth(pinned_host=True)
+    rows = [
+        ("torch cuda, measured", length / seconds, seconds / length * 1e3, 1.0),
+        *(
+            (
+                f"{what}: {size / 1e3:.1f} kB a frame at {rate / 1e9:.0f} GB/s",
+                length / floor,
+                floor / length * 1e3,
+                floor / seconds,
+            )
+            for what, size, rate in (
+                ("bytes its kernels move", kernels, card),
+                ("samples in and features out, over the bus", least, bus),
+                ("samples in and features out, in the card's memory", least, card),
+            )
+            for floor in (frames * size / rate,)
+        ),
+    ]
+    head = ("device stage, from pinned memory", "hours of audio per second", "ms per hour", "of the time measured")
+    return f"{length:.1f} hours on {torch.cuda.get_device_name(0)}", head, rows
+
+
+def flown(made: device.Batched, pinned: Sequence[tuple]) -> Iterator[device.Flight]:
+    flights: deque[device.Flight] = deque()
+    for keys, layout, samples in pinned:
+        flights.append(made.launch(keys, layout, samples))
+        if len(flights) > device.AHEAD:
+            yield landed(flights.popleft())
+    while flights:
+        yield landed(flights.popleft())
+
+
+def landed(flight: device.Flight) -> device.Flight:
+    flight.wait()
+    return flight
+
+
+def bandwidth(*, pinned_host: bool, size: int = 1 << 29) -> float:
+    """Bytes per second: read and written by a copy on the card, or brought to it from pinned memory."""
+    target = torch.empty(size, dtype=torch.uint8, device="cuda")
+    source = torch.empty(size, dtype=torch.uint8, pin_memory=True) if pinned_host else torch.empty_like(target)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    target.copy_(source, non_blocking=True)
+    start.record()
+    for _ in range(10):
+        target.copy_(source, non_blocking=True)
+    stop.record()
+    stop.synchronize()
+    return 10 * size * (1 if pinned_host else 2) / (start.elapsed_time(stop) / 1e3)
+
+
+@click.command()
+@click.argument("root", metavar="CORPUS", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--preset", default="gpt-sovits-v2", show_default=True)
+@click.option("--minutes", default=10.0, show_default=True, help="Of audio in the comparison of CPU time.")
+@click.option("--hours", "wanted", default=10.0, show_default=True, help="Of audio, with a GPU.")
+@click.option("--rounds", default=7, show_default=True)
+def main(root: Path, preset: str, minutes: float, wanted: float, rounds: int) -> None:
+    torch.set_num_threads(1)
+    chosen = named(preset)
+    utterances = [item for item in corpus.scan(root) if isinstance(item, Utterance)]
+    waves = list(decoded(root, utterances, chosen, 1))
+    share = max(1, round(hours(waves, chosen.spectral) * 60 / minutes))
+    tables = [agreement(waves, chosen.spectral), cpu_time(waves[::share], chosen.spectral, rounds)]
+    if torch.cuda.is_available():
+        tables += with_a_gpu(root, utterances, chosen, wanted)
+    text = [f"Preset {preset}."]
+    text += [f"{title}\n\n{report.table(head, rows)}" for title, head, rows in tables]
+    if not torch.cuda.is_available():
+        text.append("No GPU here: the CUDA engines and their speed were not measured.")
+    markdown = "\n\n".join(text)
+    click.echo(markdown)
+    data = [
+        {"title": title, "rows": [dict(zip(head, row, strict=True)) for row in rows]} for title, head, rows in tables
+    ]
+    report.save(
+        "engines" if preset == "gpt-sovits-v2" else f"engines-{preset}", markdown, {"preset": preset, "tables": data}
+    )
+
+
+if __name__ == "__main__":
+    main()
