@@ -53,14 +53,18 @@ class Quiet:
 
 
 def stereo(folder: Path, seed: int = 0) -> Iterator[np.ndarray]:
-    """The corpus' recordings as (samples, 2) float32 at 44.1 kHz: 6 dB apart, each over noise at -66 dB."""
-    random = np.random.default_rng(seed)
+    """The corpus' speech in recordings of 6 s or more, as those of read speech are: (samples, 2) float32 at 44.1 kHz, the
+    channels 6 dB apart, each over noise at -66 dB."""
+    random, pieces = np.random.default_rng(seed), []
     for item in corpus.scan(folder):
         if isinstance(item, Utterance):
             samples, rate = soundfile.read(folder / item.audio, dtype="float32", always_2d=True)
-            mono = soxr.resample(samples[:, 0], rate, RATE, quality="HQ")
+            pieces.append(soxr.resample(samples[:, 0], rate, RATE, quality="HQ"))
+        if sum(map(len, pieces)) >= 6 * RATE:
+            mono = np.concatenate(pieces)
             noise = random.normal(0, 5e-4, (len(mono), 2)).astype(np.float32)
             yield 0.9 * mono[:, None] * np.array([1.0, 0.5], np.float32) + noise
+            pieces.clear()
 
 
 def write_corpora(folder: Path, out: Path, hours: float) -> float:

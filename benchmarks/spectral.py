@@ -178,7 +178,7 @@ def bare(recipe: SpectralRecipe) -> Stage:
 
 OURS, TRANSFORMS = "Headrace", "real FFTs alone"
 ENGINES: dict[str, tuple[str, Callable[[SpectralRecipe], Stage]]] = {
-    OURS: ("torch", headrace),
+    OURS: ("headrace", headrace),
     "torchaudio, one STFT shared": ("torchaudio", torchaudio_shared),
     "torchaudio, MelSpectrogram and MFCC": ("torchaudio", torchaudio_twice),
     "librosa, mel shared": ("librosa", librosa_shared),

@@ -102,7 +102,7 @@ def _flac(file: BinaryIO, size: int) -> Streams:
     if head[:4] != b"fLaC" or smallest != largest or not 0 < total <= _FLAC_NUMBERED * largest:
         return []
     number = (total - 1) // largest
-    file.seek(max(0, size - 2 * frame_bytes - _FLAC_TAGS))
+    file.seek(max(0, size - frame_bytes - _FLAC_TAGS))
     end = file.read()
     last = _flac_frame(end, number)
     if last < 0 or _flac_frame(end[last:], number + 1) >= 0:

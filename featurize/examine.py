@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
-from featurize import folders, recording
+from featurize import folders, praat, recording
 from featurize.formats import Entry
 from featurize.recording import Header, Limits
 from featurize.source import Source, local
@@ -83,8 +83,6 @@ class Examiner:
         """The text of a .txt or .lab, on one line, or of a TextGrid's tier of words."""
         self._source.size(name)
         if folders.suffix(name) == ".textgrid":
-            from featurize import praat  # takes 0.2 s, and most corpora do without
-
             with local(self._source.root, name) as path:
                 return praat.read_words(path)
         try:

@@ -16,7 +16,7 @@ def spliced(descriptor: int, pieces: Sequence[range | bytes]) -> io.BufferedRead
         descriptor: of the file; stays open, and its own position is not used.
         pieces: each a range of the file's bytes, or bytes to stand there.
     """
-    return io.BufferedReader(_Spliced(descriptor, pieces), 1 << 16)
+    return io.BufferedReader(_Spliced(descriptor, pieces))
 
 
 class _Spliced(io.RawIOBase):
