@@ -53,7 +53,7 @@ class Quiet:
 
 
 def stereo(folder: Path, seed: int = 0) -> Iterator[np.ndarray]:
-    """The corpus' speech in recordings of 6 s or more, as those of read speech are: (samples, 2) float32 at 44.1 kHz, the
+    """The corpus' speech in recordings of 6 s or more, as read speech has them: (samples, 2) float32 at 44.1 kHz, the
     channels 6 dB apart, each over noise at -66 dB."""
     random, pieces = np.random.default_rng(seed), []
     for item in corpus.scan(folder):
