@@ -151,3 +151,7 @@ def _preset(preset: str | None, recipe: Path | None) -> Preset:
     if preset and recipe:
         raise UsageError(f"--preset {preset} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
     return presets.read_recipe(recipe) if recipe else presets.named(preset or "gpt-sovits-v2")
+
+
+if __name__ == "__main__":
+    main()

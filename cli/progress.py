@@ -67,7 +67,9 @@ class BuildProgress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._hours_done, status=self._status())
+            # What was rejected is done too, and tails shorter than a hop: in the end all of it is.
+            completed = self._hours if self._parts_done == self._parts else self._hours_done
+            self._bar.update(self._task, completed=completed, status=self._status())
         elif self._parts_done:
             self._line(self._status(), force=self._parts_done == self._parts)
 
