@@ -205,7 +205,9 @@ def _workers(config: BuildConfig, parts: int, observer: Observer) -> Iterator[tu
     """Workers for so many parts, and the engine on them: the choice is made where the work is done."""
     if config.scheduler:
         with cluster.executor(0, config.scheduler, config.device, observer) as workers:
-            yield workers, workers.ask(engine.choose, config.engine, workers.device)
+            offered = f"the workers there offer {'GPUs' if workers.device == 'cuda' else 'no GPU'}"
+            because = offered if config.device == "auto" else ""
+            yield workers, workers.ask(engine.choose, config.engine, workers.device, because)
         return
     choice = engine.choose(config.engine, config.device)
     takes, reason = cluster.capacity(choice.device)

@@ -87,14 +87,7 @@ class Executor:
         from distributed import KilledWorker
 
         work, done = Work(tasks), queue.SimpleQueue[Any]()
-        while True:
-            self._look()
-            for task in work.take(max(1, self._slots) + self._ahead):
-                future = self._submit(function.__name__, _do, self.device, function, task)
-                work.running[future.key] = task
-                future.add_done_callback(done.put)
-            if not work.running:
-                break
+        while self._start(function, work, done):
             try:
                 future = done.get(timeout=POLL_SECONDS)
             except queue.Empty:
@@ -112,6 +105,15 @@ class Executor:
             else:
                 yield result
         work.check()
+
+    def _start(self, function: Callable[..., Any], work: Work[AnyTask], done: queue.SimpleQueue[Any]) -> bool:
+        """Submit as many tasks as there is room for. Returns whether any is running now."""
+        self._look()
+        for task in work.take(max(1, self._slots) + self._ahead):
+            future = self._submit(function.__name__, _do, self.device, function, task)
+            work.running[future.key] = task
+            future.add_done_callback(done.put)
+        return bool(work.running)
 
     def ask(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What the function returns on one of the workers; waits for the first worker.
@@ -214,7 +216,8 @@ def executor(workers: int, scheduler: str | None, device: str, observer: Observe
         scheduler: address of a running Dask scheduler whose workers are used instead.
         device: cpu or cuda; also auto on a running cluster: cuda where its workers offer the resource GPU.
     Raises:
-        HeadraceError: nothing answers at `scheduler`, or its workers offer no GPU where there must be one.
+        HeadraceError: nothing answers at `scheduler`, it has no worker for START_SECONDS, or none with a GPU where
+            there must be one.
     """
     import dask
     from distributed import Client
@@ -228,6 +231,7 @@ def executor(workers: int, scheduler: str | None, device: str, observer: Observe
                 client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
         else:
             client = stack.enter_context(_running_cluster(scheduler))
+            Executor(client, "cpu", observer, ahead=AHEAD).ask(os.getpid)  # waits for the first worker
             device = _offered(client, device)
         if find_spec("bokeh"):
             observer.note(f"dashboard {client.dashboard_link}")

@@ -59,12 +59,13 @@ class Choice:
     reason: str
 
 
-def choose(engine: str, device: str) -> Choice:
+def choose(engine: str, device: str, because: str = "") -> Choice:
     """Settle `auto` by what this machine has.
 
     Args:
         engine: auto, torch or dali.
         device: auto, cpu or cuda.
+        because: the reason for the device, where somebody else has settled that.
     Raises:
         UsageError: what was asked for by name is not here.
     """
@@ -78,7 +79,7 @@ def choose(engine: str, device: str) -> Choice:
     return Choice(
         engine="dali" if engine == "dali" else "torch",
         device="cuda" if there and device != "cpu" else "cpu",
-        reason=f"{by}; {on}",
+        reason=f"{by}; {because or on}",
     )
 
 

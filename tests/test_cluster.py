@@ -136,7 +136,7 @@ def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_i
 
 def test_a_worker_of_another_version_is_named_in_one_line(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "version", lambda name: "9.9")
-    with executor(0, running, "cpu", Quiet()) as workers, pytest.raises(HeadraceError) as caught:
+    with pytest.raises(HeadraceError) as caught, executor(0, running, "cpu", Quiet()) as workers:
         list(workers.map(double, numbers(1)))
     assert re.fullmatch(r"A worker on \S+ lacks headrace 9.9, and has [\d.]+: install .*", caught.value.message)
 
@@ -172,6 +172,18 @@ def test_each_device_has_one_worker_and_two_tasks_at_a_time(monkeypatch: pytest.
     assert {threads for _, threads, _, _ in spans} == {max(2, CPU_COUNT // 2)}
     for device, _, begun, _ in spans:
         assert sum(other == device and start <= begun < stop for other, _, start, stop in spans) <= 2
+
+
+def test_a_cluster_that_has_no_worker_for_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "START_SECONDS", 0.5)
+    observer = Quiet()
+    with (
+        LocalCluster(n_workers=0, dashboard_address=None) as empty,
+        pytest.raises(HeadraceError, match="had no worker for"),
+        executor(0, empty.scheduler_address, "cpu", observer),
+    ):
+        pass
+    assert observer.counts == [0]
 
 
 def test_a_cluster_without_gpus_says_how_to_offer_them(running: str) -> None:

@@ -29,8 +29,7 @@ PARTS = ("--part-hours", "0.002")
 
 def start(corpus: Path, out: Path, *words: object) -> subprocess.Popen[str]:
     """The command, as a process of its own."""
-    script = "if __name__ == '__main__':\n    from cli.featurize import main; main()"
-    command = [sys.executable, "-c", script, "build", str(corpus), "--out", str(out), *PARTS, *map(str, words)]
+    command = [sys.executable, "-m", "cli.featurize", "build", str(corpus), "--out", str(out), *PARTS, *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
