@@ -151,18 +151,22 @@ def end_to_end(flac: Path, hours: float, rounds: int) -> list[dict[str, Any]]:
     for _ in range(rounds):
         for name, work in engines.items():
             spent[name].append(cpu_seconds(work, flac) / hours)
-    bare = statistics.median(spent["decode, downmix, resample alone"])
-    theirs = statistics.median(spent["lhotse"])
+    bare, theirs = spent["decode, downmix, resample alone"], spent["lhotse"]
     return [
         {
             "engine": name,
             "CPU-s per hour of audio": statistics.median(values),
             "spread": f"{min(values):.2f} to {max(values):.2f}",
-            "/ decoding alone": statistics.median(values) / bare,
-            "times lhotse's rate": theirs / statistics.median(values),
+            "/ decoding alone": _median_ratio(values, bare),
+            "times lhotse's rate": _median_ratio(theirs, values),
         }
         for name, values in spent.items()
     ]
+
+
+def _median_ratio(over: list[float], under: list[float]) -> float:
+    """Of what was measured in the same round, one right after the other."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def by_stage(corpora: Path, hours: float, rounds: int) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from featurize.recording import BLOCK, USUAL, Limits, blocks
+from featurize.samples import levelled, mean, peak_of
 from store.errors import Rejected
 from store.place import Place
 from store.schema import Utterance
@@ -59,45 +60,20 @@ def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.nda
         (samples,) int16.
     """
     stop = sum(map(len, pieces))
-    wave, scratch = np.empty(stop, np.int16), np.empty(BLOCK, np.float32)
+    wave = np.empty(stop, np.int16)
+    loud, plain = (0.95 * 0.5 * 32768, 0.5 * 32768) if level == "gpt-sovits" and peak > 0 else (0, 32768)
     while pieces:
         piece = pieces.pop()
         stop -= len(piece)
-        for start in range(0, len(piece), BLOCK):
-            block = _levelled(piece[start : start + BLOCK], peak, level, scratch)
-            wave[stop + start : stop + start + len(block)] = block
+        levelled(piece, peak or np.float32(1), np.float32(loud), np.float32(plain), wave[stop : stop + len(piece)])
     return wave
 
 
-def _levelled(block: np.ndarray, peak: np.float32, level: Level, scratch: np.ndarray) -> np.ndarray:
-    """In [-32768, 32767], in place."""
-    if level == "gpt-sovits" and peak > 0:
-        loud = np.divide(block, peak, out=scratch[: len(block)])
-        loud *= np.float32(0.95 * 0.5 * 32768)
-        block *= np.float32(0.5 * 32768)
-        block += loud
-    else:
-        block *= np.float32(32768)
-    return np.clip(block, -32768, 32767, out=block)
-
-
 def _mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """(samples, channels) to (samples,) float32 in [-1, 1], the mean; in a buffer that is used again.
-
-    Column by column, since NumPy's mean over the short axis takes thirty times as long, and of floats, since sums of
-    mixed types take three times as long.
-    """
-    converted, mean = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    """(samples, channels) to (samples,) float32 in [-1, 1], the mean; in a buffer that is used again."""
+    buffer = np.empty(BLOCK, np.float32)
     for samples in blocks:
-        length, channels = samples.shape
-        floats, scale = samples, channels
-        if samples.dtype == np.int16:
-            floats, scale = converted[: samples.size].reshape(samples.shape), channels * 32768
-            np.copyto(floats, samples)
-        total = floats[:, 0] if channels == 1 else np.add(floats[:, 0], floats[:, 1], out=mean[:length])
-        for channel in range(2, channels):
-            total += floats[:, channel]
-        yield np.multiply(total, np.float32(1 / scale), out=mean[:length])
+        yield mean(samples, buffer)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
@@ -115,7 +91,7 @@ def _gathered(blocks: Iterable[np.ndarray], expected: int) -> tuple[list[np.ndar
     """
     pieces, used, peak = [np.empty(min(expected, _PIECE), np.float32)], 0, np.float32(0)
     for block in blocks:
-        peak = np.maximum(peak, np.maximum(block.max(initial=0), -block.min(initial=0)))
+        peak = np.maximum(peak, peak_of(block))
         if not np.isfinite(peak):
             raise Rejected("decode", "it holds NaN or infinite samples: encode it again from its source")
         if used + len(block) > len(pieces[-1]):

@@ -27,16 +27,12 @@ Shapes: S samples, T = S // hop frames, M bands. Work arrays are flat: `load(arr
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from featurize import lanes
-from featurize.lanes import LANES, double, load, root, single, store, transposed
+from featurize.lanes import LANES, compiled, double, load, root, single, store, transposed
 from featurize.tables import Tables
 
 POINT = 2 * LANES
@@ -217,20 +213,7 @@ def _cepstra(rows: Any, tables: Any, mfcc: Any) -> None:
             store(mfcc, (row + 1) * width + c, single(two))
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Kept on disk, beside this file or in the user's cache; where neither can be written, compiled in each process.
-
-    Processes that compile at once do not harm one another: each writes its own file and renames it.
-    """
-    # Numba compiles anew when this file changes. That of `lanes` has to show in the name that it is kept under.
-    function.__qualname__ += f"_{zlib.crc32(Path(lanes.__file__).read_bytes()):08x}"
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
-
-
-_run, _transformed = _compiled(_every_frame), _compiled(_cepstra)
+_run, _transformed = compiled(_every_frame), compiled(_cepstra)
 
 
 def features(tables: Tables, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,11 +12,13 @@ A vector takes as many registers as the machine needs: of float64 one with AVX-5
 from __future__ import annotations
 
 import operator
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -144,3 +146,16 @@ def _elementwise(sign: Callable[..., Any], instruction: str) -> None:
 _elementwise(operator.add, "fadd")
 _elementwise(operator.sub, "fsub")
 _elementwise(operator.mul, "fmul")
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Kept on disk, beside its file or in the user's cache; where neither can be written, compiled in each process.
+
+    Processes that compile at once do not harm one another: each writes its own file and renames it.
+    """
+    # Numba compiles anew when the function's file changes. This one has to show in the name that it is kept under.
+    function.__qualname__ += f"_{zlib.crc32(Path(__file__).read_bytes()):08x}"
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)

@@ -30,7 +30,7 @@ from store.schema import Utterance
 
 SEGMENT_BYTES = 1 << 18
 """Of a recording in a bucket that are read at once: a second or two, or one of the places where FLAC looks for it."""
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Samples of all channels that are decoded at once: with what is made from them they stay in the L2 cache."""
 RATES = range(4_000, 768_001)
 """Sample rates, in Hz, at which there are recordings of speech; a header that says another lies."""
