@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,6 +13,7 @@ import numpy as np
 from store.errors import StoreError
 
 matplotlib.use("Agg")
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from store.schema import FeatureSpec
 
 INK, PALE, CURVE = "#1b3a57", "#c8553d", "#2fb5e0"
+FONTS = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
+    "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans",
+)  # fmt: skip
+"""Whose glyphs are taken, in this order, as far as they are installed: the first one has neither Han nor Hangul."""
 
 Drawer: TypeAlias = "Callable[[Axes, Store, int, float], None]"
 """Draws one feature of utterance n, which lasts so many seconds, into one panel."""
@@ -51,9 +58,17 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     axes[-1, 0].set_xlim(0, seconds)
     text = str(store.texts[number])
     title = f"{store.ids[number]}   {store.speakers[number]}, {store.languages[number]}"
-    figure.suptitle(f"{title}\n{text if len(text) < 120 else text[:117] + '...'}", fontsize=10, parse_math=False)
-    figure.savefig(target, dpi=110)
+    shown = f"{title}\n{text if len(text) < 120 else text[:117] + '...'}"
+    figure.suptitle(shown, fontsize=10, parse_math=False, family=_installed(FONTS))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is a box then, which says as much
+        figure.savefig(target, dpi=110)
     plt.close(figure)
+
+
+def _installed(families: Iterable[str]) -> list[str]:
+    there = set(font_manager.get_font_names())
+    return [family for family in families if family in there]
 
 
 def _draw_wave(axis: Axes, store: Store, number: int, seconds: float) -> None:

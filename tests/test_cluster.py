@@ -92,7 +92,7 @@ def occupy(task: Number, threads: int) -> tuple[str, int, float, float]:
 @pytest.fixture(scope="module")
 def running() -> Iterator[str]:
     """Address of a scheduler with a worker process, as somebody else may have started them."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         yield cluster.scheduler_address
 
 
@@ -178,7 +178,7 @@ def test_a_cluster_that_has_no_worker_for_too_long_is_an_error(monkeypatch: pyte
     monkeypatch.setattr(cluster, "START_SECONDS", 0.5)
     observer = Quiet()
     with (
-        LocalCluster(n_workers=0, dashboard_address=None) as empty,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(HeadraceError, match="had no worker for"),
         executor(0, empty.scheduler_address, "cpu", observer),
     ):

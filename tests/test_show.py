@@ -44,7 +44,7 @@ def make_store(root: Path, *names: str) -> store.reader.Store:
             specs=specs,
             arrays={name: values[name] for name in names},
             lengths={name: np.array([value], np.int32) for name, value in columns.items()},
-            strings={"id": ["a.wav"], "speaker": ["s"], "language": ["en"], "text": ["costs $5 or $6"]},
+            strings={"id": ["a.wav"], "speaker": ["안나"], "language": ["en"], "text": ["costs $5 or 六 $"]},
         ),
     )
     return store.open(root)
@@ -63,6 +63,7 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("names", [("wave", "f0"), ("wave", "mel", "f0")])
 def test_every_feature_over_time_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
