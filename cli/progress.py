@@ -98,3 +98,42 @@ class BuildProgress:
         if not self._quiet and (force or time.monotonic() - self._printed >= PLAIN_EVERY):
             self._printed = time.monotonic()
             render.say(text)
+
+
+class PartsProgress:
+    """Shows how many parts are done. A `store.verify.Watch`."""
+
+    def __init__(self, done: str, *, quiet: bool) -> None:
+        """
+        Args:
+            done: what is said of a part.
+        """
+        self._done, self._quiet = done, quiet
+        self._bar: Any = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, parts: int) -> None:
+        if self._quiet:
+            return
+        if render.console().is_terminal:
+            self._draw(done, parts)
+        elif time.monotonic() - self._printed >= PLAIN_EVERY:
+            self._printed = time.monotonic()
+            render.say(f"{done}/{parts} parts {self._done}")
+
+    def _draw(self, done: int, parts: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            columns = BarColumn(), MofNCompleteColumn(), TextColumn(f"parts {self._done}"), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=render.console(), transient=True)
+            self._bar.add_task("parts", total=parts)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done)

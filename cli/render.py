@@ -114,6 +114,11 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def term(name: str) -> str:
+    """loss_mel -> `mel loss`."""
+    return " ".join(reversed(name.split("_")))
+
+
 def duration(seconds: float) -> str:
     """75 -> `1 min 15 s`."""
     minutes, rest = divmod(round(seconds), 60)

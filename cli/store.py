@@ -1,24 +1,30 @@
-"""`store`: look at a feature store and check it."""
+"""`store`: look at a feature store, check it and repair it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import render
+from cli import exchange, render
 
 if TYPE_CHECKING:
+    from store.checks import Problem
     from store.place import Place
     from store.reader import Store
+    from store.repair import Repair
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Look at a feature store and check it. A store is never changed by that."""
+    """Look at a feature store, check it and repair it. Nothing but `repair` changes it."""
 
+
+main.add_command(exchange.import_prepared)
+main.add_command(exchange.export)
 
 path_argument = click.argument("path", metavar="STORE", type=render.PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
@@ -42,21 +48,21 @@ def info(path: Place, as_json: bool) -> None:
 
 
 def _describe(opened: Store) -> dict[str, Any]:
-    attributes = opened.attributes
     return {
-        "preset": attributes["preset"],
+        "preset": opened.attributes["preset"],
         "sample_rate": opened.sample_rate,
         "hop": opened.hop,
         "utterances": len(opened),
         "hours": opened.hours,
         "parts": len(opened.parts),
-        "parts_planned": attributes["plan"]["parts"],
+        "parts_planned": sum(member.attributes["plan"]["parts"] for member in opened.members),
         "complete": opened.complete,
-        "rejects": len(_lines(opened.path / "rejects.jsonl")),
+        "rejects": sum(len(_lines(member.path / "rejects.jsonl")) for member in opened.members),
         "speakers": dict(Counter(opened.speakers.tolist()).most_common()),
         "languages": dict(Counter(opened.languages.tolist()).most_common()),
         "aligned": int(opened.column("aligned").sum()),
         "fingerprint": opened.fingerprint,
+        "reading": opened.reading,
         "features": [_describe_feature(opened, name) for name in opened.features],
     }
 
@@ -76,23 +82,62 @@ def _lines(path: Place) -> list[str]:
 
 @main.command()
 @path_argument
+@click.option("--quick", is_flag=True, help="Compare the sizes of features' files instead of reading them.")
 @json_option
 @render.command
-def verify(path: Place, as_json: bool) -> int:
+def verify(path: Place, quick: bool, as_json: bool) -> int:
     """Check every checksum and every law of STORE. Exits with 1 where anything is wrong."""
+    from cli.progress import PartsProgress
     from store.layout import sealed_parts
     from store.verify import verify as find_problems
 
-    problems = list(find_problems(path))
+    with PartsProgress("checked", quiet=as_json) as watch:
+        problems = list(find_problems(path, quick=quick, watch=watch))
     parts = len(sealed_parts(path))
     if as_json:
-        found = [{"where": problem.where, "what": problem.what} for problem in problems]
-        render.emit_json({"parts": parts, "problems": found})
+        render.emit_json({"parts": parts, "problems": [_problem(problem) for problem in problems]})
     else:
         for problem in problems:
             click.echo(f"{problem.where}: {problem.what}")
         click.echo(f"{parts} parts checked, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     return 1 if problems else 0
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {"where": problem.where, **asdict(problem)}
+
+
+@main.command()
+@path_argument
+@click.option("--dry-run", is_flag=True, help="Say what would be dropped; change nothing.")
+@json_option
+@render.command
+def repair(path: Place, dry_run: bool, as_json: bool) -> int:
+    """Drop what is damaged in STORE, and tell what makes it again. Exits with 1 where dropping does not help."""
+    from cli.progress import PartsProgress
+    from store.repair import repair as drop_damage
+
+    with PartsProgress("checked", quiet=as_json) as watch:
+        done = drop_damage(path, dry_run=dry_run, watch=watch)
+    if as_json:
+        problems = [_problem(problem) for problem in done.problems]
+        render.emit_json({**asdict(done), "dry_run": dry_run, "problems": problems})
+    else:
+        _print_repair(done, "would be dropped" if dry_run else "dropped")
+    return 1 if done.unhelped else 0
+
+
+def _print_repair(done: Repair, dropped: str) -> None:
+    for problem in done.problems:
+        click.echo(f"{problem.where}: {problem.what}")
+    for number in done.parts:
+        click.echo(f"part {number:05d}: {dropped}")
+    for number, name in done.arrays:
+        click.echo(f"part {number:05d} {name}: {dropped}")
+    if not done.problems:
+        click.echo("nothing is damaged")
+    for command in done.commands:
+        click.echo(f"make it again with: {command}")
 
 
 @main.command()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from featurize import account, cluster, resume
+from featurize import account, cluster
 from featurize.derived import DERIVED, Derived, sealed_part
 from featurize.stopwatch import Stopwatch
 from featurize.work import Task
@@ -100,7 +100,7 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
             f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
         )
     steps = plan(config.features, features_of(attributes))
-    with resume.only_builder(config.store):
+    with place.only_writer(config.store):
         place.clear_drafts(config.store)  # of a command that was killed
         made = {"added": make(config.store.resolve(), steps, config.workers, config.scheduler, observer)}
         account.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")

@@ -5,25 +5,26 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from featurize import account, add, cluster, engine, resume
+from featurize import account, add, cluster, engine, grow, resume
 from featurize import corpus as corpora
 from featurize.derived import DERIVED, Derived
 from featurize.engine import Choice
 from featurize.presets import Preset, feature_specs
 from featurize.recording import USUAL, Limits
 from featurize.source import root_of
-from featurize.worker import PartReport, PartTask, Recipe, inputs, process_part
-from store import index, layout
+from featurize.worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
+from store import index, layout, place
 from store.errors import CorpusError, StoreError
 from store.place import Place
-from store.schema import Reject, Utterance, digest
+from store.schema import Reject, Utterance
 from store.writer import Compression
 
 
@@ -106,25 +107,34 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
     return Corpus(root_of(config.corpus), utterances, rejects)
 
 
-def plan(corpus: Corpus, config: BuildConfig) -> list[PartTask]:
-    """Cut the corpus into parts of neighbouring lengths. The same corpus gives the same plan on any machine."""
-    seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
+def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
+    """Cut the corpus into parts of neighbouring lengths. The same corpus gives the same plan on any machine.
+
+    Args:
+        kept: parts of the store that stay as they are; the others share out what these do not hold.
+    Raises:
+        StoreError: a kept part was made from something that is not in the corpus now.
+    """
+    recipe, store = config.recipe, config.out.resolve()
+    fingerprints = [spec.fingerprint for spec in recipe.specs]
+    members, rest = grow.split(corpus.utterances, config.out, kept, fingerprints)
+    seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
     part_seconds = hours * 3600 if hours else layout.automatic_part_seconds(float(seconds.sum()))
     order, bounds = layout.plan_parts(seconds, part_seconds)
-    recipe, store = config.recipe, config.out.resolve()
-    fingerprints = [spec.fingerprint for spec in recipe.specs]
-    ordered = [corpus.utterances[n] for n in order.tolist()]
+    free = (number for number in itertools.count() if number not in members)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        members[next(free)] = [rest[n] for n in order[start:stop].tolist()]
     return [
         PartTask(
             number=number,
             corpus=corpus.root,
             store=store,
-            utterances=tuple(ordered[start:stop]),
-            inputs=inputs(ordered[start:stop], fingerprints),
+            utterances=tuple(utterances),
+            inputs=inputs(utterances, fingerprints),
             recipe=recipe,
         )
-        for number, (start, stop) in enumerate(itertools.pairwise(bounds.tolist()))
+        for number, utterances in sorted(members.items())
     ]
 
 
@@ -137,21 +147,53 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
         UsageError: a feature that is none, or a folder that is no store.
         CorpusError: nothing usable in the corpus.
         RecipeMismatch: the store was begun with other features or another preset.
-        StoreError: the corpus changed since the store was begun, the disk is full, or another build is at work.
+        StoreError: the corpus changed since the store was begun otherwise than by growing, the disk is full, or another
+            build is at work.
         HeadraceError: parts could not be done; all others are sealed.
     """
     started = time.perf_counter()
     recipe = config.recipe
     resume.check_out(config.out)
-    steps = add.plan(config.derived, {spec.name: spec for spec in recipe.specs} | resume.joined(config.out))
+    there = resume.root(config.out)
+    if there:
+        resume.check_recipe(config.out, there, _recipe_attributes(recipe))
+    joined = resume.joined(there)
+    steps = add.plan(config.derived, {spec.name: spec for spec in recipe.specs} | joined)
     corpus = scan(config, observer)
-    tasks = plan(corpus, config)
-    with resume.only_builder(config.out):
-        resume.begin(config.out, _attributes(recipe, tasks, corpus))
+    chosen = grow.choose(config.out, there["plan"] if there else None, partial(plan, corpus, config))
+    if there and chosen.to_json() != there["plan"]:
+        observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
+        left = [name for name in joined if name not in {step.spec.name for step in steps}]
+        if left:
+            observer.note(f"{', '.join(left)}: the new parts get it by featurize add {config.out} {','.join(left)}")
+    return make(config, corpus, chosen.tasks, process_part, observer, started, steps, chosen.grown)
+
+
+def make(
+    config: BuildConfig,
+    corpus: Corpus,
+    tasks: Sequence[AnyPartTask],
+    process: Callable[[AnyPartTask, int], PartReport],
+    observer: Observer,
+    started: float,
+    steps: Sequence[add.Step] = (),
+    grown: grow.Generations = (),
+) -> dict[str, Any]:
+    """From the plan of a store to the store: what is not sealed yet is made, then the index.
+
+    Args:
+        process: what a worker does with a task.
+        started: when the command was, by `time.perf_counter`.
+        steps: features that join the parts when they are sealed.
+        grown: as `grow.Plan` has it.
+    """
+    with place.only_writer(config.out):
+        attributes = _recipe_attributes(tasks[0].recipe) | {"plan": grow.Plan(tasks, grown).to_json()}
+        resume.begin(config.out, attributes, tasks)
         pending = resume.pending(config.out, tasks)
         _announce(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
-        done |= _extract(pending, config, observer, started)
+        done |= _extract(pending, process, config, observer, started)
         if missing := resume.pending(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
         if steps:
@@ -159,8 +201,8 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
         return account.close(config.out, corpus.rejects, done, config.preset.spectral)
 
 
-def _attributes(recipe: Recipe, tasks: Sequence[PartTask], corpus: Corpus) -> dict[str, Any]:
-    """Root attributes of the store. Equal ones mean that a build goes on where another stopped."""
+def _recipe_attributes(recipe: Recipe) -> dict[str, Any]:
+    """Root attributes of the store, but for its plan. Equal ones mean that a build goes on where another stopped."""
     spectral = recipe.preset.spectral
     return {
         "format": layout.FORMAT,
@@ -169,11 +211,6 @@ def _attributes(recipe: Recipe, tasks: Sequence[PartTask], corpus: Corpus) -> di
         "preset": recipe.preset.name,
         "compression": recipe.compression,
         "features": [spec.to_json() for spec in recipe.specs],
-        "plan": {
-            "parts": len(tasks),
-            "utterances": len(corpus.utterances),
-            "digest": digest([task.inputs for task in tasks]),
-        },
     }
 
 
@@ -184,7 +221,13 @@ def _announce(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: 
     observer.planned(len(tasks), len(tasks) - len(pending), total, sealed)
 
 
-def _extract(pending: Sequence[PartTask], config: BuildConfig, observer: Observer, started: float) -> dict[str, Any]:
+def _extract(
+    pending: Sequence[AnyPartTask],
+    process: Callable[[AnyPartTask, int], PartReport],
+    config: BuildConfig,
+    observer: Observer,
+    started: float,
+) -> dict[str, Any]:
     """Do what is to be done, and give account of it."""
     reports: list[PartReport] = []
     used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
@@ -193,7 +236,7 @@ def _extract(pending: Sequence[PartTask], config: BuildConfig, observer: Observe
         with _workers(config, len(pending), observer) as (workers, choice):
             observer.note(f"engine {choice.engine} on {choice.device}: {choice.reason}")
             recipe = replace(pending[0].recipe, engine=choice.engine, device=choice.device)
-            for report in workers.map(process_part, (replace(task, recipe=recipe) for task in pending)):
+            for report in workers.map(process, (replace(task, recipe=recipe) for task in pending)):
                 reports.append(report)
                 observer.part_done(report)
         used = {"engine": choice.engine, "device": choice.device, "reason": choice.reason, "workers": workers.workers}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from featurize import folders, formats, source
+from featurize import cuts, folders, formats, source
 from featurize.examine import Examiner
 from featurize.formats import FORMATS, Entry
 from featurize.recording import USUAL, Limits
@@ -45,7 +45,7 @@ def scan(
     """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan".
 
     Args:
-        path: of the corpus folder, or of a .list file in it.
+        path: of the corpus folder, or of a .list file or a manifest of cuts in it.
         format: one of FORMATS; None recognises it.
         follow_outside: take recordings that lie outside the corpus folder, by their path or through links.
         limits: what is too long.
@@ -65,6 +65,8 @@ def _recognise(path: Place, found: Source, file: str) -> str:
     if file:
         if folders.suffix(file) == ".list":
             return "list"
+        if file.endswith(cuts.SUFFIXES):
+            return "lhotse"
         raise CorpusError(f"{path} is a file, and not a .list: give the folder that it is in, or --format list")
     lists = _lists(found)
     fitting = [name for name in FORMATS[1:3] if not _missing(found, name)] + ["list"] * (len(lists) == 1)
@@ -79,6 +81,7 @@ def _recognise(path: Place, found: Source, file: str) -> str:
     raise CorpusError(
         f"{path} is no corpus of a known format: nothing fits, and --format can only name one of them",
         "list      one .list file of path|speaker|language|text",
+        "lhotse    a .jsonl or .jsonl.gz file of cuts, itself named as the corpus",
         "ljspeech  metadata.csv and wavs/",
         "kaldi     wav.scp and text",
         f"tree      files {', '.join(folders.AUDIO)}, each with a .txt, .lab or .TextGrid of its name beside it",
@@ -88,6 +91,8 @@ def _recognise(path: Place, found: Source, file: str) -> str:
 def _entries(path: Place, format: str, found: Source, file: str) -> formats.Entries:
     if format == "list":
         return formats.read_list(found, file or _one_list(path, found))
+    if format == "lhotse" and file:
+        return cuts.read_cuts(found, file)
     missing = "a folder" if file else _missing(found, format)
     if missing:
         raise CorpusError(f"{path} cannot be read as {format}: there must be {missing}")
@@ -97,6 +102,8 @@ def _entries(path: Place, format: str, found: Source, file: str) -> formats.Entr
 
 def _missing(found: Source, format: str) -> str:
     """What a folder lacks to be of a format."""
+    if format == "lhotse":
+        return "a file of cuts, named as the corpus"
     needed = {"ljspeech": ("metadata.csv", "wavs"), "kaldi": ("wav.scp", "text")}.get(format, ())
     return " and ".join(name for name in needed if not found.exists(name))
 

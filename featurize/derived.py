@@ -18,10 +18,10 @@ import torch
 
 from featurize import praat
 from featurize.dsp import Spectral, SpectralRecipe
-from store import index, layout
+from store import layout
 from store.errors import StoreError, UsageError
 from store.place import Place
-from store.reader import open_rows, read_spans
+from store.rows import load, open_rows
 from store.schema import Axis, FeatureSpec
 
 
@@ -43,9 +43,9 @@ def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec]) -> P
 
     def utterances(name: str) -> Iterator[np.ndarray]:
         axis = specs[name].axis
-        lengths = index.read_column(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
+        lengths = load(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
         bounds = layout.offsets(np.ones_like(lengths) if axis == "utterance" else lengths).tolist()
-        return read_spans(open_rows(folder / name), list(itertools.pairwise(bounds)))
+        return iter(open_rows(folder / name).read(list(itertools.pairwise(bounds))))
 
     return Part(specs, utterances)
 

@@ -21,7 +21,7 @@ from store.schema import Reject
 
 TEXTS = (".txt", ".lab", ".textgrid")
 """Suffixes of transcripts in a tree, in any case; of several of one name the first in this order is the text."""
-FORMATS = ("list", "ljspeech", "kaldi", "tree")
+FORMATS = ("list", "ljspeech", "kaldi", "tree", "lhotse")
 LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
 """GPT-SoVITS' tags, in lower case, to ISO codes."""
 _PATH_JUNK = " '\"\u202a"  # what pasting from Windows leaves around a path

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurize.worker import PartTask
-from store import index, layout, place
-from store.errors import RecipeMismatch, StoreError, UsageError
+from featurize.worker import AnyPartTask
+from store import index, layout, place, sealed
+from store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from store.place import Place
 from store.reader import read_attributes
 from store.schema import FeatureSpec
@@ -24,66 +22,70 @@ def check_out(out: Place) -> None:
     """
     Raises:
         UsageError: there is something else.
+        NotAStore: there is a store of another format.
         StorageError: the bucket cannot be used.
     """
     place.check(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder for the store.")
-    if set(place.names(out)) - BEGUN and not (out / "zarr.json").exists():
+    if set(place.names(out)) - BEGUN and root(out) is None and not layout.sealed_parts(out):
         raise UsageError(f"--out {out} holds other things and is no store; name a new or an empty folder.")
 
 
-@contextmanager
-def only_builder(out: Place) -> Iterator[None]:
-    """Hold the store's lock: two commands at once would do everything twice.
-
-    A bucket has no lock that ends with its holder. Nothing depends on it: two builds write the same bytes.
-
-    Raises:
-        StoreError: another one holds it.
-    """
-    if not isinstance(out, Path):
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"Another featurize command is writing {out}: wait until it is done.") from None
-        yield
+def root(out: Place) -> dict[str, Any] | None:
+    """Root attributes of the store that is there. None where none is begun, and where they are damaged: then they are
+    made anew for the parts that are there."""
+    try:
+        sealed.read(out / "zarr.json")
+    except DamagedStore:
+        return None
+    return read_attributes(out)
 
 
-def begin(out: Place, attributes: dict[str, Any]) -> None:
-    """Create the store, or see that the one that is there is this one.
+def begin(out: Place, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) -> None:
+    """Create the store, let it grow, or see that the one that is there is this one.
 
     Raises:
         RecipeMismatch: it was begun with other features or another preset.
         StoreError: it was begun with another corpus.
     """
     place.clear_drafts(out)  # of a build that was killed
-    if not (out / "zarr.json").exists():
+    there = root(out)
+    if there is None:
+        pending(out, tasks)
         create(out, attributes)
-    found = read_attributes(out)
-    found["features"] = [spec for spec in found["features"] if "seals" not in spec]  # the others joined later
-    for key in ("preset", "compression", "features"):
-        if found.get(key) != attributes[key]:
-            raise RecipeMismatch(
-                f"{out} was begun with another {key}: ask for what it has, or name another --out.",
-                f"in store:  {_brief(found.get(key))}",
-                f"asked for: {_brief(attributes[key])}",
-            )
-    if found["plan"] != attributes["plan"]:
+        return
+    check_recipe(out, there, attributes)
+    found, asked = there["plan"], attributes["plan"]
+    if found == asked:
+        return
+    if len(asked["grown"]) <= len(found["grown"]) and layout.sealed_parts(out):
         raise StoreError(
             f"The corpus or --part-hours changed since {out} was begun: build into another --out.",
-            f"in store:  {found['plan']['utterances']} utterances in {found['plan']['parts']} parts",
-            f"asked for: {attributes['plan']['utterances']} utterances in {attributes['plan']['parts']} parts",
+            f"in store:  {found['utterances']} utterances in {found['parts']} parts",
+            f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
         )
+    create(out, attributes)  # the features that joined later are named again when the new parts have them
 
 
-def joined(out: Place) -> dict[str, FeatureSpec]:
-    """The features that joined the store that is there, if one is."""
-    features = read_attributes(out)["features"] if (out / "zarr.json").exists() else []
+def check_recipe(out: Place, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        RecipeMismatch: the store was begun with other features or another preset.
+    """
+    own = {**found, "features": [spec for spec in found["features"] if "seals" not in spec]}
+    for key in ("preset", "compression", "features"):
+        if own.get(key) != asked[key]:
+            raise RecipeMismatch(
+                f"{out} was begun with another {key}: ask for what it has, or name another --out.",
+                f"in store:  {_brief(own.get(key))}",
+                f"asked for: {_brief(asked[key])}",
+            )
+
+
+def joined(there: Mapping[str, Any] | None) -> dict[str, FeatureSpec]:
+    """The features that joined a store of these root attributes."""
+    features = there["features"] if there else ()
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in features if "seals" in spec}
 
 
@@ -94,7 +96,7 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-def pending(out: Place, tasks: Sequence[PartTask]) -> list[PartTask]:
+def pending(out: Place, tasks: Sequence[AnyPartTask]) -> list[AnyPartTask]:
     """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from store.schema import FeatureSpec, Reject, Utterance
 from store.writer import Part
 
 COLUMNS = ("frames", "samples_dropped", "phones_n", "aligned")
+"""Of every part; `tokens_n` too where a feature counts tokens."""
 STRINGS = ("id", "speaker", "language", "text")
 
 
@@ -35,7 +36,8 @@ class PartRows:
         self._specs = specs
         self._rows = {spec.name: _Rows(spec, frames if spec.axis == "frames" else 0) for spec in specs}
         self._utterances: list[Utterance] = []
-        self._columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
+        counted = [layout.LENGTH_COLUMNS[spec.axis] for spec in specs if spec.axis != "utterance"]
+        self._columns: dict[str, list[int]] = {name: [] for name in dict.fromkeys((*COLUMNS, *counted))}
 
     def __len__(self) -> int:
         return len(self._utterances)
@@ -61,14 +63,18 @@ class PartRows:
             number=number,
             specs=self._specs,
             arrays={
-                spec.name: self._rows.pop(spec.name).in_order(order, columns[layout.LENGTH_COLUMNS[spec.axis]])
-                for spec in self._specs
+                spec.name: self._rows.pop(spec.name).in_order(order, _lengths(spec, columns)) for spec in self._specs
             },
             lengths={name: column[order] for name, column in columns.items()},
             strings={name: [getattr(utterance, name) for utterance in utterances] for name in STRINGS},
             rejects=rejects,
             inputs=inputs,
         )
+
+
+def _lengths(spec: FeatureSpec, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) rows of each utterance."""
+    return np.ones_like(columns["frames"]) if spec.axis == "utterance" else columns[layout.LENGTH_COLUMNS[spec.axis]]
 
 
 class _Rows:

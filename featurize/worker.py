@@ -14,7 +14,7 @@ import itertools
 import platform
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import cache
@@ -73,6 +73,9 @@ class PartTask(Task):
         return f"part {self.number:05d} ({self.utterances[0].id} to {self.utterances[-1].id})"
 
 
+AnyPartTask = TypeVar("AnyPartTask", bound=PartTask)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
     """What became of a task."""
@@ -105,19 +108,27 @@ def process_part(task: PartTask, threads: int = 1) -> PartReport:
         StoreError: the store cannot be written from here.
         CorpusError: the corpus cannot be read from here.
     """
+    return sealed(
+        task,
+        lambda watch: extract(
+            task.corpus,
+            task.utterances,
+            task.recipe,
+            watch,
+            frames=frames_of(task),
+            isolated=task.attempt > 1,
+            threads=threads,
+        ),
+    )
+
+
+def sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]]) -> PartReport:
+    """Write and seal what `extracting` makes of a task, and report. Raises as `process_part`."""
     _check_here(task)
     _settle()
     started = time.process_time()
     watch = Stopwatch()
-    rows, rejects = extract(
-        task.corpus,
-        task.utterances,
-        task.recipe,
-        watch,
-        frames=_frames(task.utterances, task.recipe.preset.spectral),
-        isolated=task.attempt > 1,
-        threads=threads,
-    )
+    rows, rejects = extracting(watch)
     with watch("write"):
         write_part(task.store, rows.part(task.number, rejects, task.inputs), task.recipe.compression)
     spectral = task.recipe.preset.spectral
@@ -187,11 +198,19 @@ def extract(
         isolated, threads: as in `intake.decoded`.
     """
     rejects: list[Reject] = []
-    rows = PartRows(recipe.specs, frames)
     waves = decoded(corpus, utterances, recipe.preset, isolated=isolated, threads=threads, limits=recipe.limits)
     if recipe.device == "cuda":
         waves = _begun(waves)
     samples = _samples(corpus, waves, recipe, watch, rejects)
+    return filled(samples, recipe, watch, rejects, frames), rejects
+
+
+def filled(
+    samples: Iterator[tuple[Sample, np.ndarray]], recipe: Recipe, watch: Stopwatch, rejects: list[Reject], frames: int
+) -> PartRows:
+    """Samples, each with its wave, as rows of a part of about so many frames, with spectra where the recipe asks for
+    any. Those that come to nothing join the rejects."""
+    rows = PartRows(recipe.specs, frames)
     with _DEVICE if recipe.device == "cuda" else nullcontext():
         for sample, made in _with_spectra(samples, recipe, watch):
             if isinstance(made, Rejected):
@@ -201,7 +220,7 @@ def extract(
                 sample.arrays.update(mel=made.mel, mfcc=made.mfcc)
             rows.add(sample)
             del sample, made
-    return rows, rejects
+    return rows
 
 
 _DEVICE = threading.Lock()
@@ -223,9 +242,10 @@ def _with_spectra(
     return watch.each("spectral", spectra)
 
 
-def _frames(utterances: Sequence[Utterance], spectral: SpectralRecipe) -> int:
+def frames_of(task: PartTask) -> int:
     """As many as there will be, by the headers, or a few more."""
-    return sum(int(u.seconds * spectral.sample_rate) // spectral.hop + 1 for u in utterances)
+    spectral = task.recipe.preset.spectral
+    return sum(int(u.seconds * spectral.sample_rate) // spectral.hop + 1 for u in task.utterances)
 
 
 def _samples(
@@ -240,7 +260,7 @@ def _samples(
         try:
             if isinstance(wave, Rejected):
                 raise wave
-            sample = _sample(utterance, wave, recipe.preset.spectral)
+            sample = sample_of(utterance, wave, recipe.preset.spectral)
             if "phones" in recipe.features:
                 with watch("text"):
                     _add_phones(corpus, sample, recipe.preset.spectral)
@@ -251,7 +271,7 @@ def _samples(
             del sample, wave
 
 
-def _sample(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> Sample:
+def sample_of(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> Sample:
     frames, dropped = divmod(len(wave), spectral.hop)
     if frames < spectral.min_frames:
         needed = spectral.min_frames * spectral.hop / spectral.sample_rate

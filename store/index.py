@@ -6,25 +6,39 @@ with the parts. Without one, a reader derives the same columns in memory.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
-from store import layout, place
-from store.errors import DamagedStore, HeadraceError
+from store import layout, place, sealed
+from store.errors import DamagedStore
 from store.place import Place
+from store.rows import intact_blocks, load, open_rows
 from store.schema import digest
-from store.writer import write_array, write_group, write_strings
+from store.writer import UTTERANCES, write_array, write_group, write_strings
 
 NAMES = ("id", "speaker", "language")
+_DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
+
+
+class Names(Mapping[str, np.ndarray]):
+    """`id`, `speaker`, `language`: (N,) object arrays of str, each read when it is asked for. Of ten million utterances
+    they take gigabytes, and whoever reads batches needs none of them."""
+
+    def __init__(self, read: Callable[[str], np.ndarray]) -> None:
+        self._read = read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +51,7 @@ class Index:
     """(P + 1,) int64: utterances bounds[p]:bounds[p + 1] lie in parts[p]."""
     columns: Mapping[str, np.ndarray]
     """Length columns and other per-utterance integers, (N,) int32 each."""
-    names: Mapping[str, np.ndarray]
-    """`id`, `speaker`, `language`: (N,) arrays of str."""
+    names: Names
     fingerprint: str
     """Digest of all seals: two stores with one fingerprint hold the same data."""
 
@@ -47,15 +60,10 @@ def read_seal(root: Place, number: int) -> dict[str, Any]:
     """The seal of one part.
 
     Raises:
-        DamagedStore: the part's metadata is missing, is not JSON or holds no seal.
+        DamagedStore: the part's metadata is missing, or is not what was written.
     """
-    path = layout.part_path(root, number) / "zarr.json"
-    try:
-        return json.loads(path.read_bytes())["attributes"]["seal"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedStore(
-            f"{path} is not the seal of a part ({error!r}): remove that part's folder and run featurize build again."
-        ) from error
+    seal: dict[str, Any] = sealed.read(layout.part_path(root, number) / "zarr.json")["attributes"]["seal"]
+    return seal
 
 
 def read_seals(root: Place, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -63,107 +71,119 @@ def read_seals(root: Place, numbers: Sequence[int]) -> list[dict[str, Any]]:
     return place.each(root, partial(read_seal, root), numbers)
 
 
-def read(root: Place) -> Index:
-    """The stored index, or one derived from the parts where there is none."""
+def read(root: Place, *, check: bool = False) -> Index:
+    """The stored index, or one derived from the parts where there is none. On this machine its columns are mapped:
+    opened at once, whatever their size, and in memory once for all processes.
+
+    Args:
+        check: compare the checksums of what is read.
+    Raises:
+        DamagedStore: it cannot be read, or is not what was written.
+    """
     folder = root / "index"
     if not (folder / "zarr.json").exists():
-        return derive(root)
-    try:
-        attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
-        columns, fingerprint = list(attributes["columns"]), str(attributes["fingerprint"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedStore(f"{folder} cannot be read ({error!r}): remove that folder, it is derived.") from error
-    names = ["parts", "bounds", *columns, *NAMES]
-    arrays = dict(zip(names, place.each(root, lambda name: read_column(folder / name), names), strict=True))
+        return derive(root, check=check)
+    attributes = sealed.read(folder / "zarr.json")["attributes"]
+    if "arrays" not in attributes:
+        raise DamagedStore(f"{folder} is of another version: remove that folder, it is derived from the parts.")
+    checksums = attributes["arrays"]
+
+    def read_one(name: str) -> np.ndarray:
+        return _read_array(folder / name, checksums[name] if check else "")
+
+    columns = list(attributes["columns"])
+    names = ["parts", "bounds", *columns]
+    arrays = dict(zip(names, place.each(root, read_one, names), strict=True))
+    numbers = arrays["parts"].tolist()
+
+    def read_names(name: str) -> np.ndarray:
+        # Meanwhile a build may have taken the index away, or written one more for a store that grew.
+        try:
+            same = sealed.read(folder / "zarr.json")["attributes"] == attributes
+        except DamagedStore:
+            same = False
+        if same:
+            return read_one(name)
+        return read_joined(root, numbers, name, object, partial(_own_blocks, root) if check else no_blocks)
+
     return Index(
         parts=arrays["parts"],
         bounds=arrays["bounds"],
         columns={name: arrays[name] for name in columns},
-        names={name: arrays[name] for name in NAMES},
-        fingerprint=fingerprint,
+        names=Names(read_names),
+        fingerprint=str(attributes["fingerprint"]),
     )
 
 
-def derive(root: Place) -> Index:
-    """The index by reading every part's seal and per-utterance columns."""
+def _read_array(path: Place, checksums: str) -> np.ndarray:
+    blocks = intact_blocks(path, checksums)
+    if path.name in NAMES:
+        return load(path, blocks)
+    rows = open_rows(path, sealed=blocks)
+    return rows.read([(0, len(rows))])[0]
+
+
+def derive(root: Place, *, check: bool = False) -> Index:
+    """The index by reading every part's seal and per-utterance columns.
+
+    Args:
+        check: compare the checksums of what is read.
+    """
     numbers = layout.sealed_parts(root)
     seals = read_seals(root, numbers)
+    blocks = partial(_own_blocks, root) if check else no_blocks
     columns = seals[0]["columns"] if seals else ["frames"]
     return Index(
         parts=np.asarray(numbers, np.int32),
         bounds=layout.offsets(np.asarray([seal["utterances"] for seal in seals], np.int64)),
-        columns={name: read_joined(root, numbers, name, np.int32) for name in columns},
-        names={name: read_joined(root, numbers, name, object) for name in NAMES},
-        fingerprint=digest(list(zip(numbers, seals, strict=True))),
+        columns={name: read_joined(root, numbers, name, np.int32, blocks) for name in columns},
+        names=Names(lambda name: read_joined(root, numbers, name, object, blocks)),
+        fingerprint=fingerprint(numbers, seals),
     )
 
 
-def read_joined(root: Place, numbers: Sequence[int], name: str, dtype: type) -> np.ndarray:
-    """A per-utterance array of many parts, one after the other."""
-    arrays = place.each(root, lambda number: read_column(layout.part_path(root, number) / name), numbers)
-    return np.concatenate([np.empty(0, dtype), *arrays])
+def _own_blocks(root: Place, number: int, name: str) -> Sequence[str]:
+    """Checksums of the blocks of an array that a part was sealed with."""
+    return intact_blocks(layout.part_path(root, number) / name, read_seal(root, number)["crc32c"][name])
 
 
-def read_column(path: Place) -> np.ndarray:
-    """A whole per-utterance array: integers as stored, strings as an object array of str.
+def fingerprint(numbers: Sequence[int], seals: Sequence[Mapping[str, Any]]) -> str:
+    """Digest of the seals of some parts."""
+    return digest(list(zip(numbers, seals, strict=True)))
 
-    Raises:
-        DamagedStore: it is not there or cannot be decoded.
+
+def no_blocks(number: int, name: str) -> Sequence[str]:
+    """In the place of checksums that are not compared."""
+    return ()
+
+
+def read_joined(
+    root: Place, numbers: Sequence[int], name: str, dtype: type, blocks: Callable[[int, str], Sequence[str]] = no_blocks
+) -> np.ndarray:
+    """A per-utterance array of many parts, one after the other.
+
+    Args:
+        blocks: of a part and an array the checksums of its blocks, to be compared.
     """
-    values = load(path)
-    return values if values.dtype.kind in "iu" else values.astype(object)
 
+    def one(number: int) -> np.ndarray:
+        return load(layout.part_path(root, number) / name, blocks(number, name))
 
-def load(path: Place) -> np.ndarray:
-    """A whole array.
-
-    Raises:
-        DamagedStore: it is not there, or what is there cannot be understood.
-    """
-    with _understood(path):
-        return np.asarray(_opened(read_files(path))[:])
-
-
-def metadata(path: Place) -> zarr.Array:
-    """An array without its data: shape, dtype, chunks, compressors. Raises DamagedStore as `load`."""
-    with _understood(path):
-        return _opened({"zarr.json": (path / "zarr.json").read_bytes()})
-
-
-def read_files(path: Place) -> dict[str, bytes]:
-    """The files of an array by name: its metadata, and its data file where it has any rows."""
-    described = (path / "zarr.json").read_bytes()
-    shape = json.loads(described)["shape"]
-    data = layout.shard_name(len(shape))
-    return {"zarr.json": described} | ({data: (path / data).read_bytes()} if shape[0] else {})
-
-
-def _opened(files: Mapping[str, bytes]) -> zarr.Array:
-    memory = MemoryStore({name: Buffer.from_bytes(data) for name, data in files.items()})
-    return zarr.open_array(memory, mode="r", zarr_format=3)
-
-
-@contextmanager
-def _understood(path: Place) -> Iterator[None]:
-    try:
-        yield
-    except HeadraceError:
-        raise
-    except Exception as error:  # a flipped bit in metadata surfaces in zarr as any type of error
-        raise DamagedStore(f"{path} cannot be read ({error}): run store verify.") from error
+    return np.concatenate([np.empty(0, dtype), *place.each(root, one, numbers)], dtype=dtype)
 
 
 def write(root: Place, index: Index) -> None:
     """Store the index, in the place of the one that is there."""
     drop(root)
     with place.drafted(root, "index") as draft:
-        write_array(draft / "parts", index.parts, "none")
-        write_array(draft / "bounds", index.bounds, "none")
-        for name, column in index.columns.items():
-            write_array(draft / name, column, "none")
-        for name, values in index.names.items():
-            write_strings(draft / name, values)
-        write_group(draft, {"fingerprint": index.fingerprint, "columns": list(index.columns)})
+        numbers = {"parts": index.parts, "bounds": index.bounds, **index.columns}
+        checksums = {
+            name: write_array(draft / name, column, "none", _DIMENSIONS.get(name, UTTERANCES))
+            for name, column in numbers.items()
+        }
+        checksums |= {name: write_strings(draft / name, index.names[name]) for name in NAMES}
+        attributes = {"fingerprint": index.fingerprint, "columns": list(index.columns), "arrays": checksums}
+        write_group(draft, attributes)
 
 
 def drop(root: Place) -> None:

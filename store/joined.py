@@ -8,17 +8,18 @@ that is when every part has it: until then they see the store as it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from store import index, layout, place
+from store import index, layout, place, sealed
 from store.errors import DamagedStore, StoreError
 from store.place import Place
+from store.rows import intact_blocks, load
 from store.schema import FeatureSpec, digest
-from store.writer import Compression, checksum, disk_error, write_array
+from store.writer import Compression, disk_error, write_array
 
 Seal = Mapping[str, Any]
 """Of a joined array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
@@ -40,19 +41,19 @@ def write(
     _check_shape(root, number, spec, values)
     try:
         with place.drafted(root, name) as draft:
-            _, *blocks = split(write_array(draft, values, compression))
+            _, *blocks = sealed.split(write_array(draft, values, compression, spec.dimensions))
             described = json.loads((draft / "zarr.json").read_bytes())
             seal = {**spec.to_json(), "inputs": dict(inputs)}
             described["attributes"] = {"seal": seal}
-            seal["crc32c"] = "".join([_checksum_of(described), *blocks])
-            place.write(draft / "zarr.json", [_document(described)])
+            seal["crc32c"] = "".join([sealed.checksum_of(described), *blocks])
+            place.write(draft / "zarr.json", [sealed.dump(described)])
     except OSError as error:
         raise disk_error(error, f"{root / name}") from error
 
 
 def _check_shape(root: Place, number: int, spec: FeatureSpec, values: np.ndarray) -> None:
     folder = layout.part_path(root, number)
-    lengths = index.read_column(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
+    lengths = load(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
     rows = len(lengths) if spec.axis == "utterance" else int(lengths.sum())
     if values.shape != (rows, *spec.row_shape) or values.dtype != spec.dtype:
         raise StoreError(
@@ -104,14 +105,26 @@ def announce(root: Place, spec: FeatureSpec, numbers: Sequence[int]) -> None:
     """Name a feature in the root, where readers look, now that all parts have it.
 
     Raises:
-        DamagedStore: one of them has not.
+        DamagedStore: one of them has not, or the root is not what was written.
     """
-    document = json.loads((root / "zarr.json").read_bytes())
+    document = sealed.read(root / "zarr.json")
     features = {feature["name"]: feature for feature in document["attributes"]["features"]}
     entry = spec.to_json() | {"seals": seals_digest(root, spec.name, numbers)}
     if features.get(spec.name) != entry:
         document["attributes"]["features"] = list((features | {spec.name: entry}).values())
-        place.replace(root, "zarr.json", _document(document))
+        place.replace(root, "zarr.json", sealed.stamped(document))
+
+
+def withdraw(root: Place, names: Collection[str]) -> None:
+    """Name features in the root no more: not all parts have them now. Their arrays stay.
+
+    Raises:
+        DamagedStore: the root is not what was written.
+    """
+    document = sealed.read(root / "zarr.json")
+    features = document["attributes"]["features"]
+    document["attributes"]["features"] = [feature for feature in features if feature["name"] not in names]
+    place.replace(root, "zarr.json", sealed.stamped(document))
 
 
 def seals_digest(root: Place, name: str, numbers: Sequence[int]) -> str:
@@ -121,11 +134,6 @@ def seals_digest(root: Place, name: str, numbers: Sequence[int]) -> str:
         folder = layout.part_path(root, numbers[seals.index(None)]) / name
         raise DamagedStore(f"{folder} is not a sealed array: remove that folder and run featurize add again.")
     return digest(list(zip(numbers, seals, strict=True)))
-
-
-def split(checksums: str) -> list[str]:
-    """Joined checksums one by one: that of the metadata, then that of each block."""
-    return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
 
 
 def intact_seal(root: Place, name: str, number: int) -> Seal:
@@ -138,7 +146,7 @@ def intact_seal(root: Place, name: str, number: int) -> Seal:
         described = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
         seal = dict(described["attributes"]["seal"])
         described["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
-        intact = split(seal["crc32c"])[0] == _checksum_of(described)
+        intact = sealed.split(seal["crc32c"])[0] == sealed.checksum_of(described)
     except FileNotFoundError:
         raise DamagedStore("is not there: run featurize add again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -148,11 +156,16 @@ def intact_seal(root: Place, name: str, number: int) -> Seal:
     return seal
 
 
-def _checksum_of(described: Mapping[str, Any]) -> str:
-    """CRC-32C of metadata whose seal has no checksums yet: of what they say, in one form."""
-    return checksum(json.dumps(described, sort_keys=True, separators=(",", ":")).encode())
+def sealed_blocks(root: Place, number: int, name: str) -> list[str]:
+    """Checksums of the blocks of an array, whether the part was sealed with it or it joined later.
 
-
-def _document(data: Mapping[str, Any]) -> bytes:
-    """JSON as zarr writes it."""
-    return json.dumps(data, indent=2).encode()
+    Raises:
+        DamagedStore: its metadata, or the seal, are not what was written.
+    """
+    folder, own = layout.part_path(root, number) / name, index.read_seal(root, number)["crc32c"]
+    if name in own:
+        return intact_blocks(folder, own[name])
+    try:
+        return sealed.split(intact_seal(root, name, number)["crc32c"])[1:]
+    except DamagedStore as error:
+        raise DamagedStore(f"{folder} {error.message}: run store verify.") from error

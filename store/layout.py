@@ -12,6 +12,9 @@ STORE/
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from store import place
@@ -41,6 +44,17 @@ def shard_name(dimensions: int) -> str:
 def sealed_parts(root: Place) -> list[int]:
     """Numbers of the parts that are there, ascending. A part is there whole or not at all."""
     return sorted(int(name) for name in place.committed(root / "parts") if name.isdigit())
+
+
+def ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending integers as [first, one past the last] of each run."""
+    runs = itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    return [[run[0], run[-1] + 1] for run in ([n for _, n in pairs] for _, pairs in runs)]
+
+
+def numbers(ranges: Iterable[Sequence[int]]) -> list[int]:
+    """The integers that `ranges` made these of."""
+    return [number for first, stop in ranges for number in range(first, stop)]
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ above all to let a folder appear at once, or not at all.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store.errors import UsageError
+from store.errors import StoreError, UsageError
 from store.s3 import SCHEME, S3Path
 
 Place = Path | S3Path
@@ -47,6 +48,27 @@ def check(place: Place) -> None:
     """Raise StorageError, within seconds, where a bucket cannot be used at all."""
     if isinstance(place, S3Path):
         place.check()
+
+
+@contextmanager
+def only_writer(root: Place) -> Iterator[None]:
+    """Hold the lock of a store: two commands that write it at once would do everything twice.
+
+    A bucket has no lock that ends with its holder. Nothing depends on it: two builds write the same bytes.
+
+    Raises:
+        StoreError: another one holds it.
+    """
+    if not isinstance(root, Path):
+        yield
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(f"Another command is writing {root}: wait until it is done.") from None
+        yield
 
 
 def names(place: Place) -> list[str]:
@@ -130,6 +152,24 @@ def commit_file(draft: Path, target: Path) -> None:
     _sync(draft)
     draft.replace(target)
     _sync(target.parent)
+
+
+def size(file: Place) -> int:
+    """Of a file, in bytes. Raises FileNotFoundError where there is none."""
+    return file.size() if isinstance(file, S3Path) else file.stat().st_size
+
+
+def discard(root: Place, name: str) -> None:
+    """Take a folder of `root` away: it is gone at once, whenever this ends."""
+    if isinstance(root, S3Path):
+        (root / name).remove()
+        return
+    gone = root / "tmp" / f"gone-{uuid.uuid4().hex}"
+    gone.parent.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        (root / name).rename(gone)
+        _sync((root / name).parent)
+        shutil.rmtree(gone)
 
 
 def remove(folder: Place) -> None:

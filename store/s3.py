@@ -96,6 +96,10 @@ class S3Path:
             return False
         return True
 
+    def size(self) -> int:
+        """In bytes. Raises FileNotFoundError where there is no such object."""
+        return int(self._ask("looked up", lambda: self._client.head(self.key))["size"])
+
     def read_bytes(self) -> bytes:
         """The whole object. Raises FileNotFoundError where there is none."""
         return self._ask("read", lambda: self._client.get(self.key).bytes().to_bytes())

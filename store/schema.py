@@ -77,6 +77,11 @@ class FeatureSpec:
     def row_shape(self) -> tuple[int, ...]:
         return () if self.channels is None else (self.channels,)
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of an array's dimensions, as xarray wants them: no two features share their channels."""
+        return (self.axis,) if self.channels is None else (self.axis, f"{self.name}_channel")
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "fingerprint": self.fingerprint}
 

@@ -24,6 +24,7 @@ from cli.store import main as store_command
 from featurize import derived
 from featurize.derived import F0, Derived, Part, sealed_part
 from store.errors import DamagedStore
+from store.sealed import stamped
 from store.verify import verify
 from tests import training_store
 from tests.commands import add, build, call, part_bytes
@@ -128,7 +129,7 @@ def unfinished(root: Path, name: str) -> None:
     document = json.loads((root / "zarr.json").read_text())
     features = document["attributes"]["features"]
     document["attributes"]["features"] = [spec for spec in features if spec["name"] != name]
-    (root / "zarr.json").write_text(json.dumps(document, indent=2))
+    (root / "zarr.json").write_bytes(stamped(document))
     shutil.rmtree(root / "parts" / f"{PARTS - 1:05d}" / name)
 
 
@@ -174,7 +175,7 @@ def test_stores_that_cannot_be_added_to_are_refused(root: Path, tmp_path: Path) 
     assert add(tmp_path, "f0").exit_code == 1 and "is not a Headrace store" in add(tmp_path, "f0").stderr
     with (root / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "Another featurize command is writing" in add(root, "f0").stderr
+        assert "Another command is writing" in add(root, "f0").stderr
     shutil.rmtree(root / "parts" / "00002")
     assert "is not complete: run featurize build again" in add(root, "f0").stderr
 
@@ -247,9 +248,9 @@ def test_verify_names_the_part_and_the_array(added: Path, tmp_path: Path) -> Non
     shard = root / "parts" / "00001" / "f0" / "c" / "0"
     shard.write_bytes(b"\1" + shard.read_bytes()[1:])
     (problem,) = verify(root)
-    assert (problem.where, problem.what) == ("part 00001 f0", "block 0 is not what was sealed")
+    assert (problem.where, problem.what) == ("part 00001 f0 utt5 to utt9", "block 0 is not what was sealed")
     result = call(store_command, "verify", root)
-    assert result.exit_code == 1 and "part 00001 f0: block 0" in result.stdout
+    assert result.exit_code == 1 and "part 00001 f0 utt5 to utt9: block 0" in result.stdout
 
 
 def test_an_array_of_another_part_is_not_taken_for_ours(added: Path, tmp_path: Path) -> None:

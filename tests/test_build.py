@@ -215,4 +215,5 @@ def test_verify_fails_on_damage(built: Path, tmp_path: Path) -> None:
     path = next((out / "parts" / "00000" / "mel").rglob("0/0"))
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     result = call(store_command, "verify", out, "--json")
-    assert result.exit_code == 1 and json.loads(result.stdout)["problems"][0]["where"] == "part 00000 mel"
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert result.exit_code == 1 and (problem["part"], problem["array"]) == (0, "mel")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +84,22 @@ def make_tree(root: Path) -> Path:
     return root
 
 
+def make_cuts(root: Path) -> Path:
+    cuts = [cut(record(root / "a.wav"), "Hello there."), cut(record(root / "sub/b.flac"), "Hello again.")]
+    cuts.append(cut(root / "a.wav", "Hello", start=0.02, duration=0.05))
+    return write(root / "cuts.jsonl", "".join(json.dumps(one) + "\n" for one in cuts))
+
+
+def cut(path: Path, text: str, start: float = 0.0, duration: float = 0.1, **changed: object) -> dict[str, Any]:
+    """As Lhotse writes it."""
+    source = {"type": "file", "channels": [0], "source": str(path)}
+    recording = {"id": path.stem, "sources": [source], "sampling_rate": RATE, "num_samples": 1600, "duration": 0.1}
+    said = {"id": "s", "recording_id": path.stem, "start": 0.0, "duration": duration, "channel": 0, "text": text}
+    said |= {"speaker": "anna", "language": "English"}
+    given = {"id": f"{path.stem}-{start}", "start": start, "duration": duration, "channel": 0, "supervisions": [said]}
+    return {**given, "recording": recording, "type": "MonoCut", **changed}
+
+
 def test_list(tmp_path: Path) -> None:
     file = make_list(tmp_path / "corpus")
     for path in (file, file.parent):
@@ -145,11 +164,57 @@ def test_tree(tmp_path: Path) -> None:
     ]
 
 
+def test_cuts(tmp_path: Path) -> None:
+    file = make_cuts(tmp_path / "corpus")
+    packed = file.with_name("packed.jsonl.gz")
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    for path in (file, packed):
+        utterances, rejects = scan(path)
+        assert not rejects
+        assert [(u.id, u.speaker, u.text, u.language) for u in utterances.values()] == [
+            ("a.wav", "anna", "Hello there.", "en"),
+            ("sub/b.flac", "anna", "Hello again.", "en"),
+            ("a.wav#320-1120", "anna", "Hello", "en"),
+        ]
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ({"type": "MixedCut"}, "a MixedCut"),
+        ({"recording": {"sources": [{"type": "command", "channels": [0], "source": "touch ran"}]}}, "is a command"),
+        ({"recording": {"sources": [{"type": "url", "channels": [0], "source": "http://a"}]}}, "is a url"),
+        ({"recording": {"sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}}, "one of 2 channels"),
+        ({"recording": {"sources": []}}, "no cut of one recording"),
+        ({"supervisions": [{"text": "a", "speaker": "x"}, {"text": "b", "speaker": "y"}]}, "2 speakers"),
+        ({"supervisions": []}, "the text is empty"),
+        ({"supervisions": None}, "no cut of one recording"),
+        ({"start": "soon"}, "no cut of one recording"),
+        ({"duration": 9.0, "start": 0.05}, "the segment runs from 0.05 to 9.05 s"),
+    ],
+)
+def test_cuts_that_are_none(tmp_path: Path, line: dict[str, object], reason: str) -> None:
+    good, bad = cut(record(tmp_path / "a.wav"), "Hello"), cut(record(tmp_path / "b.wav"), "Bye", **line)
+    write(tmp_path / "cuts.jsonl", f"{json.dumps(good)}\n{json.dumps(bad)}\n")
+    utterances, rejects = scan(tmp_path / "cuts.jsonl")
+    assert list(utterances) == ["a.wav"] and not (tmp_path / "ran").exists()
+    assert reason in next(iter(rejects.values()))
+
+
+def test_cuts_of_other_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "cuts.jsonl", "{]\n[1]\nnull\n")
+    assert len(scan(tmp_path / "cuts.jsonl")[1]) == 3
+    write(tmp_path / "cuts.jsonl.gz", b"\x1f\x8b hello")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        scan(tmp_path / "cuts.jsonl.gz")
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "list": make_list,
     "ljspeech": make_ljspeech,
     "kaldi": make_kaldi,
     "tree": make_tree,
+    "lhotse": make_cuts,
 }
 
 
@@ -466,7 +531,7 @@ def test_nothing_there(tmp_path: Path, format: str | None) -> None:
 
 
 def test_an_unknown_format_is_a_usage_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'vctk'.*list, ljspeech, kaldi, tree"):
+    with pytest.raises(UsageError, match=r"'vctk'.*list, ljspeech, kaldi, tree, lhotse"):
         corpus.scan(tmp_path, "vctk")
 
 

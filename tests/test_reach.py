@@ -29,6 +29,7 @@ from featurize.recording import Limits
 from store import index, layout, place, s3
 from store.errors import DamagedStore, NotAStore, StorageError
 from store.place import Place
+from store.repair import repair
 from store.s3 import S3Path
 from store.verify import verify
 from store.writer import write_part
@@ -173,7 +174,7 @@ def test_damage_is_found_and_named(root: Place) -> None:
     good = mel.read_bytes()
     place.write(mel, [good[:3000], b"\xff\x00", good[3002:]])
     (problem,) = verify(root)
-    assert problem.where == "part 00001 mel" and "block 0" in problem.what
+    assert (problem.part, problem.array) == (1, "mel") and "block 0" in problem.what
     for bad in ([good[:-9]], [good, b"more"]):
         place.write(mel, bad)
         with pytest.raises(DamagedStore, match="does not end with its index"):
@@ -182,6 +183,18 @@ def test_damage_is_found_and_named(root: Place) -> None:
     with pytest.raises(DamagedStore, match="is not there"):
         store.open(root).read("mel", 11)
     assert "cannot be read" in next(iter(verify(root))).what
+
+
+def test_what_is_damaged_is_dropped_and_can_be_made_again(root: Place, tmp_path: Path) -> None:
+    parts, there = make_store(root), place.at(root)
+    mel = layout.part_path(root, 1) / "mel" / layout.shard_name(2)
+    place.write(mel, [mel.read_bytes()[:-9]])
+    (problem,) = verify(root, quick=True)
+    assert (problem.part, problem.array, problem.drop) == (1, "mel", "part")
+    assert repair(there).parts == (1,) and layout.sealed_parts(root) == [0]
+    assert len(store.open(root)) == 5 and not store.open(root).complete
+    write_part(root, parts[1])
+    assert repair(root).index and not list(verify(root)) and len(store.open(root)) == 12
 
 
 def test_damaged_compressed_rows_are_refused(root: Place) -> None:

@@ -1,0 +1,75 @@
+"""Lhotse's cuts as a corpus. They are lines of JSON: Lhotse itself is not needed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from math import inf
+from sys import intern
+from typing import Any
+
+from featurize.formats import LANGUAGE_TAGS, Entries, Entry
+from featurize.source import Source
+from store.errors import CorpusError, Rejected
+from store.schema import Reject
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+_LANGUAGES = {"english": "en", "chinese": "zh", "mandarin": "zh", "japanese": "ja", "korean": "ko", "cantonese": "yue"}
+
+
+def read_cuts(source: Source, file: str) -> Entries:
+    """Lhotse: a line of the manifest is a cut of one recording. A recording that is a command is never run."""
+    for number, line in enumerate(_lines(source, file), 1):
+        where = f"{file}:{number}"
+        try:
+            yield _entry(source, where, json.loads(line))
+        except Rejected as error:
+            yield Reject(where, "scan", error.reason)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            yield Reject(where, "scan", f"no cut of one recording with text ({error!r:.100})")
+
+
+def _lines(source: Source, file: str) -> Iterator[bytes]:
+    try:
+        data = (source.root / file).read_bytes()
+        opened = gzip.GzipFile(fileobj=io.BytesIO(data)) if file.endswith(".gz") else io.BytesIO(data)
+        yield from (line for line in opened if line.strip())
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"{source.root / file} cannot be read: {error}.") from None
+
+
+def _entry(source: Source, where: str, cut: Mapping[str, Any]) -> Entry:
+    if cut["type"] != "MonoCut":
+        raise Rejected("scan", f"a {cut['type']}: only a MonoCut is a stretch of one recording as it is")
+    recording, spoken = cut["recording"], cut["supervisions"]
+    (origin,) = recording["sources"]
+    if origin["type"] != "file":
+        raise Rejected("scan", f"its recording is a {origin['type']}, and none is run or fetched: save it as a file")
+    if len(origin["channels"]) > 1:
+        raise Rejected("scan", f"one of {len(origin['channels'])} channels: save it as a recording of its own")
+    speakers = {str(supervision["speaker"]) for supervision in spoken if supervision.get("speaker")}
+    if len(speakers) > 1:
+        raise Rejected("scan", f"{len(speakers)} speakers: cut it between them")
+    start, stop = float(cut["start"]), float(cut["start"]) + float(cut["duration"])
+    sample = 1 / float(recording["sampling_rate"])
+    to_the_end = abs(stop - float(recording["duration"])) <= sample
+    whole = to_the_end and start < sample
+    language = next((str(supervision["language"]) for supervision in spoken if supervision.get("language")), "en")
+    return Entry(
+        where=where,
+        audio=str(origin["source"]),
+        speaker=intern(next(iter(speakers), source.root.name)),
+        language=_language(language),
+        text=" ".join(str(supervision["text"]).strip() for supervision in spoken if supervision.get("text")),
+        seconds=None if whole else (start, inf if to_the_end else stop),
+        alignment=None if whole else "",
+    )
+
+
+def _language(named: str) -> str:
+    """ISO code of a language by its tag or its English name."""
+    lower = named.lower()
+    return _LANGUAGES.get(lower) or LANGUAGE_TAGS.get(lower, lower)
