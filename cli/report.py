@@ -87,6 +87,7 @@ def print_info(store: Store, report: dict[str, Any]) -> None:
     table.add_row("speakers", _some(f"{k} ({v:,})" for k, v in report["speakers"].items()))
     table.add_row("languages", _some(f"{k} ({v:,})" for k, v in report["languages"].items()))
     table.add_row("aligned", f"{report['aligned']:,}")
+    table.add_row("read", report["reading"])
     _print(table)
     features = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     columns = ("name", "axis", "dtype", "row", "fingerprint", "size")

@@ -14,6 +14,8 @@ from train.config import BALANCES, DEVICES, PRECISIONS, PRESETS, STAGES
 if TYPE_CHECKING:
     from store.place import Place
 
+FILE = click.Path(path_type=Path)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -25,6 +27,8 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
 @click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
+@click.option("--init", type=FILE, help="Weights to begin with: upstream's s2G, or s1 for gpt.")
+@click.option("--init-discriminator", type=FILE, help="Discriminators to begin with: upstream's s2D.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after so many steps; else when interrupted.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Stop after so many epochs.")
 @click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
@@ -35,8 +39,16 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and noise.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
+@click.option("--fp32-steps", type=click.IntRange(0), help="Steps before half precision.  [default: 500 of fp16]")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
+@click.option("--warmup", type=click.IntRange(1), metavar="STEPS", help="Learning rate rises that long; 1000 is usual.")
+@click.option("--max-norm", type=click.FloatRange(0, min_open=True), help="Clip gradients; 1.0 is usual.")
+@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
+@click.option("--grow", is_flag=True, default=None, help="Larger updates when validation stops improving.")
+@click.option("--patience", type=click.IntRange(1), help="Stop after so many validations without a better one.")
 @click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS", help="[default: 500]")
 @click.option("--validate-every", type=click.IntRange(0), metavar="STEPS", help="0 for never.  [default: 500]")
+@click.option("--profile", type=click.IntRange(1), metavar="STEPS", help="Tell where so many steps go, in a trace.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; what it was told need not be said again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @render.command
@@ -56,7 +68,71 @@ def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) ->
             summary = loop.resume(out, given | {"store": store}, progress)
         else:
             summary = loop.start(RunConfig(store=store, out=out, **given), progress)
+    if summary is None:
+        return  # the first of several processes tells
     if as_json:
         render.emit_json(summary)
     else:
         print_run(summary)
+
+
+@main.command()
+@click.argument("store", type=render.PLACE)
+@click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
+@click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
+@click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
+@click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
+@click.option("--where", metavar="CONDITION", help="Train on what meets it.")
+@click.option("--epochs", type=click.IntRange(1), help="To look ahead; else 8, or 15 for gpt.")
+@click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
+@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@render.command
+def plan(store: Place, epochs: int | None, as_json: bool, **options: Any) -> None:
+    """Measure a few steps on STORE, and tell what a run would take: memory, time, room on cards."""
+    from cli.training import TrainProgress, print_forecast
+    from train.config import RunConfig
+    from train.forecast import forecast
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = RunConfig(store=store, out=Path("RUN"), **given)
+    with TrainProgress(quiet=as_json) as progress:
+        found = forecast(config, epochs or {"sovits": 8, "gpt": 15}[config.stage], progress)
+    if as_json:
+        render.emit_json(found)
+    else:
+        print_forecast(found)
+
+
+@main.command()
+@click.argument("run", type=FILE)
+@click.option("--out", type=FILE, required=True, help="File, or a folder: then it is called what upstream calls it.")
+@render.command
+def export(run: Path, out: Path) -> None:
+    """Write the newest weights of RUN as GPT-SoVITS itself loads them: half precision, with its config."""
+    from train.trained import export_run
+
+    file, version = export_run(run, out)
+    click.echo(f"{file}: {version}")
+
+
+@main.command()
+@click.option("--sovits", type=FILE, required=True, help="Run, or upstream's file: the voice that speaks.")
+@click.option("--gpt", type=FILE, help="Run, or upstream's file: what turns TEXT into codes.")
+@click.option("--reference", type=FILE, required=True, help="Recording of the voice, of 3 to 10 seconds.")
+@click.option("--text", required=True, help="What is said.")
+@click.option("--language", default="en", show_default=True)
+@click.option("--semantic", metavar="IDS", help="Codes of TEXT, numbers between spaces, instead of --gpt.")
+@click.option("--out", type=FILE, required=True, help="WAV file.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--top-k", type=click.IntRange(1), default=15, show_default=True, help="1 says what is likeliest.")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--speed", type=click.FloatRange(0.5, 2), default=1.0, show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@render.command
+def sample(**options: Any) -> None:
+    """Say a text in the voice of a recording."""
+    from cli.sampling import say
+
+    render.say(say(**options))

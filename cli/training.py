@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,13 +16,14 @@ RECENT = 20
 
 
 class TrainProgress:
-    """Shows a run: step, mel loss, frames per second, share of time spent waiting for data, ETA. An `Observer`."""
+    """Shows a run: step, losses, frames per second, share of time spent waiting for data, ETA. An `Observer`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
         self._last: int | None = None
+        self._shown: Sequence[str] = ()
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._printed = time.monotonic()
 
@@ -36,14 +38,14 @@ class TrainProgress:
         if not self._quiet:
             render.say(line)
 
-    def started(self, step: int, last: int | None) -> None:
-        self._last = last
+    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
+        self._last, self._shown = last, shown
         if not self._quiet and render.console().is_terminal:
             self._start_bar(step)
 
     def recorded(self, record: dict[str, Any]) -> None:
         if record["split"] == "validation":
-            self.say(f"step {record['step']}: validation mel {record['loss_mel']:.2f}")
+            self.say(f"step {record['step']}: validation {self._terms(record)}")
             return
         self._recent.append(record)
         if self._bar is not None:
@@ -59,9 +61,12 @@ class TrainProgress:
         wait = sum(record["wait_s"] for record in self._recent)
         of = f"/{self._last}" if self._last else ""
         return (
-            f"step {newest['step']}{of}, epoch {newest['epoch']}, mel {newest['loss_mel']:.2f}, "
+            f"step {newest['step']}{of}, epoch {newest['epoch']}, {self._terms(newest)}, "
             f"{frames / seconds:,.0f} frames/s, {wait / seconds:.1%} waiting for data{self._eta(seconds)}"
         )
+
+    def _terms(self, record: dict[str, Any]) -> str:
+        return ", ".join(f"{render.term(name)} {record[name]:.3g}" for name in self._shown)
 
     def _eta(self, seconds: float) -> str:
         if not self._last:
@@ -84,12 +89,14 @@ def print_run(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    first, last, validation = (summary[f"loss_mel_{when}"] for when in ("first", "last", "validation"))
-    losses = "was never finite: try --precision fp32" if last is None else f"{first:.2f} at first, {last:.2f} at last"
-    held = f", {validation:.2f} on {summary['validation_utterances']} held out" if validation else ""
     table.add_row("run", summary["run"])
     table.add_row("trained", f"{summary['steps']} steps, in epoch {summary['epochs']}")
-    table.add_row("mel loss", losses + held)
+    for name in summary["shown"]:
+        table.add_row(render.term(name), _course(summary, name))
+    if summary["skipped"]:
+        table.add_row("left out", f"{summary['skipped']} updates whose gradients were not finite")
+    if summary["quarantined"]:
+        table.add_row("quarantined", ", ".join(summary["quarantined"]))
     table.add_row(
         "speed",
         f"{summary['step_s']:.3f} s per step, {summary['utterances_per_s']:,.1f} utterances/s, "
@@ -99,3 +106,29 @@ def print_run(summary: dict[str, Any]) -> None:
     table.add_row("padding", f"{summary['padding']:.1%} of all frames")
     table.add_row("checkpoint", summary["checkpoint"])
     Console(highlight=False, markup=False).print(table)
+
+
+def print_forecast(found: dict[str, Any]) -> None:
+    """The result of `train plan`, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, count in found["parameters"].items():
+        table.add_row(name, f"{count / 1e6:.1f} M parameters")
+    table.add_row("weights and optimiser", f"{found['state_gib']:.2f} GiB")
+    table.add_row("kept for gradients", f"{found['kept_gib']:.2f} GiB of the largest batch, in {found['precision']}")
+    table.add_row("steps", f"{found['steps_per_epoch']:,} an epoch, {found['step_s']:.3f} s each on {found['device']}")
+    table.add_row(f"{found['epochs']} epochs", render.duration(3600 * found["hours"]))
+    for card, frames in found["room"].items():
+        table.add_row(f"room on {card}", f"{frames:,} frames" if frames else "none")
+    Console(highlight=False, markup=False).print(table)
+
+
+def _course(summary: dict[str, Any], name: str) -> str:
+    """A term at first, at last and on what was held out."""
+    first, last, validation = (summary[f"{name}_{when}"] for when in ("first", "last", "validation"))
+    if last is None:
+        return "was never finite: try --precision fp32"
+    held = "" if validation is None else f", {validation:.3g} on {summary['validation_utterances']} held out"
+    return f"{first:.3g} at first, {last:.3g} at last{held}"

@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featurize.dsp import Spectral, SpectralRecipe
 from store.errors import RecipeMismatch, RunError, UsageError
 from tests.golden_recipe import fill, fingerprint, sovits_case
+from train.adversarial import PRESETS, OptimConfig
 from train.batch import Batch
 from train.inputs import draw, prepare
 from train.precision import Precision
 from train.sizes import SovitsConfig, tiny
-from train.stage import PRESETS, OptimConfig, SovitsStage
+from train.stage import Piece, SovitsStage
 
 CPU = torch.device("cpu")
 SMALL = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8, p_dropout=0.1)
@@ -82,7 +83,7 @@ def test_a_step_is_the_reference_s(golden: Path, name: str) -> None:
     fill(made.discriminator, "D:")
     made.generator.eval()  # no dropout
     assert case.drawn.starts.tolist() == want["ids_slice"]
-    metrics = {name: float(value) for name, value in made.update(case.inputs, case.drawn).items()}
+    metrics = {name: float(value) for name, value in made.update([Piece(inputs=case.inputs, drawn=case.drawn)]).items()}
     assert metrics["skipped"] == metrics["loss_commit"] == 0
     for name in ("loss_disc", "loss_gen", "loss_fm", "loss_mel", "loss_kl", "loss_gen_all"):
         assert metrics[name] == pytest.approx(want[name], rel=1e-4), name
@@ -144,18 +145,18 @@ def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
 def test_the_mel_loss_falls() -> None:
     config, optim = PRESETS["tiny"]
     made, batches = stage(config, optim), [speech([40, 45, 38, 50], seed) for seed in range(4)]
-    losses = [float(made.step(batches[step % 4])["loss_mel"]) for step in range(40)]
+    losses = [float(made.step([batches[step % 4]])["loss_mel"]) for step in range(40)]
     assert np.mean(losses[-10:]) < 2 / 3 * np.mean(losses[:10])
 
 
 def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
     straight = stage()
     for _ in range(3):
-        straight.step(batch)
+        straight.step([batch])
     straight.end_epoch()
     saved = io.BytesIO()
     torch.save({"stage": straight.state_dict(), "rng": torch.get_rng_state()}, saved)
-    on = [straight.step(batch) for _ in range(3)]
+    on = [straight.step([batch]) for _ in range(3)]
 
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
@@ -163,7 +164,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
     resumed.load_state_dict(state["stage"])
     torch.set_rng_state(state["rng"])
     for want in on:
-        assert {name: value.item() for name, value in resumed.step(batch).items()} == {
+        assert {name: value.item() for name, value in resumed.step([batch]).items()} == {
             name: value.item() for name, value in want.items()
         }
     assert resumed.learning_rate == straight.learning_rate
@@ -211,21 +212,21 @@ def test_inputs_are_padded_to_an_even_length_that_holds_a_segment(frames: list[i
 def test_utterances_shorter_than_a_segment_train() -> None:
     made = stage()
     for frames in ([2, 3], [2, 40]):
-        assert all(math.isfinite(value) for value in made.step(speech(frames)).values())
+        assert all(math.isfinite(value) for value in made.step([speech(frames)]).values())
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch) -> None:
     made = stage()
-    made.step(batch)
+    made.step([batch])
     before = [parameters(made.generator), parameters(made.discriminator)]
     inputs = prepare(batch, made.spectral, SMALL)
     drawn = draw(inputs, SMALL)
-    metrics = made.update(replace(inputs, spec=inputs.spec * math.nan), drawn)
+    metrics = made.update([Piece(inputs=replace(inputs, spec=inputs.spec * math.nan), drawn=drawn)])
     assert metrics["skipped"] == 1
     for model, old in zip((made.generator, made.discriminator), before, strict=True):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, old[name]), name
-    metrics = made.update(inputs, drawn)
+    metrics = made.update([Piece(inputs=inputs, drawn=drawn)])
     assert metrics["skipped"] == 0
     assert not torch.equal(made.generator.dec.conv_post.weight, before[0]["dec.conv_post.weight"])
 
@@ -241,7 +242,7 @@ def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pyt
     while not norms or not math.isfinite(norms[-1]):
         assert len(norms) < 20
         assert torch.equal(made.generator.dec.conv_post.weight, before)
-        norms.append(float(made.step(batch)["grad_norm_g"]))
+        norms.append(float(made.step([batch])["grad_norm_g"]))
     assert made.precision.scaler.get_scale() < 2.0**124
     assert len(norms) > 1 and 0 < norms[-1] < 1e4
     assert not torch.equal(made.generator.dec.conv_post.weight, before)
@@ -249,7 +250,7 @@ def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pyt
 
 def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
     made = stage()
-    norm = made.step(batch)["grad_norm_d"]
+    norm = made.step([batch])["grad_norm_d"]
     left = nn.utils.get_total_norm([parameter.grad for parameter in made.discriminator.parameters()])
     assert left == norm
     assert all(parameter.requires_grad for parameter in made.discriminator.parameters())
@@ -257,7 +258,7 @@ def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
 
 def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
     made = stage()
-    made.step(batch)
+    made.step([batch])
     before, random = parameters(made.generator), torch.get_rng_state()
     first = made.validate(batch)
     assert torch.equal(torch.get_rng_state(), random)
@@ -282,16 +283,16 @@ class NoWaiting(TorchDispatchMode):
 
 def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
     made = stage()
-    made.step(batch)  # the first batch starts the codebook, which may wait
+    made.step([batch])  # the first batch starts the codebook, which may wait
     with NoWaiting():
-        metrics = made.step(batch)
+        metrics = made.step([batch])
     assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         metrics["loss_mel"].item()
 
 
 def test_bfloat16_follows_float32(batch: Batch) -> None:
-    exact, rough = (stage(precision=name).step(batch) for name in ("fp32", "bf16"))
+    exact, rough = (stage(precision=name).step([batch]) for name in ("fp32", "bf16"))
     for name in ("loss_disc", "loss_mel", "loss_kl", "loss_fm"):
         assert float(rough[name]) == pytest.approx(float(exact[name]), rel=0.05), name
     assert float(rough["loss_mel"]) != float(exact["loss_mel"])

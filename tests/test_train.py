@@ -112,7 +112,7 @@ def test_what_a_run_leaves(trained):
     assert summary["steps"] == 16
     assert summary["loss_mel_first"] == pytest.approx(np.mean([r["loss_mel"] for r in untimed(observer.records)]))
     assert 0 <= summary["wait_share"] < 0.5
-    assert observer.begun == (0, 16)
+    assert observer.begun == (0, 16, ("loss_mel",))
 
 
 def test_choices_are_said_with_their_reason(trained):
@@ -145,7 +145,7 @@ def test_stopping_after_epochs(config, tmp_path):
 def test_a_run_that_diverges_is_stopped(config, tmp_path, monkeypatch):
     names = ("loss_mel", "loss_disc", "loss_kl", "loss_gen", "loss_fm", "grad_norm_g")
     terms = dict.fromkeys(names, torch.tensor(float("nan"))) | {"skipped": torch.tensor(1.0)}
-    monkeypatch.setattr(SovitsStage, "step", lambda self, batch: terms)
+    monkeypatch.setattr(SovitsStage, "step", lambda self, batches: terms)
     with pytest.raises(RunError, match="diverged: the gradients of 50 steps up to step 50"):
         loop.start(dataclasses.replace(config, out=tmp_path / "run", max_steps=99, checkpoint_every=99), Silent())
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -264,7 +264,7 @@ class TestCheckpoints:
 
     def test_nothing_in_one_is_executed(self, tmp_path):
         checkpoints = self.checkpoints(tmp_path)
-        torch.save({"format": 1, "step": 3, "payload": Payload(tmp_path / "executed")}, checkpoints.path(3))
+        torch.save({"format": 2, "step": 3, "payload": Payload(tmp_path / "executed")}, checkpoints.path(3))
         assert checkpoints.load_newest()[0]["step"] == 2
         assert not (tmp_path / "executed").exists()
 
@@ -277,7 +277,7 @@ class TestCheckpoints:
     def test_another_format(self, tmp_path):
         checkpoints = self.checkpoints(tmp_path, steps=1)
         checkpoints.save(2, WEIGHTS | {"format": 99})
-        with pytest.raises(RunError, match="has format 99, this version reads 1"):
+        with pytest.raises(RunError, match="has format 99, this version reads 2"):
             checkpoints.load_newest()
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
@@ -310,14 +310,22 @@ class TestMetrics:
 
     def test_a_run_without_one_finite_loss_can_be_summed_up(self):
         step = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5, "step_s": 2}
-        summary = metrics.summarise([step | {"step": 1, "loss_mel": None}])
+        summary = metrics.summarise([step | {"step": 1, "loss_mel": None, "skipped": 1.0}], ["loss_mel"])
         assert summary["loss_mel_first"] is None and summary["loss_mel_last"] is None
 
     def test_a_summary_adds_up(self):
-        record = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5}
+        record = {
+            "split": "train",
+            "epoch": 1,
+            "frames": 90,
+            "padding": 0.1,
+            "utterances": 3,
+            "wait_s": 0.5,
+            "skipped": 0.0,
+        }
         steps = [record | {"step": n, "loss_mel": float(n), "step_s": 2.0} for n in range(1, 41)]
         held = [{"split": "validation", "step": 20, "loss_mel": 7.0}]
-        summary = metrics.summarise(steps + held)
+        summary = metrics.summarise(steps + held, ["loss_mel"])
         assert summary["loss_mel_first"] == 10.5
         assert summary["loss_mel_last"] == 30.5
         assert summary["loss_mel_validation"] == 7.0

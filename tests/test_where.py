@@ -169,7 +169,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def test_a_selection_says_what_is_out_and_why(corpus):
-    data = open_data(corpus, {}, where="frames < 80 and id != 'utt3' and 'la' in text")
+    data = open_data(corpus, lambda _: {}, where="frames < 80 and id != 'utt3' and 'la' in text")
     kept = [n for n, frames in enumerate(FRAMES) if frames < 80 and n != 3]
     assert sorted([*data.training, *data.validation]) == kept
     told = data.to_json()
@@ -206,7 +206,7 @@ def test_a_feature_of_one_number_an_utterance_is_a_column(tmp_path):
 
 def test_nothing_selected_is_an_error(corpus):
     with pytest.raises(UsageError, match="meets the condition") as caught:
-        open_data(corpus, {}, where="frames > 1000 and aligned")
+        open_data(corpus, lambda _: {}, where="frames > 1000 and aligned")
     assert caught.value.details == (
         "not frames > 1000: 20 utterances (0.4 min)",
         "not aligned: 0 utterances (0.0 min)",

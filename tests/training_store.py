@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,37 @@ from featurize.dsp import Spectral
 from featurize.presets import PRESETS, Preset, feature_specs
 from store import index, layout
 from store.reader import Store
+from store.schema import FeatureSpec
 from store.writer import Part, create, write_part
 
 PRESET = PRESETS["gpt-sovits-v2"]
 FRAMES = (20, 24, 30, 33, 34, 40, 41, 45, 50, 52, 60, 61, 64, 70, 75, 80, 81, 90, 96, 100)
 
 
-def build(root: Path, frames: Sequence[int] = FRAMES, preset: Preset = PRESET, parts: int = 2) -> Store:
-    """A sealed store with wave, mfcc and phones; utterance n is called `utt<n>`, and has a phone every ten frames."""
-    specs = feature_specs(preset, ("wave", "mfcc", "phones"))
+CODES = 64
+"""Of the codebook, as the tiny models have it."""
+
+
+def build(
+    root: Path,
+    frames: Sequence[int] = FRAMES,
+    preset: Preset = PRESET,
+    parts: int = 2,
+    codes: int = CODES,
+    poisoned: Sequence[int] = (),
+    short: bool = False,
+) -> Store:
+    """A sealed store with wave, mfcc, phones and semantic; utterance n is called `utt<n>`, and has a phone every ten
+    frames, spoken as five codes that follow from it.
+
+    Args:
+        codes: ids of `semantic` are below.
+        poisoned: utterances whose mfcc are not numbers.
+        short: whether the last of an odd number of frames has no code.
+    """
+    recipe = {"quantiser": "test", "codebook": CODES, "hz": 25}
+    semantic = FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
+    specs = (*feature_specs(preset, ("wave", "mfcc", "phones")), semantic)
     create(
         root,
         {
@@ -37,7 +60,8 @@ def build(root: Path, frames: Sequence[int] = FRAMES, preset: Preset = PRESET, p
     )
     cuts = [len(frames) * part // parts for part in range(parts + 1)]
     for number in range(parts):
-        write_part(root, _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset))
+        part = _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset)
+        write_part(root, _with_codes(_poisoned(part, poisoned), codes, short))
     index.write(root, index.derive(root))
     return store.open(root)
 
@@ -74,6 +98,29 @@ def _part(number: int, specs: tuple, members: range, frames: Sequence[int], pres
     )
 
 
+def _with_codes(part: Part, codes: int, short: bool) -> Part:
+    lengths = (part.lengths["frames"] + (not short)) // 2
+    phones = np.split(part.arrays["phones"], np.cumsum(part.lengths["phones_n"])[:-1])
+    spoken = [
+        (phones[n][np.minimum(np.arange(count) // 5, len(phones[n]) - 1)] * 7 + np.arange(count) % 5) % codes
+        for n, count in enumerate(lengths)
+    ]
+    return replace(
+        part,
+        arrays={**part.arrays, "semantic": np.concatenate(spoken).astype(np.int16)},
+        lengths={**part.lengths, "tokens_n": lengths.astype(np.int32)},
+    )
+
+
+def _poisoned(part: Part, numbers: Sequence[int]) -> Part:
+    bounds = np.append(0, np.cumsum(part.lengths["frames"]))
+    mfcc = part.arrays["mfcc"].copy()
+    for row, name in enumerate(part.strings["id"]):
+        if int(name.removeprefix("utt")) in numbers:
+            mfcc[bounds[row] : bounds[row + 1]] = np.nan
+    return replace(part, arrays={**part.arrays, "mfcc": mfcc})
+
+
 def _voice(number: int, frames: int, preset: Preset) -> np.ndarray:
     """(frames, hop) int16: ten harmonics of a tone of its own, in a little noise."""
     recipe = preset.spectral
@@ -84,18 +131,18 @@ def _voice(number: int, frames: int, preset: Preset) -> np.ndarray:
 
 
 class Silent:
-    """A `train.run.Observer` that remembers."""
+    """A `train.observer.Observer` that remembers."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.records: list[dict[str, Any]] = []
-        self.begun: tuple[int, int | None] | None = None
+        self.begun: tuple[int, int | None, tuple[str, ...]] | None = None
 
     def say(self, line: str) -> None:
         self.said.append(line)
 
-    def started(self, step: int, last: int | None) -> None:
-        self.begun = (step, last)
+    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
+        self.begun = (step, last, tuple(shown))
 
     def recorded(self, record: dict[str, Any]) -> None:
         self.records.append(record)

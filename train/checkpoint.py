@@ -19,7 +19,7 @@ import torch
 from store.errors import RunError
 from store.place import commit_file
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 3
 """Newest checkpoints that stay."""
 
@@ -38,12 +38,13 @@ class Checkpoints:
         names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.folder.glob("step-*.pt"))
         return sorted(int(name[1]) for name in names if name)
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of a step; afterwards the newest `KEEP` are there.
+    def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
+        """Write the checkpoint of a step; afterwards the newest `KEEP` are there, and the best one if it is.
 
         Args:
-            state: tensors, numbers, strings, and lists and dicts of them. The format, the random number generators
-                and the versions of what wrote it are added.
+            state: tensors, numbers, strings, and lists and dicts of them. The format and the versions of what wrote it
+                are added.
+            best: the step that validated best.
         Raises:
             RunError: it cannot be written. Those already there are untouched.
         """
@@ -52,15 +53,14 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with draft.open("wb") as file:
-                torch.save(
-                    {"format": FORMAT, "step": step, "random": random_state(), "versions": versions(), **state}, file
-                )
+                torch.save({"format": FORMAT, "step": step, "versions": versions(), **state}, file)
             commit_file(draft, target)
         except (OSError, RuntimeError) as error:
             draft.unlink(missing_ok=True)
             raise self._unwritten(target, error) from error
         for old in self.steps()[:-KEEP]:
-            self.path(old).unlink()
+            if old != best:
+                self.path(old).unlink()
         return target
 
     def _unwritten(self, target: Path, error: OSError | RuntimeError) -> Exception:

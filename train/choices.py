@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from store.errors import UsageError
+from train import ranks
 
 CPU_BATCH_FRAMES = 1600
 CUDA_BATCH_FRAMES_PER_GIB = 125
@@ -18,12 +19,16 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     Raises:
         UsageError: CUDA was asked for and there is none.
     """
-    there = torch.cuda.is_available()
+    there, number = torch.cuda.is_available(), ranks.local()
     if asked == "cuda" and not there:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
-    if asked == "auto":
-        return torch.device("cuda" if there else "cpu"), f"{'a' if there else 'no'} CUDA device is there"
-    return torch.device(asked), "asked for"
+    on_cuda = asked == "cuda" or (asked == "auto" and there)
+    if on_cuda and number >= torch.cuda.device_count():
+        raise UsageError(f"Process {number} of this machine has no CUDA device: start {torch.cuda.device_count()}.")
+    if on_cuda:
+        torch.cuda.set_device(number)
+    device = torch.device("cuda", number) if on_cuda else torch.device("cpu")
+    return device, f"{'a' if there else 'no'} CUDA device is there" if asked == "auto" else "asked for"
 
 
 def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:

@@ -12,13 +12,21 @@ from store import place
 from store.errors import RunError, UsageError
 from store.place import Place
 
-STAGES = ("sovits",)
-PRESETS = ("tiny", "v2")
+STAGES = ("sovits", "gpt")
+PRESETS = ("tiny", "v1", "v2", "v2Pro", "v2ProPlus")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")
-BOUND = ("stage", "preset", "seed", "batch_frames", "max_utterances", "where", "balance", "evenness")
+BOUND = (
+    "stage", "preset", "init", "init_discriminator", "seed", "batch_frames", "max_utterances", "where", "balance",
+    "evenness", "accumulate", "warmup", "max_norm", "grow",
+)  # fmt: skip
 """Fields that a run keeps for life: with another value it would be another run."""
+FILES = ("init", "init_discriminator")
+NOT_NEGATIVE = (
+    "seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every", "fp32_steps", "accumulate",
+    "warmup", "max_norm", "patience", "profile",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +37,14 @@ class RunConfig:
     out: Path
     """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
     stage: str = "sovits"
+    """`sovits`: codes and text to speech. `gpt`: text to codes."""
     preset: str = "v2"
     """Sizes of the model: `v2` are GPT-SoVITS v2's, `tiny` is for tests and demonstrations."""
+    init: Path | None = None
+    """Weights to begin with, one of upstream's files: s2G for sovits, whose quantiser then stays as it is; s1 for gpt.
+    None begins from nothing."""
+    init_discriminator: Path | None = None
+    """Discriminators to begin with, upstream's s2D."""
     seed: int = 0
     batch_frames: int = 0
     """Most padded frames of a batch. 0 chooses by the device."""
@@ -47,7 +61,25 @@ class RunConfig:
     max_epochs: int = 0
     """Stop after this many epochs. 0 for no limit."""
     precision: str = "auto"
+    fp32_steps: int | None = None
+    """Steps in float32 before half precision begins. None: 500 before fp16, none before bf16."""
     device: str = "auto"
+    accumulate: int = 0
+    """Batches of one update, on each rank; those left at the end of an epoch make a smaller one. 0 takes the preset's:
+    1, and 4 for gpt."""
+    warmup: int = 0
+    """Updates over which the learning rate rises to what it should be: 1000 is usual. gpt then falls along half a
+    cosine until `max_steps`, instead of keeping the published rates. 0 for none."""
+    max_norm: float = 0.0
+    """Gradients of a larger norm are scaled down to it: 1.0 is usual. 0 for never."""
+    recompute: bool = False
+    """Compute blocks again in the backward pass instead of keeping what they made: less memory, more time."""
+    grow: bool = False
+    """Double the batches of an update, up to four times as many, when the validation loss stops falling."""
+    profile: int = 0
+    """Steps to profile, after the first three of this start."""
+    patience: int = 0
+    """Stop after so many validations without a better loss: 3 is usual. 0 for never."""
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
     validate_every: int = 500
@@ -62,23 +94,29 @@ class RunConfig:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}.")
-        for name in ("seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every"):
-            if getattr(self, name) < 0:
+        for name in NOT_NEGATIVE:
+            if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it cannot be negative.")
         if self.balance not in ("", *BALANCES):
             raise UsageError(f"balance is {self.balance!r}; choose from {', '.join(BALANCES)}.")
         if not 0 <= self.evenness <= 1:
             raise UsageError(f"evenness is {self.evenness}; it must be from 0 to 1.")
+        if self.init_discriminator and self.stage != "sovits":
+            raise UsageError("init_discriminator is for the stage sovits: a decoder of text has no discriminator.")
+        if (self.grow or self.patience) and not self.validate_every:
+            raise UsageError("grow and patience follow the validation loss: validate_every cannot be 0 with them.")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "store": str(self.store), "out": str(self.out)}
+        paths = {name: str(value) for name in ("store", "out", *FILES) if (value := getattr(self, name)) is not None}
+        return {**asdict(self), **paths}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        return cls(**(known | {"store": place.at(known["store"]), "out": Path(known["out"])}))
+        paths = {name: Path(known[name]) for name in ("out", *FILES) if known.get(name) is not None}
+        return cls(**(known | paths | {"store": place.at(known["store"])}))
 
 
 def config_path(out: Path) -> Path:
@@ -101,7 +139,7 @@ def resumed(out: Path, given: Mapping[str, Any]) -> RunConfig:
         saved = RunConfig.from_json(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise RunError(f"{path} is damaged ({error!r}): start a new run with another --out.") from error
-    now = replace(saved, **given, out=out)
+    now = replace(saved, **({"profile": 0} | dict(given)), out=out)
     changed = [name for name in BOUND if getattr(now, name) != getattr(saved, name)]
     if changed:
         raise RunError(

@@ -3,22 +3,28 @@ sets some aside for validation, and tells how often the others come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 import store as stores
-from store.errors import RecipeMismatch, StoreError
+from store.errors import RecipeMismatch, RunError, StoreError
+from store.growth import grew_from
 from store.place import Place
 from store.reader import Store
+from store.schema import FeatureSpec
 from train.balance import repetitions
 from train.plan import held_out
 from train.selection import Selection, amount, select
 
 Requirements = Mapping[str, Mapping[str, Any]]
 """Feature name to the fields of its recipe that matter, and their values."""
+
+
+ADDED = frozenset({"content", "semantic", "bert", "speaker_vector"})
+"""Features that join a store when it is built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +57,17 @@ class Data:
         }
 
 
-def open_data(path: Place, needs: Requirements, *, where: str = "", balance: str = "", evenness: float = 0.5) -> Data:
+def open_data(
+    path: Place,
+    needed: Callable[[Store], Requirements],
+    *,
+    where: str = "",
+    balance: str = "",
+    evenness: float = 0.5,
+) -> Data:
     """
     Args:
+        needed: of the features that a store has, which the model reads.
         where, balance, evenness: as in `train.config.RunConfig`.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
@@ -62,12 +76,8 @@ def open_data(path: Place, needs: Requirements, *, where: str = "", balance: str
         UsageError: `where` is no condition on what the store holds, or nothing meets it.
     """
     store = stores.open(path)
-    missing = [name for name in needs if name not in store.features]
-    if missing:
-        raise StoreError(
-            f"{path} holds {', '.join(store.features)}, but this stage reads {', '.join(missing)} too: build a store "
-            f"with featurize build CORPUS --out STORE --features {','.join(needs)}."
-        )
+    needs = needed(store)
+    _check_features(path, needs, store.features)
     for name, expected in needs.items():
         _check_recipe(path, name, store.features[name].recipe, expected)
     if not store.complete:
@@ -80,6 +90,44 @@ def open_data(path: Place, needs: Requirements, *, where: str = "", balance: str
     training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
     repeated = repetitions(groups[balance][training], store.frames[training], evenness) if balance else None
     return Data(store=store, training=training, validation=selected[held], selection=selection, repeated=repeated)
+
+
+def check_same(store: Store, trained_on: str, features: Iterable[str]) -> None:
+    """
+    Args:
+        trained_on: `fingerprint_of` these features, of the store that a run was trained on.
+    Raises:
+        RunError: this is another one, or it has grown.
+    """
+    now = store.fingerprint_of(features)
+    if now == trained_on:
+        return
+    before = grew_from(store, trained_on, features)
+    if before is not None:
+        raise RunError(
+            f"{store.path} grew since this run was trained on it, from {before} utterances to {len(store)}: start "
+            "a new run."
+        )
+    raise RunError(
+        f"{store.path} is not the store that this run was trained on: give that one, or start a new run.",
+        f"store now:      {now}",
+        f"store of run:   {trained_on}",
+    )
+
+
+def _check_features(path: Place, needs: Requirements, there: Mapping[str, FeatureSpec]) -> None:
+    missing = [name for name in needs if name not in there]
+    if not missing:
+        return
+    ways = []
+    if not ADDED.issuperset(missing):
+        built = ",".join(name for name in needs if name not in ADDED)
+        ways.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
+    if joining := [name for name in missing if name in ADDED]:
+        ways.append(f"run featurize add {'STORE' if ways else path} {','.join(joining)}")
+    raise StoreError(
+        f"{path} holds {', '.join(there)}, but this stage reads {', '.join(missing)} too: {', then '.join(ways)}."
+    )
 
 
 def _check_recipe(path: Place, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from train.sovits import SynthesizerTrn
 SOVITS_HEADS = {"v1": upstream.ARCHIVE, "v2": upstream.ARCHIVE, "v2Pro": b"05", "v2ProPlus": b"06"}
 SOVITS_SIZES = {"v1": sizes.v1(), "v2": sizes.v2(), "v2Pro": sizes.v2Pro(), "v2ProPlus": sizes.v2ProPlus()}
 GPT_SIZES = {"v1": gpt.v1(), "v2": gpt.v2()}
-SOVITS_UNHEARD = ("freeze_quantizer", "segment_frames", "p_dropout", "periods", "discriminator_width")
+SOVITS_UNHEARD = ("freeze_quantizer", "segment_frames", "p_dropout", "periods", "discriminator_width", "recompute")
 """Fields that matter in training alone."""
 TRAINING_PART = "enc_q."
 """The posterior encoder: speaking needs none, so upstream's files have none."""

@@ -5,10 +5,12 @@ Shapes: B batch, C latent channels, F spectrogram bins, T frames, G channels of 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from train.layers import WeightNormConv1d
+from train.layers import WeightNormConv1d, block
 
 KERNEL = 5
 
@@ -17,9 +19,10 @@ class WaveNet(nn.Module):
     """Gated residual convolutions conditioned on one vector per utterance (WaveNet, van den Oord et al. 2016; without
     dilation, as in WaveGlow's successors Glow-TTS and VITS)."""
 
-    def __init__(self, hidden: int, layers: int, voice: int) -> None:
+    def __init__(self, hidden: int, layers: int, voice: int, *, recompute: bool = False) -> None:
         super().__init__()
         self.hidden = hidden
+        self.recompute = recompute
         self.in_layers = nn.ModuleList(
             WeightNormConv1d(hidden, 2 * hidden, KERNEL, padding=KERNEL // 2) for _ in range(layers)
         )
@@ -30,23 +33,29 @@ class WaveNet(nn.Module):
     def forward(self, x_BHT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor) -> Tensor:
         skipped = torch.zeros_like(x_BHT)
         conditions = self.cond_layer(voice_BG1).chunk(len(self.in_layers), dim=1)
-        for spread, narrow, condition in zip(self.in_layers, self.res_skip_layers, conditions, strict=True):
-            signal, gate = (spread(x_BHT) + condition).chunk(2, dim=1)
-            out = narrow(torch.tanh(signal) * torch.sigmoid(gate))
+        for layer, condition in enumerate(conditions):
+            out = block(partial(self._layer, layer), x_BHT, condition, recompute=self.recompute)
             if out.shape[1] > self.hidden:
                 residual, out = out.chunk(2, dim=1)
                 x_BHT = (x_BHT + residual) * mask_B1T
             skipped = skipped + out
         return skipped * mask_B1T
 
+    def _layer(self, layer: int, x_BHT: Tensor, condition_BG1: Tensor) -> Tensor:
+        """What one layer adds to its input, above what it adds to the sum; the last one has only the latter."""
+        signal, gate = (self.in_layers[layer](x_BHT) + condition_BG1).chunk(2, dim=1)
+        return self.res_skip_layers[layer](torch.tanh(signal) * torch.sigmoid(gate))
+
 
 class PosteriorEncoder(nn.Module):
     """Linear spectrogram to the Gaussian posterior of the latent, one per frame."""
 
-    def __init__(self, bins: int, channels: int, hidden: int, layers: int, voice: int) -> None:
+    def __init__(
+        self, bins: int, channels: int, hidden: int, layers: int, voice: int, *, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.pre = nn.Conv1d(bins, hidden, 1)
-        self.enc = WaveNet(hidden, layers, voice)
+        self.enc = WaveNet(hidden, layers, voice, recompute=recompute)
         self.proj = nn.Conv1d(hidden, 2 * channels, 1)
 
     def forward(self, spec_BFT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,10 +71,10 @@ class CouplingLayer(nn.Module):
     """Shift one half of the channels by what the other half says (RealNVP, Dinh et al. 2017; shift only, so the
     transform keeps volume and its log-determinant is 0)."""
 
-    def __init__(self, channels: int, hidden: int, layers: int, voice: int) -> None:
+    def __init__(self, channels: int, hidden: int, layers: int, voice: int, *, recompute: bool = False) -> None:
         super().__init__()
         self.pre = nn.Conv1d(channels // 2, hidden, 1)
-        self.enc = WaveNet(hidden, layers, voice)
+        self.enc = WaveNet(hidden, layers, voice, recompute=recompute)
         self.post = nn.Conv1d(hidden, channels // 2, 1)
         for parameter in self.post.parameters():
             nn.init.zeros_(parameter)  # starts as the identity
@@ -86,11 +95,13 @@ class Flip(nn.Module):
 class ResidualCouplingFlow(nn.Module):
     """Invertible map between the posterior's latent and the prior's."""
 
-    def __init__(self, channels: int, hidden: int, couplings: int, layers: int, voice: int) -> None:
+    def __init__(
+        self, channels: int, hidden: int, couplings: int, layers: int, voice: int, *, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.flows = nn.ModuleList()
         for _ in range(couplings):
-            self.flows.extend((CouplingLayer(channels, hidden, layers, voice), Flip()))
+            self.flows.extend((CouplingLayer(channels, hidden, layers, voice, recompute=recompute), Flip()))
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor, *, reverse: bool = False) -> Tensor:
         """Posterior's latent to the prior's; with `reverse` the way back. (B, C, T)."""

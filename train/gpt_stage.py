@@ -5,18 +5,19 @@ Shapes: B batch, X phones of the longest, Y codes of the longest, E channels of 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from store.errors import UsageError
-from train import gpt, semantic
+from train import gpt, ranks, semantic
 from train.batch import Batch
 from train.gpt import GptConfig, Text2SemanticDecoder
 from train.optim import ScaledAdam, published_rate, warmup_cosine
+from train.pieces import Pieces
 from train.precision import Precision
 from train.semantic import Spoiling
 from train.weights import load_exactly
@@ -40,7 +41,7 @@ class GptOptimConfig:
     weight_decay: float = 0.01
     """Of AdamW."""
     accumulate: int = 4
-    """Batches whose gradients are summed for one update. What is left at the end of an epoch makes one too."""
+    """Batches of one update."""
     max_norm: float = 0.0
     """Largest norm of the mean gradient of a code's loss; 0 does not clip."""
     preference: bool = False
@@ -67,7 +68,7 @@ class GptOptimConfig:
 GPT_PRESETS = {
     "tiny": (gpt.tiny(), GptOptimConfig(schedule="warmup_cosine", warmup=100, total=2000, accumulate=1)),
     "v1": (gpt.v1(), GptOptimConfig()),
-    "v2": (gpt.v2(), GptOptimConfig()),
+    **dict.fromkeys(("v2", "v2Pro", "v2ProPlus"), (gpt.v2(), GptOptimConfig())),
 }
 
 
@@ -88,6 +89,8 @@ class GptInputs:
 class GptStage:
     """Decoder and optimiser. Gradients of several batches make one update."""
 
+    shown = ("loss", "accuracy")
+
     def __init__(
         self,
         config: GptConfig,
@@ -105,47 +108,43 @@ class GptStage:
         self.optim = optim
         self.precision = precision
         self.features: tuple[str, ...] = ("phones", "semantic", "bert") if bert else ("phones", "semantic")
-        """What it reads from a store."""
+        self.limits = {"phones": config.symbols, "semantic": config.codes}
+        self.pieces = Pieces()
         self.epoch = 1
         self.updates = 0
         self.model = Text2SemanticDecoder(config).to(device)
+        self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = self._optimizer()
-        self._batches = 0  # since the last update
-        self._codes = torch.zeros((), device=device)  # predictions that their losses are sums over
+        self._device = device
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch; every `accumulate`-th also updates the weights.
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One update from all of these batches together, on all ranks.
 
-        Waits for the device once an update, to leave one out whose gradients are not finite.
+        ScaledAdam waits for the device once, to leave out an update whose gradients are not finite; AdamW never does.
 
         Args:
-            batch: on the stage's device, with phones, semantic, and bert if the stage reads it.
+            batches: one at least, with phones, semantic, and bert if the stage reads it.
         Returns:
-            0-d tensors without gradient: loss (mean over predictions), loss_dpo if asked for, accuracy (share of codes
-            among the three likeliest), grad_norm (of the mean gradient of a prediction; not a number between two
-            updates), skipped (1 if an update was left out).
+            0-d tensors without gradient, over all batches and ranks: loss (mean over predictions), loss_dpo if asked
+            for, accuracy (share of codes among the three likeliest), grad_norm (of the mean gradient of a prediction),
+            skipped (1 if the update was left out).
         """
-        inputs = prepare(batch)
-        spoiling = Spoiling.draw(inputs.codes_n, inputs.codes.shape[1]) if self.optim.preference else None
-        metrics = self.learn(inputs, spoiling)
-        if self._batches == self.optim.accumulate:
-            return metrics | self.update()
-        zero = metrics["loss"].new_zeros(())
-        return metrics | {"grad_norm": zero + math.nan, "skipped": zero}
+        return self.pieces.fit(batches, lambda cut: self.update([prepare(piece.to(self._device)) for piece in cut]))
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """loss and accuracy. Leaves weights, random numbers and the model's mode as they are."""
+        """loss and accuracy. Leaves weights, random numbers and the model's mode as they are.
+
+        Args:
+            batch: on the stage's device.
+        """
         training = self.model.training
         self.model.eval()
-        *_, metrics = self._likelihood(prepare(batch))
+        _, sums = self._likelihood(prepare(batch))
         self.model.train(training)
-        return metrics
+        return _means(sums)
 
     def end_epoch(self) -> None:
-        """Update from the batches that are left."""
-        if self._batches:
-            self.update()
         self.epoch += 1
 
     @property
@@ -153,36 +152,39 @@ class GptStage:
         """Of the next update."""
         return self.optim.rate(self.updates)
 
+    def update(self, pieces: Sequence[GptInputs]) -> dict[str, Tensor]:
+        """`step`, once inputs are prepared."""
+        self.optimizer.zero_grad()
+        learnt = [self.learn(inputs, self._spoiling(inputs)) for inputs in pieces]
+        sums = {name: ranks.total(torch.stack([sums[name] for sums in learnt]).sum()) for name in learnt[0]}
+        return _means(sums) | self.descend(sums["predictions"])
+
     def learn(self, inputs: GptInputs, spoiling: Spoiling | None = None) -> dict[str, Tensor]:
-        """Add the gradient of a batch: of the sum over its predictions, so that batches weigh by what they hold."""
-        chosen_B, count, metrics = self._likelihood(inputs)
+        """Add the gradient of the sum over a batch's predictions, so that batches weigh by what they hold.
+
+        Returns:
+            0-d sums: loss, predictions, right, codes, and loss_dpo and sequences where they are spoilt.
+        """
+        chosen_B, sums = self._likelihood(inputs)
         loss = -chosen_B.sum()
         if spoiling is not None:
             codes, codes_n = spoiling.apply(inputs.codes, inputs.codes_n)
-            rejected_B, *_ = self._likelihood(replace(inputs, codes=codes, codes_n=codes_n))
+            rejected_B, _ = self._likelihood(replace(inputs, codes=codes, codes_n=codes_n))
             preference = semantic.preference_loss(chosen_B, rejected_B)
             loss = loss + preference
-            metrics["loss_dpo"] = preference.detach()
+            sums["loss_dpo"] = preference.detach() * len(chosen_B)
+            sums["sequences"] = preference.new_full((), len(chosen_B))
         self.precision.scaler.scale(loss).backward()
-        self._batches, self._codes = self._batches + 1, self._codes + count
-        return metrics
+        return sums
 
-    def update(self) -> dict[str, Tensor]:
-        """One step down the gradient gathered since the last. grad_norm and skipped of `step`."""
+    def descend(self, predictions: Tensor) -> dict[str, Tensor]:
+        """One step down the gradient that was added up over so many predictions. grad_norm and skipped of `step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        self.precision.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.optim.max_norm:
-            limit = self.optim.max_norm * self._codes
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), 1.0, norm / limit)
-        self.precision.step(self.optimizer, norm)
+        norm = self.precision.descend(self.optimizer, self.optim.max_norm and self.optim.max_norm * predictions)
         self.precision.scaler.update()
-        self.optimizer.zero_grad()
-        metrics = {"grad_norm": norm / self._codes, "skipped": (~norm.isfinite()).float()}
-        self.updates, self._batches, self._codes = self.updates + 1, 0, torch.zeros_like(self._codes)
-        return metrics
+        self.updates += 1
+        return {"grad_norm": norm / predictions, "skipped": (~norm.isfinite()).float()}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -191,9 +193,6 @@ class GptStage:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state_dict(),
-            "batches": self._batches,
-            "codes": self._codes,
-            "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,14 +203,13 @@ class GptStage:
         load_exactly(self.model, state["model"], "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
-        for name, parameter in self.model.named_parameters():
-            gradient = state["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
-        self.epoch, self.updates, self._batches = state["epoch"], state["updates"], state["batches"]
-        self._codes = state["codes"].to(self._codes.device)
+        self.epoch, self.updates = state["epoch"], state["updates"]
 
-    def _likelihood(self, inputs: GptInputs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Log likelihood of each sequence (B,), the predictions that it is a sum over (), and loss and accuracy."""
+    def _spoiling(self, inputs: GptInputs) -> Spoiling | None:
+        return Spoiling.draw(inputs.codes_n, inputs.codes.shape[1]) if self.optim.preference else None
+
+    def _likelihood(self, inputs: GptInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log likelihood of each sequence (B,), and the first four of the sums of `learn`."""
         with self.precision.autocast():
             logits = self.model(
                 inputs.phones,
@@ -225,9 +223,10 @@ class GptStage:
         targets, counted = semantic.targets(inputs.codes, inputs.codes_n, self.config.end)
         if self.optim.misaligned:
             counted = torch.ones_like(counted)
-        likelihood_B, count = semantic.log_likelihood(logits, targets, counted), counted.sum()
-        accuracy = semantic.accuracy(logits, targets, self.config.end)
-        return likelihood_B, count, {"loss": -likelihood_B.detach().sum() / count, "accuracy": accuracy}
+        likelihood_B = semantic.log_likelihood(logits, targets, counted)
+        right, codes = semantic.hits(logits, targets, self.config.end)
+        sums = {"loss": -likelihood_B.detach().sum(), "predictions": counted.sum(), "right": right, "codes": codes}
+        return likelihood_B, {name: value.float() for name, value in sums.items()}
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config, parameters = self.optim, self.model.parameters()
@@ -238,8 +237,15 @@ class GptStage:
         )
 
 
+def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From sums over a step to what is reported of it."""
+    means = {"loss": sums["loss"] / sums["predictions"], "accuracy": sums["right"] / sums["codes"]}
+    return means | ({"loss_dpo": sums["loss_dpo"] / sums["sequences"]} if "loss_dpo" in sums else {})
+
+
 def prepare(batch: Batch) -> GptInputs:
-    """What the decoder reads of a batch.
+    """What the decoder reads of a batch. The last code of an odd number of frames is half of silence: that one is for
+    SoVITS alone.
 
     Args:
         batch: with phones and semantic, and bert or not.
@@ -250,6 +256,6 @@ def prepare(batch: Batch) -> GptInputs:
         phones=batch["phones"].long(),
         phones_n=batch.phones_n,
         codes=batch["semantic"].long(),
-        codes_n=batch.tokens_n,
+        codes_n=batch.tokens_n.minimum(batch.frames // 2),
         bert=batch["bert"].float() if "bert" in batch.tensors else None,
     )

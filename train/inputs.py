@@ -22,8 +22,6 @@ from train.sizes import SovitsConfig
 class Inputs:
     """Everything is zero past an utterance's end. T is even, and holds a segment."""
 
-    content: Tensor
-    """(B, W, T) float32."""
     spec: Tensor
     """(B, F, T) float32, linear."""
     wave: Tensor
@@ -34,6 +32,10 @@ class Inputs:
     """(B, P) int64."""
     phones_n: Tensor
     """(B,) int64."""
+    content: Tensor | None = None
+    """(B, W, T) float32; None where there are codes."""
+    codes: Tensor | None = None
+    """(B, T / 2) int64, what a frozen quantiser makes of content, from a store that holds it."""
     speaker: Tensor | None = None
     """(B, V) float32, for a model that reads speaker vectors."""
 
@@ -49,27 +51,28 @@ class Draw:
 
 
 def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
-    """Compute spectrogram and content on the batch's device, and pad: to an even length, for content is halved, of one
-    frame more than the longest utterance at least, as published weights have seen it, and to a segment at least.
+    """Compute spectrogram and, where it comes from MFCC, content on the batch's device, and pad: to an even length, for
+    content is halved, of one frame more than the longest utterance at least, as published weights have seen it, and to
+    a segment at least.
 
     Each utterance's spectrogram is what it is alone: its waveform is mirrored at its own end, not at the batch's.
 
     Args:
-        batch: with wave, mfcc, phones, and speaker where the model reads it; every utterance has
-            `spectral.recipe.min_frames` frames or more.
+        batch: with wave, phones, one of semantic, content and mfcc, and speaker_vector where the model reads it; every
+            utterance has `spectral.recipe.min_frames` frames or more.
     """
     longest = batch["wave"].shape[1]
     size = 2 * (max(longest, config.segment_frames - 1) // 2 + 1)
     wave_BTH = F.pad(batch["wave"], (0, 0, 0, size - longest)).float() / 32768
-    content_BTW = mfcc_content(batch["mfcc"], batch.frames, config.ssl_channels)
     return Inputs(
-        content=F.pad(content_BTW, (0, 0, 0, size - longest)).mT,
+        content=None if "semantic" in batch.tensors else _content(batch, size, config),
+        codes=_padded(batch["semantic"].long(), size // 2) if "semantic" in batch.tensors else None,
         spec=_spectrogram(wave_BTH, batch.frames, spectral),
         wave=wave_BTH.mT,
         frames=batch.frames,
         phones=batch["phones"].long(),
         phones_n=batch.phones_n,
-        speaker=batch["speaker"].flatten(1).float() if config.speaker_channels else None,
+        speaker=batch["speaker_vector"].flatten(1).float() if config.speaker_channels else None,
     )
 
 
@@ -81,6 +84,20 @@ def draw(inputs: Inputs, config: SovitsConfig, generator: torch.Generator | None
     noise = torch.randn(B, config.inter_channels, T, device=device, generator=generator)
     choices = (inputs.frames - config.segment_frames + 1).clamp(min=1)
     return Draw(noise=noise, starts=(torch.rand(B, device=device, generator=generator) * choices).long())
+
+
+def _content(batch: Batch, size: int, config: SovitsConfig) -> Tensor:
+    """(B, W, T)."""
+    if "content" in batch.tensors:
+        content_BTW = batch["content"].float()
+    else:
+        content_BTW = mfcc_content(batch["mfcc"], batch.frames, config.ssl_channels)
+    return _padded(content_BTW.mT, size)
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """The last axis filled up with zeros."""
+    return F.pad(x, (0, size - x.shape[-1]))
 
 
 def _spectrogram(wave_BTH: Tensor, frames_B: Tensor, spectral: Spectral) -> Tensor:

@@ -5,11 +5,15 @@ Shapes: B batch, C channels, T frames, N length of a segment. Masks are boolean,
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
 
 LEAKY_SLOPE = 0.1
 """Slope of every leaky rectifier in HiFi-GAN and its discriminators but the decoder's last."""
@@ -65,6 +69,14 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
+
+
+def block(run: Callable[..., T], *inputs: Any, recompute: bool) -> T:
+    """`run` on these tensors. With `recompute` they are all that is kept of it for the backward pass, which runs it
+    again: a third more time for the model, and the memory of one block at a time (Chen et al. 2016)."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, *inputs, use_reentrant=False)
+    return run(*inputs)
 
 
 def length_mask(lengths_B: Tensor, size: int) -> Tensor:

@@ -3,8 +3,9 @@
 RUN/
   config.json       what the run was told, and what it chose
   metrics.jsonl     a line a step, and a line a validation
-  checkpoints/      the newest three
+  checkpoints/      the newest three, and the one that validated best
   curves.png        drawn at the end
+  profile.txt       where steps went, and trace.json, if asked for
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from store.errors import Interrupted, RunError
+from train import ranks
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, resumed
-from train.run import Observer, Run
+from train.observer import Observer
+from train.profile import profiled
+from train.run import Run
 
 
-def start(config: RunConfig, observer: Observer) -> dict[str, Any]:
+def start(config: RunConfig, observer: Observer) -> dict[str, Any] | None:
     """Train from scratch.
 
     Returns:
-        `Run.summary`.
+        `Run.summary`; of several ranks the first alone has one.
     Raises:
         UsageError: a choice that this machine does not have.
         StoreError: the store is not one that this model can be trained on.
@@ -35,10 +39,11 @@ def start(config: RunConfig, observer: Observer) -> dict[str, Any]:
     """
     if Checkpoints(config.out / "checkpoints").steps():
         raise RunError(f"{config.out} holds a run: go on with it by --resume, or choose another --out.")
-    return _train(Run(config, None, observer))
+    with ranks.joined():
+        return _train(Run(config, None, observer))
 
 
-def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
+def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str, Any] | None:
     """Go on with the run in `out` as if it had not stopped.
 
     Args:
@@ -48,28 +53,33 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str,
     """
     config = resumed(out, given)
     checkpoints = Checkpoints(out / "checkpoints")
-    if not checkpoints.steps():
+    state = None
+    if checkpoints.steps():
+        state, damaged = checkpoints.load_newest()
+        for line in damaged:
+            observer.say(line)
+        observer.say(f"going on after step {state['step']}")
+    else:
         observer.say(f"{out} has no checkpoint yet: beginning at step 0")
-        return _train(Run(config, None, observer))
-    state, damaged = checkpoints.load_newest()
-    for line in damaged:
-        observer.say(line)
-    observer.say(f"going on after step {state['step']}")
-    return _train(Run(config, state, observer))
+    with ranks.joined():
+        return _train(Run(config, state, observer))
 
 
-def _train(run: Run) -> dict[str, Any]:
-    with run.stream, run.log, stop_signals() as stop:
+def _train(run: Run) -> dict[str, Any] | None:
+    profiling = profiled(run.config.out, 0 if ranks.rank() else run.config.profile, run.observer.say)
+    with run.stream, run.log or nullcontext(), profiling as profile_step, stop_signals() as stop:
         while not run.finished:
             run.train_step()
+            profile_step()
             if run.finished or run.due(run.config.validate_every):
                 run.validate()
-            stopping = bool(stop)  # read once: a signal that comes after this line has its turn after the next step
-            if run.finished or stopping or run.due(run.config.checkpoint_every):
+            # Asked once: a signal that comes after this line has its turn after the next step.
+            caught = [number for numbers in ranks.gathered(list(stop)) for number in numbers]
+            if run.finished or caught or run.due(run.config.checkpoint_every):
                 run.save()
-            if stopping and not run.finished:
-                raise Interrupted(run.farewell(stop[0]))
-    return run.summary()
+            if caught and not run.finished:
+                raise Interrupted(run.farewell(caught[0]))
+    return run.summary() if ranks.rank() == 0 else None
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean, median
 from types import TracebackType
@@ -63,27 +63,33 @@ def to_floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
 
 
-def summarise(records: Iterable[Record]) -> dict[str, Any]:
+def summarise(records: Iterable[Record], shown: Sequence[str]) -> dict[str, Any]:
     """What a run's lines add up to.
 
+    Args:
+        shown: names of terms to follow.
     Returns:
-        steps, epochs, loss_mel_first and loss_mel_last (means of 20 finite ones), loss_mel_validation (the last one;
-        each None where there is none), step_s (median), wait_share (of the time of all steps), utterances_per_s,
-        frames_per_s, padding.
+        steps, epochs, and of each term that is shown NAME_first and NAME_last (means of 20 finite ones) and
+        NAME_validation (the last one; each None where there is none); skipped (updates that came to nothing), step_s
+        (median), wait_share (of the time of all steps), utterances_per_s, frames_per_s, padding.
     """
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
-    validations = [record["loss_mel"] for record in records if record["split"] == "validation"]
-    losses = [record["loss_mel"] for record in steps if record["loss_mel"] is not None]
+    held = [record for record in records if record["split"] == "validation"]
     seconds = sum(record["step_s"] for record in steps)
     frames = sum(record["frames"] for record in steps)
     padded = sum(record["frames"] / (1 - record["padding"]) for record in steps)
+    terms: dict[str, float | None] = {}
+    for name in shown:
+        values = [record[name] for record in steps if record[name] is not None]
+        terms[f"{name}_first"] = fmean(values[:WINDOW]) if values else None
+        terms[f"{name}_last"] = fmean(values[-WINDOW:]) if values else None
+        terms[f"{name}_validation"] = held[-1][name] if held else None
     return {
         "steps": len(steps),
         "epochs": steps[-1]["epoch"],
-        "loss_mel_first": fmean(losses[:WINDOW]) if losses else None,
-        "loss_mel_last": fmean(losses[-WINDOW:]) if losses else None,
-        "loss_mel_validation": validations[-1] if validations else None,
+        **terms,
+        "skipped": sum(bool(record["skipped"]) for record in steps),
         "step_s": median(record["step_s"] for record in steps),
         "wait_share": sum(record["wait_s"] for record in steps) / seconds,
         "utterances_per_s": sum(record["utterances"] for record in steps) / seconds,
@@ -92,31 +98,38 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     }
 
 
-def draw_curves(records: Iterable[Record], path: Path) -> None:
-    """Losses over steps, and where the time of a step went, as a PNG."""
+def draw_curves(records: Iterable[Record], shown: Sequence[str], path: Path) -> None:
+    """What is shown over steps, the other losses, and where the time of a step went, as a PNG."""
     from matplotlib.figure import Figure  # a second to import, needed once
 
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
     held = [record for record in records if record["split"] == "validation"]
-    at = [record["step"] for record in steps]
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    mel, others, seconds = figure.subplots(3, 1, sharex=True)
+    at, held_at = [record["step"] for record in steps], [record["step"] for record in held]
+    losses = {name for name in steps[0] if name.startswith("loss_")} - {*shown, *_NOT_DRAWN}
+    others = sorted(name for name in losses if any(record[name] for record in steps))
+    figure = Figure(figsize=(11, 2.7 * (len(shown) + 1 + bool(others))), layout="constrained")
+    *panels, seconds = figure.subplots(len(shown) + 1 + bool(others), 1, sharex=True)
 
-    mel.plot(at, [record["loss_mel"] for record in steps], linewidth=0.8, label="loss_mel")
-    mel.plot([record["step"] for record in held], [record["loss_mel"] for record in held], "o-", label="validation")
-    for name in sorted(name for name in steps[0] if name.startswith("loss_") and name not in _DRAWN_APART):
-        others.plot(at, [record[name] for record in steps], linewidth=0.8, label=name)
-    others.set_yscale("log")
+    for name, axes in zip(shown, panels, strict=False):
+        axes.plot(at, _drawable(steps, name), linewidth=0.8, label=name)
+        axes.plot(held_at, _drawable(held, name), "o-", label="validation")
+        axes.set_ylabel(name)
+    for name in others:
+        panels[-1].plot(at, _drawable(steps, name), linewidth=0.8, label=name)
+        panels[-1].set(yscale="log", ylabel="loss")
     wait = [record["wait_s"] for record in steps]
     compute = [record["step_s"] - record["wait_s"] for record in steps]
     seconds.stackplot(at, wait, compute, labels=["waiting for data", "computing"])
-
-    for axes, unit in ((mel, "loss"), (others, "loss"), (seconds, "s per step")):
-        axes.set_ylabel(unit)
+    seconds.set(xlabel="step", ylabel="s per step")
+    for axes in (*panels, seconds):
         axes.legend(loc="upper right", fontsize="small")
-    seconds.set_xlabel("step")
     figure.savefig(path, dpi=110)
 
 
-_DRAWN_APART = ("loss_mel", "loss_gen_all", "loss_scale")
+def _drawable(records: Sequence[Record], name: str) -> list[float]:
+    """What is not finite leaves a gap."""
+    return [nan if record[name] is None else record[name] for record in records]
+
+
+_NOT_DRAWN = ("loss_gen_all", "loss_scale")

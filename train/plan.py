@@ -109,6 +109,7 @@ def plan_epoch(
     seed: int,
     max_utterances: int | None = None,
     padding: float = PADDING,
+    together: int = 1,
 ) -> Plan:
     """Plan the epoch that `position` is in, or the part of it that remained at the last change of the world size.
 
@@ -120,6 +121,7 @@ def plan_epoch(
         seed: not negative.
         max_utterances: most utterances of a batch; None for no limit.
         padding: share of padded frames up to which utterances are shuffled, 0 to 1.
+        together: steps of similar length that come one after the other; 1 for any order.
     Returns:
         The plan; `position.steps` of its steps are done.
     Raises:
@@ -142,7 +144,7 @@ def plan_epoch(
         order = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))]
         bounds = _dealt(cut(lengths[order], limits), world)
         turns = np.arange(len(bounds) - 1).reshape(-1, world)
-        plan = Plan(order, bounds, random_of(seed, stretch, position.epoch, 2).permutation(turns))
+        plan = Plan(order, bounds, turns[_in_groups(len(turns), together, random_of(seed, stretch, position.epoch, 2))])
         left = plan.rest(steps)
     return plan
 
@@ -156,6 +158,13 @@ def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None
     """
     longest = np.maximum.reduceat((lengths if padded is None else padded)[plan.order], plan.bounds[:-1])
     return 1 - int(lengths.sum(dtype=np.int64)) / int((longest * np.diff(plan.bounds)).sum())
+
+
+def _in_groups(steps: int, together: int, random: np.random.Generator) -> np.ndarray:
+    """(S,) int64: all steps, shuffled in groups of neighbours that begin anywhere, and the groups shuffled."""
+    turn = np.argsort(random.permutation((steps + 2 * together - 2) // together))  # of each group
+    group = (np.arange(steps) + random.integers(together)) // together
+    return np.lexsort((random.random(steps), turn[group]))
 
 
 def _dealt(bounds: np.ndarray, world: int) -> np.ndarray:

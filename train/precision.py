@@ -1,66 +1,102 @@
-"""Arithmetic of the networks: float32, float16 with a scaled loss, or bfloat16. Spectra, quantiser and losses are
-float32 in all of them."""
+"""Arithmetic of the networks: float32, float16 with a scaled loss, or bfloat16.
+
+What is float32 in all of them:
+
+| what | why | where |
+|---|---|---|
+| weights, gradients, optimisers | updates are a ten-thousandth of a weight | autocast casts copies |
+| STFT, log-mel | quiet bands lie 1e-5 under loud ones | `featurize.dsp`, autocast off |
+| content projection, quantiser | the nearest of 1024 codes is a matter of the last bits | `SynthesizerTrn.quantise` |
+| layer norms, softmax | sums of many terms | autocast's own list |
+| voice vector's mean | a sum over frames | `MelStyleEncoder` |
+| losses | sums and exponentials | `train.losses`, `train.semantic` |
+| the first steps, in fp16 | gradients of fresh networks leave its range | `Precision.autocast` |
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from store.errors import UsageError
+from train import ranks
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+FP32_STEPS = 500
+"""Steps before float16 begins, where nobody says otherwise."""
 
 
 class Precision:
     """A choice of arithmetic and the reason for it."""
 
-    def __init__(self, name: str, reason: str, device: torch.device) -> None:
+    step_number = 0
+    """Updates that are done: whoever runs the steps counts them here."""
+
+    def __init__(self, name: str, reason: str, device: torch.device, fp32_steps: int = 0) -> None:
         self.name = name
         self.reason = reason
+        self.fp32_steps = fp32_steps
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
         self._device = device
 
     @classmethod
-    def choose(cls, name: str, device: torch.device) -> Precision:
+    def choose(cls, name: str, device: torch.device, fp32_steps: int | None = None) -> Precision:
         """Settle what a user asked for on this device.
 
         Args:
             name: auto, fp32, fp16 or bf16.
+            fp32_steps: steps in float32 at first; None for FP32_STEPS before float16, and 0 before bfloat16.
         Raises:
             UsageError: the name is unknown, or the device cannot compute in it.
         """
         cuda = device.type == "cuda"
         if name == "auto":
             if cuda:
-                return cls("fp16", "fp16: matrix units of the GPU, the range kept by loss scaling", device)
-            return cls("fp32", "fp32: a CPU gains nothing from half precision here", device)
+                name, why = "fp16", "matrix units of the GPU, the range kept by loss scaling"
+            else:
+                name, why = "fp32", "a CPU gains nothing from half precision here"
+            return cls(name, f"{name}: {why}", device, _settled(name, fp32_steps))
         if name not in _DTYPES:
             raise UsageError(f"There is no precision {name!r}; choose from auto, {', '.join(_DTYPES)}.")
         if name == "fp16" and not cuda:
             raise UsageError(f"Precision fp16 needs a CUDA device and this one is {device.type}: use fp32 or bf16.")
-        return cls(name, f"{name}: as asked", device)
+        return cls(name, f"{name}: as asked", device, _settled(name, fp32_steps))
+
+    @property
+    def halved(self) -> bool:
+        """Whether the networks run in half precision at this step."""
+        return self.name != "fp32" and self.step_number >= self.fp32_steps
 
     def autocast(self) -> torch.autocast:
         """Context in which the networks run forward."""
-        return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.name != "fp32")
+        return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.halved)
 
-    def step(self, optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
-        """Update the weights from gradients that are already unscaled, unless their norm is not finite.
+    def descend(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> Tensor:
+        """Sum gradients over ranks and update the weights from them, unless they are not finite.
 
         Nobody waits for the device: a fused optimiser reads `found_inf` in its kernel. That is how GradScaler
         talks to it; without a scaler it is said here.
 
         Args:
-            optimizer: a fused one.
-            norm: 0-d, total norm of the gradients.
+            optimizer: a fused one, or ScaledAdam. Its gradients are of the scaled loss.
+            limit: gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0 for none.
+        Returns:
+            () norm of the gradient of all ranks, before it is scaled down.
         """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        ranks.sum_gradients(parameters)
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not isinstance(limit, float) or limit:
+            nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / limit)
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
-            return
-        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        optimizer.step()
+        else:
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        return norm
 
     def state_dict(self) -> dict[str, Any]:
         return {"name": self.name, "scaler": self.scaler.state_dict()}
@@ -69,3 +105,7 @@ class Precision:
         """Restore the loss scale. A run may go on in another precision: then the scale starts afresh."""
         if state["name"] == self.name:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _settled(name: str, fp32_steps: int | None) -> int:
+    return (FP32_STEPS if name == "fp16" else 0) if fp32_steps is None else fp32_steps

@@ -51,12 +51,15 @@ class Codebook(nn.Module):
         if self._ready:
             return
         if not self.inited:
-            self._kmeans(x_NC[valid_N])
+            self._kmeans(x_NC[valid_N & x_NC.isfinite().all(1)])
         self._ready = True
 
     @torch.no_grad()
     def learn(self, x_NC: Tensor, codes_N: Tensor, valid_N: Tensor) -> None:
-        """Move the entries towards the valid vectors that they won."""
+        """Move the entries towards the valid vectors that they won. One that is not finite teaches nothing: a codebook
+        has no gradient whose update could be left out."""
+        finite_N = x_NC.isfinite().all(1)
+        valid_N, x_NC = valid_N & finite_N, x_NC.where(finite_N[:, None], 0.0)
         won_NK = x_NC.new_zeros(len(x_NC), len(self.embed)).scatter_(1, codes_N[:, None], valid_N[:, None].to(x_NC))
         self.cluster_size.lerp_(won_NK.sum(0), 1 - DECAY)
         self.embed_avg.lerp_(won_NK.T @ x_NC, 1 - DECAY)
@@ -108,7 +111,7 @@ class VectorQuantizer(nn.Module):
             self.codebook.start(x_NC, valid_N)
         codes_N = self.codebook.nearest(x_NC)
         codes_BQ = codes_N.view(valid_BQ.shape)
-        quantised_BCQ = self.decode(codes_BQ)
+        quantised_BCQ = self.decode(codes_BQ) + 0 * x_BCQ  # what is not finite has no code, and stays as it is
         if not self.training:
             return quantised_BCQ, codes_BQ, x_BCQ.new_zeros(())
         error_BCQ = (quantised_BCQ - x_BCQ).square() * valid_BQ[:, None]

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from signal import Signals
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from featurize.dsp import Spectral, SpectralRecipe
 from store.errors import RunError
 from store.place import commit_file
-from train import choices, metrics
-from train.checkpoint import Checkpoints, set_random_state
+from train import choices, metrics, ranks, stages
+from train.batch import Batch, amounts
+from train.checkpoint import Checkpoints, random_state, set_random_state
 from train.config import RunConfig, config_path
-from train.data import Requirements, open_data
-from train.metrics import MetricsLog, Record
+from train.data import check_same, open_data
+from train.metrics import MetricsLog
+from train.observer import Observer, Quiet
 from train.plan import Position, plan_epoch
+from train.plateau import Plateau
 from train.precision import Precision
-from train.stage import PRESETS, SovitsStage
+from train.quarantine import Quarantine, members
 from train.stream import Stream, StreamConfig, read_batch
 
 SKIPS_IN_A_ROW = 50
@@ -30,54 +34,44 @@ SKIPS_IN_A_ROW = 50
 takes a dozen."""
 
 
-class Observer(Protocol):
-    """Told what happens, as it happens."""
-
-    def say(self, line: str) -> None:
-        """A remark, or a choice that was made and why."""
-
-    def started(self, step: int, last: int | None) -> None:
-        """Steps done before, and the step to stop at, where one is known."""
-
-    def recorded(self, record: Record) -> None:
-        """A line of metrics.jsonl."""
-
-
 class Run:
-    """A run between two steps: its data, its model, and how far it is."""
+    """A run between two steps: its data, its model, and how far it is. On each rank the same one."""
 
     def __init__(self, config: RunConfig, state: dict[str, Any] | None, observer: Observer) -> None:
         """
         Args:
             state: a checkpoint to go on from; None begins at step 0.
         """
+        self.observer = observer = observer if ranks.rank() == 0 else Quiet()
         self.device, reason = choices.choose_device(config.device)
         observer.say(f"device {self.device}: {reason}")
-        self.precision = Precision.choose(config.precision, self.device)
+        if ranks.world() > 1:
+            observer.say(f"{ranks.world()} processes: gradients are summed over them")
+        self.precision = Precision.choose(config.precision, self.device, config.fp32_steps)
         observer.say(f"precision {self.precision.reason}")
-        self.config = _settled(config, self.device, self.precision, observer)
-        recipe = SpectralRecipe()
+        self.config = settled(config, self.device, self.precision, observer)
         self.data = open_data(
             config.store,
-            requirements(recipe),
+            partial(stages.requirements, config),
             where=config.where,
             balance=config.balance,
             evenness=config.evenness,
         )
         for line in self.data.lines():
             observer.say(line)
-        self.observer, self.step, self.skipped = observer, 0, 0
+        self.step = self.skips = 0
+        self.plateau, self.quarantine = Plateau(), Quarantine(self.data.store.ids)
         torch.manual_seed(config.seed)
-        model, optim = PRESETS[config.preset]
-        self.stage = SovitsStage(model, Spectral(recipe), precision=self.precision, device=self.device, optim=optim)
-        position = self._restore(state) if state else Position.start()
+        self.stage = stages.make(config, self.data.store, self.precision, self.device)
+        stages.check_lengths(self.stage, self.data.store)
+        if ranks.rank():
+            torch.manual_seed((config.seed << 16) + ranks.rank())  # weights are the same on all ranks, noise is not
+        position = self._restore(state) if state else self._begin()
         self.checkpoints = Checkpoints(config.out / "checkpoints")
-        config.out.mkdir(parents=True, exist_ok=True)
-        _save_config(self.config)
-        self.log = MetricsLog(config.out / "metrics.jsonl", upto=self.step)
+        self.log = self._write_down() if ranks.rank() == 0 else None
         self.validation = self._validation_batches()
         self.stream = self._stream(position)
-        observer.started(self.step, config.max_steps or None)
+        observer.started(self.step, config.max_steps or None, self.stage.shown)
 
     @property
     def finished(self) -> bool:
@@ -85,21 +79,28 @@ class Run:
         return bool(
             (config.max_steps and self.step >= config.max_steps)
             or (config.max_epochs and self.stream.position.epoch >= config.max_epochs)
+            or (config.patience and self.plateau.since >= config.patience)
         )
 
     def due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
     def train_step(self) -> None:
-        """One batch, one update, one line."""
-        begun, epoch = time.perf_counter(), self.stream.position.epoch
-        batch = next(self.stream)
-        terms = self.stage.step(batch.to(self.device))
-        rate, values = self.stage.learning_rate, metrics.to_floats(terms)  # here the device is waited for
+        """One update, from as many batches as make one, and one line."""
+        begun, epoch, rate = time.perf_counter(), self.stream.position.epoch, self.stage.learning_rate
+        batches, wait = self._next_batches()
+        self.precision.step_number = self.step
+        if self.precision.halved and self.step == self.precision.fp32_steps:
+            self.stage.pieces.count = 1  # what float32 had no room for may fit from here on
+        pieces = self.stage.pieces.count
+        terms = self.stage.step(batches)
+        values = metrics.to_floats(terms)  # here the device is waited for
         self.step += 1
+        if self.stage.pieces.count > pieces:
+            self._say_pieces()
         if self.stream.position.epoch > epoch:
             self.stage.end_epoch()
-        self._check(values)
+        spoilt = self._spoilt(batches, values) if values["skipped"] else {}
         self._record(
             split="train",
             step=self.step,
@@ -108,18 +109,19 @@ class Run:
             lr=rate,
             loss_scale=self.precision.scaler.get_scale(),
             step_s=time.perf_counter() - begun,
-            wait_s=self.stream.wait_s,
-            frames=int(batch.frames.sum()),
-            utterances=len(batch),
-            padding=batch.padding,
+            wait_s=wait,
+            **amounts(batches),
+            **spoilt,
         )
+        self._check_progress(values)
 
     def validate(self) -> None:
         """Mean losses over the held-out utterances. Leaves weights and random numbers as they are."""
         begun, sums = time.perf_counter(), dict[str, Tensor]()
         for numbers in self.validation:
-            batch = read_batch(self.data.store, self.stage.features, numbers).to(self.device)
-            for name, value in self.stage.validate(batch).items():
+            batch = read_batch(self.data.store, self.stage.features, numbers)
+            stages.check_ids(self.stage, self.data.store, batch)
+            for name, value in self.stage.validate(batch.to(self.device)).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
         if not sums:
             return
@@ -127,16 +129,25 @@ class Run:
         values = metrics.to_floats({name: value / count for name, value in sums.items()})
         epoch, seconds = self.stream.position.epoch + 1, time.perf_counter() - begun
         self._record(split="validation", step=self.step, epoch=epoch, **values, utterances=count, seconds=seconds)
+        self._follow(values[self.stage.shown[0]])
 
     def save(self) -> None:
+        random = ranks.gathered(random_state())
+        if ranks.rank():
+            return
         self.checkpoints.save(
             self.step,
             {
                 "stage": self.stage.state_dict(),
                 "stream": self.stream.position.to_json(),
+                "random": random,
+                "pieces": self.stage.pieces.count,
+                "plateau": self.plateau.to_json(),
+                "quarantine": self.quarantine.to_json(),
                 "store": self.data.store.fingerprint_of(self.stage.features),
                 "config": self.config.to_json(),
             },
+            best=self.plateau.best_step,
         )
 
     def farewell(self, number: Signals) -> str:
@@ -147,28 +158,54 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """`metrics.summarise`, and where and how the run was made. Draws curves.png."""
-        out = self.config.out
+        out, shown = self.config.out, self.stage.shown
         records = metrics.read(out / "metrics.jsonl")
-        metrics.draw_curves(records, out / "curves.png")
+        metrics.draw_curves(records, shown, out / "curves.png")
         return {
             "run": str(out),
             "checkpoint": str(self.checkpoints.path(self.step)),
+            "stage": self.config.stage,
             "preset": self.config.preset,
             "device": str(self.device),
+            "ranks": ranks.world(),
             "precision": self.precision.name,
             "batch_frames": self.config.batch_frames,
             "validation_utterances": len(self.data.validation),
+            "quarantined": self.quarantine.names(self.quarantine.held),
             "data": self.data.to_json(),
-            **metrics.summarise(records),
+            "shown": list(shown),
+            **metrics.summarise(records, shown),
         }
+
+    def _next_batches(self) -> tuple[list[Batch], float]:
+        """The batches of an update: fewer at the end of an epoch. And the seconds that were waited for them."""
+        epoch, wait = self.stream.position.epoch, 0.0
+        batches: list[Batch] = []
+        while len(batches) < self.stage.optim.accumulate * self.plateau.growth:
+            batch = next(self.stream)
+            wait += self.stream.wait_s
+            stages.check_ids(self.stage, self.data.store, batch)
+            batches.append(self.quarantine.without(batch))
+            if self.stream.position.epoch > epoch:
+                break
+        return batches, wait
 
     def _stream(self, position: Position) -> Stream:
         config = StreamConfig(
             batch_frames=self.config.batch_frames, max_utterances=self.config.max_utterances, seed=self.config.seed
         )
-        features, pin = self.stage.features, self.device.type == "cuda"
         data = self.data
-        return Stream(data.store, features, data.training, config, position=position, pin=pin, repeated=data.repeated)
+        return Stream(
+            data.store,
+            self.stage.features,
+            data.training,
+            config,
+            position=position,
+            rank=ranks.rank(),
+            world=ranks.world(),
+            pin=self.device.type == "cuda",
+            repeated=data.repeated,
+        )
 
     def _validation_batches(self) -> list[np.ndarray]:
         held, config = self.data.validation, self.config
@@ -183,43 +220,65 @@ class Run:
         )
         return [held[plan.batch(step, 0)] for step in range(plan.steps)]
 
+    def _begin(self) -> Position:
+        for line in stages.initialise(self.stage, self.config):
+            self.observer.say(line)
+        return Position.start()
+
     def _restore(self, state: dict[str, Any]) -> Position:
-        path, now = self.data.store.path, self.data.store.fingerprint_of(self.stage.features)
-        if state["store"] != now:
-            raise RunError(
-                f"{path} is not the store that this run was trained on: give that one, or start a new run.",
-                f"store now:      {now}",
-                f"store of run:   {state['store']}",
-            )
+        check_same(self.data.store, state["store"], self.stage.features)
         self.stage.load_state_dict(state["stage"])
-        set_random_state(state["random"])
+        self.stage.pieces.count = state["pieces"]
+        self.plateau = Plateau(**state["plateau"])
+        self.quarantine = Quarantine(self.data.store.ids, state["quarantine"])
+        if ranks.rank() < len(state["random"]):
+            set_random_state(state["random"][ranks.rank()])
         self.step = state["step"]
         return Position.from_json(state["stream"])
 
-    def _check(self, values: dict[str, float]) -> None:
+    def _write_down(self) -> MetricsLog:
+        """Make the folder of the run, with its config; its metrics go on after the step that is done."""
+        self.config.out.mkdir(parents=True, exist_ok=True)
+        _save_config(self.config)
+        return MetricsLog(self.config.out / "metrics.jsonl", upto=self.step)
+
+    def _spoilt(self, batches: Sequence[Batch], values: dict[str, float]) -> dict[str, Any]:
+        """An update came to nothing: says whose fault it was. Returns which utterances were in it."""
+        for line in self.quarantine.blame(self.stage, batches, values, self.device):
+            self.observer.say(f"step {self.step}: {line}")
+        return {"left_out": self.quarantine.names(members(batches))}
+
+    def _follow(self, loss: float) -> None:
+        """What the validation loss is followed for: the best checkpoint, growing batches, stopping early."""
+        self.plateau.note(self.step, loss)
+        config, plateau = self.config, self.plateau
+        if config.grow and plateau.grow():
+            self.observer.say(f"validation no longer improves: updates of {plateau.growth} times as many batches")
+        if config.patience and plateau.since >= config.patience:
+            self.observer.say(f"stopping: no validation since step {plateau.best_step} was better")
+
+    def _check_progress(self, values: dict[str, float]) -> None:
         """Stop a run that no longer learns: the stage leaves out updates whose gradients are not finite."""
-        self.skipped = self.skipped + 1 if values["skipped"] else 0
-        if self.skipped == SKIPS_IN_A_ROW:
+        self.skips = self.skips + 1 if values["skipped"] else 0
+        if self.skips == SKIPS_IN_A_ROW:
             raise RunError(
                 f"Training diverged: the gradients of {SKIPS_IN_A_ROW} steps up to step {self.step} were not finite. "
                 f"Resume {self.config.out} with --precision fp32, or from an earlier checkpoint."
             )
 
+    def _say_pieces(self) -> None:
+        self.observer.say(
+            f"step {self.step} ran out of memory: from here on each batch is computed in {self.stage.pieces.count} "
+            "pieces, with the same result; a smaller --batch-frames would be quicker"
+        )
+
     def _record(self, **record: Any) -> None:
-        self.log.write(record)
+        if self.log is not None:
+            self.log.write(record)
         self.observer.recorded(record)
 
 
-def requirements(recipe: SpectralRecipe) -> Requirements:
-    """What the features of a store must be made like for SoVITS."""
-    return {
-        "wave": {"sample_rate": recipe.sample_rate, "hop": recipe.hop},
-        "mfcc": recipe.to_json(),
-        "phones": {"symbols": "gpt-sovits-v2"},
-    }
-
-
-def _settled(config: RunConfig, device: torch.device, precision: Precision, observer: Observer) -> RunConfig:
+def settled(config: RunConfig, device: torch.device, precision: Precision, observer: Observer) -> RunConfig:
     """The config with every choice made, and said."""
     frames, why = choices.choose_batch_frames(config.batch_frames, device)
     observer.say(f"batch_frames {frames}: {why}")

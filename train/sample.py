@@ -156,13 +156,35 @@ def speak(
     blank = reference.spec.new_zeros(len(reference.phones) + len(phones_P), gpt.config.bert_channels)
     bert = torch.cat([blank[: len(phones)] if rows is None else rows for phones, rows in said_and_text])
     codes_Y = sample(gpt, torch.cat((reference.phones, phones_P)), config, bert_PE=bert, prompt_Q=reference.codes)
+    return utter(sovits, codes_Y, phones_P, reference.spec, speed=speed, speaker_W=reference.speaker)
+
+
+@torch.no_grad()
+def utter(
+    sovits: SynthesizerTrn,
+    codes_Y: Tensor,
+    phones_P: Tensor,
+    reference_FT: Tensor,
+    *,
+    speed: float = 1.0,
+    speaker_W: Tensor | None = None,
+) -> Tensor:
+    """Codes as a waveform, (S,) in [-1, 1]. The model in evaluation mode, on the tensors' device.
+
+    Args:
+        codes_Y: int64, two frames each.
+        phones_P: int64 ids of what they say.
+        reference_FT: linear spectrogram of the recording whose voice is taken.
+        speed: 2.0 speaks twice as fast.
+        speaker_W: speaker vector of that recording, where the model reads one.
+    """
     wave_11S = sovits.decode(
         codes_Y[None],
         phones_P[None],
         torch.tensor([len(phones_P)], device=phones_P.device),
-        reference.spec[None],
-        torch.tensor([reference.spec.shape[1]], device=phones_P.device),
+        reference_FT[None],
+        torch.tensor([reference_FT.shape[1]], device=phones_P.device),
         speed=speed,
-        speaker_BV=None if reference.speaker is None else reference.speaker[None],
+        speaker_BV=None if speaker_W is None else speaker_W[None],
     )
     return wave_11S[0, 0]

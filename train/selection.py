@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from store import index
 from store.errors import UsageError
 from store.reader import Store
 from train.where import Column, clauses
@@ -97,4 +96,4 @@ def columns_of(store: Store) -> Mapping[str, Column]:
 
 
 def _feature(store: Store, name: str) -> np.ndarray:
-    return index.read_joined(store.path, store.parts.tolist(), name, object).astype(np.float64)
+    return store.per_utterance(name, object).astype(np.float64)

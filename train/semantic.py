@@ -32,11 +32,11 @@ def log_likelihood(logits_BZV: Tensor, targets_BZ: Tensor, counted_BZ: Tensor) -
 
 
 @torch.no_grad()
-def accuracy(logits_BZV: Tensor, targets_BZ: Tensor, end: int) -> Tensor:
-    """Share of codes, the end not counted, that are among the likeliest `TOP`. ()."""
+def hits(logits_BZV: Tensor, targets_BZ: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """How many codes, the end not counted, are among the likeliest `TOP`, and how many codes there are. () int64."""
     right_BZ = (logits_BZV.topk(TOP, dim=2).indices == targets_BZ[:, :, None]).any(2)
     is_code_BZ = targets_BZ != end
-    return (right_BZ & is_code_BZ).sum() / is_code_BZ.sum()
+    return (right_BZ & is_code_BZ).sum(), is_code_BZ.sum()
 
 
 def preference_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:

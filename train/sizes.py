@@ -64,6 +64,10 @@ class SovitsConfig:
     discriminator_width: int = 1024
     """Channels of their widest layers; a multiple of 64."""
 
+    recompute: bool = False
+    """Compute each stage of the decoder and each layer of posterior encoder and flow again in the backward pass,
+    instead of keeping what it made."""
+
     def __post_init__(self) -> None:
         if not self.speaker_channels and self.mrte_channels != self.voice_channels:
             raise UsageError(

@@ -99,20 +99,25 @@ class SynthesizerTrn(nn.Module):
             rate_kernels=config.upsample_kernel_sizes,
             kernels=config.resblock_kernel_sizes,
             dilations=config.resblock_dilation_sizes,
+            recompute=config.recompute,
         )
+        hidden, recompute = config.hidden_channels, config.recompute
         self.enc_q = PosteriorEncoder(
-            config.spec_bins, channels, config.hidden_channels, config.posterior_layers, voice
+            config.spec_bins, channels, hidden, config.posterior_layers, voice, recompute=recompute
         )
         self.flow = ResidualCouplingFlow(
-            channels, config.hidden_channels, config.couplings, config.coupling_layers, voice
+            channels, hidden, config.couplings, config.coupling_layers, voice, recompute=recompute
         )
         self.ref_enc = MelStyleEncoder(config.style_bins, config.style_channels, voice)
         self.ssl_proj = nn.Conv1d(config.ssl_channels, config.ssl_channels, 2, stride=2)
         self.quantizer = VectorQuantizer(config.codebook_size, config.ssl_channels)
+        if config.freeze_quantizer:
+            self.ssl_proj.requires_grad_(False)
         if config.speaker_channels:
             self.sv_emb = nn.Linear(config.speaker_channels, voice)
             self.ge_to512 = nn.Linear(voice, config.mrte_channels)
             self.prelu = nn.PReLU(voice)
+        self.train()
 
     def train(self, mode: bool = True) -> SynthesizerTrn:
         """A frozen quantiser stays in evaluation mode."""
@@ -122,7 +127,7 @@ class SynthesizerTrn(nn.Module):
 
     def forward(
         self,
-        content_BWT: Tensor,
+        content_BWT: Tensor | None,
         spec_BFT: Tensor,
         frames_B: Tensor,
         phones_BP: Tensor,
@@ -131,31 +136,53 @@ class SynthesizerTrn(nn.Module):
         noise_BCT: Tensor,
         starts_B: Tensor,
         speaker_BV: Tensor | None = None,
+        codes_BQ: Tensor | None = None,
     ) -> Synthesis:
         """Encode whole utterances, decode a segment of each.
 
         Args:
-            content_BWT: content features, zero past the end; T even.
+            content_BWT: content features, zero past the end; T even. None where there are codes.
             spec_BFT: linear spectrogram, zero past the end.
             frames_B, phones_n_B: valid frames and phones, at least 1 each.
             phones_BP: int64 symbol ids, any id past the end.
             noise_BCT: standard normal, drives the posterior.
             starts_B: int64, first frame of each segment; starts + segment_frames <= T.
             speaker_BV: speaker vectors, for a model that reads them.
+            codes_BQ: int64, what this model's quantiser makes of the content features, any code past the end.
         """
         mask = length_mask(frames_B, spec_BFT.shape[2])
         voice = self.voice(spec_BFT, mask, speaker_BV)
-        quantised, codes, commitment = self.quantise(content_BWT, mask)
+        if codes_BQ is None:
+            assert content_BWT is not None, "neither content features nor codes"
+            quantised, codes, commitment = self.quantise(content_BWT, mask)
+        else:
+            quantised, codes, commitment = self.quantizer.decode(codes_BQ), codes_BQ, spec_BFT.new_zeros(())
         hidden = self.enc_p(_to_frames(quantised), mask, phones_BP, phones_n_B, self.timbre(voice))
         m_p, logs_p = self.enc_p.prior(hidden, mask)
         m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
-        z = (m_q + noise_BCT * torch.exp(logs_q)) * mask
+        z = _latent(m_q, logs_q, noise_BCT, mask)
         z_p = self.flow(z, mask, voice)
         wave = self.dec(segments(z, starts_B, self.config.segment_frames), voice)
         return Synthesis(
             wave=wave, codes=codes, commitment=commitment, mask=mask,
             z=z, z_p=z_p, m_p=m_p, logs_p=logs_p, m_q=m_q, logs_q=logs_q,
         )  # fmt: skip
+
+    def reconstruct(
+        self,
+        spec_BFT: Tensor,
+        frames_B: Tensor,
+        *,
+        noise_BCT: Tensor,
+        starts_B: Tensor,
+        speaker_BV: Tensor | None = None,
+    ) -> Tensor:
+        """The decoded segments (B, 1, N * hop) of `forward` and no more: text and content have no part in them."""
+        mask = length_mask(frames_B, spec_BFT.shape[2])
+        voice = self.voice(spec_BFT, mask, speaker_BV)
+        m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
+        z = _latent(m_q, logs_q, noise_BCT, mask)
+        return self.dec(segments(z, starts_B, self.config.segment_frames), voice)
 
     def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
         """The voice of each recording, (B, G, 1).
@@ -220,6 +247,11 @@ class SynthesizerTrn(nn.Module):
         noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
         z_p = m_p + noise * torch.exp(logs_p) * noise_scale
         return self.dec(self.flow(z_p, mask, voice, reverse=True), voice)
+
+
+def _latent(m_q_BCT: Tensor, logs_q_BCT: Tensor, noise_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    """A sample of the posterior, (B, C, T)."""
+    return (m_q_BCT + noise_BCT * torch.exp(logs_q_BCT)) * mask_B1T
 
 
 def _to_frames(codes_BWQ: Tensor) -> Tensor:

@@ -5,53 +5,41 @@ Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from featurize.dsp import Spectral
 from store.errors import RecipeMismatch
-from train import losses, sizes
+from train import losses, ranks
+from train.adversarial import OptimConfig, groups
 from train.batch import Batch
 from train.discriminator import MultiPeriodDiscriminator
 from train.inputs import Draw, Inputs, draw, prepare
 from train.layers import segments
+from train.pieces import Pieces
 from train.precision import Precision
 from train.sizes import SovitsConfig
 from train.sovits import Synthesis, SynthesizerTrn
 from train.weights import load_exactly
 
-SLOWED = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
-"""Parameters that train at a fraction of the learning rate: one optimiser group each, in this order."""
+Made = tuple[Synthesis, tuple[Tensor, Tensor]]
+"""A forward pass, and the log-mel of the real and of the generated segments, (B, N, M) each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
-    """AdamW (Loshchilov and Hutter 2019) for both networks, and weights of losses. Defaults are GPT-SoVITS v2."""
+class Piece:
+    """Utterances that are computed together, and how much they count in an update: their losses are means."""
 
-    learning_rate: float = 1e-4
-    text_rate_factor: float = 0.4
-    """On the learning rate of everything that reads phones."""
-    decay_per_epoch: float = 0.999875
-    """On the learning rate, the first epoch included."""
-    betas: tuple[float, float] = (0.8, 0.99)
-    eps: float = 1e-9
-    weight_decay: float = 0.01
-    mel_weight: float = 45.0
-    kl_weight: float = 1.0
-
-
-PRESETS = {
-    "tiny": (sizes.tiny(), OptimConfig(learning_rate=1e-3)),
-    "v1": (sizes.v1(), OptimConfig()),
-    "v2": (sizes.v2(), OptimConfig()),
-    "v2Pro": (sizes.v2Pro(), OptimConfig()),
-    "v2ProPlus": (sizes.v2ProPlus(), OptimConfig()),
-}
+    inputs: Inputs
+    drawn: Draw
+    of_utterances: Tensor | float = 1.0
+    of_frames: Tensor | float = 1.0
+    """Share of the update's utterances and frames, over all pieces and ranks: () float32."""
 
 
 class SovitsStage:
@@ -60,8 +48,7 @@ class SovitsStage:
     Utterances shorter than a segment are kept: theirs starts at frame 0, and the losses see silence after their end.
     """
 
-    features: tuple[str, ...] = ("wave", "mfcc", "phones")
-    """What it reads from a store; `speaker` too where the model does."""
+    shown = ("loss_mel",)
 
     def __init__(
         self,
@@ -71,51 +58,67 @@ class SovitsStage:
         precision: Precision,
         device: torch.device,
         optim: OptimConfig,
+        content: Literal["mfcc", "content", "semantic"] = "mfcc",
     ) -> None:
         """
+        Args:
+            content: the feature that says what is spoken. `semantic` are codes of the quantiser that the model begins
+                with, and takes one that is frozen.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
         _check_recipe(config, spectral)
         self.config = config
+        self.features: tuple[str, ...] = ("wave", content, "phones")
         if config.speaker_channels:
-            self.features = (*self.features, "speaker")
+            self.features = (*self.features, "speaker_vector")
+        self.limits = {"phones": config.symbols, "semantic": config.codebook_size}
         self.optim = optim
         self.precision = precision
+        self.pieces = Pieces()
         self.epoch = 1
+        self.updates = 0
         self.spectral = spectral.to(device)
         self.generator = SynthesizerTrn(config).to(device)
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(device)
-        self.optim_g = self._adamw(_groups(self.generator))
-        self.optim_d = self._adamw([{"params": list(self.discriminator.parameters())}])
+        self.optim_g = optim.adamw(groups(self.generator))
+        self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
+        self._device = device
+        self._judged: dict[str, Tensor] | None = None  # of a step whose generator ran out of memory
         self._set_rates()
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One update of the discriminator, then one of the generator against the updated discriminator.
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One update of the discriminator, then one of the generator against the updated discriminator, from all of
+        these batches together, on all ranks.
 
         Never waits for the device. If a gradient is not finite, the network that it belongs to stays as it was.
 
         Args:
-            batch: on the stage's device, every utterance of at least `spectral.recipe.min_frames` frames.
+            batches: one at least, every utterance of at least `spectral.recipe.min_frames` frames.
         Returns:
-            0-d tensors without gradient: loss_disc, loss_gen, loss_fm, loss_mel and loss_kl (weighted), loss_commit,
-            loss_gen_all (the sum of the generator's), grad_norm_d, grad_norm_g, skipped (1 if a network was not
-            updated).
+            0-d tensors without gradient, over all batches and ranks: loss_disc, loss_gen, loss_fm, loss_mel and loss_kl
+            (weighted), loss_commit, loss_gen_all (the sum of the generator's), grad_norm_d, grad_norm_g, skipped (1 if
+            a network was not updated).
         """
-        inputs = prepare(batch, self.spectral, self.config)
-        return self.update(inputs, draw(inputs, self.config))
+        frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
+        counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
+        totals = ranks.total(counts.to(self._device, non_blocking=True))
+        return self.pieces.fit(batches, lambda cut: self.update([self._prepared(piece, totals) for piece in cut]))
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """loss_mel and loss_kl, weighted as in training, of the same noise and segments whenever a batch comes back.
 
         Uses no global random numbers, and leaves the networks in the mode in which it found them.
+
+        Args:
+            batch: on the stage's device.
         """
         inputs = prepare(batch, self.spectral, self.config)
         same_each_time = torch.Generator(inputs.spec.device).manual_seed(0)
         training = self.generator.training
         self.generator.eval()
-        out, mels = self._synthesise(inputs, draw(inputs, self.config, same_each_time))
+        out, mels = self._synthesise(Piece(inputs=inputs, drawn=draw(inputs, self.config, same_each_time)))
         self.generator.train(training)
         return {"loss_mel": self._mel_loss(*mels), "loss_kl": self._kl_loss(out)}
 
@@ -132,6 +135,7 @@ class SovitsStage:
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
+            "updates": self.updates,
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optim_g": self.optim_g.state_dict(),
@@ -149,22 +153,32 @@ class SovitsStage:
         self.optim_g.load_state_dict(state["optim_g"])
         self.optim_d.load_state_dict(state["optim_d"])
         self.precision.load_state_dict(state["precision"])
-        self.epoch = state["epoch"]
+        self.epoch, self.updates = state["epoch"], state["updates"]
         self._set_rates()
 
-    def update(self, inputs: Inputs, drawn: Draw) -> dict[str, Tensor]:
+    def update(self, pieces: Sequence[Piece]) -> dict[str, Tensor]:
         """`step`, once inputs are prepared and randomness is drawn."""
-        out, mels = self._synthesise(inputs, drawn)
-        real_B1S = segments(inputs.wave, drawn.starts, self.config.segment_frames).mT.flatten(1)[:, None]
-        fake_B1S = out.wave.float()
-        metrics = self._update_discriminator(real_B1S, fake_B1S.detach())
-        generator_metrics = self._update_generator(real_B1S, fake_B1S, out, mels)
-        skipped = metrics.pop("skipped") | generator_metrics.pop("skipped")
+        # Several pieces are synthesised once for each network: all of them at once would not fit into memory.
+        made = self._synthesise(pieces[0]) if len(pieces) == 1 else None
+        if self._judged is None:
+            self._judged = self._update_discriminator(pieces, made)
+        metrics = self._update_generator(pieces, made)
+        judged, self._judged = self._judged, None
         self.precision.scaler.update()
-        return metrics | generator_metrics | {"skipped": skipped.float()}
+        self.updates += 1
+        self._set_rates()
+        skipped = judged.pop("skipped") | metrics.pop("skipped")
+        return judged | metrics | {"skipped": skipped.float()}
 
-    def _synthesise(self, inputs: Inputs, drawn: Draw) -> tuple[Synthesis, tuple[Tensor, Tensor]]:
+    def _prepared(self, batch: Batch, totals: Tensor) -> Piece:
+        there = batch.to(self._device)
+        inputs = prepare(there, self.spectral, self.config)
+        shares = len(batch) / totals[0], there.frames.sum() / totals[1]
+        return Piece(inputs=inputs, drawn=draw(inputs, self.config), of_utterances=shares[0], of_frames=shares[1])
+
+    def _synthesise(self, piece: Piece) -> Made:
         """The generator's forward pass, and the log-mel of the real and of the generated segments."""
+        inputs, drawn = piece.inputs, piece.drawn
         with self.precision.autocast():
             out: Synthesis = self.generator(
                 inputs.content,
@@ -175,49 +189,82 @@ class SovitsStage:
                 noise_BCT=drawn.noise,
                 starts_B=drawn.starts,
                 speaker_BV=inputs.speaker,
+                codes_BQ=inputs.codes,
             )
         real_BFN = segments(inputs.spec, drawn.starts, self.config.segment_frames)
         fake_BNF = self.spectral.magnitude(out.wave.float()[:, 0])
         return out, (self.spectral.log_mel(real_BFN.mT), self.spectral.log_mel(fake_BNF))
 
-    def _update_discriminator(self, real_B1S: Tensor, fake_B1S: Tensor) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _reconstructed(self, piece: Piece) -> Tensor:
+        """(B, 1, S), the generated segments and no more."""
+        inputs, drawn = piece.inputs, piece.drawn
         with self.precision.autocast():
-            judgements = self.discriminator(torch.cat((real_B1S, fake_B1S)))
-        scores = [score.chunk(2) for score, _ in judgements]
-        loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
-        norm = self._descend(self.optim_d, loss)
-        return {"loss_disc": loss.detach(), "grad_norm_d": norm, "skipped": ~norm.isfinite()}
+            return self.generator.reconstruct(
+                inputs.spec,
+                inputs.frames,
+                noise_BCT=drawn.noise,
+                starts_B=drawn.starts,
+                speaker_BV=inputs.speaker,
+            )
 
-    def _update_generator(
-        self, real_B1S: Tensor, fake_B1S: Tensor, out: Synthesis, mels: tuple[Tensor, Tensor]
-    ) -> dict[str, Tensor]:
+    def _real(self, piece: Piece) -> Tensor:
+        """(B, 1, S), the recorded segments."""
+        return segments(piece.inputs.wave, piece.drawn.starts, self.config.segment_frames).mT.flatten(1)[:, None]
+
+    def _update_discriminator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
+        self.optim_d.zero_grad()
+        terms = []
+        for piece in pieces:
+            fake_B1S = made[0].wave.detach() if made else self._reconstructed(piece)
+            with self.precision.autocast():
+                judgements = self.discriminator(torch.cat((self._real(piece), fake_B1S.float())))
+            scores = [score.chunk(2) for score, _ in judgements]
+            loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
+            terms.append(self._backward({"loss_disc": loss * piece.of_utterances}))
+        norm = self.precision.descend(self.optim_d, self.optim.max_norm)
+        return _summed(terms) | {"grad_norm_d": norm, "skipped": ~norm.isfinite()}
+
+    def _update_generator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
+        self.optim_g.zero_grad()
+        terms = []
+        for piece in pieces:
+            out, mels = made or self._synthesise(piece)
+            terms.append(self._backward(self._losses(piece, out, mels)))
+        norm = self.precision.descend(self.optim_g, self.optim.max_norm)
+        ranks.share_buffers(self.generator)
+        metrics = _summed(terms)
+        metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
+        return metrics | {"grad_norm_g": norm, "skipped": ~norm.isfinite()}
+
+    def _losses(self, piece: Piece, out: Synthesis, mels: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """What the generator minimises, each as far as this piece counts."""
         # Gradients of the discriminator's weights would be thrown away, and cost 10 % of this update at v2's sizes.
         with _frozen(self.discriminator), self.precision.autocast():
             with torch.no_grad():
-                real = self.discriminator(real_B1S)
-            fake = self.discriminator(fake_B1S)
-        terms = {
-            "loss_gen": losses.generator_loss([score for score, _ in fake]),
-            "loss_fm": losses.feature_matching_loss([maps for _, maps in real], [maps for _, maps in fake]),
-            "loss_mel": self._mel_loss(*mels),
-            "loss_kl": self._kl_loss(out),
-            "loss_commit": out.commitment,
+                real = self.discriminator(self._real(piece))
+            fake = self.discriminator(out.wave.float())
+        return {
+            "loss_gen": losses.generator_loss([score for score, _ in fake]) * piece.of_utterances,
+            "loss_fm": losses.feature_matching_loss([maps for _, maps in real], [maps for _, maps in fake])
+            * piece.of_utterances,
+            "loss_mel": self._mel_loss(*mels) * piece.of_utterances,
+            "loss_kl": self._kl_loss(out) * piece.of_frames,
+            "loss_commit": out.commitment * piece.of_frames,
         }
-        loss = torch.stack(list(terms.values())).sum()
-        norm = self._descend(self.optim_g, loss)
-        terms["loss_gen_all"] = loss
-        metrics = {name: term.detach() for name, term in terms.items()}
-        return metrics | {"grad_norm_g": norm, "skipped": ~norm.isfinite()}
 
-    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        """One step down the gradient. Returns the gradient's norm."""
-        optimizer.zero_grad()
-        self.precision.scaler.scale(loss).backward()
-        self.precision.scaler.unscale_(optimizer)
-        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.precision.step(optimizer, norm)
-        return norm
+    def _backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the gradient of the sum. Returns the terms without theirs."""
+        self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _set_rates(self) -> None:
+        rate = self.optim.rate(self.epoch, self.updates)
+        fast, *slowed = self.optim_g.param_groups
+        for group in (fast, *self.optim_d.param_groups):
+            group["lr"] = rate
+        for group in slowed:
+            group["lr"] = rate * self.optim.text_rate_factor
 
     def _mel_loss(self, real_BNM: Tensor, fake_BNM: Tensor) -> Tensor:
         return self.optim.mel_weight * losses.mel_loss(real_BNM, fake_BNM)
@@ -225,27 +272,12 @@ class SovitsStage:
     def _kl_loss(self, out: Synthesis) -> Tensor:
         return self.optim.kl_weight * losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
 
-    def _adamw(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-        config = self.optim
-        return torch.optim.AdamW(
-            groups, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
-        )
 
-    def _set_rates(self) -> None:
-        rate = self.optim.learning_rate * self.optim.decay_per_epoch**self.epoch
-        fast, *slowed = self.optim_g.param_groups
-        for group in (fast, *self.optim_d.param_groups):
-            group["lr"] = rate
-        for group in slowed:
-            group["lr"] = rate * self.optim.text_rate_factor
-
-
-def _groups(generator: nn.Module) -> list[dict[str, Any]]:
-    """Optimiser groups of the generator: the rest, then SLOWED."""
-    named = list(generator.named_parameters())
-    rest = [parameter for name, parameter in named if not name.startswith(SLOWED)]
-    slowed = [[parameter for name, parameter in named if name.startswith(prefix)] for prefix in SLOWED]
-    return [{"params": parameters} for parameters in (rest, *slowed)]
+def _summed(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Each term, over all pieces and ranks."""
+    names = terms[0].keys()
+    totals = ranks.total(torch.stack([torch.stack([term[name] for name in names]) for term in terms]).sum(0))
+    return dict(zip(names, totals.unbind(), strict=True))
 
 
 @contextmanager

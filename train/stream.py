@@ -6,26 +6,33 @@ process to another was measured at 0.6 GB/s, a fifth of what one thread reads.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from train import shapes
 from train.balance import copies
-from train.batch import Batch
+from train.batch import Batch, Ragged
 from train.plan import PADDING, Position, plan_epoch
 from train.shapes import Shapes
 from train.shuffle import random_of
 
 if TYPE_CHECKING:
     from store.reader import Store
+    from store.schema import Axis
+
+TOLD_AHEAD = 16
+"""Batches that the kernel is told of before they are read: with fewer, a disk has too few requests to be busy with."""
+MEMORY_SHARE = 0.5
+"""Of what this machine has: features that take more are not in memory when they are read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +50,18 @@ class StreamConfig:
     prefetch: int = 4
     """Batches read ahead."""
     threads: int = 1
-    """That read. One copies at memory speed; a second one helps while a cold disk is waited for."""
+    """That read. One copies at memory speed; more help where a store is compressed or far away."""
+    together: int = 1
+    """Steps of similar length that come one after the other; 1 for any order. A store that is compressed or lies in a
+    bucket is read by whole blocks: with 64, each is fetched about once an epoch instead of once a batch."""
+
+
+class _Coming(NamedTuple):
+    numbers: np.ndarray
+    """Utterances of a batch to come."""
+    after: Position
+    cold: bool
+    """Whether the kernel may not have them in memory."""
 
 
 class Stream:
@@ -83,8 +101,11 @@ class Stream:
         self._store, self._features, self._numbers = store, tuple(features), numbers
         self._config, self._rank, self._pin, self._repeated = config, rank, pin, repeated
         self._shapes = _shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._large = _bytes(store, self._features) > MEMORY_SHARE * memory
         self._ahead = self._walk(self.position)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
+        self._coming: deque[_Coming] = deque()
         self._queue: deque[tuple[Future[Batch], Position]] = deque()
         for _ in range(config.prefetch):
             self._submit()
@@ -104,6 +125,7 @@ class Stream:
     def close(self) -> None:
         """Stop reading and join the threads. Batches handed out stay valid."""
         self._pool.shutdown(cancel_futures=True)
+        self._ahead.close()  # its frame refers to this stream: a cycle that would keep the store's files open
 
     def __enter__(self) -> Stream:
         return self
@@ -112,14 +134,20 @@ class Stream:
         self.close()
 
     def _submit(self) -> None:
-        numbers, after = next(self._ahead)
-        rows = self._shapes.for_batch(int(self._store.frames[numbers].max())) if self._shapes else None
-        reading = self._pool.submit(read_batch, self._store, self._features, numbers, rows=rows, pin=self._pin)
-        self._queue.append((reading, after))
+        """Read one batch more; and tell the kernel, well before, what will be read."""
+        while len(self._coming) <= TOLD_AHEAD:
+            self._coming.append(next(self._ahead))
+            if self._coming[-1].cold:
+                self._pool.submit(self._store.will_need, self._features, self._coming[-1].numbers)
+        coming = self._coming.popleft()
+        self._queue.append((self._pool.submit(self._read, coming.numbers), coming.after))
 
-    def _walk(self, position: Position) -> Iterator[tuple[np.ndarray, Position]]:
-        """The utterances of every batch to come, and the position after it."""
-        config = self._config
+    def _read(self, numbers: np.ndarray) -> Batch:
+        rows = self._shapes.for_batch(int(self._store.frames[numbers].max())) if self._shapes else None
+        return read_batch(self._store, self._features, numbers, rows=rows, ragged=self._pin, pin=self._pin)
+
+    def _walk(self, position: Position) -> Generator[_Coming, None, None]:
+        config, first = self._config, position.epoch
         while True:
             numbers = self._numbers_of(position.epoch)
             lengths = self._store.frames[numbers]
@@ -130,11 +158,13 @@ class Stream:
                 seed=config.seed,
                 max_utterances=config.max_utterances,
                 padding=config.padding,
+                together=config.together,
             )
+            cold = self._large or position.epoch == first
             for step in range(position.steps, plan.steps):
                 last = step + 1 == plan.steps
                 position = position.next_epoch() if last else position.after_step()
-                yield numbers[plan.batch(step, self._rank)], position
+                yield _Coming(numbers[plan.batch(step, self._rank)], position, cold)
 
     def _numbers_of(self, epoch: int) -> np.ndarray:
         """The utterances of an epoch, those that are repeated several times."""
@@ -145,8 +175,15 @@ class Stream:
 
 def _shapes(store: Store, features: Sequence[str], numbers: np.ndarray, count: int) -> Shapes:
     """Fixed shapes for these utterances, along every axis that is read."""
-    axes = {"frames"} | {store.features[name].axis for name in features}
+    axes: set[Axis] = {"frames", *(store.features[name].axis for name in features)}
     return shapes.choose({axis: store.lengths(axis)[numbers] for axis in sorted(axes)}, count)
+
+
+def _bytes(store: Store, features: Sequence[str]) -> int:
+    """Of these features, over all utterances."""
+    specs = [store.features[name] for name in features]
+    rows = {spec.axis: int(store.lengths(spec.axis).sum(dtype=np.int64)) for spec in specs}
+    return sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)
 
 
 def read_batch(
@@ -155,30 +192,46 @@ def read_batch(
     numbers: np.ndarray,
     *,
     rows: Mapping[str, int] | None = None,
+    ragged: bool = False,
     pin: bool = False,
 ) -> Batch:
-    """Read one padded batch.
+    """Read one batch.
 
     Page-locked memory comes from torch's host allocator, which hands a block out again only when the copies to the
-    device that read from it are done. So nobody has to say when a batch is no longer used.
+    device that read from it are done. So nobody has to say when a batch is no longer used. Other memory comes from the
+    C library, whose allocator hands out again what the last batches had.
 
     Args:
         features: to read, by name.
         numbers: (B,) int64, utterance numbers.
         rows: axis to the length that its features are padded to; None for that of the longest utterance.
+        ragged: leave features along `frames` to be padded on the device.
         pin: read into page-locked memory. Needs CUDA.
     """
+    axes: set[Axis] = {"frames", "phones", *(store.features[name].axis for name in features)}
+    lengths = {axis: store.lengths(axis)[numbers].astype(np.int64) for axis in axes}
+    longest = rows or {axis: int(some.max()) for axis, some in lengths.items()}
 
-    def read(name: str) -> torch.Tensor:
+    def empty(name: str, *shape: int) -> torch.Tensor:
         spec = store.features[name]
-        length = rows[spec.axis] if rows else int(store.lengths(spec.axis)[numbers].max())
-        out = torch.empty((len(numbers), length, *spec.row_shape), dtype=getattr(torch, spec.dtype), pin_memory=pin)
-        store.gather(name, numbers, out.numpy())
-        return out
+        return torch.empty((*shape, *spec.row_shape), dtype=getattr(torch, spec.dtype), pin_memory=pin)
 
+    tensors, unpadded = {}, {}
+    for name in features:
+        axis = store.features[name].axis
+        if ragged and axis == "frames":
+            joined = empty(name, int(lengths[axis].sum()))
+            store.concatenate(name, numbers, joined.numpy())
+            unpadded[name] = Ragged(rows=joined, lengths=lengths[axis], longest=longest[axis])
+        else:
+            tensors[name] = empty(name, len(numbers), longest[axis])
+            store.gather(name, numbers, tensors[name].numpy())
+    counts = {axis: torch.from_numpy(some) for axis, some in lengths.items()}
     return Batch(
         numbers=numbers,
-        frames=torch.from_numpy(store.frames[numbers].astype(np.int64)),
-        phones_n=torch.from_numpy(store.phones_n[numbers].astype(np.int64)),
-        tensors={name: read(name) for name in features},
+        frames=counts["frames"],
+        phones_n=counts["phones"],
+        tokens_n=counts.get("tokens"),
+        tensors=tensors,
+        ragged=unpadded,
     )

@@ -6,13 +6,13 @@ Shapes: B batch, C channels, T frames, S samples, G channels of the voice vector
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1d
+from train.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1d, block
 
 KERNEL = 7
 """Of the first and the last convolution."""
@@ -52,8 +52,10 @@ class HifiGanDecoder(nn.Module):
         rate_kernels: Sequence[int],
         kernels: Sequence[int],
         dilations: Sequence[Sequence[int]],
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.conv_pre = nn.Conv1d(channels, initial, KERNEL, padding=KERNEL // 2)
         widths = [initial >> stage for stage in range(len(rates) + 1)]
         self.ups = nn.ModuleList(
@@ -71,9 +73,13 @@ class HifiGanDecoder(nn.Module):
     def forward(self, x_BCT: Tensor, voice_BG1: Tensor) -> Tensor:
         """(B, 1, S) in [-1, 1], S = T * product of rates."""
         x_BCT = self.conv_pre(x_BCT) + self.cond(voice_BG1)
-        blocks = len(self.resblocks) // len(self.ups)
-        for stage, upsample in enumerate(self.ups):
-            x_BCT = upsample(F.leaky_relu(x_BCT, LEAKY_SLOPE))
-            parallel = self.resblocks[stage * blocks : (stage + 1) * blocks]
-            x_BCT = reduce(torch.add, (block(x_BCT) for block in parallel)) / blocks
+        for stage in range(len(self.ups)):
+            x_BCT = block(partial(self._stage, stage), x_BCT, recompute=self.recompute)
         return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, 0.01)))
+
+    def _stage(self, stage: int, x_BCT: Tensor) -> Tensor:
+        """Up one rate, and the mean of its residual blocks."""
+        count = len(self.resblocks) // len(self.ups)
+        x_BCT = self.ups[stage](F.leaky_relu(x_BCT, LEAKY_SLOPE))
+        parallel = self.resblocks[stage * count : (stage + 1) * count]
+        return reduce(torch.add, (residual(x_BCT) for residual in parallel)) / count

@@ -1,0 +1,40 @@
+"""Where a step goes: a trace for chrome://tracing or ui.perfetto.dev, and a table of what takes longest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+SKIPPED = 3
+"""Steps at first that are not looked at: they allocate, and try algorithms."""
+ROWS = 25
+
+
+@contextmanager
+def profiled(out: Path, steps: int, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Profile some steps and write trace.json and profile.txt; 0 profiles none.
+
+    Args:
+        out: folder of the run.
+    Yields:
+        To be called after each step.
+    """
+    if not steps:
+        yield lambda: None
+        return
+    cuda = torch.cuda.is_available()
+
+    def write(profiler: profile) -> None:
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
+        (out / "profile.txt").write_text(profiler.key_averages().table(sort_by=order, row_limit=ROWS))
+        profiler.export_chrome_trace(str(out / "trace.json"))
+        say(f"profile of {steps} steps: {out / 'profile.txt'}, {out / 'trace.json'}")
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)
+    with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step

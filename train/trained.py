@@ -1,0 +1,110 @@
+"""Trained networks, out of a run of one's own or one of upstream's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from store.errors import RunError
+from train import export, upstream
+from train.adversarial import PRESETS
+from train.checkpoint import Checkpoints
+from train.config import RunConfig, config_path
+from train.gpt import Text2SemanticDecoder
+from train.gpt_stage import GPT_PRESETS
+from train.sovits import SynthesizerTrn
+from train.weights import load_exactly
+
+
+def generator(path: Path) -> SynthesizerTrn:
+    """The SoVITS generator of a run, or of a pretrained or exported file, for speaking: without its posterior encoder.
+
+    Raises:
+        RunError: there is none, or it is damaged or of another network.
+    """
+    if path.is_dir():
+        config, state = _newest(path, "sovits")
+        sizes, weights = PRESETS[config.preset][0], state["stage"]["generator"]
+    else:
+        weights = upstream.read(path).weights
+        sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
+    model = SynthesizerTrn(sizes)
+    del model.enc_q
+    load_exactly(model, _speaking(weights), str(path))
+    return model.eval()
+
+
+def decoder(path: Path) -> Text2SemanticDecoder:
+    """The text-to-semantic decoder of a run or of a file.
+
+    Raises:
+        RunError: as `generator`.
+    """
+    if path.is_dir():
+        config, state = _newest(path, "gpt")
+        sizes, weights = GPT_PRESETS[config.preset][0], state["stage"]["model"]
+    else:
+        weights = upstream.read(path).weights
+        sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
+    model = Text2SemanticDecoder(sizes)
+    load_exactly(model, weights, str(path))
+    return model.eval()
+
+
+def export_run(run: Path, out: Path) -> tuple[Path, str]:
+    """Write the newest weights of a run as upstream loads them.
+
+    Args:
+        out: a file, or a folder that is there: then the file is called what upstream would call it.
+    Returns:
+        The file, and the version that it is of.
+    Raises:
+        RunError: there is no run or no checkpoint, or the file cannot be written.
+        UsageError: no published version has the sizes of the run's model.
+    """
+    config = _config(run)
+    config, state = _newest(run, config.stage)
+    epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
+    if config.stage == "gpt":
+        decoder_ = Text2SemanticDecoder(GPT_PRESETS[config.preset][0])
+        load_exactly(decoder_, state["stage"]["model"], str(run))
+        file = out / export.gpt_file(name, epoch) if out.is_dir() else out
+        return file, export.export_gpt(file, decoder_, epoch=epoch)
+    sizes = replace(PRESETS[config.preset][0], freeze_quantizer=config.init is not None)
+    model = SynthesizerTrn(sizes)
+    load_exactly(model, state["stage"]["generator"], str(run))
+    file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
+    return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
+
+
+def _config(run: Path) -> RunConfig:
+    try:
+        return RunConfig.from_json(json.loads(config_path(run).read_bytes()))
+    except OSError as error:
+        raise RunError(f"{run} is not the folder of a run: give one that train run has made.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{config_path(run)} is damaged ({error!r}).") from error
+
+
+def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
+    config = _config(run)
+    if config.stage != stage:
+        raise RunError(f"{run} is a run of stage {config.stage}, and what is needed here is one of stage {stage}.")
+    state, _ = Checkpoints(run / "checkpoints").load_newest()
+    return config, state
+
+
+def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(export.TRAINING_PART)}
+
+
+def _version(path: Path, weights: Mapping[str, Tensor], wanted: str) -> str:
+    described = upstream.describe(weights)
+    if not described.startswith(wanted):
+        raise RunError(f"{path} holds {described}, and what is needed here is {wanted.removesuffix(' of ')}.")
+    return described.removeprefix(wanted)
