@@ -131,6 +131,7 @@ def sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, lis
     rows, rejects = extracting(watch)
     with watch("write"):
         write_part(task.store, rows.part(task.number, rejects, task.inputs), task.recipe.compression)
+    rows.release()
     spectral = task.recipe.preset.spectral
     return PartReport(
         number=task.number,
