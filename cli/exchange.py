@@ -59,7 +59,7 @@ def _print_rest(out: Place, features: list[str]) -> None:
 @click.command()
 @click.argument("path", metavar="STORE", type=render.PLACE)
 @click.option("--to", "form", type=click.Choice(["gpt-sovits", "lhotse"]), required=True, help="Who is to read it.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; it must not be there.")
+@click.option("--out", type=render.HERE, required=True, help="Folder; it must not be there.")
 @json_option
 @render.command
 def export(path: Place, form: str, out: Path, as_json: bool) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
@@ -41,6 +42,21 @@ class _PlaceType(click.ParamType):
 
 
 PLACE = _PlaceType()
+
+
+class _HereType(click.Path):
+    """A path of this machine: a URL would become folders called `s3:`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is a URL, a path of this machine was expected: write there, and copy it.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+HERE = _HereType()
 
 
 @functools.cache

@@ -6,7 +6,8 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,19 @@ def of(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:
         "hours_per_second": built / seconds,
         "seconds_by_stage": dict(stages),
         "cpu_seconds": sum(report.cpu_seconds for report in reports),
-        "versions": {"python": platform.python_version()}
-        | {
-            name: version(name)
-            for name in ("headrace", "torch", "zarr", "numpy", "soundfile", "soxr", "praat-parselmouth")
-        },
+        "versions": _versions(),
     }
+
+
+_LIBRARIES = (
+    "headrace", "torch", "zarr", "numpy", "numba", "soundfile", "soxr", "praat-parselmouth", "nvidia-dali-cuda130"
+)  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Of what has a say in the numbers, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
