@@ -18,7 +18,7 @@ import click
 
 import store
 from benchmarks import report
-from train.bench import measure
+from train.bench import bench
 
 MINUTES, STEPS = 12, 60
 
@@ -31,7 +31,8 @@ MINUTES, STEPS = 12, 60
 @click.option("--save", is_flag=True, help="Keep the table in benchmarks/results/ too.")
 def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> None:
     started = time.perf_counter()
-    corpus, built, run, picture = (folder / name for name in ("corpus", "STORE", "RUN", "utterance.png"))
+    names = ("corpus", "STORE", "RUN", "utterance.png", "bench.png")
+    corpus, built, run, picture, waits = (folder / name for name in names)
     call("python", "-m", "benchmarks.speak", corpus, "--minutes", minutes)
     call("featurize", "scan", corpus)
     call("featurize", "build", corpus, "--out", built, "--device", device)
@@ -41,6 +42,8 @@ def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> Non
     resume = ["--resume"] if (run / "checkpoints").exists() else []
     call("train", "run", built, "--stage", "sovits", "--preset", "tiny", "--out", run,
          "--max-steps", steps, "--device", device, *resume)  # fmt: skip
+    call("train", "bench", built, "--stage", "sovits", "--preset", "tiny", "--device", device,
+         "--steps", 8, "--png", waits)  # fmt: skip
     click.echo(f"\nMade in {time.perf_counter() - started:.0f} s:")
     for path, what in (
         (corpus, "speech with transcripts and TextGrids"),
@@ -48,6 +51,7 @@ def main(folder: Path, minutes: int, steps: int, device: str, save: bool) -> Non
         (picture, "one utterance of it"),
         (run / "metrics.jsonl", "a line for every training step"),
         (run / "curves.png", "the same as a picture"),
+        (waits, "whether training waits for data"),
         (run / "checkpoints", "where `train run --resume` goes on"),
     ):
         click.echo(f"  {path!s:28} {what}")
@@ -70,16 +74,16 @@ def call(*command: object) -> None:
 def results(built: Path, run: Path) -> list[tuple[str, str]]:
     """What was measured: the build's rate, the stream's rates, and what training waited for."""
     account = json.loads((built / "build.json").read_text(encoding="utf-8"))
-    rates = measure(store.open(built), features=("wave", "mel", "mfcc", "phones"))
+    rates = bench(built, ("wave", "mel", "mfcc", "phones"), cold=False)["warm"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "step_s" in line]
     waited, spent = sum(line["wait_s"] for line in steps), sum(line["step_s"] for line in steps)
     build_rate = f"{account['hours_per_second']:.4f}" if account["hours_built"] else "all parts were sealed already"
     return [
         ("build: hours of audio per second", build_rate),
-        ("stream: utterances per second", f"{rates.utterances_per_second:,.0f}"),
-        ("stream: frames per second", f"{rates.frames_per_second:,.0f}"),
-        ("stream: GB per second", f"{rates.gigabytes_per_second:.2f}"),
+        ("stream: utterances per second", f"{rates['utterances_per_s']:,.0f}"),
+        ("stream: frames per second", f"{rates['frames_per_s']:,.0f}"),
+        ("stream: GB per second", f"{rates['gb_per_s']:.2f}"),
         ("training: seconds per step", f"{spent / len(steps):.3f}"),
         ("training: share of a step spent waiting for data", f"{waited / spent:.2%}"),
     ]

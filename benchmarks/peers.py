@@ -26,12 +26,12 @@ import torch
 
 import store as stores
 from benchmarks import peer_formats, peer_upstream, peer_zarr, report
-from benchmarks.disk import disk_rate, evict, files_of, sync, warm_up
 from benchmarks.peer_formats import NAMES, Payload, Peer, Rows
 from featurize.presets import PRESETS, feature_specs
 from store import index, layout
 from store.reader import Store
 from store.writer import Part, create, write_part
+from train.disk import disk_rate, evict, files_of, sync, warm_up
 from train.plan import Position, plan_epoch
 from train.stream import Stream, StreamConfig
 

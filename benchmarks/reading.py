@@ -26,11 +26,12 @@ import numpy as np
 import torch
 
 import store
-from benchmarks import disk, report
+from benchmarks import report
 from featurize.presets import PRESETS, feature_specs
 from store import index, layout
 from store.reader import Store
 from store.writer import Compression, Part, create, write_part
+from train import disk
 from train.batch import Batch
 from train.plan import Position, plan_epoch
 from train.stream import Stream, StreamConfig, read_batch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import exchange, render
+from cli import bench, exchange, render
 
 if TYPE_CHECKING:
     from store.checks import Problem
@@ -25,6 +25,7 @@ def main() -> None:
 
 main.add_command(exchange.import_prepared)
 main.add_command(exchange.export)
+main.add_command(bench.bench_store)
 
 path_argument = click.argument("path", metavar="STORE", type=render.PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
@@ -143,7 +144,7 @@ def _print_repair(done: Repair, dropped: str) -> None:
 @main.command()
 @path_argument
 @click.argument("utterance", metavar="UTT")
-@click.option("--out", type=click.Path(path_type=Path), help="PNG to write; else named after UTT, here.")
+@click.option("--out", type=render.HERE, help="PNG to write; else named after UTT, here.")
 @render.command
 def show(path: Place, utterance: str, out: Path | None) -> None:
     """Draw waveform, mel and phones of the utterance UTT (an id, or a number) of STORE into a PNG."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import render
+from cli import bench, render
 from train.config import BALANCES, DEVICES, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ def main() -> None:
     """Train GPT-SoVITS from a store of features."""
 
 
+main.add_command(bench.bench_training)
+
+
 @main.command()
 @click.argument("store", type=render.PLACE)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--out", type=render.HERE, required=True, help="Folder of the run.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
 @click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
 @click.option("--init", type=FILE, help="Weights to begin with: upstream's s2G, or s1 for gpt.")
@@ -107,7 +110,7 @@ def plan(store: Place, epochs: int | None, as_json: bool, **options: Any) -> Non
 
 @main.command()
 @click.argument("run", type=FILE)
-@click.option("--out", type=FILE, required=True, help="File, or a folder: then it is called what upstream calls it.")
+@click.option("--out", type=render.HERE, required=True, help="File; in a folder it is called as upstream calls it.")
 @render.command
 def export(run: Path, out: Path) -> None:
     """Write the newest weights of RUN as GPT-SoVITS itself loads them: half precision, with its config."""
@@ -124,7 +127,7 @@ def export(run: Path, out: Path) -> None:
 @click.option("--text", required=True, help="What is said.")
 @click.option("--language", default="en", show_default=True)
 @click.option("--semantic", metavar="IDS", help="Codes of TEXT, numbers between spaces, instead of --gpt.")
-@click.option("--out", type=FILE, required=True, help="WAV file.")
+@click.option("--out", type=render.HERE, required=True, help="WAV file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--top-k", type=click.IntRange(1), default=15, show_default=True, help="1 says what is likeliest.")
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)

@@ -24,7 +24,6 @@ from store.errors import DamagedStore, RunError, UsageError
 from store.reader import Store
 from tests.training_store import FRAMES, build
 from train import shapes
-from train.bench import measure
 from train.dataset import BatchDataset
 from train.plan import Position, plan_epoch
 from train.stream import Stream, StreamConfig, read_batch
@@ -177,13 +176,6 @@ def test_processes_share_an_epoch(corpus, tmp_path, world):
     assert len({steps for steps, _ in everyone}) == 1
     assert all(seen for _, seen in everyone)
     assert sorted(itertools.chain(*(seen for _, seen in everyone))) == EVERYTHING.tolist()
-
-
-def test_measure(corpus):
-    rates = measure(corpus, FEATURES, batch_frames=250, seconds=0.2)
-    assert rates.frames_per_second / rates.utterances_per_second == pytest.approx(np.mean(FRAMES), rel=0.2)
-    row = 640 * 2 + 20 * 2  # bytes of a frame
-    assert rates.gigabytes_per_second * 1e9 == pytest.approx(rates.frames_per_second * row, rel=0.2)
 
 
 def test_fixed_shapes(corpus):

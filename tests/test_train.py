@@ -371,3 +371,8 @@ class TestCommand:
         assert self.invoke(corpus, "--out", tmp_path / "run", "--stage", "bard").exit_code == 2
         if not torch.cuda.is_available():
             assert self.invoke(corpus, "--out", tmp_path / "run", "--device", "cuda").exit_code == 2
+
+
+def test_a_run_is_not_written_to_a_url(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["run", str(tmp_path), "--out", "s3://bucket/run"])
+    assert done.exit_code == 2 and "s3://bucket/run is a URL" in done.output

@@ -16,7 +16,7 @@ from featurize.presets import PRESETS, Preset, feature_specs
 from store import index, layout
 from store.reader import Store
 from store.schema import FeatureSpec
-from store.writer import Part, create, write_part
+from store.writer import Compression, Part, create, write_part
 
 PRESET = PRESETS["gpt-sovits-v2"]
 FRAMES = (20, 24, 30, 33, 34, 40, 41, 45, 50, 52, 60, 61, 64, 70, 75, 80, 81, 90, 96, 100)
@@ -34,6 +34,7 @@ def build(
     codes: int = CODES,
     poisoned: Sequence[int] = (),
     short: bool = False,
+    compression: Compression = "none",
 ) -> Store:
     """A sealed store with wave, mfcc, phones and semantic; utterance n is called `utt<n>`, and has a phone every ten
     frames, spoken as five codes that follow from it.
@@ -54,14 +55,14 @@ def build(
             "hop": preset.spectral.hop,
             "preset": preset.name,
             "features": [spec.to_json() for spec in specs],
-            "compression": "none",
+            "compression": compression,
             "plan": {"parts": parts, "utterances": len(frames), "digest": ""},
         },
     )
     cuts = [len(frames) * part // parts for part in range(parts + 1)]
     for number in range(parts):
         part = _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset)
-        write_part(root, _with_codes(_poisoned(part, poisoned), codes, short))
+        write_part(root, _with_codes(_poisoned(part, poisoned), codes, short), compression)
     index.write(root, index.derive(root))
     return store.open(root)
 

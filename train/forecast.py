@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 
 from train import choices, metrics, stages
 from train.config import RunConfig
-from train.data import Data, open_data
+from train.data import Data
 from train.observer import Observer
 from train.plan import Plan, Position, plan_epoch
-from train.precision import Precision
-from train.run import settled
+from train.ready import make_ready
 from train.stages import Stage
 from train.stream import read_batch
 
@@ -124,15 +122,8 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     Raises:
         As `train.loop.start`.
     """
-    device, reason = choices.choose_device(config.device)
-    observer.say(f"device {device}: {reason}")
-    precision = Precision.choose(config.precision, device, 0)
-    observer.say(f"precision {precision.reason}")
-    config = settled(config, device, precision, observer)
-    data = open_data(config.store, partial(stages.requirements, config), where=config.where)
-    torch.manual_seed(config.seed)
-    stage = stages.make(config, data.store, precision, device)
-    stages.check_lengths(stage, data.store)
+    ready = make_ready(replace(config, fp32_steps=0), observer)
+    config, data, stage, device = ready.config, ready.data, ready.stage, ready.device
     plan = plan_epoch(
         data.store.frames[data.training],
         Position.start(),
@@ -145,7 +136,7 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
         "stage": config.stage,
         "preset": config.preset,
         "device": str(device),
-        "precision": precision.name,
+        "precision": config.precision,
         "batch_frames": config.batch_frames,
         "measured": [asdict(step) for step in steps],
     }

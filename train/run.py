@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from signal import Signals
 from typing import Any
 
@@ -16,18 +14,18 @@ from torch import Tensor
 
 from store.errors import RunError
 from store.place import commit_file
-from train import choices, metrics, ranks, stages
+from train import metrics, ranks, stages
 from train.batch import Batch, amounts
 from train.checkpoint import Checkpoints, random_state, set_random_state
 from train.config import RunConfig, config_path
-from train.data import check_same, open_data
+from train.data import check_same
 from train.metrics import MetricsLog
 from train.observer import Observer, Quiet
 from train.plan import Position, plan_epoch
 from train.plateau import Plateau
-from train.precision import Precision
 from train.quarantine import Quarantine, members
-from train.stream import Stream, StreamConfig, read_batch
+from train.ready import make_ready
+from train.stream import read_batch
 
 SKIPS_IN_A_ROW = 50
 """Updates that may be left out one after the other because gradients are not finite. Finding the loss scale of fp16
@@ -43,34 +41,18 @@ class Run:
             state: a checkpoint to go on from; None begins at step 0.
         """
         self.observer = observer = observer if ranks.rank() == 0 else Quiet()
-        self.device, reason = choices.choose_device(config.device)
-        observer.say(f"device {self.device}: {reason}")
-        if ranks.world() > 1:
-            observer.say(f"{ranks.world()} processes: gradients are summed over them")
-        self.precision = Precision.choose(config.precision, self.device, config.fp32_steps)
-        observer.say(f"precision {self.precision.reason}")
-        self.config = settled(config, self.device, self.precision, observer)
-        self.data = open_data(
-            config.store,
-            partial(stages.requirements, config),
-            where=config.where,
-            balance=config.balance,
-            evenness=config.evenness,
-        )
-        for line in self.data.lines():
-            observer.say(line)
+        ready = make_ready(config, observer)
+        self.device, self.precision, self.config = ready.device, ready.precision, ready.config
+        self.data, self.stage = ready.data, ready.stage
         self.step = self.skips = 0
         self.plateau, self.quarantine = Plateau(), Quarantine(self.data.store.ids)
-        torch.manual_seed(config.seed)
-        self.stage = stages.make(config, self.data.store, self.precision, self.device)
-        stages.check_lengths(self.stage, self.data.store)
         if ranks.rank():
             torch.manual_seed((config.seed << 16) + ranks.rank())  # weights are the same on all ranks, noise is not
         position = self._restore(state) if state else self._begin()
         self.checkpoints = Checkpoints(config.out / "checkpoints")
         self.log = self._write_down() if ranks.rank() == 0 else None
         self.validation = self._validation_batches()
-        self.stream = self._stream(position)
+        self.stream = ready.stream(position)
         observer.started(self.step, config.max_steps or None, self.stage.shown)
 
     @property
@@ -190,23 +172,6 @@ class Run:
                 break
         return batches, wait
 
-    def _stream(self, position: Position) -> Stream:
-        config = StreamConfig(
-            batch_frames=self.config.batch_frames, max_utterances=self.config.max_utterances, seed=self.config.seed
-        )
-        data = self.data
-        return Stream(
-            data.store,
-            self.stage.features,
-            data.training,
-            config,
-            position=position,
-            rank=ranks.rank(),
-            world=ranks.world(),
-            pin=self.device.type == "cuda",
-            repeated=data.repeated,
-        )
-
     def _validation_batches(self) -> list[np.ndarray]:
         held, config = self.data.validation, self.config
         if not len(held) or not config.validate_every:
@@ -276,15 +241,6 @@ class Run:
         if self.log is not None:
             self.log.write(record)
         self.observer.recorded(record)
-
-
-def settled(config: RunConfig, device: torch.device, precision: Precision, observer: Observer) -> RunConfig:
-    """The config with every choice made, and said."""
-    frames, why = choices.choose_batch_frames(config.batch_frames, device)
-    observer.say(f"batch_frames {frames}: {why}")
-    utterances, why = choices.choose_max_utterances(config.max_utterances, frames)
-    observer.say(f"max_utterances {utterances}: {why}")
-    return replace(config, precision=precision.name, batch_frames=frames, max_utterances=utterances)
 
 
 def _save_config(config: RunConfig) -> None:

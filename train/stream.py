@@ -101,8 +101,7 @@ class Stream:
         self._store, self._features, self._numbers = store, tuple(features), numbers
         self._config, self._rank, self._pin, self._repeated = config, rank, pin, repeated
         self._shapes = _shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self._large = _bytes(store, self._features) > MEMORY_SHARE * memory
+        self._large = not fits_memory(store, self._features)
         self._ahead = self._walk(self.position)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
         self._coming: deque[_Coming] = deque()
@@ -179,11 +178,12 @@ def _shapes(store: Store, features: Sequence[str], numbers: np.ndarray, count: i
     return shapes.choose({axis: store.lengths(axis)[numbers] for axis in sorted(axes)}, count)
 
 
-def _bytes(store: Store, features: Sequence[str]) -> int:
-    """Of these features, over all utterances."""
+def fits_memory(store: Store, features: Sequence[str]) -> bool:
+    """Whether these features of all utterances, once read, can stay in memory."""
     specs = [store.features[name] for name in features]
     rows = {spec.axis: int(store.lengths(spec.axis).sum(dtype=np.int64)) for spec in specs}
-    return sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)
+    size = sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)
+    return size <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_batch(

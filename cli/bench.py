@@ -1,0 +1,158 @@
+"""`store bench` and `train bench`: how fast this machine reads a store, and whether a model on it waits for data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import render
+from train.config import DEVICES, PRECISIONS, PRESETS, STAGES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from store.place import Place
+
+FILE = click.Path(path_type=Path)
+store_argument = click.argument("path", metavar="STORE", type=render.PLACE)
+png_option = click.option("--png", type=FILE, help="Draw it too.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+
+
+@click.command("bench")
+@store_argument
+@click.option("--features", default="", metavar="NAMES", help="To read; else all of the store.")
+@click.option("--batch-frames", type=click.IntRange(1), default=9600, show_default=True, help="Most padded frames.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=3, show_default=True, help="Of each measure."
+)
+@click.option("--cold/--warm", default=None, help="Only with nothing of it in memory, or only from memory; else both.")
+@png_option
+@json_option
+@render.command
+def bench_store(
+    path: Place, features: str, batch_frames: int, seconds: float, cold: bool | None, png: Path | None, as_json: bool
+) -> None:
+    """Measure how fast batches come out of STORE here, beside plain memory copies and the disk's own rate."""
+    from train.bench import bench
+
+    names = tuple(name.strip() for name in features.split(",") if name.strip())
+    found = bench(
+        path,
+        names,
+        batch_frames=batch_frames,
+        seconds=seconds,
+        warm=cold is not True,
+        cold=cold is not False,
+        say=(lambda _: None) if as_json else render.say,
+    )
+    if png:
+        from cli.charts import draw_rates
+
+        draw_rates(found, png)
+    if as_json:
+        render.emit_json(found)
+    else:
+        _print_rates(found)
+
+
+@click.command("bench")
+@store_argument
+@click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
+@click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Of the model, alone and not.")
+@click.option("--cold/--warm", default=None, help="Nothing of STORE in memory, or all; else as epochs find it.")
+@click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
+@click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
+@click.option("--where", metavar="CONDITION", help="Train on what meets it.")
+@click.option("--init", type=FILE, help="Weights that the run would begin with: what is read depends on it.")
+@click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
+@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
+@png_option
+@json_option
+@render.command
+def bench_training(path: Place, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure data alone, the model alone and both together on STORE, and tell which one waits for the other."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
+
+    from cli.training import TrainProgress
+    from train.bottleneck import bench
+    from train.config import RunConfig
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = RunConfig(store=path, out=Path("RUN"), **given)
+    with TrainProgress(quiet=as_json) as progress:
+        found = bench(config, steps=steps, cold=cold, observer=progress)
+    if png:
+        from cli.charts import draw_bottleneck
+
+        draw_bottleneck(found, png)
+    if as_json:
+        render.emit_json(found)
+    else:
+        _print_bottleneck(found)
+
+
+def _print_rates(found: dict[str, Any]) -> None:
+    states = [state for state in ("warm", "cold") if found[state]]
+    table = _table(("", *states))
+    for heading, key, form in (
+        ("first batch", "first_batch_s", "{:.3f} s"),
+        ("utterances/s", "utterances_per_s", "{:,.0f}"),
+        ("frames/s", "frames_per_s", "{:,.0f}"),
+        ("hours of audio/s", "hours_per_s", "{:,.2f}"),
+        ("GB/s", "gb_per_s", "{:.2f}"),
+        ("padding", "padding", "{:.1%}"),
+        ("of memory copies' rate", "of_copies", "{:.0%}"),
+        ("of the disk's rate", "of_disk", "{:.0%}"),
+        ("came from the disk", "fetched", "{:.0%}"),
+    ):
+        values = [found[state].get(key) for state in states]
+        if any(value is not None for value in values):
+            table.add_row(heading, *("" if value is None else form.format(value) for value in values))
+    head = _table(())
+    head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {render.hours(found['hours'])}")
+    head.add_row("features", ", ".join(found["features"]))
+    head.add_row("read", found["reading"])
+    head.add_row("batches", f"of {found['batch_frames']:,} frames and {found['max_utterances']} utterances at most")
+    if found["warm"]:
+        head.add_row("memory copies", f"{found['copy_gb_per_s']:.2f} GB/s, of the same sizes, one thread")
+    if "disk_gb_per_s" in found:
+        how = "O_DIRECT" if found["disk_direct"] else "through the page cache, since O_DIRECT is not to be had"
+        head.add_row("disk", f"{found['disk_gb_per_s']:.2f} GB/s, sequentially, {how}")
+    _print(head, table)
+
+
+def _print_bottleneck(found: dict[str, Any]) -> None:
+    table = _table(("", "frames/s", "utterances/s", "s per step"))
+    for name, heading in (("data", "data alone"), ("model", "model alone"), ("together", "together")):
+        pace = found[name]
+        step = f"{pace['seconds'] / pace['steps']:.4f}"
+        table.add_row(heading, f"{pace['frames_per_s']:,.0f}", f"{pace['utterances_per_s']:,.1f}", step)
+    head = _table(())
+    head.add_row("store", f"{found['store']}, {', '.join(found['features'])}")
+    head.add_row("read", found["reading"])
+    _print(head, table)
+    click.echo(f"waiting for data: {found['wait_share']:.2%} of the time")
+    click.echo(found["verdict"])
+
+
+def _table(headings: tuple[str, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _print(*tables: Table) -> None:
+    from rich.console import Console
+
+    for table in tables:
+        Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,73 @@
+"""What steps are made with: all choices made, the store opened, the model made. For runs, and for measuring them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from train import choices, ranks, stages
+from train.config import RunConfig
+from train.data import Data, open_data
+from train.observer import Observer
+from train.plan import Position
+from train.precision import Precision
+from train.stages import Stage
+from train.stream import Stream, StreamConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    config: RunConfig
+    """With every choice made."""
+    device: torch.device
+    precision: Precision
+    data: Data
+    stage: Stage
+    """With weights by the config's seed, the same on all ranks."""
+
+    def stream(self, position: Position) -> Stream:
+        """The batches of this rank from a position on."""
+        config, data = self.config, self.data
+        return Stream(
+            data.store,
+            self.stage.features,
+            data.training,
+            StreamConfig(batch_frames=config.batch_frames, max_utterances=config.max_utterances, seed=config.seed),
+            position=position,
+            rank=ranks.rank(),
+            world=ranks.world(),
+            pin=self.device.type == "cuda",
+            repeated=data.repeated,
+        )
+
+
+def make_ready(config: RunConfig, observer: Observer) -> Ready:
+    """
+    Args:
+        config: `out` is not used.
+        observer: is told of each choice, with its reason.
+    Raises:
+        UsageError: a choice that this machine does not have, or the model cannot read these features.
+        StoreError: the store is not one that this model can be trained on.
+    """
+    device, reason = choices.choose_device(config.device)
+    observer.say(f"device {device}: {reason}")
+    if ranks.world() > 1:
+        observer.say(f"{ranks.world()} processes: gradients are summed over them")
+    precision = Precision.choose(config.precision, device, config.fp32_steps)
+    observer.say(f"precision {precision.reason}")
+    frames, why = choices.choose_batch_frames(config.batch_frames, device)
+    observer.say(f"batch_frames {frames}: {why}")
+    utterances, why = choices.choose_max_utterances(config.max_utterances, frames)
+    observer.say(f"max_utterances {utterances}: {why}")
+    config = replace(config, precision=precision.name, batch_frames=frames, max_utterances=utterances)
+    needed = partial(stages.requirements, config)
+    data = open_data(config.store, needed, where=config.where, balance=config.balance, evenness=config.evenness)
+    for line in data.lines():
+        observer.say(line)
+    torch.manual_seed(config.seed)
+    stage = stages.make(config, data.store, precision, device)
+    stages.check_lengths(stage, data.store)
+    return Ready(config=config, device=device, precision=precision, data=data, stage=stage)
