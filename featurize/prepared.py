@@ -123,7 +123,7 @@ def read_wave(root: Path, name: str) -> np.ndarray:
     """(samples,) int16. Raises Rejected("decode")."""
     with _opened(root, name) as file:
         count = file.getnframes()
-        samples = np.frombuffer(file.readframes(count), "<i2")
+        samples = np.frombuffer(bytearray(file.readframes(count)), "<i2")
     if len(samples) != count:
         raise Rejected("decode", f"{WAVES}/{name} is cut short: {len(samples)} of its {count} samples are there")
     return samples

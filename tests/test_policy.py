@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from store.errors import RunError
 from tests.test_stage import CPU, SMALL, parameters, speech, stage
 from tests.training_store import Silent, build
-from train import loop, run
+from train import loop
 from train.adversarial import OptimConfig
 from train.batch import Batch
 from train.checkpoint import Checkpoints
@@ -354,7 +354,7 @@ class TestPoison:
             precision.autocast = nullcontext  # type: ignore[method-assign, assignment]
             return precision
 
-        monkeypatch.setattr(run.Precision, "choose", choose)
+        monkeypatch.setattr(Precision, "choose", choose)
         summary, observer = go(config, tmp_path / "run")
         spoilt = [r for r in observer.records if r["skipped"]]
         assert 1 <= len(spoilt) < 12 and all(r["left_out"] for r in spoilt)
