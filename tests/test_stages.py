@@ -121,7 +121,10 @@ class TestInit:
         go(config, once, init=pretrained["s2G"], max_steps=4)
         go(config, twice, init=pretrained["s2G"], max_steps=2)
         loop.resume(twice, {"max_steps": 4}, Silent())
-        ends = [torch.load(out / "checkpoints" / "step-00000004.pt")["stage"]["generator"] for out in (once, twice)]
+        ends = [
+            torch.load(out / "checkpoints" / "step-00000004.pt", weights_only=True)["stage"]["generator"]
+            for out in (once, twice)
+        ]
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
         with pytest.raises(RunError, match="started with another init"):
             resumed(twice, {"init": pretrained["s1"]})
@@ -227,7 +230,7 @@ class TestExport:
             assert call("run", store, "--out", out, *options).exit_code == 0
             assert call("export", out, "--out", folder).stdout == f"{folder / file}: v2\n"
             made = upstream.read(folder / file)
-            newest = torch.load(out / "checkpoints" / "step-00000001.pt")["stage"]
+            newest = torch.load(out / "checkpoints" / "step-00000001.pt", weights_only=True)["stage"]
             weights = newest["generator" if stage == "sovits" else "model"]
             assert made.weights.keys() == {name for name in weights if not name.startswith("enc_q.")}
             assert all(torch.equal(tensor, weights[name].half()) for name, tensor in made.weights.items())
