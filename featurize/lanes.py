@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
+
+from store.compiled import compiled as machine_code
 
 LANES = 8
 ELEMENTS = {types.int16: ir.IntType(16), types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -149,13 +151,7 @@ _elementwise(operator.mul, "fmul")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Kept on disk, beside its file or in the user's cache; where neither can be written, compiled in each process.
-
-    Processes that compile at once do not harm one another: each writes its own file and renames it.
-    """
+    """As `store.compiled.compiled`, of functions that use the lanes of this file."""
     # Numba compiles anew when the function's file changes. This one has to show in the name that it is kept under.
     function.__qualname__ += f"_{zlib.crc32(Path(__file__).read_bytes()):08x}"
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
+    return machine_code(function)

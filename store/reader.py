@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from store import index, joined, layout, place, sealed, several
+from store import copying, index, joined, layout, place, sealed, several
 from store.errors import DamagedStore, NotAStore, StoreError
 from store.place import Place
 from store.rows import Mapped, Opened, Rows, open_rows
@@ -25,6 +26,24 @@ from store.s3 import S3Path
 from store.schema import Axis, digest
 from store.several import Member, Where
 from store.shard import CACHE_BYTES, ChunkCache
+
+
+class Spans(NamedTuple):
+    """Where the utterances of a batch lie along one axis: (B,) int64 each."""
+
+    numbers: np.ndarray
+    part: np.ndarray
+    start: np.ndarray
+    """First row, in that part's array."""
+    stop: np.ndarray
+    """One past the last."""
+    lengths: np.ndarray
+    """Rows."""
+
+    def runs(self) -> list[tuple[int, int]]:
+        """First place and one past the last of those that follow one another in one part."""
+        cuts = (np.flatnonzero(self.part[1:] != self.part[:-1]) + 1).tolist()
+        return [(first, last) for first, last in pairwise((0, *cuts, len(self.part))) if first < last]
 
 
 class Store:
@@ -133,7 +152,10 @@ class Store:
         """(N,) int32 rows of each utterance along `frames`, `phones` or `tokens`; ones along `utterance`."""
         if axis == "utterance":
             return np.ones(len(self), np.int32)
-        return self._index.columns[layout.LENGTH_COLUMNS[axis]]
+        name = layout.LENGTH_COLUMNS[axis]
+        if name not in self._index.columns and name in self.features:  # it joined later
+            return self.per_utterance(name, np.int32)
+        return self._index.columns[name]
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -160,58 +182,62 @@ class Store:
         Returns:
             (rows, *row_shape) of the feature's dtype; a read-only view of the file where it can be mapped.
         """
-        ((rows, spans),) = self._spans(feature, *self._locate(feature, np.array([number])))
-        return rows.read(spans)[0]
+        _, part, start, stop, _ = self.locate(self.features[feature].axis, np.array([number]))
+        return self._rows(int(part[0]), feature).read([(int(start[0]), int(stop[0]))])[0]
 
-    def gather(self, feature: str, numbers: np.ndarray, out: np.ndarray) -> None:
-        """Fill a padded batch.
+    def locate(self, axis: Axis, numbers: np.ndarray) -> Spans:
+        """Where utterances lie along an axis, for all its features.
+
+        Args:
+            numbers: (B,) int utterance numbers; ascending ones read the files in order.
+        Raises:
+            IndexError: there is no such utterance.
+        """
+        numbers = np.asarray(numbers, np.int64)
+        return Spans(numbers, *copying.locate(numbers, self._index.bounds, self._offsets_along(axis)))
+
+    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
+        """Copy a feature of a batch into a buffer.
 
         Args:
             feature: a name in `features`.
-            numbers: (B,) int utterance numbers; ascending ones read the files in order.
-            out: (B, L, *row_shape), contiguous, L no shorter than the longest; rows past an utterance's end become
-                zero.
+            spans: of its axis.
+            out: of the feature's dtype, contiguous. (B, L, *row_shape), L no shorter than the longest: rows past an
+                utterance's end become zero. Or (sum of lengths, *row_shape): one utterance after the other.
+        Raises:
+            ValueError: `out` is something else.
         """
-        if not out.flags.c_contiguous:
-            raise ValueError("a batch to be filled has to be contiguous")
-        self.concatenate(feature, numbers, out.reshape(-1, *out.shape[2:]), padded=out.shape[1])
+        spec, padded = self.features[feature], out.ndim - 1 - (self.features[feature].channels is not None)
+        row = out.shape[1 + padded :]
+        if padded not in (0, 1) or row != spec.row_shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"a batch of {feature} is contiguous, {spec.dtype}, in rows of {spec.row_shape}")
+        sources, kept, size = np.empty_like(spans.part), [], out.itemsize * math.prod(row)
+        for first, last in spans.runs():
+            rows = self._rows(int(spans.part[first]), feature)
+            sources[first:last], memory = rows.find(spans.start[first:last], spans.stop[first:last])
+            kept.append(memory)
+        stride = out.shape[1] * size if padded else -1
+        copying.fill(out.reshape(-1).view(np.uint8), sources, spans.lengths * size, stride)
 
-    def concatenate(self, feature: str, numbers: np.ndarray, out: np.ndarray, *, padded: int = 0) -> None:
-        """Fill a batch, one utterance after the other.
-
-        By one call into NumPy. Compiled loops over the same pieces were no more than a fifth faster: what remains is
-        the memory's latency at the beginning of each.
-
-        Args:
-            feature, numbers: as in `gather`.
-            out: (sum of lengths, *row_shape).
-            padded: fill each utterance up with zeros to so many rows; 0 for none.
-        """
-        part, start, stop = self._locate(feature, numbers)
-        pieces = [piece for rows, spans in self._spans(feature, part, start, stop) for piece in rows.read(spans)]
-        if padded:
-            tails = (padded - (stop - start)).tolist()
-            zeros = np.zeros((max(tails, default=0), *out.shape[1:]), out.dtype)
-            both = zip(pieces, tails, strict=True)
-            pieces = [some for piece, tail in both for some in ((piece, zeros[:tail]) if tail else (piece,))]
-        if pieces:
-            np.concatenate(pieces, out=out)
-
-    def view(self, feature: str, numbers: np.ndarray) -> np.ndarray | None:
+    def view(self, feature: str, spans: Spans) -> np.ndarray | None:
         """A batch without any copy, where that can be: of utterances of equal length that follow one another in a part
         that is mapped.
 
         Args:
-            feature, numbers: as in `gather`; at least one number.
+            feature: a name in `features`.
+            spans: of its axis, at least one.
         Returns:
             (B, L, *row_shape), read-only; or None.
         """
-        part, start, stop = self._locate(feature, numbers)
+        _, part, start, stop, lengths = spans
+        count, length = len(part), int(lengths[0])
+        if stop[-1] - start[0] != count * length or part[0] != part[-1]:  # what nearly all others fail
+            return None
         rows = self._rows(int(part[0]), feature)
-        apart = (part != part[0]).any() or (start[1:] != stop[:-1]).any() or np.diff(stop - start).any()
+        apart = (start[1:] != stop[:-1]).any() or (lengths != length).any() or (part != part[0]).any()
         if apart or not isinstance(rows, Mapped):
             return None
-        return rows.read([(int(start[0]), int(stop[-1]))])[0].reshape(len(part), -1, *rows.all.shape[1:])
+        return rows.read([(int(start[0]), int(stop[-1]))])[0].reshape(count, length, *rows.all.shape[1:])
 
     def will_need(self, features: Iterable[str], numbers: np.ndarray) -> None:
         """Have the kernel read what these utterances need from the disk, while something else is done.
@@ -220,9 +246,11 @@ class Store:
             numbers: (B,) int, of utterances that are read soon.
         """
         for feature in features:
-            for rows, spans in self._spans(feature, *self._locate(feature, numbers)):
+            _, part, start, stop, _ = spans = self.locate(self.features[feature].axis, numbers)
+            for first, last in spans.runs():
+                rows = self._rows(int(part[first]), feature)
                 if isinstance(rows, Mapped):
-                    rows.will_need(spans)
+                    rows.will_need(list(zip(start[first:last].tolist(), stop[first:last].tolist(), strict=True)))
 
     @property
     def reading(self) -> str:
@@ -235,26 +263,10 @@ class Store:
             return "mapped into memory, since it is not compressed and lies on this machine"
         return f"by whole chunks, of which {CACHE_BYTES >> 20} MiB are kept, since {why}"
 
-    def _locate(self, feature: str, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Part, first row and one past the last, in that part's array, of each utterance: (B,) int64 each."""
-        offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
-        part = np.searchsorted(bounds, numbers, side="right") - 1
-        before = offsets[bounds[part]]
-        return part, offsets[numbers] - before, offsets[numbers + 1] - before
-
     def _offsets_along(self, axis: Axis) -> np.ndarray:
         if axis not in self._offsets:
             self._offsets[axis] = layout.offsets(self.lengths(axis))
         return self._offsets[axis]
-
-    def _spans(
-        self, feature: str, part: np.ndarray, start: np.ndarray, stop: np.ndarray
-    ) -> Iterator[tuple[Rows, Sequence[tuple[int, int]]]]:
-        """The spans that lie in one part, together with its array; in the order given."""
-        spans, cuts = list(zip(start.tolist(), stop.tolist(), strict=True)), np.flatnonzero(part[1:] != part[:-1]) + 1
-        for first, last in pairwise((0, *cuts.tolist(), len(part))):
-            if first < last:
-                yield self._rows(int(part[first]), feature), spans[first:last]
 
     def _rows(self, part: int, feature: str) -> Rows:
         return self._opened.get((part, feature), lambda: self._open(part, feature))

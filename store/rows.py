@@ -21,7 +21,7 @@ from store.errors import DamagedStore
 from store.metadata import Array, describe
 from store.place import Place
 from store.sealed import checksum, split
-from store.shard import ChunkCache, Shard
+from store.shard import ChunkCache, Shard, address_of
 
 OPEN_SHARE = 0.25
 """Of the files that this process may have open: what a store keeps open at most."""
@@ -57,6 +57,7 @@ class Mapped:
         count = array.shape[0] * array.row_bytes // array.dtype.itemsize
         self.all = np.frombuffer(self._map, array.dtype, count).reshape(array.shape)
         """A read-only view of the file."""
+        self._address, self._row_bytes = address_of(self.all), array.row_bytes
 
     def __len__(self) -> int:
         return len(self.all)
@@ -67,9 +68,21 @@ class Mapped:
             self._check(spans)
         return [self.all[start:stop] for start, stop in spans]
 
+    def find(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
+        """Where rows lie in memory.
+
+        Args:
+            start, stop: (B,) int64, of each piece.
+        Returns:
+            (B,) int64 addresses, and what has to live as long as they are used.
+        """
+        if self._sealed:
+            self._check(list(zip(start.tolist(), stop.tolist(), strict=True)))
+        return self._address + start * self._row_bytes, self
+
     def will_need(self, spans: Sequence[tuple[int, int]]) -> None:
         """Have the kernel read these rows now, while something else is done."""
-        size, first, last = self._array.row_bytes, 0, 0
+        size, first, last = self._row_bytes, 0, 0
         for start, stop in spans:
             if not last <= start * size <= last + GAP:
                 self._advise(first, last)
@@ -83,7 +96,7 @@ class Mapped:
             self._map.madvise(mmap.MADV_WILLNEED, first, stop - first)
 
     def _check(self, spans: Sequence[tuple[int, int]]) -> None:
-        count, size = self._array.chunk_rows, self._array.chunk_rows * self._array.row_bytes
+        count, size = self._array.chunk_rows, self._array.chunk_rows * self._row_bytes
         touched = {chunk for start, stop in spans for chunk in range(start // count, -(-stop // count))}
         for chunk in touched & self._sealed.keys():
             if checksum(memoryview(self._map)[chunk * size : (chunk + 1) * size]) != self._sealed[chunk]:
@@ -102,6 +115,9 @@ class Empty:
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         return [self.all[start:stop] for start, stop in spans]
+
+    def find(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
+        return np.full(len(start), address_of(self.all)), self
 
 
 Rows = Mapped | Shard | Empty

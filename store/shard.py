@@ -101,6 +101,11 @@ class Shard:
 
         return [span(start, stop) for start, stop in spans]
 
+    def find(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
+        """As `rows.Mapped.find`."""
+        pieces = self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
+        return np.array([address_of(piece) for piece in pieces]), pieces
+
     def _fetch(self, chunks: list[int]) -> list[np.ndarray]:
         stored = place.read_ranges(self._file, [(start, stop) for start, stop in self._bounds[chunks].tolist()])
         for chunk, data in zip(chunks, stored, strict=True):
@@ -119,6 +124,12 @@ class Shard:
 
     def _rows(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, self._array.dtype).reshape(-1, *self._array.shape[1:])
+
+
+def address_of(array: np.ndarray) -> int:
+    """Of its first byte in memory."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def read_index(file: Place, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from cli.store import main as store_command
 from cli.train import main as train_command
 from store.errors import UsageError
-from store.reader import Store
+from store.reader import Spans, Store
 from store.s3 import S3Path
 from tests.commands import call
 from tests.training_store import FRAMES, build
@@ -74,9 +74,9 @@ class Throttled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._corpus, name)
 
-    def gather(self, feature: str, numbers: np.ndarray, out: np.ndarray) -> None:
+    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
         time.sleep(self._delay)
-        self._corpus.gather(feature, numbers, out)
+        self._corpus.fill(feature, spans, out)
 
 
 def compared(corpus: Store, *, reading: float, computing: float, accumulate: int = 1) -> tuple[Comparison, Asleep]:

@@ -44,14 +44,15 @@ def meeting_again(first: Plan, second: Plan) -> float:
 
 
 @settings(deadline=None)
-@given(LENGTHS, BUDGET, SEED, st.integers(0, 5), st.data())
-def test_every_utterance_comes_exactly_once(lengths, budget, seed, epoch, data):
+@given(LENGTHS, BUDGET, SEED, st.integers(0, 5), st.booleans(), st.data())
+def test_every_utterance_comes_exactly_once(lengths, budget, seed, epoch, neighbours, data):
     world = data.draw(st.sampled_from([1, 2, 3, 8]) | st.integers(1, len(lengths)))
     if world > len(lengths):
         with pytest.raises(UsageError, match=f"{len(lengths)} utterances"):
             plan_epoch(lengths, Position.start(world), batch_frames=budget, seed=seed)
         return
-    plan = plan_epoch(lengths, Position.start(world, epoch), batch_frames=budget, seed=seed)
+    position = Position.start(world, epoch)
+    plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, neighbours=neighbours)
     seen = batches(plan)
     assert len(seen) == plan.steps * world
     assert min(map(len, seen)) >= 1
@@ -90,15 +91,21 @@ def test_seeds_and_epochs_give_other_orders():
 
 
 @settings(deadline=None)
-@given(LENGTHS, BUDGET, SEED, st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=5))
-def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, stops):
+@given(
+    LENGTHS,
+    BUDGET,
+    SEED,
+    st.booleans(),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=5),
+)
+def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, neighbours, stops):
     """Run for some steps on some ranks, stop, go on with others, any number of times."""
     position, seen = Position.start(stops[0][0]), []
     for world, steps in [*stops, (1, 10**9)]:
         if len(lengths) - sum(map(len, seen)) < world:
             continue
         position = Position.from_json(position.on(world).to_json())
-        plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed)
+        plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, neighbours=neighbours)
         for step in range(position.steps, min(position.steps + steps, plan.steps)):
             seen += [plan.batch(step, rank) for rank in range(world)]
             position = position.after_step()
@@ -166,6 +173,18 @@ def test_the_padding_that_is_allowed_is_what_comes(share):
     lengths = log_normal(20_000)
     plan = plan_epoch(lengths, Position.start(), batch_frames=9600, seed=0, padding=share)
     assert padding_of(lengths, plan) == pytest.approx(share, rel=0.03)
+
+
+def test_neighbours_are_mostly_of_one_length_and_meet_again_half_of_the_time():
+    frames = log_normal(1_000_000)
+    plans = [
+        plan_epoch(frames, Position.start(epoch=n), batch_frames=None, max_utterances=32, seed=0, neighbours=True)
+        for n in (0, 1)
+    ]
+    ascending = frames[plans[0].order]
+    alike = ascending[plans[0].bounds[:-1]] == ascending[plans[0].bounds[1:] - 1]
+    assert alike.mean() > 0.97
+    assert 0.3 < meeting_again(*plans) < 1
 
 
 def test_utterances_meet_all_that_are_about_as_long():

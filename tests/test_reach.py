@@ -105,8 +105,8 @@ def test_a_store_in_a_bucket_is_the_one_on_disk(bucket: S3Path, tmp_path: Path, 
     numbers = np.array([11, 0, 4, 7, 8])
     for name in ("wave", "mel"):
         ours, theirs = (np.full((5, 3000, *here.features[name].row_shape), 7, here.features[name].dtype) for _ in "ab")
-        here.gather(name, numbers, ours)
-        there.gather(name, numbers, theirs)
+        here.fill(name, here.locate("frames", numbers), ours)
+        there.fill(name, there.locate("frames", numbers), theirs)
         assert np.array_equal(ours, theirs)
 
 
@@ -129,7 +129,8 @@ def test_a_batch_of_neighbours_is_one_request_a_feature(bucket: S3Path, proxy: P
     for name in ("wave", "mel"):
         opened.read(name, 6)  # also reads the index of the shard
         proxy.requests.clear()
-        opened.gather(name, np.arange(6, 10), np.empty((4, 3000, *opened.features[name].row_shape), np.float16))
+        spec = opened.features[name]
+        opened.fill(name, opened.locate("frames", np.arange(6, 10)), np.empty((4, 3000, *spec.row_shape), spec.dtype))
         assert [method for method, _ in proxy.requests] == ["GET"]
 
 

@@ -72,26 +72,42 @@ def test_batches_are_what_is_read_one_by_one(corpus: Store, numbers: list[int], 
     spec, chosen = corpus.features[feature], np.array(numbers, np.int64)
     longest = max(map(len, alone), default=0) + more
     padded = np.full((len(numbers), longest, *spec.row_shape), 7, spec.dtype)
-    corpus.gather(feature, chosen, padded)
+    spans = corpus.locate(spec.axis, chosen)
+    corpus.fill(feature, spans, padded)
     joined = np.full((sum(map(len, alone)), *spec.row_shape), 7, spec.dtype)
-    corpus.concatenate(feature, chosen, joined)
+    corpus.fill(feature, spans, joined)
     for row, values in zip(padded, alone, strict=True):
         assert np.array_equal(row[: len(values)], values) and not row[len(values) :].any()
     assert np.array_equal(joined, np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *alone]))
 
 
 def test_a_batch_of_neighbours_of_one_length_is_a_view(mapped: Store) -> None:
-    alike = mapped.view("mel", np.arange(1, 4))
+    def view(*numbers: int) -> np.ndarray | None:
+        return mapped.view("mel", mapped.locate("frames", np.array(numbers)))
+
+    alike = view(1, 2, 3)
     assert alike is not None and alike.shape == (3, 6, 128) and not alike.flags.writeable
     assert np.shares_memory(alike, mapped.read("mel", 2))
     assert all(np.array_equal(row, mapped.read("mel", n)) for n, row in enumerate(alike, 1))
-    assert mapped.view("mel", np.array([6, 7])) is not None
+    assert view(6, 7) is not None
     for numbers in ([0, 1], [1, 3], [2, 1], [5, 6]):  # other lengths, a gap, backwards, two parts
-        assert mapped.view("mel", np.array(numbers)) is None
+        assert view(*numbers) is None
+
+
+def test_a_stream_of_neighbours_hands_out_views(mapped: Store) -> None:
+    """Where they are of one length; all others are copied."""
+    alike, config = np.array([1, 2, 3, 6, 7]), StreamConfig(max_utterances=3, neighbours=True)
+    with pytest.warns(UserWarning, match="not writable"), Stream(mapped, ("mel",), alike, config) as stream:
+        batches = [next(stream) for _ in range(12)]
+    shared = [np.shares_memory(b["mel"].numpy(), mapped.read("mel", int(b.numbers[0]))) for b in batches]
+    assert shared == [len(set(b.frames.tolist())) == 1 for b in batches] and {*shared} == {True, False}
+    for batch in batches:
+        assert torch.equal(batch["mel"], read_batch(mapped, ("mel",), batch.numbers)["mel"])
 
 
 def test_a_compressed_batch_is_no_view(tmp_path: Path) -> None:
-    assert make(tmp_path, "zstd").view("mel", np.arange(1, 4)) is None
+    compressed = make(tmp_path, "zstd")
+    assert compressed.view("mel", compressed.locate("frames", np.arange(1, 4))) is None
 
 
 def test_the_way_of_reading_is_told_with_its_reason(mapped: Store, tmp_path: Path) -> None:

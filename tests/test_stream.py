@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import store
 from store.errors import DamagedStore, RunError, UsageError
-from store.reader import Store
+from store.reader import Spans, Store
 from tests.training_store import FRAMES, build
 from train import shapes
 from train.dataset import BatchDataset
@@ -109,12 +109,12 @@ class Watched:
     def __getattr__(self, name: str):
         return getattr(self._corpus, name)
 
-    def gather(self, feature: str, numbers: np.ndarray, out: np.ndarray) -> None:
+    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
         self.reads += 1
         time.sleep(self._delay)
-        if self._broken in numbers:
+        if self._broken in spans.numbers:
             raise DamagedStore("part 1 is cut short", "run store verify")
-        self._corpus.gather(feature, numbers, out)
+        self._corpus.fill(feature, spans, out)
 
 
 def test_an_error_of_a_reading_thread_comes_out_as_it_is(corpus):

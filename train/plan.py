@@ -110,6 +110,7 @@ def plan_epoch(
     max_utterances: int | None = None,
     padding: float = PADDING,
     together: int = 1,
+    neighbours: bool = False,
 ) -> Plan:
     """Plan the epoch that `position` is in, or the part of it that remained at the last change of the world size.
 
@@ -122,6 +123,7 @@ def plan_epoch(
         max_utterances: most utterances of a batch; None for no limit.
         padding: share of padded frames up to which utterances are shuffled, 0 to 1.
         together: steps of similar length that come one after the other; 1 for any order.
+        neighbours: batches of neighbours by length, not shuffled; only where they begin changes between epochs.
     Returns:
         The plan; `position.steps` of its steps are done.
     Raises:
@@ -141,8 +143,12 @@ def plan_epoch(
                 f"{len(left)} utterances are left of epoch {position.epoch} and cannot be dealt to {world} ranks: "
                 f"use {max(len(left), 1)} or fewer until the next epoch."
             )
-        order = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))]
-        bounds = _dealt(cut(lengths[order], limits), world)
+        if neighbours:
+            order = left[np.argsort(lengths[left], kind="stable")]
+            first_share = random_of(seed, stretch, position.epoch, 4).random()
+        else:
+            order, first_share = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))], 1.0
+        bounds = _dealt(cut(lengths[order], limits, first_share), world)
         turns = np.arange(len(bounds) - 1).reshape(-1, world)
         plan = Plan(order, bounds, turns[_in_groups(len(turns), together, random_of(seed, stretch, position.epoch, 2))])
         left = plan.rest(steps)

@@ -82,17 +82,18 @@ def shuffled(lengths: np.ndarray, limits: Limits, epoch: int, seed: tuple[int, .
     return np.concatenate((moving, staying))[order]
 
 
-def cut(lengths: np.ndarray, limits: Limits) -> np.ndarray:
+def cut(lengths: np.ndarray, limits: Limits, first_share: float = 1.0) -> np.ndarray:
     """(M + 1,) int64 bounds of batches, each as large as the limits allow, at least one utterance.
 
     Args:
         lengths: (N,) frames in the order of `shuffled`: nothing is much longer than what comes later.
+        first_share: of what the limits allow, in the first batch: 0 to 1.
     """
     count = len(lengths)
     longest = np.maximum.accumulate(lengths)  # so far, and nearly always in the batch
     first = np.arange(1, count + 1) - limits.room(longest)  # where the batch that ends here may begin; ascending
     ends = np.searchsorted(first, np.arange(count), side="right")
-    bounds = [0]
+    bounds = [0, *(max(1, int(first_share * end)) for end in ends[:1].tolist())]
     while bounds[-1] < count:
         bounds.append(int(ends[bounds[-1]]))
     return np.asarray(bounds, np.int64)

@@ -21,13 +21,14 @@ import torch
 from train import shapes
 from train.balance import copies
 from train.batch import Batch, Ragged
+from train.buffers import Buffers, empty
 from train.plan import PADDING, Position, plan_epoch
 from train.shapes import Shapes
 from train.shuffle import random_of
 
 if TYPE_CHECKING:
-    from store.reader import Store
-    from store.schema import Axis
+    from store.reader import Spans, Store
+    from store.schema import Axis, FeatureSpec
 
 TOLD_AHEAD = 16
 """Batches that the kernel is told of before they are read: with fewer, a disk has too few requests to be busy with."""
@@ -54,6 +55,10 @@ class StreamConfig:
     together: int = 1
     """Steps of similar length that come one after the other; 1 for any order. A store that is compressed or lies in a
     bucket is read by whole blocks: with 64, each is fetched about once an epoch instead of once a batch."""
+    neighbours: bool = False
+    """Batches of neighbours by length instead of shuffled ones. Those of one length, nearly all in a large store, are
+    handed out as they are mapped, without any copy, and may only be read. Their price: two utterances of a batch meet
+    again in the next epoch as often as not."""
 
 
 class _Coming(NamedTuple):
@@ -96,6 +101,8 @@ class Stream:
         """
         self.position = (position or Position.start()).on(world)
         """Of the next batch: what a checkpoint has to keep."""
+        self.steps = 0
+        """Batches of the epoch that is read, for each rank; where the number of ranks changed, since then."""
         self.wait_s = 0.0
         """Seconds for which the last `next` waited."""
         self._store, self._features, self._numbers = store, tuple(features), numbers
@@ -103,6 +110,7 @@ class Stream:
         self._shapes = _shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
         self._large = not fits_memory(store, self._features)
         self._ahead = self._walk(self.position)
+        self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
         self._coming: deque[_Coming] = deque()
         self._queue: deque[tuple[Future[Batch], Position]] = deque()
@@ -143,7 +151,16 @@ class Stream:
 
     def _read(self, numbers: np.ndarray) -> Batch:
         rows = self._shapes.for_batch(int(self._store.frames[numbers].max())) if self._shapes else None
-        return read_batch(self._store, self._features, numbers, rows=rows, ragged=self._pin, pin=self._pin)
+        return read_batch(
+            self._store,
+            self._features,
+            numbers,
+            rows=rows,
+            ragged=self._pin,
+            pin=self._pin,
+            views=self._config.neighbours and not self._pin,
+            buffers=self._buffers,
+        )
 
     def _walk(self, position: Position) -> Generator[_Coming, None, None]:
         config, first = self._config, position.epoch
@@ -158,8 +175,9 @@ class Stream:
                 max_utterances=config.max_utterances,
                 padding=config.padding,
                 together=config.together,
+                neighbours=config.neighbours,
             )
-            cold = self._large or position.epoch == first
+            self.steps, cold = plan.steps, self._large or position.epoch == first
             for step in range(position.steps, plan.steps):
                 last = step + 1 == plan.steps
                 position = position.next_epoch() if last else position.after_step()
@@ -194,12 +212,13 @@ def read_batch(
     rows: Mapping[str, int] | None = None,
     ragged: bool = False,
     pin: bool = False,
+    views: bool = False,
+    buffers: Buffers | None = None,
 ) -> Batch:
     """Read one batch.
 
     Page-locked memory comes from torch's host allocator, which hands a block out again only when the copies to the
-    device that read from it are done. So nobody has to say when a batch is no longer used. Other memory comes from the
-    C library, whose allocator hands out again what the last batches had.
+    device that read from it are done. So nobody has to say when a batch is no longer used.
 
     Args:
         features: to read, by name.
@@ -207,31 +226,47 @@ def read_batch(
         rows: axis to the length that its features are padded to; None for that of the longest utterance.
         ragged: leave features along `frames` to be padded on the device.
         pin: read into page-locked memory. Needs CUDA.
+        views: hand out mapped memory, which may only be read, where the batch is one piece of it.
+        buffers: where memory that is not page-locked comes from; None for fresh memory.
     """
-    axes: set[Axis] = {"frames", "phones", *(store.features[name].axis for name in features)}
-    lengths = {axis: store.lengths(axis)[numbers].astype(np.int64) for axis in axes}
-    longest = rows or {axis: int(some.max()) for axis, some in lengths.items()}
+    specs = {name: store.features[name] for name in features}
+    spans = {axis: store.locate(axis, numbers) for axis in {"frames", "phones", *(s.axis for s in specs.values())}}
+    longest = rows or {axis: int(some.lengths.max()) for axis, some in spans.items()}
+    unpadded = {name for name, spec in specs.items() if ragged and spec.axis == "frames"}
 
-    def empty(name: str, *shape: int) -> torch.Tensor:
-        spec = store.features[name]
-        return torch.empty((*shape, *spec.row_shape), dtype=getattr(torch, spec.dtype), pin_memory=pin)
+    def shape(spec: FeatureSpec) -> tuple[int, ...]:
+        some = spans[spec.axis].lengths
+        padded = (len(some), longest[spec.axis])
+        return (*((int(some.sum()),) if spec.name in unpadded else padded), *spec.row_shape)
 
-    tensors, unpadded = {}, {}
-    for name in features:
-        axis = store.features[name].axis
-        if ragged and axis == "frames":
-            joined = empty(name, int(lengths[axis].sum()))
-            store.concatenate(name, numbers, joined.numpy())
-            unpadded[name] = Ragged(rows=joined, lengths=lengths[axis], longest=longest[axis])
-        else:
-            tensors[name] = empty(name, len(numbers), longest[axis])
-            store.gather(name, numbers, tensors[name].numpy())
-    counts = {axis: torch.from_numpy(some) for axis, some in lengths.items()}
+    tensors = _mapped(store, specs, spans, longest) if views else {}
+    copied = {name: (shape(spec), spec.dtype) for name, spec in specs.items() if name not in tensors}
+    for name, tensor in empty(copied, buffers or Buffers(), pin).items():
+        store.fill(name, spans[specs[name].axis], tensor.numpy())
+        tensors[name] = tensor
+    counts = {axis: torch.from_numpy(some.lengths) for axis, some in spans.items()}
     return Batch(
         numbers=numbers,
         frames=counts["frames"],
         phones_n=counts["phones"],
         tokens_n=counts.get("tokens"),
-        tensors=tensors,
-        ragged=unpadded,
+        tensors={name: tensors[name] for name in features if name not in unpadded},
+        ragged={
+            name: Ragged(rows=tensors[name], lengths=spans["frames"].lengths, longest=longest["frames"])
+            for name in features
+            if name in unpadded
+        },
     )
+
+
+def _mapped(
+    store: Store, specs: Mapping[str, FeatureSpec], spans: Mapping[Axis, Spans], longest: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Features of a batch that are one piece of mapped memory and need no padding. torch warns, once, that they may
+    only be read."""
+    found = {name: store.view(name, spans[spec.axis]) for name, spec in specs.items()}
+    return {
+        name: torch.from_numpy(rows)
+        for name, rows in found.items()
+        if rows is not None and rows.shape[1] == longest[specs[name].axis]
+    }
