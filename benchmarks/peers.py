@@ -4,8 +4,9 @@
 
 Made-up utterances of log-normal length, each with log-mel, MFCC and phones, are written by everyone into FOLDER and
 read again in the batches of one epoch's plan, padded into reused buffers. Writing ends with a sync of every file. Warm:
-files in the page cache, CPU time of all threads, rounds that take everyone in turn; ratios are medians of those within
-a round. Cold: the files' pages dropped, wall time. What is not installed, here or in --site, is left out and says so.
+files in the page cache, CPU time of all threads, rounds that take everyone in turn, each batch when it is asked for;
+ratios are medians of those within a round. Cold: the files' pages dropped, wall time. What is not installed, here or
+in --site, is left out and says so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from store.reader import Store
 from store.writer import Part, create, write_part
 from train.disk import disk_rate, evict, files_of, sync, warm_up
 from train.plan import Position, plan_epoch
-from train.stream import Stream, StreamConfig
+from train.stream import Stream, StreamConfig, read_batch
 
 PEERS: dict[str, Peer] = {
     "LMDB, one value an utterance": Peer(package="lmdb", write=peer_formats.write_lmdb, read=peer_formats.read_lmdb),
@@ -55,7 +56,7 @@ PEERS: dict[str, Peer] = {
     "zarr-python, this store": Peer(package="zarr", write=None, read=peer_zarr.read_zarr),
     "zarr-python with zarrs, this store": Peer(package="zarrs", write=None, read=peer_zarr.read_zarrs),
 }
-OURS, COPY = "Headrace", "memory copies of the batches' bytes"
+OURS, AHEAD, COPY = "Headrace", "Headrace, read ahead in a thread", "memory copies of the batches' bytes"
 CONFIG = StreamConfig(batch_frames=9600, seed=0)
 ABSENT = "not installed"
 HEAD = (
@@ -110,6 +111,12 @@ def batches_of(store: Store) -> list[np.ndarray]:
 
 
 def ours(folder: Path, payload: Payload) -> Batches:
+    """Batch by batch when asked, as everyone else."""
+    for numbers in payload.batches:
+        yield len(read_batch(payload.store, NAMES, numbers)), payload_bytes(payload.store, numbers)
+
+
+def ahead(folder: Path, payload: Payload) -> Batches:
     """As a training loop reads it."""
     with Stream(payload.store, NAMES, np.arange(len(payload.store)), CONFIG) as stream:
         for numbers in payload.batches:
@@ -213,7 +220,7 @@ def place_of(folder: Path, name: str, peer: Peer) -> Path:
 
 
 def cells(name: str, wrote: Sequence[Any], warm: Warm, cold: tuple[float, float] | None) -> dict[str, Any]:
-    package = {OURS: "headrace", COPY: "numpy"}.get(name) or PEERS[name].package
+    package = {OURS: "headrace", AHEAD: "headrace", COPY: "numpy"}.get(name) or PEERS[name].package
     row = dict.fromkeys(HEAD, "") | {"format": name, "version": installed(package)}
     if name not in warm:
         return row
@@ -271,8 +278,8 @@ def main(folder: Path, utterances: int, rounds: int, seconds: float, site: Path 
     folder.mkdir(parents=True)
     writing = make_store(folder / "store", utterances)
     peers = {name: peer for name, peer in PEERS.items() if installed(peer.package) != ABSENT}
-    readers = {COPY: copies, OURS: ours, **{name: padded(peer.read) for name, peer in peers.items()}}
-    places = dict.fromkeys((COPY, OURS), folder / "store")
+    readers = {COPY: copies, OURS: ours, AHEAD: ahead, **{name: padded(peer.read) for name, peer in peers.items()}}
+    places = dict.fromkeys((COPY, OURS, AHEAD), folder / "store")
     places |= {name: place_of(folder, name, peer) for name, peer in peers.items()}
     store = stores.open(folder / "store")
     batches, size, hours = batches_of(store), payload_bytes(store, np.arange(len(store))), store.hours
@@ -281,7 +288,7 @@ def main(folder: Path, utterances: int, rounds: int, seconds: float, site: Path 
     warm = warm_rates(readers, places, Payload(store, batches), rounds, seconds)
     del store
     disk, cold = cold_rates(readers, places, batches, seconds)
-    rows = [cells(name, wrote.get(name, ("", "", "")), warm, cold.get(name)) for name in (COPY, OURS, *PEERS)]
+    rows = [cells(name, wrote.get(name, ("", "", "")), warm, cold.get(name)) for name in (COPY, OURS, AHEAD, *PEERS)]
     title = TITLE.format(
         utterances=utterances, hours=hours, gigabytes=size / 1e9, frames=CONFIG.batch_frames, rounds=rounds,
         seconds=seconds, disk=disk / 1e9,

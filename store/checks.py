@@ -100,6 +100,8 @@ class _Part:
             yield from self._shape(spec)
         if "phone_frames" in self._seal["features"] and not self._quick:
             yield from self._alignment()
+        if "align" in self._named and not self._quick:
+            yield from self._times()
 
     def _problem(self, array: str, what: str, drop: Drop = "", rows: np.ndarray | None = None) -> Problem:
         """
@@ -116,7 +118,8 @@ class _Part:
         """(N,) rows of each utterance."""
         if spec.axis == "utterance":
             return np.ones(len(self._small["id"]), np.int64)
-        return self._small[layout.LENGTH_COLUMNS[spec.axis]]
+        name = layout.LENGTH_COLUMNS[spec.axis]
+        return self._small[name] if name in self._small else load(self._folder / name)  # that one joined later
 
     def _own(self, name: str, checksums: str) -> Iterator[Problem]:
         """An array that the part's seal tells of."""
@@ -185,3 +188,15 @@ class _Part:
         for wrong in np.flatnonzero(totals != expected):
             what = f"phones cover {totals[wrong]} frames of {expected[wrong]}"
             yield Problem(part=self._number, array="phone_frames", what=what, utterances=(str(small["id"][wrong]),))
+
+    def _times(self) -> Iterator[Problem]:
+        """Of `align`: the phones of an utterance follow one another within it, or all are unknown."""
+        (starts, ends), small = load(self._folder / "align").T, self._small
+        owner = np.repeat(np.arange(len(small["id"])), small["phones_n"])
+        first = np.searchsorted(owner, owner)  # phone of the same utterance
+        after = np.where(first == np.arange(len(owner)), -1, np.append(-1, ends)[:-1])
+        within = ends <= small["frames"][owner].astype(np.int64) * (self._named["wave"].channels or 1)
+        good = (after <= starts) & (starts <= ends) & within & ((starts < 0) == (starts[first] < 0))
+        for wrong in np.unique(owner[~good]):
+            what = "phones do not follow one another within the utterance"
+            yield Problem(part=self._number, array="align", what=what, utterances=(str(small["id"][wrong]),))

@@ -13,10 +13,9 @@ from numba import types
 
 from store.compiled import compiled
 
-_memcpy, _memset = (
-    types.ExternalFunction(name, types.intp(types.intp, second, types.intp))
-    for name, second in (("memcpy", types.intp), ("memset", types.int32))
-)
+_memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
+_memset = types.ExternalFunction("memset", types.intp(types.intp, types.int32, types.intp))
+_madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
 @compiled
@@ -70,3 +69,37 @@ def fill(out: Any, sources: Any, sizes: Any, stride: int) -> None:
         at += room
     if at != len(out):
         raise ValueError("the batch is longer than what was read into it")
+
+
+@compiled
+def joined(start: Any, stop: Any, gap: int) -> np.ndarray:
+    """Spans of which those no farther apart than `gap` are one.
+
+    Args:
+        start, stop: (B,) int64.
+    Returns:
+        (M, 2) int64; an empty span is none.
+    """
+    spans, count = np.empty((len(start), 2), np.int64), 0
+    for place in range(len(start)):
+        if start[place] == stop[place]:
+            continue
+        if count and spans[count - 1, 1] <= start[place] <= spans[count - 1, 1] + gap:
+            spans[count - 1, 1] = stop[place]
+        else:
+            spans[count] = start[place], stop[place]
+            count += 1
+    return spans[:count]
+
+
+@compiled
+def advise(address: int, spans: Any, advice: int) -> None:
+    """Tell the kernel of mapped memory. It may not listen.
+
+    Args:
+        address: of the mapping.
+        spans: (M, 2) int64, bytes from there; they begin at pages.
+        advice: of madvise(2).
+    """
+    for place in range(len(spans)):
+        _madvise(address + spans[place, 0], spans[place, 1] - spans[place, 0], advice)

@@ -5,6 +5,7 @@ STORE/
   parts/00000/     one unit of work, of retry and of commit; its zarr.json carries the seal, that of an array that
                    joined later lies in the array's own
   index/           lengths and names over all parts, derived from them
+  models/          what features learned from the whole store: NAME.safetensors
   rejects.jsonl    what did not get in, and why
   build.json       what the last build did; add.json: what the last add did
   tmp/             parts in the making; nothing here counts

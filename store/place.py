@@ -142,9 +142,11 @@ def replace(root: Place, name: str, data: bytes) -> None:
     if isinstance(root, S3Path):
         (root / name).write([data])
         return
-    draft = root / "tmp" / f"{name}-{uuid.uuid4().hex}"
+    target = root / name
+    draft = root / "tmp" / f"{target.name}-{uuid.uuid4().hex}"
     write(draft, [data])
-    commit_file(draft, root / name)
+    target.parent.mkdir(exist_ok=True)
+    commit_file(draft, target)
 
 
 def commit_file(draft: Path, target: Path) -> None:

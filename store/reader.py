@@ -250,7 +250,7 @@ class Store:
             for first, last in spans.runs():
                 rows = self._rows(int(part[first]), feature)
                 if isinstance(rows, Mapped):
-                    rows.will_need(list(zip(start[first:last].tolist(), stop[first:last].tolist(), strict=True)))
+                    rows.will_need(start[first:last], stop[first:last])
 
     @property
     def reading(self) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from store import index, joined, layout, place, sealed
+from store import index, joined, layout, models, place, sealed
 from store.checks import Problem, check_part
 from store.errors import DamagedStore, NotAStore
 from store.place import Place
@@ -94,6 +94,9 @@ def _verify_totals(root: Place, attributes: Mapping[str, Any], numbers: Sequence
     )
     if counted != planned:
         yield Problem(what=f"{counted} utterances stored or rejected, {planned} planned")
+    specs = {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
+    for name in models.missing(root, specs):
+        yield Problem(array=name, what=f"was made with another {models.file_of(name)} than is there: put it back")
     for feature in attributes["features"]:
         name = feature["name"]
         if "seals" in feature and feature["seals"] != joined.seals_digest(root, name, numbers):
