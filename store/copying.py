@@ -1,5 +1,5 @@
 """What is done to every utterance of a batch, compiled: NumPy takes 2.3 us for each piece that it concatenates, as long
-as copying half of it.
+as copying half of it. Importing this takes 0.8 s.
 
 Shapes: B utterances of the batch, N of the store, P parts.
 """
@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from store.compiled import compiled
+from store.compiled import compiled_for
+
+INTEGERS = types.Array(types.int64, 1, "C", readonly=True)
 
 _memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
 _memset = types.ExternalFunction("memset", types.intp(types.intp, types.int32, types.intp))
 _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
-@compiled
+@compiled_for(INTEGERS, INTEGERS, INTEGERS)
 def locate(numbers: Any, bounds: Any, offsets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Where utterances lie.
 
@@ -47,7 +49,7 @@ def locate(numbers: Any, bounds: Any, offsets: Any) -> tuple[np.ndarray, np.ndar
     return part, start, stop, lengths
 
 
-@compiled
+@compiled_for(types.uint8[::1], INTEGERS, INTEGERS, types.int64)
 def fill(out: Any, sources: Any, sizes: Any, stride: int) -> None:
     """Copy pieces of memory one after the other.
 
@@ -71,7 +73,7 @@ def fill(out: Any, sources: Any, sizes: Any, stride: int) -> None:
         raise ValueError("the batch is longer than what was read into it")
 
 
-@compiled
+@compiled_for(INTEGERS, INTEGERS, types.int64)
 def joined(start: Any, stop: Any, gap: int) -> np.ndarray:
     """Spans of which those no farther apart than `gap` are one.
 
@@ -92,7 +94,7 @@ def joined(start: Any, stop: Any, gap: int) -> np.ndarray:
     return spans[:count]
 
 
-@compiled
+@compiled_for(types.int64, types.int64[:, ::1], types.int64)
 def advise(address: int, spans: Any, advice: int) -> None:
     """Tell the kernel of mapped memory. It may not listen.
 

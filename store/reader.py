@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from store import copying, index, joined, layout, place, sealed, several
+from store import index, joined, layout, place, sealed, several
 from store.errors import DamagedStore, NotAStore, StoreError
 from store.place import Place
 from store.rows import Mapped, Opened, Rows, open_rows
@@ -182,8 +182,12 @@ class Store:
         Returns:
             (rows, *row_shape) of the feature's dtype; a read-only view of the file where it can be mapped.
         """
-        _, part, start, stop, _ = self.locate(self.features[feature].axis, np.array([number]))
-        return self._rows(int(part[0]), feature).read([(int(start[0]), int(stop[0]))])[0]
+        offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.path} has {len(self)} utterances: there is no number {number}")
+        part = int(np.searchsorted(bounds, number, side="right")) - 1
+        before = int(offsets[bounds[part]])
+        return self._rows(part, feature).read([(int(offsets[number]) - before, int(offsets[number + 1]) - before)])[0]
 
     def locate(self, axis: Axis, numbers: np.ndarray) -> Spans:
         """Where utterances lie along an axis, for all its features.
@@ -193,7 +197,9 @@ class Store:
         Raises:
             IndexError: there is no such utterance.
         """
-        numbers = np.asarray(numbers, np.int64)
+        from store import copying  # takes 0.8 s: who reads single utterances must not pay for it
+
+        numbers = np.ascontiguousarray(numbers, np.int64)
         return Spans(numbers, *copying.locate(numbers, self._index.bounds, self._offsets_along(axis)))
 
     def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
@@ -207,6 +213,8 @@ class Store:
         Raises:
             ValueError: `out` is something else.
         """
+        from store import copying
+
         spec, padded = self.features[feature], out.ndim - 1 - (self.features[feature].channels is not None)
         row = out.shape[1 + padded :]
         if padded not in (0, 1) or row != spec.row_shape or out.dtype != spec.dtype or not out.flags.c_contiguous:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 
-from store import copying
 from store.errors import DamagedStore
 from store.metadata import Array, describe
 from store.place import Place
@@ -87,6 +86,8 @@ class Mapped:
         Args:
             start, stop: (B,) int64, of each piece; ascending.
         """
+        from store import copying
+
         spans = copying.joined(start * self._row_bytes, stop * self._row_bytes, GAP)
         spans[:, 0] -= spans[:, 0] % mmap.PAGESIZE
         copying.advise(self._address, spans, mmap.MADV_WILLNEED)

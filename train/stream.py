@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from store import copying  # noqa: F401 - takes 0.8 s, which the first batch would take longer
 from train import shapes
 from train.balance import copies
 from train.batch import Batch, Ragged
