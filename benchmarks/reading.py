@@ -42,10 +42,12 @@ PLACES = 1 << 30
 """Bytes of memory that plain copies come from."""
 
 
-def make(root: Path, count: int = 14_000, compression: Compression = "none") -> None:
+def make(
+    root: Path, count: int = 14_000, compression: Compression = "none", features: Sequence[str] = FEATURES
+) -> None:
     """A store of noise: parts of an hour, lengths log-normal, 1 to 20 s."""
     random, preset = np.random.default_rng(0), PRESETS["gpt-sovits-v2"]
-    specs = feature_specs(preset, FEATURES)
+    specs = feature_specs(preset, features)
     seconds = np.clip(np.exp(np.log(5) + 0.55 * random.standard_normal(count)), 1, 20)
     order, bounds = layout.plan_parts(seconds, 3600.0)
     frames = (seconds * 50).astype(np.int32)[order]
