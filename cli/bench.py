@@ -80,7 +80,7 @@ def bench_training(path: Place, steps: int, cold: bool | None, png: Path | None,
     """Measure data alone, the model alone and both together on STORE, and tell which one waits for the other."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
 
-    from cli.training import TrainProgress
+    from cli.live import TrainProgress
     from train.bottleneck import bench
     from train.config import RunConfig
 

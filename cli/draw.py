@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import matplotlib
 import numpy as np
 
+from store import alignment
 from store.errors import StoreError
 
 matplotlib.use("Agg")
@@ -19,6 +20,7 @@ from matplotlib import pyplot as plt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from store.alignment import Segments
     from store.reader import Store
     from store.schema import FeatureSpec
 
@@ -52,8 +54,9 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     )
     for axis, name in zip(axes[:, 0], present, strict=True):
         drawers[name](axis, store, number, seconds)
-    if "phones" in store.features and store.column("aligned")[number]:
-        _draw_phones(axes[:, 0], store, number)
+    segments = alignment.of(store, number)
+    if segments:
+        _draw_phones(axes[:, 0], store, number, segments)
     axes[-1, 0].set_xlabel("seconds")
     axes[-1, 0].set_xlim(0, seconds)
     text = str(store.texts[number])
@@ -113,15 +116,19 @@ def _draw_image(axis: Axes, rows: np.ndarray, seconds: float, label: str) -> Non
     axis.set_ylabel(label)
 
 
-def _draw_phones(axes: np.ndarray, store: Store, number: int) -> None:
-    """Boundaries over every panel, symbols above the first."""
-    from featurize.symbols import SYMBOLS
+def _draw_phones(axes: np.ndarray, store: Store, number: int, segments: Segments) -> None:
+    """Boundaries over every panel, those of words stronger; symbols above the first."""
+    from featurize.symbols import TABLES
 
-    ends = store.read("phone_end", number) / store.sample_rate
-    starts = np.concatenate(([0], ends[:-1]))
-    for axis in axes:
-        for end in ends[:-1]:
-            axis.axvline(end, color=PALE, linewidth=0.6, alpha=0.8)
-    for start, end, symbol in zip(starts, ends, store.read("phones", number), strict=True):
-        label = SYMBOLS[int(symbol)]
+    starts, phones = segments.starts / store.sample_rate, store.read("phones", number)
+    ends, words = segments.ends / store.sample_rate, np.zeros(len(phones))
+    if "phone_word" in store.features:
+        words = store.read("phone_word", number)
+    for start, end, phone in zip(starts, ends, segments.phones.tolist(), strict=True):
+        if phone == alignment.SILENCE:
+            continue
+        first = phone > 0 and words[phone] != words[phone - 1]
+        for axis in axes:
+            axis.axvline(start, color=PALE, linewidth=1.4 if first else 0.6, alpha=0.8)
+        label = TABLES["headrace-ipa"][phones[phone]]
         axes[0].text((start + end) / 2, 1.02, label, ha="center", fontsize=7, color=PALE, parse_math=False)

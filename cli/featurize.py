@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import features as feature_options
 from cli import render
 from featurize.formats import FORMATS
 from store.errors import UsageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from featurize.presets import Preset
     from store.place import Place
 
+SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
@@ -33,9 +35,15 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--format", type=click.Choice(FORMATS), help="What CORPUS is; else recognised."),
             click.option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
             click.option("--longest", type=POSITIVE, metavar="SECONDS", help="Reject what is longer; else 3600."),
+            click.option("--language", metavar="CODE", default="en", show_default=True, help="Where CORPUS says none."),
+            click.option(
+                "--symbols", type=click.Choice(SYMBOLS), default=SYMBOLS[1], show_default=True, help="Table of phones."
+            ),
             click.option("--preset", metavar="NAME", help="Recipe of the features; else gpt-sovits-v2."),
             click.option("--recipe", type=click.Path(path_type=Path), help="A recipe of one's own, in TOML."),
-            click.option("--features", default="wave,mel,mfcc,phones", show_default=True, help="Also f0, energy."),
+            click.option(
+                "--features", default="wave,mel,mfcc,phones", show_default=True, help="Also what featurize add makes."
+            ),
             click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU."),
             click.option("--engine", type=click.Choice(["auto", "torch", "dali"]), default="auto", show_default=True),
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
@@ -73,6 +81,7 @@ def scan(corpus: Place, as_json: bool, **options: Any) -> None:
 @click.option("--part-hours", type=POSITIVE, help="Audio per part; else by size of CORPUS.")
 @click.option("--compression", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
 @click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
+@feature_options.options
 @render.command
 def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any) -> int:
     """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
@@ -80,7 +89,7 @@ def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any
     from cli.report import print_build
     from featurize import build as builder
 
-    config = _config(corpus, out, **options)
+    config = _config(corpus, out, options=feature_options.values(options), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = builder.build(config, progress)
     if as_json:
@@ -93,23 +102,27 @@ def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any
 @main.command()
 @click.argument("path", metavar="STORE", type=render.PLACE)
 @click.argument("features", metavar="FEATURE[,FEATURE]")
-@click.option("--f0-floor", type=float, metavar="HZ", help="No F0 below it is found; else 75.")
-@click.option("--f0-ceiling", type=float, metavar="HZ", help="No F0 above it is found; else 600.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU.")
+@feature_options.options
+@click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @render.command
-def add(
-    path: Place, features: str, f0_floor: float | None, f0_ceiling: float | None, as_json: bool, **options: Any
-) -> None:
-    """Add features to STORE, or finish that: f0 (by Praat) and energy, from its waveforms. What is there is skipped."""
+def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
+    """Add features to STORE, or finish that, and before them what they are made from. What is there is skipped.
+
+    f0 (by Praat), energy; align (times of phones, learned from STORE), confidence (in texts); level, snr, silence,
+    clipped (one number an utterance); content (by HuBERT, or MFCC), semantic (its codes), bert (for Chinese),
+    speaker_vector.
+    """
     from cli.progress import BuildProgress
     from cli.report import print_added
     from featurize import add as adder
-    from featurize.derived import chosen
+    from featurize.catalogue import KINDS, chosen
 
-    given = {"f0": {"floor": f0_floor, "ceiling": f0_ceiling}}
-    config = adder.AddConfig(store=path, features=chosen(_names(features), given), **options)
+    if not (names := _names(features)):
+        raise UsageError(f"No feature is named; choose from {', '.join(KINDS)}.")
+    config = adder.AddConfig(store=path, features=chosen(names, feature_options.values(options)), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = adder.add(config, progress)
     if as_json:

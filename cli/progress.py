@@ -101,14 +101,15 @@ class BuildProgress:
 
 
 class PartsProgress:
-    """Shows how many parts are done. A `store.verify.Watch`."""
+    """Shows how many parts, or other things, are done. A `store.verify.Watch`."""
 
-    def __init__(self, done: str, *, quiet: bool) -> None:
+    def __init__(self, done: str, *, quiet: bool, what: str = "parts") -> None:
         """
         Args:
             done: what is said of a part.
+            what: it is, if no parts.
         """
-        self._done, self._quiet = done, quiet
+        self._done, self._quiet, self._what = done, quiet, what
         self._bar: Any = None
         self._printed = time.monotonic()
 
@@ -126,14 +127,14 @@ class PartsProgress:
             self._draw(done, parts)
         elif time.monotonic() - self._printed >= PLAIN_EVERY:
             self._printed = time.monotonic()
-            render.say(f"{done}/{parts} parts {self._done}")
+            render.say(f"{done}/{parts} {self._what} {self._done}")
 
     def _draw(self, done: int, parts: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self._bar is None:
-            columns = BarColumn(), MofNCompleteColumn(), TextColumn(f"parts {self._done}"), TimeRemainingColumn()
+            columns = BarColumn(), MofNCompleteColumn(), TextColumn(f"{self._what} {self._done}"), TimeRemainingColumn()
             self._bar = Progress(*columns, console=render.console(), transient=True)
-            self._bar.add_task("parts", total=parts)
+            self._bar.add_task(self._what, total=parts)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done)

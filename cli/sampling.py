@@ -1,112 +1,131 @@
-"""`train sample`: text and a recording in, a recording out."""
+"""`train sample`: text and a reference in, a recording out."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import soundfile
 import torch
 
-from featurize import decode, recording
-from featurize.dsp import Spectral, SpectralRecipe
-from featurize.symbols import ids
-from featurize.text import phonemise
-from store.errors import CorpusError, Rejected, RunError, UsageError
-from store.schema import Utterance
+from cli import reference
+from featurize.dsp import SpectralRecipe
+from store.errors import UsageError
 from train import choices, trained
-from train.sample import SampleConfig, sample, utter
+from train.mos import scorer
+from train.sample import Reference, SampleConfig, check_pair, say, utter, write_wave
+from train.sizes import SovitsConfig
+
+if TYPE_CHECKING:
+    from store.place import Place
 
 
-def say(
-    *,
-    sovits: Path,
-    gpt: Path | None,
-    reference: Path,
-    text: str,
-    language: str,
-    semantic: str | None,
-    out: Path,
-    seed: int,
-    top_k: int,
-    temperature: float,
-    speed: float,
-    device: str,
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Saying:
+    """The options of `train sample`."""
+
+    sovits: Path
+    gpt: Path | None
+    reference: Path | None
+    reference_text: str | None
+    reference_semantic: str | None
+    speaker_vector: Path | None
+    store: Place | None
+    utterance: str | None
+    text: str
+    language: str
+    bert: Path | None
+    semantic: str | None
+    out: Path
+    seed: int
+    top_k: int
+    top_p: float
+    temperature: float
+    repetition_penalty: float
+    speed: float
+    device: str
+
+    def __post_init__(self) -> None:
+        if (self.gpt is None) == (self.semantic is None):
+            raise UsageError("Give either --gpt, which turns the text into codes, or those codes by --semantic.")
+        if (self.reference is None) == (self.store is None) or (self.store is None) != (self.utterance is None):
+            raise UsageError("Give the voice either as a recording, by --reference, or by --store and --utterance.")
+        of_recording = (self.reference_text, self.reference_semantic, self.speaker_vector)
+        if self.store is not None and any(given is not None for given in of_recording):
+            raise UsageError(
+                "What is said by an utterance of --store, and its voice, are in the store: leave them out."
+            )
+        of_decoder = (self.reference_text, self.reference_semantic, self.bert)
+        if self.gpt is None and any(given is not None for given in of_decoder):
+            raise UsageError("--reference-text, --reference-semantic and --bert are read by --gpt: leave them out.")
+
+
+def speak(saying: Saying) -> str:
     """Speak into a file. Returns a line about it.
 
     Raises:
-        UsageError: neither or both of decoder and codes are given, or the text cannot be said.
-        CorpusError: the reference is no recording.
+        UsageError: options that do not go together, or the text cannot be said.
+        CorpusError, StoreError: the reference is no recording, or no utterance of a store.
         RunError: weights cannot be used.
     """
-    if (gpt is None) == (semantic is None):
-        raise UsageError("Give either --gpt, which turns the text into codes, or those codes by --semantic.")
-    where, _ = choices.choose_device(device)
-    recipe = SpectralRecipe()
-    generator = trained.generator(sovits).to(where)
-    spectral = Spectral(recipe).to(where)
-    spec_FT = spectral.magnitude(_wave(reference, recipe).to(where)).mT
-    phones_P = _phones(text, language, generator.config.symbols).to(where)
-    torch.manual_seed(seed)
-    if gpt is None:
-        codes_Y = _codes(semantic or "", generator.config.codebook_size).to(where)
+    device, _ = choices.choose_device(saying.device)
+    generator = trained.generator(saying.sovits).to(device)
+    heard = _on(_reference(saying, generator.config), device)
+    phones_P = reference.phones_of(saying.text, saying.language, generator.config.symbols).to(device)
+    torch.manual_seed(saying.seed)
+    if saying.gpt is None:
+        codes_Y = reference.codes_of(saying.semantic or "", generator.config.codebook_size).to(device)
     else:
-        decoder = trained.decoder(gpt).to(where)
-        if decoder.config.codes != generator.config.codebook_size:
-            raise RunError(
-                f"{gpt} says {decoder.config.codes} different codes, {sovits} speaks {generator.config.codebook_size}: "
-                "give two that were trained for each other."
-            )
-        codes_Y = sample(decoder, phones_P, SampleConfig(top_k=top_k, temperature=temperature))
-    wave_S = utter(generator, codes_Y, phones_P, spec_FT, speed=speed)
-    soundfile.write(out, wave_S.cpu().numpy(), recipe.sample_rate, subtype="PCM_16")
-    return f"{out}: {len(wave_S) / recipe.sample_rate:.2f} s, {len(codes_Y)} codes"
+        codes_Y = _said(saying, saying.gpt, phones_P, heard, generator.config)
+    wave_S = utter(generator, codes_Y, phones_P, heard.spec, speed=saying.speed, speaker_W=heard.speaker)
+    rate, wave = SpectralRecipe().sample_rate, wave_S.cpu().numpy()
+    write_wave(saying.out, wave, rate)
+    score = scorer()
+    opinion = f", DNSMOS {score(wave, rate)['mos']:.2f}" if score else ""
+    return f"{saying.out}: {len(wave) / rate:.2f} s, {len(codes_Y)} codes{opinion}"
 
 
-def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
-    """(S,) float32 in [-1, 1], at the recipe's rate, levelled as training data is."""
-    try:
-        size = path.stat().st_size
-        header = recording.header(path.parent, path.name, size)
-        utterance = Utterance(
-            id=path.name,
-            audio=path.name,
-            start=0,
-            stop=header.samples,
-            sample_rate=header.sample_rate,
-            size=size,
-            speaker="",
-            language="",
-            text="",
+def _reference(saying: Saying, model: SovitsConfig) -> Reference:
+    if saying.store is not None and saying.utterance is not None:
+        return reference.of_store(saying.store, saying.utterance, model, prompt=saying.gpt is not None)
+    assert saying.reference is not None, "checked"
+    return reference.of_recording(
+        saying.reference,
+        saying.reference_text,
+        saying.language,
+        saying.reference_semantic,
+        saying.speaker_vector,
+        model,
+    )
+
+
+def _said(saying: Saying, gpt: Path, phones_P: torch.Tensor, heard: Reference, model: SovitsConfig) -> torch.Tensor:
+    """(Y,) codes of the text."""
+    decoder = trained.decoder(gpt).to(phones_P.device)
+    check_pair(decoder.config, model)
+    bert = None if saying.bert is None else reference.matrix_of(saying.bert, "--bert").to(phones_P.device)
+    expected = (len(phones_P), decoder.config.bert_channels)
+    if bert is not None and bert.shape != expected:
+        raise UsageError(
+            f"--bert {saying.bert} has shape {tuple(bert.shape)}, the text and the decoder need {expected}."
         )
-        wave = decode.waveform(path.parent, utterance, recipe.sample_rate, "gpt-sovits")
-    except OSError as error:
-        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
-    except Rejected as error:
-        raise CorpusError(f"{path} cannot be the reference: {error.reason}.") from error
-    if len(wave) < recipe.min_frames * recipe.hop:
-        raise CorpusError(f"{path} has {len(wave)} samples, too few to hear a voice: give some seconds of speech.")
-    return torch.from_numpy(wave / np.float32(32768))
+    config = SampleConfig(
+        top_k=saying.top_k,
+        top_p=saying.top_p,
+        temperature=saying.temperature,
+        repetition_penalty=saying.repetition_penalty,
+    )
+    return say(decoder, phones_P, heard, config, bert_PE=bert)
 
 
-def _phones(text: str, language: str, known: int) -> torch.Tensor:
-    """(P,) int64 ids."""
-    try:
-        phones = ids(phonemise(text, language)).astype(np.int64)
-    except Rejected as error:
-        raise UsageError(f"The text cannot be said: {error.reason}.") from error
-    if phones.max() >= known:
-        raise UsageError(f"This model knows {known} symbols, and the text in {language} needs others: take a v2 model.")
-    return torch.from_numpy(phones)
+def _on(heard: Reference, device: torch.device) -> Reference:
+    def there(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(device)
 
-
-def _codes(written: str, known: int) -> torch.Tensor:
-    """(Y,) int64."""
-    try:
-        codes = [int(word) for word in written.split()]
-    except ValueError as error:
-        raise UsageError(f"--semantic {written!r}: give whole numbers between spaces.") from error
-    if not codes or not all(0 <= code < known for code in codes):
-        raise UsageError(f"--semantic needs codes from 0 to {known - 1}, and one at least.")
-    return torch.tensor(codes)
+    return Reference(
+        spec=heard.spec.to(device),
+        phones=heard.phones.to(device),
+        codes=heard.codes.to(device),
+        bert=there(heard.bert),
+        speaker=there(heard.speaker),
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import bench, exchange, render
+from cli import bench, exchange, quality, render
 
 if TYPE_CHECKING:
     from store.checks import Problem
@@ -26,6 +26,7 @@ def main() -> None:
 main.add_command(exchange.import_prepared)
 main.add_command(exchange.export)
 main.add_command(bench.bench_store)
+main.add_command(quality.report)
 
 path_argument = click.argument("path", metavar="STORE", type=render.PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import bench, render
-from train.config import BALANCES, DEVICES, PRECISIONS, PRESETS, STAGES
+from train.config import BALANCES, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
     from store.place import Place
@@ -43,14 +43,22 @@ main.add_command(bench.bench_training)
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
 @click.option("--fp32-steps", type=click.IntRange(0), help="Steps before half precision.  [default: 500 of fp16]")
+@click.option("--fixed-shapes", type=click.IntRange(1), metavar="N", help="Pad batches to one of N lengths.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Of gpt.  [default: scaled_adam]")
+@click.option("--dpo", is_flag=True, default=None, help="gpt: also prefer right codes over spoilt ones.")
+@click.option("--misaligned", is_flag=True, default=None, help="gpt: mask padding as upstream does, to compare.")
 @click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
 @click.option("--warmup", type=click.IntRange(1), metavar="STEPS", help="Learning rate rises that long; 1000 is usual.")
 @click.option("--max-norm", type=click.FloatRange(0, min_open=True), help="Clip gradients; 1.0 is usual.")
 @click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
+@click.option("--float8", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients.")
 @click.option("--grow", is_flag=True, default=None, help="Larger updates when validation stops improving.")
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many validations without a better one.")
 @click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS", help="[default: 500]")
 @click.option("--validate-every", type=click.IntRange(0), metavar="STEPS", help="0 for never.  [default: 500]")
+@click.option("--samples", type=click.IntRange(0), help="Speak so many held-out utterances at each validation.")
+@click.option("--voice", type=FILE, help="Run or file of sovits that speaks the samples of gpt.")
+@click.option("--tensorboard", is_flag=True, default=None, help="Curves, sound and pictures in RUN/tensorboard.")
 @click.option("--profile", type=click.IntRange(1), metavar="STEPS", help="Tell where so many steps go, in a trace.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; what it was told need not be said again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
@@ -61,7 +69,8 @@ def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) ->
     # made a step take 5.1 s, sleeping threads 0.9 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from cli.training import TrainProgress, print_run
+    from cli.live import TrainProgress
+    from cli.training import print_run
     from train import loop
     from train.config import RunConfig
 
@@ -94,7 +103,8 @@ def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) ->
 @render.command
 def plan(store: Place, epochs: int | None, as_json: bool, **options: Any) -> None:
     """Measure a few steps on STORE, and tell what a run would take: memory, time, room on cards."""
-    from cli.training import TrainProgress, print_forecast
+    from cli.live import TrainProgress
+    from cli.training import print_forecast
     from train.config import RunConfig
     from train.forecast import forecast
 
@@ -123,19 +133,27 @@ def export(run: Path, out: Path) -> None:
 @main.command()
 @click.option("--sovits", type=FILE, required=True, help="Run, or upstream's file: the voice that speaks.")
 @click.option("--gpt", type=FILE, help="Run, or upstream's file: what turns TEXT into codes.")
-@click.option("--reference", type=FILE, required=True, help="Recording of the voice, of 3 to 10 seconds.")
-@click.option("--text", required=True, help="What is said.")
+@click.option("--reference", type=FILE, help="Recording of the voice, of 3 to 10 seconds.")
+@click.option("--reference-text", metavar="TEXT", help="What it says; --gpt goes on from there.")
+@click.option("--reference-semantic", metavar="IDS", help="Codes of what it says.")
+@click.option("--speaker-vector", type=FILE, help="Of the recording, for v2Pro and v2ProPlus: an .npy file.")
+@click.option("--store", type=render.PLACE, help="Instead of a recording: all that is known of")
+@click.option("--utterance", metavar="UTT", help="this utterance (an id, or a number) of it.")
+@click.option("--text", required=True, help="What is to be said.")
 @click.option("--language", default="en", show_default=True)
+@click.option("--bert", type=FILE, help="BERT features of the phones of TEXT: an .npy file.")
 @click.option("--semantic", metavar="IDS", help="Codes of TEXT, numbers between spaces, instead of --gpt.")
 @click.option("--out", type=render.HERE, required=True, help="WAV file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--top-k", type=click.IntRange(1), default=15, show_default=True, help="1 says what is likeliest.")
-@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of codes in question.")
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True, help="0 takes no chances.")
+@click.option("--repetition-penalty", type=click.FloatRange(1), default=1.35, show_default=True)
 @click.option("--speed", type=click.FloatRange(0.5, 2), default=1.0, show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @render.command
 def sample(**options: Any) -> None:
-    """Say a text in the voice of a recording."""
-    from cli.sampling import say
+    """Say a text in the voice of a recording, or of an utterance of a store."""
+    from cli.sampling import Saying, speak
 
-    render.say(say(**options))
+    render.say(speak(Saying(**options)))

@@ -1,86 +1,10 @@
-"""How a training run looks to a person: a live line, and a table at the end."""
+"""What `train run` and `train plan` end with."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cli import render
-from cli.progress import PLAIN_EVERY
-
-RECENT = 20
-"""Steps that rates are averaged over."""
-
-
-class TrainProgress:
-    """Shows a run: step, losses, frames per second, share of time spent waiting for data, ETA. An `Observer`."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Any = None
-        self._task: Any = None
-        self._last: int | None = None
-        self._shown: Sequence[str] = ()
-        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self._printed = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def say(self, line: str) -> None:
-        if not self._quiet:
-            render.say(line)
-
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        self._last, self._shown = last, shown
-        if not self._quiet and render.console().is_terminal:
-            self._start_bar(step)
-
-    def recorded(self, record: dict[str, Any]) -> None:
-        if record["split"] == "validation":
-            self.say(f"step {record['step']}: validation {self._terms(record)}")
-            return
-        self._recent.append(record)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=record["step"], status=self._status())
-        elif time.monotonic() - self._printed >= PLAIN_EVERY:
-            self._printed = time.monotonic()
-            self.say(self._status())
-
-    def _status(self) -> str:
-        newest = self._recent[-1]
-        seconds = sum(record["step_s"] for record in self._recent)
-        frames = sum(record["frames"] for record in self._recent)
-        wait = sum(record["wait_s"] for record in self._recent)
-        of = f"/{self._last}" if self._last else ""
-        return (
-            f"step {newest['step']}{of}, epoch {newest['epoch']}, {self._terms(newest)}, "
-            f"{frames / seconds:,.0f} frames/s, {wait / seconds:.1%} waiting for data{self._eta(seconds)}"
-        )
-
-    def _terms(self, record: dict[str, Any]) -> str:
-        return ", ".join(f"{render.term(name)} {record[name]:.3g}" for name in self._shown)
-
-    def _eta(self, seconds: float) -> str:
-        if not self._last:
-            return ""
-        left = (self._last - self._recent[-1]["step"]) * seconds / len(self._recent)
-        return f", {render.duration(left)} left"
-
-    def _start_bar(self, step: int) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-        gauge = BarColumn(bar_width=20) if self._last else SpinnerColumn()
-        self._bar = Progress(gauge, TextColumn("{task.fields[status]}"), console=render.console())
-        self._task = self._bar.add_task("train", total=self._last, completed=step, status="first step")
-        self._bar.start()
 
 
 def print_run(summary: dict[str, Any]) -> None:

@@ -7,19 +7,21 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from featurize import account, cluster
-from featurize.derived import DERIVED, Derived, sealed_part
+from featurize import account, cluster, engine, learned
+from featurize.catalogue import KINDS
+from featurize.derived import Derived, sealed_part
 from featurize.stopwatch import Stopwatch
 from featurize.work import Task
 from featurize.worker import PartReport, check_store
-from store import index, joined, layout, place
+from store import index, joined, layout, models, place
 from store.errors import RecipeMismatch, StoreError
 from store.place import Place
 from store.reader import read_attributes
@@ -37,6 +39,8 @@ class AddConfig:
     """Processes on this machine; None has as many as it takes."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used instead."""
+    device: str = "auto"
+    """Where networks run: auto, cpu or cuda."""
 
 
 class Observer(cluster.Observer, Protocol):
@@ -56,6 +60,7 @@ class AddTask(Task):
     feature: Derived
     specs: Mapping[str, FeatureSpec]
     """Of the feature, and of those that are there before it."""
+    device: str
     compression: Compression
     seconds: float
     """Of audio."""
@@ -99,10 +104,11 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
         raise StoreError(
             f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
         )
-    steps = plan(config.features, features_of(attributes))
+    steps = plan(config.features, features_of(attributes), models.digests(config.store))
     with place.only_writer(config.store):
         place.clear_drafts(config.store)  # of a command that was killed
-        made = {"added": make(config.store.resolve(), steps, config.workers, config.scheduler, observer)}
+        root = config.store.resolve()
+        made = {"added": make(root, steps, config.workers, config.scheduler, observer, config.device)}
         account.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
         place.clear_drafts(config.store)
     return made
@@ -113,9 +119,14 @@ def features_of(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
 
 
-def plan(features: Sequence[Derived], there: Mapping[str, FeatureSpec]) -> list[Step]:
+def plan(
+    features: Sequence[Derived], there: Mapping[str, FeatureSpec], digests: Mapping[str, str] = MappingProxyType({})
+) -> list[Step]:
     """What to make, in order: before each feature whatever it needs and the store has not.
 
+    Args:
+        digests: by feature, of what was learned already. What is made from something that is still to be
+            learned has another spec once it is: `make` knows.
     Raises:
         StoreError: something is needed that only a build can make.
         RecipeMismatch: a feature is there, made otherwise.
@@ -128,7 +139,8 @@ def plan(features: Sequence[Derived], there: Mapping[str, FeatureSpec]) -> list[
         for name in feature.needs:
             if name not in known:
                 visit(asked.get(name) or _default(name, feature, known))
-        spec = feature.spec(known)
+        model = there[feature.name].recipe.get(models.LEARNED, "") if feature.name in there else ""
+        spec = feature.spec(known, digests.get(feature.name, model))
         check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
         known[spec.name] = spec
         steps[spec.name] = Step(feature=feature, specs=dict(known))
@@ -141,8 +153,8 @@ def plan(features: Sequence[Derived], there: Mapping[str, FeatureSpec]) -> list[
 
 def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
     """What `feature` needs, as nobody asked for it."""
-    if name in DERIVED:
-        return DERIVED[name]()
+    if name in KINDS:
+        return KINDS[name]()
     raise StoreError(
         f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
         f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
@@ -171,10 +183,17 @@ def check_same(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
 
 
 def make(
-    root: Place, steps: Sequence[Step], workers: int | None, scheduler: str | None, observer: Observer
+    root: Place,
+    steps: Sequence[Step],
+    workers: int | None,
+    scheduler: str | None,
+    observer: Observer,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Make what is not there, and name each feature in the root once all parts have it. The caller holds the lock.
 
+    Args:
+        device: auto, cpu or cuda, of features that are made on GPUs.
     Returns:
         By feature, what it took.
     Raises:
@@ -188,25 +207,62 @@ def make(
     seconds = {
         n: seal["frames"] * frame_seconds for n, seal in zip(numbers, index.read_seals(root, numbers), strict=True)
     }
-    left = {step.spec.name: _pending(root, step, numbers) for step in steps}
-    made = {}
-    with _workers(max(map(len, left.values()), default=0), workers, scheduler, observer) as pool:
-        for step in steps:
-            _announce(step.spec, seconds, left[step.spec.name], observer)
+    made, watch = {}, Stopwatch()
+    with ExitStack() as stack:
+        pools: dict[str, cluster.Executor] = {}
+        for step in watch.each("learn", _learned(root, steps, numbers, observer)):
+            left = _pending(root, step, numbers)
+            _announce(step.spec, seconds, left, observer)
+            on = _device(step.feature, device, scheduler)
+            if left and on not in pools:
+                pools[on] = stack.enter_context(_workers(len(numbers), workers, scheduler, on, observer))
+            pool = pools.get(on)
             tasks = [
                 AddTask(
                     store=root,
                     number=number,
                     feature=step.feature,
                     specs=step.specs,
+                    device=pool.device if pool else on,
                     compression=attributes["compression"],
                     seconds=seconds[number],
                 )
-                for number in left[step.spec.name]
+                for number in left
             ]
-            made[step.spec.name] = _extract(tasks, pool, observer) | {"parts": len(numbers)}
+            learning = {"learn_seconds": watch.seconds["learn"]} if step.feature.learns else {}
+            made[step.spec.name] = _extract(tasks, pool, observer) | {"parts": len(numbers)} | learning
             joined.announce(root, step.spec, numbers)
     return made
+
+
+def _learned(root: Place, steps: Sequence[Step], numbers: Sequence[int], observer: Observer) -> Iterator[Step]:
+    """The steps, each with what it learns learned and its spec as that makes it. The parts have what the ones before
+    it make by the time that it is asked for.
+
+    Raises:
+        RecipeMismatch: something was learned for other options.
+    """
+    known: dict[str, FeatureSpec] = {}
+    for step in steps:
+        feature = step.feature
+        known = {**step.specs, **known}
+        model = _model(root, feature, known, numbers, observer) if feature.learns else ""
+        known[feature.name] = feature.spec(known, model)
+        yield Step(feature=feature, specs=dict(known))
+
+
+def _model(
+    root: Place, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: Observer
+) -> str:
+    """The digest of what a feature learns; learned now where it was not before."""
+    spec, file = feature.spec(specs), models.file_of(feature.name)
+    if (model := models.digests(root).get(feature.name)) is None:
+        observer.note(f"{feature.name} is learned from {len(numbers)} parts, into {file}")
+        parts = [sealed_part(root, number, specs) for number in numbers]
+        return learned.write(root, spec, feature.learn(parts, observer.note))
+    remedy = f"finish that with the same options, or begin anew by removing {file}, and {feature.name} from all parts"
+    check_same(learned.learned_for(root, feature.name), spec, remedy)
+    return model
 
 
 def _pending(root: Place, step: Step, numbers: Sequence[int]) -> list[int]:
@@ -227,19 +283,22 @@ def _pending(root: Place, step: Step, numbers: Sequence[int]) -> list[int]:
     return [number for number, there in zip(numbers, place.each(root, is_there, numbers), strict=True) if not there]
 
 
-@contextmanager
+def _device(feature: Derived, asked: str, scheduler: str | None) -> str:
+    """Where a feature is made: cpu or cuda; on a running cluster also auto, which its workers settle."""
+    if not feature.on_gpu or asked == "cpu":
+        return "cpu"
+    return asked if scheduler else engine.choose("torch", asked).device
+
+
 def _workers(
-    parts: int, asked: int | None, scheduler: str | None, observer: Observer
-) -> Iterator[cluster.Executor | None]:
-    """Workers for so many parts, if any."""
-    if not parts:
-        yield None
-        return
-    count, reason = (asked, "asked for") if asked else cluster.capacity("cpu")
+    parts: int, asked: int | None, scheduler: str | None, device: str, observer: Observer
+) -> AbstractContextManager[cluster.Executor]:
+    """Workers for so many parts."""
     if not scheduler:
-        observer.note(f"workers {count}: {reason}")
-    with cluster.executor(min(count, parts), scheduler, "cpu", observer) as pool:
-        yield pool
+        takes, reason = cluster.capacity(device)
+        asked, reason = (asked, "asked for") if asked else (takes, reason)
+        observer.note(f"workers {asked} on {device}: {reason}")
+    return cluster.executor(min(asked or parts, parts), scheduler, device, observer)
 
 
 def _announce(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence[int], observer: Observer) -> None:
@@ -268,8 +327,8 @@ def add_part(task: AddTask, threads: int = 1) -> AddReport:
     check_store(task.store)
     torch.set_num_threads(threads)
     started, watch = time.process_time(), Stopwatch()
-    feature, part = task.feature, sealed_part(task.store, task.number, task.specs)
-    spec = task.specs[feature.name]
+    feature, spec = task.feature, task.specs[task.feature.name]
+    part = sealed_part(task.store, task.number, task.specs, task.device)
     with watch(feature.name):
         rows = list(feature.rows(part))
         values = np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *rows])

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurize import ipa
-from featurize.symbols import SILENCE
+from featurize.languages.others import ipa_symbols
+from featurize.symbols import SILENCE, SYMBOLS
 from store.errors import Rejected
 
+UPSTREAM = ("zh", "ja", "ko", "yue")
+"""Languages with symbols of their own in GPT-SoVITS' table."""
 SLACK_S = 1e-4
 """Gaps and overlaps below this are rounding, not silence and not mistakes."""
 
@@ -45,7 +48,7 @@ class Alignment:
     """Of the speech."""
 
 
-def symbols_and_ends(alignment: Alignment) -> tuple[list[str], np.ndarray]:
+def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[str], np.ndarray]:
     """The phones of an alignment as symbols without gaps: what no interval covers is SP, neighbouring SPs are one.
 
     A label that is several symbols (the vowel of *fire* in IPA) is shared out evenly.
@@ -53,7 +56,7 @@ def symbols_and_ends(alignment: Alignment) -> tuple[list[str], np.ndarray]:
     Returns:
         P symbols, and where each ends: (P,) float64, seconds; the last is the end of the speech.
     Raises:
-        Rejected: stage "align"; a label that is no English phone, or no phone at all.
+        Rejected: stage "align"; a label that is no phone of the language, or no phone at all.
     """
     names: list[str] = []
     ends: list[float] = [0.0]
@@ -69,7 +72,7 @@ def symbols_and_ends(alignment: Alignment) -> tuple[list[str], np.ndarray]:
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
         if start - ends[-1] > SLACK_S:
             add(SILENCE, start)
-        *firsts, last = label_symbols(label)
+        *firsts, last = label_symbols(label, language)
         for number, name in enumerate(firsts, 1):
             add(name, start + (end - start) * number / (len(firsts) + 1))
         add(last, end)
@@ -80,13 +83,16 @@ def symbols_and_ends(alignment: Alignment) -> tuple[list[str], np.ndarray]:
     return names, np.asarray(ends[1:])
 
 
-def label_symbols(label: str) -> tuple[str, ...]:
-    """Symbols of one interval's label, at least one: SP of a silence, ARPAbet as it is, IPA by the table.
+def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
+    """Symbols of one interval's label, at least one: SP of a silence, else of a phone.
 
-    ARPAbet may lack its stress digits, which are then 0, and be in lower case, as in TIMIT.
+    English: ARPAbet as it is, IPA by the table. ARPAbet may lack its stress digits, which are then 0, and be in lower
+    case, as in TIMIT. Other languages: symbols of upstream's table as they are; of those that it has none for, IPA.
     """
     if label.casefold() in _SILENT_LABELS:
         return (SILENCE,)
+    if language != "en":
+        return _foreign(label, language)
     for spelling in (label.upper(), label.upper() + "0"):
         if spelling in ipa.ARPABET:
             return (spelling,)
@@ -97,6 +103,17 @@ def label_symbols(label: str) -> tuple[str, ...]:
     if not phones:
         raise Rejected("align", f"the TextGrid has a phone {label!r}: neither ARPAbet nor English in IPA")
     return phones
+
+
+def _foreign(label: str, language: str) -> tuple[str, ...]:
+    if language in UPSTREAM:
+        if label not in SYMBOLS:
+            raise Rejected("align", f"the TextGrid has a phone {label!r}: no symbol of GPT-SoVITS v2")
+        return (label,)
+    found = tuple(ipa_symbols(label))
+    if not found:
+        raise Rejected("align", f"the TextGrid has a phone {label!r}: none in IPA")
+    return found
 
 
 def phone_index(ends_s: np.ndarray, *, sample_rate: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from featurize import account, add, cluster, engine, grow, resume
+from featurize import account, add, cluster, engine, grow, resume, text
 from featurize import corpus as corpora
-from featurize.derived import DERIVED, Derived
+from featurize.catalogue import KINDS, chosen
+from featurize.derived import Derived
 from featurize.engine import Choice
 from featurize.presets import Preset, feature_specs
 from featurize.recording import USUAL, Limits
 from featurize.source import root_of
+from featurize.symbols import DEFAULT
 from featurize.worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
-from store import index, layout, place
+from store import index, layout, models, place
 from store.errors import CorpusError, StoreError
 from store.place import Place
 from store.schema import Reject, Utterance
@@ -39,6 +41,8 @@ class BuildConfig:
     format: str | None = None
     """One of `featurize.corpus.FORMATS`; None recognises it."""
     follow_outside: bool = False
+    language: str = "en"
+    """Of utterances whose corpus does not say, an ISO code."""
     part_hours: float | None = None
     """Audio per part; None chooses by the size of the corpus."""
     workers: int | None = None
@@ -49,20 +53,35 @@ class BuildConfig:
     device: str = "auto"
     compression: Compression = "none"
     limits: Limits = USUAL
+    symbols: str = DEFAULT
+    """Table of the phones, one of `featurize.symbols.TABLES`."""
+    languages: tuple[str, ...] = ()
+    """Of the corpus, once it is scanned: who reads them is part of the recipe."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of derived features, by name: what their user chose; None where he did not."""
 
     @property
     def recipe(self) -> Recipe:
         """
         Raises:
-            UsageError: a name in `features` is none.
+            UsageError: a name in `features` is none, or what reads a language is not installed.
         """
-        specs = feature_specs(self.preset, self.features)
+        frontends = text.versions(self.languages) if "phones" in self.features else {}
+        specs = feature_specs(self.preset, self.features, self.symbols, frontends)
         return Recipe(preset=self.preset, specs=specs, compression=self.compression, limits=self.limits)
 
     @property
     def derived(self) -> tuple[Derived, ...]:
-        """What joins the parts when they are sealed."""
-        return tuple(DERIVED[name]() for name in self.features if name in DERIVED)
+        """What joins the parts when they are sealed.
+
+        Raises:
+            UsageError: an option is for a feature that is not made, or cannot be.
+        """
+        return chosen([name for name in self.features if name in KINDS], self.options)
+
+    def of(self, utterances: Iterable[Utterance]) -> BuildConfig:
+        """The same for these utterances."""
+        return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
 
 
 class Observer(cluster.Observer, Protocol):
@@ -92,7 +111,13 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
     """
     utterances: list[Utterance] = []
     rejects: list[Reject] = []
-    for item in corpora.scan(config.corpus, config.format, follow_outside=config.follow_outside, limits=config.limits):
+    for item in corpora.scan(
+        config.corpus,
+        config.format,
+        follow_outside=config.follow_outside,
+        limits=config.limits,
+        language=config.language,
+    ):
         if isinstance(item, Utterance):
             utterances.append(item)
         else:
@@ -115,7 +140,7 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
     Raises:
         StoreError: a kept part was made from something that is not in the corpus now.
     """
-    recipe, store = config.recipe, config.out.resolve()
+    recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
     fingerprints = [spec.fingerprint for spec in recipe.specs]
     members, rest = grow.split(corpus.utterances, config.out, kept, fingerprints)
     seconds = np.asarray([utterance.seconds for utterance in rest])
@@ -152,14 +177,17 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
         HeadraceError: parts could not be done; all others are sealed.
     """
     started = time.perf_counter()
-    recipe = config.recipe
+    derived, _ = config.derived, config.recipe  # what is asked for cannot be: better said before the scan
     resume.check_out(config.out)
     there = resume.root(config.out)
+    corpus = scan(config, observer)
+    config = config.of(corpus.utterances)
+    recipe = config.recipe
     if there:
         resume.check_recipe(config.out, there, _recipe_attributes(recipe))
     joined = resume.joined(there)
-    steps = add.plan(config.derived, {spec.name: spec for spec in recipe.specs} | joined)
-    corpus = scan(config, observer)
+    own = {spec.name: spec for spec in recipe.specs}
+    steps = add.plan(derived, own | joined, models.digests(config.out))
     chosen = grow.choose(config.out, there["plan"] if there else None, partial(plan, corpus, config))
     if there and chosen.to_json() != there["plan"]:
         observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
@@ -197,7 +225,9 @@ def make(
         if missing := resume.pending(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
         if steps:
-            done["added"] = add.make(config.out.resolve(), steps, config.workers, config.scheduler, observer)
+            done["added"] = add.make(
+                config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
+            )
         return account.close(config.out, corpus.rejects, done, config.preset.spectral)
 
 

@@ -40,7 +40,12 @@ def recognise(path: Place, *, follow_outside: bool = False) -> str:
 
 
 def scan(
-    path: Place, format: str | None = None, *, follow_outside: bool = False, limits: Limits = USUAL
+    path: Place,
+    format: str | None = None,
+    *,
+    follow_outside: bool = False,
+    limits: Limits = USUAL,
+    language: str = "en",
 ) -> Iterator[Utterance | Reject]:
     """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan".
 
@@ -49,6 +54,7 @@ def scan(
         format: one of FORMATS; None recognises it.
         follow_outside: take recordings that lie outside the corpus folder, by their path or through links.
         limits: what is too long.
+        language: of utterances whose corpus does not say, an ISO code.
     Raises:
         UsageError: there is nothing at `path`, or no such format.
         CorpusError: not of that format, or nothing at all in it.
@@ -58,7 +64,7 @@ def scan(
         raise UsageError(f"{format!r} is no corpus format; known are {', '.join(FORMATS)}")
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _recognise(path, found, file)
-    return _scan(path, Examiner(found, limits), format, found, _entries(path, format, found, file))
+    return _scan(path, Examiner(found, limits, language), format, found, _entries(path, format, found, file))
 
 
 def _recognise(path: Place, found: Source, file: str) -> str:

@@ -57,7 +57,7 @@ def _entry(source: Source, where: str, cut: Mapping[str, Any]) -> Entry:
     sample = 1 / float(recording["sampling_rate"])
     to_the_end = abs(stop - float(recording["duration"])) <= sample
     whole = to_the_end and start < sample
-    language = next((str(supervision["language"]) for supervision in spoken if supervision.get("language")), "en")
+    language = next((str(supervision["language"]) for supervision in spoken if supervision.get("language")), "")
     return Entry(
         where=where,
         audio=str(origin["source"]),

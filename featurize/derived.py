@@ -1,6 +1,6 @@
 """Features made from other features of a store: what they are. `featurize.add` makes them, part by part.
 
-One's own is a class like the ones below, here or in a file beside, and a line in DERIVED.
+One's own is a class like the ones below, here or in a file beside, and a line in `featurize.catalogue`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from featurize import praat
+from featurize import learned, praat
 from featurize.dsp import Spectral, SpectralRecipe
-from store import layout
+from store import layout, models
 from store.errors import StoreError, UsageError
 from store.place import Place
 from store.rows import load, open_rows
 from store.schema import Axis, FeatureSpec
+
+
+def _nothing(name: str) -> Any:
+    raise KeyError(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,15 @@ class Part:
     """By the name of a feature, (rows, *row_shape) of one utterance after the other, read-only."""
     counts: Counter[str] = field(default_factory=Counter)
     """What a person should be told at the end, and how often it came."""
+    learned: Callable[[str], Mapping[str, np.ndarray]] = _nothing
+    """By the name of a feature that `learns`, what it learned from the whole store."""
+    strings: Callable[[str], Sequence[str]] = _nothing
+    """By name (`id`, `speaker`, `text`, ...; `frames` too), one value of each utterance."""
+    device: str = "cpu"
+    """Where networks run: cpu or cuda."""
 
 
-def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec]) -> Part:
+def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec], device: str = "cpu") -> Part:
     """A part of a store."""
     folder = layout.part_path(root, number)
 
@@ -47,7 +57,13 @@ def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec]) -> P
         bounds = layout.offsets(np.ones_like(lengths) if axis == "utterance" else lengths).tolist()
         return iter(open_rows(folder / name).read(list(itertools.pairwise(bounds))))
 
-    return Part(specs, utterances)
+    return Part(
+        specs,
+        utterances,
+        learned=lambda name: learned.read(root, specs[name]),
+        strings=lambda name: load(folder / name).tolist(),
+        device=device,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +76,10 @@ class Derived(ABC):
     axis: ClassVar[Axis]
     dtype: ClassVar[str]
     channels: ClassVar[int | None] = None
+    learns: ClassVar[bool] = False
+    """Whether it learns something from all parts before any is made."""
+    on_gpu: ClassVar[bool] = False
+    """Whether it is made on GPUs where there are any: by a network that takes `Part.device`."""
 
     def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         """Everything that changes the numbers, but for what it is made from: that enters by its fingerprint."""
@@ -69,12 +89,24 @@ class Derived(ABC):
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         """(rows, *row_shape) of every utterance of the part, in order. The same part gives the same numbers."""
 
-    def spec(self, there: Mapping[str, FeatureSpec]) -> FeatureSpec:
+    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
+        """What `rows` finds as `part.learned(self.name)`: arrays by name. For features that learn; runs once a store, in the
+        command's own process. The same parts give the same numbers.
+
+        Args:
+            note: tells a person how it goes.
+        """
+        raise NotImplementedError(f"{self.name} learns nothing")
+
+    def spec(self, there: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
         """
         Args:
             there: the features of the store, by name; what is needed is among them.
+            model: digest of what was learned; empty before it is.
         """
         recipe = {**self.recipe(there), **{name: there[name].fingerprint for name in self.needs}}
+        if model:
+            recipe[models.LEARNED] = model
         return FeatureSpec(name=self.name, axis=self.axis, dtype=self.dtype, channels=self.channels, recipe=recipe)
 
 
@@ -149,28 +181,6 @@ class Energy(Derived):
                 transform = {key: found[key] for key in ("sample_rate", "n_fft", "win", "hop")}
                 return SpectralRecipe(**transform, fmax=found["sample_rate"] / 2, n_mels=1, n_mfcc=1)
         raise StoreError("energy comes from the STFT of mel or mfcc: a store that has neither cannot say which it is.")
-
-
-DERIVED: dict[str, type[Derived]] = {kind.name: kind for kind in (F0, Energy)}
-"""What `featurize add` can make, by name."""
-
-
-def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
-    """The features of these names.
-
-    Args:
-        options: by feature, the values that its user gave; None where he gave none.
-    Raises:
-        UsageError: a name is none, or an option is for a feature that is not among them.
-    """
-    unknown = [name for name in names if name not in DERIVED]
-    if unknown or not names:
-        raise UsageError(f"{', '.join(unknown) or 'Nothing'} cannot be added; choose from {', '.join(DERIVED)}.")
-    given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
-    for name, some in given.items():
-        if some and name not in names:
-            raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
-    return tuple(DERIVED[name](**given.get(name, {})) for name in names)
 
 
 def in_pieces(function: Callable[[np.ndarray], np.ndarray], wave: np.ndarray, length: int, margin: int) -> np.ndarray:

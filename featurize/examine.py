@@ -28,9 +28,14 @@ class Examined(NamedTuple):
 class Examiner:
     """Decides of entries, many threads at once, whether they are utterances."""
 
-    def __init__(self, source: Source, limits: Limits) -> None:
+    def __init__(self, source: Source, limits: Limits, language: str) -> None:
+        """
+        Args:
+            language: of entries that do not say theirs.
+        """
         self._source = source
         self._limits = limits
+        self._language = language
         self._header = lru_cache(maxsize=1024)(self._read_header)  # segments of one recording come together
 
     def examine(self, item: Entry | Reject) -> Examined:
@@ -64,7 +69,7 @@ class Examiner:
             sample_rate=header.sample_rate,
             size=size,
             speaker=entry.speaker,
-            language=entry.language,
+            language=entry.language or self._language,
             text=text,
             alignment=alignment,
         )

@@ -147,4 +147,5 @@ def _characters(store: Store, number: int) -> str:
     if "phone_word" not in store.features:
         return "None"
     words = store.read("phone_word", number)
-    return str(np.bincount(words).tolist()) if len(words) and words[0] >= 0 else "None"
+    counts = np.bincount(words) if len(words) and words[0] >= 0 else np.zeros(1)
+    return str(counts.tolist()) if counts.all() else "None"  # where it is words that phones belong to

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -24,6 +25,7 @@ TEXTS = (".txt", ".lab", ".textgrid")
 FORMATS = ("list", "ljspeech", "kaldi", "tree", "lhotse")
 LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
 """GPT-SoVITS' tags, in lower case, to ISO codes."""
+_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{1,8})*")
 _PATH_JUNK = " '\"\u202a"  # what pasting from Windows leaves around a path
 
 
@@ -36,7 +38,8 @@ class Entry:
     audio: str
     """POSIX path, absolute or relative to the corpus folder."""
     speaker: str
-    language: str = "en"
+    language: str = ""
+    """ISO code; empty where the corpus does not say."""
     text: str = ""
     text_file: str = ""
     """Path, relative to the corpus folder, of the file that is the text, where no line gives it."""
@@ -61,17 +64,23 @@ def read_list(source: Source, file: str) -> Entries:
         path, speaker, tag, text = fields
         if not path:
             raise Rejected("scan", "no path before the first bar")
-        language = LANGUAGE_TAGS.get(tag.lower(), "")
+        language = language_of(tag)
         return Entry(
             where=where,
             audio=path.strip(_PATH_JUNK).replace("\\", "/"),
             speaker=intern(speaker or source.root.name),
             language=language,
             text=text,
-            problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}",
+            problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}, nor a code as de",
         )
 
     return _parsed(source, file, entry)
+
+
+def language_of(tag: str) -> str:
+    """ISO code of a language by GPT-SoVITS' tag for it, or by itself; empty where it is none."""
+    lower = tag.lower()
+    return LANGUAGE_TAGS.get(lower) or (lower if _CODE.fullmatch(lower) else "")
 
 
 def read_ljspeech(source: Source) -> Entries:
@@ -90,13 +99,14 @@ def read_ljspeech(source: Source) -> Entries:
 
 
 def read_kaldi(source: Source) -> Entries:
-    """A Kaldi data directory: `text`, `wav.scp`, and `segments` and `utt2spk` where there are any.
+    """A Kaldi data directory: `text`, `wav.scp`, and `segments`, `utt2spk` and `utt2lang` where there are any.
 
     An entry of wav.scp that is a command is never run: it is rejected.
     """
     recordings = yield from _table(source, "wav.scp")
     segments = yield from _table(source, "segments")
     speakers = yield from _table(source, "utt2spk")
+    languages = yield from _table(source, "utt2lang")
     unheard, unread = dict(recordings), dict(segments)
 
     def entry(where: str, line: str) -> Entry:
@@ -112,6 +122,7 @@ def read_kaldi(source: Source) -> Entries:
             where=where,
             audio=_no_command(recordings[recording]),
             speaker=intern(speakers.get(name, source.root.name)),
+            language=LANGUAGE_TAGS.get(languages.get(name, "").lower(), languages.get(name, "").lower()),
             text="".join(text),
             seconds=seconds,
             alignment=None if seconds is None else "",

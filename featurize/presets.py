@@ -16,8 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from featurize.derived import DERIVED
+from featurize.catalogue import KINDS
 from featurize.dsp import SpectralRecipe, slaney_mel
+from featurize.symbols import DEFAULT
 from store.errors import UsageError
 from store.schema import FeatureSpec
 
@@ -146,16 +147,21 @@ def _typed(key: str, value: Any, kind: str) -> Any:
 
 
 FEATURES = ("wave", "mel", "mfcc", "phones")
-"""What parts are sealed with. `phones` brings its times, `phone_end` and `phone_frames`, along."""
+"""What parts are sealed with. `phones` brings its times, `phone_end` and `phone_frames`, and `phone_word` along."""
 
 
-def feature_specs(preset: Preset, features: Sequence[str]) -> tuple[FeatureSpec, ...]:
+def feature_specs(
+    preset: Preset, features: Sequence[str], symbols: str = DEFAULT, frontends: Mapping[str, str] | None = None
+) -> tuple[FeatureSpec, ...]:
     """The arrays that the parts of a store of these features are sealed with; what is derived joins them later.
 
+    Args:
+        symbols: the table of `phones`, one of `symbols.TABLES`.
+        frontends: what reads each language, as `text.versions` has it.
     Raises:
         UsageError: a name that is no feature.
     """
-    known = (*FEATURES, *DERIVED)
+    known = (*FEATURES, *KINDS)
     unknown = [name for name in features if name not in known]
     if unknown or not features:
         raise UsageError(f"--features has {', '.join(unknown) or 'no name'}; choose from {', '.join(known)}.")
@@ -164,16 +170,17 @@ def feature_specs(preset: Preset, features: Sequence[str]) -> tuple[FeatureSpec,
     mel = {key: value for key, value in spectral.items() if key != "n_mfcc"}
     mel |= {"scale": "slaney", "magnitude": "sqrt(power+1e-8)", "log": "ln(max(x,1e-5))"}
     mfcc = spectral | {"scale": "slaney", "decibel_floor": -80, "dct": "II-orthonormal"}
-    phones = {"symbols": "gpt-sovits-v2"}
-    times = phones | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
+    table, read = {"symbols": symbols}, dict(frontends or {})
+    times = table | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
     specs = {
         "wave": [_spec("wave", "frames", "int16", recipe.hop, preset.wave_recipe)],
         "mel": [_spec("mel", "frames", "float16", recipe.n_mels, mel)],
         "mfcc": [_spec("mfcc", "frames", "float16", recipe.n_mfcc, mfcc)],
         "phones": [
-            _spec("phones", "phones", "int16", None, phones),
+            _spec("phones", "phones", "int16", None, table | read),
             _spec("phone_end", "phones", "int32", None, times),
             _spec("phone_frames", "phones", "int32", None, times),
+            _spec("phone_word", "phones", "int16", None, {"unit": "character"} | read),
         ],
     }
     return tuple(spec for name in FEATURES if name in features for spec in specs[name])

@@ -60,7 +60,7 @@ def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0
     Returns:
         store_bytes, hours_per_second for all workers, seconds to the end, and how much audio was tried.
     """
-    choice = choose(config.engine, config.device)
+    choice, config = choose(config.engine, config.device), config.of(corpus.utterances)
     recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
     steps = plan(config.derived, {spec.name: spec for spec in recipe.specs})
     workers = config.workers or capacity(choice.device)[0]
@@ -101,7 +101,9 @@ def _derive(steps: Sequence[Step], rows: PartRows) -> float:
     }
     begun = time.perf_counter()
     for step in steps if len(rows) else ():
-        pieces[step.spec.name] = list(step.feature.rows(Part(step.specs, pieces.__getitem__)))
+        # What is not learned yet, nobody can make, and what a network takes is a matter of the device.
+        if not (step.feature.learns or step.feature.on_gpu) and pieces.keys() >= set(step.feature.needs):
+            pieces[step.spec.name] = list(step.feature.rows(Part(step.specs, pieces.__getitem__)))
     return time.perf_counter() - begun
 
 

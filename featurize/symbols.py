@@ -1,9 +1,14 @@
-"""The symbol table: GPT-SoVITS v2's 732 phones and marks. A symbol's id is its line in `symbols_v2.txt`."""
+"""Symbol tables: the phones and marks that ids stand for.
+
+There are three, each the beginning of the next, so that one id is one symbol in all of them: GPT-SoVITS v1's 322, its
+v2's 732, and ours, which goes on with IPA for all other languages. A symbol's id is its place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import resources
+from itertools import product
 
 import numpy as np
 
@@ -12,16 +17,46 @@ from store.errors import Rejected
 SYMBOLS: tuple[str, ...] = tuple(
     resources.files("featurize").joinpath("symbols_v2.txt").read_text(encoding="utf-8").splitlines()
 )
-"""In the order of their ids. Id 0, "!", is also what upstream pads with: lengths tell pads from marks."""
+"""GPT-SoVITS v2's. Id 0, "!", is also what upstream pads with: lengths tell pads from marks."""
+
+_VOWELS = "i y ɨ ʉ ɯ u ɪ ʏ ʊ e ø ɘ ɵ ɤ o ə ɛ œ ɜ ɞ ʌ ɔ æ ɐ a ɶ ɑ ɒ ɚ ɝ".split()
+_CONSONANTS = (
+    "p b t d ʈ ɖ c ɟ k ɡ q ɢ ʔ m ɱ n ɳ ɲ ŋ ɴ ʙ r ʀ ɾ ɽ ɸ β f v θ ð s z ʃ ʒ ʂ ʐ ç ʝ x ɣ χ ʁ ħ ʕ h ɦ ɬ ɮ ʋ ɹ ɻ j ɰ "
+    "l ɭ ʎ ʟ w ʍ ɥ ɕ ʑ ɧ ɓ ɗ ɠ ts dz tʃ dʒ tɕ dʑ ʈʂ ɖʐ pf"
+).split()
+IPA: tuple[str, ...] = (
+    *map("".join, product(("", "ˈ", "ˌ"), _VOWELS, ("", "ː", "\u0303"))),
+    *map("".join, product(_CONSONANTS, ("", "ː", "ʲ", "ʰ"))),
+    *"ˈˌ˥˦˧˨˩1234567",
+)
+"""Vowels with their stress, length and nasality; consonants with length, palatalisation and aspiration; tones. A stress
+that stands before no vowel is a symbol of its own."""
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "gpt-sovits-v1": SYMBOLS[:322],
+    "gpt-sovits-v2": SYMBOLS,
+    "headrace-ipa": (*SYMBOLS, *(f"/{symbol}/" for symbol in IPA)),
+}
+"""By name, in the order of their ids. IPA stands between slashes: its `a` is none of upstream's."""
+DEFAULT = "gpt-sovits-v2"
 
 SILENCE = "SP"
 
-_IDS = {symbol: number for number, symbol in enumerate(SYMBOLS)}
+_IDS = {symbol: number for number, symbol in enumerate(TABLES["headrace-ipa"])}
 
 
-def ids(symbols: Iterable[str]) -> np.ndarray:
+def ids(symbols: Iterable[str], table: str = DEFAULT) -> np.ndarray:
     """Ids, int16, shape (P,). Raises Rejected("text") for a symbol that the table does not hold."""
-    try:
-        return np.array([_IDS[symbol] for symbol in symbols], dtype=np.int16)
-    except KeyError as error:
-        raise Rejected("text", f"the symbol table has no {error.args[0]!r}") from None
+    known = len(TABLES[table])
+    found = []
+    for symbol in symbols:
+        number = _IDS.get(symbol, known)
+        if number >= known:
+            raise Rejected("text", f"the symbol table {table} has no {symbol!r}{_elsewhere(symbol)}")
+        found.append(number)
+    return np.array(found, dtype=np.int16)
+
+
+def _elsewhere(symbol: str) -> str:
+    holding = next((name for name, table in TABLES.items() if symbol in table), "")
+    return f", {holding} has: build with --symbols {holding}" if holding else ""

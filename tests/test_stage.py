@@ -23,11 +23,14 @@ from featurize.dsp import Spectral, SpectralRecipe
 from store.errors import RecipeMismatch, RunError, UsageError
 from tests.golden_recipe import fill, fingerprint, sovits_case
 from train.adversarial import PRESETS, OptimConfig
+from train.attention import MultiHeadAttention
 from train.batch import Batch
 from train.inputs import draw, prepare
+from train.layers import length_mask
 from train.precision import Precision
 from train.sizes import SovitsConfig, tiny
 from train.stage import Piece, SovitsStage
+from train.vocoder import FINE
 
 CPU = torch.device("cpu")
 SMALL = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8, p_dropout=0.1)
@@ -74,7 +77,10 @@ def parameters(of: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in of.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["small_v2", "small_v2Pro"])
+@pytest.mark.parametrize(
+    "name",
+    ["small_v2", "small_v2Pro", *(pytest.param(name, marks=pytest.mark.soak) for name in ("full_v2", "full_v2Pro"))],
+)
 def test_a_step_is_the_reference_s(golden: Path, name: str) -> None:
     case = sovits_case(golden, name)
     want = case.facts["train_step"]
@@ -94,7 +100,7 @@ def test_a_step_is_the_reference_s(golden: Path, name: str) -> None:
         (made.generator, want["grad_norms_g"], want["params_after_g"]),
     ):
         _assert_gradients(model, norms)
-        _assert_parameters(model, after)
+        _assert_parameters(model, after, made.learning_rate)
     idle = [name for name, parameter in made.generator.named_parameters() if parameter.grad is None]
     assert idle == want["no_grad_params"]
 
@@ -109,14 +115,27 @@ def _assert_gradients(model: nn.Module, norms: dict[str, float | None]) -> None:
             assert float(gradient.norm()) == pytest.approx(norms[name], rel=1e-3, abs=1e-6), name
 
 
-def _assert_parameters(model: nn.Module, after: dict[str, dict[str, Any]]) -> None:
+def _assert_parameters(model: nn.Module, after: dict[str, dict[str, Any]], rate: float) -> None:
+    """A bias on keys has no gradient but rounding, whose sign alone Adam's first step takes: there two rates apart."""
     state = model.state_dict()
     assert len(after) > 5
     for name, fact in after.items():
         made = fingerprint(state[name].numpy())
+        near = 2 * rate if name.endswith("conv_k.bias") else 1e-5
         assert made["shape"] == fact["shape"]
-        assert made["first"] + made["last"] == pytest.approx(fact["first"] + fact["last"], rel=0, abs=1e-5), name
-        assert abs(made["sum"] - fact["sum"]) <= 1e-5 * state[name].numel(), name
+        assert made["first"] + made["last"] == pytest.approx(fact["first"] + fact["last"], rel=0, abs=near), name
+        assert abs(made["sum"] - fact["sum"]) <= near * state[name].numel(), name
+
+
+def test_a_bias_on_keys_has_no_gradient() -> None:
+    """It raises all scores of a query alike, which softmax does not see: in float64 nothing but rounding is left."""
+    torch.manual_seed(0)
+    for window in (0, 4):
+        attention = MultiHeadAttention(16, 2, window=window).double()
+        x, mask = torch.randn(2, 16, 9, dtype=torch.float64), length_mask(torch.tensor([9, 5]), 9)
+        (attention(x, x, mask) * torch.randn(2, 16, 9)).sum().backward()
+        largest = {conv: getattr(attention, conv).bias.grad.abs().max() for conv in ("conv_q", "conv_k")}
+        assert largest["conv_k"] < 1e-13 < 1e-4 < largest["conv_q"]
 
 
 def test_learning_rates_are_the_reference_s(golden: Path) -> None:
@@ -296,6 +315,16 @@ def test_bfloat16_follows_float32(batch: Batch) -> None:
     for name in ("loss_disc", "loss_mel", "loss_kl", "loss_fm"):
         assert float(rough[name]) == pytest.approx(float(exact[name]), rel=0.05), name
     assert float(rough["loss_mel"]) != float(exact["loss_mel"])
+
+
+def test_the_end_of_the_decoder_is_float32(batch: Batch) -> None:
+    """In half precision rounding would cover the quiet bands of the waveform."""
+    made, seen = stage(precision="bf16"), []
+    for up in made.generator.dec.ups:
+        up.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    out, _ = made._synthesise(made._prepared(batch, torch.tensor([3.0, 68.0])))
+    assert seen == [torch.bfloat16] * 3 + [torch.float32] * FINE
+    assert out.wave.dtype == torch.float32
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")

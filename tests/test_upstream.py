@@ -254,4 +254,4 @@ def test_weights_written_for_speaking_alone_do_not_begin_a_training(tmp_path: Pa
 def test_names_in_a_pickle_are_found_however_they_are_written() -> None:
     for protocol in range(5):
         data = pickle.dumps([{"a": "text"}, Run(os.getcwd), struct.Struct], protocol=protocol)
-        assert {"posix getcwd", "_struct Struct"} <= set(upstream._names(data)), protocol
+        assert {"posix getcwd", "_struct Struct"} <= set(upstream.names_in(data)), protocol

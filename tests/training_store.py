@@ -17,6 +17,7 @@ from store import index, layout
 from store.reader import Store
 from store.schema import FeatureSpec
 from store.writer import Compression, Part, create, write_part
+from train.hearing import Heard
 
 PRESET = PRESETS["gpt-sovits-v2"]
 FRAMES = (20, 24, 30, 33, 34, 40, 41, 45, 50, 52, 60, 61, 64, 70, 75, 80, 81, 90, 96, 100)
@@ -88,6 +89,7 @@ def _part(number: int, specs: tuple, members: range, frames: Sequence[int], pres
             )
             * preset.spectral.hop,
             "phone_frames": durations.astype(np.int32),
+            "phone_word": np.full(int(phones_n.sum()), -1, np.int16),
         },
         lengths={"frames": lengths, "phones_n": phones_n.astype(np.int32), "aligned": np.ones_like(lengths)},
         strings={
@@ -137,6 +139,7 @@ class Silent:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.records: list[dict[str, Any]] = []
+        self.spoken: dict[int, list[Heard]] = {}
         self.begun: tuple[int, int | None, tuple[str, ...]] | None = None
 
     def say(self, line: str) -> None:
@@ -147,3 +150,6 @@ class Silent:
 
     def recorded(self, record: dict[str, Any]) -> None:
         self.records.append(record)
+
+    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+        self.spoken[step] = list(heard)

@@ -18,6 +18,7 @@ import torch
 
 from store.errors import RunError
 from store.place import commit_file
+from train.upstream import TENSOR_NAMES, names_in
 
 FORMAT = 2
 KEEP = 3
@@ -108,10 +109,18 @@ def load(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, RuntimeError) as error:
         raise Damaged(str(error)) from error
     except pickle.UnpicklingError as error:
-        raise Damaged("it holds other things than tensors and numbers") from error
+        raise Damaged(f"it holds other things than tensors and numbers: {', '.join(_foreign(path))}") from error
     if state.get("format") != FORMAT:
         raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
     return state
+
+
+def _foreign(path: Path) -> list[str]:
+    """What an archive names that no tensor needs. Nothing of it is run."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    named = {name for data in pickles for name in names_in(data)} - TENSOR_NAMES
+    return sorted(name.replace(" ", ".") for name in named)
 
 
 def random_state() -> dict[str, Any]:

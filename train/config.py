@@ -17,15 +17,20 @@ PRESETS = ("tiny", "v1", "v2", "v2Pro", "v2ProPlus")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")
+OPTIMIZERS = ("scaled_adam", "adamw")
+SAMPLES = 2
+"""Utterances that are spoken where TensorBoard is to show some, and nobody says how many."""
 BOUND = (
     "stage", "preset", "init", "init_discriminator", "seed", "batch_frames", "max_utterances", "where", "balance",
-    "evenness", "accumulate", "warmup", "max_norm", "grow",
+    "evenness", "fixed_shapes", "optimizer", "dpo", "misaligned", "accumulate", "warmup", "max_norm", "grow",
 )  # fmt: skip
 """Fields that a run keeps for life: with another value it would be another run."""
-FILES = ("init", "init_discriminator")
+FILES = ("init", "init_discriminator", "voice")
+OF_GPT = ("optimizer", "dpo", "misaligned", "voice")
+"""Fields that mean nothing to sovits."""
 NOT_NEGATIVE = (
     "seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every", "fp32_steps", "accumulate",
-    "warmup", "max_norm", "patience", "profile",
+    "warmup", "max_norm", "patience", "profile", "fixed_shapes", "samples",
 )  # fmt: skip
 
 
@@ -56,6 +61,9 @@ class RunConfig:
     """Repeat the utterances of small groups: of each `speaker` or `language`. Empty for no repetition."""
     evenness: float = 0.5
     """How far `balance` goes: 0 repeats nothing, 1 makes all groups equal."""
+    fixed_shapes: int = 0
+    """Pad batches to one of so many lengths, for kernels that are chosen or compiled by shape: 16 cost about 7 % of
+    padding. 0 pads each to its longest utterance."""
     max_steps: int = 0
     """Stop after this many steps. 0 for no limit."""
     max_epochs: int = 0
@@ -64,6 +72,12 @@ class RunConfig:
     fp32_steps: int | None = None
     """Steps in float32 before half precision begins. None: 500 before fp16, none before bf16."""
     device: str = "auto"
+    optimizer: str = ""
+    """Of gpt: `scaled_adam` as published, which is what empty means, or `adamw` with a warm-up and half a cosine."""
+    dpo: bool = False
+    """gpt: add a loss that prefers right codes over spoilt ones, for twice the time."""
+    misaligned: bool = False
+    """gpt: mask padding on the side where upstream's training code does, to compare numbers with it."""
     accumulate: int = 0
     """Batches of one update, on each rank; those left at the end of an epoch make a smaller one. 0 takes the preset's:
     1, and 4 for gpt."""
@@ -74,6 +88,9 @@ class RunConfig:
     """Gradients of a larger norm are scaled down to it: 1.0 is usual. 0 for never."""
     recompute: bool = False
     """Compute blocks again in the backward pass instead of keeping what they made: less memory, more time."""
+    float8: bool = False
+    """Keep activations of the generator, or of the decoder of text, in 8 bits until the backward pass: less memory, and
+    gradients that stray a little."""
     grow: bool = False
     """Double the batches of an update, up to four times as many, when the validation loss stops falling."""
     profile: int = 0
@@ -84,6 +101,12 @@ class RunConfig:
     """Steps between checkpoints. There is always one at the end."""
     validate_every: int = 500
     """Steps between validations; there is one at the end too. 0 for none."""
+    samples: int | None = None
+    """Held-out utterances that each validation speaks, into RUN/samples/. None: two with TensorBoard, else none."""
+    voice: Path | None = None
+    """gpt: a run of sovits, or a file of such weights, that speaks the samples."""
+    tensorboard: bool = False
+    """Write RUN/tensorboard/ too."""
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -94,6 +117,8 @@ class RunConfig:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}.")
+        if self.optimizer not in ("", *OPTIMIZERS):
+            raise UsageError(f"optimizer is {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}.")
         for name in NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it cannot be negative.")
@@ -103,10 +128,25 @@ class RunConfig:
             raise UsageError(f"evenness is {self.evenness}; it must be from 0 to 1.")
         if self.init_discriminator and self.stage != "sovits":
             raise UsageError("init_discriminator is for the stage sovits: a decoder of text has no discriminator.")
+        if self.stage == "sovits" and (given := [name for name in OF_GPT if getattr(self, name)]):
+            raise UsageError(f"{' and '.join(given)}: for the stage gpt alone; leave it out, or give --stage gpt.")
+        if self.samples and self.stage == "gpt" and not self.voice:
+            raise UsageError("samples of the stage gpt are spoken by a sovits model: give one by --voice.")
+        if self.samples and not self.validate_every:
+            raise UsageError("samples are spoken by validations: validate_every cannot be 0 with them.")
         if (self.grow or self.patience) and not self.validate_every:
             raise UsageError("grow and patience follow the validation loss: validate_every cannot be 0 with them.")
+        if self.float8 and self.recompute:
+            raise UsageError("float8 and recompute are two ways to save the same memory: choose one of them.")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
+
+    @property
+    def spoken(self) -> int:
+        """Utterances that each validation speaks."""
+        if self.samples is not None:
+            return self.samples
+        return SAMPLES if self.tensorboard and (self.stage == "sovits" or self.voice) else 0
 
     def to_json(self) -> dict[str, Any]:
         paths = {name: str(value) for name in ("store", "out", *FILES) if (value := getattr(self, name)) is not None}

@@ -4,6 +4,8 @@ RUN/
   config.json       what the run was told, and what it chose
   metrics.jsonl     a line a step, and a line a validation
   checkpoints/      the newest three, and the one that validated best
+  samples/          what validations spoke, if asked for
+  tensorboard/      curves, sound and pictures, if asked for
   curves.png        drawn at the end
   profile.txt       where steps went, and trace.json, if asked for
 """
@@ -67,7 +69,8 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str,
 
 def _train(run: Run) -> dict[str, Any] | None:
     profiling = profiled(run.config.out, 0 if ranks.rank() else run.config.profile, run.observer.say)
-    with run.stream, run.log or nullcontext(), profiling as profile_step, stop_signals() as stop:
+    watching = run.log or nullcontext(), run.board or nullcontext()
+    with run.stream, watching[0], watching[1], profiling as profile_step, stop_signals() as stop:
         while not run.finished:
             run.train_step()
             profile_step()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from train.metrics import Record
+
+if TYPE_CHECKING:
+    from train.hearing import Heard
 
 
 class Observer(Protocol):
@@ -15,20 +18,33 @@ class Observer(Protocol):
         """A remark, or a choice that was made and why."""
 
     def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        """Steps done before, the step to stop at, where one is known, and the terms to follow."""
+        """Steps done before, the step to stop at or about there, where one is known, and the terms to follow."""
 
     def recorded(self, record: Record) -> None:
         """A line of metrics.jsonl."""
 
+    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+        """What a validation spoke."""
 
-class Quiet:
-    """The observer of all ranks but the first."""
+
+class Audience:
+    """Several observers as one. Nobody: that of all ranks but the first."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
 
     def say(self, line: str) -> None:
-        pass
+        for observer in self._observers:
+            observer.say(line)
 
     def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        pass
+        for observer in self._observers:
+            observer.started(step, last, shown)
 
     def recorded(self, record: Record) -> None:
-        pass
+        for observer in self._observers:
+            observer.recorded(record)
+
+    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+        for observer in self._observers:
+            observer.heard(step, heard)

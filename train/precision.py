@@ -8,6 +8,7 @@ What is float32 in all of them:
 | STFT, log-mel | quiet bands lie 1e-5 under loud ones | `featurize.dsp`, autocast off |
 | content projection, quantiser | the nearest of 1024 codes is a matter of the last bits | `SynthesizerTrn.quantise` |
 | layer norms, softmax | sums of many terms | autocast's own list |
+| the last two stages of the decoder | rounding is noise that covers quiet bands | `HifiGanDecoder` |
 | voice vector's mean | a sum over frames | `MelStyleEncoder` |
 | losses | sums and exponentials | `train.losses`, `train.semantic` |
 | the first steps, in fp16 | gradients of fresh networks leave its range | `Precision.autocast` |

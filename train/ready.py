@@ -11,6 +11,7 @@ from train import choices, ranks, stages
 from train.config import RunConfig
 from train.data import Data, open_data
 from train.observer import Observer
+from train.packing import pack_stage
 from train.plan import Position
 from train.precision import Precision
 from train.stages import Stage
@@ -34,7 +35,12 @@ class Ready:
             data.store,
             self.stage.features,
             data.training,
-            StreamConfig(batch_frames=config.batch_frames, max_utterances=config.max_utterances, seed=config.seed),
+            StreamConfig(
+                batch_frames=config.batch_frames,
+                max_utterances=config.max_utterances,
+                fixed_shapes=config.fixed_shapes,
+                seed=config.seed,
+            ),
             position=position,
             rank=ranks.rank(),
             world=ranks.world(),
@@ -70,4 +76,7 @@ def make_ready(config: RunConfig, observer: Observer) -> Ready:
     torch.manual_seed(config.seed)
     stage = stages.make(config, data.store, precision, device)
     stages.check_lengths(stage, data.store)
+    if config.float8:
+        pack_stage(stage)
+        observer.say("activations wait for the backward pass in 8 bits")
     return Ready(config=config, device=device, precision=precision, data=data, stage=stage)

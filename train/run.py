@@ -14,13 +14,14 @@ from torch import Tensor
 
 from store.errors import RunError
 from store.place import commit_file
-from train import metrics, ranks, stages
+from train import hearing, metrics, ranks, stages
 from train.batch import Batch, amounts
+from train.board import Board
 from train.checkpoint import Checkpoints, random_state, set_random_state
 from train.config import RunConfig, config_path
 from train.data import check_same
 from train.metrics import MetricsLog
-from train.observer import Observer, Quiet
+from train.observer import Audience, Observer
 from train.plan import Position, plan_epoch
 from train.plateau import Plateau
 from train.quarantine import Quarantine, members
@@ -40,7 +41,10 @@ class Run:
         Args:
             state: a checkpoint to go on from; None begins at step 0.
         """
-        self.observer = observer = observer if ranks.rank() == 0 else Quiet()
+        first = ranks.rank() == 0
+        self.board = Board(config.out / "tensorboard") if config.tensorboard and first else None
+        audience = (observer, self.board) if self.board else (observer,)
+        self.observer = observer = Audience(*audience) if first else Audience()
         ready = make_ready(config, observer)
         self.device, self.precision, self.config = ready.device, ready.precision, ready.config
         self.data, self.stage = ready.data, ready.stage
@@ -49,11 +53,14 @@ class Run:
         if ranks.rank():
             torch.manual_seed((config.seed << 16) + ranks.rank())  # weights are the same on all ranks, noise is not
         position = self._restore(state) if state else self._begin()
+        self.hearing = hearing.of_run(self.config, ready) if first else None
+        if self.hearing:
+            observer.say(self.hearing.line())
         self.checkpoints = Checkpoints(config.out / "checkpoints")
-        self.log = self._write_down() if ranks.rank() == 0 else None
+        self.log = self._write_down() if first else None
         self.validation = self._validation_batches()
         self.stream = ready.stream(position)
-        observer.started(self.step, config.max_steps or None, self.stage.shown)
+        observer.started(self.step, self._last_step(), self.stage.shown)
 
     @property
     def finished(self) -> bool:
@@ -74,7 +81,7 @@ class Run:
         self.precision.step_number = self.step
         if self.precision.halved and self.step == self.precision.fp32_steps:
             self.stage.pieces.count = 1  # what float32 had no room for may fit from here on
-        pieces = self.stage.pieces.count
+        pieces, precision = self.stage.pieces.count, self.precision.name if self.precision.halved else "fp32"
         terms = self.stage.step(batches)
         values = metrics.to_floats(terms)  # here the device is waited for
         self.step += 1
@@ -90,9 +97,11 @@ class Run:
             **values,
             lr=rate,
             loss_scale=self.precision.scaler.get_scale(),
+            precision=precision,
             step_s=time.perf_counter() - begun,
             wait_s=wait,
             **amounts(batches),
+            quarantined=len(self.quarantine.held),
             **spoilt,
         )
         self._check_progress(values)
@@ -109,8 +118,11 @@ class Run:
             return
         count = len(self.data.validation)
         values = metrics.to_floats({name: value / count for name, value in sums.items()})
-        epoch, seconds = self.stream.position.epoch + 1, time.perf_counter() - begun
-        self._record(split="validation", step=self.step, epoch=epoch, **values, utterances=count, seconds=seconds)
+        epoch, scores = self.stream.position.epoch + 1, self._hear()
+        seconds = time.perf_counter() - begun
+        self._record(
+            split="validation", step=self.step, epoch=epoch, **values, **scores, utterances=count, seconds=seconds
+        )
         self._follow(values[self.stage.shown[0]])
 
     def save(self) -> None:
@@ -158,6 +170,24 @@ class Run:
             "shown": list(shown),
             **metrics.summarise(records, shown),
         }
+
+    def _hear(self) -> dict[str, float]:
+        """Speak what was held out. Mean opinions on it."""
+        if self.hearing is None:
+            return {}
+        try:
+            heard = self.hearing.hear(self.step)
+        except OSError as error:
+            self.observer.say(f"step {self.step}: samples are not written, training goes on: {error.strerror}")
+            return {}
+        self.observer.heard(self.step, heard)
+        return hearing.mean_scores(heard)
+
+    def _last_step(self) -> int | None:
+        """Where the run stops, as far as the epoch under way tells."""
+        config, updates = self.config, self.stage.optim.accumulate * self.plateau.growth
+        epochs = config.max_epochs * -(-self.stream.steps // updates)
+        return min((last for last in (config.max_steps, epochs) if last), default=None)
 
     def _next_batches(self) -> tuple[list[Batch], float]:
         """The batches of an update: fewer at the end of an epoch. And the seconds that were waited for them."""

@@ -6,13 +6,19 @@ S samples, W channels of a speaker vector.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
-from train.gpt import Text2SemanticDecoder
+from store.errors import UsageError
+from train.gpt import GptConfig, Text2SemanticDecoder
 from train.prefix import Attend, PrefixSight, attend
+from train.sizes import SovitsConfig
 from train.sovits import SynthesizerTrn
 
 
@@ -32,6 +38,18 @@ class SampleConfig:
     """Codes that are said at least; 0.44 s."""
     longest: int = 1500
     """Codes that are said at most; a minute."""
+
+
+def check_pair(decoder: GptConfig, generator: SovitsConfig) -> None:
+    """
+    Raises:
+        UsageError: one says codes that the other does not speak.
+    """
+    if decoder.codes != generator.codebook_size:
+        raise UsageError(
+            f"The decoder says {decoder.codes} different codes, the SoVITS generator speaks {generator.codebook_size}: "
+            "give two that were trained for each other."
+        )
 
 
 class Memory:
@@ -125,13 +143,34 @@ class Reference:
     spec: Tensor
     """(F, T) float32, linear."""
     phones: Tensor
-    """(P,) int64."""
+    """(P,) int64; none where its text is not known."""
     codes: Tensor
-    """(Q,) int64."""
+    """(Q,) int64; as many as none."""
     bert: Tensor | None = None
     """(P, E)."""
     speaker: Tensor | None = None
     """(W,), where the generator reads one."""
+
+
+@torch.no_grad()
+def say(
+    gpt: Text2SemanticDecoder,
+    phones_P: Tensor,
+    reference: Reference,
+    config: SampleConfig,
+    *,
+    bert_PE: Tensor | None = None,
+) -> Tensor:
+    """The codes of a text, (Y,) int64, as they go on from those of the reference.
+
+    Args:
+        phones_P: int64 ids of the text.
+        bert_PE: features of each phone; zeros stand for what the text or the reference has none of.
+    """
+    said_and_text = ((reference.phones, reference.bert), (phones_P, bert_PE))
+    blank = reference.spec.new_zeros(len(reference.phones) + len(phones_P), gpt.config.bert_channels)
+    bert = torch.cat([blank[: len(phones)] if rows is None else rows for phones, rows in said_and_text])
+    return sample(gpt, torch.cat((reference.phones, phones_P)), config, bert_PE=bert, prompt_Q=reference.codes)
 
 
 @torch.no_grad()
@@ -148,14 +187,10 @@ def speak(
     """A text as a waveform, (S,) in [-1, 1]. Both models in evaluation mode, on the tensors' device.
 
     Args:
-        phones_P: int64 ids of the text.
-        bert_PE: features of each phone; zeros stand for what the text or the reference has none of.
+        As `say`, and
         speed: 2.0 speaks twice as fast.
     """
-    said_and_text = ((reference.phones, reference.bert), (phones_P, bert_PE))
-    blank = reference.spec.new_zeros(len(reference.phones) + len(phones_P), gpt.config.bert_channels)
-    bert = torch.cat([blank[: len(phones)] if rows is None else rows for phones, rows in said_and_text])
-    codes_Y = sample(gpt, torch.cat((reference.phones, phones_P)), config, bert_PE=bert, prompt_Q=reference.codes)
+    codes_Y = say(gpt, phones_P, reference, config, bert_PE=bert_PE)
     return utter(sovits, codes_Y, phones_P, reference.spec, speed=speed, speaker_W=reference.speaker)
 
 
@@ -188,3 +223,14 @@ def utter(
         speaker_BV=None if speaker_W is None else speaker_W[None],
     )
     return wave_11S[0, 0]
+
+
+def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
+    """Write 16 bit PCM as a WAV file, whatever it is called.
+
+    Raises:
+        OSError: it cannot be written; libsndfile, on a file of its own, would tell no reason.
+    """
+    encoded = io.BytesIO()
+    soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="WAV")
+    path.write_bytes(encoded.getbuffer())

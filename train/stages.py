@@ -24,6 +24,9 @@ from train.precision import Precision
 from train.sizes import SovitsConfig
 from train.stage import SovitsStage
 
+ADAMW = {"optimizer": "adamw", "first_rate": 1e-6, "peak_rate": 3e-4, "last_rate": 1e-5}
+"""For gpt, instead of ScaledAdam, whose rates are relative to the size of each tensor."""
+
 
 class Optim(Protocol):
     @property
@@ -72,12 +75,13 @@ def requirements(config: RunConfig, store: Store) -> Requirements:
     phones = {"phones": {"symbols": "gpt-sovits-v2"}}
     if config.stage == "gpt":
         codes = {"semantic": {"codebook": GPT_PRESETS[config.preset][0].codes}}
-        return phones | codes | ({"bert": {}} if "bert" in store.features else {})
+        heard = {"wave": _wave(SpectralRecipe())} if config.voice else {}
+        return phones | codes | heard | ({"bert": {}} if "bert" in store.features else {})
     recipe, sizes = SpectralRecipe(), _sizes(config)
     made = {"mfcc": recipe.to_json(), "content": {}, "semantic": {"codebook": sizes.codebook_size}}
     content = content_source(sizes, store)
-    wave = {"wave": {"sample_rate": recipe.sample_rate, "hop": recipe.hop}}
-    return wave | {content: made[content]} | phones | ({"speaker_vector": {}} if sizes.speaker_channels else {})
+    of_voice: Requirements = {"speaker_vector": {}} if sizes.speaker_channels else {}
+    return {"wave": _wave(recipe), content: made[content], **phones, **of_voice}
 
 
 def make(config: RunConfig, store: Store, precision: Precision, device: torch.device) -> Stage:
@@ -90,9 +94,12 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
     policy: dict[str, Any] = {name: value for name, value in asked.items() if value}
     if config.stage == "gpt":
         decoder, gpt_optim = GPT_PRESETS[config.preset]
-        if config.warmup:
+        if config.optimizer == "adamw":
+            policy |= ADAMW
+        if config.warmup or config.optimizer == "adamw":
             policy |= {"schedule": "warmup_cosine", "total": config.max_steps or gpt_optim.total}
-        gpt_optim = replace(gpt_optim, recompute=config.recompute, **policy)
+        policy |= {"preference": config.dpo, "misaligned": config.misaligned, "recompute": config.recompute}
+        gpt_optim = replace(gpt_optim, **policy)
         _check_width(store, "bert", decoder.bert_channels)
         return GptStage(decoder, precision=precision, device=device, optim=gpt_optim, bert="bert" in store.features)
     sizes = _sizes(config)
@@ -114,8 +121,9 @@ def content_source(sizes: SovitsConfig, store: Store) -> Literal["semantic", "co
     for ever: then they are read where they are there, at a thousandth of the bytes."""
     there = store.features
     if sizes.freeze_quantizer:
+        clusters = "semantic" in there and there["semantic"].recipe.get("quantiser") == "k-means"  # are no quantiser's
         whole = "semantic" in there and not len(_short_of_codes(store))
-        return "content" if "content" in there and not whole else "semantic"
+        return "content" if clusters or ("content" in there and not whole) else "semantic"
     of_this_width = "content" in there and there["content"].channels == sizes.ssl_channels
     return "content" if of_this_width else "mfcc"
 
@@ -182,6 +190,10 @@ def _short_of_codes(store: Store) -> np.ndarray:
 
 def _sizes(config: RunConfig) -> SovitsConfig:
     return replace(PRESETS[config.preset][0], freeze_quantizer=config.init is not None, recompute=config.recompute)
+
+
+def _wave(recipe: SpectralRecipe) -> dict[str, Any]:
+    return {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
 
 
 def _check_width(store: Store, name: str, expected: int) -> None:

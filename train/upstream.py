@@ -143,7 +143,7 @@ def _unpickled(archive: bytes, path: Path) -> Any:
             if damaged := records.testzip():
                 raise RunError(f"{path} is damaged: {damaged} does not match its checksum.")
             pickles = [records.read(name) for name in records.namelist() if name.endswith("data.pkl")]
-        foreign = sorted({name for data in pickles for name in _names(data)} - TENSOR_NAMES - {CONFIG_NAME})
+        foreign = sorted({name for data in pickles for name in names_in(data)} - TENSOR_NAMES - {CONFIG_NAME})
         if foreign:
             named = ", ".join(name.replace(" ", ".") for name in foreign)
             raise RunError(f"{path} is refused: loading it would run {named}, and weights need none of that.")
@@ -156,7 +156,7 @@ def _unpickled(archive: bytes, path: Path) -> Any:
         raise RunError(f"{path} is damaged, or not a checkpoint: {reason}") from error
 
 
-def _names(data: bytes) -> Iterator[str]:
+def names_in(data: bytes) -> Iterator[str]:
     """Every `module name` that a pickle refers to. Looks at it, runs nothing."""
     recent: list[str] = []
     memo: dict[int, str] = {}

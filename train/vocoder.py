@@ -16,6 +16,10 @@ from train.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1
 
 KERNEL = 7
 """Of the first and the last convolution."""
+FINE = 2
+"""Last stages that are float32 where the others are half precision, whose rounding is noise that covers quiet bands of
+the waveform. Of one tiny model's weights the mel loss was 46.2 in float32; 59.7 with all stages in bfloat16, 50.4 with
+the last in float32, 46.3 with the last two; and 47.9 with all in float16."""
 
 
 class ResBlock(nn.Module):
@@ -73,9 +77,13 @@ class HifiGanDecoder(nn.Module):
     def forward(self, x_BCT: Tensor, voice_BG1: Tensor) -> Tensor:
         """(B, 1, S) in [-1, 1], S = T * product of rates."""
         x_BCT = self.conv_pre(x_BCT) + self.cond(voice_BG1)
-        for stage in range(len(self.ups)):
+        for stage in range(len(self.ups) - FINE):
             x_BCT = block(partial(self._stage, stage), x_BCT, recompute=self.recompute)
-        return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, 0.01)))
+        with torch.autocast(x_BCT.device.type, enabled=False):
+            x_BCT = x_BCT.float()
+            for stage in range(len(self.ups) - FINE, len(self.ups)):
+                x_BCT = block(partial(self._stage, stage), x_BCT, recompute=self.recompute)
+            return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, 0.01)))
 
     def _stage(self, stage: int, x_BCT: Tensor) -> Tensor:
         """Up one rate, and the mean of its residual blocks."""

@@ -1,0 +1,78 @@
+"""The features that `featurize add` can make, by name. One's own is a line in KINDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurize.aligner import Align, Confidence
+from featurize.bert import Bert
+from featurize.content import Hubert, MfccContent
+from featurize.derived import F0, Derived, Energy
+from featurize.quality import Clipped, Level, Silence, Snr
+from featurize.semantic import Clustered, Quantised, TokensN
+from featurize.speaker import ERes2NetV2, Resemblyzer
+from store.errors import UsageError
+
+
+def _content(*, hubert: Path | None = None, width: int | None = None, **network: Any) -> Derived:
+    if hubert is None:
+        return MfccContent(width=width)
+    if width:
+        raise UsageError(f"--content-width {width} is of content by MFCC, and --hubert was given.")
+    return Hubert(hubert=hubert, **network)
+
+
+def _semantic(*, sovits: Path | None = None, **clusters: Any) -> Derived:
+    if sovits and clusters:
+        raise UsageError("--codes is of clusters that are learned, and --sovits was given, which has its own.")
+    return Quantised(sovits=sovits) if sovits else Clustered(**clusters)
+
+
+def _bert(*, bert: Path | None = None, **network: Any) -> Derived:
+    if bert is None:
+        raise UsageError("bert is made by a network: name the folder of a Chinese BERT by --bert.")
+    return Bert(bert=bert, **network)
+
+
+def _speaker_vector(*, speaker: Path | None = None) -> Derived:
+    return ERes2NetV2(speaker=speaker) if speaker else Resemblyzer()
+
+
+KINDS: dict[str, Callable[..., Derived]] = {
+    "f0": F0,
+    "energy": Energy,
+    "align": Align,
+    "confidence": Confidence,
+    "level": Level,
+    "snr": Snr,
+    "silence": Silence,
+    "clipped": Clipped,
+    "content": _content,
+    "tokens_n": TokensN,
+    "semantic": _semantic,
+    "bert": _bert,
+    "speaker_vector": _speaker_vector,
+}
+"""What makes each, from the values that its user gave; without any too."""
+
+
+def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
+    """The features of these names, and those that they need and were given options for.
+
+    Args:
+        options: by feature, the values that its user gave; None where he gave none.
+    Raises:
+        UsageError: a name is none, or an option is for a feature that is not among them.
+    """
+    if unknown := [name for name in names if name not in KINDS]:
+        raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(KINDS)}.")
+    given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
+    made = {name: KINDS[name](**given.get(name, {})) for name in names}
+    for name, some in given.items():
+        if some and name not in made:
+            if not any(name in feature.needs for feature in made.values()):
+                raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
+            made[name] = KINDS[name](**some)
+    return tuple(made.values())

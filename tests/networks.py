@@ -1,0 +1,60 @@
+"""Small random networks in the forms that others publish theirs in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel, HubertConfig, HubertModel
+
+HUBERT = HubertConfig(
+    hidden_size=768,
+    num_hidden_layers=2,
+    num_attention_heads=12,
+    intermediate_size=64,
+    conv_dim=(16,) * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=16,
+)
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"你好世界,.!?a")
+
+
+def hubert(folder: Path, config: HubertConfig = HUBERT, seed: int = 0) -> HubertModel:
+    torch.manual_seed(seed)
+    network = HubertModel(config).eval()
+    network.save_pretrained(folder)
+    return network
+
+
+def bert(folder: Path, width: int = 1024) -> BertModel:
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 512}
+    network = BertModel(BertConfig(vocab_size=len(VOCABULARY), hidden_size=width, **sizes)).eval()
+    network.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    return network
+
+
+def quantiser(width: int, codes: int = 1024) -> dict[str, Tensor]:
+    """What of a SoVITS generator makes codes."""
+    torch.manual_seed(1)
+    return {
+        "ssl_proj.weight": torch.randn(width, width, 2) / width**0.5,
+        "ssl_proj.bias": torch.randn(width) / 10,
+        "quantizer.vq.layers.0._codebook.embed": torch.randn(codes, width),
+    }
+
+
+def sovits(file: Path, width: int, codes: int = 1024, **more: Any) -> dict[str, Tensor]:
+    """A checkpoint as GPT-SoVITS writes it, as far as codes go."""
+    named = quantiser(width, codes)
+    torch.save({"weight": named, "config": {}, "info": "", **more}, file)
+    return named
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
