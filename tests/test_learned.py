@@ -21,7 +21,6 @@ from tests import training_store
 from tests.commands import add, build, call, part_bytes
 from tests.corpora import make_tree
 
-
 SHORT = ("--part-hours", 0.001)
 
 

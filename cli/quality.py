@@ -1,0 +1,112 @@
+"""`store report`: the quality of a corpus as a page to look at and listen to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import render
+
+if TYPE_CHECKING:
+    from cli.measures import Filter, Worst
+    from featurize.appraise import Appraisal
+    from store.place import Place
+    from store.reader import Store
+
+
+@click.command()
+@click.argument("path", metavar="STORE", type=render.PLACE)
+@click.option("--out", type=render.HERE, required=True, help="HTML to write: one file, complete in itself.")
+@click.option(
+    "--listen",
+    type=click.IntRange(0),
+    metavar="N",
+    default=20_000,
+    show_default=True,
+    help="Recordings that are heard, at most.",
+)
+@click.option(
+    "--mos",
+    type=click.IntRange(0),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Of these, how many DNSMOS judges, where speechmos is installed.",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(1, 500),
+    metavar="N",
+    default=50,
+    show_default=True,
+    help="Utterances of a list.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@render.command
+def report(path: Place, out: Path, listen: int, mos: int, worst: int, as_json: bool) -> None:
+    """Show the quality of STORE: what stands out, to be seen and heard, and the --where that leaves it out."""
+    import store
+    from cli import page
+    from cli.measures import conditions, worst_lists
+    from cli.progress import PartsProgress
+    from featurize.appraise import appraise
+
+    opened = store.open(path)
+    with PartsProgress("heard", quiet=as_json) as watch:
+        found = appraise(opened, listen, watch)
+    _judge(opened, found, mos)
+    filters, lists = conditions(opened, found), worst_lists(found, worst)
+    with PartsProgress("drawn", quiet=as_json, what="lists") as watch:
+        page.write(out, opened, found, filters, lists, watch)
+    if as_json:
+        render.emit_json(_summary(opened, found, filters, lists, out))
+    else:
+        click.echo(f"{out}: {render.size(out.stat().st_size)}, {len(opened):,} utterances, {len(lists)} lists")
+
+
+def _judge(opened: Store, found: Appraisal, most: int) -> None:
+    """Opinions of some of those heard become a column."""
+    import numpy as np
+
+    from train.mos import scorer
+
+    chosen = found.heard[np.linspace(0, len(found.heard) - 1, min(most, len(found.heard))).astype(int)]
+    score = scorer() if len(chosen) else None
+    if score is None:
+        return
+    column = np.full(len(opened), np.nan, np.float32)
+    for number in chosen.tolist():
+        wave = opened.read("wave", number).reshape(-1) / np.float32(32768)
+        column[number] = score(wave, opened.sample_rate)["mos"]
+    found.columns["mos"] = column
+
+
+def _summary(opened: Store, found: Appraisal, filters: list[Filter], lists: list[Worst], out: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from cli.measures import MEASURES, known
+
+    values = {one.name: known(found, one) for one in MEASURES}
+    return {
+        "page": str(out),
+        "bytes": out.stat().st_size,
+        "utterances": len(opened),
+        "hours": opened.hours,
+        "heard": len(found.heard),
+        "measures": {
+            name: {"known": len(some), "quartiles": np.quantile(some, [0.25, 0.5, 0.75]).round(6).tolist()}
+            for name, some in values.items()
+            if len(some)
+        },
+        "same_text": len(found.same_text),
+        "near_text": len(found.near_text[0]),
+        "near_sound": len(found.near_sound[0]),
+        "filters": [
+            {"title": one.title, "where": one.where, "remark": one.remark}
+            | (one.selection.to_json() if one.selection else {})
+            for one in filters
+        ],
+        "lists": {one.title: len(one.listed) for one in lists},
+    }
