@@ -90,8 +90,8 @@ class Derived(ABC):
         """(rows, *row_shape) of every utterance of the part, in order. The same part gives the same numbers."""
 
     def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
-        """What `rows` finds as `part.learned(self.name)`: arrays by name. For features that learn; runs once a store, in
-        the command's own process. The same parts give the same numbers.
+        """What `rows` finds as `part.learned(self.name)`: arrays by name. For features that learn: once a store, in the
+        command's own process. The same parts give the same numbers.
 
         Args:
             note: tells a person how it goes.
