@@ -17,8 +17,8 @@ from store.reader import Store
 from train.selection import Selection, columns_of, select
 from train.where import LONGEST
 
-FAR_OUT = 3.0
-"""Interquartile ranges beyond the quartiles (Tukey 1977) from which a value is far out of its corpus."""
+FAR_OUT = 2.0
+"""Interquartile ranges beyond the quartiles (as Tukey 1977 has fences) from which a value is far out of its corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Measure:
     high: str = ""
     limits: tuple[float | None, float | None] = (None, None)
     """What is usual: a value below the first or above the second is to be looked at. None: what lies far out."""
+    by_ratio: bool = False
+    """Whether twice as much is as far from what is usual as half as much."""
     scale: float = 1.0
     """From the column to what is shown, in `unit`."""
 
@@ -61,6 +63,7 @@ MEASURES = (
         where="phones / duration",
         low="slowest",
         high="fastest",
+        by_ratio=True,
     ),
     Measure(
         name="confidence",
@@ -154,8 +157,9 @@ class Worst:
 
 def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float | None]:
     """Below which, and above which, a value is to be looked at; rounded, for people to read."""
-    first, third = np.quantile(values, [0.25, 0.75])
-    far = (first - FAR_OUT * (third - first), third + FAR_OUT * (third - first))
+    first, third = np.quantile(np.log(np.maximum(values, 1e-3)) if measure.by_ratio else values, [0.25, 0.75])
+    far = np.array([first - FAR_OUT * (third - first), third + FAR_OUT * (third - first)])
+    far = np.exp(far) if measure.by_ratio else far
     asked = (measure.low, measure.high)
     chosen = [
         usual if usual is not None else float(f"{out:.3g}") for usual, out in zip(measure.limits, far, strict=True)

@@ -1,0 +1,294 @@
+"""The quality of a corpus: numbers mean what they say, likes are found, and the page says what `--where` does."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import store
+from cli.measures import counted
+from cli.store import main
+from featurize import likeness, quality
+from featurize.appraise import COMPARED_TEXTS, Names, appraise
+from store import index, layout
+from store.errors import StoreError
+from store.reader import Store
+from store.schema import FeatureSpec
+from store.writer import Part, create, write_part
+from tests import browser
+from tests.commands import add, call
+from train.selection import select
+
+RATE, HOP = 32_000, 640
+SPECS = (
+    FeatureSpec(name="wave", axis="frames", dtype="int16", channels=HOP, recipe={"sample_rate": RATE, "hop": HOP}),
+    FeatureSpec(name="mel", axis="frames", dtype="float16", channels=16),
+    FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None),
+)
+EVIL = "</script><img src=x onerror=alert(1)>\"'&<b>{{ 7*7 }}</b>"
+TEXTS = (
+    EVIL,
+    "The quick brown fox jumps over the lazy dog.",
+    "the QUICK brown fox, jumps over the lazy dog",
+    "The quick brown fox jumped over the lazy dog again.",
+    "An entirely other sentence about rivers and mills.",
+    "سلام دنیا",
+    "水車は回る。",
+    "...",
+)
+
+
+def speech(seed: int, frames: int = 100) -> np.ndarray:
+    """(frames, HOP) float64 below 1: noise whose level goes up and down, with pauses."""
+    random = np.random.default_rng(seed)
+    levels = np.repeat(random.choice([0.001, 0.05, 0.1, 0.2], -(-frames // 5)), 5)[:frames]
+    return np.clip(levels[:, None] * random.normal(size=(frames, HOP)), -1, 1)
+
+
+def as_stored(wave: np.ndarray) -> np.ndarray:
+    return np.round(wave * 32767).astype(np.int16)
+
+
+def waves() -> list[np.ndarray]:
+    """One for each text; the last but one is the one before it, at half its level and in a little noise."""
+    made = [speech(n, 100 + 7 * n) for n in range(len(TEXTS))]
+    made[2] = np.clip(8 * made[2], -0.5, 0.5)
+    made[6] = made[5] / 2 + 1e-5 * np.random.default_rng(9).normal(size=made[5].shape)
+    return [as_stored(wave) for wave in made]
+
+
+def mel_of(wave: np.ndarray) -> np.ndarray:
+    """(T, 16): log energies of a comb of bands."""
+    power = np.abs(np.fft.rfft(wave / 32768, axis=1)[:, 1:]) ** 2
+    return np.log(power.reshape(len(wave), 16, -1).sum(2) + 1e-6)
+
+
+def make(root: Path) -> Store:
+    """Two parts with four utterances each."""
+    made, specs = waves(), list(SPECS)
+    plan = {"parts": 2, "utterances": len(TEXTS), "digest": ""}
+    attributes = {"format": layout.FORMAT, "sample_rate": RATE, "hop": HOP, "preset": "test", "plan": plan}
+    create(root, attributes | {"features": [spec.to_json() for spec in specs]})
+    for number in range(2):
+        members = range(4 * number, 4 * number + 4)
+        frames = np.array([len(made[n]) for n in members], np.int32)
+        arrays = {
+            "wave": np.concatenate([made[n] for n in members]),
+            "mel": np.concatenate([mel_of(made[n]) for n in members]).astype(np.float16),
+            "phones": np.zeros(int((frames // 10).sum()), np.int16),
+        }
+        strings = {
+            "id": [EVIL if n == 0 else f"utt'{n}" for n in members],
+            "speaker": [EVIL if n == 1 else "anna" for n in members],
+            "language": ["en"] * 4,
+            "text": [TEXTS[n] for n in members],
+        }
+        lengths = {"frames": frames, "phones_n": (frames // 10).astype(np.int32), "aligned": np.zeros(4, np.int32)}
+        write_part(root, Part(number=number, specs=specs, arrays=arrays, lengths=lengths, strings=strings))
+    index.write(root, index.derive(root))
+    return store.open(root)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make(tmp_path_factory.mktemp("report") / "S")
+
+
+def quiet(done: int, parts: int) -> None:
+    pass
+
+
+def test_level_is_that_of_a_tone() -> None:
+    tone = as_stored(0.1 * np.sin(2 * np.pi * 440 * np.arange(100 * HOP) / RATE)).reshape(-1, HOP)
+    assert quality.level(quality.levels(tone)) == pytest.approx(-23.01, abs=0.05)
+
+
+def test_another_gain_moves_the_level_and_nothing_else() -> None:
+    loud, soft = as_stored(speech(1)), as_stored(speech(1) / 2)
+    one, two = quality.levels(loud), quality.levels(soft)
+    assert quality.level(one) - quality.level(two) == pytest.approx(6.02, abs=0.05)
+    assert quality.snr(one) == pytest.approx(quality.snr(two), abs=0.2)
+    assert quality.silence(one) == quality.silence(two)
+
+
+def test_noise_lowers_snr_and_pauses_make_silence() -> None:
+    wave = speech(2)
+    noisy = wave + 0.02 * np.random.default_rng(0).normal(size=wave.shape)
+    assert quality.snr(quality.levels(as_stored(noisy))) < quality.snr(quality.levels(as_stored(wave))) - 10
+    padded = np.concatenate([wave, np.zeros((len(wave), HOP))])
+    before, after = (quality.silence(quality.levels(as_stored(one))) for one in (wave, padded))
+    assert after == pytest.approx((1 + before) / 2, abs=0.02)
+    assert quality.silence(quality.levels(np.zeros((9, HOP), np.int16))) == 1
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_flattened_peaks_are_found_at_any_level(gain: float) -> None:
+    wave = speech(3)
+    cut = np.clip(wave, -0.15, 0.15)
+    flat = np.abs(cut) == 0.15
+    assert quality.clipped(as_stored(gain * wave)) < 1e-4
+    assert 0 < quality.clipped(as_stored(gain * cut)) <= flat.mean() + 1e-3
+    assert quality.clipped(as_stored(gain * np.clip(50 * wave, -1, 1))) > 0.3
+    assert quality.clipped(np.zeros((3, HOP), np.int16)) == 0
+
+
+def test_texts_that_read_the_same_have_one_key() -> None:
+    keys = likeness.keys([likeness.normalised(text) for text in TEXTS])
+    assert keys[1] == keys[2] and keys[7] == likeness.NO_TEXT
+    assert len(set(keys.tolist())) == len(TEXTS) - 1
+
+
+def test_minhash_estimates_jaccard() -> None:
+    random, pairs = np.random.default_rng(0), []
+    for share in (0.0, 0.1, 0.3, 0.6):
+        one = "".join(random.choice(list("abcdefghijklmnop"), 200))
+        kept = random.random(200) > share / 3
+        pairs.append((one, "".join(c if keep else "z" for c, keep in zip(one, kept, strict=True))))
+    signed = likeness.signatures([text for pair in pairs for text in pair]).reshape(len(pairs), 2, -1)
+    for (one, two), (a, b) in zip(pairs, signed, strict=True):
+        grams = [{f"{text}\0\0"[k : k + 3] for k in range(len(text))} for text in (one, two)]
+        exact = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+        assert (a == b).mean() == pytest.approx(exact, abs=0.25)
+    assert (signed[0, 0] == signed[0, 1]).all()
+
+
+def test_signatures_do_not_depend_on_the_company() -> None:
+    texts = list(map(likeness.normalised, TEXTS))
+    alone = np.concatenate([likeness.signatures([text]) for text in texts])
+    assert np.array_equal(alone, likeness.signatures(texts))
+
+
+def test_what_is_alike_is_found_and_nothing_else(made: Store) -> None:
+    found = appraise(made, 100, quiet)
+    assert found.same_text.tolist() == [[2, 1]]
+    assert {1, 3} < set(found.near_text[0].ravel().tolist()) | {3, 1, 2} and len(found.near_text[0]) >= 1
+    assert set(found.near_text[0].ravel().tolist()) <= {1, 2, 3}
+    assert found.near_sound[0].tolist() == [[5, 6]]
+    assert found.heard.tolist() == list(range(8)) and found.compared == 8 < COMPARED_TEXTS
+
+
+def test_hours_add_up(made: Store) -> None:
+    found = appraise(made, 0, quiet)
+    frames = int(made.frames.sum())
+    assert sum(found.speakers.values()) == sum(found.languages.values()) == frames
+    assert np.isnan(found.columns["snr"]).all() and not len(found.heard)
+
+
+def test_a_few_are_heard_all_over_the_store(made: Store) -> None:
+    found = appraise(made, 3, quiet)
+    assert found.heard.tolist() == [0, 3, 6]
+    assert np.flatnonzero(np.isfinite(found.columns["level"])).tolist() == [0, 3, 6]
+
+
+def test_names_of_single_utterances(made: Store) -> None:
+    name = Names(made)
+    assert [name("id", n) for n in range(8)] == made.ids.tolist()
+    assert [name("text", n) for n in (7, 0)] == [TEXTS[7], TEXTS[0]]
+
+
+def test_an_empty_store_has_no_report(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "__len__", lambda self: 0)
+    with pytest.raises(StoreError, match="nothing to report"):
+        appraise(made, 1, quiet)
+
+
+class Reader(HTMLParser):
+    """Tags, and the rows of the table of filters."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.filters: list[dict[str, str]] = []
+        self._kind = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        kinds = (dict(attrs).get("class") or "").split()
+        if "filter" in kinds:
+            self.filters.append({})
+        self._kind = next((kind for kind in ("where", "in", "out") if kind in kinds), "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._kind = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._kind:
+            self.filters[-1][self._kind] = self.filters[-1].get(self._kind, "") + data
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]:
+    """Of a store that has all columns."""
+    folder = tmp_path_factory.mktemp("page")
+    make(folder / "S")
+    assert add(folder / "S", "level,snr,silence,clipped").exit_code == 0
+    done = call(main, "report", folder / "S", "--out", folder / "r.html", "--mos", 0, "--json")
+    assert done.exit_code == 0, done.output
+    return store.open(folder / "S"), folder / "r.html", json.loads(done.stdout)
+
+
+def test_columns_are_what_was_heard(report: tuple[Store, Path, dict]) -> None:
+    opened = report[0]
+    for kind in quality.KINDS:
+        expected = [kind.of(opened.read("wave", n)) for n in range(len(opened))]
+        assert opened.per_utterance(kind.name, object).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_counts_on_the_page_are_those_of_where(report: tuple[Store, Path, dict]) -> None:
+    opened, page, said = report
+    shown = [one for one in Reader(page.read_text()).filters if "in" in one]
+    assert {"clipped <= 0.001", "snr >= 15", 'id not in ["utt\'2"]'} <= {one["where"] for one in shown}
+    for one in shown:
+        selected = select(opened, one["where"])
+        assert (int(one["in"]), int(one["out"])) == (selected.inside.utterances, selected.outside.utterances)
+    assert [one["where"] for one in said["filters"]] == [one["where"] for one in shown]
+    assert int(shown[-1]["out"]) >= max(int(one["out"]) for one in shown[:-1]) > 0
+
+
+def test_the_page_needs_nothing_and_runs_nothing(report: tuple[Store, Path, dict]) -> None:
+    page = report[1].read_text()
+    reader = Reader(page)
+    assert not {tag for tag, _ in reader.tags} & {"script", "link", "iframe", "object", "b"}
+    for _, attrs in reader.tags:
+        assert not any(name.startswith("on") for name in attrs)
+        assert (attrs.get("src") or "data:").startswith("data:")
+        assert (attrs.get("href") or "#").startswith("#")
+    assert "{{ 7*7 }}" in page and "default-src 'none'" in page
+
+
+def test_without_columns_the_page_says_what_makes_them(made: Store, tmp_path: Path) -> None:
+    done = call(main, "report", made.path, "--out", tmp_path / "r.html", "--mos", 0, "--worst", 2, "--json")
+    filters = {one["where"]: one for one in json.loads(done.stdout)["filters"]}
+    assert "in" not in filters["snr >= 15"] and "of the 8 heard" in filters["snr >= 15"]["remark"]
+    assert f"featurize add {made.path} snr" in (tmp_path / "r.html").read_text()
+    assert max(json.loads(done.stdout)["lists"].values()) == 2
+
+
+def test_a_condition_that_nothing_meets_is_told(made: Store) -> None:
+    one = counted(made, "Length", "duration > 1000")
+    assert one.selection is None and "No utterance" in one.remark
+
+
+@pytest.mark.skipif(not browser.found(), reason="no Chromium: HEADRACE_CHROMIUM names one, or it is on PATH")
+def test_a_browser_shows_it_and_plays_it(report: tuple[Store, Path, dict], tmp_path: Path) -> None:
+    play = """(async () => {
+        const sound = document.querySelector('audio');
+        await sound.play();
+        const end = Date.now() + 20000;
+        while (sound.currentTime == 0 && Date.now() < end) await new Promise(done => setTimeout(done, 20));
+        const images = [...document.images];
+        await Promise.all(images.map(one => { one.loading = 'eager'; return one.decode(); }));
+        return {time: sound.currentTime, ready: sound.readyState, error: sound.error && sound.error.message,
+                players: document.querySelectorAll('audio').length, images: images.length,
+                where: [...document.querySelectorAll('code.where')].map(one => one.textContent)};
+    })()"""
+    seen, said = browser.ask(report[1], play, tmp_path)
+    assert said == []
+    assert seen["time"] > 0 and seen["ready"] >= 2 and seen["error"] is None
+    assert seen["players"] > 8 and seen["images"] > 8
+    assert seen["where"] == [one["where"] for one in report[2]["filters"] if one["where"]]
