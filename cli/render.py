@@ -107,6 +107,8 @@ def _environment(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"No space left on the device{where}: make room and run the same command again."
+    if isinstance(error, TimeoutError) and not str(error):  # of workers, from Dask
+        return "Workers did not answer in time: run the same command again, it goes on where it stopped."
     return f"{error.strerror or error}{where}."
 
 

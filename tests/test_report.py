@@ -34,7 +34,7 @@ TEXTS = (
     EVIL,
     "The quick brown fox jumps over the lazy dog.",
     "the QUICK brown fox, jumps over the lazy dog",
-    "The quick brown fox jumped over the lazy dog again.",
+    "The quick brown fox jumps over the lazy dogs.",
     "An entirely other sentence about rivers and mills.",
     "سلام دنیا",
     "水車は回る。",
@@ -165,8 +165,7 @@ def test_signatures_do_not_depend_on_the_company() -> None:
 def test_what_is_alike_is_found_and_nothing_else(made: Store) -> None:
     found = appraise(made, 100, quiet)
     assert found.same_text.tolist() == [[2, 1]]
-    assert {1, 3} < set(found.near_text[0].ravel().tolist()) | {3, 1, 2} and len(found.near_text[0]) >= 1
-    assert set(found.near_text[0].ravel().tolist()) <= {1, 2, 3}
+    assert {tuple(pair) for pair in found.near_text[0].tolist()} in ({(1, 3)}, {(2, 3)}, {(1, 3), (2, 3)})
     assert found.near_sound[0].tolist() == [[5, 6]]
     assert found.heard.tolist() == list(range(8)) and found.compared == 8 < COMPARED_TEXTS
 
