@@ -298,7 +298,8 @@ for check in (False, True):
     for name, spec in opened.features.items():
         opened.read(name, 3)
         rows = int(opened.lengths(spec.axis).max())
-        opened.gather(name, numbers, np.empty((len(numbers), rows, *spec.row_shape), spec.dtype))
+        batch = np.empty((len(numbers), rows, *spec.row_shape), spec.dtype)
+        opened.fill(name, opened.locate(spec.axis, numbers), batch)
 assert not list(verify(Path(root))) and not list(verify(Path(root), quick=True))
 assert not repair(Path(root), dry_run=True).problems
 assert not changes, changes
