@@ -58,17 +58,20 @@ def _print_rest(out: Place, features: list[str]) -> None:
 
 @click.command()
 @click.argument("path", metavar="STORE", type=render.PLACE)
-@click.option("--to", "form", type=click.Choice(["gpt-sovits", "lhotse"]), required=True, help="Who is to read it.")
+@click.option(
+    "--to", "form", type=click.Choice(["gpt-sovits", "lhotse", "textgrid"]), required=True, help="Who is to read it."
+)
 @click.option("--out", type=render.HERE, required=True, help="Folder; it must not be there.")
 @json_option
 @render.command
 def export(path: Place, form: str, out: Path, as_json: bool) -> None:
-    """Write STORE as GPT-SoVITS' prepared directory, or as Lhotse's manifests with their recordings and arrays."""
+    """Write STORE as GPT-SoVITS' prepared directory, as Lhotse's manifests with their recordings and arrays, or what is
+    said when in it as TextGrids for Praat."""
     import store
-    from featurize import exporting, exporting_cuts
+    from featurize import exporting, exporting_cuts, exporting_grids
 
     opened = store.open(path)
-    give = {"gpt-sovits": exporting.give, "lhotse": exporting_cuts.give}[form]
+    give = {"gpt-sovits": exporting.give, "lhotse": exporting_cuts.give, "textgrid": exporting_grids.give}[form]
     account = give(opened, out, _Said(len(opened), quiet=as_json))
     if as_json:
         render.emit_json(account)
@@ -77,6 +80,8 @@ def export(path: Place, form: str, out: Path, as_json: bool) -> None:
     click.echo(f"with {', '.join(account['features'])}")
     if account.get("missing"):
         click.echo(f"without {', '.join(account['missing'])}: the store has none")
+    if account.get("unaligned"):
+        click.echo(f"{account['unaligned']:,} utterances without times: featurize add {path} align")
 
 
 class _Said:

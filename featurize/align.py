@@ -13,6 +13,7 @@ import numpy as np
 
 from featurize import ipa
 from featurize.languages.others import ipa_symbols
+from featurize.languages.reading import MARKS
 from featurize.symbols import SILENCE, SYMBOLS
 from store.errors import Rejected
 
@@ -84,13 +85,15 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
 
 
 def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
-    """Symbols of one interval's label, at least one: SP of a silence, else of a phone.
+    """Symbols of one interval's label, at least one: SP of a silence, a mark as it is, else of a phone.
 
     English: ARPAbet as it is, IPA by the table. ARPAbet may lack its stress digits, which are then 0, and be in lower
     case, as in TIMIT. Other languages: symbols of upstream's table as they are; of those that it has none for, IPA.
     """
     if label.casefold() in _SILENT_LABELS:
         return (SILENCE,)
+    if label in MARKS:
+        return (label,)
     if language != "en":
         return _foreign(label, language)
     for spelling in (label.upper(), label.upper() + "0"):

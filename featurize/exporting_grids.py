@@ -1,0 +1,146 @@
+"""A store's alignment as TextGrids, for Praat and whoever reads these.
+
+Times are samples over the sample rate, with all digits of a float64: reading them gives the same samples back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, pairwise
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featurize import text
+from featurize.exporting import drafted
+from featurize.folders import AUDIO
+from featurize.languages.reading import MARKS
+from featurize.prepared import name_of
+from featurize.symbols import TABLES
+from store import alignment
+from store.alignment import Segments
+from store.errors import Rejected, StoreError
+from store.reader import Store
+
+_SEGMENT = re.compile(r"#\d+-\d+$")
+
+
+class Interval(NamedTuple):
+    """Labelled, in seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+    """Write a TextGrid for every utterance with times, in folders as the recordings have them.
+
+    Its tiers are `words`, where the store knows them, and `phones`. What has no duration is left out: Praat has no such
+    interval. Pauses are intervals without a label.
+
+    Args:
+        done: told how many utterances are done so far.
+    Returns:
+        Counts; `unaligned` utterances have no TextGrid.
+    Raises:
+        UsageError: there is something at `out`.
+        StoreError: no utterance has times, or the disk is full.
+    """
+    written, frames, tiers = set[str](), 0, dict[str, None]()
+    with drafted(out) as draft:
+        for number in range(len(store)):
+            segments = alignment.of(store, number)
+            if segments is not None:
+                name = file_name(store.ids[number], written)
+                found = _tiers(store, number, segments)
+                seconds = int(store.frames[number]) * store.hop / store.sample_rate
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft / name).write_text(textgrid(found, seconds), encoding="utf-8")
+                frames += int(store.frames[number])
+                tiers |= dict.fromkeys(found)
+            done(number + 1)
+        if not written:
+            raise StoreError(f"{store.path} has no times of phones: featurize add {store.path} align.")
+    hours = frames * store.hop / store.sample_rate / 3600
+    unaligned = len(store) - len(written)
+    return {"utterances": len(written), "hours": hours, "features": list(tiers), "unaligned": unaligned}
+
+
+def file_name(id: str, taken: set[str]) -> str:
+    """Path of an utterance's TextGrid: its recording's with another suffix, and never outside of the folder. Where
+    another has that already (of `a.wav` and `a.flac` the second), its identity in one name. Joins those taken."""
+    segment = match[0] if (match := _SEGMENT.search(id)) else ""
+    audio = PurePosixPath(id.removesuffix(segment))
+    folders = [part for part in audio.parts[:-1] if part not in ("/", "..")]
+    last = audio.stem if audio.suffix.lower() in AUDIO else audio.name
+    name = "/".join((*folders, f"{last}{segment}.TextGrid"))
+    if name in taken or last in ("", ".."):
+        name = f"{name_of(id)}.TextGrid"
+    taken.add(name)
+    return name
+
+
+def textgrid(tiers: dict[str, list[Interval]], seconds: float) -> str:
+    """In Praat's long text form, what no interval covers as intervals without a label."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {seconds!r}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, intervals) in enumerate(tiers.items(), 1):
+        whole = _without_gaps(intervals, seconds)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {seconds!r}", f"        intervals: size = {len(whole)}"]
+        for place, (start, end, label) in enumerate(whole, 1):
+            quoted = label.replace('"', '""')
+            lines += [f"        intervals [{place}]:", f"            xmin = {start!r}"]
+            lines += [f"            xmax = {end!r}", f'            text = "{quoted}"']
+    return "\n".join(lines) + "\n"
+
+
+def _without_gaps(intervals: Iterable[Interval], seconds: float) -> list[Interval]:
+    whole, end = [], 0.0
+    for interval in (*intervals, Interval(seconds, seconds, "")):
+        if interval.start > end:
+            whole.append(Interval(end, interval.start, ""))
+        if interval.end > interval.start:
+            whole.append(interval)
+        end = interval.end
+    return whole
+
+
+def _tiers(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
+    spoken = segments.phones != alignment.SILENCE
+    starts, ends = segments.starts[spoken] / store.sample_rate, segments.ends[spoken] / store.sample_rate
+    labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]
+    phones = list(map(Interval, starts.tolist(), ends.tolist(), labels))
+    words, characters = _words(store, number)
+    if not characters:
+        return {"phones": phones}
+    return {"words": list(_joined(phones, words, characters)), "phones": phones}
+
+
+def _words(store: Store, number: int) -> tuple[np.ndarray, str]:
+    """(P,) at which character the word of each phone begins, and the characters; none where nobody knows."""
+    words = store.read("phone_word", number) if "phone_word" in store.features else np.empty(0, np.int16)
+    if not len(words) or words.min() < 0:
+        return words, ""
+    language, written = store.languages[number], store.texts[number]
+    if language not in store.features["phone_word"].recipe:  # it came with its phones
+        return words, written if words.max() < len(written) else ""
+    try:
+        reading = text.phonemise(written, language)
+    except Rejected:
+        return words, ""
+    return words, reading.text if np.array_equal(reading.phone_word, words) else ""
+
+
+def _joined(phones: list[Interval], words: np.ndarray, characters: str) -> Iterator[Interval]:
+    """Phones of one word as one interval; marks are no words."""
+    firsts = np.unique(words).tolist()
+    labels = {first: characters[first:stop].strip() for first, stop in pairwise((*firsts, len(characters)))}
+    for first, group in groupby(zip(words.tolist(), phones, strict=True), key=itemgetter(0)):
+        own = [phone for _, phone in group]
+        if labels[first] not in MARKS:
+            yield Interval(own[0].start, own[-1].end, labels[first])
