@@ -61,9 +61,11 @@ def write_part(root: Place, part: Part, compression: Compression = "none") -> No
     """Write and seal one part. Two workers given the same part end with one copy of it.
 
     Raises:
-        StoreError: the arrays do not fit the lengths, or the disk is full (in which case nothing is left behind).
+        StoreError: the arrays do not fit the lengths, two have one name, or the disk is full (in which case nothing is
+            left behind).
         StorageError: a bucket refuses it, or does not answer; what is there of the part then counts for nothing.
     """
+    _check_names(part)
     _check_shapes(part)
     try:
         with place.drafted(root, layout.part_name(part.number)) as draft:
@@ -79,6 +81,15 @@ def disk_error(error: OSError, what: str) -> StoreError:
             f"No space left on the device while writing {what}: make room and run the same command again."
         )
     return StoreError(f"Cannot write {what}: {error.strerror or error}.")
+
+
+def _check_names(part: Part) -> None:
+    names = [*(spec.name for spec in part.specs), *part.lengths, *part.strings]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StoreError(
+            f"part {part.number}: features and columns share the names {', '.join(twice)}; rename the former."
+        )
 
 
 def _check_shapes(part: Part) -> None:

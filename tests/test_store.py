@@ -154,6 +154,15 @@ def test_arrays_that_do_not_fit_their_lengths_are_refused(tmp_path: Path) -> Non
     assert layout.sealed_parts(tmp_path) == []
 
 
+def test_a_feature_with_the_name_of_a_column_is_refused(tmp_path: Path) -> None:
+    create(tmp_path, ATTRIBUTES)
+    part = make_part(0, [5, 6])
+    part.lengths["mel"] = part.lengths["frames"]
+    with pytest.raises(StoreError, match="share the names mel"):
+        write_part(tmp_path, part)
+    assert layout.sealed_parts(tmp_path) == []
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create(tmp_path, ATTRIBUTES)
 
