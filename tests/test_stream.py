@@ -263,6 +263,15 @@ def test_a_dataset_goes_on_from_its_state(corpus, done):
     going_on.close()
 
 
+def test_a_dataset_goes_on_after_the_batch_it_is_told_of(corpus):
+    """For loops that take batches before they train on them."""
+    data = dataset(corpus)
+    for batch, ahead in itertools.pairwise(data):
+        resumed = dataset(corpus)
+        resumed.load_state_dict(json.loads(json.dumps(data.state_dict(batch.to("cpu")))))
+        assert next(iter(resumed)).numbers.tolist() == ahead.numbers.tolist()
+
+
 def test_a_dataset_refuses_the_state_of_another_one(corpus):
     state = dataset(corpus).state_dict()
     with pytest.raises(RunError, match="another batch_frames and seed") as caught:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from train import ranks
+from train.plan import Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class Batch:
     """(B,) int64, where a feature on the token axis was read."""
     ragged: Mapping[str, Ragged] = field(default_factory=dict)
     """Features that are not padded yet: `to` makes tensors of them."""
+    place: Position | None = None
+    """Where the epoch goes on after it, where a `BatchDataset` gave it."""
 
     def __len__(self) -> int:
         return len(self.numbers)

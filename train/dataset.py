@@ -4,14 +4,14 @@ dataset = BatchDataset(store.open("STORE"), ("wave", "phones"), StreamConfig(bat
 loader = torch.utils.data.DataLoader(dataset, batch_size=None)
 for epoch in range(10):
     for batch in loader:
-        ...                           # save dataset.state_dict() with the model at any time
+        ...                           # save dataset.state_dict(batch) with the model at any time
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,9 @@ READ_AHEAD = ("prefetch", "threads")
 class BatchDataset(IterableDataset[Batch]):
     """Iterating once over it yields an epoch, or what is left of one, in whole batches.
 
-    `state_dict` tells of the batch that comes after those handed out; a dataset that is given it goes on there, also on
-    another number of ranks. Reading ahead is done by threads here: a DataLoader around it takes `batch_size=None` and
-    `num_workers=0`. Each rank makes its own, with its rank and the world size; nothing else may divide the batches
-    between ranks.
+    `state_dict` tells which batch comes next; a dataset that is given it goes on there, also on another number of ranks.
+    Reading ahead is done by threads here: a DataLoader around it takes `batch_size=None` and `num_workers=0`. Each rank
+    makes its own, with its rank and the world size; nothing else may divide the batches between ranks.
     """
 
     def __init__(
@@ -88,11 +87,17 @@ class BatchDataset(IterableDataset[Batch]):
             while stream.position.epoch == epoch:
                 batch = next(stream)
                 self._position = stream.position
-                yield batch
+                yield replace(batch, place=self._position)
 
-    def state_dict(self) -> dict[str, Any]:
-        """JSON: the place, and what it is a place in."""
-        return {"position": self._position.to_json(), "of": self._identity()}
+    def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
+        """JSON: the place, and what it is a place in.
+
+        Args:
+            after: one of its batches, the last that was trained on; None for the last that was handed out, which some
+                loops are ahead of the training with.
+        """
+        place = self._position if after is None or after.place is None else after.place
+        return {"position": place.to_json(), "of": self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the dataset stood that gave this state. Takes effect with the next iteration.
