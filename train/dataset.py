@@ -31,7 +31,7 @@ READ_AHEAD = ("prefetch", "threads")
 class BatchDataset(IterableDataset[Batch]):
     """Iterating once over it yields an epoch, or what is left of one, in whole batches.
 
-    `state_dict` tells which batch comes next; a dataset that is given it goes on there, also on another number of ranks.
+    `state_dict` tells which batch comes next; a dataset that is given it goes on there, on any number of ranks.
     Reading ahead is done by threads here: a DataLoader around it takes `batch_size=None` and `num_workers=0`. Each rank
     makes its own, with its rank and the world size; nothing else may divide the batches between ranks.
     """
