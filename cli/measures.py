@@ -5,8 +5,9 @@ A condition is counted by what `train run --where` counts with.
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,7 +33,7 @@ class Measure:
     says: str
     """What it is, for a person."""
     where: str
-    """How a condition names it; empty where none can."""
+    """How a condition names it."""
     low: str = ""
     """What those are called that have little of it; empty where that is no fault."""
     high: str = ""
@@ -115,10 +116,9 @@ MEASURES = (
         name="mos",
         title="DNSMOS",
         unit="",
-        says="Opinion that a network foretells, from 1, bad, to 5, excellent (Reddy, Gopal and Cutler 2022).",
-        where="",
+        says="Opinion on the first nine seconds that a network foretells, from 1, bad, to 5, excellent.",
+        where="mos",
         low="worst to the ear",
-        limits=(3.0, None),
     ),
 )
 
@@ -133,7 +133,7 @@ class Filter:
     """None where the condition cannot be used yet, or nothing meets it."""
     remark: str = ""
     """Why, and what to do."""
-    command: str = ""
+    commands: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,68 +156,77 @@ class Worst:
 
 
 def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float | None]:
-    """Below which, and above which, a value is to be looked at; rounded, for people to read."""
+    """Below which, and above which, a value is to be looked at."""
     first, third = np.quantile(np.log(np.maximum(values, 1e-3)) if measure.by_ratio else values, [0.25, 0.75])
     far = np.array([first - FAR_OUT * (third - first), third + FAR_OUT * (third - first)])
-    far = np.exp(far) if measure.by_ratio else far
-    asked = (measure.low, measure.high)
-    chosen = [
-        usual if usual is not None else float(f"{out:.3g}") for usual, out in zip(measure.limits, far, strict=True)
-    ]
-    low, high = (limit if name else None for limit, name in zip(chosen, asked, strict=True))
-    return low, high
+    low, high = (np.exp(far) if measure.by_ratio else far).tolist()
+    usual_low, usual_high = measure.limits
+    return (
+        (_rounded(low, math.floor) if usual_low is None else usual_low) if measure.low else None,
+        (_rounded(high, math.ceil) if usual_high is None else usual_high) if measure.high else None,
+    )
+
+
+def _rounded(value: float, to: Callable[[float], int]) -> float:
+    """Outward, to three digits for people to read: what is no further out than the limit stays in."""
+    unit = 10.0 ** (math.floor(math.log10(abs(value) or 1)) - 2)
+    return float(f"{to(value / unit) * unit:.3g}")
 
 
 def conditions(store: Store, found: Appraisal) -> list[Filter]:
-    """One for each measure and limit, for what comes twice, and all that can be used joined."""
-    made = [*_of_measures(store, found), *_of_pairs(store, found)]
+    """One for each measure and limit, for these together, and for what comes twice."""
+    made = list(_of_measures(store, found))
     usable = [one.where for one in made if one.selection and one.selection.outside.utterances]
-    if len(usable) > 1:
-        joined = " and ".join(f"({where})" if " or " in where else where for where in usable)
-        made.append(counted(store, "All of them", joined))
-    return made
+    together = [counted(store, "All these", " and ".join(usable))] if len(usable) > 1 else []
+    return [*made, *together, *_of_pairs(store, found)]
 
 
 def _of_measures(store: Store, found: Appraisal) -> Iterable[Filter]:
-    columns = columns_of(store)
     for measure in MEASURES:
         values = known(found, measure)
-        if not measure.where or not len(values):
+        if not len(values):
             continue
-        for limit, sign in zip(limits_of(measure, values), (">=", "<="), strict=True):
-            if limit is None:
-                continue
-            where = f"{measure.where} {sign} {limit:g}"
-            missing = measure.name not in ("duration", "rate") and measure.name not in columns
-            fails = int((values < limit).sum() if sign == ">=" else (values > limit).sum())
-            yield _later(store, measure, where, fails, len(values)) if missing else counted(store, measure.title, where)
+        low, high = limits_of(measure, values)
+        if low is not None:
+            yield _of_limit(store, measure, f">= {low:g}", values < low)
+        if high is not None:
+            yield _of_limit(store, measure, f"<= {high:g}", values > high)
 
 
-def _later(store: Store, measure: Measure, where: str, fails: int, heard: int) -> Filter:
-    command = f"featurize add {shlex.quote(str(store.path))} {measure.name}"
-    remark = f"{fails:,} of the {heard:,} heard do not meet it. The store has no such column yet; this makes it:"
-    return Filter(title=measure.title, where=where, remark=remark, command=command)
+def _of_limit(store: Store, measure: Measure, limit: str, fails: np.ndarray) -> Filter:
+    where = f"{measure.where} {limit}"
+    if measure.where == measure.name and measure.name not in columns_of(store):
+        measured = f"{fails.sum():,} of the {len(fails):,} measured"
+        return _later(store, measure.title, where, measure.name, measured)
+    return counted(store, measure.title, where)
+
+
+def _later(store: Store, title: str, where: str, column: str, fails: str) -> Filter:
+    without = [str(member.path) for member in store.members if column not in member.features]
+    commands = [f"featurize add {shlex.quote(path)} {column}" for path in without]
+    remark = f"{fails} do not meet it. The store has no such column yet; this makes it:"
+    return Filter(title=title, where=where, remark=remark, commands=commands)
 
 
 def _of_pairs(store: Store, found: Appraisal) -> Iterable[Filter]:
-    pairs = {
-        "Same text": found.same_text[:, 0],
-        "Nearly the same text": found.near_text[0][:, 1],
-        "Nearly the same sound": found.near_sound[0][:, 1],
-    }
-    for title, later in pairs.items():
-        later = np.unique(later)
-        if not len(later):
-            continue
-        if 2 * len(later) > LONGEST:
-            yield _too_long(title, len(later))
-            continue
-        where = f"id not in [{', '.join(repr(str(name)) for name in store.ids[later])}]"
-        yield counted(store, title, where) if len(where) <= LONGEST // 2 else _too_long(title, len(later))
+    title, where, again = "Same text", "repeated == 0", len(found.same_text)
+    if "repeated" in store.features:
+        yield counted(store, title, where)
+    elif again:
+        yield _later(store, title, where, "repeated", f"{again:,} utterances")
+    for title, pairs in (("Nearly the same text", found.near_text), ("Nearly the same sound", found.near_sound)):
+        later = np.unique(pairs[0][:, 1])
+        if len(later):
+            yield _named(store, title, later)
 
 
-def _too_long(title: str, count: int) -> Filter:
-    remark = f"{count:,} utterances; a condition that names them would be longer than one may be."
+def _named(store: Store, title: str, numbers: np.ndarray) -> Filter:
+    """All but some utterances, by their names, as far as a condition may be that long."""
+    short = len(numbers) < LONGEST
+    where = f"id not in [{', '.join(repr(str(name)) for name in store.ids[numbers])}]" if short else ""
+    if short and len(where) <= LONGEST:
+        return counted(store, title, where)
+    remark = f"{len(numbers):,} utterances; a condition that names them would be longer than one may be."
     return Filter(title=title, where="", remark=remark)
 
 

@@ -47,10 +47,11 @@ def write(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["hours"] = render.hours
     speakers = _ranked(store, found.speakers.most_common(SPEAKERS))
     others = len(found.speakers) - len(speakers)
     page = environment.get_template("page.html").render(
-        name=str(store.path),
+        name=str(store.path).rstrip("/").rpartition("/")[2],
         facts=_facts(store, found),
         languages=_ranked(store, found.languages.most_common(SPEAKERS)),
         lengths=_lengths(found.columns["duration"]),
@@ -70,7 +71,7 @@ def _facts(store: Store, found: Appraisal) -> list[tuple[str, str]]:
         ("audio", render.hours(store.hours)),
         ("speakers", f"{len(found.speakers):,}"),
         ("languages", f"{len(found.languages):,}"),
-        ("texts that came before", f"{len(found.same_text):,}"),
+        ("repeated texts", f"{len(found.same_text):,}"),
         ("sample rate", f"{store.sample_rate:,} Hz"),
     ]
 
@@ -105,7 +106,8 @@ def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
 def _distribution(found: Appraisal, measure: Measure) -> dict[str, Any]:
     """A histogram in a field of 300 by 80."""
     values = known(found, measure)
-    low, middle, high = np.quantile(values, [0.005, 0.5, 0.995]).tolist()
+    low = float(np.quantile(values, 0.005, method="lower"))
+    high = float(np.quantile(values, 0.995, method="higher"))
     span = (low, high) if high > low else (low - 0.5, low + 0.5)
     counts, _ = np.histogram(values, BINS, span)
     width, heights = 300 / BINS, 80 * counts / counts.max()
@@ -115,7 +117,7 @@ def _distribution(found: Appraisal, measure: Measure) -> dict[str, Any]:
         "says": measure.says,
         "count": f"{len(values):,}",
         "low": shown_value(measure, low),
-        "median": shown_value(measure, middle),
+        "median": shown_value(measure, float(np.median(values))),
         "high": shown_value(measure, high),
         "bars": [(f"{n * width:.1f}", f"{width - 1:.1f}", round(h, 1)) for n, h in enumerate(heights.tolist())],
         "limits": [f"{300 * (limit - span[0]) / (span[1] - span[0]):.1f}" for limit in limits],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     metavar="N",
     default=100,
     show_default=True,
-    help="Of these, how many DNSMOS judges, where speechmos is installed.",
+    help="Of these, how many DNSMOS judges, where speechmos is installed and the store has no mos.",
 )
 @click.option(
     "--worst",
@@ -54,9 +55,10 @@ def report(path: Place, out: Path, listen: int, mos: int, worst: int, as_json: b
     from featurize.appraise import appraise
 
     opened = store.open(path)
-    with PartsProgress("heard", quiet=as_json) as watch:
+    with PartsProgress("read", quiet=as_json) as watch:
         found = appraise(opened, listen, watch)
-    _judge(opened, found, mos)
+    with PartsProgress("judged", quiet=as_json, what="recordings") as watch:
+        _judge(opened, found, mos, watch)
     filters, lists = conditions(opened, found), worst_lists(found, worst)
     with PartsProgress("drawn", quiet=as_json, what="lists") as watch:
         page.write(out, opened, found, filters, lists, watch)
@@ -66,20 +68,20 @@ def report(path: Place, out: Path, listen: int, mos: int, worst: int, as_json: b
         click.echo(f"{out}: {render.size(out.stat().st_size)}, {len(opened):,} utterances, {len(lists)} lists")
 
 
-def _judge(opened: Store, found: Appraisal, most: int) -> None:
-    """Opinions of some of those heard become a column."""
+def _judge(opened: Store, found: Appraisal, most: int, watch: Callable[[int, int], None]) -> None:
+    """Opinions on some of those heard become a column, where the store has none."""
     import numpy as np
 
-    from train.mos import scorer
+    from featurize.mos import judge
 
-    chosen = found.heard[np.linspace(0, len(found.heard) - 1, min(most, len(found.heard))).astype(int)]
-    score = scorer() if len(chosen) else None
-    if score is None:
+    guess = None if "mos" in found.columns else judge()
+    count = min(most, len(found.heard))
+    if guess is None or not count:
         return
     column = np.full(len(opened), np.nan, np.float32)
-    for number in chosen.tolist():
-        wave = opened.read("wave", number).reshape(-1) / np.float32(32768)
-        column[number] = score(wave, opened.sample_rate)["mos"]
+    for done, number in enumerate(found.heard[np.linspace(0, len(found.heard) - 1, count).astype(int)].tolist(), 1):
+        column[number] = guess(opened.read("wave", number), opened.sample_rate)
+        watch(done, count)
     found.columns["mos"] = column
 
 

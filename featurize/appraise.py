@@ -91,7 +91,7 @@ def appraise(store: Store, listen: int, watch: Callable[[int, int], None]) -> Ap
     texts, likely = likeness.alike_texts(np.concatenate(found.signatures))
     keys = np.concatenate(found.keys)
     different = keys[texts[:, 0] * every_text] != keys[texts[:, 1] * every_text]
-    sounds, alike = likeness.alike_sounds(np.array(found.outlines).reshape(len(heard), -1), store.frames[heard])
+    sounds, alike = likeness.alike_sounds(np.array(found.outlines).reshape(-1, likeness.OUTLINE), store.frames[heard])
     return Appraisal(
         speakers=found.speakers,
         languages=found.languages,
@@ -136,7 +136,7 @@ def _columns(store: Store, heard: np.ndarray, measured: list[tuple[float, ...]])
         column = np.full(len(store), np.nan, np.float32)
         column[heard] = [values[number] for values in measured]
         columns[kind.name] = column
-    for name in (*(kind.name for kind in quality.KINDS), "confidence"):
+    for name in (*(kind.name for kind in quality.KINDS), "confidence", "mos"):
         if name in store.features:
             columns[name] = store.per_utterance(name, object).astype(np.float32)
     return columns

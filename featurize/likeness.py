@@ -22,6 +22,7 @@ NO_TEXT = np.uint64(0)
 """Key of a text without a letter or digit."""
 
 SEGMENTS, OUTLINE_BANDS = 16, 8
+OUTLINE = SEGMENTS * OUTLINE_BANDS
 ALIKE_SOUND = 0.985
 """Cosine of outlines from which two utterances sound like one recording."""
 LENGTHS = 1.02
@@ -96,16 +97,16 @@ def outline(rows: np.ndarray) -> np.ndarray:
     Args:
         rows: (T, C) log energies; C a number of bands, or 1.
     Returns:
-        (SEGMENTS * OUTLINE_BANDS,) float32 of norm 1; zeros where it is too short, or never changes.
+        (OUTLINE,) float32 of norm 1; zeros where it is too short, or never changes.
     """
     if len(rows) < SEGMENTS:
-        return np.zeros(SEGMENTS * OUTLINE_BANDS, np.float32)
+        return np.zeros(OUTLINE, np.float32)
     bands = np.linspace(0, rows.shape[1], min(OUTLINE_BANDS, rows.shape[1]), endpoint=False).astype(np.int64)
     times = np.linspace(0, len(rows), SEGMENTS + 1).astype(np.int64)
     summed = np.add.reduceat(np.add.reduceat(rows.astype(np.float32), bands, axis=1), times[:-1], axis=0)
     mean = summed / np.diff(times)[:, None]
     flat = (mean - mean.mean(0)).ravel()
-    return np.pad(flat, (0, SEGMENTS * OUTLINE_BANDS - flat.size)) / max(float(np.linalg.norm(flat)), 1e-6)
+    return np.pad(flat, (0, OUTLINE - flat.size)) / max(float(np.linalg.norm(flat)), 1e-6)
 
 
 def alike_sounds(outlines_ND: np.ndarray, frames_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

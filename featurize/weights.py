@@ -54,6 +54,17 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     return sha.hexdigest()
 
 
+def check(files: Sequence[Path], expected: str) -> None:
+    """
+    Args:
+        expected: their `digest`.
+    Raises:
+        UsageError: they cannot be read, or are others.
+    """
+    if digest(files) != expected:
+        raise UsageError(f"{files[0]} is not here what it was where the command began: all must see the same file.")
+
+
 def read(files: Sequence[Path], expected: str) -> dict[str, Any]:
     """What the files hold, on the CPU: of several, the entries of all.
 
@@ -62,9 +73,8 @@ def read(files: Sequence[Path], expected: str) -> dict[str, Any]:
     Raises:
         UsageError: they cannot be read, are others, are damaged, or would run code.
     """
+    check(files, expected)
     content: dict[str, Any] = {}
-    if digest(files) != expected:
-        raise UsageError(f"{files[0]} is not here what it was where the command began: all must see the same file.")
     for path in files:
         found = _parsed(path)
         if not isinstance(found, Mapping):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 
 import store
-from cli.measures import counted
+from cli.measures import MEASURES, counted, limits_of
 from cli.store import main
 from featurize import likeness, quality
 from featurize.appraise import COMPARED_TEXTS, Names, appraise
+from featurize.derived import Part as DerivedPart
+from featurize.mos import Mos
 from store import index, layout
 from store.errors import StoreError
 from store.reader import Store
@@ -54,9 +58,11 @@ def as_stored(wave: np.ndarray) -> np.ndarray:
 
 
 def waves() -> list[np.ndarray]:
-    """One for each text; the last but one is the one before it, at half its level and in a little noise."""
+    """One for each text, one of them clipped and one very quiet; the last but one is the one before it, at half its
+    level and in a little noise."""
     made = [speech(n, 100 + 7 * n) for n in range(len(TEXTS))]
     made[2] = np.clip(8 * made[2], -0.5, 0.5)
+    made[4] = made[4] / 100
     made[6] = made[5] / 2 + 1e-5 * np.random.default_rng(9).normal(size=made[5].shape)
     return [as_stored(wave) for wave in made]
 
@@ -67,11 +73,18 @@ def mel_of(wave: np.ndarray) -> np.ndarray:
     return np.log(power.reshape(len(wave), 16, -1).sum(2) + 1e-6)
 
 
-def make(root: Path) -> Store:
+def make(root: Path, prefix: str = "utt'") -> Store:
     """Two parts with four utterances each."""
     made, specs = waves(), list(SPECS)
     plan = {"parts": 2, "utterances": len(TEXTS), "digest": ""}
-    attributes = {"format": layout.FORMAT, "sample_rate": RATE, "hop": HOP, "preset": "test", "plan": plan}
+    attributes = {
+        "format": layout.FORMAT,
+        "sample_rate": RATE,
+        "hop": HOP,
+        "preset": "test",
+        "compression": "none",
+        "plan": plan,
+    }
     create(root, attributes | {"features": [spec.to_json() for spec in specs]})
     for number in range(2):
         members = range(4 * number, 4 * number + 4)
@@ -82,7 +95,7 @@ def make(root: Path) -> Store:
             "phones": np.zeros(int((frames // 10).sum()), np.int16),
         }
         strings = {
-            "id": [EVIL if n == 0 else f"utt'{n}" for n in members],
+            "id": [f"{prefix}{EVIL}" if n == 0 else f"{prefix}{n}" for n in members],
             "speaker": [EVIL if n == 1 else "anna" for n in members],
             "language": ["en"] * 4,
             "text": [TEXTS[n] for n in members],
@@ -225,7 +238,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
     """Of a store that has all columns."""
     folder = tmp_path_factory.mktemp("page")
     make(folder / "S")
-    assert add(folder / "S", "level,snr,silence,clipped").exit_code == 0
+    assert add(folder / "S", "level,snr,silence,clipped,repeated").exit_code == 0
     done = call(main, "report", folder / "S", "--out", folder / "r.html", "--mos", 0, "--json")
     assert done.exit_code == 0, done.output
     return store.open(folder / "S"), folder / "r.html", json.loads(done.stdout)
@@ -238,15 +251,20 @@ def test_columns_are_what_was_heard(report: tuple[Store, Path, dict]) -> None:
         assert opened.per_utterance(kind.name, object).tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_what_was_said_before_is_a_column(report: tuple[Store, Path, dict]) -> None:
+    assert report[0].per_utterance("repeated", object).tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
 def test_counts_on_the_page_are_those_of_where(report: tuple[Store, Path, dict]) -> None:
     opened, page, said = report
     shown = [one for one in Reader(page.read_text()).filters if "in" in one]
-    assert {"clipped <= 0.001", "snr >= 15", 'id not in ["utt\'2"]'} <= {one["where"] for one in shown}
+    assert {"clipped <= 0.001", "snr >= 15", 'id not in ["utt\'6"]', "repeated == 0"} <= {one["where"] for one in shown}
     for one in shown:
         selected = select(opened, one["where"])
         assert (int(one["in"]), int(one["out"])) == (selected.inside.utterances, selected.outside.utterances)
     assert [one["where"] for one in said["filters"]] == [one["where"] for one in shown]
-    assert int(shown[-1]["out"]) >= max(int(one["out"]) for one in shown[:-1]) > 0
+    together = next(one for one in shown if " and " in one["where"])
+    assert int(together["out"]) >= max(int(one["out"]) for one in shown if one["where"] in together["where"]) > 0
 
 
 def test_the_page_needs_nothing_and_runs_nothing(report: tuple[Store, Path, dict]) -> None:
@@ -263,9 +281,45 @@ def test_the_page_needs_nothing_and_runs_nothing(report: tuple[Store, Path, dict
 def test_without_columns_the_page_says_what_makes_them(made: Store, tmp_path: Path) -> None:
     done = call(main, "report", made.path, "--out", tmp_path / "r.html", "--mos", 0, "--worst", 2, "--json")
     filters = {one["where"]: one for one in json.loads(done.stdout)["filters"]}
-    assert "in" not in filters["snr >= 15"] and "of the 8 heard" in filters["snr >= 15"]["remark"]
+    assert "in" not in filters["snr >= 15"] and "of the 8 measured" in filters["snr >= 15"]["remark"]
     assert f"featurize add {made.path} snr" in (tmp_path / "r.html").read_text()
     assert max(json.loads(done.stdout)["lists"].values()) == 2
+
+
+def test_opinions_are_those_of_speechmos(made: Store) -> None:
+    dnsmos = pytest.importorskip("speechmos.dnsmos")
+    spec = Mos().spec(made.features)
+    part = DerivedPart({**made.features, "mos": spec}, lambda name: [made.read(name, 1)])
+    heard = soxr.resample(made.read("wave", 1).reshape(-1) / np.float32(32768), RATE, 16_000)
+    expected = dnsmos.run(np.resize(heard, 144_160), 16_000)["ovrl_mos"]
+    assert float(next(Mos().rows(part))[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_opinions_on_a_few_are_shown(made: Store, tmp_path: Path) -> None:
+    pytest.importorskip("speechmos")
+    done = call(main, "report", made.path, "--out", tmp_path / "r.html", "--mos", 2, "--worst", 1, "--json")
+    said = json.loads(done.stdout)
+    assert said["measures"]["mos"]["known"] == 2 and "DNSMOS: worst to the ear" in said["lists"]
+    assert any("mos >=" in one["where"] and "of the 2 measured" in one["remark"] for one in said["filters"])
+
+
+@pytest.mark.parametrize("value", [10.04, -10.04, 0.0, 9.999, -1e-5])
+def test_limits_of_equal_values_let_them_in(value: float) -> None:
+    for measure in MEASURES:
+        for by_ratio in {False, value > 0}:
+            kind = replace(measure, limits=(None, None), by_ratio=by_ratio)
+            low, high = limits_of(kind, np.full(9, value, np.float32))
+            assert (low is None or low <= value) and (high is None or high >= value)
+            assert (low is None) == (not kind.low) and (high is None) == (not kind.high)
+
+
+def test_several_stores_are_one_corpus(made: Store, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", "more ")
+    (tmp_path / "all.txt").write_text(f"{made.path}\n{other.path}\n")
+    done = call(main, "report", tmp_path / "all.txt", "--out", tmp_path / "r.html", "--mos", 0, "--worst", 1, "--json")
+    said, page = json.loads(done.stdout), (tmp_path / "r.html").read_text()
+    assert said["utterances"] == said["heard"] == 16 and said["same_text"] == 8 and said["near_sound"] >= 8
+    assert all(f"featurize add {one.path} level" in page for one in (made, other))
 
 
 def test_a_condition_that_nothing_meets_is_told(made: Store) -> None:
@@ -280,14 +334,19 @@ def test_a_browser_shows_it_and_plays_it(report: tuple[Store, Path, dict], tmp_p
         await sound.play();
         const end = Date.now() + 20000;
         while (sound.currentTime == 0 && Date.now() < end) await new Promise(done => setTimeout(done, 20));
-        const images = [...document.images];
+        const images = [...document.images], players = [...document.querySelectorAll('audio')];
         await Promise.all(images.map(one => { one.loading = 'eager'; return one.decode(); }));
-        return {time: sound.currentTime, ready: sound.readyState, error: sound.error && sound.error.message,
-                players: document.querySelectorAll('audio').length, images: images.length,
-                where: [...document.querySelectorAll('code.where')].map(one => one.textContent)};
+        for (const one of players) {
+            one.preload = 'metadata';
+            if (!one.readyState) await new Promise(done => one.onloadedmetadata = one.onerror = done);
+        }
+        const texts = kind => [...document.querySelectorAll(kind)].map(one => one.textContent);
+        return {time: sound.currentTime, seconds: players.map(one => one.duration), images: images.length,
+                where: texts('code.where'), in: texts('td.in')};
     })()"""
     seen, said = browser.ask(report[1], play, tmp_path)
     assert said == []
-    assert seen["time"] > 0 and seen["ready"] >= 2 and seen["error"] is None
-    assert seen["players"] > 8 and seen["images"] > 8
+    assert seen["time"] > 0 and seen["images"] > 8
+    assert len(seen["seconds"]) > 8 and all(1.9 < seconds < 3.2 for seconds in seen["seconds"])
     assert seen["where"] == [one["where"] for one in report[2]["filters"] if one["where"]]
+    assert list(map(int, seen["in"])) == [one["in"]["utterances"] for one in report[2]["filters"] if "in" in one]
