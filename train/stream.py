@@ -22,7 +22,7 @@ from store import copying  # noqa: F401 - takes 0.8 s, which the first batch wou
 from train import shapes
 from train.balance import copies
 from train.batch import Batch, Ragged
-from train.plan import PADDING, Position, plan_epoch
+from train.plan import PADDING, Plan, Position, plan_epoch
 from train.shapes import Shapes
 from train.shuffle import random_of
 
@@ -34,6 +34,9 @@ TOLD_AHEAD = 16
 """Batches that the kernel is told of before they are read: with fewer, a disk has too few requests to be busy with."""
 MEMORY_SHARE = 0.5
 """Of what this machine has: features that take more are not in memory when they are read again."""
+
+MOST_KEPT = (32 << 20) - 4096
+"""Bytes: about the largest threshold that glibc comes to by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,17 @@ class _Coming(NamedTuple):
     after: Position
     cold: bool
     """Whether the kernel may not have them in memory."""
+
+
+class Epoch(NamedTuple):
+    """What is left of an epoch."""
+
+    numbers: np.ndarray
+    """(N,) int64: its utterances; those that are repeated several times."""
+    padded: np.ndarray
+    """(N,) int64 frames of each, fixed shapes counted."""
+    plan: Plan
+    """Its indices are of `numbers`."""
 
 
 class Stream:
@@ -109,6 +123,7 @@ class Stream:
         self._config, self._rank, self._pin, self._repeated = config, rank, pin, repeated
         self._shapes = _shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
         self._large = not fits_memory(store, self._features)
+        _keep_freed_memory()
         self._ahead = self._walk(self.position)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
         self._coming: deque[_Coming] = deque()
@@ -127,6 +142,36 @@ class Stream:
         self._submit()
         self.position, self.wait_s = after, time.perf_counter() - begun
         return batch
+
+    def epoch(self, position: Position) -> Epoch:
+        """The epoch that a position is in: what is left of it since the number of ranks changed."""
+        config, numbers = self._config, self._numbers_of(position.epoch)
+        lengths = self._store.frames[numbers]
+        padded = self._shapes.round_up(lengths) if self._shapes else lengths
+        plan = plan_epoch(
+            padded,
+            position,
+            batch_frames=config.batch_frames,
+            seed=config.seed,
+            max_utterances=config.max_utterances,
+            padding=config.padding,
+            together=config.together,
+            neighbours=config.neighbours,
+        )
+        return Epoch(numbers, padded, plan)
+
+    def read(self, numbers: np.ndarray) -> Batch:
+        """A batch of these utterances as the stream hands it out."""
+        rows = self._shapes.for_batch(int(self._store.frames[numbers].max())) if self._shapes else None
+        return read_batch(
+            self._store,
+            self._features,
+            numbers,
+            rows=rows,
+            ragged=self._pin,
+            pin=self._pin,
+            views=self._config.neighbours and not self._pin,
+        )
 
     def close(self) -> None:
         """Stop reading and join the threads. Batches handed out stay valid."""
@@ -151,32 +196,12 @@ class Stream:
     def _read(self, numbers: np.ndarray, later: Sequence[np.ndarray]) -> Batch:
         for some in later:
             self._store.will_need(self._features, some)
-        rows = self._shapes.for_batch(int(self._store.frames[numbers].max())) if self._shapes else None
-        return read_batch(
-            self._store,
-            self._features,
-            numbers,
-            rows=rows,
-            ragged=self._pin,
-            pin=self._pin,
-            views=self._config.neighbours and not self._pin,
-        )
+        return self.read(numbers)
 
     def _walk(self, position: Position) -> Generator[_Coming, None, None]:
-        config, first = self._config, position.epoch
+        first = position.epoch
         while True:
-            numbers = self._numbers_of(position.epoch)
-            lengths = self._store.frames[numbers]
-            plan = plan_epoch(
-                self._shapes.round_up(lengths) if self._shapes else lengths,
-                position,
-                batch_frames=config.batch_frames,
-                seed=config.seed,
-                max_utterances=config.max_utterances,
-                padding=config.padding,
-                together=config.together,
-                neighbours=config.neighbours,
-            )
+            numbers, _, plan = self.epoch(position)
             self.steps, cold = plan.steps, self._large or position.epoch == first
             for step in range(position.steps, plan.steps):
                 last = step + 1 == plan.steps
@@ -188,6 +213,12 @@ class Stream:
         if self._repeated is None:
             return self._numbers
         return np.repeat(self._numbers, copies(self._repeated, random_of(self._config.seed, 0, epoch, 3)))
+
+
+def _keep_freed_memory() -> None:
+    """Let the allocator keep what batches leave. glibc returns it to the kernel, and faults on fresh pages then take a
+    quarter of a batch's time, until a block of MOST_KEPT was freed once (mallopt(3), M_MMAP_THRESHOLD)."""
+    np.empty(MOST_KEPT, np.uint8)
 
 
 def _shapes(store: Store, features: Sequence[str], numbers: np.ndarray, count: int) -> Shapes:
