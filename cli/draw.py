@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -117,18 +117,23 @@ def _draw_image(axis: Axes, rows: np.ndarray, seconds: float, label: str) -> Non
 
 
 def _draw_phones(axes: np.ndarray, store: Store, number: int, segments: Segments) -> None:
-    """Boundaries over every panel, those of words stronger; symbols above the first."""
+    """Boundaries over every panel, those of words stronger; symbols above the first, words above those."""
     from featurize.symbols import TABLES
+    from featurize.words import spoken
 
-    starts, phones = segments.starts / store.sample_rate, store.read("phones", number)
-    ends, words = segments.ends / store.sample_rate, np.zeros(len(phones))
-    if "phone_word" in store.features:
-        words = store.read("phone_word", number)
-    for start, end, phone in zip(starts, ends, segments.phones.tolist(), strict=True):
-        if phone == alignment.SILENCE:
-            continue
-        first = phone > 0 and words[phone] != words[phone - 1]
+    sounds = segments.phones != alignment.SILENCE
+    starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
+    words = spoken(store, number)
+    edges = {edge for word in words for edge in (word.first, word.stop)}
+    for n, phone in enumerate(store.read("phones", number).tolist()):
         for axis in axes:
-            axis.axvline(start, color=PALE, linewidth=1.4 if first else 0.6, alpha=0.8)
-        label = TABLES["headrace-ipa"][phones[phone]]
-        axes[0].text((start + end) / 2, 1.02, label, ha="center", fontsize=7, color=PALE, parse_math=False)
+            axis.axvline(starts[n], color=PALE, linewidth=1.4 if n in edges else 0.6, alpha=0.8)
+        _write(axes[0], (starts[n] + ends[n]) / 2, TABLES["headrace-ipa"][phone], height=1.02)
+    for word in words:
+        _write(axes[0], (starts[word.first] + ends[word.stop - 1]) / 2, word.label, height=1.12)
+
+
+def _write(axis: Axes, seconds: float, label: str, *, height: float) -> None:
+    """Above a panel, whose height is 1."""
+    said: dict[str, Any] = {"ha": "center", "fontsize": 7, "color": PALE, "parse_math": False}
+    axis.text(seconds, height, label, transform=axis.get_xaxis_transform(), family=_installed(FONTS), **said)

@@ -17,6 +17,9 @@ _OPTIONS = {
     "align_hours": click.option(
         "--align-hours", type=float, metavar="H", help="Speech that align learns from, at most; else 5."
     ),
+    "align_ctc": click.option(
+        "--ctc", "align_ctc", type=_FILE, metavar="DIR", help="Times of phones by this wav2vec 2.0; else learned."
+    ),
     "content_hubert": click.option(
         "--hubert", "content_hubert", type=_FILE, metavar="DIR", help="Content by this HuBERT; else MFCC and deltas."
     ),
@@ -38,11 +41,11 @@ _OPTIONS = {
         help="ERes2NetV2; else Resemblyzer's network.",
     ),
     "precision": click.option(
-        "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of HuBERT and BERT; else fp32."
+        "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of these networks; else fp32."
     ),
 }
 """By the name of the argument: a feature, and what its user chooses of it."""
-_NETWORKS = {"content": "hubert", "bert": "bert"}
+_NETWORKS = {"align": "ctc", "content": "hubert", "bert": "bert"}
 """Features by a network whose precision can be chosen, and the choice that names it."""
 
 
@@ -65,7 +68,7 @@ def values(arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
         chosen.setdefault(feature, {})[key] = arguments.pop(name)
     networks = [feature for feature, key in _NETWORKS.items() if chosen[feature][key]]
     if precision and not networks:
-        raise UsageError(f"--precision {precision} is of networks: name one by --hubert or --bert.")
+        raise UsageError(f"--precision {precision} is of networks: name one by --ctc, --hubert or --bert.")
     for feature in networks:
         chosen[feature]["precision"] = precision
     return chosen

@@ -35,7 +35,9 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--format", type=click.Choice(FORMATS), help="What CORPUS is; else recognised."),
             click.option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
             click.option("--longest", type=POSITIVE, metavar="SECONDS", help="Reject what is longer; else 3600."),
+            click.option("--split", type=POSITIVE, metavar="SECONDS", help="Cut what is longer, at aligned pauses."),
             click.option("--language", metavar="CODE", default="en", show_default=True, help="Where CORPUS says none."),
+            click.option("--alignments", type=render.PLACE, metavar="FOLDER", help="Laid out as CORPUS; else in it."),
             click.option(
                 "--symbols", type=click.Choice(SYMBOLS), default=SYMBOLS[1], show_default=True, help="Table of phones."
             ),
@@ -111,9 +113,9 @@ def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any
 def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
     """Add features to STORE, or finish that, and before them what they are made from. What is there is skipped.
 
-    f0 (by Praat), energy; align (times of phones, learned from STORE), confidence (in texts); level, snr, silence,
-    clipped (one number an utterance); content (by HuBERT, or MFCC), semantic (its codes), bert (for Chinese),
-    speaker_vector.
+    f0 (by Praat), energy; align (times of phones, learned or by --ctc), confidence (in texts); level, snr, silence,
+    clipped, mos (DNSMOS), repeated (1 if the text came before), one number an utterance; content (by HuBERT, or MFCC),
+    semantic (its codes), bert (for Chinese), speaker_vector.
     """
     from cli.progress import BuildProgress
     from cli.report import print_added

@@ -86,11 +86,14 @@ def phones_of(text: str, language: str, known: int) -> torch.Tensor:
         known: symbols of the model.
     """
     try:
-        phones = ids(phonemise(text, language).phones).astype(np.int64)
+        phones = ids(phonemise(text, language).phones, "headrace-ipa").astype(np.int64)  # all that there are
     except Rejected as error:
         raise UsageError(f"The text cannot be said: {error.reason}.") from error
     if phones.max() >= known:
-        raise UsageError(f"This model knows {known} symbols, and the text in {language} needs others: take a v2 model.")
+        raise UsageError(
+            f"This model knows {known} symbols, and the text in {language} needs others: take a model that was trained "
+            "on a store with a larger table."
+        )
     return torch.from_numpy(phones)
 
 

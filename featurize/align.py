@@ -14,7 +14,7 @@ import numpy as np
 from featurize import ipa
 from featurize.languages.others import ipa_symbols
 from featurize.languages.reading import MARKS
-from featurize.symbols import SILENCE, SYMBOLS
+from featurize.symbols import BREATH, SILENCE, SYMBOLS
 from store.errors import Rejected
 
 UPSTREAM = ("zh", "ja", "ko", "yue")
@@ -25,6 +25,8 @@ SLACK_S = 1e-4
 _SILENT_LABELS = frozenset(
     {"", "sil", "sp", "spn", "pau", "epi", "h#", "nsn", "silence", "noise", "_", "#", "<eps>", "<sil>", "<p>", "<p:>"}
 )
+_UNSPOKEN = frozenset({SILENCE, BREATH})
+_BREATHS = frozenset({"br", "breath", "[breath]", "<breath>", "{breath}", "<br>", "{br}", "++breath++"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Alignment:
 
 
 def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[str], np.ndarray]:
-    """The phones of an alignment as symbols without gaps: what no interval covers is SP, neighbouring SPs are one.
+    """The phones of an alignment as symbols without gaps: what no interval covers is SP, neighbouring SPs are one, and
+    so are breaths.
 
     A label that is several symbols (the vowel of *fire* in IPA) is shared out evenly.
 
@@ -63,7 +66,7 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
     ends: list[float] = [0.0]
 
     def add(name: str, end: float) -> None:
-        if name == SILENCE and names[-1:] == [SILENCE]:
+        if name in _UNSPOKEN and names[-1:] == [name]:
             ends[-1] = end
         else:
             names.append(name)
@@ -79,20 +82,23 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
         add(last, end)
     if alignment.duration_s - ends[-1] > SLACK_S:
         add(SILENCE, alignment.duration_s)
-    if set(names) <= {SILENCE}:
-        raise Rejected("align", "the TextGrid holds silence alone: align the utterance again")
+    if set(names) <= _UNSPOKEN:
+        raise Rejected("align", "its alignment holds silence alone: align the utterance again")
     return names, np.asarray(ends[1:])
 
 
 def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
-    """Symbols of one interval's label, at least one: SP of a silence, a mark as it is, else of a phone.
+    """Symbols of one interval's label, at least one: SP of a silence, SP2 of a breath, a mark as it is, else of a
+    phone.
 
     English: ARPAbet as it is, IPA by the table. ARPAbet may lack its stress digits, which are then 0, and be in lower
     case, as in TIMIT. Other languages: symbols of upstream's table as they are; of those that it has none for, IPA.
     """
     if label.casefold() in _SILENT_LABELS:
         return (SILENCE,)
-    if label in MARKS:
+    if label.casefold() in _BREATHS or label == "AP":  # as DiffSinger's corpora have it; in IPA, "ap" is two phones
+        return (BREATH,)
+    if label in MARKS | _UNSPOKEN:
         return (label,)
     if language != "en":
         return _foreign(label, language)
@@ -104,18 +110,18 @@ def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
     except ValueError:
         phones = ()
     if not phones:
-        raise Rejected("align", f"the TextGrid has a phone {label!r}: neither ARPAbet nor English in IPA")
+        raise Rejected("align", f"its alignment has a phone {label[:40]!r}: neither ARPAbet nor English in IPA")
     return phones
 
 
 def _foreign(label: str, language: str) -> tuple[str, ...]:
     if language in UPSTREAM:
         if label not in SYMBOLS:
-            raise Rejected("align", f"the TextGrid has a phone {label!r}: no symbol of GPT-SoVITS v2")
+            raise Rejected("align", f"its alignment has a phone {label[:40]!r}: no symbol of GPT-SoVITS v2")
         return (label,)
     found = tuple(ipa_symbols(label))
     if not found:
-        raise Rejected("align", f"the TextGrid has a phone {label!r}: none in IPA")
+        raise Rejected("align", f"its alignment has a phone {label[:40]!r}: none in IPA")
     return found
 
 

@@ -32,6 +32,7 @@ MARKS = frozenset({",", ".", "!", "?", "-", "…", "_", "停", "空", "SP", "SP2
 """Where a pause may be."""
 UNKNOWN, SOUNDLESS = -1, -2
 """In the place of a class: like nothing that was learned from; a symbol that is no phone, as of a rising pitch."""
+METHOD = "hmm-gmm"
 NEVER = -100.0
 """Confidence where the phones do not fit into the recording at all."""
 
@@ -55,7 +56,7 @@ class Align(Derived):
         words = there["phone_word"].fingerprint if "phone_word" in there else "unknown"
         heard = {key: getattr(spectral, key) for key in ("n_fft", "win", "hop", "n_mels", "fmax", "n_mfcc")}
         rounds = " ".join(f"{rounds}x{gaussians}" for gaussians, rounds in hmm.SCHEDULE)
-        return {"method": "hmm-gmm", "hours": float(self.hours), "rounds": rounds, "words": words, **heard}
+        return {"method": METHOD, "hours": float(self.hours), "rounds": rounds, "words": words, **heard}
 
     def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
         class_of = classes(phones for part in parts for phones in part.utterances("phones"))
@@ -93,6 +94,11 @@ class Confidence(Derived):
 
     name, needs, axis, dtype = "confidence", ("wave", "phones", "align"), "utterance", "float32"
 
+    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        if there["align"].recipe.get("method") != METHOD:
+            raise UsageError("confidence is heard by what align was made with, a network here: name it by --ctc.")
+        return {}
+
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         model = Model(part)
         for utterance, times in zip(model.utterances, part.utterances("align"), strict=True):
@@ -129,15 +135,15 @@ def _read(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, str]
 def classes(phones: Iterable[np.ndarray]) -> np.ndarray:
     """(all symbols,) int16: the class of every symbol, given the phones that there are. 0 is the pause."""
     there = np.flatnonzero(sum(np.bincount(some, minlength=len(SYMBOLS)) for some in phones))
-    bases = dict.fromkeys(base for number in there.tolist() if (base := _base(SYMBOLS[number])))
-    numbers = {base: number for number, base in enumerate(bases, 1)} | {"": SOUNDLESS}
-    return np.array([PAUSE if symbol in MARKS else numbers.get(_base(symbol), UNKNOWN) for symbol in SYMBOLS], np.int16)
+    bases = dict.fromkeys(bare for number in there.tolist() if (bare := base(SYMBOLS[number])))
+    numbers = {bare: number for number, bare in enumerate(bases, 1)} | {"": SOUNDLESS}
+    return np.array([PAUSE if symbol in MARKS else numbers.get(base(symbol), UNKNOWN) for symbol in SYMBOLS], np.int16)
 
 
-def _base(symbol: str) -> str:
+def base(symbol: str) -> str:
     """A phone without its stress or tone; empty where it has no sound of its own."""
-    base = symbol.strip("/").lstrip("ˈˌ").rstrip("0123456789")
-    return base if base[:1].isalpha() and symbol != "UNK" and symbol not in MARKS else ""
+    bare = symbol.strip("/").lstrip("ˈˌ").rstrip("0123456789")
+    return bare if bare[:1].isalpha() and symbol != "UNK" and symbol not in MARKS else ""
 
 
 def _hours(parts: Sequence[Part]) -> float:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from featurize import pretrained, text, weights
+from featurize import pretrained, weights
 from featurize.derived import Derived, Part
 from featurize.pretrained import Precision
+from featurize.words import counted
 from store.errors import UsageError
 from store.schema import FeatureSpec
 
@@ -51,7 +52,8 @@ class Bert(Derived):
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         words = list(part.utterances("phone_word"))
-        characters = list(map(partial(_characters, part), part.strings("language"), part.strings("text"), words))
+        known = (part.strings("language"), part.strings("text"), part.strings("aligned"))
+        characters = list(map(partial(_characters, part), *known, words))
         for start in range(0, len(words), self.TOGETHER):
             some = slice(start, start + self.TOGETHER)
             for features_LW, words_P in zip(self._features(part, characters[some]), words[some], strict=True):
@@ -86,19 +88,14 @@ class Bert(Derived):
         return [rows[1 : len(one) - 1] for rows, one in zip(made, ids, strict=True)]
 
 
-def _characters(part: Part, language: str, written: str, words_P: np.ndarray) -> str:
-    """The characters that phones were counted by: of the text in words where it was read here, else of the text as it
-    came with its phones. None where there are no features to be."""
+def _characters(part: Part, language: str, written: str, aligned: int, words_P: np.ndarray) -> str:
+    """The characters that phones were counted by; none where there are no features to be."""
     if language != LANGUAGE or not (words_P >= 0).any():
         return ""
-    if LANGUAGE in part.specs["phone_word"].recipe:
-        reading = text.phonemise(written, LANGUAGE)
-        known, characters = np.array_equal(reading.phone_word, words_P), reading.text
-    else:
-        known, characters = words_P.max() < len(written), written
-    if not known:
+    characters = counted(written, language, words_P, part.specs["phone_word"].recipe, timed=bool(aligned))
+    if not characters:
         part.counts["texts whose phones are of other characters: zeros"] += 1
-    return characters if known else ""
+    return characters
 
 
 def _vocabulary_file(folder: Path) -> Path:

@@ -15,10 +15,10 @@ import numpy as np
 
 from featurize import account, add, cluster, engine, grow, resume, text
 from featurize import corpus as corpora
-from featurize.catalogue import KINDS, chosen
+from featurize.catalogue import KINDS, chosen, needed
 from featurize.derived import Derived
 from featurize.engine import Choice
-from featurize.presets import Preset, feature_specs
+from featurize.presets import Preset, feature_specs, sealed_for
 from featurize.recording import USUAL, Limits
 from featurize.source import root_of
 from featurize.symbols import DEFAULT
@@ -43,6 +43,10 @@ class BuildConfig:
     follow_outside: bool = False
     language: str = "en"
     """Of utterances whose corpus does not say, an ISO code."""
+    alignments: Place | None = None
+    """A folder that holds them, laid out as the corpus; None looks in that itself."""
+    split: float | None = None
+    """Seconds; utterances that are longer are cut at pauses of their alignment. None cuts nothing."""
     part_hours: float | None = None
     """Audio per part; None chooses by the size of the corpus."""
     workers: int | None = None
@@ -66,9 +70,15 @@ class BuildConfig:
         Raises:
             UsageError: a name in `features` is none, or what reads a language is not installed.
         """
-        frontends = text.versions(self.languages) if "phones" in self.features else {}
-        specs = feature_specs(self.preset, self.features, self.symbols, frontends)
-        return Recipe(preset=self.preset, specs=specs, compression=self.compression, limits=self.limits)
+        features = (*self.features, *sealed_for(needed(self.derived)))
+        frontends = text.versions(self.languages) if "phones" in features else {}
+        return Recipe(
+            preset=self.preset,
+            specs=feature_specs(self.preset, features, self.symbols),
+            compression=self.compression,
+            limits=self.limits,
+            frontends=frontends,
+        )
 
     @property
     def derived(self) -> tuple[Derived, ...]:
@@ -117,6 +127,8 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
         follow_outside=config.follow_outside,
         limits=config.limits,
         language=config.language,
+        alignments=config.alignments,
+        split_s=config.split,
     ):
         if isinstance(item, Utterance):
             utterances.append(item)
@@ -141,8 +153,7 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
         StoreError: a kept part was made from something that is not in the corpus now.
     """
     recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
-    fingerprints = [spec.fingerprint for spec in recipe.specs]
-    members, rest = grow.split(corpus.utterances, config.out, kept, fingerprints)
+    members, rest = grow.split(corpus.utterances, config.out, kept, recipe)
     seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
     part_seconds = hours * 3600 if hours else layout.automatic_part_seconds(float(seconds.sum()))
@@ -156,7 +167,7 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
             corpus=corpus.root,
             store=store,
             utterances=tuple(utterances),
-            inputs=inputs(utterances, fingerprints),
+            inputs=inputs(utterances, recipe),
             recipe=recipe,
         )
         for number, utterances in sorted(members.items())
@@ -240,6 +251,7 @@ def _recipe_attributes(recipe: Recipe) -> dict[str, Any]:
         "hop": spectral.hop,
         "preset": recipe.preset.name,
         "compression": recipe.compression,
+        "frontends": dict(recipe.frontends),
         "features": [spec.to_json() for spec in recipe.specs],
     }
 

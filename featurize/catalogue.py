@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featurize.aligner import Align, Confidence
 from featurize.bert import Bert
 from featurize.content import Hubert, MfccContent
+from featurize.ctc import CtcAlign, CtcConfidence
 from featurize.derived import F0, Derived, Energy
+from featurize.mos import Mos
 from featurize.quality import Clipped, Level, Silence, Snr
+from featurize.repeated import Repeated
 from featurize.semantic import Clustered, Quantised, TokensN
 from featurize.speaker import ERes2NetV2, Resemblyzer
 from store.errors import UsageError
+
+
+def _align(*, ctc: Path | None = None, hours: float | None = None, **network: Any) -> Derived:
+    if ctc is None:
+        return Align() if hours is None else Align(hours=hours)
+    if hours is not None:
+        raise UsageError(f"--align-hours {hours:g} is of align as it is learned, and --ctc was given.")
+    return CtcAlign(ctc=ctc, **network)
+
+
+def _confidence(*, ctc: Path | None = None, **network: Any) -> Derived:
+    return CtcConfidence(ctc=ctc, **network) if ctc else Confidence()
 
 
 def _content(*, hubert: Path | None = None, width: int | None = None, **network: Any) -> Derived:
@@ -43,12 +58,14 @@ def _speaker_vector(*, speaker: Path | None = None) -> Derived:
 KINDS: dict[str, Callable[..., Derived]] = {
     "f0": F0,
     "energy": Energy,
-    "align": Align,
-    "confidence": Confidence,
+    "align": _align,
+    "confidence": _confidence,
     "level": Level,
     "snr": Snr,
     "silence": Silence,
     "clipped": Clipped,
+    "mos": Mos,
+    "repeated": Repeated,
     "content": _content,
     "tokens_n": TokensN,
     "semantic": _semantic,
@@ -56,6 +73,8 @@ KINDS: dict[str, Callable[..., Derived]] = {
     "speaker_vector": _speaker_vector,
 }
 """What makes each, from the values that its user gave; without any too."""
+_LIKE = {"confidence": ("align", ("ctc", "precision"))}
+"""Features that are heard by the network of another, and the values that they take from it."""
 
 
 def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
@@ -69,6 +88,9 @@ def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tu
     if unknown := [name for name in names if name not in KINDS]:
         raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(KINDS)}.")
     given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
+    for name, (other, keys) in _LIKE.items():
+        if name in names:
+            given[name] = {key: value for key, value in given.get(other, {}).items() if key in keys}
     made = {name: KINDS[name](**given.get(name, {})) for name in names}
     for name, some in given.items():
         if some and name not in made:
@@ -76,3 +98,14 @@ def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tu
                 raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
             made[name] = KINDS[name](**some)
     return tuple(made.values())
+
+
+def needed(features: Iterable[Derived]) -> set[str]:
+    """Names of all that these are made from, by way of others too."""
+    asked = {feature.name: feature for feature in features}
+    found, left = set[str](), list(asked.values())
+    while left:
+        new = set(left.pop().needs) - found
+        found |= new
+        left += [asked.get(name) or KINDS[name]() for name in new & KINDS.keys()]
+    return found

@@ -7,10 +7,10 @@ Shapes: T frames, H samples of a hop, B utterances, L frames of the longest, W w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -30,6 +30,7 @@ FIELD = 400
 """Samples at RATE that one frame of HuBERT sees; fewer make none."""
 FULL_SCALE = 1145.14
 """GPT-SoVITS feeds samples of this magnitude, and does not normalise them further."""
+Long = TypeVar("Long", bound=Sized)
 STRIDES = [5, 2, 2, 2, 2, 2, 2]
 """Of the convolutions, where a config does not say."""
 
@@ -138,9 +139,9 @@ def lengthened(rows: np.ndarray, frames: int) -> np.ndarray:
     return rows if len(rows) == frames else np.concatenate((rows, rows[-1:]))
 
 
-def batches(waves: Iterable[np.ndarray], frames: int) -> Iterator[list[np.ndarray]]:
+def batches(waves: Iterable[Long], frames: int) -> Iterator[list[Long]]:
     """Neighbours together, of so many frames at the most, padding included; one that has more is alone."""
-    batch: list[np.ndarray] = []
+    batch: list[Long] = []
     for wave in waves:
         if batch and max(len(wave), len(batch[-1])) * (len(batch) + 1) > frames:
             yield batch
@@ -152,7 +153,7 @@ def batches(waves: Iterable[np.ndarray], frames: int) -> Iterator[list[np.ndarra
 
 @torch.inference_mode()
 def last_hidden(network: Any, heard: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
-    """What HuBERT makes of some waves (S,), each as if it were alone.
+    """What HuBERT, or wav2vec 2.0, makes of some waves (S,), each as if it were alone.
 
     Returns:
         (B, L, W) on the network's device, as precise as it, and how many frames each has.
@@ -160,7 +161,8 @@ def last_hidden(network: Any, heard: Sequence[np.ndarray]) -> tuple[Tensor, list
     of = next(network.parameters())
     features = [network.feature_extractor(torch.from_numpy(wave).to(of)[None])[0].T for wave in heard]
     lengths = [len(feature) for feature in features]
-    hidden_BLW = network.feature_projection(pad_sequence(features, batch_first=True))
+    projected = network.feature_projection(pad_sequence(features, batch_first=True))
+    hidden_BLW = projected if isinstance(projected, Tensor) else projected[0]  # wav2vec 2.0's has its input too
     valid_BL = torch.arange(hidden_BLW.shape[1]) < torch.tensor(lengths)[:, None]
     made_BLW: Tensor = network.encoder(hidden_BLW, attention_mask=valid_BL.to(of.device)).last_hidden_state
     return made_BLW, lengths

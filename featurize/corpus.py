@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from featurize import cuts, folders, formats, source
+from featurize.alignments import Alignments
 from featurize.examine import Examiner
 from featurize.formats import FORMATS, Entry
 from featurize.recording import USUAL, Limits
@@ -46,8 +47,11 @@ def scan(
     follow_outside: bool = False,
     limits: Limits = USUAL,
     language: str = "en",
+    alignments: Place | None = None,
+    split_s: float | None = None,
 ) -> Iterator[Utterance | Reject]:
-    """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan".
+    """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan", or "align" where
+    that is to blame.
 
     Args:
         path: of the corpus folder, or of a .list file or a manifest of cuts in it.
@@ -55,8 +59,10 @@ def scan(
         follow_outside: take recordings that lie outside the corpus folder, by their path or through links.
         limits: what is too long.
         language: of utterances whose corpus does not say, an ISO code.
+        alignments: a folder that holds them, laid out as the corpus.
+        split_s: what is longer is cut at pauses of its alignment; None cuts nothing.
     Raises:
-        UsageError: there is nothing at `path`, or no such format.
+        UsageError: there is nothing at `path` or `alignments`, no such format, or pieces would be too long.
         CorpusError: not of that format, or nothing at all in it.
         StorageError: the bucket cannot be used, or does not answer.
     """
@@ -64,7 +70,10 @@ def scan(
         raise UsageError(f"{format!r} is no corpus format; known are {', '.join(FORMATS)}")
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _recognise(path, found, file)
-    return _scan(path, Examiner(found, limits, language), format, found, _entries(path, format, found, file))
+    if split_s is not None and split_s > limits.longest_s:
+        raise UsageError(f"--split {split_s:g} leaves more than the {limits.longest_s:g} s of --longest: give less.")
+    examiner = Examiner(found, Alignments(found, alignments), limits, language, split_s)
+    return _scan(path, examiner, format, found, _entries(path, format, found, file))
 
 
 def _recognise(path: Place, found: Source, file: str) -> str:
@@ -130,15 +139,16 @@ def _scan(
 ) -> Iterator[Utterance | Reject]:
     claimed: dict[str, str] = {}
     empty = True
-    for result, audio, where in _in_order(examiner.examine, entries, found.threads):
+    for results, audio, where in _in_order(examiner.examine, entries, found.threads):
         empty = False
-        if audio and result.id in claimed:
-            yield Reject(where, "scan", f"{result.id} for the second time, after {claimed[result.id]}: keep one")
-            continue
-        yield result
-        if audio:
-            claimed[result.id] = where
-            claimed.setdefault(audio, where)
+        for result in results:
+            if audio and result.id in claimed:
+                yield Reject(where, "scan", f"{result.id} for the second time, after {claimed[result.id]}: keep one")
+                continue
+            yield result
+            if audio:
+                claimed[result.id] = where
+        claimed.setdefault(audio, where)
     for orphan in _unclaimed(found, claimed) if format != "tree" else ():
         empty = False
         yield orphan

@@ -6,17 +6,19 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from sys import intern
 from typing import Any
 
 from featurize.formats import LANGUAGE_TAGS, Entries, Entry
 from featurize.source import Source
+from featurize.times import PHONE_TIERS, WORD_TIERS, Row, packed
 from store.errors import CorpusError, Rejected
 from store.schema import Reject
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
+TIERS = (PHONE_TIERS, WORD_TIERS)
 _LANGUAGES = {"english": "en", "chinese": "zh", "mandarin": "zh", "japanese": "ja", "korean": "ko", "cantonese": "yue"}
 
 
@@ -27,7 +29,7 @@ def read_cuts(source: Source, file: str) -> Entries:
         try:
             yield _entry(source, where, json.loads(line))
         except Rejected as error:
-            yield Reject(where, "scan", error.reason)
+            yield Reject(where, error.stage, error.reason)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             yield Reject(where, "scan", f"no cut of one recording with text ({error!r:.100})")
 
@@ -64,9 +66,24 @@ def _entry(source: Source, where: str, cut: Mapping[str, Any]) -> Entry:
         speaker=intern(next(iter(speakers), source.root.name)),
         language=_language(language),
         text=" ".join(str(supervision["text"]).strip() for supervision in spoken if supervision.get("text")),
+        phones=" ".join(str((supervision.get("custom") or {}).get("phones", "")) for supervision in spoken).strip(),
         seconds=None if whole else (start, inf if to_the_end else stop),
-        alignment=None if whole else "",
+        alignment=_alignment(where, spoken) or (None if whole else ""),
+        name=str(cut["id"]),
     )
+
+
+def _alignment(where: str, spoken: Iterable[Mapping[str, Any]]) -> str:
+    """Of a cut's supervisions, whose clock is the cut's."""
+    held = [(str(name).casefold(), items) for one in spoken for name, items in (one.get("alignment") or {}).items()]
+    try:
+        phones, words = (
+            [Row(float(start), float(start) + float(length), str(label).strip()) for label, start, length, *_ in items]
+            for items in ([item for name, some in held if name in names for item in some] for names in TIERS)
+        )
+    except (ValueError, TypeError) as error:
+        raise Rejected("align", f"an interval is not label, start and duration ({error!r:.100})") from None
+    return packed(where, phones, words)
 
 
 def _language(named: str) -> str:

@@ -18,7 +18,8 @@ import torch
 
 from featurize import prepared
 from featurize.formats import LANGUAGE_TAGS
-from featurize.symbols import SYMBOLS
+from featurize.symbols import DEFAULT, SYMBOLS
+from featurize.words import counted
 from store.errors import StoreError, UsageError
 from store.reader import Store
 from store.writer import disk_error
@@ -64,6 +65,10 @@ def _check(store: Store) -> None:
         raise StoreError(
             f"{store.path} has {store.sample_rate} Hz and {store.hop} samples a frame, upstream reads {prepared.RATE} "
             f"and {prepared.HOP}: build a store with --preset gpt-sovits-v2."
+        )
+    if (table := str(store.features["phones"].recipe["symbols"])) == "headrace-ipa":
+        raise StoreError(
+            f"{store.path} has phones of {table}, which upstream does not know: build a store with --symbols {DEFAULT}."
         )
 
 
@@ -128,13 +133,14 @@ def _write_tensor(path: Path, feature: str, rows: np.ndarray) -> None:
 
 def _lines(store: Store, number: int, features: list[str], out: Path) -> dict[str, str]:
     """Of each table, that of an utterance."""
-    name, text = prepared.name_of(store.ids[number]), " ".join(store.texts[number].split())
+    name, (text, counts) = prepared.name_of(store.ids[number]), _spelled(store, number)
     phones = " ".join(SYMBOLS[id] for id in store.read("phones", number).tolist())
     language = store.languages[number]
     speaker = " ".join(store.speakers[number].replace("|", " ").split())
-    listed = (f"{prepared.WAVES}/{name}", speaker, _TAGS.get(language, language), text.replace("|", " "))
+    written = " ".join(store.texts[number].replace("|", " ").split())
+    listed = (f"{prepared.WAVES}/{name}", speaker, _TAGS.get(language, language), written)
     lines = {
-        prepared.TEXTS: "\t".join((name, phones, _characters(store, number), text)),
+        prepared.TEXTS: "\t".join((name, phones, counts, text)),
         f"{out.name}.list": "|".join(listed),
     }
     if "semantic" in features:
@@ -142,10 +148,14 @@ def _lines(store: Store, number: int, features: list[str], out: Path) -> dict[st
     return lines
 
 
-def _characters(store: Store, number: int) -> str:
-    """How many phones each character has, or `None`: `prepared.words`, undone."""
-    if "phone_word" not in store.features:
-        return "None"
-    words = store.read("phone_word", number)
-    counts = np.bincount(words) if len(words) and words[0] >= 0 else np.zeros(1)
-    return str(counts.tolist()) if counts.all() else "None"  # where it is words that phones belong to
+def _spelled(store: Store, number: int) -> tuple[str, str]:
+    """The text in words, as far as it is known, and how many phones each character has, or `None`: `prepared.words`,
+    undone."""
+    text, counts = store.texts[number], np.zeros(1, np.int64)
+    if "phone_word" in store.features:
+        words, recipe = store.read("phone_word", number), store.features["phone_word"].recipe
+        timed = bool(store.column("aligned")[number])
+        text = counted(text, store.languages[number], words, recipe, timed=timed) or text
+        counts = np.bincount(words, minlength=len(text)) if len(words) and words.min() >= 0 else counts
+    # Where it is words that phones belong to, characters have none.
+    return " ".join(text.split()), str(counts.tolist()) if counts.all() else "None"

@@ -6,23 +6,18 @@ Times are samples over the sample rate, with all digits of a float64: reading th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby, pairwise
-from operator import itemgetter
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from featurize import text
 from featurize.exporting import drafted
 from featurize.folders import AUDIO
-from featurize.languages.reading import MARKS
 from featurize.prepared import name_of
 from featurize.symbols import TABLES
+from featurize.words import spoken
 from store import alignment
 from store.alignment import Segments
-from store.errors import Rejected, StoreError
+from store.errors import StoreError
 from store.reader import Store
 
 _SEGMENT = re.compile(r"#\d+-\d+$")
@@ -111,36 +106,11 @@ def _without_gaps(intervals: Iterable[Interval], seconds: float) -> list[Interva
 
 
 def _tiers(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
-    spoken = segments.phones != alignment.SILENCE
-    starts, ends = segments.starts[spoken] / store.sample_rate, segments.ends[spoken] / store.sample_rate
+    sounds = segments.phones != alignment.SILENCE
+    starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
     labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]
     phones = list(map(Interval, starts.tolist(), ends.tolist(), labels))
-    words, characters = _words(store, number)
-    if not characters:
-        return {"phones": phones}
-    return {"words": list(_joined(phones, words, characters)), "phones": phones}
-
-
-def _words(store: Store, number: int) -> tuple[np.ndarray, str]:
-    """(P,) at which character the word of each phone begins, and the characters; none where nobody knows."""
-    words = store.read("phone_word", number) if "phone_word" in store.features else np.empty(0, np.int16)
-    if not len(words) or words.min() < 0:
-        return words, ""
-    language, written = store.languages[number], store.texts[number]
-    if language not in store.features["phone_word"].recipe:  # it came with its phones
-        return words, written if words.max() < len(written) else ""
-    try:
-        reading = text.phonemise(written, language)
-    except Rejected:
-        return words, ""
-    return words, reading.text if np.array_equal(reading.phone_word, words) else ""
-
-
-def _joined(phones: list[Interval], words: np.ndarray, characters: str) -> Iterator[Interval]:
-    """Phones of one word as one interval; marks are no words."""
-    firsts = np.unique(words).tolist()
-    labels = {first: characters[first:stop].strip() for first, stop in pairwise((*firsts, len(characters)))}
-    for first, group in groupby(zip(words.tolist(), phones, strict=True), key=itemgetter(0)):
-        own = [phone for _, phone in group]
-        if labels[first] not in MARKS:
-            yield Interval(own[0].start, own[-1].end, labels[first])
+    words = [
+        Interval(phones[word.first].start, phones[word.stop - 1].end, word.label) for word in spoken(store, number)
+    ]
+    return {"words": words, "phones": phones} if words else {"phones": phones}

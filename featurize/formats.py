@@ -22,6 +22,8 @@ from store.schema import Reject
 
 TEXTS = (".txt", ".lab", ".textgrid")
 """Suffixes of transcripts in a tree, in any case; of several of one name the first in this order is the text."""
+TIMED = (".lab", ".textgrid")
+"""Of these, suffixes of what may be an alignment."""
 FORMATS = ("list", "ljspeech", "kaldi", "tree", "lhotse")
 LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
 """GPT-SoVITS' tags, in lower case, to ISO codes."""
@@ -43,8 +45,15 @@ class Entry:
     text: str = ""
     text_file: str = ""
     """Path, relative to the corpus folder, of the file that is the text, where no line gives it."""
+    phones: str = ""
+    """Names of symbols between spaces, where the corpus gives them itself."""
     alignment: str | None = None
-    """Path of the TextGrid, likewise; empty: there is none; None: there may be one beside the recording."""
+    """Path of a TextGrid or a `.lab` with times, likewise, or an alignment as `times.packed` has it; empty: it names
+    none; None: nor does it say that there is none beside the recording."""
+    name: str = ""
+    """What the corpus calls it, where that is not the recording's path."""
+    recording: str = ""
+    """What the corpus calls the recording that it is a segment of."""
     seconds: tuple[float, float] | None = None
     """Start and end of a segment, infinite for the recording's end; None for the whole recording."""
     problem: str = ""
@@ -55,10 +64,14 @@ Entries = Iterator[Entry | Reject]
 
 
 def read_list(source: Source, file: str) -> Entries:
-    """GPT-SoVITS: a line is `path|speaker|language|text`."""
+    """GPT-SoVITS: a line is `path|speaker|language|text`; here it may go on with `|phones`, symbols between spaces, and
+    with `|alignment`, a path."""
 
     def entry(where: str, line: str) -> Entry:
         fields = [field.strip() for field in line.split("|")]
+        timed = len(fields) > 4 and suffix(fields[-1]) in TIMED
+        alignment = _path(fields.pop()) if timed else None
+        phones = fields.pop() if len(fields) == 5 else ""
         if len(fields) != 4:
             raise Rejected("scan", f"{len(fields)} fields between bars instead of path|speaker|language|text")
         path, speaker, tag, text = fields
@@ -67,14 +80,20 @@ def read_list(source: Source, file: str) -> Entries:
         language = language_of(tag)
         return Entry(
             where=where,
-            audio=path.strip(_PATH_JUNK).replace("\\", "/"),
+            audio=_path(path),
             speaker=intern(speaker or source.root.name),
             language=language,
             text=text,
+            phones=phones,
+            alignment=alignment,
             problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}, nor a code as de",
         )
 
     return _parsed(source, file, entry)
+
+
+def _path(written: str) -> str:
+    return written.strip(_PATH_JUNK).replace("\\", "/")
 
 
 def language_of(tag: str) -> str:
@@ -93,13 +112,14 @@ def read_ljspeech(source: Source) -> Entries:
             raise Rejected("scan", f"{len(texts) + 1} fields between bars instead of name|text|normalised text")
         candidates = [f"wavs/{name}{suffix}" for suffix in AUDIO]
         audio = next(filter(there.__contains__, candidates), candidates[0])
-        return Entry(where=where, audio=audio, speaker=intern(source.root.name), text=texts[-1] or texts[0])
+        return Entry(where=where, audio=audio, speaker=intern(source.root.name), text=texts[-1] or texts[0], name=name)
 
     return _parsed(source, "metadata.csv", entry)
 
 
 def read_kaldi(source: Source) -> Entries:
-    """A Kaldi data directory: `text`, `wav.scp`, and `segments`, `utt2spk` and `utt2lang` where there are any.
+    """A Kaldi data directory: `text`, `wav.scp`, and `segments`, `utt2spk`, `utt2lang` and, our own, `utt2phones` where
+    there are any.
 
     An entry of wav.scp that is a command is never run: it is rejected.
     """
@@ -107,6 +127,7 @@ def read_kaldi(source: Source) -> Entries:
     segments = yield from _table(source, "segments")
     speakers = yield from _table(source, "utt2spk")
     languages = yield from _table(source, "utt2lang")
+    phones = yield from _table(source, "utt2phones")
     unheard, unread = dict(recordings), dict(segments)
 
     def entry(where: str, line: str) -> Entry:
@@ -124,8 +145,11 @@ def read_kaldi(source: Source) -> Entries:
             speaker=intern(speakers.get(name, source.root.name)),
             language=LANGUAGE_TAGS.get(languages.get(name, "").lower(), languages.get(name, "").lower()),
             text="".join(text),
+            phones=phones.get(name, ""),
             seconds=seconds,
             alignment=None if seconds is None else "",
+            name=name,
+            recording=recording,
         )
 
     yield from _parsed(source, "text", entry)
@@ -161,7 +185,7 @@ def read_tree(source: Source) -> Entries:
     """Recordings anywhere in a folder, each with a .txt, .lab or .TextGrid of its name beside it.
 
     The speaker is the first folder of the path, or the corpus folder's name. A .TextGrid gives the alignment, and
-    the text where nothing else does.
+    the text where nothing else does; a .lab is either a text or an alignment.
     """
     for item in source.walk():
         if isinstance(item, Reject):
@@ -188,7 +212,7 @@ def _recordings(paths: list[str], speaker: str) -> Entries:
             audio=audio,
             speaker=speaker,
             text_file=texts[0] if texts else "",
-            alignment=texts[-1] if texts and suffix(texts[-1]) == ".textgrid" else "",
+            alignment=next((path for path in reversed(texts) if suffix(path) in TIMED), ""),
             problem="" if texts else "audio without text: no .txt, .lab or .TextGrid of its name beside it",
         )
 

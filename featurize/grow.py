@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featurize.worker import PartTask, inputs
+from featurize.worker import PartTask, Recipe, inputs
 from store import index, layout
 from store.errors import StoreError
 from store.place import Place
@@ -71,7 +71,7 @@ def _made(out: Place, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
 
 
 def split(
-    utterances: Sequence[Utterance], out: Place, kept: Sequence[int], fingerprints: Sequence[str]
+    utterances: Sequence[Utterance], out: Place, kept: Sequence[int], recipe: Recipe
 ) -> tuple[dict[int, list[Utterance]], list[Utterance]]:
     """What each of some sealed parts was made from, in the order in which it was, and all the others.
 
@@ -91,7 +91,7 @@ def split(
         held.get(part_of.get(utterance.id, -1), rest).append(utterance)
     for number, seal in zip(kept, seals, strict=True):
         held[number].sort(key=lambda utterance: utterance.seconds)
-        if inputs(held[number], fingerprints) != seal["inputs"]:
+        if inputs(held[number], recipe) != seal["inputs"]:
             raise _changed(out, number, seal, held[number], len(utterances))
     return held, rest
 

@@ -17,7 +17,7 @@ import numpy as np
 from featurize import build, prepared, resume, symbols
 from featurize.build import BuildConfig, Corpus, Observer
 from featurize.inventory import Line, scan
-from featurize.presets import PRESETS, feature_specs
+from featurize.presets import OF_PHONES, PRESETS, feature_specs
 from featurize.rows import PartRows, Sample
 from featurize.stopwatch import Stopwatch
 from featurize.worker import PartReport, PartTask, Recipe, filled, frames_of, inputs, sample_of, sealed
@@ -113,7 +113,7 @@ def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, 
         made[name] = replace(made[name], recipe={**made[name].recipe, "resampler": "swr"})
     made |= {name: prepared.tensor_spec(name, "float32" if name in widest else "float16") for name in prepared.FOLDERS}
     made |= {"semantic": prepared.semantic_spec(), "phone_word": prepared.word_spec()}
-    brought = {"phones": ("phones", "phone_end", "phone_frames", "phone_word")}
+    brought = {"phones": OF_PHONES}
     return tuple(made[one] for name in features for one in brought.get(name, (name,)))
 
 
@@ -122,7 +122,6 @@ def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: Pl
     seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
     order, bounds = layout.plan_parts(seconds, layout.automatic_part_seconds(float(seconds.sum())))
     recipe = Recipe(preset=PRESET, specs=specs(features, lines))
-    fingerprints = [spec.fingerprint for spec in recipe.specs]
 
     def task(number: int, members: Sequence[int]) -> ImportTask:
         utterances, of_part = tuple(corpus.utterances[n] for n in members), tuple(lines[n] for n in members)
@@ -131,7 +130,7 @@ def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: Pl
             corpus=corpus.root,
             store=out.resolve(),
             utterances=utterances,
-            inputs=digest([inputs(utterances, fingerprints), [asdict(line) for line in of_part]]),
+            inputs=digest([inputs(utterances, recipe), [asdict(line) for line in of_part]]),
             recipe=recipe,
             lines=of_part,
         )

@@ -92,6 +92,11 @@ _NUANCES = str.maketrans(":", "ː", "ʰʲʷ\u032a\u0325\u031a\u0361ˑ")  # aspir
 _SEPARATORS = re.compile("[_ ‿]+")
 
 
+def spellings(phone: str) -> list[str]:
+    """What IPA writes for a phone of ARPAbet without its stress, the commonest first; nothing for what is none."""
+    return (_VOWELS | _CONSONANTS).get(phone, "").split()
+
+
 @lru_cache(maxsize=4096)
 def to_arpabet(ipa: str) -> tuple[str, ...]:
     """ARPAbet phones, vowels with stress (1 primary, 2 secondary, 0 none), of a string in IPA.

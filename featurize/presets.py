@@ -11,13 +11,14 @@ the preset that it extends; without one it says everything.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from featurize.catalogue import KINDS
 from featurize.dsp import SpectralRecipe, slaney_mel
+from featurize.languages.reading import PHONE_WORD
 from featurize.symbols import DEFAULT
 from store.errors import UsageError
 from store.schema import FeatureSpec
@@ -147,17 +148,21 @@ def _typed(key: str, value: Any, kind: str) -> Any:
 
 
 FEATURES = ("wave", "mel", "mfcc", "phones")
-"""What parts are sealed with. `phones` brings its times, `phone_end` and `phone_frames`, and `phone_word` along."""
+"""What parts are sealed with."""
+OF_PHONES = ("phones", "phone_end", "phone_frames", "phone_word")
+"""What `phones` brings along: its times, and the characters that it belongs to."""
 
 
-def feature_specs(
-    preset: Preset, features: Sequence[str], symbols: str = DEFAULT, frontends: Mapping[str, str] | None = None
-) -> tuple[FeatureSpec, ...]:
+def sealed_for(needed: Collection[str]) -> list[str]:
+    """Those of FEATURES that have these among them."""
+    return [name for name in FEATURES if name in needed or (name == "phones" and not set(OF_PHONES).isdisjoint(needed))]
+
+
+def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT) -> tuple[FeatureSpec, ...]:
     """The arrays that the parts of a store of these features are sealed with; what is derived joins them later.
 
     Args:
         symbols: the table of `phones`, one of `symbols.TABLES`.
-        frontends: what reads each language, as `text.versions` has it.
     Raises:
         UsageError: a name that is no feature.
     """
@@ -170,21 +175,21 @@ def feature_specs(
     mel = {key: value for key, value in spectral.items() if key != "n_mfcc"}
     mel |= {"scale": "slaney", "magnitude": "sqrt(power+1e-8)", "log": "ln(max(x,1e-5))"}
     mfcc = spectral | {"scale": "slaney", "decibel_floor": -80, "dct": "II-orthonormal"}
-    table, read = {"symbols": symbols}, dict(frontends or {})
+    table = {"symbols": symbols}
     times = table | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
     specs = {
         "wave": [_spec("wave", "frames", "int16", recipe.hop, preset.wave_recipe)],
         "mel": [_spec("mel", "frames", "float16", recipe.n_mels, mel)],
         "mfcc": [_spec("mfcc", "frames", "float16", recipe.n_mfcc, mfcc)],
         "phones": [
-            _spec("phones", "phones", "int16", None, table | read),
+            _spec("phones", "phones", "int16", None, table),
             _spec("phone_end", "phones", "int32", None, times),
             _spec("phone_frames", "phones", "int32", None, times),
-            _spec("phone_word", "phones", "int16", None, {"unit": "character"} | read),
+            _spec("phone_word", "phones", "int16", None, PHONE_WORD),
         ],
     }
     return tuple(spec for name in FEATURES if name in features for spec in specs[name])
 
 
-def _spec(name: str, axis: Any, dtype: str, channels: int | None, recipe: dict[str, Any]) -> FeatureSpec:
+def _spec(name: str, axis: Any, dtype: str, channels: int | None, recipe: Mapping[str, Any]) -> FeatureSpec:
     return FeatureSpec(name=name, axis=axis, dtype=dtype, channels=channels, recipe=recipe)

@@ -73,6 +73,7 @@ def check_recipe(out: Place, found: Mapping[str, Any], asked: Mapping[str, Any])
     Raises:
         RecipeMismatch: the store was begun with other features or another preset.
     """
+    _check_frontends(out, found.get("frontends", {}), asked["frontends"])
     own = {**found, "features": [spec for spec in found["features"] if "seals" not in spec]}
     for key in ("preset", "compression", "features"):
         if own.get(key) != asked[key]:
@@ -80,6 +81,17 @@ def check_recipe(out: Place, found: Mapping[str, Any], asked: Mapping[str, Any])
                 f"{out} was begun with another {key}: ask for what it has, or name another --out.",
                 f"in store:  {_brief(own.get(key))}",
                 f"asked for: {_brief(asked[key])}",
+            )
+
+
+def _check_frontends(out: Place, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    """A language that is new changes nothing for the others."""
+    for language in sorted(found.keys() & asked.keys()):
+        if found[language] != asked[language]:
+            raise RecipeMismatch(
+                f"Texts in {language} of {out} were read by another version: install that, or name another --out.",
+                f"in store:  {found[language]}",
+                f"here:      {asked[language]}",
             )
 
 

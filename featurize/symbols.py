@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 
 from store.errors import Rejected
+from store.schema import Stage
 
 SYMBOLS: tuple[str, ...] = tuple(
     resources.files("featurize").joinpath("symbols_v2.txt").read_text(encoding="utf-8").splitlines()
@@ -41,22 +42,25 @@ TABLES: dict[str, tuple[str, ...]] = {
 DEFAULT = "gpt-sovits-v2"
 
 SILENCE = "SP"
+BREATH = "SP2"
+"""Upstream's table has it, and its frontends make nothing of it."""
 
 _IDS = {symbol: number for number, symbol in enumerate(TABLES["headrace-ipa"])}
 
 
-def ids(symbols: Iterable[str], table: str = DEFAULT) -> np.ndarray:
-    """Ids, int16, shape (P,). Raises Rejected("text") for a symbol that the table does not hold."""
+def ids(symbols: Iterable[str], table: str = DEFAULT, stage: Stage = "text") -> np.ndarray:
+    """Ids, int16, shape (P,). Raises Rejected(stage) for a symbol that the table does not hold, and where it is."""
     known = len(TABLES[table])
     found = []
-    for symbol in symbols:
+    for place, symbol in enumerate(symbols, 1):
         number = _IDS.get(symbol, known)
         if number >= known:
-            raise Rejected("text", f"the symbol table {table} has no {symbol!r}{_elsewhere(symbol)}")
+            where = f"{symbol[:40]!r}, phone {place}{_elsewhere(symbol)}"
+            raise Rejected(stage, f"the symbol table {table} has no {where}")
         found.append(number)
     return np.array(found, dtype=np.int16)
 
 
 def _elsewhere(symbol: str) -> str:
     holding = next((name for name, table in TABLES.items() if symbol in table), "")
-    return f", {holding} has: build with --symbols {holding}" if holding else ""
+    return f"; {holding} has: build with --symbols {holding}" if holding else ""

@@ -14,9 +14,9 @@ import itertools
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -25,9 +25,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from featurize import align, engine, praat, source, symbols, text
+from featurize import engine
 from featurize.dsp import SpectralRecipe
 from featurize.intake import decoded
+from featurize.phones import add_phones
 from featurize.presets import Preset
 from featurize.recording import USUAL, Limits
 from featurize.rows import PartRows, Sample
@@ -51,6 +52,8 @@ class Recipe:
     limits: Limits = USUAL
     engine: str = "torch"
     device: str = "cpu"
+    frontends: Mapping[str, str] = field(default_factory=dict)
+    """By language, what reads its texts, as `text.versions` has it."""
 
     @property
     def features(self) -> frozenset[str]:
@@ -98,10 +101,13 @@ class PartReport:
 _EVERYTHING = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
 
 
-def inputs(utterances: Sequence[Utterance], fingerprints: Sequence[str]) -> str:
+def inputs(utterances: Sequence[Utterance], recipe: Recipe) -> str:
     """Digest of everything that a part is made from: of the recordings themselves name and size, of the recipe the
-    fingerprints of its features."""
-    return digest([[_EVERYTHING(utterance) for utterance in utterances], fingerprints])
+    fingerprints of its features, and what reads the part's own languages."""
+    languages = recipe.frontends.keys() & {utterance.language for utterance in utterances}
+    frontends = {language: recipe.frontends[language] for language in languages}
+    fingerprints = [spec.fingerprint for spec in recipe.specs]
+    return digest([[_EVERYTHING(utterance) for utterance in utterances], fingerprints, frontends])
 
 
 def process_part(task: PartTask, threads: int = 1) -> PartReport:
@@ -269,7 +275,7 @@ def _samples(
             sample = sample_of(utterance, wave, recipe.preset.spectral)
             if "phones" in recipe.features:
                 with watch("text"):
-                    _add_phones(corpus, sample, recipe)
+                    add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:
@@ -287,20 +293,3 @@ def sample_of(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) 
         arrays={"wave": wave[: frames * spectral.hop].reshape(frames, spectral.hop)},
         columns={"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0},
     )
-
-
-def _add_phones(corpus: Place, sample: Sample, recipe: Recipe) -> None:
-    """Symbols of the TextGrid with their times where there is one, else of the text, untimed."""
-    utterance, frames, spectral = sample.utterance, sample.columns["frames"], recipe.preset.spectral
-    if utterance.alignment:
-        start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
-        with source.local(corpus, utterance.alignment) as path:
-            names, ends = align.symbols_and_ends(praat.read_textgrid(path, start, stop), utterance.language)
-        ids, words = symbols.ids(names, recipe.symbols), np.full(len(names), -1, np.int16)
-        end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
-    else:
-        reading = text.phonemise(utterance.text, utterance.language)
-        ids, words = symbols.ids(reading.phones, recipe.symbols), reading.phone_word
-        end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
-    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
-    sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))

@@ -35,8 +35,10 @@ class Utterance:
     language: str
     """Lower-case ISO code: en, zh, ja, ko, yue, ..."""
     text: str
+    phones: str = ""
+    """Names of symbols between spaces, taken as they are; empty where the text is to be read."""
     alignment: str = ""
-    """POSIX path of a TextGrid like `audio`'s, or empty."""
+    """POSIX path, like `audio`'s, of a TextGrid or a `.lab` with times; or an alignment itself, as JSON; or empty."""
 
     @property
     def seconds(self) -> float:

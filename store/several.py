@@ -101,6 +101,8 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
     for name in shared:
         for other in others:
             _check_alike(first, other, features[name], other.features[name])
+    if "phones" in shared:
+        _check_read_alike(members)
     if not shared:
         raise RecipeMismatch(f"{' and '.join(str(member.path) for member in members)} have no feature in common.")
     return {name: features[name] for name in shared}
@@ -113,6 +115,20 @@ def _check_alike(first: Member, other: Member, one: FeatureSpec, two: FeatureSpe
             f"{other.path} has another {one.name} than {first.path}: build it with the same recipe, or leave it out.",
             *_difference(first, other, fields[0], fields[1]),
         )
+
+
+def _check_read_alike(members: Sequence[Member]) -> None:
+    """Texts of one language have been read by the same in all; of each store the attributes say by what."""
+    read: dict[str, tuple[Member, str]] = {}
+    for member in members:
+        for language, frontend in member.attributes.get("frontends", {}).items():
+            first, before = read.setdefault(language, (member, frontend))
+            if frontend != before:
+                raise RecipeMismatch(
+                    f"{member.path} has texts in {language} read otherwise than {first.path}: build it with the same "
+                    "libraries, or leave it out.",
+                    *_difference(first, member, {language: before}, {language: frontend}),
+                )
 
 
 def _difference(first: Member, other: Member, one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterable[str]:

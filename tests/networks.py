@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel, HubertConfig, HubertModel
+from transformers import BertConfig, BertModel, HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForCTC
 
 HUBERT = HubertConfig(
     hidden_size=768,
@@ -26,6 +27,19 @@ def hubert(folder: Path, config: HubertConfig = HUBERT, seed: int = 0) -> Hubert
     torch.manual_seed(seed)
     network = HubertModel(config).eval()
     network.save_pretrained(folder)
+    return network
+
+
+def ctc(folder: Path, tokens: Sequence[str], seed: int = 0, **changes: Any) -> Wav2Vec2ForCTC:
+    """With CTC's blank and three more before these tokens."""
+    torch.manual_seed(seed)
+    numbers = {token: number for number, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *tokens))}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    options = {**sizes, **positions, "conv_dim": (16,) * 7, "vocab_size": len(numbers), "pad_token_id": 0, **changes}
+    network = Wav2Vec2ForCTC(Wav2Vec2Config(**options)).eval()
+    network.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     return network
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import store
 from cli.store import main
-from featurize import align, praat
+from featurize import align, textgrids
 from featurize.exporting_grids import Interval, file_name, textgrid
 from store import alignment
 from tests import training_store
@@ -27,7 +27,7 @@ def test_times_come_back_exactly(tmp_path: Path) -> None:
     assert done.exit_code == 0 and f"{len(corpus)} utterances" in done.output
     for number, id in enumerate(corpus.ids):
         seconds = int(corpus.frames[number]) * corpus.hop / corpus.sample_rate
-        read = praat.read_textgrid(tmp_path / "out" / f"{id}.TextGrid", 0.0, seconds)
+        read = textgrids.read_textgrid(tmp_path / "out" / f"{id}.TextGrid", 0.0, seconds)
         ends = np.rint(read.phones.ends_s * corpus.sample_rate).astype(int)
         assert ends.tolist() == corpus.read("phone_end", number).tolist()
         assert read.phones.ends_s.tolist() == (ends / corpus.sample_rate).tolist()
@@ -42,7 +42,7 @@ def test_words_of_a_learned_alignment(tmp_path: Path) -> None:
     corpus = store.open(tmp_path / "S")
     for path in (tmp_path / "out").rglob("*.TextGrid"):
         number = corpus.find(next(id for id in corpus.ids if id.startswith(f"{path.parent.name}/{path.stem}.")))
-        read = praat.read_textgrid(path, 0.0, int(corpus.frames[number]) * corpus.hop / corpus.sample_rate)
+        read = textgrids.read_textgrid(path, 0.0, int(corpus.frames[number]) * corpus.hop / corpus.sample_rate)
         times = corpus.read("align", number)
         lasting = times[times[:, 1] > times[:, 0]] / corpus.sample_rate
         assert np.array_equal(np.stack([read.phones.starts_s, read.phones.ends_s], 1), lasting)
@@ -88,7 +88,7 @@ def test_any_label_comes_back_and_any_sample(
     seconds = float(bounds[-1, 1] + 10) / rate
     path = tmp_path_factory.mktemp("grid") / "a.TextGrid"
     path.write_text(textgrid({"words": intervals, "phones": intervals}, seconds), encoding="utf-8")
-    read = praat.read_textgrid(path, 0.0, seconds)
+    read = textgrids.read_textgrid(path, 0.0, seconds)
     for tier in (read.words, read.phones):
         found = np.stack([tier.starts_s, tier.ends_s], 1)
         assert np.array_equal(np.rint(found * rate), bounds) and np.abs(found - bounds / rate).max() < 1e-15

@@ -15,24 +15,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 
 import store
-from featurize import content, eres2net, pretrained, speaker, weights
+from featurize import content, eres2net, prepared, pretrained, speaker, weights
 from featurize.bert import Bert
 from featurize.content import Hubert, MfccContent, batches, last_hidden, lengthened, resampled
 from featurize.derived import Derived, Part
 from featurize.dsp import mfcc_content
+from featurize.languages.reading import PHONE_WORD
 from featurize.presets import PRESETS, feature_specs
 from featurize.semantic import Quantised, kmeans, nearest
 from featurize.speaker import ERes2NetV2, Resemblyzer
+from featurize.text import phonemise
 from store.errors import StoreError, UsageError
 from store.schema import FeatureSpec
 from store.verify import verify
 from tests import networks
 from tests.commands import add, build, part_bytes
-from tests.corpora import make_tree
+from tests.corpora import buzz, make_tree
 from train.sizes import tiny
 from train.sovits import SynthesizerTrn
 
@@ -340,7 +343,7 @@ def meant(
     languages, texts, words = zip(*spoken, strict=True)
     arrays = {"phone_word": [np.array(one, np.int16) for one in words]}
     read = {"phone_word": FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe={})}
-    strings = {"language": languages, "text": texts}.__getitem__
+    strings = {"language": languages, "text": texts, "aligned": [0] * len(texts)}.__getitem__
     return rows_of(Bert(bert=folder, **choices), arrays, specs=read, strings=strings)
 
 
@@ -368,6 +371,27 @@ def test_a_phone_means_what_its_character_does(roberta: Path, monkeypatch: pytes
         assert not made[3].any() and part.counts == {"texts whose phones are of other characters: zeros": 1}
 
 
+def test_a_build_reads_chinese_texts_by_bert_and_has_zeros_for_others(roberta: Path, tmp_path: Path) -> None:
+    from transformers import BertModel, BertTokenizer
+
+    network, tokens = BertModel.from_pretrained(roberta), BertTokenizer(str(roberta / "vocab.txt"))
+    lines = ["a.wav|li|ZH|你好世界！", "b.wav|li|ZH|我有12个你。", "c.wav|anna|EN|Hello.", "d.wav|mei|yue|你好"]
+    for number, line in enumerate(lines):
+        soundfile.write(tmp_path / line.split("|")[0], buzz(0.5 + number / 10, 32_000, number), 32_000)
+    (tmp_path / "c.list").write_text("\n".join(lines), encoding="utf-8")
+    root = tmp_path / "STORE"
+    assert build(tmp_path, root, "--features", "bert", "--bert", roberta).exit_code == 0 and not list(verify(root))
+    opened = store.open(root)
+    for number in range(4):
+        found, reading = opened.read("bert", number), phonemise(opened.texts[number], opened.languages[number])
+        assert found.shape == (len(reading.phones), 1024) and found.any() == (opened.languages[number] == "zh")
+        if found.any():
+            with torch.inference_mode():
+                heard = network(**tokens(reading.text, return_tensors="pt"), output_hidden_states=True)
+            wanted = heard.hidden_states[-3][0, 1:-1].numpy().repeat(reading.word2ph, axis=0)
+            assert np.allclose(found, wanted, atol=1e-3, rtol=1e-3)
+
+
 def test_a_long_text_is_read_in_pieces(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bert, "LONGEST", 3)
     (long, first), _ = meant(roberta, [("zh", "你好世界你", range(5)), ("zh", "你好世", range(3))])
@@ -375,9 +399,9 @@ def test_a_long_text_is_read_in_pieces(roberta: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_text_is_read_again_as_it_was_when_the_store_was_built() -> None:
-    """Where phones were made here, they count the characters of the text in words: covered by its spec's recipe."""
-    spec = {one.name: one for one in feature_specs(PRESETS["gpt-sovits-v2"], ("phones",), frontends={"zh": "1"})}
-    assert "zh" in spec["phone_word"].recipe
+    """Where phones were made here, they count the characters of the text in words: its spec's recipe says so."""
+    spec = {one.name: one for one in feature_specs(PRESETS["gpt-sovits-v2"], ("phones",))}
+    assert spec["phone_word"].recipe == PHONE_WORD != prepared.word_spec().recipe
 
 
 def test_voices_are_told_apart_and_found_again() -> None:

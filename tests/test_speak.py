@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from benchmarks import sentences, speak
-from featurize import align, corpus, espeak, praat, symbols, text
+from featurize import align, corpus, espeak, symbols, text, textgrids
 from featurize.languages import english
 from store.schema import Utterance
 
@@ -72,9 +72,9 @@ def test_every_utterance_is_aligned(utterances: list[Utterance], spoken: Path) -
     """TextGrid, recording and text agree, and times are whole samples of the voice's rate."""
     all_frames = []
     for utterance in utterances:
-        found = praat.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds)
+        found = textgrids.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds)
         assert found.duration_s == utterance.seconds
-        assert praat.read_words(spoken / utterance.alignment) == utterance.text
+        assert textgrids.read_words(spoken / utterance.alignment) == utterance.text
         at_voice_rate = found.phones.ends_s * 22_050
         assert np.abs(at_voice_rate - np.rint(at_voice_rate)).max() < 1e-6
         names, ends = align.symbols_and_ends(found)
@@ -88,7 +88,7 @@ def test_every_utterance_is_aligned(utterances: list[Utterance], spoken: Path) -
 
 def test_words_begin_and_end_with_phones(utterances: list[Utterance], spoken: Path) -> None:
     for utterance in utterances:
-        found = praat.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds)
+        found = textgrids.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds)
         assert set(found.words.starts_s) <= set(found.phones.starts_s)
         assert set(found.words.ends_s) <= set(found.phones.ends_s)
 
@@ -97,7 +97,7 @@ def test_phones_are_those_of_the_text(utterances: list[Utterance], spoken: Path)
     """Two ways to the phones of a sentence, the voice's and the featurizer's: mostly the same consonants."""
     shares = []
     for utterance in utterances:
-        said = praat.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds).phones.labels
+        said = textgrids.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds).phones.labels
         read = text.phonemise(utterance.text, "en").phones
         counts = [
             np.asarray([phones.count(name) for name in ("S", "K", "M", "N", "P", "F", "W")]) for phones in (said, read)
@@ -112,7 +112,7 @@ def test_pauses_are_silent_in_the_recordings(utterances: list[Utterance], spoken
     checked = 0
     for utterance in (u for u in utterances if u.speaker in dry):
         samples, rate = soundfile.read(spoken / utterance.audio, always_2d=True)
-        phones = praat.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds).phones
+        phones = textgrids.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds).phones
         for end, start in zip(phones.ends_s, phones.starts_s[1:], strict=False):
             if start - end > 0.02:
                 inner = samples[round((end + 0.002) * rate) : round((start - 0.002) * rate)]

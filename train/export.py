@@ -106,7 +106,7 @@ def _version_of(config: Any, published: dict[str, Any], unheard: Iterable[str]) 
     v2 = published["v2"]
     raise UsageError(
         "No published version has the sizes of this model, so upstream could not load it: train with preset "
-        f"{' or '.join(published)} to export.",
+        f"{' or '.join(published)} on a store of upstream's own table of phones to export.",
         *(
             f"{field}: {getattr(config, field)} here, {getattr(v2, field)} in v2"
             for field in fields

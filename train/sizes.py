@@ -7,6 +7,9 @@ from math import prod
 
 from store.errors import UsageError
 
+SYMBOLS = {"gpt-sovits-v1": 322, "gpt-sovits-v2": 732, "headrace-ipa": 1320}
+"""Phone ids of each table. Each table is the beginning of the next."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SovitsConfig:

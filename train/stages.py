@@ -18,12 +18,15 @@ from train.adversarial import PRESETS
 from train.batch import Batch
 from train.config import RunConfig
 from train.data import Requirements
+from train.gpt import GptConfig
 from train.gpt_stage import GPT_PRESETS, GptStage
 from train.pieces import Pieces
 from train.precision import Precision
-from train.sizes import SovitsConfig
+from train.sizes import SYMBOLS, SovitsConfig
 from train.stage import SovitsStage
 
+*UPSTREAMS, OWN = SYMBOLS
+"""Tables of phones that upstream's weights know, the first of them by v1's alone; and ours."""
 ADAMW = {"optimizer": "adamw", "first_rate": 1e-6, "peak_rate": 3e-4, "last_rate": 1e-5}
 """For gpt, instead of ScaledAdam, whose rates are relative to the size of each tensor."""
 
@@ -72,12 +75,12 @@ class Stage(Protocol):
 
 def requirements(config: RunConfig, store: Store) -> Requirements:
     """What the features of a store must be made like; of several that would do, the best that it holds."""
-    phones = {"phones": {"symbols": "gpt-sovits-v2"}}
+    phones = {"phones": {"symbols": _table(config, store)}}
     if config.stage == "gpt":
-        codes = {"semantic": {"codebook": GPT_PRESETS[config.preset][0].codes}}
+        codes = {"semantic": {"codebook": decoder_sizes(config, store).codes}}
         heard = {"wave": _wave(SpectralRecipe())} if config.voice else {}
         return phones | codes | heard | ({"bert": {}} if "bert" in store.features else {})
-    recipe, sizes = SpectralRecipe(), _sizes(config)
+    recipe, sizes = SpectralRecipe(), generator_sizes(config, store)
     made = {"mfcc": recipe.to_json(), "content": {}, "semantic": {"codebook": sizes.codebook_size}}
     content = content_source(sizes, store)
     of_voice: Requirements = {"speaker_vector": {}} if sizes.speaker_channels else {}
@@ -93,7 +96,7 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
     asked = {"accumulate": config.accumulate, "max_norm": config.max_norm, "warmup": config.warmup}
     policy: dict[str, Any] = {name: value for name, value in asked.items() if value}
     if config.stage == "gpt":
-        decoder, gpt_optim = GPT_PRESETS[config.preset]
+        decoder, gpt_optim = decoder_sizes(config, store), GPT_PRESETS[config.preset][1]
         if config.optimizer == "adamw":
             policy |= ADAMW
         if config.warmup or config.optimizer == "adamw":
@@ -102,7 +105,7 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
         gpt_optim = replace(gpt_optim, **policy)
         _check_width(store, "bert", decoder.bert_channels)
         return GptStage(decoder, precision=precision, device=device, optim=gpt_optim, bert="bert" in store.features)
-    sizes = _sizes(config)
+    sizes = generator_sizes(config, store)
     for name, width in (("content", sizes.ssl_channels), ("speaker_vector", sizes.speaker_channels)):
         if name in requirements(config, store):
             _check_width(store, name, width)
@@ -188,8 +191,26 @@ def _short_of_codes(store: Store) -> np.ndarray:
     return np.flatnonzero(store.lengths("tokens") != (store.frames + 1) // 2)
 
 
-def _sizes(config: RunConfig) -> SovitsConfig:
-    return replace(PRESETS[config.preset][0], freeze_quantizer=config.init is not None, recompute=config.recompute)
+def generator_sizes(config: RunConfig, store: Store) -> SovitsConfig:
+    """Sizes of SoVITS as the preset has them, with room for all phones of a table that upstream has not."""
+    sizes, begun = PRESETS[config.preset][0], config.init is not None
+    symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
+    return replace(sizes, symbols=symbols, freeze_quantizer=begun, recompute=config.recompute)
+
+
+def decoder_sizes(config: RunConfig, store: Store) -> GptConfig:
+    """Sizes of the decoder of text, likewise. `tiny`, which nobody exports, has as many codes as the store."""
+    sizes = GPT_PRESETS[config.preset][0]
+    symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
+    of_store = config.preset == "tiny" and not config.init and "semantic" in store.features
+    codes = store.features["semantic"].recipe.get("codebook", sizes.codes) if of_store else sizes.codes
+    return replace(sizes, symbols=symbols, codes=codes)
+
+
+def _table(config: RunConfig, store: Store) -> str:
+    """The table of phones that a store has to have: its own, where the model begins from nothing or knows it."""
+    found = store.features["phones"].recipe.get("symbols") if "phones" in store.features else None
+    return str(found) if found in UPSTREAMS or (found == OWN and not config.init) else UPSTREAMS[-1]
 
 
 def _wave(recipe: SpectralRecipe) -> dict[str, Any]:

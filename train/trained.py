@@ -15,8 +15,9 @@ from train import export, upstream
 from train.adversarial import PRESETS
 from train.checkpoint import Checkpoints
 from train.config import RunConfig, config_path
-from train.gpt import Text2SemanticDecoder
+from train.gpt import GptConfig, Text2SemanticDecoder
 from train.gpt_stage import GPT_PRESETS
+from train.sizes import SovitsConfig
 from train.sovits import SynthesizerTrn
 from train.weights import load_exactly
 
@@ -29,7 +30,8 @@ def generator(path: Path) -> SynthesizerTrn:
     """
     if path.is_dir():
         config, state = _newest(path, "sovits")
-        sizes, weights = PRESETS[config.preset][0], state["stage"]["generator"]
+        weights = state["stage"]["generator"]
+        sizes = _generator_sizes(config, weights)
     else:
         weights = upstream.read(path).weights
         sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
@@ -47,7 +49,8 @@ def decoder(path: Path) -> Text2SemanticDecoder:
     """
     if path.is_dir():
         config, state = _newest(path, "gpt")
-        sizes, weights = GPT_PRESETS[config.preset][0], state["stage"]["model"]
+        weights = state["stage"]["model"]
+        sizes = _decoder_sizes(config, weights)
     else:
         weights = upstream.read(path).weights
         sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
@@ -71,12 +74,11 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     config, state = _newest(run, config.stage)
     epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
     if config.stage == "gpt":
-        decoder_ = Text2SemanticDecoder(GPT_PRESETS[config.preset][0])
+        decoder_ = Text2SemanticDecoder(_decoder_sizes(config, state["stage"]["model"]))
         load_exactly(decoder_, state["stage"]["model"], str(run))
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
         return file, export.export_gpt(file, decoder_, epoch=epoch)
-    sizes = replace(PRESETS[config.preset][0], freeze_quantizer=config.init is not None)
-    model = SynthesizerTrn(sizes)
+    model = SynthesizerTrn(_generator_sizes(config, state["stage"]["generator"]))
     load_exactly(model, state["stage"]["generator"], str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
     return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
@@ -97,6 +99,19 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
         raise RunError(f"{run} is a run of stage {config.stage}, and what is needed here is one of stage {stage}.")
     state, _ = Checkpoints(run / "checkpoints").load_newest()
     return config, state
+
+
+def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
+    """Of a run's generator: those of its preset, with as many phones as the run's store had."""
+    symbols = len(weights["enc_p.text_embedding.weight"])
+    return replace(PRESETS[config.preset][0], symbols=symbols, freeze_quantizer=config.init is not None)
+
+
+def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
+    """Of a run's decoder, likewise, and with as many codes."""
+    symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
+    vocabulary = len(weights["ar_predict_layer.weight"])
+    return replace(GPT_PRESETS[config.preset][0], symbols=symbols, codes=vocabulary - 1)
 
 
 def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ MARK_SPELLING = str.maketrans(
         "？": "?",
     }
 )
+PHONE_WORD: Mapping[str, Any] = {"unit": "character", "text": "in words"}
+"""Recipe of the feature of that name where texts are read here. Where phones come with their texts or times, characters
+are those of the texts as they are."""
 _RUN = re.compile(r"([,.!?…-])(?:\s*[,.!?…-])+")
 
 

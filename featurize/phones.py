@@ -1,0 +1,42 @@
+"""Phones of an utterance: those of its alignment, those that it is given with, or what its text is read as."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurize import align, alignments, symbols, text
+from featurize.dsp import SpectralRecipe
+from featurize.rows import Sample
+from featurize.words import phone_word
+from store.place import Place
+from store.schema import Utterance
+
+
+def add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe, table: str) -> None:
+    """Symbols of the alignment with their times where there is one of phones, else untimed ones.
+
+    Args:
+        table: of symbols, one of `symbols.TABLES`.
+    Raises:
+        Rejected: stage "text" or "align"; there are none, or not in this table.
+    """
+    utterance, frames = sample.utterance, sample.columns["frames"]
+    found = alignments.read(corpus, utterance) if utterance.alignment else None
+    if found and found.phones.labels:
+        names, ends = align.symbols_and_ends(found, utterance.language)
+        ids, words = symbols.ids(names, table, "align"), phone_word(found.words, ends, utterance.text)
+        end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
+    else:
+        ids, words = _spoken(utterance, table)
+        end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
+    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
+    sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))
+
+
+def _spoken(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the phones, and at which character of the text each's begins; -1 where nobody knows."""
+    if utterance.phones:
+        ids = symbols.ids(utterance.phones.split(), table)
+        return ids, np.full(len(ids), -1, np.int16)
+    reading = text.phonemise(utterance.text, utterance.language)
+    return symbols.ids(reading.phones, table), reading.phone_word
