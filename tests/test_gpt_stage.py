@@ -16,11 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from store.errors import RunError, UsageError
 from tests.golden_recipe import SMALL_GPT, fill, gpt_inputs, safetensors
+from tests.test_gpt import Largest
 from tests.test_stage import NoWaiting
 from train import semantic, sizes
 from train.batch import Batch
 from train.gpt import GptConfig
 from train.gpt_stage import GPT_PRESETS, GptOptimConfig, GptStage, prepare
+from train.packing import pack_stage
 from train.precision import Precision
 from train.semantic import Spoiling
 
@@ -260,6 +262,22 @@ def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
         metrics = made.step([batch])
     assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
     assert set(metrics) == {"loss", "loss_dpo", "accuracy", "grad_norm", "skipped"} == set(made.step([batch]))
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "float8"),
+    [({}, "fp32", False), ({"recompute": True}, "bf16", False), ({"preference": True}, "fp32", True)],
+)
+def test_a_step_never_allocates_queries_times_keys(options: dict[str, bool], precision: str, float8: bool) -> None:
+    """Nor a quarter of it, forward, backward, in the update: of padded rows, with dropout."""
+    heads, lengths = 16, [600, 450, 75]
+    made = stage(replace(TINY, heads=heads, layers=1), replace(OPTIM, **options), precision)
+    if float8:
+        pack_stage(made)
+    with Largest() as largest:
+        made.step([text(lengths)])
+    L = lengths[0] + lengths[0] // 3
+    assert 4 * TINY.channels * len(lengths) * L <= largest.numel < len(lengths) * heads * L * L / 4
 
 
 def test_bert_is_read_where_there_is_some() -> None:
