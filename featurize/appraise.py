@@ -120,7 +120,7 @@ def _listen(found: _Gathered, part: Part, frames: np.ndarray, first: int, every:
             continue
         levels = quality.levels(wave)
         found.heard.append(number)
-        found.outlines.append(likeness.outline(levels[:, None] if mel is None else mel))
+        found.outlines.append(likeness.outline(levels[:, None] / quality.DB_OF_NAT if mel is None else mel))
         found.measured.append(
             (quality.level(levels), quality.snr(levels), quality.silence(levels), quality.clipped(wave))
         )

@@ -23,6 +23,8 @@ NO_TEXT = np.uint64(0)
 
 SEGMENTS, OUTLINE_BANDS = 16, 8
 OUTLINE = SEGMENTS * OUTLINE_BANDS
+DEPTH = 5.0
+"""Nats of amplitude, 43 dB, below the loudest: what lies deeper counts as that deep, for noise and codecs change it."""
 ALIKE_SOUND = 0.985
 """Cosine of outlines from which two utterances sound like one recording."""
 LENGTHS = 1.02
@@ -92,18 +94,21 @@ def alike_texts(signatures_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def outline(rows: np.ndarray) -> np.ndarray:
-    """How the energy in a few bands goes through an utterance, without its level and its colour.
+    """How the energy in a few bands goes through an utterance, without its level and its colour. Of the lower half of
+    all bands, which telephones too let pass: all of 61 copies through one were found so, 43 by all bands.
 
     Args:
-        rows: (T, C) log energies; C a number of bands, or 1.
+        rows: (T, C) log amplitudes in nats; C a number of bands, or 1.
     Returns:
         (OUTLINE,) float32 of norm 1; zeros where it is too short, or never changes.
     """
     if len(rows) < SEGMENTS:
         return np.zeros(OUTLINE, np.float32)
-    bands = np.linspace(0, rows.shape[1], min(OUTLINE_BANDS, rows.shape[1]), endpoint=False).astype(np.int64)
-    times = np.linspace(0, len(rows), SEGMENTS + 1).astype(np.int64)
-    summed = np.add.reduceat(np.add.reduceat(rows.astype(np.float32), bands, axis=1), times[:-1], axis=0)
+    low = rows[:, : -(-rows.shape[1] // 2)].astype(np.float32)
+    low = np.maximum(low, low.max() - DEPTH)
+    bands = np.linspace(0, low.shape[1], min(OUTLINE_BANDS, low.shape[1]), endpoint=False).astype(np.int64)
+    times = np.linspace(0, len(low), SEGMENTS + 1).astype(np.int64)
+    summed = np.add.reduceat(np.add.reduceat(low, bands, axis=1), times[:-1], axis=0)
     mean = summed / np.diff(times)[:, None]
     flat = (mean - mean.mean(0)).ravel()
     return np.pad(flat, (0, OUTLINE - flat.size)) / max(float(np.linalg.norm(flat)), 1e-6)

@@ -5,6 +5,7 @@ T frames of hop samples.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from store.schema import FeatureSpec
 FULL_SCALE = 32768.0
 LOWEST = -100.0
 """dB that digital silence is given."""
+DB_OF_NAT = 20 / math.log(10)
+"""dB of an amplitude that is e times another."""
 LOUD, QUIET = 0.95, 0.10
 """Quantiles of the frames' levels that stand for speech and for what lies behind it."""
 BELOW_LOUD = 30.0

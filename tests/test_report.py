@@ -68,9 +68,9 @@ def waves() -> list[np.ndarray]:
 
 
 def mel_of(wave: np.ndarray) -> np.ndarray:
-    """(T, 16): log energies of a comb of bands."""
+    """(T, 16): log power in bands of one width."""
     power = np.abs(np.fft.rfft(wave / 32768, axis=1)[:, 1:]) ** 2
-    return np.log(power.reshape(len(wave), 16, -1).sum(2) + 1e-6)
+    return np.log(power.reshape(len(wave), 16, -1).sum(2) + 1e-10)
 
 
 def make(root: Path, prefix: str = "utt'") -> Store:
@@ -181,6 +181,18 @@ def test_what_is_alike_is_found_and_nothing_else(made: Store) -> None:
     assert {tuple(pair) for pair in found.near_text[0].tolist()} in ({(1, 3)}, {(2, 3)}, {(1, 3), (2, 3)})
     assert found.near_sound[0].tolist() == [[5, 6]]
     assert found.heard.tolist() == list(range(8)) and found.compared == 8 < COMPARED_TEXTS
+
+
+def test_a_copy_that_is_softer_noisier_and_narrower_is_found() -> None:
+    """Of recordings whose pauses are digital silence."""
+    spoken, random = [speech(n) for n in range(6)], np.random.default_rng(0)
+    whole = [np.where(wave.std(1, keepdims=True) > 0.01, wave, 0) for wave in spoken]
+    narrow = [soxr.resample(soxr.resample(wave.reshape(-1), RATE, RATE // 2), RATE // 2, RATE) for wave in whole]
+    copies = [0.4 * (wave + 0.005 * wave.std() * random.normal(size=wave.shape)) for wave in narrow]
+    heard = [mel_of(as_stored(wave.reshape(-1, HOP))) / 2 for wave in (*whole, *copies)]
+    outlines = np.stack(list(map(likeness.outline, heard)))
+    assert (np.diag(outlines[:6] @ outlines[6:].T) >= likeness.ALIKE_SOUND).all()
+    assert (outlines[:6] @ outlines[:6].T)[~np.eye(6, dtype=bool)].max() < 0.9
 
 
 def test_hours_add_up(made: Store) -> None:
