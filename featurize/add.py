@@ -9,20 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from featurize import account, cluster, engine, learned
-from featurize.catalogue import KINDS
 from featurize.derived import Derived, sealed_part
+from featurize.steps import Step, check_same, features_of, steps_to
 from featurize.stopwatch import Stopwatch
 from featurize.work import Task
 from featurize.worker import PartReport, check_store
 from store import index, joined, layout, models, place
-from store.errors import RecipeMismatch, StoreError
+from store.errors import StoreError
 from store.place import Place
 from store.reader import read_attributes
 from store.schema import FeatureSpec
@@ -75,19 +74,6 @@ class AddReport(PartReport):
     """What a person should be told, and how often it came."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One feature, in all parts."""
-
-    feature: Derived
-    specs: Mapping[str, FeatureSpec]
-    """Of the feature, and of those that are there before it."""
-
-    @property
-    def spec(self) -> FeatureSpec:
-        return self.specs[self.feature.name]
-
-
 def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
     """Add features to a store, or finish that.
 
@@ -104,7 +90,7 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
         raise StoreError(
             f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
         )
-    steps = plan(config.features, features_of(attributes), models.digests(config.store))
+    steps = steps_to(config.features, features_of(attributes), models.digests(config.store))
     with place.only_writer(config.store):
         place.clear_drafts(config.store)  # of a command that was killed
         root = config.store.resolve()
@@ -112,74 +98,6 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
         account.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
         place.clear_drafts(config.store)
     return made
-
-
-def features_of(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
-    """The features that a store's root names."""
-    return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
-
-
-def plan(
-    features: Sequence[Derived], there: Mapping[str, FeatureSpec], digests: Mapping[str, str] = MappingProxyType({})
-) -> list[Step]:
-    """What to make, in order: before each feature whatever it needs and the store has not.
-
-    Args:
-        digests: by feature, of what was learned already. What is made from something that is still to be
-            learned has another spec once it is: `make` knows.
-    Raises:
-        StoreError: something is needed that only a build can make.
-        RecipeMismatch: a feature is there, made otherwise.
-    """
-    asked = {feature.name: feature for feature in features}
-    known = dict(there)
-    steps: dict[str, Step] = {}
-
-    def visit(feature: Derived) -> None:
-        for name in feature.needs:
-            if name not in known:
-                visit(asked.get(name) or _default(name, feature, known))
-        model = there[feature.name].recipe.get(models.LEARNED, "") if feature.name in there else ""
-        spec = feature.spec(known, digests.get(feature.name, model))
-        check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
-        known[spec.name] = spec
-        steps[spec.name] = Step(feature=feature, specs=dict(known))
-
-    for feature in asked.values():
-        if feature.name not in steps:
-            visit(feature)
-    return list(steps.values())
-
-
-def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
-    """What `feature` needs, as nobody asked for it."""
-    if name in KINDS:
-        return KINDS[name]()
-    raise StoreError(
-        f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
-        f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
-    )
-
-
-def check_same(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
-    """
-    Raises:
-        RecipeMismatch: they differ; its details are all fields, with those that do marked.
-    """
-    if found.fingerprint == asked.fingerprint:
-        return
-    one, other = ({"dtype": spec.dtype, "channels": spec.channels, **spec.recipe} for spec in (found, asked))
-    fields = {key: (one.get(key, "-"), other.get(key, "-")) for key in {**one, **other}}
-    differing = {key: pair for key, pair in fields.items() if pair[0] != pair[1]}
-    in_store, wanted = (" ".join(f"{key}={pair[n]}" for key, pair in differing.items()) for n in (0, 1))
-    rows = [
-        ("", "in store", "asked for", ""),
-        *((k, *v, "differs" if k in differing else "") for k, v in fields.items()),
-    ]
-    raise RecipeMismatch(
-        f"The store has {found.name} made with {in_store}, and {wanted} was asked for: {remedy}.",
-        *(f"{key:<26} {a!s:<16} {b!s:<16} {mark}".rstrip() for key, a, b, mark in rows),
-    )
 
 
 def make(

@@ -21,7 +21,8 @@ import numpy as np
 from featurize import cepstra, hmm
 from featurize.cepstra import Cepstra
 from featurize.derived import Derived, Part
-from featurize.hmm import PAUSE, STATES, Models, Scorer
+from featurize.hmm import PAUSE, STATES
+from featurize.mixtures import Models, Scorer
 from featurize.symbols import TABLES
 from store.errors import StoreError, UsageError
 from store.schema import FeatureSpec
@@ -33,6 +34,7 @@ MARKS = frozenset({",", ".", "!", "?", "-", "…", "_", "停", "空", "SP", "SP2
 UNKNOWN, SOUNDLESS = -1, -2
 """In the place of a class: like nothing that was learned from; a symbol that is no phone, as of a rising pitch."""
 METHOD = "hmm-gmm"
+UNTAUGHT = "phones that align was not taught, as of a language that came later"
 NEVER = -100.0
 """Confidence where the phones do not fit into the recording at all."""
 
@@ -79,7 +81,9 @@ class Align(Derived):
                 continue
             times = model.times(utterance)
             if times is None:
-                part.counts["phones that do not fit into their recording"] += 1
+                part.counts[
+                    UNTAUGHT if model.untaught(utterance) else "phones that do not fit into their recording"
+                ] += 1
             yield np.full((len(ends), 2), UNKNOWN, np.int32) if times is None else times
 
 
@@ -188,6 +192,10 @@ class Model:
         self._score, self._step = Scorer(self._models), cepstra.recipe(rate).hop
         self.utterances = heard([part])
         cepstra.normalise([one.x_TD for one in self.utterances], [one.speaker for one in self.utterances], learned)
+
+    def untaught(self, utterance: Utterance) -> bool:
+        """Whether there are phones like none that was learned from."""
+        return bool((self._class_of[utterance.phones] == UNKNOWN).any())
 
     def times(self, utterance: Utterance) -> np.ndarray | None:
         """(P, 2) int32, in samples; None where there is no way."""

@@ -21,6 +21,7 @@ from featurize.engine import Choice
 from featurize.presets import Preset, feature_specs, sealed_for
 from featurize.recording import USUAL, Limits
 from featurize.source import root_of
+from featurize.steps import Step, steps_to
 from featurize.symbols import DEFAULT
 from featurize.worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
 from store import index, layout, models, place
@@ -195,10 +196,10 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
     config = config.of(corpus.utterances)
     recipe = config.recipe
     if there:
-        resume.check_recipe(config.out, there, _recipe_attributes(recipe))
+        resume.check_recipe(config.out, there, resume.attributes_of(recipe))
     joined = resume.joined(there)
     own = {spec.name: spec for spec in recipe.specs}
-    steps = add.plan(derived, own | joined, models.digests(config.out))
+    steps = steps_to(derived, own | joined, models.digests(config.out))
     chosen = grow.choose(config.out, there["plan"] if there else None, partial(plan, corpus, config))
     if there and chosen.to_json() != there["plan"]:
         observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
@@ -215,7 +216,7 @@ def make(
     process: Callable[[AnyPartTask, int], PartReport],
     observer: Observer,
     started: float,
-    steps: Sequence[add.Step] = (),
+    steps: Sequence[Step] = (),
     grown: grow.Generations = (),
 ) -> dict[str, Any]:
     """From the plan of a store to the store: what is not sealed yet is made, then the index.
@@ -227,7 +228,7 @@ def make(
         grown: as `grow.Plan` has it.
     """
     with place.only_writer(config.out):
-        attributes = _recipe_attributes(tasks[0].recipe) | {"plan": grow.Plan(tasks, grown).to_json()}
+        attributes = resume.attributes_of(tasks[0].recipe) | {"plan": grow.Plan(tasks, grown).to_json()}
         resume.begin(config.out, attributes, tasks)
         pending = resume.pending(config.out, tasks)
         _announce(tasks, pending, observer)
@@ -240,20 +241,6 @@ def make(
                 config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
             )
         return account.close(config.out, corpus.rejects, done, config.preset.spectral)
-
-
-def _recipe_attributes(recipe: Recipe) -> dict[str, Any]:
-    """Root attributes of the store, but for its plan. Equal ones mean that a build goes on where another stopped."""
-    spectral = recipe.preset.spectral
-    return {
-        "format": layout.FORMAT,
-        "sample_rate": spectral.sample_rate,
-        "hop": spectral.hop,
-        "preset": recipe.preset.name,
-        "compression": recipe.compression,
-        "frontends": dict(recipe.frontends),
-        "features": [spec.to_json() for spec in recipe.specs],
-    }
 
 
 def _announce(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: Observer) -> None:

@@ -57,7 +57,7 @@ def choose(out: Place, found: Mapping[str, Any] | None, cut: Callable[[Sequence[
             return plan
         if found and asked["utterances"] == found["utterances"]:
             raise StoreError(
-                f"The corpus or --part-hours changed since {out} was begun: build into another --out.",
+                f"The corpus, --part-hours or --split changed since {out} was begun: build into another --out.",
                 f"in store:  {found['utterances']} utterances in {found['parts']} parts",
                 f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurize.worker import AnyPartTask
+from featurize.worker import AnyPartTask, Recipe
 from store import index, layout, place, sealed
 from store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from store.place import Place
@@ -42,6 +42,20 @@ def root(out: Place) -> dict[str, Any] | None:
     return read_attributes(out)
 
 
+def attributes_of(recipe: Recipe) -> dict[str, Any]:
+    """Root attributes of the store, but for its plan. Equal ones mean that a build goes on where another stopped."""
+    spectral = recipe.preset.spectral
+    return {
+        "format": layout.FORMAT,
+        "sample_rate": spectral.sample_rate,
+        "hop": spectral.hop,
+        "preset": recipe.preset.name,
+        "compression": recipe.compression,
+        "frontends": dict(recipe.frontends),
+        "features": [spec.to_json() for spec in recipe.specs],
+    }
+
+
 def begin(out: Place, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) -> None:
     """Create the store, let it grow, or see that the one that is there is this one.
 
@@ -61,7 +75,7 @@ def begin(out: Place, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) 
         return
     if len(asked["grown"]) <= len(found["grown"]) and layout.sealed_parts(out):
         raise StoreError(
-            f"The corpus or --part-hours changed since {out} was begun: build into another --out.",
+            f"The corpus, --part-hours or --split changed since {out} was begun: build into another --out.",
             f"in store:  {found['utterances']} utterances in {found['parts']} parts",
             f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
         )

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from featurize.add import Step, plan
 from featurize.build import BuildConfig, Corpus
 from featurize.cluster import capacity
 from featurize.derived import Part
 from featurize.engine import choose
 from featurize.rows import PartRows
+from featurize.steps import Step, steps_to
 from featurize.stopwatch import Stopwatch
 from featurize.worker import Recipe, extract
 from store import layout
@@ -62,7 +62,7 @@ def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0
     """
     choice, config = choose(config.engine, config.device), config.of(corpus.utterances)
     recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
-    steps = plan(config.derived, {spec.name: spec for spec in recipe.specs})
+    steps = steps_to(config.derived, {spec.name: spec for spec in recipe.specs})
     workers = config.workers or capacity(choice.device)[0]
     tried: list[Utterance] = []
     begun = 0.0

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,8 @@ from cli.store import main
 from featurize import exporting, prepared
 from store.verify import verify
 from tests import prepared_dirs
-from tests.commands import call, part_bytes, scheduler
+from tests.commands import build, call, part_bytes, scheduler
+from tests.corpora import buzz
 
 
 def take(folder: Path, out: Path, *words: object) -> str:
@@ -327,6 +329,28 @@ def test_a_bad_line_costs_its_utterance_alone(folder: Path, tmp_path: Path, case
     assert reason in found.pop(where)
     assert not found or (list(found) == ["utt 0.wav"] and "audio without text" in found["utt 0.wav"])
     assert len(store.open(tmp_path / "store")) >= 5 and not list(verify(tmp_path / "store"))
+
+
+def test_texts_go_out_in_words_as_their_phones_count_them(tmp_path: Path) -> None:
+    """As upstream's own preparation writes its fourth column: it asks for as many counts as there are characters."""
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", buzz(0.5, 32_000, 0), 32_000)
+    (tmp_path / "c.list").write_text("a.wav|anna|ZH|我有12个苹果。\nb.wav|anna|EN|I have $2.\n", encoding="utf-8")
+    root, words = tmp_path / "STORE", ("--features", "wave,phones")
+    assert build(tmp_path, root, *words).exit_code == 0
+    back = give(root, tmp_path / "back")
+    lines = (back / prepared.TEXTS).read_text(encoding="utf-8").splitlines()
+    chinese, english = (next(line.split("\t") for line in lines if line.startswith(name)) for name in "ab")
+    assert chinese[2:] == ["[2, 2, 2, 2, 2, 2, 2, 1]", "我有十二个苹果."] and english[2:] == [
+        "None",
+        "I have 2 dollars.",
+    ]
+    assert "我有12个苹果。" in (back / "back.list").read_text(encoding="utf-8")
+    again = store.open(take(back, tmp_path / "again") and tmp_path / "again")
+    assert [again.read("phone_word", again.find("a.wav")).tolist()] == [np.repeat(range(8), [2] * 7 + [1]).tolist()]
+    assert build(tmp_path, tmp_path / "IPA", *words, "--symbols", "headrace-ipa").exit_code == 0
+    refused = call(main, "export", tmp_path / "IPA", "--to", "gpt-sovits", "--out", tmp_path / "no")
+    assert refused.exit_code == 1 and "--symbols gpt-sovits-v2" in refused.stderr
 
 
 def test_a_directory_without_the_rest_is_taken_without_it(folder: Path, tmp_path: Path) -> None:

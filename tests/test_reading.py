@@ -130,7 +130,7 @@ def test_a_language_beyond_the_table_is_rejected_with_the_way_out(corpus: Path, 
 
 def test_a_language_that_is_new_changes_nothing_for_the_others(tmp_path: Path) -> None:
     """But a store goes on with the frontends that it was begun with."""
-    root, words = tmp_path / "STORE", ("--features", "wave,phones", "--part-hours", 0.0003)
+    root, words = tmp_path / "STORE", ("--features", "wave,phones,align", "--part-hours", 0.0003)
     english = ["a.wav|anna|EN|Hello.", "b.wav|anna|EN|Good morning."]
     assert build(write(tmp_path / "corpus", english), root, *words).exit_code == 0
     before = part_bytes(root)
@@ -139,6 +139,9 @@ def test_a_language_that_is_new_changes_nothing_for_the_others(tmp_path: Path) -
     after, opened = part_bytes(root), store.open(root)
     assert len(opened) == 3 and before.items() <= after.items()
     assert opened.attributes["frontends"] == text.versions(("en", "zh"))
+    assert (opened.read("align", opened.find("c.wav")) == -1).all()
+    told = json.loads((root / "build.json").read_bytes())["added"]["align"]["counts"]
+    assert told == {"phones that align was not taught, as of a language that came later": 1}
     assert build(grown, root, *words).exit_code == 0 and part_bytes(root) == after
 
 
