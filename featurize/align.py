@@ -48,7 +48,7 @@ class Alignment:
     words: Tier
     """Empty where the source names no words."""
     duration_s: float
-    """Of the speech."""
+    """Of the speech. No pause begins after it."""
 
 
 def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[str], np.ndarray]:
@@ -74,9 +74,11 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
 
     tier = alignment.phones
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
+        *firsts, last = label_symbols(label, language)
+        if last in _UNSPOKEN and alignment.duration_s - start <= SLACK_S:
+            continue
         if start - ends[-1] > SLACK_S:
             add(SILENCE, start)
-        *firsts, last = label_symbols(label, language)
         for number, name in enumerate(firsts, 1):
             add(name, start + (end - start) * number / (len(firsts) + 1))
         add(last, end)

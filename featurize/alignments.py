@@ -17,7 +17,7 @@ from featurize.source import Source
 from featurize.textgrids import read_textgrid
 from featurize.times import Row
 from featurize.words import check_text
-from store.errors import CorpusError, Rejected
+from store.errors import CorpusError, Rejected, UsageError
 from store.place import Place, at
 from store.s3 import SCHEME
 from store.schema import Utterance
@@ -62,7 +62,7 @@ class Alignments:
             CorpusError: a CTM cannot be read.
         """
         self._corpus = corpus
-        self._apart = None if apart is None else source.find(apart)[0]
+        self._apart = None if apart is None else _folder(apart)
         self._ctm = {name: _lines(self._apart or corpus, name) for name in CTM}
 
     def of(self, entry: Entry, audio: str, span_s: tuple[float, float]) -> str:
@@ -108,6 +108,16 @@ class Alignments:
 
     def _named(self, kind: str, name: str) -> list[Row]:
         return [times.ctm_row(f"{kind}: {name}", line) for line in self._ctm[kind].get(name, ())]
+
+
+def _folder(apart: Place) -> Source:
+    try:
+        found, file = source.find(apart, follow_outside=True)
+    except UsageError:
+        file, found = apart.name, None
+    if file or not found:
+        raise UsageError(f"--alignments {apart} is no folder: give one that is laid out as the corpus.")
+    return found
 
 
 def _is_timed(where: Source, name: str) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from featurize import times
 from featurize.align import Alignment, Tier
+from featurize.languages.reading import MARKS
 from featurize.times import Row
 from store.errors import Rejected
 from store.schema import Reject, Utterance
@@ -24,7 +25,7 @@ from store.schema import Reject, Utterance
 PAUSE_S = 0.2
 """What is shorter may be the closure of a stop."""
 KEPT_S = 0.5
-SILENT = frozenset({"", "sil", "sp", "pau", "h#", "silence", "_", "#", "<eps>", "<sil>", "<s>", "</s>", "<p>", "<p:>"})
+SILENT = MARKS | {"", "sil", "sp", "pau", "h#", "silence", "_", "#", "<eps>", "<sil>", "<s>", "</s>", "<p>", "<p:>"}
 """Labels, in lower case, of what may be cut. Noises and unknown words may be speech."""
 
 
@@ -122,7 +123,7 @@ def _texts(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def _within(tier: Tier, since: float, until: float) -> Iterator[Row]:
-    """Its intervals within a stretch, from the beginning of that on."""
+    """Its intervals within a stretch, from the beginning of that on. A silence that is cut is of the stretch before."""
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
-        if start < until and end > since:
+        if start < until and (start >= since if label.casefold() in SILENT else end > since):
             yield Row(max(start, since) - since, min(end, until) - since, label)

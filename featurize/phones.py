@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from featurize import align, alignments, symbols, text
@@ -23,7 +25,9 @@ def add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe, table: s
     utterance, frames = sample.utterance, sample.columns["frames"]
     found = alignments.read(corpus, utterance) if utterance.alignment else None
     if found and found.phones.labels:
-        names, ends = align.symbols_and_ends(found, utterance.language)
+        stored_s = frames * spectral.hop / spectral.sample_rate
+        within = replace(found, duration_s=min(found.duration_s, stored_s))
+        names, ends = align.symbols_and_ends(within, utterance.language)
         ids, words = symbols.ids(names, table, "align"), phone_word(found.words, ends, utterance.text)
         end, durations = align.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
     else:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featurize.align import Tier
-from featurize.languages.reading import MARKS, PHONE_WORD
+from featurize.languages.reading import PHONE_WORD
 from featurize.text import phonemise
 from featurize.times import said
 from store.errors import Rejected
@@ -23,6 +23,7 @@ NONE = -1
 """In the place of a character: of no word, or nobody knows."""
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_ENDS = re.compile(r"^\W+|\W+$")
 _FEWEST, _COMMON, _ALIKE = 2, 0.3, 0.6
 _LONGEST = 2000
 """Tokens. Matching takes the square of it at worst."""
@@ -71,14 +72,10 @@ def spoken(store: Store, number: int) -> list[Word]:
     timed = bool(store.column("aligned")[number])
     characters = counted(store.texts[number], store.languages[number], words_P, recipe, timed=timed)
     firsts = np.unique(words_P[words_P >= 0]).tolist() if characters else []
-    labels = {first: _bare(characters[first:stop]) for first, stop in pairwise((*firsts, len(characters)))}
+    labels = {first: _ENDS.sub("", characters[first:stop]) for first, stop in pairwise((*firsts, len(characters)))}
     edges = [0, *(np.flatnonzero(np.diff(words_P)) + 1).tolist(), len(words_P)]
     found = (Word(labels.get(int(words_P[first]), ""), first, stop) for first, stop in pairwise(edges) if first < stop)
     return [word for word in found if word.label]
-
-
-def _bare(word: str) -> str:
-    return word.strip().strip("".join(MARKS)).strip()
 
 
 def counted(written: str, language: str, words_P: np.ndarray, recipe: Mapping[str, Any], *, timed: bool) -> str:

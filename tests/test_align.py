@@ -126,6 +126,12 @@ def test_labels(label: str, names: list[str]) -> None:
     assert len(symbols.ids(found)) == len(found)
 
 
+def test_no_pause_is_after_the_end() -> None:
+    """A pause in what is shorter than a frame at the end, which no store has, would have no time at all."""
+    names, ends = align.symbols_and_ends(alignment([(0.0, 0.3, "M"), (0.3, 0.31, "sil")], 0.3))
+    assert names == ["M"] and ends.tolist() == [0.3]
+
+
 def test_a_label_of_no_phone_is_refused() -> None:
     for label in ("ʘ", "hello!", "ni3"):
         with pytest.raises(Rejected, match=label) as caught:

@@ -19,7 +19,7 @@ from featurize import ctc, ipa, text
 from featurize.aligner import NEVER
 from featurize.ctc import CtcAlign, CtcConfidence, Grid, Heard
 from featurize.derived import Derived, Part
-from featurize.forced import best_way
+from featurize.forced import best_way, tokens_of
 from featurize.symbols import ids
 from featurize.vocabulary import Vocabulary
 from store import alignment
@@ -118,17 +118,24 @@ def test_the_way_is_the_best_there_is() -> None:
             assert way.gap == pytest.approx((wanted - log_probs.max(1).sum()) / frames, abs=1e-5) and way.gap <= 0
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "adapter_attn_dim": 8}],
+    ids=["base", "large with adapters, as MMS"],
+)
 def test_a_network_in_a_batch_is_transformers_own_forward_alone(
-    phonetic: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any]
 ) -> None:
-    network, random = Wav2Vec2ForCTC.from_pretrained(phonetic).eval(), np.random.default_rng(2)
+    networks.ctc(tmp_path, ARPABET, **kind)
+    network = Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()
+    random = np.random.default_rng(2)
     waves = [wave(frames, frames) for frames in (20, 33, 34, 60)]
     phones = [random.choice(sorted(ipa.ARPABET), 5).tolist() for _ in waves]
-    numbers = json.loads((phonetic / "vocab.json").read_text())
+    numbers = json.loads((tmp_path / "vocab.json").read_text())
     part = part_of(waves, phones)
     for budget in (1, 70, 10_000):
         monkeypatch.setattr(ctc, "BATCH", budget)
-        times, gaps = made(CtcAlign(ctc=phonetic), part), made(CtcConfidence(ctc=phonetic), part)
+        times, gaps = made(CtcAlign(ctc=tmp_path), part), made(CtcConfidence(ctc=tmp_path), part)
         if budget == 1:
             alone = times
         for one, samples, own, single, gap in zip(phones, waves, times, alone, gaps, strict=True):
@@ -140,6 +147,20 @@ def test_a_network_in_a_batch_is_transformers_own_forward_alone(
             wanted = reference(log_probs, [numbers[name.rstrip("012")] for name in one]) - log_probs.max(1).sum()
             assert float(gap[0]) == pytest.approx(wanted / len(log_probs), abs=1e-4)
     assert not part.counts
+
+
+def test_a_network_hears_what_it_was_trained_to_hear(tmp_path: Path) -> None:
+    """Every utterance at mean 0 and variance 1, unless its folder says otherwise; enough for a frame at least."""
+    networks.ctc(tmp_path, ARPABET)
+    assert ctc._normalises(tmp_path)
+    samples = ctc._prepared(wave(50) + np.int16(900), 32_000, 400, True)
+    assert abs(samples.mean()) < 1e-4 and samples.var() == pytest.approx(1, abs=1e-3) and len(samples) == 16_000
+    plain = ctc._prepared(wave(1)[:, :100], 32_000, 400, False)
+    assert len(plain) == 400 and 0 < abs(plain).max() < 1 and not plain[50:].any()
+    other = tmp_path / "other"
+    networks.ctc(other, ARPABET)
+    (other / "preprocessor_config.json").write_text('{"do_normalize": false, "sampling_rate": 16000}')
+    assert not ctc._normalises(other)
 
 
 def heard_as(monkeypatch: pytest.MonkeyPatch, frames: int, peaks: Sequence[tuple[int, int]], size: int = 60) -> None:
@@ -204,10 +225,14 @@ def test_words_are_found_by_their_letters(lettered: Path, monkeypatch: pytest.Mo
     """Of the text in words, with a token between them. A word's phones share its letters out: two's first has one and a
     half of three."""
     heard_as(monkeypatch, 60, [(10 + 2 * n, number_of(lettered, letter)) for n, letter in enumerate("two|cats")])
-    (times,) = made(CtcAlign(ctc=lettered), part_of([wave(60)], [], texts=["Two Cats!"]))
+    part = part_of([wave(60)], [], texts=["Two Cats!"])
+    seen, lines = [], CtcAlign.lines
+    monkeypatch.setattr(CtcAlign, "lines", lambda self, part: seen.extend(found := lines(self, part)) or found)
+    (times,) = made(CtcAlign(ctc=lettered), part)
     bounds = [(7, 12.5), (12.5, 16.5), (16.5, 19.5), (19.5, 21.5), (21.5, 23.5), (23.5, 28)]
     assert times[:-1].tolist() == [[640 * start + 80, 640 * stop + 80] for start, stop in bounds]
     assert times[-1].tolist() == [640 * 28 + 80, 60 * HOP], "the mark has the pause"
+    assert "".join(LETTERS[token - 4] for token in tokens_of(seen[0])) == "two|cats"
 
 
 def test_letters_are_known_in_any_case_and_without_their_accents() -> None:
@@ -316,8 +341,11 @@ def configured(**changes: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "vocab.json").unlink(), "has no vocabulary: vocab.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
         (written("vocab.json", "{"), "is not JSON"),
-        (written("vocab.json", ["a"]), "does not number tokens from 0"),
-        (written("vocab.json", {"a": 99}), "does not number tokens from 0"),
+        (written("vocab.json", ["a"]), "does not number tokens of 0"),
+        (written("vocab.json", {"a": 99}), "does not number tokens of 0 to 42"),
+        (configured(vocab_size="many"), "does not number tokens of 0"),
+        (configured(pad_token_id=[0]), "no token"),
+        (configured(conv_stride="5"), "conv_stride=5, and whole numbers"),
         (written("vocab.json", {"a": 1}), "no token 0, which the config calls pad_token_id"),
         (written("vocab.json", {"eng": {"a": 1}, "deu": {"a": 1}}), "each of eng, deu"),
         (configured(architectures=["Wav2Vec2ForPreTraining"]), "holds Wav2Vec2ForPreTraining"),
@@ -340,6 +368,16 @@ def test_a_network_without_a_head_is_refused(tmp_path: Path) -> None:
     configured(architectures=None)(tmp_path)
     with pytest.raises(UsageError, match="lack"):
         made(CtcAlign(ctc=tmp_path), part_of([wave(60)], [["AA1"]]))
+
+
+def test_a_worker_that_sees_another_folder_says_so(tmp_path: Path) -> None:
+    networks.ctc(tmp_path, ARPABET)
+    part = part_of([wave(60)], [["AA1"]])
+    feature = CtcAlign(ctc=tmp_path)
+    full = Part({**part.specs, "align": feature.spec(part.specs)}, part.utterances, strings=part.strings)
+    written("vocab.json", {"<pad>": 0, "AA": 5})(tmp_path)
+    with pytest.raises(UsageError, match="not here what it was"):
+        list(feature.rows(full))
 
 
 def test_a_store_is_aligned_by_one_command(tmp_path: Path, phonetic: Path, lettered: Path) -> None:
