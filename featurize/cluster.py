@@ -12,6 +12,7 @@ import pickle
 import queue
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -219,15 +220,16 @@ def executor(workers: int, scheduler: str | None, device: str, observer: Observe
         HeadraceError: nothing answers at `scheduler`, it has no worker for START_SECONDS, or none with a GPU where
             there must be one.
     """
-    import dask
-    from distributed import Client
-    from distributed.utils import silence_logging_cmgr
+    with _sigint_held():
+        import dask
+        from distributed import Client
+        from distributed.utils import silence_logging_cmgr
 
     # A task that failed is logged with a page by everyone concerned; what matters of it reaches the user as an error.
     large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
     with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
         if scheduler is None:
-            with _sigint_blocked():
+            with _sigint_held():
                 client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
         else:
             client = stack.enter_context(_running_cluster(scheduler))
@@ -266,15 +268,23 @@ def dask_setup(worker: Any) -> None:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
+def _sigint_held() -> Iterator[None]:
     """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
-    begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this."""
+    begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this, not
+    while some library is imported that would catch whatever it is interrupted by."""
     resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
+    seen: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set a handler, or is interrupted
+    handler = signal.signal(signal.SIGINT, lambda number, _: seen.append(number)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if seen:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _running_cluster(scheduler: str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import os
 import re
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -199,3 +201,21 @@ def test_a_running_cluster_builds_the_same_store(tmp_path: Path, running: str) -
     done = build(corpus, tmp_path / "spread", "--part-hours", 0.001, "--scheduler", running)
     assert done.exit_code == 0, done.stderr
     assert part_bytes(tmp_path / "spread") == part_bytes(tmp_path / "alone")
+
+
+def test_ctrl_c_is_not_lost_to_a_library_that_catches_everything() -> None:
+    """As some do while they are imported; a signal to the process comes to any thread that does not hold it back."""
+    go, gone = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        go.wait(10)
+        signal.raise_signal(signal.SIGINT)
+        gone.set()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), cluster._sigint_held(), contextlib.suppress(BaseException):
+        go.set()
+        assert gone.wait(10)
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
