@@ -34,6 +34,7 @@ MARKS = frozenset({",", ".", "!", "?", "-", "…", "_", "停", "空", "SP", "SP2
 UNKNOWN, SOUNDLESS = -1, -2
 """In the place of a class: like nothing that was learned from; a symbol that is no phone, as of a rising pitch."""
 METHOD = "hmm-gmm"
+UNFITTING = "phones that do not fit into their recording"
 UNTAUGHT = "phones that align was not taught, as of a language that came later"
 NEVER = -100.0
 """Confidence where the phones do not fit into the recording at all."""
@@ -81,9 +82,7 @@ class Align(Derived):
                 continue
             times = model.times(utterance)
             if times is None:
-                part.counts[
-                    UNTAUGHT if model.untaught(utterance) else "phones that do not fit into their recording"
-                ] += 1
+                part.counts[UNTAUGHT if model.untaught(utterance) else UNFITTING] += 1
             yield np.full((len(ends), 2), UNKNOWN, np.int32) if times is None else times
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import soxr
 import torch
 
 from featurize import pretrained, text, vocabulary, weights
-from featurize.aligner import NEVER, UNKNOWN
+from featurize.aligner import NEVER, UNFITTING, UNKNOWN
 from featurize.content import RATE, batches, last_hidden
 from featurize.derived import Derived, Part
 from featurize.forced import REACH, Way, best_way, bounds_of, times_of, tokens_of
@@ -50,6 +50,8 @@ class Grid(NamedTuple):
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Grid:
         kernels, strides = config.get("conv_kernel", KERNELS), config.get("conv_stride", STRIDES)
+        if not all(isinstance(sizes, list) and all(type(n) is int for n in sizes) for sizes in (kernels, strides)):
+            raise UsageError(f"{OPTION}: conv_kernel={kernels}, conv_stride={strides}, and whole numbers are needed.")
         steps = [math.prod(strides[:n]) for n in range(len(strides) + 1)]
         return cls(steps[-1], 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, steps, strict=False)))
 
@@ -85,16 +87,22 @@ class _ByCtc(Derived):
     on_gpu = True
 
     def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        folder, tokens = self._folder(), self._vocabulary()
+        folder, tokens, grid = self._folder(), self._vocabulary(), self._grid()
         words = there["phone_word"].fingerprint if "phone_word" in there else "unknown"
         unit = "phones" if tokens.of_phones else "characters"
         read = {"vocabulary": weights.digest([self.ctc / vocabulary.FILE]), "unit": unit, "words": words}
-        signal = {"normalised": _normalises(self.ctc), "precision": self.precision}
+        signal = {"normalised": _normalises(self.ctc), "precision": self.precision, **grid._asdict()}
         pieces = {"whole_frames": WHOLE, "piece_frames": PIECE, "margin_frames": MARGIN}
         return {"method": "ctc", **folder.recipe, **read, **signal, **pieces}
 
     def lines(self, part: Part) -> list[list[Stretch]]:
-        """What spells every utterance; nothing where the vocabulary lacks too much of it."""
+        """What spells every utterance; nothing where the vocabulary lacks too much of it.
+
+        Raises:
+            UsageError: the folder is another one here.
+        """
+        if self.spec(part.specs) != part.specs[self.name]:
+            raise UsageError(f"{OPTION} {self.ctc} is not here what it was where the command began: all must see it.")
         tokens, phones = self._vocabulary(), list(part.utterances("phones"))
         if tokens.of_phones:
             words = part.utterances("phone_word") if "phone_word" in part.specs else map(np.zeros_like, phones)
@@ -179,7 +187,7 @@ class CtcAlign(_ByCtc):
             if ends is not None:
                 yield np.stack([np.append(0, ends[:-1]), ends], 1).astype(np.int32)
             elif way is None:
-                part.counts["phones that do not fit into their recording"] += 1
+                part.counts[UNFITTING] += 1
                 yield np.full((len(phones), 2), UNKNOWN, np.int32)
             else:
                 halves = bounds_of(way, line)
@@ -213,7 +221,6 @@ def _read_again(written: str, language: str, phones: np.ndarray, ends: np.ndarra
     return reading if same else None
 
 
-@cache
 def _normalises(folder: Path) -> bool:
     """Whether a network hears every utterance at mean 0 and variance 1, by what stands beside it.
 

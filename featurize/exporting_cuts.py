@@ -18,8 +18,9 @@ import numpy as np
 import soundfile
 
 from featurize.exporting import drafted
+from featurize.exporting_grids import tiers_of
 from featurize.prepared import name_of
-from featurize.symbols import SYMBOLS
+from store import alignment
 from store.errors import StoreError
 from store.reader import Store
 
@@ -33,7 +34,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
     """Write a store as recordings, features and the manifests of them, an utterance a cut.
 
     The waveform becomes a FLAC, `mel` the cut's features, and every other feature an array of the cut that
-    `cut.load_NAME()` loads. Phones with times become an alignment.
+    `cut.load_NAME()` loads. Phones and words with times become an alignment.
 
     Args:
         done: told how many utterances are written so far.
@@ -126,10 +127,9 @@ def _supervision(store: Store, number: int, seconds: float) -> dict[str, Any]:
     id = store.ids[number]
     said: dict[str, Any] = {"id": id, "recording_id": id, "start": 0, "duration": seconds, "channel": 0}
     said |= {"text": store.texts[number], "language": store.languages[number], "speaker": store.speakers[number]}
-    if "phone_end" in store.features and store.column("aligned")[number]:
-        ends = store.read("phone_end", number) / store.sample_rate
-        starts = np.concatenate(([0], ends[:-1]))
-        phones = (SYMBOLS[phone] for phone in store.read("phones", number).tolist())
-        times = zip(phones, starts.tolist(), (ends - starts).tolist(), strict=True)
-        said["alignment"] = {"phone": [list(item) for item in times]}
+    if segments := alignment.of(store, number):
+        said["alignment"] = {
+            name.removesuffix("s"): [[label, start, end - start] for start, end, label in intervals]
+            for name, intervals in tiers_of(store, number, segments).items()
+        }
     return said

@@ -51,7 +51,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
             segments = alignment.of(store, number)
             if segments is not None:
                 name = file_name(store.ids[number], written)
-                found = _tiers(store, number, segments)
+                found = tiers_of(store, number, segments)
                 seconds = int(store.frames[number]) * store.hop / store.sample_rate
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 (draft / name).write_text(textgrid(found, seconds), encoding="utf-8")
@@ -105,7 +105,8 @@ def _without_gaps(intervals: Iterable[Interval], seconds: float) -> list[Interva
     return whole
 
 
-def _tiers(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
+def tiers_of(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
+    """Phones of an utterance, and its words where the store knows them."""
     sounds = segments.phones != alignment.SILENCE
     starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
     labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]

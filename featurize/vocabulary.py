@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -80,23 +79,20 @@ def read(folder: Path, config: Mapping[str, Any], option: str) -> Vocabulary:
     Raises:
         UsageError: there is none, it is of several languages, or not of this network.
     """
-    return _read(folder / FILE, int(config.get("vocab_size") or 0), config.get("pad_token_id"), option)
-
-
-@cache
-def _read(file: Path, size: int, blank: int | None, option: str) -> Vocabulary:
+    file, size, blank = folder / FILE, config.get("vocab_size"), config.get("pad_token_id")
     try:
         found = json.loads(file.read_bytes())
     except OSError as error:
-        raise UsageError(f"{option} {file.parent} has no vocabulary: {FILE}: {error.strerror}.") from error
+        raise UsageError(f"{option} {folder} has no vocabulary: {FILE}: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"{option} {file} is not JSON: {error}.") from error
     if isinstance(found, dict) and found and all(isinstance(tokens, dict) for tokens in found.values()):
         languages = ", ".join(list(found)[:5])
         raise UsageError(f"{option} {file} has a vocabulary for each of {languages}, ...: save the network with one.")
-    if not isinstance(found, dict) or not all(type(n) is int and 0 <= n < size for n in found.values()):
-        raise UsageError(f"{option} {file} does not number tokens from 0 to {size - 1}, as many as the network has.")
-    if blank is None or blank not in found.values():
+    numbers = range(size if isinstance(size, int) else 0)
+    if not isinstance(found, dict) or not all(type(n) is int and n in numbers for n in found.values()):
+        raise UsageError(f"{option} {file} does not number tokens of 0 to {len(numbers) - 1}, which the network has.")
+    if not isinstance(blank, int) or blank not in found.values():
         raise UsageError(f"{option} {file} has no token {blank}, which the config calls pad_token_id: CTC's blank.")
     spoken = {
         unicodedata.normalize("NFC", token): number

@@ -1,6 +1,7 @@
 """Several stores read as one, without copying: the parts of one follow those of the other.
 
-What they share decides: features that all of them have, made alike, and columns that all of them have.
+What they share decides: features that all of them have, made alike, and columns that all of them have. What each has
+learned for itself is not shared.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
                 )
     features = first.features
     shared = [name for name in features if all(name in other.features for other in others)]
+    own = _learned_apart(members, shared)
+    shared = [name for name in shared if name not in own]
     for name in shared:
         for other in others:
             _check_alike(first, other, features[name], other.features[name])
@@ -106,6 +109,17 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
     if not shared:
         raise RecipeMismatch(f"{' and '.join(str(member.path) for member in members)} have no feature in common.")
     return {name: features[name] for name in shared}
+
+
+def _learned_apart(members: Sequence[Member], names: Iterable[str]) -> set[str]:
+    """Features that each store learned for itself, and what is made from those: equal numbers mean different things."""
+    of_each = [member.features for member in members]
+    apart: set[str] = set()
+    for name in names:  # a feature comes after those that it is made from, which its recipe names
+        recipes = [features[name].recipe for features in of_each]
+        if apart & recipes[0].keys() or len({recipe.get("learned") for recipe in recipes}) > 1:
+            apart.add(name)
+    return apart
 
 
 def _check_alike(first: Member, other: Member, one: FeatureSpec, two: FeatureSpec) -> None:

@@ -94,6 +94,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "corpus" / f"{name}.lab").write_text(content)
     for name in ("grid", "words", "another", "apart"):
         record(root / "corpus" / f"{name}.wav")
+    record(root / "corpus" / "tail.wav", seconds=1.015)
+    textgrid(root / "corpus" / "tail.TextGrid", {"words": SAID, "phones": [*PLAIN, (1.0, 1.015, "")]}, 1.015)
     record(root / "corpus" / "textless.wav", "")
     (root / "corpus" / "textless.lab").write_text(htk())
     textgrid(root / "corpus" / "grid.TextGrid", {"words": SAID, "phones": PLAIN}, 1.0)
@@ -110,8 +112,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_lies_beside_a_recording(tree: Path) -> None:
     built = store.open(tree / "S")
-    check(built, "grid.wav")
-    check(built, "apart.wav")
+    for name in ("grid", "tail", "apart"):
+        check(built, f"{name}.wav")
     for name in ("htk", "seconds", "states", "festival"):
         check(built, f"{name}.wav", worded=False)
     for name in ("text", "figures", "words"):
@@ -138,10 +140,21 @@ def test_exported_and_built_again_it_is_the_same(tree: Path) -> None:
     done = build(tree / "corpus", tree / "T", "--alignments", out, "--features", "wave,phones")
     assert done.exit_code == 0, done.output
     one, again = store.open(tree / "S"), store.open(tree / "T")
-    for id in ("grid.wav", "apart.wav", "htk.wav", "festival.wav"):
+    for id in ("grid.wav", "tail.wav", "apart.wav", "htk.wav", "festival.wav"):
         for name in ("phones", "phone_end", "phone_frames", "phone_word"):
             assert np.array_equal(one.read(name, one.find(id)), again.read(name, again.find(id))), (id, name)
     assert [word.label for word in words.spoken(one, one.find("grid.wav"))] == ["hi", "bye"]
+
+
+def test_cuts_of_it_are_the_same(tree: Path) -> None:
+    assert call(main, "export", tree / "S", "--to", "lhotse", "--out", tree / "cuts").exit_code == 0
+    done = build(tree / "cuts" / "cuts.jsonl.gz", tree / "U", "--features", "wave,phones")
+    assert done.exit_code == 0, done.output
+    one, again = store.open(tree / "S"), store.open(tree / "U")
+    names = ("phones", "phone_end", "phone_word")
+    aligned = [n for n in range(len(again)) if again.column("aligned")[n]]
+    said = [tuple(one.read(name, n).tolist() for name in names) for n in np.flatnonzero(one.column("aligned"))]
+    assert sorted(said) == sorted(tuple(again.read(name, n).tolist() for name in names) for n in aligned)
 
 
 def test_words_are_drawn(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

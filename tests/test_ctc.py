@@ -315,15 +315,6 @@ def test_what_is_longer_than_attention_reaches_is_heard_in_pieces(
     assert len(whole) == (100_123 - 400) // 320 + 1 and np.array_equal(whole, pieces)
 
 
-def without(key: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        config = networks.config_of(folder)
-        del config[key]
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
 def written(file: str, content: Any) -> Callable[[Path], None]:
     return lambda folder: (
         (folder / file).write_text(content if isinstance(content, str) else json.dumps(content)) and None

@@ -107,6 +107,20 @@ def test_features_that_not_all_have_are_left_out(roots: list[Path]) -> None:
     assert both.fingerprint != both.fingerprint_of(["mel"]) == store.open(roots[:2]).fingerprint_of(["mel"])
 
 
+def test_what_each_store_learned_is_left_out_with_what_is_made_from_it(tmp_path: Path) -> None:
+    def learned(number: int, model: str) -> Path:
+        specs = json.loads(json.dumps(ATTRIBUTES["features"]))
+        by_name = {spec["name"]: spec for spec in specs}
+        by_name["mel"]["recipe"]["learned"] = model
+        by_name["speaker_vector"]["recipe"] = {"mel": model}
+        return make(tmp_path / f"{number}{model}", number, [7], features=specs)
+
+    one, same, another = learned(0, "a"), learned(1, "a"), learned(2, "b")
+    assert {"mel", "speaker_vector"} <= set(store.open([one, same]).features)
+    assert {"mel", "speaker_vector"}.isdisjoint(store.open([one, another]).features)
+    assert "wave" in store.open([one, another]).features
+
+
 def other(change: str) -> dict[str, object]:
     specs = json.loads(json.dumps(ATTRIBUTES["features"]))
     if change == "recipe":
