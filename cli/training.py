@@ -41,7 +41,7 @@ def print_forecast(found: dict[str, Any]) -> None:
     for name, count in found["parameters"].items():
         table.add_row(name, f"{count / 1e6:.1f} M parameters")
     table.add_row("weights and optimiser", f"{found['state_gib']:.2f} GiB")
-    table.add_row("kept for gradients", f"{found['kept_gib']:.2f} GiB of the largest batch, in {found['precision']}")
+    table.add_row("a step", f"{found['step_gib']:.2f} GiB more, of the largest batch, in {found['precision']}")
     table.add_row("steps", f"{found['steps_per_epoch']:,} an epoch, {found['step_s']:.3f} s each on {found['device']}")
     table.add_row(f"{found['epochs']} epochs", render.duration(3600 * found["hours"]))
     for card, frames in found["room"].items():

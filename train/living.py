@@ -1,0 +1,44 @@
+"""Memory of tensors while they live: counted result by result, on any device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of what is computed within this context, forward and backward, until nobody holds it any longer.
+    Tensors that share memory count once; what was there before does not count, nor do workspaces of kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs.values()))}
+        made = func(*args, **kwargs)
+        for storage in {tensor.untyped_storage() for tensor in _tensors(made)}:
+            if storage._cdata not in given:
+                self._change(storage.nbytes())
+                weakref.finalize(storage, self._change, -storage.nbytes())
+        return made
+
+    def _change(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def _tensors(of: Any) -> Iterator[Tensor]:
+    """However deep in sequences."""
+    if isinstance(of, Tensor):
+        yield of
+    elif isinstance(of, Iterable) and not isinstance(of, str):
+        for one in of:
+            yield from _tensors(one)
