@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,12 @@ def main(upstream: Path, site: str | None) -> None:
         rows.append(row)
         paragraphs += told
     head = ("language", "sentences", "equal", "different", "")
-    table = report.table(head, rows)
+    reasons = [
+        [language, count, why]
+        for language in LANGUAGES
+        for why, count in Counter(why for *_, why in sentences(language) if why).most_common()
+    ]
+    table = f"{report.table(head, rows)}\n\n{report.table(('language', 'sentences', 'why they differ'), reasons)}"
     click.echo("\n\n".join([*paragraphs, table]))
     report.save("phones", table, {"rows": [dict(zip(head, row, strict=True)) for row in rows]})
 
