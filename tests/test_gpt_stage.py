@@ -261,7 +261,8 @@ def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
     with NoWaiting():
         metrics = made.step([batch])
     assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
-    assert set(metrics) == {"loss", "loss_dpo", "accuracy", "grad_norm", "skipped"} == set(made.step([batch]))
+    named = {"loss", "loss_dpo", "accuracy", "grad_norm", "skipped", "exploded"}
+    assert set(metrics) == named == set(made.step([batch]))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class GptStage:
         Returns:
             0-d tensors without gradient, over all batches and ranks: loss (mean over predictions), loss_dpo if asked
             for, accuracy (share of codes among the three likeliest), grad_norm (of the mean gradient of a prediction),
-            skipped (1 if the update was left out).
+            skipped (1 if the update was left out), exploded (1 if it was far larger than usual, and scaled down).
         """
         return self.pieces.fit(batches, lambda cut: self.update([prepare(piece.to(self._device)) for piece in cut]))
 
@@ -178,13 +178,14 @@ class GptStage:
         return sums
 
     def descend(self, predictions: Tensor) -> dict[str, Tensor]:
-        """One step down the gradient that was added up over so many predictions. grad_norm and skipped of `step`."""
+        """One step down the gradient that was added up over so many predictions. The last three terms of `step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        norm = self.precision.descend(self.optimizer, self.optim.max_norm and self.optim.max_norm * predictions)
+        limit = self.optim.max_norm and self.optim.max_norm * predictions
+        norm, skipped, exploded = self.precision.descend(self.optimizer, limit)
         self.precision.scaler.update()
         self.updates += 1
-        return {"grad_norm": norm / predictions, "skipped": (~norm.isfinite()).float()}
+        return {"grad_norm": norm / predictions, "skipped": skipped.float(), "exploded": exploded.float()}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ What is float32 in all of them:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ from train import ranks
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FP32_STEPS = 500
 """Steps before float16 begins, where nobody says otherwise."""
+EXPLODED = 30.0
+"""Times the usual norm of its gradients: an update with more is scaled down to what is usual. Runs stay below 18."""
+FOLLOWED = 0.1
+"""How much of what is usual each update is, in logarithms."""
+
+
+class Descent(NamedTuple):
+    """What an update came to."""
+
+    norm: Tensor
+    """() of the gradient of all ranks, before it is scaled down."""
+    skipped: Tensor
+    """() bool: the gradient was not finite, and changed nothing."""
+    exploded: Tensor
+    """() bool: it was finite, but larger than usual by far."""
 
 
 class Precision:
@@ -74,8 +89,10 @@ class Precision:
         """Context in which the networks run forward."""
         return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.halved)
 
-    def descend(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> Tensor:
-        """Sum gradients over ranks and update the weights from them, unless they are not finite.
+    def descend(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> Descent:
+        """Sum gradients over ranks and update the weights from them, unless they are not finite. Those of a loss that
+        explodes are scaled down to their usual norm, which the first group of the optimiser keeps: Adam would go on in
+        their direction for a dozen updates, and then hardly move for hundreds.
 
         Nobody waits for the device: a fused optimiser reads `found_inf` in its kernel. That is how GradScaler
         talks to it; without a scaler it is said here.
@@ -83,21 +100,20 @@ class Precision:
         Args:
             optimizer: a fused one, or ScaledAdam. Its gradients are of the scaled loss.
             limit: gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0 for none.
-        Returns:
-            () norm of the gradient of all ranks, before it is scaled down.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         ranks.sum_gradients(parameters)
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not isinstance(limit, float) or limit:
-            nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / limit)
+        usual, exploded = _usual(optimizer.param_groups[0], norm)
+        asked = limit if isinstance(limit, Tensor) else norm.new_full((), limit or torch.inf)
+        nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / torch.where(exploded, usual.minimum(asked), asked))
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
         else:
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()
-        return norm
+        return Descent(norm, ~norm.isfinite(), exploded)
 
     def state_dict(self) -> dict[str, Any]:
         return {"name": self.name, "scaler": self.scaler.state_dict()}
@@ -106,6 +122,16 @@ class Precision:
         """Restore the loss scale. A run may go on in another precision: then the scale starts afresh."""
         if state["name"] == self.name:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _usual(group: dict[str, Any], norm: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm that gradients had until now, and whether this one is beyond. It is followed as far as it is not."""
+    known = group.get("usual_norm", norm).to(norm.device)
+    usual = torch.where(known.isfinite() & (known > 0), known, norm)
+    exploded = (norm > EXPLODED * usual) & norm.isfinite()
+    followed = usual * (norm.minimum(EXPLODED * usual) / usual) ** FOLLOWED
+    group["usual_norm"] = torch.where(norm.isfinite() & (norm > 0), followed, usual)
+    return usual, exploded
 
 
 def _settled(name: str, fp32_steps: int | None) -> int:

@@ -79,6 +79,11 @@ class Quarantine:
             said.append(f"quarantined, no longer trained on: {self._listed(held)}")
         return said
 
+    def suspicion(self, batches: Sequence[Batch]) -> str:
+        """What a person should know of an update that exploded: counted against nobody."""
+        whose = self._listed(members(batches))
+        return f"gradients are far larger than usual, the update is scaled down: one of {whose}"
+
     def names(self, numbers: Sequence[int]) -> list[str]:
         return [str(self._names[number]) for number in numbers]
 

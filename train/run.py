@@ -89,7 +89,7 @@ class Run:
             self._say_pieces()
         if self.stream.position.epoch > epoch:
             self.stage.end_epoch()
-        spoilt = self._spoilt(batches, values) if values["skipped"] else {}
+        spoilt = self._spoilt(batches, values) if values["skipped"] or values["exploded"] else {}
         self._record(
             split="train",
             step=self.step,
@@ -238,7 +238,10 @@ class Run:
         return MetricsLog(self.config.out / "metrics.jsonl", upto=self.step)
 
     def _spoilt(self, batches: Sequence[Batch], values: dict[str, float]) -> dict[str, Any]:
-        """An update came to nothing: says whose fault it was. Returns which utterances were in it."""
+        """An update came to nothing, or nearly: says whose fault it was. Returns which utterances were in it."""
+        if not values["skipped"]:
+            self.observer.say(f"step {self.step}: {self.quarantine.suspicion(batches)}")
+            return {"scaled_down": self.quarantine.names(members(batches))}
         for line in self.quarantine.blame(self.stage, batches, values, self.device):
             self.observer.say(f"step {self.step}: {line}")
         return {"left_out": self.quarantine.names(members(batches))}

@@ -98,7 +98,7 @@ class SovitsStage:
         Returns:
             0-d tensors without gradient, over all batches and ranks: loss_disc, loss_gen, loss_fm, loss_mel and loss_kl
             (weighted), loss_commit, loss_gen_all (the sum of the generator's), grad_norm_d, grad_norm_g, skipped (1 if
-            a network was not updated).
+            a network was not updated), exploded (1 if a gradient was far larger than usual, and scaled down).
         """
         frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
         counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
@@ -167,8 +167,8 @@ class SovitsStage:
         self.precision.scaler.update()
         self.updates += 1
         self._set_rates()
-        skipped = judged.pop("skipped") | metrics.pop("skipped")
-        return judged | metrics | {"skipped": skipped.float()}
+        either = {name: (judged[name] | metrics[name]).float() for name in ("skipped", "exploded")}
+        return judged | metrics | either
 
     def _prepared(self, batch: Batch, totals: Tensor) -> Piece:
         there = batch.to(self._device)
@@ -222,8 +222,8 @@ class SovitsStage:
             scores = [score.chunk(2) for score, _ in judgements]
             loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
             terms.append(self._backward({"loss_disc": loss * piece.of_utterances}))
-        norm = self.precision.descend(self.optim_d, self.optim.max_norm)
-        return _summed(terms) | {"grad_norm_d": norm, "skipped": ~norm.isfinite()}
+        norm, skipped, exploded = self.precision.descend(self.optim_d, self.optim.max_norm)
+        return _summed(terms) | {"grad_norm_d": norm, "skipped": skipped, "exploded": exploded}
 
     def _update_generator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
         self.optim_g.zero_grad()
@@ -231,11 +231,11 @@ class SovitsStage:
         for piece in pieces:
             out, mels = made or self._synthesise(piece)
             terms.append(self._backward(self._losses(piece, out, mels)))
-        norm = self.precision.descend(self.optim_g, self.optim.max_norm)
+        norm, skipped, exploded = self.precision.descend(self.optim_g, self.optim.max_norm)
         ranks.share_buffers(self.generator)
         metrics = _summed(terms)
         metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
-        return metrics | {"grad_norm_g": norm, "skipped": ~norm.isfinite()}
+        return metrics | {"grad_norm_g": norm, "skipped": skipped, "exploded": exploded}
 
     def _losses(self, piece: Piece, out: Synthesis, mels: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """What the generator minimises, each as far as this piece counts."""
