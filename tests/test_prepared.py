@@ -436,3 +436,11 @@ def test_upstreams_own_fixture(golden: Path, tmp_path: Path) -> None:
     corpus = store.open(tmp_path / "store")
     expected = json.loads((golden / "data_mini.json").read_text())["s2_v2"]["phoneme_ids"]
     assert {name: corpus.read("phones", corpus.find(name)).tolist() for name in expected} == expected
+
+
+def test_recordings_are_as_long_as_upstreams_samplers_take_them_for(golden: Path, tmp_path: Path) -> None:
+    """They go by the sizes of files, headers included."""
+    for row in json.loads((golden / "alignment_table.json").read_text())["rows"]:
+        exporting._write_wave(tmp_path / "one.wav", np.zeros(row["n32"], np.int16))
+        size = (tmp_path / "one.wav").stat().st_size
+        assert (size, size // 1280) == (row["wav_bytes"], row["sampler_len"])
