@@ -27,11 +27,14 @@ from featurize.times import (
 )
 from store.errors import Rejected
 
-_VALUE = re.compile(
-    r"""(?: \s++ | ![^\n]*+ | (?! [-+]?\d | ["<!] ) [^\s"]++ | <(?![a-z]+>) [^\s"]*+ )*+
-    (?: "(?P<text> (?:[^"]|"")*+ )" | (?P<number> [-+]?\d[^\s"]*+ ) | (?P<flag> <[a-z]+> ) | (?P<end> \Z ) )""",
+_TOKEN = re.compile(
+    r"""  "(?P<text> [^"]* (?: "" [^"]* )* )" (?!")
+        | (?P<flag> <[a-z]+> )
+        | (?P<number> [-+]?\d [^\s"]* )
+        | \s+ | ![^\n]* | [^\s"!] [^\s"]*""",
     re.VERBOSE,
 )
+"""The last three are there for people."""
 _HEADER = "ooTextFile"
 
 
@@ -118,9 +121,10 @@ class _Values:
         self._name, self._text, self._position = name, text, 0
 
     def next(self, kind: Literal["text", "number", "flag"]) -> str:
-        found = _VALUE.match(self._text, self._position)
+        while (found := _TOKEN.match(self._text, self._position)) and not found.lastgroup:
+            self._position = found.end()
         if not found or found.lastgroup != kind:
-            self.refuse(f"a {kind} was expected" + (", and it ends" if found and found.lastgroup == "end" else ""))
+            self.refuse(f"a {kind} was expected" + (", and it ends" if self._position == len(self._text) else ""))
         self._position = found.end()
         return found[kind].replace('""', '"')
 
