@@ -46,7 +46,7 @@ def split(utterance: Utterance, alignment: Alignment, longest_s: float) -> Itera
         raise Rejected("align", f"{too_long(longest_s)}, and its alignment names no words: add a tier of words")
     middles = (words.starts_s[spoken] + words.ends_s[spoken]) / 2
     texts = _texts(utterance.text, [words.labels[n] for n in spoken])
-    runs = _runs(utterance, alignment)
+    runs, before = _runs(utterance, alignment), 0.0
     for start, stop in _pieces(runs, utterance, longest_s):
         name = f"{utterance.audio}#{start}-{stop}"
         since, until = (start - utterance.start) / rate, (stop - utterance.start) / rate
@@ -57,9 +57,11 @@ def split(utterance: Utterance, alignment: Alignment, longest_s: float) -> Itera
         elif first == last:
             yield Reject(name, "align", "its alignment names no word for what it says is no silence")
         else:
-            held = times.packed(name, _within(alignment.phones, since, until), _within(words, since, until))
+            tiers = (_within(tier, before, since, until) for tier in (alignment.phones, words))
+            held = times.packed(name, *tiers)
             text = "".join(texts[first:last]).strip()
             yield replace(utterance, id=name, start=start, stop=stop, text=text, alignment=held)
+        before = until
 
 
 def too_long(longest_s: float) -> str:
@@ -122,8 +124,9 @@ def _texts(text: str, labels: Sequence[str]) -> list[str]:
     return [text[begin:end] for begin, end in pairwise([0, *begins[1:], len(text)])]
 
 
-def _within(tier: Tier, since: float, until: float) -> Iterator[Row]:
-    """Its intervals within a stretch, from the beginning of that on. A silence that is cut is of the stretch before."""
+def _within(tier: Tier, before: float, since: float, until: float) -> Iterator[Row]:
+    """Its intervals within a stretch, from the beginning of that on. A silence is of the first stretch that has any of
+    it; the one before ends at `before`."""
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
-        if start < until and (start >= since if label.casefold() in SILENT else end > since):
+        if since < end and start < until and (start >= before or label.casefold() not in SILENT):
             yield Row(max(start, since) - since, min(end, until) - since, label)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import store
@@ -58,6 +58,7 @@ LENGTHS = st.lists(
 
 
 @given(LENGTHS, st.sampled_from([1.0, 2.5, 8.0]))
+@example([(0.0, 1.0), (0.0, 1.0), (0.25, 2.5), (0.25, 1.0)], 2.5)  # a piece that the limit leaves no pause
 def test_all_that_is_said_is_in_one_piece(lengths: list[tuple[float, float]], longest_s: float) -> None:
     utterance, alignment = said(lengths)
     pieces = list(split(utterance, alignment, longest_s))
@@ -92,7 +93,7 @@ def test_all_that_is_said_is_in_one_piece(lengths: list[tuple[float, float]], lo
         assert [held.words.labels[n] for n in times.said(held.words)] == [f"w{n}" for n in own]
     if all(isinstance(piece, Utterance) for piece in pieces):
         marks = sum(piece.alignment.count('","]') for piece in pieces)
-        assert marks == len(lengths) // 2, "a mark is of the piece before the cut"
+        assert marks == len(lengths) // 2, "a mark is of one piece"
         assert " ".join(piece.text for piece in pieces) == utterance.text
 
 
