@@ -134,7 +134,7 @@ def test_train_bench_of_a_reader_that_is_slow(words: list[object], monkeypatch: 
     read = stream.read_batch
 
     def slowly(*args: Any, **kwargs: Any) -> Batch:
-        time.sleep(0.3)
+        time.sleep(1.2)  # longer than a step, also on a machine that is busy
         return read(*args, **kwargs)
 
     monkeypatch.setattr(stream, "read_batch", slowly)
