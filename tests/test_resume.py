@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,9 +106,9 @@ def undisturbed(corpus, kind, tmp_path_factory) -> Path:
     return out
 
 
-def assert_same_run(out: Path, undisturbed: Path) -> None:
+def assert_same_run(out: Path, undisturbed: Path, steps: int = STEPS) -> None:
     assert lines(out) == lines(undisturbed)
-    ours, theirs = (load(Checkpoints(run / "checkpoints").path(STEPS)) for run in (out, undisturbed))
+    ours, theirs = (load(Checkpoints(run / "checkpoints").path(steps)) for run in (out, undisturbed))
     assert_same(ours["stage"], theirs["stage"])
     assert_same(ours["random"], theirs["random"])
     assert ours["stream"] == theirs["stream"]
@@ -197,23 +198,30 @@ def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path):
 @pytest.mark.soak
 def test_killed_at_twenty_random_moments(corpus, kind, tmp_path):
     """SIGTERM and SIGKILL by turns, whatever the run is doing: while it begins, in a step, at a checkpoint. And now and
-    then the newest checkpoint is damaged before it goes on."""
+    then the newest checkpoint is damaged before it goes on. After a run that came to its end another one is begun."""
     random, out, straight = Random(str(kind)), tmp_path / "run", tmp_path / "straight"
     long = replace(config(corpus, out, kind), max_steps=100, checkpoint_every=1)
     loop.start(replace(long, out=straight), Silent())
-    checkpoints = Checkpoints(out / "checkpoints")
-    for _ in range(20):
+    checkpoints, killed = Checkpoints(out / "checkpoints"), 0
+    while killed < 20:
         if len(checkpoints.steps()) > 1 and random.random() < 0.2:
             damage(checkpoints)
-        resume = ["--resume"] if (out / "config.json").exists() else []
-        process = subprocess.Popen([*command(long), *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = begin_or_resume(long)
         wait_for_a_moment(process, out, random)
         process.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
-        assert process.wait(300) in (1, -signal.SIGTERM, -signal.SIGKILL)
-    loop.resume(out, {}, Silent())
-    assert lines(out) == lines(straight)
-    ours, theirs = (load(Checkpoints(run / "checkpoints").path(100)) for run in (out, straight))
-    assert_same(ours["stage"], theirs["stage"])
+        code = process.wait(300)
+        assert code in (0, 1, -signal.SIGTERM, -signal.SIGKILL)
+        killed += code != 0
+        if code == 0:
+            assert_same_run(out, straight, steps=100)
+            shutil.rmtree(out)
+    assert begin_or_resume(long).wait(600) == 0
+    assert_same_run(out, straight, steps=100)
+
+
+def begin_or_resume(config: RunConfig) -> subprocess.Popen[bytes]:
+    resume = ["--resume"] if (config.out / "config.json").exists() else []
+    return subprocess.Popen([*command(config), *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def wait_for_a_moment(process: subprocess.Popen, out: Path, random: Random) -> None:
