@@ -91,6 +91,8 @@ class RunConfig:
     float8: bool = False
     """Keep activations of the generator, or of the decoder of text, in 8 bits until the backward pass: less memory, and
     gradients that stray a little."""
+    compile: bool = False
+    """Make blocks of the networks into a few kernels each, once for every one of `fixed_shapes`."""
     grow: bool = False
     """Double the batches of an update, up to four times as many, when the validation loss stops falling."""
     profile: int = 0
@@ -138,6 +140,10 @@ class RunConfig:
             raise UsageError("grow and patience follow the validation loss: validate_every cannot be 0 with them.")
         if self.float8 and self.recompute:
             raise UsageError("float8 and recompute are two ways to save the same memory: choose one of them.")
+        if self.compile and not self.fixed_shapes:
+            raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
+        if self.compile and self.float8:
+            raise UsageError("compile and float8 both choose what waits for the backward pass: give one of them.")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from train import choices, ranks, stages
+from train.compiled import compile_stage
 from train.config import RunConfig
 from train.data import Data, open_data
 from train.observer import Observer
@@ -79,4 +80,7 @@ def make_ready(config: RunConfig, observer: Observer) -> Ready:
     if config.float8:
         pack_stage(stage)
         observer.say("activations wait for the backward pass in 8 bits")
+    if config.compile:
+        blocks = compile_stage(stage)
+        observer.say(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
     return Ready(config=config, device=device, precision=precision, data=data, stage=stage)
