@@ -20,7 +20,9 @@ from train.adversarial import PRESETS, OptimConfig
 from train.batch import Batch
 from train.gpt_stage import GPT_PRESETS, GptStage
 from train.precision import Precision
+from train.sample import utter
 from train.semantic import Spoiling
+from train.sovits import SynthesizerTrn
 from train.stage import SovitsStage
 from train.stages import Stage
 
@@ -132,3 +134,11 @@ def test_what_is_on_the_wrong_device_is_found() -> None:
     stage.model.ar_text_position.alpha = nn.Parameter(torch.ones(1))
     with pytest.raises(RuntimeError, match="two different devices"):
         stage.step([batch()])
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.3])
+def test_speech(speed: float) -> None:
+    generator = SynthesizerTrn(PRESETS["tiny"][0]).to(CUDA).eval()
+    codes, phones = (torch.zeros(size, dtype=torch.int64, device=CUDA) for size in (40, 20))
+    wave_S = utter(generator, codes, phones, torch.zeros(1025, 90, device=CUDA), speed=speed)
+    assert wave_S.device == CUDA and len(wave_S) == round(80 / speed) * 640
