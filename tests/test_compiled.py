@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch._dynamo.utils import counters
 
 from store.errors import UsageError
 from tests.test_resume import assert_same_run
@@ -38,10 +39,14 @@ def trained(config: RunConfig) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_is_the_same_but_for_rounding(stage: str, tmp_path: Path) -> None:
     plain = config(tmp_path, stage, max_steps=2)
-    eager, fast = trained(plain), trained(replace(plain, out=tmp_path / "fast", compile=True))
+    counters.clear()
+    eager = trained(plain)
+    assert not counters["stats"], "nothing is compiled unless asked for"
+    fast = trained(replace(plain, out=tmp_path / "fast", compile=True))
+    assert counters["stats"]["unique_graphs"] >= 1
     losses = [name for name in eager[0] if name.startswith("loss") and name != "loss_scale"]
     norms = [name for name in eager[0] if name.startswith("grad_norm")]
-    assert losses and norms and fast != eager, "it is compiled"
+    assert losses and norms
     for one, other in zip(eager, fast, strict=True):
         assert [other[name] for name in losses] == pytest.approx([one[name] for name in losses], rel=1e-4)
         assert [other[name] for name in norms] == pytest.approx([one[name] for name in norms], rel=1e-3)
