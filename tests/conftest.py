@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,9 @@ def golden() -> Path:
         pytest.skip("HEADRACE_GOLDEN is not set: parity with upstream's own numbers is not checked")
     assert Path(folder).is_dir(), f"HEADRACE_GOLDEN={folder} is not a folder"
     return Path(folder).resolve()
+
+
+def pytest_configure() -> None:
+    """A shell without job control has what it starts in the background ignore Ctrl-C, and so all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
