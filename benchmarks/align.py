@@ -24,13 +24,13 @@ import click
 import numpy as np
 import soxr
 
-import store
 from benchmarks import report
-from cli.draw import draw_utterance
-from featurize.aligner import MARKS
-from featurize.symbols import TABLES
-from store import alignment
-from store.reader import Store
+from headrace import store
+from headrace.featurize.forced_alignment.hmm_aligner import MARKS
+from headrace.featurize.report.utterance_plot import draw_utterance
+from headrace.featurize.text.symbols import TABLES
+from headrace.store import alignment
+from headrace.store.reader import Store
 
 HEAD = ("onsets", "against", "compared", "median, ms", "within 20 ms", "within 50 ms", "within 100 ms")
 FALSE_ALARMS, SWAPPED, PICTURES = 0.05, 0.2, 10

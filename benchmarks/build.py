@@ -32,12 +32,12 @@ import soundfile
 import soxr
 
 from benchmarks import report
-from featurize import corpus
-from featurize.build import BuildConfig, plan, scan
-from featurize.presets import PRESETS
-from featurize.worker import process_part
-from store.schema import Utterance
-from store.writer import create
+from headrace.featurize.build.builder import BuildConfig, plan, scan
+from headrace.featurize.build.part_worker import process_part
+from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.corpus import scanner
+from headrace.store.schema import Utterance
+from headrace.store.writer import create
 
 PRESET = PRESETS["gpt-sovits-v2"]
 RATE = 44_100
@@ -56,7 +56,7 @@ def stereo(folder: Path, seed: int = 0) -> Iterator[np.ndarray]:
     """The corpus' speech in recordings of 6 s or more, as read speech has them: (samples, 2) float32 at 44.1 kHz, the
     channels 6 dB apart, each over noise at -66 dB."""
     random, pieces = np.random.default_rng(seed), []
-    for item in corpus.scan(folder):
+    for item in scanner.scan(folder):
         if isinstance(item, Utterance):
             samples, rate = soundfile.read(folder / item.audio, dtype="float32", always_2d=True)
             pieces.append(soxr.resample(samples[:, 0], rate, RATE, quality="HQ"))
@@ -184,7 +184,7 @@ def scaling(flac: Path, rounds: int) -> list[dict[str, Any]]:
     for _ in range(rounds):
         for workers, values in rates.items():
             out = _fresh(flac.parent / "scaling") / "store"
-            command = [sys.executable, "-m", "cli.featurize", "build", str(flac), "--out", str(out), "--json"]
+            command = [sys.executable, "-m", "headrace.cli.featurize", "build", str(flac), "--out", str(out), "--json"]
             options = ["--features", ",".join(FEATURES), "--workers", str(workers)]
             done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
             values.append(json.loads(done.stdout)["hours_per_second"])

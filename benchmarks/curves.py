@@ -20,19 +20,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import store
 from benchmarks import report
-from featurize.dsp import mfcc_content
-from store import index, layout
-from store.reader import Store
-from store.schema import FeatureSpec
-from store.writer import Part, create, write_part
-from train import loop, metrics, trained
-from train.checkpoint import Checkpoints
-from train.config import RunConfig
-from train.layers import length_mask
-from train.observer import Audience
-from train.sovits import SynthesizerTrn
+from headrace import store
+from headrace.featurize.spectral.dsp import mfcc_content
+from headrace.store import index, layout
+from headrace.store.reader import Store
+from headrace.store.schema import FeatureSpec
+from headrace.store.writer import Part, create, write_part
+from headrace.train.checkpoints import trained_models
+from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.config import RunConfig
+from headrace.train.models.layers import length_mask
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.monitoring import metrics
+from headrace.train.monitoring.observer import Audience
+from headrace.train.trainer import loop
 
 FIRST, LAST = 20, 50
 """Steps at the beginning and at the end that means are taken of; precisions are compared by the latter."""
@@ -130,7 +132,7 @@ def main(data: Path, folder: Path, steps: int, device: str) -> None:
     found: dict[str, dict[str, list[Record]]] = {}
     for stage in TERMS:
         if stage == "gpt":
-            data = coded(store.open(data), trained.generator(folder / "sovits-fp32"), folder / "CODES")
+            data = coded(store.open(data), trained_models.generator(folder / "sovits-fp32"), folder / "CODES")
         found[stage] = {p: curve(data, folder / f"{stage}-{p}", stage, p, steps, device) for p in precisions}
     head = ("what", "precision", f"first {FIRST} steps", f"last {LAST}", "to fp32", "held out, first", "held out, last")
     table = report.table(head, [row for stage, runs in found.items() for row in rows(stage, runs)])

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import click
 
-import store
 from benchmarks import report
-from train.bench import bench
+from headrace import store
+from headrace.train.measure.throughput import bench
 
 MINUTES, STEPS = 12, 60
 

@@ -25,12 +25,14 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks import report
-from featurize import corpus, dali, device, engine, intake, whiten
-from featurize.dsp import SpectralRecipe, window
-from featurize.engine import Engine, Spectra
-from featurize.presets import Preset, named
-from featurize.recording import USUAL
-from store.schema import Utterance
+from headrace.featurize.audio import decode_pool
+from headrace.featurize.audio.recording import USUAL
+from headrace.featurize.build.presets import Preset, named
+from headrace.featurize.corpus import scanner
+from headrace.featurize.spectral import cuda_engine, dali, engine, whitening
+from headrace.featurize.spectral.dsp import SpectralRecipe, window
+from headrace.featurize.spectral.engine import Engine, Spectra
+from headrace.store.schema import Utterance
 
 Wave = tuple[str, np.ndarray]
 ENGINES = (("torch", "cpu"), ("dali", "cpu"), ("torch", "cuda"), ("dali", "cuda"))
@@ -45,7 +47,7 @@ def here() -> list[tuple[str, str]]:
 def decoded(root: Path, utterances: Iterable[Utterance], preset: Preset, threads: int) -> Iterator[Wave]:
     """Waves as an engine wants them: whole hops, long enough."""
     recipe = preset.spectral
-    for utterance, wave in intake.decoded(root, utterances, preset, isolated=False, threads=threads, limits=USUAL):
+    for utterance, wave in decode_pool.decoded(root, utterances, preset, isolated=False, threads=threads, limits=USUAL):
         if isinstance(wave, np.ndarray) and len(wave) >= recipe.min_frames * recipe.hop:
             yield utterance.id, wave[: len(wave) // recipe.hop * recipe.hop]
 
@@ -56,7 +58,7 @@ def hours(waves: Iterable[Wave], recipe: SpectralRecipe) -> float:
 
 def agreement(waves: Sequence[Wave], recipe: SpectralRecipe) -> Table:
     reference = features(engine.load("torch", "cpu", recipe, np.float32), waves)
-    others: list[tuple[str, Engine]] = [("torch cuda's code, on a CPU", device.Batched(recipe, "cpu", np.float32))]
+    others: list[tuple[str, Engine]] = [("torch cuda's code, on a CPU", cuda_engine.Batched(recipe, "cpu", np.float32))]
     others += [(f"{name} {place}", engine.load(name, place, recipe, np.float32)) for name, place in here()[1:]]
     rows = []
     for name, made in others:
@@ -99,12 +101,12 @@ def cpu_time(waves: Sequence[Wave], recipe: SpectralRecipe, rounds: int) -> Tabl
 def whitened(waves: Iterable[Wave], recipe: SpectralRecipe) -> None:
     block, n = dali.BLOCK["cpu"], recipe.n_fft
     white, gain = np.empty((block, n), np.float32), np.empty((block, n // 2 + 1), np.float32)
-    shape, unit = window(recipe) / 32768, whiten.waves(n)
+    shape, unit = window(recipe) / 32768, whitening.waves(n)
     for _, wave in waves:
         frames = sliding_window_view(np.pad(wave, recipe.padding, mode="reflect"), n)[:: recipe.hop]
         for at in range(0, len(frames), block):
             rows = slice(min(block, len(frames) - at))
-            whiten.in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
+            whitening.in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
 
 
 def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, wanted: float) -> list[Table]:
@@ -140,12 +142,12 @@ def elapsed(results: Iterable[object]) -> float:
 
 def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) -> Table:
     """The torch engine's copies and kernels, its batches pinned beforehand."""
-    made = device.Batched(recipe, "cuda")
+    made = cuda_engine.Batched(recipe, "cuda")
     pinned = []
-    for batch in device.batches(iter(waves), device.BATCH):
-        layout = device.Layout(recipe, [len(wave) for _, wave in batch])
+    for batch in cuda_engine.batches(iter(waves), cuda_engine.BATCH):
+        layout = cuda_engine.Layout(recipe, [len(wave) for _, wave in batch])
         samples = layout.stream([wave for _, wave in batch])
-        pinned.append(([key for key, _ in batch], layout, list(device.blocks(samples, device.BLOCK, True))))
+        pinned.append(([key for key, _ in batch], layout, list(cuda_engine.blocks(samples, cuda_engine.BLOCK, True))))
     seconds = elapsed(flown(made, pinned))
     seconds = elapsed(flown(made, pinned * repeats))
     length = hours(waves, recipe) * repeats
@@ -176,17 +178,17 @@ def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) ->
     return f"{length:.1f} hours on {torch.cuda.get_device_name(0)}", head, rows
 
 
-def flown(made: device.Batched, pinned: Sequence[tuple]) -> Iterator[device.Flight]:
-    flights: deque[device.Flight] = deque()
+def flown(made: cuda_engine.Batched, pinned: Sequence[tuple]) -> Iterator[cuda_engine.Flight]:
+    flights: deque[cuda_engine.Flight] = deque()
     for keys, layout, samples in pinned:
         flights.append(made.launch(keys, layout, samples))
-        if len(flights) > device.AHEAD:
+        if len(flights) > cuda_engine.AHEAD:
             yield landed(flights.popleft())
     while flights:
         yield landed(flights.popleft())
 
 
-def landed(flight: device.Flight) -> device.Flight:
+def landed(flight: cuda_engine.Flight) -> cuda_engine.Flight:
     flight.wait()
     return flight
 
@@ -214,7 +216,7 @@ def bandwidth(*, pinned_host: bool, size: int = 1 << 29) -> float:
 def main(root: Path, preset: str, minutes: float, wanted: float, rounds: int) -> None:
     torch.set_num_threads(1)
     chosen = named(preset)
-    utterances = [item for item in corpus.scan(root) if isinstance(item, Utterance)]
+    utterances = [item for item in scanner.scan(root) if isinstance(item, Utterance)]
     waves = list(decoded(root, utterances, chosen, 1))
     share = max(1, round(hours(waves, chosen.spectral) * 60 / minutes))
     tables = [agreement(waves, chosen.spectral), cpu_time(waves[::share], chosen.spectral, rounds)]

@@ -18,17 +18,17 @@ from typing import Any
 import click
 
 from benchmarks import report
-from train.config import PRESETS, STAGES
-from train.forecast import GIB, SPARE
+from headrace.train.config import PRESETS, STAGES
+from headrace.train.measure.forecast import GIB, SPARE
 
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_WAIT_POLICY": "PASSIVE"}
 """Has the C library give back memory when it is freed, so that the process is as large as what it uses."""
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from train.config import RunConfig
-from train.forecast import forecast
-from train.observer import Audience
+from headrace.train.config import RunConfig
+from headrace.train.measure.forecast import forecast
+from headrace.train.monitoring.observer import Audience
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

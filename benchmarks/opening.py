@@ -20,8 +20,9 @@ from benchmarks import reading, report
 SCRIPT = """
 import sys, time
 import numpy as np
-import store, store.reader
-from train.stream import Stream, StreamConfig
+from headrace import store
+import headrace.store.reader
+from headrace.train.data.stream import Stream, StreamConfig
 
 begun = time.perf_counter()
 opened = store.open(sys.argv[1])

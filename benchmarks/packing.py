@@ -25,19 +25,19 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from featurize.dsp import Spectral, SpectralRecipe
-from train import metrics
-from train.adversarial import PRESETS
-from train.batch import Batch
-from train.config import STAGES, RunConfig
-from train.gpt_stage import GPT_PRESETS, GptStage
-from train.observer import Audience
-from train.packing import pack_stage
-from train.plan import Position
-from train.precision import Precision
-from train.ready import make_ready
-from train.stage import SovitsStage
-from train.stages import Stage
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.train.config import STAGES, RunConfig
+from headrace.train.data.batch import Batch
+from headrace.train.data.batch_plan import Position
+from headrace.train.monitoring import metrics
+from headrace.train.monitoring.observer import Audience
+from headrace.train.precision import Precision
+from headrace.train.stages.activations_8bit import pack_stage
+from headrace.train.stages.gpt_stage import GPT_PRESETS, GptStage
+from headrace.train.stages.registry import Stage
+from headrace.train.stages.sovits_optim import PRESETS
+from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.trainer.setup import make_ready
 
 WINDOW = 20
 """Steps that losses are averaged over."""

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from featurize import corpus, decode
-from featurize.dsp import Spectral, SpectralRecipe, dct, slaney_mel, window
-from featurize.presets import PRESETS, Preset
-from store.errors import Rejected
-from store.schema import Utterance
+from headrace.featurize.audio import decode
+from headrace.featurize.build.presets import PRESETS, Preset
+from headrace.featurize.corpus import scanner
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, dct, slaney_mel, window
+from headrace.store.errors import Rejected
+from headrace.store.schema import Utterance
 
 COMPARISONS = ("log-mel against float64", "MFCC against float64", "MFCC against librosa")
 
@@ -50,7 +51,7 @@ def librosa_mfcc(wave: np.ndarray, recipe: SpectralRecipe) -> np.ndarray:
 def waves(folder: Path, preset: Preset) -> Iterator[np.ndarray]:
     """Every utterance of a corpus that can be decoded, as (T * hop,) float32."""
     hop = preset.spectral.hop
-    for item in corpus.scan(folder):
+    for item in scanner.scan(folder):
         if isinstance(item, Utterance):
             with suppress(Rejected):
                 wave = decode.waveform(folder, item, preset.spectral.sample_rate, preset.level)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from store.reader import Store
+from headrace.store.reader import Store
 
 NAMES = ("mel", "mfcc", "phones")
 Rows = tuple[np.ndarray, ...]

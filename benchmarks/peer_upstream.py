@@ -63,7 +63,7 @@ class Quiet:
 
 def compare(folder: Path, upstream: Path, site: Path | None) -> dict[str, Any]:
     """Utterances per second of CPU time, by loader; one value a round."""
-    from featurize.importing import ImportConfig, take
+    from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, take
 
     make_experiment(folder / "experiment")
     take(ImportConfig(folder=folder / "experiment", out=folder / "store", workers=1), Quiet())
@@ -92,8 +92,8 @@ def described(result: dict[str, Any]) -> str:
 
 def ours(root: Path) -> float:
     """Utterances per second of CPU time of the stream, over an epoch that follows one that warms up."""
-    import store
-    from train.stream import Stream, StreamConfig
+    from headrace import store
+    from headrace.train.data.stream import Stream, StreamConfig
 
     corpus = store.open(root)
     config = StreamConfig(max_utterances=BATCH)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer_formats import NAMES, Payload, Rows, one_by_one
-from store import index, layout
+from headrace.store import index, layout
 
 
 def _places(payload: Payload) -> list[tuple[int, Sequence[slice]]]:

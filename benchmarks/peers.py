@@ -25,16 +25,16 @@ import click
 import numpy as np
 import torch
 
-import store as stores
 from benchmarks import peer_formats, peer_upstream, peer_zarr, report
 from benchmarks.peer_formats import NAMES, Payload, Peer, Rows
-from featurize.presets import PRESETS, feature_specs
-from store import index, layout
-from store.reader import Store
-from store.writer import Part, create, write_part
-from train.disk import disk_rate, evict, files_of, sync, warm_up
-from train.plan import Position, plan_epoch
-from train.stream import Stream, StreamConfig, read_batch
+from headrace import store as stores
+from headrace.featurize.build.presets import PRESETS, feature_specs
+from headrace.store import index, layout
+from headrace.store.reader import Store
+from headrace.store.writer import Part, create, write_part
+from headrace.train.data.batch_plan import Position, plan_epoch
+from headrace.train.data.stream import Stream, StreamConfig, read_batch
+from headrace.train.measure.page_cache import disk_rate, evict, files_of, sync, warm_up
 
 PEERS: dict[str, Peer] = {
     "LMDB, one value an utterance": Peer(package="lmdb", write=peer_formats.write_lmdb, read=peer_formats.read_lmdb),

@@ -21,9 +21,9 @@ from typing import Any
 import click
 
 from benchmarks import report
-from featurize import text
+from headrace.featurize.text import g2p
 
-SENTENCES = Path(__file__).parent.parent / "tests" / "sentences"
+SENTENCES = Path(__file__).parent.parent / "tests" / "featurize" / "text" / "sentences"
 LANGUAGES = ("zh", "en", "ja", "ko", "yue")
 
 
@@ -88,7 +88,7 @@ def compare(upstream: Path, language: str) -> tuple[list[Any], list[str]]:
     recorded = sentences(language)
     told, unexplained, changed = [], 0, 0
     for written, phones, why in recorded:
-        theirs, ours = " ".join(clean(written)), " ".join(text.phonemise(written, language).phones)
+        theirs, ours = " ".join(clean(written)), " ".join(g2p.phonemise(written, language).phones)
         changed += ours != phones
         if ours != theirs:
             unexplained += not why

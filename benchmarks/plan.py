@@ -19,8 +19,8 @@ import click
 import numpy as np
 
 from benchmarks import report
-from train import shapes
-from train.plan import Plan, Position, padding_of, plan_epoch
+from headrace.train.data import fixed_shapes
+from headrace.train.data.batch_plan import Plan, Position, padding_of, plan_epoch
 
 SPEAKERS = 200
 LIMITS: dict[str, dict[str, Any]] = {
@@ -151,7 +151,7 @@ def fixed() -> list[tuple[Any, ...]]:
     lengths, _ = corpus(20_000)
     rows = []
     for count in (4, 8, 16, 32, 64):
-        padded = shapes.choose({"frames": lengths}, count).round_up(lengths)
+        padded = fixed_shapes.choose({"frames": lengths}, count).round_up(lengths)
         plans = [
             plan_epoch(padded, Position.start(epoch=e), seed=0, batch_frames=9600, max_utterances=75) for e in (0, 1)
         ]

@@ -25,16 +25,16 @@ import click
 import numpy as np
 import torch
 
-import store
 from benchmarks import report
-from featurize.presets import PRESETS, feature_specs
-from store import index, layout
-from store.reader import Store
-from store.writer import Compression, Part, create, write_part
-from train import disk
-from train.batch import Batch
-from train.plan import Position, plan_epoch
-from train.stream import Stream, StreamConfig, read_batch
+from headrace import store
+from headrace.featurize.build.presets import PRESETS, feature_specs
+from headrace.store import index, layout
+from headrace.store.reader import Store
+from headrace.store.writer import Compression, Part, create, write_part
+from headrace.train.data.batch import Batch
+from headrace.train.data.batch_plan import Position, plan_epoch
+from headrace.train.data.stream import Stream, StreamConfig, read_batch
+from headrace.train.measure import page_cache
 
 FEATURES = ("mel", "mfcc", "phones")
 CONFIG = StreamConfig(batch_frames=9600, max_utterances=75)
@@ -121,7 +121,7 @@ def checking(path: Path, batches: Sequence[np.ndarray]) -> Callable[[], None]:
 
 def warm(path: Path, rounds: int) -> list[tuple[Any, ...]]:
     """Rows of the first table."""
-    disk.warm_up(path)
+    page_cache.warm_up(path)
     opened = store.open(path)
     batches = batches_of(opened)
     padded, unpadded = (
@@ -153,13 +153,13 @@ def warm(path: Path, rounds: int) -> list[tuple[Any, ...]]:
 
 def cold(path: Path, rounds: int) -> list[tuple[Any, ...]]:
     """Rows of the second table."""
-    disk.sync(path)
+    page_cache.sync(path)
     ratios, rates, first = [], [], []
     for _ in range(rounds):
         gc.collect()  # what is mapped stays in the page cache
-        disk.evict(path)
-        rate = disk.disk_rate(path)
-        disk.evict(path)
+        page_cache.evict(path)
+        rate = page_cache.disk_rate(path)
+        page_cache.evict(path)
         begun, count = time.perf_counter(), 0
         opened = store.open(path)
         with Stream(opened, FEATURES, np.arange(len(opened)), CONFIG) as stream:

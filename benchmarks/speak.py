@@ -24,8 +24,8 @@ import soundfile
 import soxr
 
 from benchmarks.sentences import sentence
-from featurize import espeak, ipa
-from featurize.espeak import Mark, Speech
+from headrace.featurize.text import espeak, ipa
+from headrace.featurize.text.espeak import Mark, Speech
 
 
 class Speaker(NamedTuple):

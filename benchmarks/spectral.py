@@ -23,8 +23,8 @@ import torch
 
 from benchmarks import report
 from benchmarks.parity import waves
-from featurize.dsp import Spectral, SpectralRecipe
-from featurize.presets import PRESETS
+from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 
 PRESETS_MEASURED = ("gpt-sovits-v2", "hifigan-22k", "whisper-16k")
 TITLE = (

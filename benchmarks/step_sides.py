@@ -64,11 +64,12 @@ class Case:
 
 
 def ours(case: Case) -> Step:
-    from featurize.dsp import Spectral, SpectralRecipe
-    from train import adversarial, gpt_stage, sizes
-    from train.batch import Batch
-    from train.precision import Precision
-    from train.stage import SovitsStage
+    from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+    from headrace.train.data.batch import Batch
+    from headrace.train.models import sovits_config
+    from headrace.train.precision import Precision
+    from headrace.train.stages import gpt_stage, sovits_optim
+    from headrace.train.stages.sovits_stage import SovitsStage
 
     drawn, count = case.draw(), case.utterances
     batch = Batch(
@@ -90,9 +91,9 @@ def ours(case: Case) -> Step:
         torch.save(made.model.state_dict(), case.weights)
         return lambda: {"loss": float(made.step([batch] * case.accumulate)["loss"])}
     spectral = Spectral(SpectralRecipe())
-    config = replace(sizes.v2(), freeze_quantizer=True)
+    config = replace(sovits_config.v2(), freeze_quantizer=True)
     trained = SovitsStage(
-        config, spectral, precision=precision, device=CPU, optim=adversarial.OptimConfig(), content="content"
+        config, spectral, precision=precision, device=CPU, optim=sovits_optim.OptimConfig(), content="content"
     )
     trained.generator.quantizer.codebook.inited.fill_(1)
     torch.save([trained.generator.state_dict(), trained.discriminator.state_dict()], case.weights)

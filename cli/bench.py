@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import render
-from train.config import DEVICES, PRECISIONS, PRESETS, STAGES
+from headrace.cli import output
+from headrace.train.config import DEVICES, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from store.place import Place
+    from headrace.store.storage.place import Place
 
 FILE = click.Path(path_type=Path)
-store_argument = click.argument("path", metavar="STORE", type=render.PLACE)
+store_argument = click.argument("path", metavar="STORE", type=output.PLACE)
 png_option = click.option("--png", type=FILE, help="Draw it too.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 
@@ -32,12 +32,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @click.option("--cold/--warm", default=None, help="Only with nothing of it in memory, or only from memory; else both.")
 @png_option
 @json_option
-@render.command
+@output.command
 def bench_store(
     path: Place, features: str, batch_frames: int, seconds: float, cold: bool | None, png: Path | None, as_json: bool
 ) -> None:
     """Measure how fast batches come out of STORE here, beside plain memory copies and the disk's own rate."""
-    from train.bench import bench
+    from headrace.train.measure.throughput import bench
 
     names = tuple(name.strip() for name in features.split(",") if name.strip())
     found = bench(
@@ -47,14 +47,14 @@ def bench_store(
         seconds=seconds,
         warm=cold is not True,
         cold=cold is not False,
-        say=(lambda _: None) if as_json else render.say,
+        say=(lambda _: None) if as_json else output.say,
     )
     if png:
-        from cli.charts import draw_rates
+        from headrace.train.measure.charts import draw_rates
 
         draw_rates(found, png)
     if as_json:
-        render.emit_json(found)
+        output.emit_json(found)
     else:
         _print_rates(found)
 
@@ -75,25 +75,25 @@ def bench_store(
 @click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
 @png_option
 @json_option
-@render.command
+@output.command
 def bench_training(path: Place, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any) -> None:
     """Measure data alone, the model alone and both together on STORE, and tell which one waits for the other."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
 
-    from cli.live import TrainProgress
-    from train.bottleneck import bench
-    from train.config import RunConfig
+    from headrace.cli.run_progress import TrainProgress
+    from headrace.train.config import RunConfig
+    from headrace.train.measure.bottleneck import bench
 
     given = {name: value for name, value in options.items() if value is not None}
     config = RunConfig(store=path, out=Path("RUN"), **given)
     with TrainProgress(quiet=as_json) as progress:
         found = bench(config, steps=steps, cold=cold, observer=progress)
     if png:
-        from cli.charts import draw_bottleneck
+        from headrace.train.measure.charts import draw_bottleneck
 
         draw_bottleneck(found, png)
     if as_json:
-        render.emit_json(found)
+        output.emit_json(found)
     else:
         _print_bottleneck(found)
 
@@ -116,7 +116,7 @@ def _print_rates(found: dict[str, Any]) -> None:
         if any(value is not None for value in values):
             table.add_row(heading, *("" if value is None else form.format(value) for value in values))
     head = _table(())
-    head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {render.hours(found['hours'])}")
+    head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {output.hours(found['hours'])}")
     head.add_row("features", ", ".join(found["features"]))
     head.add_row("read", found["reading"])
     head.add_row("batches", f"of {found['batch_frames']:,} frames and {found['max_utterances']} utterances at most")

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import features as feature_options
-from cli import render
-from featurize.formats import FORMATS
-from store.errors import UsageError
+from headrace.cli import feature_options, output
+from headrace.featurize.corpus.formats import FORMATS
+from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
-    from featurize.build import BuildConfig
-    from featurize.presets import Preset
-    from store.place import Place
+    from headrace.featurize.build.builder import BuildConfig
+    from headrace.featurize.build.presets import Preset
+    from headrace.store.storage.place import Place
 
 SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -31,13 +30,13 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `scan` and `build` both take."""
     for option in reversed(
         (
-            click.argument("corpus", type=render.PLACE),
+            click.argument("corpus", type=output.PLACE),
             click.option("--format", type=click.Choice(FORMATS), help="What CORPUS is; else recognised."),
             click.option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
             click.option("--longest", type=POSITIVE, metavar="SECONDS", help="Reject what is longer; else 3600."),
             click.option("--split", type=POSITIVE, metavar="SECONDS", help="Cut what is longer, at aligned pauses."),
             click.option("--language", metavar="CODE", default="en", show_default=True, help="Where CORPUS says none."),
-            click.option("--alignments", type=render.PLACE, metavar="FOLDER", help="Laid out as CORPUS; else in it."),
+            click.option("--alignments", type=output.PLACE, metavar="FOLDER", help="Laid out as CORPUS; else in it."),
             click.option(
                 "--symbols", type=click.Choice(SYMBOLS), default=SYMBOLS[1], show_default=True, help="Table of phones."
             ),
@@ -58,58 +57,58 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @corpus_options
-@render.command
+@output.command
 def scan(corpus: Place, as_json: bool, **options: Any) -> None:
     """Tell what is in CORPUS, and what a store of it would cost. Writes nothing."""
-    from cli.progress import BuildProgress
-    from cli.report import print_survey
-    from featurize import build as builder
-    from featurize.survey import estimate, survey
+    from headrace.cli.progress import BuildProgress
+    from headrace.cli.tables import print_survey
+    from headrace.featurize.build import builder
+    from headrace.featurize.build.estimate import estimate, survey
 
     config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
         found = builder.scan(config, progress)
     report = survey(found) | {"estimate": estimate(found, config)}
     if as_json:
-        render.emit_json(report)
+        output.emit_json(report)
     else:
         print_survey(report)
 
 
 @main.command()
 @corpus_options
-@click.option("--out", type=render.PLACE, required=True, help="Folder of the store.")
+@click.option("--out", type=output.PLACE, required=True, help="Folder of the store.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
 @click.option("--part-hours", type=POSITIVE, help="Audio per part; else by size of CORPUS.")
 @click.option("--compression", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
 @click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
 @feature_options.options
-@render.command
+@output.command
 def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any) -> int:
     """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
-    from cli.progress import BuildProgress
-    from cli.report import print_build
-    from featurize import build as builder
+    from headrace.cli.progress import BuildProgress
+    from headrace.cli.tables import print_build
+    from headrace.featurize.build import builder
 
     config = _config(corpus, out, options=feature_options.values(options), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = builder.build(config, progress)
     if as_json:
-        render.emit_json(account)
+        output.emit_json(account)
     else:
         print_build(out, account)
-    return render.STRICT_EXIT if strict and account["rejects"] else 0
+    return output.STRICT_EXIT if strict and account["rejects"] else 0
 
 
 @main.command()
-@click.argument("path", metavar="STORE", type=render.PLACE)
+@click.argument("path", metavar="STORE", type=output.PLACE)
 @click.argument("features", metavar="FEATURE[,FEATURE]")
 @feature_options.options
 @click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@render.command
+@output.command
 def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
     """Add features to STORE, or finish that, and before them what they are made from. What is there is skipped.
 
@@ -117,10 +116,10 @@ def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
     clipped, mos (DNSMOS), repeated (1 if the text came before), one number an utterance; content (by HuBERT, or MFCC),
     semantic (its codes), bert (for Chinese), speaker_vector.
     """
-    from cli.progress import BuildProgress
-    from cli.report import print_added
-    from featurize import add as adder
-    from featurize.catalogue import KINDS, chosen
+    from headrace.cli.progress import BuildProgress
+    from headrace.cli.tables import print_added
+    from headrace.featurize.build import add_features as adder
+    from headrace.featurize.build.feature_registry import KINDS, chosen
 
     if not (names := _names(features)):
         raise UsageError(f"No feature is named; choose from {', '.join(KINDS)}.")
@@ -128,7 +127,7 @@ def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
     with BuildProgress(quiet=as_json) as progress:
         account = adder.add(config, progress)
     if as_json:
-        render.emit_json(account)
+        output.emit_json(account)
     else:
         print_added(account["added"])
 
@@ -147,8 +146,8 @@ def _config(
     features: str,
     **rest: Any,
 ) -> BuildConfig:
-    from featurize.build import BuildConfig
-    from featurize.recording import USUAL, Limits
+    from headrace.featurize.audio.recording import USUAL, Limits
+    from headrace.featurize.build.builder import BuildConfig
 
     return BuildConfig(
         corpus=corpus,
@@ -161,7 +160,7 @@ def _config(
 
 
 def _preset(preset: str | None, recipe: Path | None) -> Preset:
-    from featurize import presets
+    from headrace.featurize.build import presets
 
     if preset and recipe:
         raise UsageError(f"--preset {preset} and --recipe {recipe}: give one of them; a recipe can extend a preset.")

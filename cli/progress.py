@@ -6,10 +6,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from cli import render
+from headrace.cli import output
 
 if TYPE_CHECKING:
-    from featurize.worker import PartReport
+    from headrace.featurize.build.part_worker import PartReport
 
 PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal to draw on."""
@@ -17,7 +17,7 @@ PLAIN_EVERY = 10.0
 
 class BuildProgress:
     """Shows a build: parts, hours of audio per second, ETA, rejects so far, workers. An observer of
-    `featurize.build`."""
+    `headrace.featurize.build.builder`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -35,7 +35,7 @@ class BuildProgress:
 
     def note(self, line: str) -> None:
         if not self._quiet:
-            render.say(line)
+            output.say(line)
 
     def workers(self, count: int) -> None:
         self._workers = count
@@ -55,8 +55,8 @@ class BuildProgress:
         self._started = time.monotonic()
         self._stop_bar()
         done = f", {sealed} of them sealed already" if sealed else ""
-        self.note(f"{render.hours(hours)} of audio in {parts} parts{done}")
-        if not self._quiet and render.console().is_terminal and sealed < parts:
+        self.note(f"{output.hours(hours)} of audio in {parts} parts{done}")
+        if not self._quiet and output.console().is_terminal and sealed < parts:
             self._start_bar()
 
     def part_done(self, report: PartReport) -> None:
@@ -84,7 +84,7 @@ class BuildProgress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(), console=render.console()
+            BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(), console=output.console()
         )
         self._task = self._bar.add_task("build", total=self._hours, completed=self._hours_done, status=self._status())
         self._bar.start()
@@ -97,11 +97,11 @@ class BuildProgress:
     def _line(self, text: str, *, force: bool = False) -> None:
         if not self._quiet and (force or time.monotonic() - self._printed >= PLAIN_EVERY):
             self._printed = time.monotonic()
-            render.say(text)
+            output.say(text)
 
 
 class PartsProgress:
-    """Shows how many parts, or other things, are done. A `store.verify.Watch`."""
+    """Shows how many parts, or other things, are done. A `headrace.store.integrity.verify.Watch`."""
 
     def __init__(self, done: str, *, quiet: bool, what: str = "parts") -> None:
         """
@@ -123,18 +123,18 @@ class PartsProgress:
     def __call__(self, done: int, parts: int) -> None:
         if self._quiet:
             return
-        if render.console().is_terminal:
+        if output.console().is_terminal:
             self._draw(done, parts)
         elif time.monotonic() - self._printed >= PLAIN_EVERY:
             self._printed = time.monotonic()
-            render.say(f"{done}/{parts} {self._what} {self._done}")
+            output.say(f"{done}/{parts} {self._what} {self._done}")
 
     def _draw(self, done: int, parts: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self._bar is None:
             columns = BarColumn(), MofNCompleteColumn(), TextColumn(f"{self._what} {self._done}"), TimeRemainingColumn()
-            self._bar = Progress(*columns, console=render.console(), transient=True)
+            self._bar = Progress(*columns, console=output.console(), transient=True)
             self._bar.add_task(self._what, total=parts)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done)

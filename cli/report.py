@@ -1,135 +1,114 @@
-"""Tables for people: what a corpus holds, what a build did, what a store is."""
+"""`store report`: the quality of a corpus as a page to look at and listen to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import click
 
-from cli import render
+from headrace.cli import output
 
 if TYPE_CHECKING:
-    from store.place import Place
-    from store.reader import Store
-
-MOST = 12
-"""Rows of a list that is shown in part."""
-
-
-def print_survey(report: dict[str, Any]) -> None:
-    """The result of `featurize scan`, on stdout."""
-    lengths, estimate = report["seconds"], report["estimate"]
-    table = _table()
-    table.add_row("utterances", f"{report['utterances']:,} usable, {report['rejects']:,} rejected")
-    table.add_row("audio", render.hours(report["hours"]))
-    table.add_row(
-        "lengths",
-        f"{lengths['shortest']:.2f} s to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s",
-    )
-    table.add_row("formats", _some(f"{kind} ({count:,})" for kind, count in report["formats"].items()))
-    table.add_row("languages", _some(f"{k} ({render.hours(v)})" for k, v in report["languages"].items()))
-    table.add_row("speakers", _some(f"{k} ({render.hours(v)})" for k, v in report["speakers"].items()))
-    table.add_row("aligned", f"{report['aligned']:,} with a TextGrid")
-    _print(table)
-    _print_histogram(report["histogram"])
-    _print_problems(report["problems"])
-    table = _table()
-    table.add_row("store", f"{render.size(estimate['store_bytes'])} with preset {estimate['preset']}")
-    table.add_row(
-        "build",
-        f"about {render.duration(estimate['seconds'])} with {estimate['workers']} workers "
-        f"({estimate['hours_per_second']:.3f} h/s, from {estimate['calibration_seconds_of_audio']:.0f} s of audio)",
-    )
-    _print(table)
+    from headrace.featurize.quality.corpus_statistics import Appraisal
+    from headrace.featurize.report.measures import Filter, Worst
+    from headrace.store.reader import Store
+    from headrace.store.storage.place import Place
 
 
-def print_build(out: Place, account: dict[str, Any]) -> None:
-    """The result of `featurize build`, on stdout."""
-    table = _table()
-    table.add_row("store", str(out))
-    table.add_row("holds", f"{account['utterances']:,} utterances, {render.hours(account['hours'])}")
-    table.add_row("rejects", _rejects(out, account["rejects"]))
-    built = f"{account['parts_built']} of {account['parts']} parts in {render.duration(account['seconds'])}"
-    table.add_row("built", f"{built}, {account['hours_per_second']:.4f} h of audio per second")
-    stages = account["seconds_by_stage"]
-    if stages:
-        total = sum(stages.values())
-        table.add_row("time went to", _some(f"{name} {spent / total:.0%}" for name, spent in stages.items()))
-    _print(table)
-    print_added(account.get("added", {}))
+@click.command()
+@click.argument("path", metavar="STORE", type=output.PLACE)
+@click.option("--out", type=output.HERE, required=True, help="HTML to write: one file, complete in itself.")
+@click.option(
+    "--listen",
+    type=click.IntRange(0),
+    metavar="N",
+    default=20_000,
+    show_default=True,
+    help="Recordings that are heard, at most.",
+)
+@click.option(
+    "--mos",
+    type=click.IntRange(0),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Of these, how many DNSMOS judges, where speechmos is installed and the store has no mos.",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(1, 500),
+    metavar="N",
+    default=50,
+    show_default=True,
+    help="Utterances of a list.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+@output.command
+def report(path: Place, out: Path, listen: int, mos: int, worst: int, as_json: bool) -> None:
+    """Show the quality of STORE: what stands out, to be seen and heard, and the --where that leaves it out."""
+    from headrace import store
+    from headrace.cli.progress import PartsProgress
+    from headrace.featurize.quality.corpus_statistics import appraise
+    from headrace.featurize.report import page
+    from headrace.featurize.report.measures import conditions, worst_lists
+
+    opened = store.open(path)
+    with PartsProgress("read", quiet=as_json) as watch:
+        found = appraise(opened, listen, watch)
+    with PartsProgress("judged", quiet=as_json, what="recordings") as watch:
+        _judge(opened, found, mos, watch)
+    filters, lists = conditions(opened, found), worst_lists(found, worst)
+    with PartsProgress("drawn", quiet=as_json, what="lists") as watch:
+        page.write(out, opened, found, filters, lists, watch)
+    if as_json:
+        output.emit_json(_summary(opened, found, filters, lists, out))
+    else:
+        click.echo(f"{out}: {output.size(out.stat().st_size)}, {len(opened):,} utterances, {len(lists)} lists")
 
 
-def print_added(added: dict[str, Any]) -> None:
-    """The result of `featurize add`, on stdout."""
-    table = _table()
-    for name, account in added.items():
-        made = f"{account['parts_built']} of {account['parts']} parts in {render.duration(account['seconds'])}"
-        rate = f", {account['hours_per_second']:.4f} h of audio per second" if account["parts_built"] else ""
-        counts = "".join(f"; {count:,} {what}" for what, count in account["counts"].items())
-        table.add_row(name, made + rate + counts)
-    _print(table)
+def _judge(opened: Store, found: Appraisal, most: int, watch: Callable[[int, int], None]) -> None:
+    """Opinions on some of those heard become a column, where the store has none."""
+    import numpy as np
+
+    from headrace.featurize.quality.dnsmos import judge
+
+    guess = None if "mos" in found.columns else judge()
+    count = min(most, len(found.heard))
+    if guess is None or not count:
+        return
+    column = np.full(len(opened), np.nan, np.float32)
+    for done, number in enumerate(found.heard[np.linspace(0, len(found.heard) - 1, count).astype(int)].tolist(), 1):
+        column[number] = guess(opened.read("wave", number), opened.sample_rate)
+        watch(done, count)
+    found.columns["mos"] = column
 
 
-def _rejects(out: Place, count: int) -> str:
-    return f"{count:,}, each with its reason in {out / 'rejects.jsonl'}" if count else "none"
+def _summary(opened: Store, found: Appraisal, filters: list[Filter], lists: list[Worst], out: Path) -> dict[str, Any]:
+    import numpy as np
 
+    from headrace.featurize.report.measures import MEASURES, known
 
-def print_info(store: Store, report: dict[str, Any]) -> None:
-    """The result of `store info`, on stdout."""
-    table = _table()
-    table.add_row("store", str(store.path))
-    table.add_row("preset", f"{report['preset']}, {report['sample_rate']} Hz, hop {report['hop']}")
-    table.add_row("holds", f"{report['utterances']:,} utterances, {render.hours(report['hours'])}")
-    parts = f"{report['parts']} of {report['parts_planned']} sealed"
-    table.add_row("parts", parts + ("" if report["complete"] else ": run featurize build again to finish"))
-    table.add_row("rejects", _rejects(store.path, report["rejects"]))
-    table.add_row("speakers", _some(f"{k} ({v:,})" for k, v in report["speakers"].items()))
-    table.add_row("languages", _some(f"{k} ({v:,})" for k, v in report["languages"].items()))
-    table.add_row("aligned", f"{report['aligned']:,}")
-    table.add_row("read", report["reading"])
-    _print(table)
-    features = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = ("name", "axis", "dtype", "row", "fingerprint", "size")
-    for heading in columns:
-        features.add_column(heading)
-    for feature in report["features"]:
-        features.add_row(*(str(feature[key]) for key in columns))
-    _print(features)
-
-
-def _print_histogram(histogram: dict[str, int]) -> None:
-    edges, most = list(histogram), max(histogram.values()) or 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    for edge, above in zip(edges, [*edges[1:], ""], strict=True):
-        count = histogram[edge]
-        label = f"{edge} to {above} s" if above else f"over {edge} s"
-        table.add_row(label, "█" * round(40 * count / most), f"{count:,}")
-    _print(table)
-
-
-def _print_problems(problems: dict[str, int]) -> None:
-    table = _table()
-    for reason, count in list(problems.items())[:MOST]:
-        table.add_row(f"{count:,} rejected", reason)
-    if len(problems) > MOST:
-        table.add_row("", f"and {len(problems) - MOST} further reasons; --json lists them all")
-    _print(table)
-
-
-def _table() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _some(items: Any) -> str:
-    shown = list(items)
-    rest = f" and {len(shown) - MOST} more" if len(shown) > MOST else ""
-    return ", ".join(shown[:MOST]) + rest
-
-
-def _print(table: Table) -> None:
-    if table.row_count:
-        Console(highlight=False, markup=False).print(table)
+    values = {one.name: known(found, one) for one in MEASURES}
+    return {
+        "page": str(out),
+        "bytes": out.stat().st_size,
+        "utterances": len(opened),
+        "hours": opened.hours,
+        "heard": len(found.heard),
+        "measures": {
+            name: {"known": len(some), "quartiles": np.quantile(some, [0.25, 0.5, 0.75]).round(6).tolist()}
+            for name, some in values.items()
+            if len(some)
+        },
+        "same_text": len(found.same_text),
+        "near_text": len(found.near_text[0]),
+        "near_sound": len(found.near_sound[0]),
+        "filters": [
+            {"title": one.title, "where": one.where, "remark": one.remark}
+            | (one.selection.to_json() if one.selection else {})
+            for one in filters
+        ],
+        "lists": {one.title: len(one.listed) for one in lists},
+    }

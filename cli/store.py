@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import bench, exchange, quality, render
+from headrace.cli import bench, import_export, output, report
 
 if TYPE_CHECKING:
-    from store.checks import Problem
-    from store.place import Place
-    from store.reader import Store
-    from store.repair import Repair
+    from headrace.store.integrity.part_checks import Problem
+    from headrace.store.integrity.repair import Repair
+    from headrace.store.reader import Store
+    from headrace.store.storage.place import Place
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,28 +23,28 @@ def main() -> None:
     """Look at a feature store, check it and repair it. Nothing but `repair` changes it."""
 
 
-main.add_command(exchange.import_prepared)
-main.add_command(exchange.export)
+main.add_command(import_export.import_prepared)
+main.add_command(import_export.export)
 main.add_command(bench.bench_store)
-main.add_command(quality.report)
+main.add_command(report.report)
 
-path_argument = click.argument("path", metavar="STORE", type=render.PLACE)
+path_argument = click.argument("path", metavar="STORE", type=output.PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 
 
 @main.command()
 @path_argument
 @json_option
-@render.command
+@output.command
 def info(path: Place, as_json: bool) -> None:
     """Tell what is in STORE."""
-    import store
-    from cli.report import print_info
+    from headrace import store
+    from headrace.cli.tables import print_info
 
     opened = store.open(path)
     report = _describe(opened)
     if as_json:
-        render.emit_json(report)
+        output.emit_json(report)
     else:
         print_info(opened, report)
 
@@ -75,7 +75,7 @@ def _describe_feature(opened: Store, name: str) -> dict[str, Any]:
     spec = opened.features[name]
     rows = int(opened.lengths(spec.axis).sum(dtype=np.int64))
     size = rows * np.dtype(spec.dtype).itemsize * (spec.channels or 1)
-    return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": render.size(size)}
+    return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": output.size(size)}
 
 
 def _lines(path: Place) -> list[str]:
@@ -86,18 +86,18 @@ def _lines(path: Place) -> list[str]:
 @path_argument
 @click.option("--quick", is_flag=True, help="Compare the sizes of features' files instead of reading them.")
 @json_option
-@render.command
+@output.command
 def verify(path: Place, quick: bool, as_json: bool) -> int:
     """Check every checksum and every law of STORE. Exits with 1 where anything is wrong."""
-    from cli.progress import PartsProgress
-    from store.layout import sealed_parts
-    from store.verify import verify as find_problems
+    from headrace.cli.progress import PartsProgress
+    from headrace.store.integrity.verify import verify as find_problems
+    from headrace.store.layout import sealed_parts
 
     with PartsProgress("checked", quiet=as_json) as watch:
         problems = list(find_problems(path, quick=quick, watch=watch))
     parts = len(sealed_parts(path))
     if as_json:
-        render.emit_json({"parts": parts, "problems": [_problem(problem) for problem in problems]})
+        output.emit_json({"parts": parts, "problems": [_problem(problem) for problem in problems]})
     else:
         for problem in problems:
             click.echo(f"{problem.where}: {problem.what}")
@@ -113,17 +113,17 @@ def _problem(problem: Problem) -> dict[str, Any]:
 @path_argument
 @click.option("--dry-run", is_flag=True, help="Say what would be dropped; change nothing.")
 @json_option
-@render.command
+@output.command
 def repair(path: Place, dry_run: bool, as_json: bool) -> int:
     """Drop what is damaged in STORE, and tell what makes it again. Exits with 1 where dropping does not help."""
-    from cli.progress import PartsProgress
-    from store.repair import repair as drop_damage
+    from headrace.cli.progress import PartsProgress
+    from headrace.store.integrity.repair import repair as drop_damage
 
     with PartsProgress("checked", quiet=as_json) as watch:
         done = drop_damage(path, dry_run=dry_run, watch=watch)
     if as_json:
         problems = [_problem(problem) for problem in done.problems]
-        render.emit_json({**asdict(done), "dry_run": dry_run, "problems": problems})
+        output.emit_json({**asdict(done), "dry_run": dry_run, "problems": problems})
     else:
         _print_repair(done, "would be dropped" if dry_run else "dropped")
     return 1 if done.unhelped else 0
@@ -145,12 +145,12 @@ def _print_repair(done: Repair, dropped: str) -> None:
 @main.command()
 @path_argument
 @click.argument("utterance", metavar="UTT")
-@click.option("--out", type=render.HERE, help="PNG to write; else named after UTT, here.")
-@render.command
+@click.option("--out", type=output.HERE, help="PNG to write; else named after UTT, here.")
+@output.command
 def show(path: Place, utterance: str, out: Path | None) -> None:
     """Draw waveform, mel and phones of the utterance UTT (an id, or a number) of STORE into a PNG."""
-    import store
-    from cli.draw import draw_utterance
+    from headrace import store
+    from headrace.featurize.report.utterance_plot import draw_utterance
 
     opened = store.open(path)
     number = int(utterance) if utterance.isdigit() and int(utterance) < len(opened) else opened.find(utterance)

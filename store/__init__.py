@@ -1,6 +1,6 @@
 """A chunked Zarr v3 store of speech features: one writer per part, readers without torch.
 
-import store
+from headrace import store
 
 corpus = store.open("STORE")
 mel = corpus.read("mel", 0)     # (frames, 128) float16 of the shortest utterance
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from store.reader import Store
-    from store.several import Where
+    from headrace.store.multi_store import Where
+    from headrace.store.reader import Store
 
 
 def open(where: Where | Sequence[Where], *, check: bool = False) -> Store:
@@ -32,6 +32,8 @@ def open(where: Where | Sequence[Where], *, check: bool = False) -> Store:
         DamagedStore: a part's metadata cannot be read; or, when reading with `check`, a block is not what was sealed.
         StorageError: the bucket cannot be used, or does not answer; reading may raise it later too.
     """
-    from store.reader import Store  # NumPy and codecs take 0.15 s to import: command-line help must not pay for it
+    from headrace.store.reader import (
+        Store,  # NumPy and codecs take 0.15 s to import: command-line help must not pay for it
+    )
 
     return Store(where, check=check)

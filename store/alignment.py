@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from store.reader import Store
+from headrace.store.reader import Store
 
 SILENCE = -1
 """In the place of a phone."""

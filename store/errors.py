@@ -16,7 +16,7 @@ A message is one line: what was given, what was expected, what to do. `details` 
 printed below it, indented.
 """
 
-from store.schema import Stage
+from headrace.store.schema import Stage
 
 
 class HeadraceError(Exception):
@@ -71,7 +71,7 @@ class Interrupted(HeadraceError):
 
 
 class Rejected(HeadraceError):
-    """One utterance cannot be used. Raised while it is worked on; ends as a `store.schema.Reject`."""
+    """One utterance cannot be used. Raised while it is worked on; ends as a `headrace.store.schema.Reject`."""
 
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from store import layout, place, sealed
-from store.errors import DamagedStore
-from store.place import Place
-from store.rows import intact_blocks, load, open_rows
-from store.schema import digest
-from store.writer import UTTERANCES, write_array, write_group, write_strings
+from headrace.store import layout
+from headrace.store.arrays.array_rows import intact_blocks, load, open_rows
+from headrace.store.errors import DamagedStore
+from headrace.store.integrity import checksummed_metadata
+from headrace.store.schema import digest
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+from headrace.store.writer import UTTERANCES, write_array, write_group, write_strings
 
 NAMES = ("id", "speaker", "language")
 _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
@@ -62,7 +64,7 @@ def read_seal(root: Place, number: int) -> dict[str, Any]:
     Raises:
         DamagedStore: the part's metadata is missing, or is not what was written.
     """
-    seal: dict[str, Any] = sealed.read(layout.part_path(root, number) / "zarr.json")["attributes"]["seal"]
+    seal: dict[str, Any] = checksummed_metadata.read(layout.part_path(root, number) / "zarr.json")["attributes"]["seal"]
     return seal
 
 
@@ -83,7 +85,7 @@ def read(root: Place, *, check: bool = False) -> Index:
     folder = root / "index"
     if not (folder / "zarr.json").exists():
         return derive(root, check=check)
-    attributes = sealed.read(folder / "zarr.json")["attributes"]
+    attributes = checksummed_metadata.read(folder / "zarr.json")["attributes"]
     if "arrays" not in attributes:
         raise DamagedStore(f"{folder} is of another version: remove that folder, it is derived from the parts.")
     checksums = attributes["arrays"]
@@ -99,7 +101,7 @@ def read(root: Place, *, check: bool = False) -> Index:
     def read_names(name: str) -> np.ndarray:
         # Meanwhile a build may have taken the index away, or written one more for a store that grew.
         try:
-            same = sealed.read(folder / "zarr.json")["attributes"] == attributes
+            same = checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes
         except DamagedStore:
             same = False
         if same:

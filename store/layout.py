@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from store import place
-from store.place import Place
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
 
 FORMAT = "headrace-1"
 CHUNK_BYTES = 1 << 20

@@ -1,6 +1,6 @@
 """Reads a store: lengths of all utterances at once, features of any utterance without a copy, batches by one copy.
 
-`store.rows` knows how to get at the rows of one array. Which rows they are is looked up here for a whole batch at once:
+`array_rows` knows how to get at the rows of one array. Which rows they are is looked up here for a whole batch at once:
 no Python per frame, and per utterance no more than a slice.
 """
 
@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from store import index, joined, layout, place, sealed, several
-from store.errors import DamagedStore, NotAStore, StoreError
-from store.place import Place
-from store.rows import Mapped, Opened, Rows, open_rows
-from store.s3 import S3Path
-from store.schema import Axis, digest
-from store.several import Member, Where
-from store.shard import CACHE_BYTES, ChunkCache
+from headrace.store import added_arrays, index, layout, multi_store
+from headrace.store.arrays.array_rows import Mapped, Opened, Rows, open_rows
+from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
+from headrace.store.errors import DamagedStore, NotAStore, StoreError
+from headrace.store.integrity import checksummed_metadata
+from headrace.store.multi_store import Member, Where
+from headrace.store.schema import Axis, digest
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+from headrace.store.storage.s3 import S3Path
 
 
 class Spans(NamedTuple):
@@ -54,18 +56,18 @@ class Store:
 
     def __init__(self, where: Where | Sequence[Where], *, check: bool = False) -> None:
         """As `store.open`."""
-        self.members = [_member(path, check) for path in several.places(where)]
+        self.members = [_member(path, check) for path in multi_store.places(where)]
         """The stores that are read as this one."""
         self.path = place.at(where) if isinstance(where, str | os.PathLike | S3Path) else self.members[0].path
         """What was opened: a store, or a list of stores; the first of several."""
         self.attributes = self.members[0].attributes
         """Of the root; the first one's of several."""
-        self.features = several.shared_features(self.members)
+        self.features = multi_store.shared_features(self.members)
         self.sample_rate: int = self.attributes["sample_rate"]
         """Hz, of `wave`."""
         self.hop: int = self.attributes["hop"]
         """Samples per frame."""
-        self._check, self._index = check, several.joined_index(self.members)
+        self._check, self._index = check, multi_store.joined_index(self.members)
         self._first = layout.offsets(np.array([len(member.index.parts) for member in self.members]))
         """(M + 1,) int64: parts of all stores before."""
         self._offsets: dict[Axis, np.ndarray] = {}
@@ -197,10 +199,10 @@ class Store:
         Raises:
             IndexError: there is no such utterance.
         """
-        from store import copying  # takes 0.8 s: who reads single utterances must not pay for it
+        from headrace.store.arrays import batch_copy  # takes 0.8 s: who reads single utterances must not pay for it
 
         numbers = np.ascontiguousarray(numbers, np.int64)
-        return Spans(numbers, *copying.locate(numbers, self._index.bounds, self._offsets_along(axis)))
+        return Spans(numbers, *batch_copy.locate(numbers, self._index.bounds, self._offsets_along(axis)))
 
     def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
         """Copy a feature of a batch into a buffer.
@@ -213,7 +215,7 @@ class Store:
         Raises:
             ValueError: `out` is something else.
         """
-        from store import copying
+        from headrace.store.arrays import batch_copy
 
         spec, padded = self.features[feature], out.ndim - 1 - (self.features[feature].channels is not None)
         row = out.shape[1 + padded :]
@@ -225,7 +227,7 @@ class Store:
             sources[first:last], memory = rows.find(spans.start[first:last], spans.stop[first:last])
             kept.append(memory)
         stride = out.shape[1] * size if padded else -1
-        copying.fill(out.reshape(-1).view(np.uint8), sources, spans.lengths * size, stride)
+        batch_copy.fill(out.reshape(-1).view(np.uint8), sources, spans.lengths * size, stride)
 
     def view(self, feature: str, spans: Spans) -> np.ndarray | None:
         """A batch without any copy, where that can be: of utterances of equal length that follow one another in a part
@@ -281,7 +283,7 @@ class Store:
 
     def _open(self, part: int, feature: str) -> Rows:
         path = self._folder(part) / feature
-        blocks = joined.sealed_blocks(self._root(part), int(self.parts[part]), feature) if self._check else ()
+        blocks = added_arrays.sealed_blocks(self._root(part), int(self.parts[part]), feature) if self._check else ()
         rows = open_rows(path, self._cache, blocks)
         offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
         expected = int(offsets[bounds[part + 1]] - offsets[bounds[part]])
@@ -300,7 +302,7 @@ class Store:
 def _member(path: Place, check: bool) -> Member:
     place.check(path)
     if check:
-        sealed.read(path / "zarr.json")
+        checksummed_metadata.read(path / "zarr.json")
     return Member(path, read_attributes(path), index.read(path, check=check))
 
 

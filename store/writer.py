@@ -18,11 +18,12 @@ import google_crc32c
 import numcodecs
 import numpy as np
 
-from store import layout, place
-from store.errors import StoreError
-from store.place import Place
-from store.schema import FeatureSpec, Reject
-from store.sealed import checksum, stamped
+from headrace.store import layout
+from headrace.store.errors import StoreError
+from headrace.store.integrity.checksummed_metadata import checksum, stamped
+from headrace.store.schema import FeatureSpec, Reject
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from store import place
-from store.errors import RunError, UsageError
-from store.place import Place
+from headrace.store.errors import RunError, UsageError
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
 
 STAGES = ("sovits", "gpt")
 PRESETS = ("tiny", "v1", "v2", "v2Pro", "v2ProPlus")
@@ -56,7 +56,7 @@ class RunConfig:
     max_utterances: int = 0
     """Most utterances of a batch. 0 chooses by `batch_frames`."""
     where: str = ""
-    """Train on the utterances that meet this condition, in the language of `train.where`. Empty for all."""
+    """Train on the utterances that meet this condition, in the language of `store.conditions`. Empty for all."""
     balance: str = ""
     """Repeat the utterances of small groups: of each `speaker` or `language`. Empty for no repetition."""
     evenness: float = 0.5

@@ -5,12 +5,12 @@ What is float32 in all of them:
 | what | why | where |
 |---|---|---|
 | weights, gradients, optimisers | updates are a ten-thousandth of a weight | autocast casts copies |
-| STFT, log-mel | quiet bands lie 1e-5 under loud ones | `featurize.dsp`, autocast off |
+| STFT, log-mel | quiet bands lie 1e-5 under loud ones | `headrace.featurize.spectral.dsp`, autocast off |
 | content projection, quantiser | the nearest of 1024 codes is a matter of the last bits | `SynthesizerTrn.quantise` |
 | layer norms, softmax | sums of many terms | autocast's own list |
 | the last two stages of the decoder | rounding is noise that covers quiet bands | `HifiGanDecoder` |
 | voice vector's mean | a sum over frames | `MelStyleEncoder` |
-| losses | sums and exponentials | `train.losses`, `train.semantic` |
+| losses | sums and exponentials | `headrace.train.models.losses`, `headrace.train.stages.gpt_losses` |
 | the first steps, in fp16 | gradients of fresh networks leave its range | `Precision.autocast` |
 """
 
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from store.errors import UsageError
-from train import ranks
+from headrace.store.errors import UsageError
+from headrace.train import distributed
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FP32_STEPS = 500
@@ -102,7 +102,7 @@ class Precision:
             limit: gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0 for none.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        ranks.sum_gradients(parameters)
+        distributed.sum_gradients(parameters)
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         usual, exploded = _usual(optimizer.param_groups[0], norm)

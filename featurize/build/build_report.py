@@ -1,0 +1,91 @@
+"""What follows from the sealed parts at the end of a build: the index, the list of rejects, and what it took."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from headrace.featurize.build.part_worker import PartReport
+from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.store import index, layout
+from headrace.store.schema import Reject
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+from headrace.store.writer import disk_error
+
+
+def close(out: Place, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe) -> dict[str, Any]:
+    """Write `index/`, `rejects.jsonl` and `build.json`.
+
+    Args:
+        rejects: of the scan; those of the parts are in their seals.
+        account: what else `build.json` shall hold.
+    Returns:
+        What it holds.
+    """
+    columns = index.read(out)
+    if not (out / "index" / "zarr.json").exists():
+        index.write(out, columns)
+    every = sorted([*rejects, *_sealed_rejects(out)], key=lambda reject: reject.id)
+    samples = int(columns.columns["frames"].sum(dtype=np.int64)) * spectral.hop
+    account |= {
+        "utterances": int(columns.bounds[-1]),
+        "rejects": len(every),
+        "hours": samples / spectral.sample_rate / 3600,
+    }
+    write(out, "rejects.jsonl", "".join(f"{reject.to_json()}\n" for reject in every))
+    write(out, "build.json", json.dumps(account, indent=2) + "\n")
+    place.clear_drafts(out)
+    return account
+
+
+def _sealed_rejects(out: Place) -> list[Reject]:
+    seals = index.read_seals(out, layout.sealed_parts(out))
+    return [Reject(**fields) for seal in seals for fields in seal["rejects"]]
+
+
+def write(out: Place, name: str, text: str) -> None:
+    """Make or replace a file of the store. Raises StoreError where it cannot be written."""
+    try:
+        place.replace(out, name, text.encode())
+    except OSError as error:
+        raise disk_error(error, str(out / name)) from error
+
+
+def of(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:
+    """Parts, hours, rate and seconds by stage of what was built in so many seconds, and with which versions."""
+    stages: defaultdict[str, float] = defaultdict(float)
+    for report in reports:
+        for stage, spent in report.seconds.items():
+            stages[stage] += spent
+    built = sum(report.audio_seconds for report in reports) / 3600
+    return {
+        "parts_built": len(reports),
+        "hours_built": built,
+        "seconds": seconds,
+        "hours_per_second": built / seconds,
+        "seconds_by_stage": dict(stages),
+        "cpu_seconds": sum(report.cpu_seconds for report in reports),
+        "versions": _versions(),
+    }
+
+
+_LIBRARIES = (
+    "headrace", "torch", "zarr", "numpy", "numba", "soundfile", "soxr", "praat-parselmouth", "nvidia-dali-cuda130"
+)  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Of what has a say in the numbers, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

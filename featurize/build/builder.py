@@ -1,0 +1,293 @@
+"""From a corpus to a store: scan, plan, extract part by part, seal, index. Resumes by skipping what is sealed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from headrace.featurize.audio.recording import USUAL, Limits
+from headrace.featurize.build import add_features, build_report, corpus_growth, store_state
+from headrace.featurize.build.feature_registry import KINDS, chosen, needed
+from headrace.featurize.build.feature_steps import Step, steps_to
+from headrace.featurize.build.part_worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
+from headrace.featurize.build.presets import Preset, feature_specs, sealed_for
+from headrace.featurize.corpus import scanner as corpora
+from headrace.featurize.features.derived import Derived
+from headrace.featurize.files.source import root_of
+from headrace.featurize.scheduling import dask_cluster
+from headrace.featurize.spectral import engine
+from headrace.featurize.spectral.engine import Choice
+from headrace.featurize.text import g2p
+from headrace.featurize.text.symbols import DEFAULT
+from headrace.store import index, layout, learned_models
+from headrace.store.errors import CorpusError, StoreError
+from headrace.store.schema import Reject, Utterance
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+from headrace.store.writer import Compression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What `featurize build` was asked for."""
+
+    corpus: Place
+    out: Place
+    preset: Preset
+    features: tuple[str, ...]
+    format: str | None = None
+    """One of `headrace.featurize.corpus.scanner.FORMATS`; None recognises it."""
+    follow_outside: bool = False
+    language: str = "en"
+    """Of utterances whose corpus does not say, an ISO code."""
+    alignments: Place | None = None
+    """A folder that holds them, laid out as the corpus; None looks in that itself."""
+    split: float | None = None
+    """Seconds; utterances that are longer are cut at pauses of their alignment. None cuts nothing."""
+    part_hours: float | None = None
+    """Audio per part; None chooses by the size of the corpus."""
+    workers: int | None = None
+    """Processes on this machine; None has as many as it takes."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler whose workers are used instead."""
+    engine: str = "auto"
+    device: str = "auto"
+    compression: Compression = "none"
+    limits: Limits = USUAL
+    symbols: str = DEFAULT
+    """Table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
+    languages: tuple[str, ...] = ()
+    """Of the corpus, once it is scanned: who reads them is part of the recipe."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of derived features, by name: what their user chose; None where he did not."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """
+        Raises:
+            UsageError: a name in `features` is none, or what reads a language is not installed.
+        """
+        features = (*self.features, *sealed_for(needed(self.derived)))
+        frontends = g2p.versions(self.languages) if "phones" in features else {}
+        return Recipe(
+            preset=self.preset,
+            specs=feature_specs(self.preset, features, self.symbols),
+            compression=self.compression,
+            limits=self.limits,
+            frontends=frontends,
+        )
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """What joins the parts when they are sealed.
+
+        Raises:
+            UsageError: an option is for a feature that is not made, or cannot be.
+        """
+        return chosen([name for name in self.features if name in KINDS], self.options)
+
+    def of(self, utterances: Iterable[Utterance]) -> BuildConfig:
+        """The same for these utterances."""
+        return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
+
+
+class Observer(dask_cluster.Observer, Protocol):
+    """Told what happens, as it happens."""
+
+    def scanning(self, utterances: int, rejects: int) -> None: ...
+
+    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
+
+    def part_done(self, report: PartReport) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus as scanned: everything in it is in one list or the other."""
+
+    root: Place
+    utterances: list[Utterance]
+    rejects: list[Reject]
+
+
+def scan(config: BuildConfig, observer: Observer) -> Corpus:
+    """Read what the corpus holds; decode nothing.
+
+    Raises:
+        CorpusError: there is nothing usable in it.
+    """
+    utterances: list[Utterance] = []
+    rejects: list[Reject] = []
+    for item in corpora.scan(
+        config.corpus,
+        config.format,
+        follow_outside=config.follow_outside,
+        limits=config.limits,
+        language=config.language,
+        alignments=config.alignments,
+        split_s=config.split,
+    ):
+        if isinstance(item, Utterance):
+            utterances.append(item)
+        else:
+            rejects.append(item)
+        observer.scanning(len(utterances), len(rejects))
+    if not utterances:
+        reasons = Counter(reject.reason for reject in rejects).most_common(3)
+        raise CorpusError(
+            f"None of the {len(rejects)} utterances of {config.corpus} can be used; the commonest reasons:",
+            *(f"{count} x {reason}" for reason, count in reasons),
+        )
+    return Corpus(root_of(config.corpus), utterances, rejects)
+
+
+def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
+    """Cut the corpus into parts of neighbouring lengths. The same corpus gives the same plan on any machine.
+
+    Args:
+        kept: parts of the store that stay as they are; the others share out what these do not hold.
+    Raises:
+        StoreError: a kept part was made from something that is not in the corpus now.
+    """
+    recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
+    members, rest = corpus_growth.split(corpus.utterances, config.out, kept, recipe)
+    seconds = np.asarray([utterance.seconds for utterance in rest])
+    hours = config.part_hours
+    part_seconds = hours * 3600 if hours else layout.automatic_part_seconds(float(seconds.sum()))
+    order, bounds = layout.plan_parts(seconds, part_seconds)
+    free = (number for number in itertools.count() if number not in members)
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        members[next(free)] = [rest[n] for n in order[start:stop].tolist()]
+    return [
+        PartTask(
+            number=number,
+            corpus=corpus.root,
+            store=store,
+            utterances=tuple(utterances),
+            inputs=inputs(utterances, recipe),
+            recipe=recipe,
+        )
+        for number, utterances in sorted(members.items())
+    ]
+
+
+def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
+    """Make or finish a store.
+
+    Returns:
+        What `build.json` holds: counts, hours, seconds, rate, seconds by stage, versions.
+    Raises:
+        UsageError: a feature that is none, or a folder that is no store.
+        CorpusError: nothing usable in the corpus.
+        RecipeMismatch: the store was begun with other features or another preset.
+        StoreError: the corpus changed since the store was begun otherwise than by growing, the disk is full, or another
+            build is at work.
+        HeadraceError: parts could not be done; all others are sealed.
+    """
+    started = time.perf_counter()
+    derived, _ = config.derived, config.recipe  # what is asked for cannot be: better said before the scan
+    store_state.check_out(config.out)
+    there = store_state.root(config.out)
+    corpus = scan(config, observer)
+    config = config.of(corpus.utterances)
+    recipe = config.recipe
+    if there:
+        store_state.check_recipe(config.out, there, store_state.attributes_of(recipe))
+    joined = store_state.joined(there)
+    own = {spec.name: spec for spec in recipe.specs}
+    steps = steps_to(derived, own | joined, learned_models.digests(config.out))
+    chosen = corpus_growth.choose(config.out, there["plan"] if there else None, partial(plan, corpus, config))
+    if there and chosen.to_json() != there["plan"]:
+        observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
+        left = [name for name in joined if name not in {step.spec.name for step in steps}]
+        if left:
+            observer.note(f"{', '.join(left)}: the new parts get it by featurize add {config.out} {','.join(left)}")
+    return make(config, corpus, chosen.tasks, process_part, observer, started, steps, chosen.grown)
+
+
+def make(
+    config: BuildConfig,
+    corpus: Corpus,
+    tasks: Sequence[AnyPartTask],
+    process: Callable[[AnyPartTask, int], PartReport],
+    observer: Observer,
+    started: float,
+    steps: Sequence[Step] = (),
+    grown: corpus_growth.Generations = (),
+) -> dict[str, Any]:
+    """From the plan of a store to the store: what is not sealed yet is made, then the index.
+
+    Args:
+        process: what a worker does with a task.
+        started: when the command was, by `time.perf_counter`.
+        steps: features that join the parts when they are sealed.
+        grown: as `grow.Plan` has it.
+    """
+    with place.only_writer(config.out):
+        attributes = store_state.attributes_of(tasks[0].recipe) | {"plan": corpus_growth.Plan(tasks, grown).to_json()}
+        store_state.begin(config.out, attributes, tasks)
+        pending = store_state.pending(config.out, tasks)
+        _announce(tasks, pending, observer)
+        done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
+        done |= _extract(pending, process, config, observer, started)
+        if missing := store_state.pending(config.out, tasks):
+            raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
+        if steps:
+            done["added"] = add_features.make(
+                config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
+            )
+        return build_report.close(config.out, corpus.rejects, done, config.preset.spectral)
+
+
+def _announce(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: Observer) -> None:
+    hours = {task.number: sum(utterance.seconds for utterance in task.utterances) / 3600 for task in tasks}
+    total = sum(hours.values())
+    sealed = total - sum(hours[task.number] for task in pending)
+    observer.planned(len(tasks), len(tasks) - len(pending), total, sealed)
+
+
+def _extract(
+    pending: Sequence[AnyPartTask],
+    process: Callable[[AnyPartTask, int], PartReport],
+    config: BuildConfig,
+    observer: Observer,
+    started: float,
+) -> dict[str, Any]:
+    """Do what is to be done, and give account of it."""
+    reports: list[PartReport] = []
+    used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
+    if pending:
+        index.drop(config.out)
+        with _workers(config, len(pending), observer) as (workers, choice):
+            observer.note(f"engine {choice.engine} on {choice.device}: {choice.reason}")
+            recipe = replace(pending[0].recipe, engine=choice.engine, device=choice.device)
+            for report in workers.map(process, (replace(task, recipe=recipe) for task in pending)):
+                reports.append(report)
+                observer.part_done(report)
+        used = {"engine": choice.engine, "device": choice.device, "reason": choice.reason, "workers": workers.workers}
+    return used | build_report.of(reports, time.perf_counter() - started)
+
+
+@contextmanager
+def _workers(config: BuildConfig, parts: int, observer: Observer) -> Iterator[tuple[dask_cluster.Executor, Choice]]:
+    """Workers for so many parts, and the engine on them: the choice is made where the work is done."""
+    if config.scheduler:
+        with dask_cluster.executor(0, config.scheduler, config.device, observer) as workers:
+            offered = f"the workers there offer {'GPUs' if workers.device == 'cuda' else 'no GPU'}"
+            because = offered if config.device == "auto" else ""
+            yield workers, workers.ask(engine.choose, config.engine, workers.device, because)
+        return
+    choice = engine.choose(config.engine, config.device)
+    takes, reason = dask_cluster.capacity(choice.device)
+    count = config.workers or takes
+    observer.note(f"workers {count}: {'asked for' if config.workers else reason}")
+    with dask_cluster.executor(min(count, parts), None, choice.device, observer) as workers:
+        yield workers, choice

@@ -1,0 +1,137 @@
+"""What a corpus holds, and what building it would cost. Decodes nothing but a short calibration; writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from headrace.featurize.build.builder import BuildConfig, Corpus
+from headrace.featurize.build.feature_steps import Step, steps_to
+from headrace.featurize.build.part_rows import PartRows
+from headrace.featurize.build.part_worker import Recipe, extract
+from headrace.featurize.build.stopwatch import Stopwatch
+from headrace.featurize.features.derived import Part
+from headrace.featurize.scheduling.dask_cluster import capacity
+from headrace.featurize.spectral.engine import choose
+from headrace.store import layout
+from headrace.store.schema import Utterance
+
+HISTOGRAM_SECONDS = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60)
+"""Lower edges of the length histogram; the last bin is open."""
+
+PHONES_PER_SECOND = 14
+"""Of read English speech, for estimating the size of phone features before any text is read."""
+
+
+def survey(corpus: Corpus) -> dict[str, Any]:
+    """Counts, hours and problems of a scanned corpus, as JSON-able values."""
+    seconds = np.asarray([u.seconds for u in corpus.utterances])
+    kinds = Counter(f"{_suffix(u)} {u.sample_rate / 1000:g} kHz" for u in corpus.utterances)
+    bins = np.searchsorted(HISTOGRAM_SECONDS, seconds, side="right") - 1
+    return {
+        "utterances": len(corpus.utterances),
+        "rejects": len(corpus.rejects),
+        "hours": float(seconds.sum()) / 3600,
+        "seconds": {
+            "shortest": float(seconds.min()),
+            "median": float(np.median(seconds)),
+            "longest": float(seconds.max()),
+        },
+        "formats": dict(kinds.most_common()),
+        "speakers": _hours_by(corpus.utterances, "speaker"),
+        "languages": _hours_by(corpus.utterances, "language"),
+        "aligned": sum(bool(u.alignment) for u in corpus.utterances),
+        "histogram": dict(zip(map(str, HISTOGRAM_SECONDS), _counts(bins), strict=True)),
+        "problems": dict(Counter(f"{r.stage}: {r.reason}" for r in corpus.rejects).most_common()),
+    }
+
+
+def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0) -> dict[str, Any]:
+    """Size of the store and time to build it, from extracting a spread of utterances in this process.
+
+    Args:
+        budget_seconds: the calibration stops after about this long.
+    Returns:
+        store_bytes, hours_per_second for all workers, seconds to the end, and how much audio was tried.
+    """
+    choice, config = choose(config.engine, config.device), config.of(corpus.utterances)
+    recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
+    steps = steps_to(config.derived, {spec.name: spec for spec in recipe.specs})
+    workers = config.workers or capacity(choice.device)[0]
+    tried: list[Utterance] = []
+    begun = 0.0
+
+    def within_budget() -> Iterator[Utterance]:
+        nonlocal begun
+        for utterance in _spread(corpus.utterances):
+            tried.append(utterance)
+            yield utterance
+            begun = begun or time.perf_counter()  # the first one also pays for imports and dictionaries
+            if time.perf_counter() - begun > budget_seconds:
+                return
+
+    rows, rejects = extract(corpus.root, within_budget(), recipe, Stopwatch(), isolated=True)
+    spent = time.perf_counter() - begun
+    seconds = sum(u.seconds for u in tried)
+    per_second = spent / max(seconds - tried[0].seconds, 1e-3) + _derive(steps, rows) / seconds
+    total = sum(u.seconds for u in corpus.utterances)
+    return {
+        "store_bytes": int(total * bytes_per_second(recipe, steps)),
+        "hours_per_second": workers / per_second / 3600,
+        "seconds": total * per_second / workers,
+        "calibration_seconds_of_audio": seconds,
+        "calibration_rejects": len(rejects),
+        "workers": workers,
+        "preset": config.preset.name,
+    }
+
+
+def _derive(steps: Sequence[Step], rows: PartRows) -> float:
+    """Seconds that further features of these rows take."""
+    part = rows.part(0, (), "")
+    pieces = {
+        spec.name: np.split(part.arrays[spec.name], np.cumsum(part.lengths[layout.LENGTH_COLUMNS[spec.axis]])[:-1])
+        for spec in part.specs
+    }
+    begun = time.perf_counter()
+    for step in steps if len(rows) else ():
+        # What is not learned yet, nobody can make, and what a network takes is a matter of the device.
+        if not (step.feature.learns or step.feature.on_gpu) and pieces.keys() >= set(step.feature.needs):
+            pieces[step.spec.name] = list(step.feature.rows(Part(step.specs, pieces.__getitem__)))
+    return time.perf_counter() - begun
+
+
+def bytes_per_second(recipe: Recipe, steps: Sequence[Step]) -> float:
+    """Uncompressed bytes of a store per second of audio."""
+    specs = [*recipe.specs, *(step.spec for step in steps)]
+    spectral = recipe.preset.spectral
+    rates = {"frames": spectral.sample_rate / spectral.hop, "phones": PHONES_PER_SECOND, "tokens": 25, "utterance": 0}
+    return sum(rates[s.axis] * np.dtype(s.dtype).itemsize * (s.channels or 1) for s in specs)
+
+
+def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Up to 64 utterances from all over the length distribution, mixed."""
+    by_length = sorted(utterances, key=lambda u: u.seconds)
+    picks = np.unique(np.linspace(0, len(by_length) - 1, min(64, len(by_length))).astype(int))
+    return [by_length[n] for n in np.random.default_rng(0).permutation(picks)]
+
+
+def _suffix(utterance: Utterance) -> str:
+    return PurePosixPath(utterance.audio).suffix.lstrip(".").lower()
+
+
+def _hours_by(utterances: Sequence[Utterance], name: str) -> dict[str, float]:
+    hours: defaultdict[str, float] = defaultdict(float)
+    for utterance in utterances:
+        hours[getattr(utterance, name)] += utterance.seconds / 3600
+    return dict(sorted(hours.items(), key=lambda item: -item[1]))
+
+
+def _counts(bins: np.ndarray) -> list[int]:
+    return np.bincount(bins, minlength=len(HISTOGRAM_SECONDS)).tolist()

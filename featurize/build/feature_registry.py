@@ -1,0 +1,111 @@
+"""The features that `featurize add` can make, by name. One's own is a line in KINDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace.featurize.features.bert import Bert
+from headrace.featurize.features.content import Hubert, MfccContent
+from headrace.featurize.features.derived import F0, Derived, Energy
+from headrace.featurize.features.semantic_tokens import Clustered, Quantised, TokensN
+from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
+from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
+from headrace.featurize.forced_alignment.hmm_aligner import Align, Confidence
+from headrace.featurize.quality.dnsmos import Mos
+from headrace.featurize.quality.repeated_texts import Repeated
+from headrace.featurize.quality.signal_quality import Clipped, Level, Silence, Snr
+from headrace.store.errors import UsageError
+
+
+def _align(*, ctc: Path | None = None, hours: float | None = None, **network: Any) -> Derived:
+    if ctc is None:
+        return Align() if hours is None else Align(hours=hours)
+    if hours is not None:
+        raise UsageError(f"--align-hours {hours:g} is of align as it is learned, and --ctc was given.")
+    return CtcAlign(ctc=ctc, **network)
+
+
+def _confidence(*, ctc: Path | None = None, **network: Any) -> Derived:
+    return CtcConfidence(ctc=ctc, **network) if ctc else Confidence()
+
+
+def _content(*, hubert: Path | None = None, width: int | None = None, **network: Any) -> Derived:
+    if hubert is None:
+        return MfccContent(width=width)
+    if width:
+        raise UsageError(f"--content-width {width} is of content by MFCC, and --hubert was given.")
+    return Hubert(hubert=hubert, **network)
+
+
+def _semantic(*, sovits: Path | None = None, **clusters: Any) -> Derived:
+    if sovits and clusters:
+        raise UsageError("--codes is of clusters that are learned, and --sovits was given, which has its own.")
+    return Quantised(sovits=sovits) if sovits else Clustered(**clusters)
+
+
+def _bert(*, bert: Path | None = None, **network: Any) -> Derived:
+    if bert is None:
+        raise UsageError("bert is made by a network: name the folder of a Chinese BERT by --bert.")
+    return Bert(bert=bert, **network)
+
+
+def _speaker_vector(*, speaker: Path | None = None) -> Derived:
+    return ERes2NetV2(speaker=speaker) if speaker else Resemblyzer()
+
+
+KINDS: dict[str, Callable[..., Derived]] = {
+    "f0": F0,
+    "energy": Energy,
+    "align": _align,
+    "confidence": _confidence,
+    "level": Level,
+    "snr": Snr,
+    "silence": Silence,
+    "clipped": Clipped,
+    "mos": Mos,
+    "repeated": Repeated,
+    "content": _content,
+    "tokens_n": TokensN,
+    "semantic": _semantic,
+    "bert": _bert,
+    "speaker_vector": _speaker_vector,
+}
+"""What makes each, from the values that its user gave; without any too."""
+_LIKE = {"confidence": ("align", ("ctc", "precision"))}
+"""Features that are heard by the network of another, and the values that they take from it."""
+
+
+def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
+    """The features of these names, and those that they need and were given options for.
+
+    Args:
+        options: by feature, the values that its user gave; None where he gave none.
+    Raises:
+        UsageError: a name is none, or an option is for a feature that is not among them.
+    """
+    if unknown := [name for name in names if name not in KINDS]:
+        raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(KINDS)}.")
+    given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
+    for name, (other, keys) in _LIKE.items():
+        if name in names:
+            given[name] = {key: value for key, value in given.get(other, {}).items() if key in keys}
+    made = {name: KINDS[name](**given.get(name, {})) for name in names}
+    for name, some in given.items():
+        if some and name not in made:
+            if not any(name in feature.needs for feature in made.values()):
+                raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
+            made[name] = KINDS[name](**some)
+    return tuple(made.values())
+
+
+def needed(features: Iterable[Derived]) -> set[str]:
+    """Names of all that these are made from, by way of others too."""
+    asked = {feature.name: feature for feature in features}
+    found, left = set[str](), list(asked.values())
+    while left:
+        new = set(left.pop().needs) - found
+        found |= new
+        left += [asked.get(name) or KINDS[name]() for name in new & KINDS.keys()]
+    return found

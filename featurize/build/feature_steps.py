@@ -1,0 +1,95 @@
+"""What is to be made of a store's features, in which order, and whether what is there is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from headrace.featurize.build.feature_registry import KINDS
+from headrace.featurize.features.derived import Derived
+from headrace.store import learned_models
+from headrace.store.errors import RecipeMismatch, StoreError
+from headrace.store.schema import FeatureSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One feature, in all parts."""
+
+    feature: Derived
+    specs: Mapping[str, FeatureSpec]
+    """Of the feature, and of those that are there before it."""
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.specs[self.feature.name]
+
+
+def features_of(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
+    """The features that a store's root names."""
+    return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
+
+
+def steps_to(
+    features: Sequence[Derived], there: Mapping[str, FeatureSpec], digests: Mapping[str, str] = MappingProxyType({})
+) -> list[Step]:
+    """What to make, in order: before each feature whatever it needs and the store has not.
+
+    Args:
+        digests: by feature, of what was learned already. What is made from something that is still to be
+            learned has another spec once it is: `make` knows.
+    Raises:
+        StoreError: something is needed that only a build can make.
+        RecipeMismatch: a feature is there, made otherwise.
+    """
+    asked = {feature.name: feature for feature in features}
+    known = dict(there)
+    steps: dict[str, Step] = {}
+
+    def visit(feature: Derived) -> None:
+        for name in feature.needs:
+            if name not in known:
+                visit(asked.get(name) or _default(name, feature, known))
+        model = there[feature.name].recipe.get(learned_models.LEARNED, "") if feature.name in there else ""
+        spec = feature.spec(known, digests.get(feature.name, model))
+        check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
+        known[spec.name] = spec
+        steps[spec.name] = Step(feature=feature, specs=dict(known))
+
+    for feature in asked.values():
+        if feature.name not in steps:
+            visit(feature)
+    return list(steps.values())
+
+
+def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
+    """What `feature` needs, as nobody asked for it."""
+    if name in KINDS:
+        return KINDS[name]()
+    raise StoreError(
+        f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
+        f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
+    )
+
+
+def check_same(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
+    """
+    Raises:
+        RecipeMismatch: they differ; its details are all fields, with those that do marked.
+    """
+    if found.fingerprint == asked.fingerprint:
+        return
+    one, other = ({"dtype": spec.dtype, "channels": spec.channels, **spec.recipe} for spec in (found, asked))
+    fields = {key: (one.get(key, "-"), other.get(key, "-")) for key in {**one, **other}}
+    differing = {key: pair for key, pair in fields.items() if pair[0] != pair[1]}
+    in_store, wanted = (" ".join(f"{key}={pair[n]}" for key, pair in differing.items()) for n in (0, 1))
+    rows = [
+        ("", "in store", "asked for", ""),
+        *((k, *v, "differs" if k in differing else "") for k, v in fields.items()),
+    ]
+    raise RecipeMismatch(
+        f"The store has {found.name} made with {in_store}, and {wanted} was asked for: {remedy}.",
+        *(f"{key:<26} {a!s:<16} {b!s:<16} {mark}".rstrip() for key, a, b, mark in rows),
+    )

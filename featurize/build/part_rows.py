@@ -1,0 +1,118 @@
+"""A part in the making: what utterance after utterance comes to, one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.store import layout
+from headrace.store.schema import FeatureSpec, Reject, Utterance
+from headrace.store.writer import Part
+
+COLUMNS = ("frames", "samples_dropped", "phones_n", "aligned")
+"""Of every part; `tokens_n` too where a feature counts tokens."""
+STRINGS = ("id", "speaker", "language", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One utterance's features, and its columns of the part."""
+
+    utterance: Utterance
+    arrays: dict[str, np.ndarray]
+    columns: dict[str, int]
+
+
+class PartRows:
+    """The arrays of a part as they fill. Where a feature comes in order of length, it is never held twice: an hour's
+    waveform is 230 MB."""
+
+    def __init__(self, specs: Sequence[FeatureSpec], frames: int) -> None:
+        """
+        Args:
+            frames: room for so many; it grows where that is too little.
+        """
+        self._specs = specs
+        self._rows = {spec.name: _Rows(spec, frames if spec.axis == "frames" else 0) for spec in specs}
+        self._utterances: list[Utterance] = []
+        counted = [layout.LENGTH_COLUMNS[spec.axis] for spec in specs if spec.axis != "utterance"]
+        self._columns: dict[str, list[int]] = {name: [] for name in dict.fromkeys((*COLUMNS, *counted))}
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    @property
+    def frames(self) -> int:
+        return sum(self._columns["frames"])
+
+    def add(self, sample: Sample) -> None:
+        for name, rows in self._rows.items():
+            rows.append(sample.arrays[name])
+        for name, column in self._columns.items():
+            column.append(sample.columns[name])
+        self._utterances.append(sample.utterance)
+
+    def part(self, number: int, rejects: Sequence[Reject], inputs: str) -> Part:
+        """All of it, once, in order of length. By the headers it came in that order, but lengths at different rates
+        round up here and down there."""
+        columns = {name: np.asarray(values, np.int32) for name, values in self._columns.items()}
+        order = np.argsort(columns["frames"], kind="stable")
+        utterances = [self._utterances[n] for n in order.tolist()]
+        return Part(
+            number=number,
+            specs=self._specs,
+            arrays={spec.name: self._rows[spec.name].in_order(order, _lengths(spec, columns)) for spec in self._specs},
+            lengths={name: column[order] for name, column in columns.items()},
+            strings={name: [getattr(utterance, name) for utterance in utterances] for name in STRINGS},
+            rejects=rejects,
+            inputs=inputs,
+        )
+
+    def release(self) -> None:
+        """Leave the memory to the next part of this process. What `part` returned is no longer to be used."""
+        for rows in self._rows.values():
+            rows.release()
+
+
+def _lengths(spec: FeatureSpec, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) rows of each utterance."""
+    return np.ones_like(columns["frames"]) if spec.axis == "utterance" else columns[layout.LENGTH_COLUMNS[spec.axis]]
+
+
+_SPARE: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
+"""Arrays of parts that are written, by dtype and shape of a row. New memory has to be cleared by the kernel: half a
+CPU-second per hour of audio where it finds no large pages."""
+
+
+class _Rows:
+    """One array that grows at its end."""
+
+    def __init__(self, spec: FeatureSpec, capacity: int) -> None:
+        self._spare = _SPARE.setdefault((spec.dtype, spec.row_shape), [])
+        self._used = 0
+        try:
+            self._array = self._spare.pop()
+        except IndexError:
+            self._array = np.empty((capacity, *spec.row_shape), spec.dtype)  # memory not written to costs nothing
+
+    def release(self) -> None:
+        self._spare.append(self._array)
+
+    def append(self, rows: np.ndarray) -> None:
+        stop = self._used + len(rows)
+        if stop > len(self._array):
+            grown = np.empty((2 * stop, *self._array.shape[1:]), self._array.dtype)
+            grown[: self._used] = self._array[: self._used]
+            self._array = grown
+        self._array[self._used : stop] = rows
+        self._used = stop
+
+    def in_order(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The rows of all utterances, the utterances in this order."""
+        array = self._array[: self._used]
+        if (np.diff(order) == 1).all():
+            return array
+        bounds = layout.offsets(lengths).tolist()
+        return np.concatenate([array[bounds[n] : bounds[n + 1]] for n in order.tolist()])

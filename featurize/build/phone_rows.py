@@ -1,0 +1,48 @@
+"""Phones of an utterance: those of its alignment, those that it is given with, or what its text is read as."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from headrace.featurize.alignment import intervals
+from headrace.featurize.alignment.words import phone_word
+from headrace.featurize.build.part_rows import Sample
+from headrace.featurize.corpus import alignment_files
+from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.featurize.text import g2p, symbols
+from headrace.store.schema import Utterance
+from headrace.store.storage.place import Place
+
+
+def add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe, table: str) -> None:
+    """Symbols of the alignment with their times where there is one of phones, else untimed ones.
+
+    Args:
+        table: of symbols, one of `symbols.TABLES`.
+    Raises:
+        Rejected: stage "text" or "align"; there are none, or not in this table.
+    """
+    utterance, frames = sample.utterance, sample.columns["frames"]
+    found = alignment_files.read(corpus, utterance) if utterance.alignment else None
+    if found and found.phones.labels:
+        stored_s = frames * spectral.hop / spectral.sample_rate
+        within = replace(found, duration_s=min(found.duration_s, stored_s))
+        names, ends = intervals.symbols_and_ends(within, utterance.language)
+        ids, words = symbols.ids(names, table, "align"), phone_word(found.words, ends, utterance.text)
+        end, durations = intervals.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
+    else:
+        ids, words = _spoken(utterance, table)
+        end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
+    sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
+    sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))
+
+
+def _spoken(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the phones, and at which character of the text each's begins; -1 where nobody knows."""
+    if utterance.phones:
+        ids = symbols.ids(utterance.phones.split(), table)
+        return ids, np.full(len(ids), -1, np.int16)
+    reading = g2p.phonemise(utterance.text, utterance.language)
+    return symbols.ids(reading.phones, table), reading.phone_word

@@ -1,0 +1,195 @@
+"""Named recipes, recipes of one's own, and the features that can be made from recordings and transcripts.
+
+A recipe of one's own is a TOML file: the fields of `SpectralRecipe`, and `level`. What it does not say, it takes from
+the preset that it extends; without one it says everything.
+
+    extends = "gpt-sovits-v2"
+    n_mels = 80
+    fmax = 8000
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from headrace.featurize.build.feature_registry import KINDS
+from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
+from headrace.featurize.text.languages.frontend import PHONE_WORD
+from headrace.featurize.text.symbols import DEFAULT
+from headrace.store.errors import UsageError
+from headrace.store.schema import FeatureSpec
+
+Level = Literal["none", "gpt-sovits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Everything that changes the numbers of the features of the signal."""
+
+    name: str
+    spectral: SpectralRecipe
+    level: Level = "none"
+    """`gpt-sovits`: half of the waveform as it is plus half of it brought to a peak of 0.95, as that model's
+    recordings are prepared. `none`: as it is."""
+
+    @property
+    def wave_recipe(self) -> dict[str, Any]:
+        return {
+            "sample_rate": self.spectral.sample_rate,
+            "hop": self.spectral.hop,
+            "channels": "mean",
+            "resampler": "soxr-hq",
+            "level": self.level,
+        }
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a recipe file without `extends` would hold."""
+        return self.spectral.to_json() | {"level": self.level}
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(name="gpt-sovits-v2", spectral=SpectralRecipe(), level="gpt-sovits"),
+        # Upstream's v3 and v4 read this log-mel mapped from [-12, 2] to [-1, 1]. That is the reader's to do: `mel` is
+        # the log-mel itself in every store.
+        Preset(
+            name="gpt-sovits-v3",
+            spectral=SpectralRecipe(sample_rate=24_000, n_fft=1024, win=1024, hop=256, n_mels=100, fmax=12_000.0),
+            level="gpt-sovits",
+        ),
+        Preset(
+            name="gpt-sovits-v4",
+            spectral=SpectralRecipe(n_fft=1280, win=1280, hop=320, n_mels=100),
+            level="gpt-sovits",
+        ),
+        Preset(
+            name="hifigan-22k",
+            spectral=SpectralRecipe(sample_rate=22_050, n_fft=1024, win=1024, hop=256, n_mels=80, fmax=8000.0),
+        ),
+        Preset(
+            name="whisper-16k",
+            spectral=SpectralRecipe(sample_rate=16_000, n_fft=400, win=400, hop=160, n_mels=80, fmax=8000.0),
+        ),
+    )
+}
+
+
+def named(name: str) -> Preset:
+    """
+    Raises:
+        UsageError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"There is no preset {name!r}; choose from {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def read_recipe(path: Path) -> Preset:
+    """The recipe in a TOML file. Its numbers alone enter the store, never the file's name.
+
+    Raises:
+        UsageError: no TOML, a key too many or too few, a value of another type, or one that cannot be.
+    """
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"The recipe {path} is not TOML: {error}.") from error
+    try:
+        return _own(given)
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"The recipe {path}: {error}") from error
+
+
+def _own(given: dict[str, Any]) -> Preset:
+    """Raises ValueError where `given` is no recipe."""
+    types = {field.name: str(field.type) for field in fields(SpectralRecipe)} | {"level": "str"}
+    unknown = [key for key in given if key not in types and key != "extends"]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no key of a recipe; there are extends, {', '.join(types)}")
+    base = named(_typed("extends", given.pop("extends"), "str")).recipe if "extends" in given else {}
+    values = base | {key: _typed(key, value, types[key]) for key, value in given.items()}
+    missing = [key for key in types if key not in values]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing: give a value, or extend a preset by extends = NAME")
+    level = values.pop("level")
+    if level not in get_args(Level):
+        raise ValueError(f"level={level!r}: level must be one of {', '.join(get_args(Level))}")
+    spectral = SpectralRecipe(**values)
+    empty = int((~slaney_mel(spectral).any(0)).sum())
+    if empty:
+        raise ValueError(
+            f"n_mels={spectral.n_mels}, n_fft={spectral.n_fft}: {empty} of the bands would lie between two bins of the "
+            "transform and hold nothing; take fewer bands or a larger n_fft"
+        )
+    return Preset(name="custom", spectral=spectral, level=level)
+
+
+_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "str": ("a string", (str,)),
+}
+
+
+def _typed(key: str, value: Any, kind: str) -> Any:
+    """`value` as its field's type; a whole number is a float too, true and false are no numbers."""
+    expected, types = _KINDS[kind]
+    if type(value) not in types:
+        raise ValueError(f"{key}={value!r}: {key} must be {expected}")
+    return float(value) if kind == "float" else value
+
+
+FEATURES = ("wave", "mel", "mfcc", "phones")
+"""What parts are sealed with."""
+OF_PHONES = ("phones", "phone_end", "phone_frames", "phone_word")
+"""What `phones` brings along: its times, and the characters that it belongs to."""
+
+
+def sealed_for(needed: Collection[str]) -> list[str]:
+    """Those of FEATURES that have these among them."""
+    return [name for name in FEATURES if name in needed or (name == "phones" and not set(OF_PHONES).isdisjoint(needed))]
+
+
+def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT) -> tuple[FeatureSpec, ...]:
+    """The arrays that the parts of a store of these features are sealed with; what is derived joins them later.
+
+    Args:
+        symbols: the table of `phones`, one of `symbols.TABLES`.
+    Raises:
+        UsageError: a name that is no feature.
+    """
+    known = (*FEATURES, *KINDS)
+    unknown = [name for name in features if name not in known]
+    if unknown or not features:
+        raise UsageError(f"--features has {', '.join(unknown) or 'no name'}; choose from {', '.join(known)}.")
+    recipe = preset.spectral
+    spectral = {**preset.wave_recipe, **recipe.to_json(), "window": "hann-periodic", "padding": "reflect"}
+    mel = {key: value for key, value in spectral.items() if key != "n_mfcc"}
+    mel |= {"scale": "slaney", "magnitude": "sqrt(power+1e-8)", "log": "ln(max(x,1e-5))"}
+    mfcc = spectral | {"scale": "slaney", "decibel_floor": -80, "dct": "II-orthonormal"}
+    table = {"symbols": symbols}
+    times = table | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
+    specs = {
+        "wave": [_spec("wave", "frames", "int16", recipe.hop, preset.wave_recipe)],
+        "mel": [_spec("mel", "frames", "float16", recipe.n_mels, mel)],
+        "mfcc": [_spec("mfcc", "frames", "float16", recipe.n_mfcc, mfcc)],
+        "phones": [
+            _spec("phones", "phones", "int16", None, table),
+            _spec("phone_end", "phones", "int32", None, times),
+            _spec("phone_frames", "phones", "int32", None, times),
+            _spec("phone_word", "phones", "int16", None, PHONE_WORD),
+        ],
+    }
+    return tuple(spec for name in FEATURES if name in features for spec in specs[name])
+
+
+def _spec(name: str, axis: Any, dtype: str, channels: int | None, recipe: Mapping[str, Any]) -> FeatureSpec:
+    return FeatureSpec(name=name, axis=axis, dtype=dtype, channels=channels, recipe=recipe)

@@ -1,0 +1,117 @@
+"""A store's alignment as TextGrids, for Praat and whoever reads these.
+
+Times are samples over the sample rate, with all digits of a float64: reading them gives the same samples back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from headrace.featurize.alignment.words import spoken
+from headrace.featurize.exchange.export_gpt_sovits import drafted
+from headrace.featurize.exchange.gpt_sovits_dir import name_of
+from headrace.featurize.files.folders import AUDIO
+from headrace.featurize.text.symbols import TABLES
+from headrace.store import alignment
+from headrace.store.alignment import Segments
+from headrace.store.errors import StoreError
+from headrace.store.reader import Store
+
+_SEGMENT = re.compile(r"#\d+-\d+$")
+
+
+class Interval(NamedTuple):
+    """Labelled, in seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+    """Write a TextGrid for every utterance with times, in folders as the recordings have them.
+
+    Its tiers are `words`, where the store knows them, and `phones`. What has no duration is left out: Praat has no such
+    interval. Pauses are intervals without a label.
+
+    Args:
+        done: told how many utterances are done so far.
+    Returns:
+        Counts; `unaligned` utterances have no TextGrid.
+    Raises:
+        UsageError: there is something at `out`.
+        StoreError: no utterance has times, or the disk is full.
+    """
+    written, frames, tiers = set[str](), 0, dict[str, None]()
+    with drafted(out) as draft:
+        for number in range(len(store)):
+            segments = alignment.of(store, number)
+            if segments is not None:
+                name = file_name(store.ids[number], written)
+                found = tiers_of(store, number, segments)
+                seconds = int(store.frames[number]) * store.hop / store.sample_rate
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft / name).write_text(textgrid(found, seconds), encoding="utf-8")
+                frames += int(store.frames[number])
+                tiers |= dict.fromkeys(found)
+            done(number + 1)
+        if not written:
+            raise StoreError(f"{store.path} has no times of phones: featurize add {store.path} align.")
+    hours = frames * store.hop / store.sample_rate / 3600
+    unaligned = len(store) - len(written)
+    return {"utterances": len(written), "hours": hours, "features": list(tiers), "unaligned": unaligned}
+
+
+def file_name(id: str, taken: set[str]) -> str:
+    """Path of an utterance's TextGrid: its recording's with another suffix, and never outside of the folder. Where
+    another has that already (of `a.wav` and `a.flac` the second), its identity in one name. Joins those taken."""
+    segment = match[0] if (match := _SEGMENT.search(id)) else ""
+    audio = PurePosixPath(id.removesuffix(segment))
+    folders = [part for part in audio.parts[:-1] if part not in ("/", "..")]
+    last = audio.stem if audio.suffix.lower() in AUDIO else audio.name
+    name = "/".join((*folders, f"{last}{segment}.TextGrid"))
+    if name in taken or last in ("", ".."):
+        name = f"{name_of(id)}.TextGrid"
+    taken.add(name)
+    return name
+
+
+def textgrid(tiers: dict[str, list[Interval]], seconds: float) -> str:
+    """In Praat's long text form, what no interval covers as intervals without a label."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {seconds!r}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, intervals) in enumerate(tiers.items(), 1):
+        whole = _without_gaps(intervals, seconds)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {seconds!r}", f"        intervals: size = {len(whole)}"]
+        for place, (start, end, label) in enumerate(whole, 1):
+            quoted = label.replace('"', '""')
+            lines += [f"        intervals [{place}]:", f"            xmin = {start!r}"]
+            lines += [f"            xmax = {end!r}", f'            text = "{quoted}"']
+    return "\n".join(lines) + "\n"
+
+
+def _without_gaps(intervals: Iterable[Interval], seconds: float) -> list[Interval]:
+    whole, end = [], 0.0
+    for interval in (*intervals, Interval(seconds, seconds, "")):
+        if interval.start > end:
+            whole.append(Interval(end, interval.start, ""))
+        if interval.end > interval.start:
+            whole.append(interval)
+        end = interval.end
+    return whole
+
+
+def tiers_of(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
+    """Phones of an utterance, and its words where the store knows them."""
+    sounds = segments.phones != alignment.SILENCE
+    starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
+    labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]
+    phones = list(map(Interval, starts.tolist(), ends.tolist(), labels))
+    words = [
+        Interval(phones[word.first].start, phones[word.stop - 1].end, word.label) for word in spoken(store, number)
+    ]
+    return {"words": words, "phones": phones} if words else {"phones": phones}

@@ -1,0 +1,237 @@
+"""GPT-SoVITS' prepared directory, file by file: what upstream's own preparation leaves for its trainers.
+
+    2-name2text.txt       an utterance a line: name, phones, phones of each character, text, between tabs
+    3-bert/NAME.pt        (1024, phones), for Chinese
+    4-cnhubert/NAME.pt    (1, 768, frames or one less), 50 Hz
+    5-wav32k/NAME         WAV, 32 kHz, mono, int16
+    6-name2semantic.tsv   name and codes, between tabs; 25 Hz
+    7-sv_cn/NAME.pt       (1, 20480)
+
+Tensors are float16, or float32 where upstream had no GPU. They are loaded as data: torch's loader of weights alone
+refuses a file that would run code.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import stat
+import wave
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.store.errors import CorpusError, Rejected
+from headrace.store.schema import Axis, FeatureSpec, Reject
+
+RATE, HOP = 32_000, 640
+TEXTS, CODES, WAVES = "2-name2text.txt", "6-name2semantic.tsv", "5-wav32k"
+TEXT_COLUMNS, CODE_COLUMNS = ("name", "phones", "phones of each character", "text"), ("name", "codes")
+CODES_HEAD = ["item_name", "semantic_audio"]
+FOLDERS = {"content": "4-cnhubert", "bert": "3-bert", "speaker_vector": "7-sv_cn"}
+"""Feature to the folder of its tensors."""
+FILES = {"wave": WAVES, "phones": TEXTS, **FOLDERS, "semantic": CODES}
+"""Feature to where it lies."""
+CODEBOOK = 1024
+_NETWORKS: dict[str, tuple[Axis, int, dict[str, Any]]] = {
+    "content": ("frames", 768, {"network": "chinese-hubert-base", "layer": "last", "short_of_a_frame": "repeated"}),
+    "bert": ("phones", 1024, {"network": "chinese-roberta-wwm-ext-large", "layer": -3, "missing": "zeros"}),
+    "speaker_vector": ("utterance", 20480, {"network": "eres2netv2", "layer": "pooled"}),
+}
+_ESCAPED = '/\\%\t\n\r\0"'
+
+
+def tensor_spec(name: str, dtype: str) -> FeatureSpec:
+    """Of `content`, `bert` or `speaker_vector`, as imported."""
+    axis, channels, recipe = _NETWORKS[name]
+    return FeatureSpec(name=name, axis=axis, dtype=dtype, channels=channels, recipe=recipe)
+
+
+def semantic_spec() -> FeatureSpec:
+    recipe = {"quantiser": "gpt-sovits", "codebook": CODEBOOK, "hz": 25}
+    return FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
+
+
+def word_spec() -> FeatureSpec:
+    """`phone_word`: which character of the text each phone belongs to, from 0; -1 where nobody knows."""
+    return FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe={"unit": "character"})
+
+
+def name_of(id: str) -> str:
+    """The file name of an utterance: its identity, with what no file name or table can hold as %XX."""
+    return "".join(f"%{ord(char):02X}" if char in _ESCAPED else char for char in id)
+
+
+def id_of(name: str) -> str:
+    """`name_of`, undone."""
+    codes = "|".join(f"{ord(char):02X}" for char in _ESCAPED)
+    return re.sub(f"%({codes})", lambda match: chr(int(match[1], 16)), name)
+
+
+def table(root: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[str, list[str]] | Reject]:
+    """Where, and the columns, of every line of a table; a line that has others is a reject.
+
+    Raises:
+        CorpusError: there is no such file, or it cannot be read.
+    """
+    try:
+        lines = (root / file).read_bytes().split(b"\n")
+    except OSError as error:
+        raise CorpusError(f"{root / file} cannot be read: {error.strerror}.") from None
+    for number, raw in enumerate(lines, 1):
+        where = f"{file}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+        except UnicodeDecodeError as error:
+            yield Reject(where, "scan", f"not UTF-8 from byte {error.start + 1} on: save it as UTF-8")
+            continue
+        fields = line.split("\t")
+        if len(fields) == len(columns):
+            yield where, fields
+        elif line:
+            yield Reject(where, "scan", f"{len(fields)} columns between tabs instead of {', '.join(columns)}")
+
+
+def size_of(root: Path, name: str) -> int:
+    """Bytes of a file. Raises Rejected("scan") where there is none."""
+    try:
+        status = os.stat(root / name)
+    except FileNotFoundError:
+        raise Rejected("scan", f"{name} is not there: run upstream's preparation again") from None
+    except OSError as error:
+        raise Rejected("scan", f"{name} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Rejected("scan", f"{name} is not a regular file")
+    return status.st_size
+
+
+def samples_of(root: Path, name: str, size: int) -> int:
+    """Of a recording of that many bytes, by its header. Raises Rejected where upstream would have written another."""
+    with _opened(root, name) as file:
+        count = file.getnframes()
+    if 2 * count > size:
+        raise Rejected("decode", f"{WAVES}/{name} is cut short: {size} bytes, and {count} samples by its header")
+    return count
+
+
+def read_wave(root: Path, name: str) -> np.ndarray:
+    """(samples,) int16. Raises Rejected("decode")."""
+    with _opened(root, name) as file:
+        count = file.getnframes()
+        samples = np.frombuffer(bytearray(file.readframes(count)), "<i2")
+    if len(samples) != count:
+        raise Rejected("decode", f"{WAVES}/{name} is cut short: {len(samples)} of its {count} samples are there")
+    return samples
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[wave.Wave_read]:
+    try:
+        with wave.open(str(root / WAVES / name), "rb") as file:
+            rate, channels, bits = file.getframerate(), file.getnchannels(), 8 * file.getsampwidth()
+            if (rate, channels, bits) != (RATE, 1, 16):
+                found = f"{rate} Hz, {channels} channels, {bits} bits"
+                raise Rejected("decode", f"{WAVES}/{name} has {found}, not {RATE} Hz, 1, 16: prepare it with upstream")
+            yield file
+    except (OSError, EOFError, wave.Error) as error:
+        reason = str(error) or "it ends too early"
+        raise Rejected("decode", f"{WAVES}/{name} is no WAV of int16 samples: {reason}") from None
+
+
+def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, int]) -> np.ndarray:
+    """(rows, channels) of an utterance's tensor, which upstream lays on its side.
+
+    HuBERT's may be a frame short: then the last one counts twice, as upstream's loader has it. No BERT is zeros, as
+    there.
+
+    Args:
+        columns: `frames` and `phones_n` of the utterance.
+    Raises:
+        Rejected: stage "features"; it is not there, would run code, or is not what upstream writes.
+    """
+    frames, phones = columns["frames"], columns["phones_n"]
+    file = f"{FOLDERS[spec.name]}/{name}.pt"
+    if spec.name == "bert" and not (root / file).exists():
+        return np.zeros((phones, *spec.row_shape), spec.dtype)
+    array = _read_tensor(root, file)
+    expected = {
+        "content": [(1, *spec.row_shape, frames), (1, *spec.row_shape, frames - 1)],
+        "bert": [(*spec.row_shape, phones)],
+        "speaker_vector": [(1, *spec.row_shape)],
+    }[spec.name]
+    if array.shape not in expected:
+        raise Rejected("features", f"{file} has shape {array.shape}, not {' or '.join(map(str, expected))}")
+    if not np.can_cast(array.dtype, spec.dtype):
+        raise Rejected("features", f"{file} is {array.dtype}, and all others are {spec.dtype}: prepare it again")
+    rows = array if spec.name == "speaker_vector" else array.reshape(array.shape[-2:]).T
+    if not np.isfinite(rows).all():
+        raise Rejected("features", f"{file} holds numbers that are not finite: prepare it again")
+    if spec.name == "content" and len(rows) < frames:
+        rows = np.concatenate((rows, rows[-1:]))
+    return rows.astype(spec.dtype, copy=False)
+
+
+def _read_tensor(root: Path, file: str) -> np.ndarray:
+    try:
+        value = torch.load(root / file, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a damaged pickle surfaces in torch as any type of error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise Rejected("features", f"{file} is no tensor that loads without running code ({said})") from None
+    if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float16, torch.float32):
+        found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise Rejected("features", f"{file} holds {found}, not a tensor of float16 or float32")
+    array: np.ndarray = value.detach().numpy()
+    return array
+
+
+def words(characters: str, phones: int) -> np.ndarray:
+    """(P,) int16, which character each phone belongs to, from how many phones each character has; -1 for `None`.
+
+    Raises:
+        Rejected: stage "text"; it is no list of counts, or counts other phones.
+    """
+    try:
+        counts = ast.literal_eval(characters)  # numbers, lists and the like: nothing is run
+        if counts is None:
+            return np.full(phones, -1, np.int16)
+        result = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise Rejected("text", f"{characters[:60]!r} does not say how many phones each character has") from None
+    if len(result) != phones:
+        raise Rejected("text", f"its characters have {len(result)} phones together, and there are {phones}")
+    return result
+
+
+def codes(text: str, frames: int) -> np.ndarray:
+    """(tokens,) int16: one for two frames. Raises Rejected("features") where these are none."""
+    try:
+        values = np.array([int(word) for word in text.split()], np.int64)
+    except (ValueError, OverflowError):
+        raise Rejected("features", f"{CODES} gives {text[:60]!r}, not codes") from None
+    if len(values) and not 0 <= values.min() <= values.max() < CODEBOOK:
+        raise Rejected("features", f"{CODES} gives codes that are not 0 to {CODEBOOK - 1}")
+    if not (frames - 1) // 2 <= len(values) <= (frames + 1) // 2:
+        raise Rejected("features", f"{CODES} gives {len(values)} codes for {frames} frames, not half as many")
+    return values.astype(np.int16)
+
+
+_VOWELS = {
+    "yue": re.compile(r"Y[a-z]+\d?"),
+    "ko": re.compile(r"[ㄱ-ㅣ停空]"),
+    "en": re.compile(r"[A-Z]{2}[0-2]"),
+    "zh": re.compile(r"[a-zE][a-z]*0?[1-5]"),
+    "ja": re.compile(r"[aiueoIUEON]"),
+}
+"""Symbols that no other language has."""
+
+
+def language_of(phones: Sequence[str]) -> str:
+    """The language whose own symbols there are most of; `und`, undetermined, where there are none."""
+    counts = {name: sum(vowel.fullmatch(phone) is not None for phone in phones) for name, vowel in _VOWELS.items()}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] else "und"

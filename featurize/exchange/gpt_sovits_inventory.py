@@ -1,0 +1,150 @@
+"""What GPT-SoVITS' prepared directory holds: every utterance once, as one that can be taken or as a reject. Reads
+tables and headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.featurize.build.builder import Corpus
+from headrace.featurize.corpus import formats
+from headrace.featurize.exchange import gpt_sovits_dir
+from headrace.featurize.files import source
+from headrace.store.errors import CorpusError, Rejected
+from headrace.store.schema import Reject, Utterance
+
+_PACKING = 2048
+"""Bytes of a file beside its tensor, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What the tables of the directory say of an utterance, as they say it."""
+
+    phones: str
+    characters: str
+    """How many phones each character of the text has, as a list in brackets; `None` where nobody knows."""
+    codes: str
+    widest: tuple[str, ...]
+    """Features whose files are large enough for float32."""
+
+
+def scan(
+    folder: Path, features: Sequence[str], list_file: Path | None, scanning: Callable[[int, int], None]
+) -> tuple[Corpus, list[Line]]:
+    """The utterances that can be taken, what the tables say of each, and the rejects.
+
+    Args:
+        features: that are to be taken.
+        list_file: as in `importing.ImportConfig`.
+        scanning: told of utterances and rejects so far.
+    Raises:
+        CorpusError: nothing can be taken.
+    """
+    rejects: list[Reject] = []
+    known = _listed(list_file, rejects) if list_file else {}
+    texts = _by_name(folder, gpt_sovits_dir.TEXTS, gpt_sovits_dir.TEXT_COLUMNS, rejects)
+    codes = (
+        _by_name(folder, gpt_sovits_dir.CODES, gpt_sovits_dir.CODE_COLUMNS, rejects) if "semantic" in features else {}
+    )
+    found: dict[str, tuple[Utterance, Line]] = {}
+    for name, texts_of in texts.items():
+        id = gpt_sovits_dir.id_of(name)
+        try:
+            if id in found:
+                raise Rejected("scan", "for the second time; the first counts")
+            found[id] = _taken(folder, name, texts_of, codes.get(name), features, known)
+        except Rejected as error:
+            rejects.append(Reject(id, "scan", error.reason))
+        scanning(len(found), len(rejects))
+    rejects += _unclaimed(folder, texts, codes)
+    if not found:
+        reasons = Counter(reject.reason for reject in rejects).most_common(3)
+        raise CorpusError(
+            f"None of the {len(rejects)} utterances of {folder} can be used; the commonest reasons:",
+            *(f"{count} x {reason}" for reason, count in reasons),
+        )
+    utterances, lines = zip(*found.values(), strict=True)
+    return Corpus(folder.resolve(), list(utterances), rejects), list(lines)
+
+
+def _taken(
+    folder: Path,
+    name: str,
+    texts: Sequence[str],
+    codes: Sequence[str] | None,
+    features: Sequence[str],
+    known: Mapping[str, tuple[str, str]],
+) -> tuple[Utterance, Line]:
+    """Raises Rejected where a file is missing, or is plainly not what upstream writes."""
+    phones, characters, text = texts
+    if not name or name in (".", "..") or set(name) & set("/\\\0"):
+        raise Rejected("scan", "its name is none of a file in a folder: it would lead elsewhere")
+    if "semantic" in features and codes is None:
+        raise Rejected("scan", f"{gpt_sovits_dir.CODES} has no line for it: run upstream's 3-get-semantic.py again")
+    has_bert = characters != "None" and gpt_sovits_dir.language_of(phones.split()) == "zh"
+    sizes = _sizes(folder, name, features if has_bert else [one for one in features if one != "bert"])
+    speaker, language = known.get(name, (folder.resolve().name, ""))
+    utterance = Utterance(
+        id=gpt_sovits_dir.id_of(name),
+        audio=f"{gpt_sovits_dir.WAVES}/{name}",
+        start=0,
+        stop=gpt_sovits_dir.samples_of(folder, name, sizes["wave"]),
+        sample_rate=gpt_sovits_dir.RATE,
+        size=sum(sizes.values()),
+        speaker=speaker,
+        language=language or gpt_sovits_dir.language_of(phones.split()),
+        text=text,
+    )
+    widest = _widest(sizes, len(phones.split()))
+    return utterance, Line(phones=phones, characters=characters, codes="".join(codes or ()), widest=widest)
+
+
+def _by_name(folder: Path, file: str, columns: Sequence[str], rejects: list[Reject]) -> dict[str, list[str]]:
+    """The lines of a table by the first column."""
+    found: dict[str, list[str]] = {}
+    for item in gpt_sovits_dir.table(folder, file, columns):
+        if isinstance(item, Reject):
+            rejects.append(item)
+            continue
+        where, (name, *rest) = item
+        if name in found:
+            rejects.append(Reject(where, "scan", f"{name} for the second time; the first counts"))
+        elif [name, *rest] != gpt_sovits_dir.CODES_HEAD:
+            found[name] = rest
+    return found
+
+
+def _listed(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
+    """Speaker and language by file name, of upstream's list."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in formats.read_list(source.Folder(file.resolve().parent), file.name):
+        if isinstance(entry, Reject):
+            rejects.append(entry)
+        else:
+            found.setdefault(entry.audio.rpartition("/")[2], (entry.speaker, entry.language))
+    return found
+
+
+def _unclaimed(folder: Path, texts: Mapping[str, Any], codes: Mapping[str, Any]) -> Iterator[Reject]:
+    """What no line of texts leads to."""
+    waves = {item.name for item in (folder / gpt_sovits_dir.WAVES).iterdir()}
+    for name in sorted((waves | codes.keys()) - texts.keys()):
+        what = "audio" if name in waves else "codes"
+        yield Reject(name, "scan", f"{what} without text: {gpt_sovits_dir.TEXTS} has no line for it")
+
+
+def _sizes(folder: Path, name: str, features: Sequence[str]) -> dict[str, int]:
+    """Bytes of the files of an utterance, by feature."""
+    files = {feature: f"{place}/{name}.pt" for feature, place in gpt_sovits_dir.FOLDERS.items() if feature in features}
+    files["wave"] = f"{gpt_sovits_dir.WAVES}/{name}"
+    return {feature: gpt_sovits_dir.size_of(folder, file) for feature, file in files.items()}
+
+
+def _widest(sizes: Mapping[str, int], phones: int) -> tuple[str, ...]:
+    """Features whose files hold about four bytes a value, and not two."""
+    values = {"content": 768 * sizes["wave"] / 2 / gpt_sovits_dir.HOP, "bert": 1024 * phones, "speaker_vector": 20480}
+    return tuple(name for name in values if sizes.get(name, 0) - _PACKING > 3 * values[name])

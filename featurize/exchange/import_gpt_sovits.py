@@ -1,0 +1,190 @@
+"""From GPT-SoVITS' prepared directory to a store: what is there is taken as it is, part by part.
+
+Log-mel and MFCC are not there; they are computed from the waveforms where they are asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.featurize.build import builder, store_state
+from headrace.featurize.build.builder import BuildConfig, Corpus, Observer
+from headrace.featurize.build.part_rows import PartRows, Sample
+from headrace.featurize.build.part_worker import (
+    PartReport,
+    PartTask,
+    Recipe,
+    filled,
+    frames_of,
+    inputs,
+    sample_of,
+    sealed,
+)
+from headrace.featurize.build.presets import OF_PHONES, PRESETS, feature_specs
+from headrace.featurize.build.stopwatch import Stopwatch
+from headrace.featurize.exchange import gpt_sovits_dir
+from headrace.featurize.exchange.gpt_sovits_inventory import Line, scan
+from headrace.featurize.text import symbols
+from headrace.store import layout
+from headrace.store.errors import CorpusError, Rejected, UsageError
+from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
+from headrace.store.storage.place import Place
+
+PRESET = PRESETS["gpt-sovits-v2"]
+COMPUTED = ("mel", "mfcc")
+ALWAYS = ("wave", "phones")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportConfig:
+    """What `store import` was asked for."""
+
+    folder: Path
+    out: Place
+    features: tuple[str, ...] = ()
+    """To take, or to compute; none for all that is there."""
+    list_file: Path | None = None
+    """Upstream's list of the same recordings, for speakers and languages. Without it the folder's name is the speaker,
+    and phones tell the language."""
+    workers: int | None = None
+    """Processes on this machine; None has as many as it takes."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler whose workers are used instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportTask(PartTask):
+    lines: tuple[Line, ...]
+    """One for each utterance."""
+
+
+def take(config: ImportConfig, observer: Observer) -> dict[str, Any]:
+    """Make a store of a prepared directory, or finish it.
+
+    Returns:
+        What `build.json` holds.
+    Raises:
+        UsageError: a feature that is not there, or `out` is no folder for a store.
+        CorpusError: `folder` is no prepared directory, or nothing in it can be used.
+        StoreError: the directory changed since the store was begun, the disk is full, or another command writes it.
+    """
+    started = time.perf_counter()
+    store_state.check_out(config.out)
+    features = chosen(config.folder, config.features)
+    corpus, lines = scan(config.folder, features, config.list_file, observer.scanning)
+    building = BuildConfig(
+        corpus=config.folder,
+        out=config.out,
+        preset=PRESET,
+        features=features,
+        workers=config.workers,
+        scheduler=config.scheduler,
+        device="auto" if set(COMPUTED) & set(features) else "cpu",
+    )
+    tasks = plan(corpus, lines, features, config.out)
+    return builder.make(building, corpus, tasks, take_part, observer, started)
+
+
+def chosen(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
+    """Features to take: those asked for, or all that are there.
+
+    Raises:
+        CorpusError, UsageError: as `take`.
+    """
+    there = [name for name, file in gpt_sovits_dir.FILES.items() if (folder / file).exists()]
+    if "bert" in there and not any((folder / gpt_sovits_dir.FOLDERS["bert"]).iterdir()):
+        there.remove("bert")  # upstream makes the folder for any language
+    missing = [gpt_sovits_dir.FILES[name] for name in ALWAYS if name not in there]
+    if missing:
+        raise CorpusError(
+            f"{folder} is no prepared directory of GPT-SoVITS: it has no {' and no '.join(missing)}. Name the folder "
+            "logs/EXPERIMENT that upstream's preparation wrote."
+        )
+    absent = [name for name in features if name not in (*there, *COMPUTED)]
+    if absent:
+        raise UsageError(
+            f"--features has {', '.join(absent)}; {folder} holds {', '.join(there)}, and {' and '.join(COMPUTED)} can "
+            "be computed."
+        )
+    return tuple(dict.fromkeys((*ALWAYS, *(features or there))))
+
+
+def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, ...]:
+    """The arrays of the store. Tensors are float32 where any of a feature is."""
+    widest = {name for line in lines for name in line.widest}
+    made = {spec.name: spec for spec in feature_specs(PRESET, (*ALWAYS, *COMPUTED))}
+    for name in ("wave", *COMPUTED):  # upstream resamples by ffmpeg
+        made[name] = replace(made[name], recipe={**made[name].recipe, "resampler": "swr"})
+    made |= {
+        name: gpt_sovits_dir.tensor_spec(name, "float32" if name in widest else "float16")
+        for name in gpt_sovits_dir.FOLDERS
+    }
+    made |= {"semantic": gpt_sovits_dir.semantic_spec(), "phone_word": gpt_sovits_dir.word_spec()}
+    brought = {"phones": OF_PHONES}
+    return tuple(made[one] for name in features for one in brought.get(name, (name,)))
+
+
+def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: Place) -> list[ImportTask]:
+    """Parts of neighbouring lengths."""
+    seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
+    order, bounds = layout.plan_parts(seconds, layout.automatic_part_seconds(float(seconds.sum())))
+    recipe = Recipe(preset=PRESET, specs=specs(features, lines))
+
+    def task(number: int, members: Sequence[int]) -> ImportTask:
+        utterances, of_part = tuple(corpus.utterances[n] for n in members), tuple(lines[n] for n in members)
+        return ImportTask(
+            number=number,
+            corpus=corpus.root,
+            store=out.resolve(),
+            utterances=utterances,
+            inputs=digest([inputs(utterances, recipe), [asdict(line) for line in of_part]]),
+            recipe=recipe,
+            lines=of_part,
+        )
+
+    parts = itertools.pairwise(bounds.tolist())
+    return [task(number, order[start:stop].tolist()) for number, (start, stop) in enumerate(parts)]
+
+
+def take_part(task: ImportTask, threads: int = 1) -> PartReport:
+    """Read, write and seal one part. Doing it twice gives the same bytes."""
+    return sealed(task, lambda watch: _extract(task, watch))
+
+
+def _extract(task: ImportTask, watch: Stopwatch) -> tuple[PartRows, list[Reject]]:
+    rejects: list[Reject] = []
+    samples = watch.each("read", _samples(task, rejects))
+    return filled(samples, task.recipe, watch, rejects, frames_of(task)), rejects
+
+
+def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[Sample, np.ndarray]]:
+    for utterance, line in zip(task.utterances, task.lines, strict=True):
+        try:
+            sample = _sample(task, utterance, line)
+        except Rejected as error:
+            rejects.append(Reject(utterance.id, error.stage, error.reason))
+        else:
+            yield sample, sample.arrays["wave"].reshape(-1)
+
+
+def _sample(task: ImportTask, utterance: Utterance, line: Line) -> Sample:
+    root, name = Path(str(task.corpus)), utterance.audio.rpartition("/")[2]
+    sample = sample_of(utterance, gpt_sovits_dir.read_wave(root, name), PRESET.spectral)
+    ids = symbols.ids(line.phones.split())
+    unaligned = {"phone_end": np.full(len(ids), -1, np.int32), "phone_frames": np.zeros(len(ids), np.int32)}
+    sample.arrays.update(phones=ids, phone_word=gpt_sovits_dir.words(line.characters, len(ids)), **unaligned)
+    sample.columns["phones_n"] = len(ids)
+    if "semantic" in task.recipe.features:
+        sample.arrays["semantic"] = gpt_sovits_dir.codes(line.codes, sample.columns["frames"])
+        sample.columns["tokens_n"] = len(sample.arrays["semantic"])
+    for spec in task.recipe.specs:
+        if spec.name in gpt_sovits_dir.FOLDERS:
+            sample.arrays[spec.name] = gpt_sovits_dir.read_rows(root, name, spec, sample.columns)
+    return sample

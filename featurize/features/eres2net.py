@@ -1,0 +1,120 @@
+"""ERes2NetV2 (Chen et al. 2024, "ERes2NetV2: Boosting Short-Duration Speaker Verification Performance with
+Computational Efficiency"), as far as GPT-SoVITS reads it: up to the map that speakers are told apart by.
+
+Names of parameters are those of the published weights.
+
+Shapes: B batch, T frames of 10 ms, M mel bands, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from headrace.store.errors import UsageError
+
+MELS = 80
+STEM, DEPTHS, SCALE, BASE, EXPANSION = 64, (3, 4, 6, 3), 4, 24, 4
+CHANNELS = 8 * STEM * EXPANSION * MELS // 8
+"""Of the vector: 20480."""
+
+
+class Fusion(nn.Module):
+    """Attentional fusion: two maps are weighed against each other at every place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.local_att = nn.Sequential(
+            nn.Conv2d(2 * channels, inner, 1),
+            nn.BatchNorm2d(inner),
+            nn.SiLU(),
+            nn.Conv2d(inner, channels, 1),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        lean = torch.tanh(self.local_att(torch.cat((one, other), 1)))
+        return one * (1 + lean) + other * (1 - lean)
+
+
+class Block(nn.Module):
+    """A residual block whose middle convolution runs over slices of the channels, each with what the one before made:
+    added, or fused."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, *, fused: bool) -> None:
+        super().__init__()
+        width = planes * BASE // 64
+        self.conv1 = nn.Conv2d(inputs, SCALE * width, 1, stride, bias=False)
+        self.bn1 = nn.BatchNorm2d(SCALE * width)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(SCALE))
+        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(SCALE))
+        self.fuse_models = nn.ModuleList(Fusion(width) for _ in range(SCALE - 1) if fused)
+        self.conv3 = nn.Conv2d(SCALE * width, planes * EXPANSION, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * EXPANSION)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != planes * EXPANSION:
+            skip = nn.Conv2d(inputs, planes * EXPANSION, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(skip, nn.BatchNorm2d(planes * EXPANSION))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = _bounded(self.bn1(self.conv1(x))).chunk(SCALE, 1)
+        made = [_bounded(self.bns[0](self.convs[0](first)))]
+        for n, slice_ in enumerate(others):
+            joined = self.fuse_models[n](made[-1], slice_) if self.fuse_models else made[-1] + slice_
+            made.append(_bounded(self.bns[n + 1](self.convs[n + 1](joined))))
+        return _bounded(self.bn3(self.conv3(torch.cat(made, 1))) + self.shortcut(x))
+
+
+def _stage(inputs: int, planes: int, depth: int, stride: int, *, fused: bool) -> nn.Sequential:
+    others = (Block(EXPANSION * planes, planes, 1, fused=fused) for _ in range(depth - 1))
+    return nn.Sequential(Block(inputs, planes, stride, fused=fused), *others)
+
+
+class ERes2NetV2(nn.Module):
+    """From log-mel filterbanks to a map of 10 bands, a frame for every eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, STEM, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STEM)
+        planes = [STEM << n for n in range(4)]
+        made = [EXPANSION * some for some in planes]
+        self.layer1 = _stage(STEM, planes[0], DEPTHS[0], 1, fused=False)
+        self.layer2 = _stage(made[0], planes[1], DEPTHS[1], 2, fused=False)
+        self.layer3 = _stage(made[1], planes[2], DEPTHS[2], 2, fused=True)
+        self.layer4 = _stage(made[2], planes[3], DEPTHS[3], 2, fused=True)
+        self.layer3_ds = nn.Conv2d(made[2], made[3], 3, 2, padding=1, bias=False)
+        self.fuse34 = Fusion(made[3])
+
+    def forward(self, fbank_BTM: Tensor) -> Tensor:
+        """(B, T, M) to (B, CHANNELS, ceil(T / 8))."""
+        x = torch.relu(self.bn1(self.conv1(fbank_BTM.mT[:, None])))
+        third = self.layer3(self.layer2(self.layer1(x)))
+        fused: Tensor = self.fuse34(self.layer4(third), self.layer3_ds(third))
+        return fused.flatten(1, 2)
+
+
+def load(weights: Mapping[str, Tensor], source: str) -> ERes2NetV2:
+    """The network with published weights, for inference. The layers behind the map are left out.
+
+    Raises:
+        UsageError: they are of another network.
+    """
+    with torch.device("meta"):
+        network = ERes2NetV2()
+    own = network.state_dict()
+    strange = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if strange:
+        raise UsageError(
+            f"{source} holds no ERes2NetV2 of base width {BASE}, scale {SCALE} and expansion {EXPANSION}: "
+            f"{len(strange)} of its {len(own)} tensors are missing or of another shape, such as {strange[0]}."
+        )
+    network.load_state_dict({name: weights[name] for name in own}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _bounded(x: Tensor) -> Tensor:
+    return x.clamp(0, 20)

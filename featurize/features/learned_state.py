@@ -1,0 +1,64 @@
+"""What features learn from the whole store before their first part is made.
+
+A file each, STORE/models/NAME.safetensors: arrays, and the FeatureSpec that they were learned for. It appears whole,
+its digest stands in the recipe of the feature, and it stays when the store grows: further parts are made with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from headrace.store import learned_models
+from headrace.store.errors import StoreError
+from headrace.store.schema import FeatureSpec
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+
+def write(root: Place, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> str:
+    """Keep what was learned.
+
+    Args:
+        spec: of the feature, before it knows its model.
+    Returns:
+        Its digest.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    data: bytes = save(contiguous, metadata={"spec": json.dumps(spec.to_json(), sort_keys=True)})
+    place.replace(root, learned_models.file_of(spec.name), data)
+    return learned_models.digest_of(data)
+
+
+def learned_for(root: Place, feature: str) -> FeatureSpec:
+    """The spec that `write` was given. Raises StoreError where the file is no such one."""
+    data = (root / learned_models.file_of(feature)).read_bytes()
+    try:
+        header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return FeatureSpec.from_json(json.loads(header["__metadata__"]["spec"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(root, feature) from error
+
+
+def read(root: Place, spec: FeatureSpec) -> dict[str, np.ndarray]:
+    """What a feature of this spec was learned to be. Raises StoreError where that is not there."""
+    try:
+        data = (root / learned_models.file_of(spec.name)).read_bytes()
+        if learned_models.digest_of(data) == spec.recipe[learned_models.LEARNED]:
+            arrays: dict[str, np.ndarray] = load(data)
+            return arrays
+    except (FileNotFoundError, SafetensorError) as error:
+        raise _damaged(root, spec.name) from error
+    raise _damaged(root, spec.name)
+
+
+def _damaged(root: Place, feature: str) -> StoreError:
+    return StoreError(
+        f"{root / learned_models.file_of(feature)} is not what {feature} was made with: put that file back, "
+        "or remove it and run the same command again."
+    )

@@ -1,0 +1,86 @@
+"""What the aligner hears: MFCC every 10 ms with their deltas, normalised by speaker.
+
+Shapes: T frames of 10 ms, D = 3 COEFFICIENTS numbers of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+
+WINDOW_S, STEP_S = 0.025, 0.01
+BANDS, COEFFICIENTS = 40, 13
+HIGHEST_HZ = 8000
+DELTA = 2
+"""Frames to both sides that a slope is taken over (The HTK Book, section 5.6)."""
+SPEAKER = "speaker "
+"""In front of a speaker's name, among arrays that are known by name: (2, D), mean and standard deviation."""
+
+
+def recipe(sample_rate: int) -> SpectralRecipe:
+    """Of a store of this rate, in Hz. The step is even, and within a sample of 10 ms."""
+    window = round(WINDOW_S * sample_rate)
+    return SpectralRecipe(
+        sample_rate=sample_rate,
+        n_fft=1 << (window - 1).bit_length(),
+        win=window,
+        hop=2 * round(STEP_S * sample_rate / 2),
+        n_mels=BANDS,
+        fmax=min(HIGHEST_HZ, sample_rate / 2),
+        n_mfcc=COEFFICIENTS,
+    )
+
+
+class Cepstra:
+    """Makes them of waveforms of one rate."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._spectral = Spectral(recipe(sample_rate))
+        self.step = self._spectral.recipe.hop
+        """Samples between frames."""
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """(frames, hop) int16 to (T, D) float32."""
+        _, mfcc = self._spectral.features(torch.tensor(wave.reshape(-1)))
+        slope = _slope(mfcc.numpy())
+        return np.concatenate([mfcc.numpy(), slope, _slope(slope)], 1)
+
+
+def _slope(x_TD: np.ndarray) -> np.ndarray:
+    """Of the line through each frame and its neighbours; beyond the ends the last one is repeated."""
+    count, padded = len(x_TD), np.pad(x_TD, ((DELTA, DELTA), (0, 0)), mode="edge")
+    rise = sum(k * (padded[DELTA + k :][:count] - padded[DELTA - k :][:count]) for k in range(1, DELTA + 1))
+    return np.asarray(rise / (2 * sum(k * k for k in range(1, DELTA + 1))), np.float32)
+
+
+def normalise(
+    cepstra: Sequence[np.ndarray], speakers: Sequence[str], known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Bring every speaker to mean 0 and variance 1, in place.
+
+    Args:
+        cepstra: (T, D) of each utterance.
+        speakers: of each utterance.
+        known: means and deviations, as this returns them. What is not there is taken from these utterances.
+    Returns:
+        (2, D) by SPEAKER and name: means and deviations that were used.
+    """
+    used: dict[str, np.ndarray] = {}
+    for speaker in sorted(set(speakers)):
+        own = [x_TD for x_TD, name in zip(cepstra, speakers, strict=True) if name == speaker]
+        name = SPEAKER + speaker
+        used[name] = known[name] if name in known else _moments(np.concatenate(own))
+        mean, deviation = used[name]
+        for x_TD in own:
+            x_TD -= mean
+            x_TD /= deviation
+    return used
+
+
+def _moments(x_TD: np.ndarray) -> np.ndarray:
+    mean, deviation = x_TD.mean(0, dtype=np.float64), x_TD.std(0, dtype=np.float64)
+    return np.stack([mean, np.maximum(deviation, 1e-3)]).astype(np.float32)

@@ -1,0 +1,307 @@
+"""Where tasks run: on worker processes of this machine, or of a running Dask cluster. The only file that knows Dask.
+
+Tasks never run in the process of the command: a decoder that crashes takes its worker along, not the build. On this
+machine there is one worker for each CPU, or one for each GPU with the CPUs shared out among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import resource_tracker
+from typing import Any, Protocol, TypeVar
+
+from headrace.featurize.scheduling.gpus import gpus
+from headrace.featurize.scheduling.task_queue import AnyTask, Work
+from headrace.store.errors import HeadraceError, UsageError
+
+WORKER_BYTES = 3 << 29
+"""Memory that one worker may come to use: 1.5 GiB."""
+AHEAD = 16
+"""Tasks that wait on a running cluster beyond those being worked on: an adaptive one grows by the work that waits. Not
+all of them wait there, since they carry the corpus' texts."""
+GPU_SHARE = 0.5
+"""Of a device, for each task: two at a time, which see to it that one computes while the other writes."""
+POLL_SECONDS = 1.0
+"""Between looks at which workers there are."""
+START_SECONDS = 300.0
+"""A running cluster has so long to bring up its first worker."""
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+
+
+class Observer(Protocol):
+    """Told what happens, as it happens."""
+
+    def note(self, line: str) -> None: ...
+
+    def workers(self, count: int) -> None: ...
+
+
+Result = TypeVar("Result")
+
+
+def capacity(device: str) -> tuple[int, str]:
+    """How many workers this machine takes, and why."""
+    if device == "cuda":
+        return len(gpus()), "one per GPU"
+    from dask.system import CPU_COUNT  # of the affinity mask and of the control group
+    from distributed.system import MEMORY_LIMIT
+
+    fitting = max(1, MEMORY_LIMIT // WORKER_BYTES)
+    return min((CPU_COUNT, "one per CPU that this process may use"), (fitting, "as many as the memory holds"))
+
+
+class Executor:
+    """Applies functions to tasks on the workers of a Dask client, as they come and go."""
+
+    def __init__(self, client: Any, device: str, observer: Observer, *, ahead: int) -> None:
+        self.device = device
+        """`cpu` or `cuda`."""
+        self.workers = 0
+        """The most that were there at one time."""
+        self._client, self._observer, self._ahead = client, observer, ahead
+        self._present, self._slots, self._looked = -1, 0, -POLL_SECONDS
+        self._look()
+
+    def map(self, function: Callable[[AnyTask, int], Result], tasks: Iterable[AnyTask]) -> Iterator[Result]:
+        """Results as they come, in any order.
+
+        Args:
+            function: of a task and of the number of threads that it may use; importable on the workers. A task may be
+                done twice, and must come to the same.
+        Raises:
+            HeadraceError: the one that the function raised, at once; or one that lists the tasks that were given up,
+                after all others are done.
+        """
+        from distributed import KilledWorker
+
+        work, done = Work(tasks), queue.SimpleQueue[Any]()
+        while self._start(function, work, done):
+            try:
+                future = done.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            task = work.running.pop(future.key)
+            try:
+                result = _result(future)
+            except KilledWorker:
+                work.died(task)
+                self._looked = -POLL_SECONDS  # a task that waits behind another would share the blame for its deaths
+            except HeadraceError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, another try may come through
+                work.failed(task, error)
+            else:
+                yield result
+        work.check()
+
+    def _start(self, function: Callable[..., Any], work: Work[AnyTask], done: queue.SimpleQueue[Any]) -> bool:
+        """Submit as many tasks as there is room for. Returns whether any is running now."""
+        self._look()
+        for task in work.take(max(1, self._slots) + self._ahead):
+            future = self._submit(function.__name__, _do, self.device, function, task)
+            work.running[future.key] = task
+            future.add_done_callback(done.put)
+        return bool(work.running)
+
+    def ask(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What the function returns on one of the workers; waits for the first worker.
+
+        Raises:
+            HeadraceError: none came; or as the function raised it.
+        """
+        try:
+            return _result(self._submit(function.__name__, function, *arguments), START_SECONDS)
+        except TimeoutError:
+            raise HeadraceError(
+                f"The Dask cluster had no worker for {START_SECONDS:.0f} s: start some and run the same command again."
+            ) from None
+
+    def _submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the function on a worker; `name` is what the dashboard shows."""
+        return self._client.submit(
+            _bootstrap(),
+            version("headrace"),
+            pickle.dumps((function, arguments)),
+            key=f"{name}-{uuid.uuid4().hex}",
+            pure=False,
+            resources={"GPU": GPU_SHARE} if self.device == "cuda" else None,
+        )
+
+    def _look(self) -> None:
+        """See which workers there are, now and then."""
+        now = time.monotonic()
+        if now - self._looked < POLL_SECONDS:
+            return
+        self._looked = now
+        places = [_places(worker, self.device) for worker in _workers(self._client)]
+        self._slots, present = sum(places), sum(map(bool, places))
+        if present != self._present:
+            self._present, self.workers = present, max(self.workers, present)
+            self._observer.workers(present)
+
+
+def _workers(client: Any) -> list[dict[str, Any]]:
+    try:
+        return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    except OSError as error:
+        raise _lost() from error
+
+
+def _places(worker: dict[str, Any], device: str) -> int:
+    """Tasks that a worker does at a time."""
+    if worker["status"] != "running":
+        return 0
+    return int(worker["resources"].get("GPU", 0) / GPU_SHARE) if device == "cuda" else int(worker["nthreads"])
+
+
+def _bootstrap() -> Callable[[str, bytes], Any]:
+    """What a worker is sent: a function that travels by value, and unpacks the rest when it is called. A worker that
+    has to import what it lacks in order to read a message at all is lost without a word, and so is the task."""
+
+    def call(wanted: str, packed: bytes) -> Any:
+        import pickle
+        import platform
+        from importlib.metadata import version
+
+        try:
+            if (found := version("headrace")) != wanted:
+                raise ImportError(f"headrace {wanted}, and has {found}")
+            function, arguments = pickle.loads(packed)
+        except ImportError as error:
+            raise ImportError(f"{platform.node()} lacks {error.name or error}") from error
+        return function(*arguments)
+
+    return call
+
+
+def _do(device: str, function: Callable[[AnyTask, int], Result], task: AnyTask) -> Result:
+    """One task, on a worker. The threads of a worker on a GPU decode for its device; elsewhere each does tasks."""
+    from distributed import get_worker
+
+    return function(task, get_worker().state.nthreads if device == "cuda" else 1)
+
+
+def _result(future: Any, timeout: float | None = None) -> Any:
+    """What a task returned; what it raised is raised."""
+    try:
+        return future.result(timeout)
+    except CancelledError as error:
+        raise _lost() from error
+    except ImportError as error:
+        raise HeadraceError(f"A worker on {error}: install the same on all workers as here.") from error
+
+
+def _lost() -> HeadraceError:
+    return HeadraceError("The Dask scheduler went away. What is sealed stays; run the same command again to go on.")
+
+
+@contextmanager
+def executor(workers: int, scheduler: str | None, device: str, observer: Observer) -> Iterator[Executor]:
+    """Workers for the time of a `with` block.
+
+    Args:
+        workers: processes on this machine; on GPUs, one for each of so many.
+        scheduler: address of a running Dask scheduler whose workers are used instead.
+        device: cpu or cuda; also auto on a running cluster: cuda where its workers offer the resource GPU.
+    Raises:
+        HeadraceError: nothing answers at `scheduler`, it has no worker for START_SECONDS, or none with a GPU where
+            there must be one.
+    """
+    with _sigint_held():
+        import dask
+        from distributed import Client
+        from distributed.utils import silence_logging_cmgr
+
+    # A task that failed is logged with a page by everyone concerned; what matters of it reaches the user as an error.
+    large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
+    with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
+        if scheduler is None:
+            with _sigint_held():
+                client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
+        else:
+            client = stack.enter_context(_running_cluster(scheduler))
+            Executor(client, "cpu", observer, ahead=AHEAD).ask(os.getpid)  # waits for the first worker
+            device = _offered(client, device)
+        if find_spec("bokeh"):
+            observer.note(f"dashboard {client.dashboard_link}")
+        yield Executor(client, device, observer, ahead=AHEAD if scheduler else 0)
+
+
+def _local_cluster(workers: int, device: str) -> Any:
+    from dask.system import CPU_COUNT
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    here = {"host": "127.0.0.1", "protocol": "tcp://"}
+    # The budget of memory is ours: Dask would pause a worker at a share of it, and for good.
+    common = here | {"memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL, "preload": [__name__]}
+    each: list[dict[str, Any]] = [{"nthreads": 1, "env": _ONE_THREAD}] * workers
+    if device == "cuda":
+        devices = gpus()[:workers]
+        on_gpu = {"nthreads": max(2, CPU_COUNT // len(devices)), "resources": {"GPU": 1}}
+        each = [on_gpu | {"env": _ONE_THREAD | {"CUDA_VISIBLE_DEVICES": name}} for name in devices]
+    # No allowed failures: the death of a worker is told at once, and the task's next attempt knows of it.
+    scheduling = {"port": 0, "allowed_failures": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
+    return SpecCluster(
+        scheduler={"cls": Scheduler, "options": here | scheduling},
+        workers={number: {"cls": Nanny, "options": common | options} for number, options in enumerate(each)},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls this in a new worker process. What libraries write about bad files, and Dask about processes that end,
+    would tear up the command's own lines; errors travel as values."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
+    begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this, not
+    while some library is imported that would catch whatever it is interrupted by."""
+    resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
+    seen: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set a handler, or is interrupted
+    handler = signal.signal(signal.SIGINT, lambda number, _: seen.append(number)) if is_main else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if seen:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _running_cluster(scheduler: str) -> Any:
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout="5s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise HeadraceError(f"No Dask scheduler answers at {scheduler} ({error}): check --scheduler.") from error
+
+
+def _offered(client: Any, device: str) -> str:
+    """The device of a running cluster's workers."""
+    offered = any(worker["resources"].get("GPU") for worker in _workers(client))
+    if device == "cuda" and not offered:
+        raise UsageError(
+            "--device cuda: no worker of this Dask cluster offers a GPU; start one for each, with "
+            "CUDA_VISIBLE_DEVICES=N dask worker ADDRESS --resources GPU=1."
+        )
+    return "cuda" if offered and device != "cpu" else "cpu"

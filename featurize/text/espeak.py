@@ -1,0 +1,188 @@
+"""espeak-ng through ctypes: text to IPA, and speech with the exact time of every phone.
+
+The library and its data come with the package `espeakng-loader`; nothing need be installed beside it. espeak-ng
+keeps its state in globals: it is initialised once per process and one thread at a time calls it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from ctypes import POINTER, c_char_p, c_int, c_long, c_short, c_size_t, c_uint, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from operator import itemgetter
+
+import numpy as np
+
+from headrace.store.errors import HeadraceError
+
+# Names and values of espeak-ng 1.52's speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE = 0x0001 | 0x0002 | 0x8000  # phoneme events, named in IPA; report failure instead of exit()
+_CHARS_UTF8 = 1
+_PHONEMES_IPA = 0x02 | ord("_") << 8  # underscores between phones
+_EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
+_PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (("number", c_int), ("name", c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", c_int),
+        ("unique_identifier", c_uint),
+        ("text_position", c_int),
+        ("length", c_int),
+        ("audio_position", c_int),
+        ("sample", c_int),
+        ("user_data", c_void_p),
+        ("id", _EventId),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(c_int, POINTER(c_short), c_int, POINTER(_Event))
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that begins at a sample, and lasts until the next mark of its kind."""
+
+    name: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What espeak-ng said, and when."""
+
+    samples: np.ndarray
+    """(S,) int16."""
+    sample_rate: int
+    phones: tuple[Mark, ...]
+    """IPA with stress; an empty name is a pause. To the sample, a stop from its burst on."""
+    words: tuple[Mark, ...]
+    """The text's words, split at white space; several in one mark where espeak-ng runs them together."""
+
+
+def to_ipa(text: str, voice: str = "en-us") -> str:
+    """`text` in IPA with stress: underscores between phones, spaces between words. Empty where nothing is spoken."""
+    with _lock:
+        library = _library()
+        _set_voice(library, voice)
+        unread = c_char_p(_utf8(text))
+        clauses = []
+        while unread.value is not None:
+            clause = library.espeak_TextToPhonemes(ctypes.byref(unread), _CHARS_UTF8, _PHONEMES_IPA)
+            clauses.append((clause or b"").decode())
+    return " ".join(clause for clause in clauses if clause)
+
+
+def speak(text: str, voice: str = "en-us", rate_wpm: int = 175, pitch: int = 50) -> Speech:
+    """Say `text`.
+
+    The sound depends a little on what the process said before (the phase of the glottal wave runs on); the same
+    calls in a fresh process give the same samples.
+
+    Args:
+        voice: with a variant after a plus sign, as in `en-us+f2`.
+        rate_wpm: words a minute, 80 to 450.
+        pitch: 0 to 100.
+    """
+    blocks: list[bytes] = []
+    phones: list[Mark] = []
+    words: list[tuple[int, int]] = []
+
+    def collect(samples: ctypes._Pointer[c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
+        if samples and count:
+            blocks.append(ctypes.string_at(samples, 2 * count))
+        for event in _until_end(events):
+            if event.type == _EVENT_PHONEME:
+                name = event.id.string.decode(errors="ignore")  # 8 bytes; one vowel with its stress takes 9
+                phones.append(Mark(name, event.sample))
+            elif event.type == _EVENT_WORD:
+                words.append((event.text_position - 1, event.sample))
+        return 0
+
+    callback, encoded = _Callback(collect), _utf8(text)
+    with _lock:
+        library = _library()
+        _set_voice(library, voice)
+        library.espeak_SetParameter(_PARAMETER_RATE, rate_wpm, 0)
+        library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)
+        library.espeak_SetSynthCallback(callback)
+        failed = library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None)
+        sample_rate = library.espeak_ng_GetSampleRate()
+    if failed:
+        raise HeadraceError(f"espeak-ng cannot say {text!r}: its error {failed}")
+    samples = np.frombuffer(b"".join(blocks), np.int16)
+    return Speech(samples, sample_rate, tuple(_without_glides(phones)), tuple(_words(text, words)))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The library, initialised. Call with the lock held."""
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Initialize.argtypes = (c_int, c_int, c_char_p, c_int)
+    library.espeak_SetVoiceByName.argtypes = (c_char_p,)
+    library.espeak_SetParameter.argtypes = (c_int, c_int, c_int)
+    library.espeak_SetSynthCallback.argtypes = (_Callback,)
+    library.espeak_TextToPhonemes.argtypes = (POINTER(c_char_p), c_int, c_int)
+    library.espeak_TextToPhonemes.restype = c_char_p
+    library.espeak_Synth.argtypes = (c_char_p, c_size_t, c_uint, c_int, c_uint, c_uint, c_void_p, c_void_p)
+    library.espeak_ng_SetRandSeed.argtypes = (c_long,)
+    data = _short_path(espeakng_loader.get_data_path())
+    if library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _INITIALIZE) <= 0:
+        raise HeadraceError(f"espeak-ng cannot read its data in {data}: install espeakng-loader again")
+    library.espeak_ng_SetRandSeed(0)  # its breath noise; seeded by the clock otherwise
+    return library
+
+
+def _short_path(folder: str) -> str:
+    """espeak-ng cuts the path of its data off at 160 bytes. An open folder has a short name on Linux."""
+    if len(os.fsencode(folder)) < 150:
+        return folder
+    return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
+
+
+def _set_voice(library: ctypes.CDLL, voice: str) -> None:
+    if library.espeak_SetVoiceByName(_utf8(voice)):
+        raise HeadraceError(f"espeak-ng has no voice {voice!r}; en, en-us and en-us+f2 are some that it has")
+
+
+def _utf8(text: str) -> bytes:
+    return text.replace("\0", " ").encode()
+
+
+def _until_end(events: ctypes._Pointer[_Event]) -> Iterator[_Event]:
+    number = 0
+    while events[number].type != _EVENT_END:
+        yield events[number]
+        number += 1
+
+
+def _without_glides(marks: list[Mark]) -> Iterator[Mark]:
+    """Leave the glide of *the end* to the first of its vowels: espeak-ng marks it as it does pauses, by no name."""
+    for before, mark, after in zip([Mark("", 0), *marks], marks, [*marks[1:], Mark("", 0)], strict=False):
+        if mark.name or not after.name or before.name.strip("ˈˌ") not in {"i", "iː", "ɪ"}:
+            yield mark
+
+
+def _words(text: str, events: list[tuple[int, int]]) -> Iterator[Mark]:
+    """Word events (place in the text, sample) to marks. A number makes several events, "of the" a single one."""
+    tokens = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
+    begun: dict[int, int] = {}
+    for place, sample in events:
+        begun.setdefault(max(0, bisect_right(tokens, place, key=itemgetter(0)) - 1), sample)
+    for token, following in pairwise([*begun, len(tokens)]):
+        yield Mark(" ".join(word for _, word in tokens[token:following]), begun[token])

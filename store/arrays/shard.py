@@ -1,0 +1,148 @@
+"""One array's data file, read by whole chunks: for arrays that are compressed, or lie in a bucket."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+
+import google_crc32c
+import numcodecs
+import numpy as np
+
+from headrace.store.arrays.array_metadata import Array
+from headrace.store.errors import DamagedStore
+from headrace.store.integrity.checksummed_metadata import checksum
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+CACHE_BYTES = 256 << 20
+"""Of decoded chunks that a store keeps: about a hundred batches of mel and MFCC."""
+
+
+class ChunkCache:
+    """The chunks used last, decoded. Each is fetched once, however many threads ask for it at once."""
+
+    def __init__(self, most: int = CACHE_BYTES) -> None:
+        """
+        Args:
+            most: bytes to keep; what is being fetched comes on top.
+        """
+        self._most, self._bytes, self._lock = most, 0, threading.Lock()
+        self._chunks: OrderedDict[Hashable, Future[np.ndarray]] = OrderedDict()
+
+    def take(
+        self, file: Hashable, wanted: Sequence[int], fetch: Callable[[list[int]], list[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """The rows of these chunks of a file; `fetch` is asked, at once, for those that nobody has fetched yet."""
+        missing = []
+        with self._lock:
+            for chunk in wanted:
+                if (file, chunk) not in self._chunks:
+                    self._chunks[file, chunk] = Future()
+                    missing.append(chunk)
+                self._chunks.move_to_end((file, chunk))
+            found = [self._chunks[file, chunk] for chunk in wanted]
+        if missing:
+            self._fill(file, missing, fetch)
+        return [future.result() for future in found]
+
+    def _fill(self, file: Hashable, missing: list[int], fetch: Callable[[list[int]], list[np.ndarray]]) -> None:
+        try:
+            fetched = fetch(missing)
+        except BaseException as error:  # whoever waits for these chunks has to hear of it, whatever it is
+            with self._lock:
+                for chunk in missing:
+                    self._chunks.pop((file, chunk)).set_exception(error)
+            raise
+        with self._lock:
+            for chunk, rows in zip(missing, fetched, strict=True):
+                self._chunks[file, chunk].set_result(rows)
+                self._bytes += rows.nbytes
+            while self._bytes > self._most and next(iter(self._chunks.values())).done():
+                self._bytes -= self._chunks.popitem(last=False)[1].result().nbytes
+
+
+class Shard:
+    """The rows of one array of a part."""
+
+    def __init__(self, file: Place, array: Array, cache: ChunkCache, sealed: Sequence[str] = ()) -> None:
+        """
+        Args:
+            file: the shard.
+            array: of at least one row.
+            sealed: checksums of the chunks as stored, to be compared whenever one is fetched; none for no checking.
+        Raises:
+            DamagedStore: there is no such file, or it does not end with its index.
+        """
+        self.compressed = array.compressed
+        self._file, self._array, self._cache, self._sealed = file, array, cache, sealed
+        self._bounds = read_index(file, array.chunks)
+        self._chunk_bytes = array.chunk_rows * array.row_bytes
+        in_order = np.arange(array.chunks)[:, None] * self._chunk_bytes + [0, self._chunk_bytes]
+        if not self.compressed and not (self._bounds == in_order).all():
+            raise DamagedStore(f"{file} has another index than it was written with: run store verify.")
+
+    def __len__(self) -> int:
+        return self._array.shape[0]
+
+    def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """The rows from start to stop of each of `spans`, read-only. What is missing comes in one request."""
+        count = self._array.chunk_rows
+        wanted = sorted({chunk for start, stop in spans for chunk in range(start // count, -(-stop // count))})
+        rows = dict(zip(wanted, self._cache.take(self._file, wanted, self._fetch), strict=True))
+
+        def span(start: int, stop: int) -> np.ndarray:
+            first = start // count
+            pieces = [rows[chunk] for chunk in range(first, -(-stop // count))] or [self._rows(b"")]  # of no rows
+            joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            return joined[start - first * count : stop - first * count]
+
+        return [span(start, stop) for start, stop in spans]
+
+    def find(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
+        """As `rows.Mapped.find`."""
+        pieces = self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
+        return np.array([address_of(piece) for piece in pieces]), pieces
+
+    def _fetch(self, chunks: list[int]) -> list[np.ndarray]:
+        stored = place.read_ranges(self._file, [(start, stop) for start, stop in self._bounds[chunks].tolist()])
+        for chunk, data in zip(chunks, stored, strict=True):
+            if self._sealed and checksum(data) != self._sealed[chunk]:
+                raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: run store verify.")
+        return [self._rows(self._decoded(data)) for data in stored]
+
+    def _decoded(self, data: bytes) -> bytes:
+        try:
+            decoded: bytes = numcodecs.Zstd().decode(data) if self.compressed else data
+        except RuntimeError as error:
+            raise DamagedStore(f"{self._file} cannot be decoded ({error}): run store verify.") from error
+        if len(decoded) != self._chunk_bytes:
+            raise DamagedStore(f"{self._file} has a block of {len(decoded)} bytes decoded: run store verify.")
+        return decoded
+
+    def _rows(self, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, self._array.dtype).reshape(-1, *self._array.shape[1:])
+
+
+def address_of(array: np.ndarray) -> int:
+    """Of its first byte in memory."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def read_index(file: Place, count: int) -> np.ndarray:
+    """Where the `count` inner chunks of a shard lie: (count, 2) int64, first byte and one past the last.
+
+    Raises:
+        DamagedStore: there is no such file, or it does not end with an index.
+    """
+    try:
+        tail = place.read_tail(file, 16 * count + 4)
+    except FileNotFoundError:
+        raise DamagedStore(f"{file} is not there: run store verify.") from None
+    table = tail[:-4]
+    if len(table) != 16 * count or google_crc32c.value(table).to_bytes(4, "little") != tail[-4:]:
+        raise DamagedStore(f"{file} does not end with its index: run store verify.")
+    return np.cumsum(np.frombuffer(table, "<u8").reshape(-1, 2), axis=1).astype(np.int64)

@@ -1,0 +1,179 @@
+"""A condition on utterances, written as in Python and computed over whole columns at once.
+
+    duration < 20 and speaker != 'x'
+    2 < duration <= 15 and (language in ['en', 'de'] or 'Goethe' in text)
+    aligned and frames / phones < 40
+
+Known are: names of columns, numbers, strings; + - * /, comparisons, also chained; `in` and `not in` a list, or a
+longer text; and, or, not, parentheses. Anything else is refused. Python's parser reads it, nothing is ever executed.
+Numbers are computed in float64; a number that is a whole condition holds where it is not 0.
+
+N utterances.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from headrace.store.errors import UsageError
+
+LONGEST = 2000
+"""Characters of a condition."""
+Value = Any
+"""(N,) float64, bool or object array (of str); or one float or str."""
+Column = Callable[[], np.ndarray]
+
+ARITHMETIC: Mapping[type[ast.operator], Callable[[Value, Value], Value]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: np.divide,
+}
+ORDER: dict[type[ast.cmpop], Callable[[Value, Value], Value]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+EQUALITY: dict[type[ast.cmpop], Callable[[Value, Value], Value]] = {ast.Eq: operator.eq, ast.NotEq: operator.ne}
+CONTAINS = np.frompyfunc(operator.contains, 2, 1)
+
+
+def clauses(where: str, columns: Mapping[str, Column], count: int) -> list[tuple[str, np.ndarray]]:
+    """The conditions that `and` joins on the outermost level, and where each holds.
+
+    Args:
+        columns: name to what reads the (N,) column: numbers, or an object array of str. Only those named are read.
+        count: N.
+    Returns:
+        (text of the clause, (N,) bool) each.
+    Raises:
+        UsageError: it is no such condition; the details show the place.
+    """
+    text = " ".join(where.splitlines()).strip()
+    evaluation = _Evaluation(text, columns)
+    try:
+        outermost = evaluation.parse()
+        with np.errstate(all="ignore"):
+            found = [(ast.get_source_segment(text, node) or text, evaluation.condition(node)) for node in outermost]
+    except (RecursionError, MemoryError):
+        raise UsageError("The condition is nested too deeply to be read: write it with fewer parentheses.") from None
+    return [(clause, np.broadcast_to(holds, count)) for clause, holds in found]
+
+
+class _Evaluation:
+    """One condition over one set of columns."""
+
+    def __init__(self, text: str, columns: Mapping[str, Column]) -> None:
+        self.text, self.columns = text, columns
+        self.read: dict[str, Value] = {}
+
+    def parse(self) -> Sequence[ast.expr]:
+        if len(self.text) > LONGEST:
+            raise UsageError(f"The condition has {len(self.text)} characters; it may have {LONGEST}.")
+        try:
+            body = ast.parse(self.text, mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            place = getattr(error, "offset", 0) or len(self.text) + 1
+            self.fail(place, "this is no condition; one would be: duration < 20")
+        return body.values if isinstance(body, ast.BoolOp) and isinstance(body.op, ast.And) else [body]
+
+    def condition(self, node: ast.expr) -> Value:
+        """Where the expression holds."""
+        value = self.value(node)
+        if _is_text(value):
+            self.refuse(node, "this is text, and not a condition; compare it with something")
+        return np.not_equal(value, 0)
+
+    def number(self, node: ast.expr) -> Value:
+        value = self.value(node)
+        if _is_text(value):
+            self.refuse(node, "this is text, and here belongs a number")
+        return value
+
+    def value(self, node: ast.expr) -> Value:
+        match node:
+            case ast.Name():
+                return self.column(node)
+            case ast.Constant():
+                return self.constant(node)
+            case ast.BoolOp():
+                combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+                return combine.reduce(np.broadcast_arrays(*(self.condition(value) for value in node.values)))
+            case ast.UnaryOp(op=ast.Not()):
+                return np.logical_not(self.condition(node.operand))
+            case ast.UnaryOp(op=ast.USub()):
+                return np.negative(self.number(node.operand), dtype=np.float64)
+            case ast.BinOp() if type(node.op) in ARITHMETIC:
+                return ARITHMETIC[type(node.op)](self.number(node.left) + 0.0, self.number(node.right) + 0.0)
+            case ast.Compare():
+                return self.comparison(node)
+        self.refuse(node, "here belongs a column, a number, a text, + - * /, a comparison, in, and, or, not")
+
+    def column(self, node: ast.Name) -> Value:
+        if node.id not in self.columns:
+            near = difflib.get_close_matches(node.id, self.columns, n=3, cutoff=0.5)
+            names = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(sorted(self.columns))}"
+            self.refuse(node, f"there is no column {node.id}; {names}")
+        if node.id not in self.read:
+            column = self.columns[node.id]()
+            self.read[node.id] = column if _is_text(column) else column.astype(np.float64)
+        return self.read[node.id]
+
+    def constant(self, node: ast.Constant) -> Value:
+        if isinstance(node.value, str):
+            return node.value
+        if isinstance(node.value, int | float) and abs(node.value) < 1e300:
+            return float(node.value)
+        self.refuse(node, "this is neither a number nor a text")
+
+    def comparison(self, node: ast.Compare) -> Value:
+        terms, holds = [node.left, *node.comparators], np.True_
+        for left, op, right in zip(terms, node.ops, terms[1:], strict=False):
+            contains = isinstance(op, ast.In | ast.NotIn)
+            holds = np.logical_and(holds, self.within(left, op, right) if contains else self.compared(left, op, right))
+        return holds
+
+    def compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Value:
+        a, b = self.value(left), self.value(right)
+        if _is_text(a) != _is_text(b):
+            kinds = [f"{ast.get_source_segment(self.text, n)} is {_kind(v)}" for n, v in ((left, a), (right, b))]
+            self.refuse(right, " and ".join(kinds))
+        compare = (EQUALITY if _is_text(a) else EQUALITY | ORDER).get(type(op))
+        if compare is None:
+            self.refuse(right, f"{_kind(a)} is compared by ==, !=, {'' if _is_text(a) else '<, <=, >, >= '}and in")
+        return compare(a, b)
+
+    def within(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Value:
+        a = self.value(left)
+        if isinstance(right, ast.List | ast.Tuple):
+            members = [self.compared(left, ast.Eq(), member) for member in right.elts]
+            found = np.logical_or.reduce(np.broadcast_arrays(np.False_, *members))
+        else:
+            b = self.value(right)
+            if not (_is_text(a) and _is_text(b)):
+                self.refuse(right, "in takes a list, such as ['a', 'b'], or two texts")
+            found = CONTAINS(b, a)
+        found = np.asarray(found, bool)
+        return ~found if isinstance(op, ast.NotIn) else found
+
+    def refuse(self, node: ast.expr, reason: str) -> NoReturn:
+        start = node.col_offset  # in bytes of UTF-8
+        self.fail(len(self.text.encode()[:start].decode()) + 1, reason)
+
+    def fail(self, column: int, reason: str) -> NoReturn:
+        raise UsageError(f"The condition cannot be used: {reason}.", self.text, " " * (column - 1) + "^")
+
+
+def _is_text(value: Value) -> bool:
+    return isinstance(value, str) or getattr(value, "dtype", None) == np.dtype(object)
+
+
+def _kind(value: Value) -> str:
+    return "text" if _is_text(value) else "a number"

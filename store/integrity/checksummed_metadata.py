@@ -1,0 +1,64 @@
+"""Zarr metadata that tells whether it is what was written: its attributes hold a checksum of all the rest.
+
+The checksum is of what the document says and not of its bytes, so that any Zarr library may write it again. The root,
+the parts and the index have one; an array's metadata is covered by the seal of its part, or by its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from headrace.store.errors import DamagedStore
+from headrace.store.storage.place import Place
+
+KEY = "crc32c"
+"""Attribute that holds the checksum."""
+
+
+def checksum(data: Any) -> str:
+    """CRC-32C of a buffer, eight hexadecimal digits."""
+    return f"{google_crc32c.value(data if isinstance(data, bytes) else np.asarray(memoryview(data))):08x}"
+
+
+def split(checksums: str) -> list[str]:
+    """Joined checksums one by one: that of the metadata, then that of each block."""
+    return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
+
+
+def checksum_of(document: Mapping[str, Any]) -> str:
+    """CRC-32C of what JSON says, in one form."""
+    return checksum(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """JSON as zarr writes it."""
+    return json.dumps(document, indent=2).encode()
+
+
+def stamped(document: Mapping[str, Any]) -> bytes:
+    """A group's metadata as a file, its checksum among its attributes in the place of any that it had."""
+    attributes = {key: value for key, value in document["attributes"].items() if key != KEY}
+    bare = {**document, "attributes": attributes}
+    return dump({**bare, "attributes": {**attributes, KEY: checksum_of(bare)}})
+
+
+def read(file: Place) -> dict[str, Any]:
+    """A group's metadata as it was stamped.
+
+    Raises:
+        DamagedStore: it is not there, or is not what was written.
+    """
+    try:
+        document: dict[str, Any] = json.loads(file.read_bytes())
+        attributes = dict(document["attributes"])
+        intact = attributes.pop(KEY) == checksum_of({**document, "attributes": attributes})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedStore(f"{file} cannot be understood ({error!r}): run store repair.") from error
+    if not intact:
+        raise DamagedStore(f"{file} is not what was written: run store repair.")
+    return document

@@ -1,0 +1,203 @@
+"""One part, checked: is every block what was sealed, and do the arrays keep the laws among themselves?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from headrace.store import added_arrays, index, layout
+from headrace.store.arrays.array_metadata import describe
+from headrace.store.arrays.array_rows import load
+from headrace.store.errors import DamagedStore
+from headrace.store.integrity.checksummed_metadata import checksum, split
+from headrace.store.integrity.stored_blocks import StoredArray
+from headrace.store.schema import FeatureSpec
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+Drop = Literal["", "part", "array", "index", "root"]
+STRINGS = (*index.NAMES, "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    what: str
+    part: int | None = None
+    array: str = ""
+    """Of that part, or of all parts."""
+    utterances: tuple[str, ...] = ()
+    """Those whose rows it touches, as far as that can be told."""
+    drop: Drop = ""
+    """What has to go before it can be made again; nothing where making it again would not help."""
+
+    @property
+    def where(self) -> str:
+        """Part, array and utterances."""
+        scope = "store" if self.part is None else f"part {self.part:05d}"
+        names = self.utterances
+        few = (names[0], "to", names[-1]) if len(names) > 1 else names
+        return "index" if self.drop == "index" else " ".join(filter(None, (scope, self.array, *few)))
+
+
+def check_part(root: Place, number: int, *, named: Mapping[str, FeatureSpec], quick: bool = False) -> list[Problem]:
+    """Checksums of every block, then, if they hold, the laws.
+
+    Args:
+        named: the features that the root names; none where it cannot be read.
+        quick: take the data files of features for intact that have the right size, without reading them.
+    """
+    try:
+        seal = index.read_seal(root, number)
+    except DamagedStore:
+        return [Problem(part=number, what="its seal is not there, or not what was written", drop="part")]
+    part = _Part(root, number, seal, named, quick)
+    damaged = list(part.damage())
+    return damaged if any(problem.drop for problem in damaged) else [*damaged, *part.broken_laws()]
+
+
+class _Part:
+    """A part whose seal is intact."""
+
+    def __init__(
+        self, root: Place, number: int, seal: Mapping[str, Any], named: Mapping[str, FeatureSpec], quick: bool
+    ) -> None:
+        self._root, self._number, self._seal, self._named, self._quick = root, number, seal, named, quick
+        self._folder = layout.part_path(root, number)
+        self._small: dict[str, np.ndarray] = {}
+        """Per-utterance columns and names, as soon as they are known to be intact."""
+
+    def damage(self) -> Iterator[Problem]:
+        """Of the part's own arrays, then of those that joined it."""
+        checksums, small = self._seal["crc32c"], [*self._seal["columns"], *STRINGS]
+        found = [problem for name in small for problem in self._own(name, checksums[name])]
+        yield from found
+        if not found:
+            self._small = {name: load(self._folder / name) for name in small}
+        for name in checksums:
+            if name not in small:
+                yield from self._own(name, checksums[name])
+        named = [name for name in self._named if name not in checksums]
+        unnamed = set(place.names(self._folder)) - checksums.keys() - {"zarr.json", *named}  # an add was interrupted
+        for name in [*named, *sorted(unnamed)]:
+            yield from self._joined(name)
+
+    def broken_laws(self) -> Iterator[Problem]:
+        """Of a part without damage."""
+        small = self._small
+        uneven = [name for name in small if len(small[name]) != len(small["id"])]
+        if uneven:
+            yield self._problem(uneven[0], f"does not have {len(small['id'])} entries")
+            return
+        if len(set(small["id"])) != len(small["id"]):
+            yield self._problem("id", "one identity twice")
+        if (np.diff(small["frames"]) < 0).any():
+            yield self._problem("frames", "utterances are not in order of length")
+        for spec in self._named.values():
+            yield from self._shape(spec)
+        if "phone_frames" in self._seal["features"] and not self._quick:
+            yield from self._alignment()
+        if "align" in self._named and not self._quick:
+            yield from self._times()
+
+    def _problem(self, array: str, what: str, drop: Drop = "", rows: np.ndarray | None = None) -> Problem:
+        """
+        Args:
+            rows: of the array that it is about, where it is about some.
+        """
+        spec, utterances = self._named.get(array), ()
+        if rows is not None and spec is not None and self._small:
+            owners = np.searchsorted(layout.offsets(self._lengths(spec)), rows, side="right") - 1
+            utterances = tuple(self._small["id"][np.unique(owners)])
+        return Problem(part=self._number, array=array, what=what, utterances=utterances, drop=drop)
+
+    def _lengths(self, spec: FeatureSpec) -> np.ndarray:
+        """(N,) rows of each utterance."""
+        if spec.axis == "utterance":
+            return np.ones(len(self._small["id"]), np.int64)
+        name = layout.LENGTH_COLUMNS[spec.axis]
+        return self._small[name] if name in self._small else load(self._folder / name)  # that one joined later
+
+    def _own(self, name: str, checksums: str) -> Iterator[Problem]:
+        """An array that the part's seal tells of."""
+        metadata, *expected = split(checksums)
+        try:
+            intact = checksum((self._folder / name / "zarr.json").read_bytes()) == metadata
+        except OSError as error:
+            yield self._problem(name, f"cannot be read: {error}", "part")
+            return
+        if intact:
+            yield from self._blocks(name, expected, "part")
+        else:
+            yield self._problem(name, "zarr.json is not what was sealed", "part")
+
+    def _joined(self, name: str) -> Iterator[Problem]:
+        """An array that joined the part later, by its own seal."""
+        try:
+            seal = added_arrays.intact_seal(self._root, name, self._number)
+            made_from = added_arrays.made_from(self._root, self._number, seal["inputs"])
+        except DamagedStore as error:
+            yield self._problem(name, error.message, "array")
+            return
+        if seal["inputs"] != made_from:
+            yield self._problem(name, f"was not made from the {', '.join(seal['inputs'])} that is there", "array")
+        if name in self._named:
+            yield from self._recipe(self._named[name], seal["fingerprint"], "array")
+        yield from self._blocks(name, split(seal["crc32c"])[1:], "array")
+
+    def _recipe(self, spec: FeatureSpec, found: str, drop: Drop) -> Iterator[Problem]:
+        if found != spec.fingerprint:
+            yield self._problem(spec.name, f"is {found[:6]}, the store says {spec.fingerprint[:6]}", drop)
+
+    def _blocks(self, name: str, expected: Sequence[str], drop: Drop) -> Iterator[Problem]:
+        """The data of an array, and whether its numbers are finite."""
+        strange = [np.empty(0, np.int64)]
+        try:
+            stored = StoredArray(self._folder / name, len(expected))
+            if self._quick and stored.sharded:
+                return
+            for number, block in enumerate(stored.blocks()):
+                if checksum(block) != expected[number]:
+                    what = f"block {number} is not what was sealed"
+                    yield self._problem(name, what, drop, stored.rows_of(number))
+                else:
+                    strange.append(stored.not_finite(number, block))
+        except (OSError, DamagedStore) as error:
+            yield self._problem(name, f"cannot be read: {error}", drop)
+            return
+        rows = np.concatenate(strange)
+        if len(rows):
+            yield self._problem(name, f"{len(rows)} rows are not finite", rows=rows)
+
+    def _shape(self, spec: FeatureSpec) -> Iterator[Problem]:
+        array = describe(self._folder / spec.name)
+        expected = (int(self._lengths(spec).sum()), *spec.row_shape)
+        if array.shape != expected or array.dtype != spec.dtype:
+            found = f"{array.dtype}{array.shape}"
+            yield self._problem(spec.name, f"is {found}; lengths and spec say {spec.dtype}{expected}")
+
+    def _alignment(self) -> Iterator[Problem]:
+        """Alignment law: the phones of an aligned utterance share out its frames, exactly."""
+        durations, small = load(self._folder / "phone_frames"), self._small
+        ends = np.cumsum(small["phones_n"], dtype=np.int64)
+        totals = np.diff(np.append(0, durations.cumsum(dtype=np.int64))[np.append(0, ends)])
+        expected = np.where(small["aligned"] == 1, small["frames"], 0)
+        for wrong in np.flatnonzero(totals != expected):
+            what = f"phones cover {totals[wrong]} frames of {expected[wrong]}"
+            yield Problem(part=self._number, array="phone_frames", what=what, utterances=(str(small["id"][wrong]),))
+
+    def _times(self) -> Iterator[Problem]:
+        """Of `align`: the phones of an utterance follow one another within it, or all are unknown."""
+        (starts, ends), small = load(self._folder / "align").T, self._small
+        owner = np.repeat(np.arange(len(small["id"])), small["phones_n"])
+        first = np.searchsorted(owner, owner)  # phone of the same utterance
+        after = np.where(first == np.arange(len(owner)), -1, np.append(-1, ends)[:-1])
+        within = ends <= small["frames"][owner].astype(np.int64) * (self._named["wave"].channels or 1)
+        good = (after <= starts) & (starts <= ends) & within & ((starts < 0) == (starts[first] < 0))
+        for wrong in np.unique(owner[~good]):
+            what = "phones do not follow one another within the utterance"
+            yield Problem(part=self._number, array="align", what=what, utterances=(str(small["id"][wrong]),))

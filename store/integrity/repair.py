@@ -1,0 +1,117 @@
+"""Takes away what is damaged, so that it can be made again, and keeps all that is whole.
+
+Killed at any moment it leaves a store that can be repaired again: what goes, goes at once, and what follows from it
+(the index, the features that the root names) is put right after it and looked at every time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.store import added_arrays, index, layout
+from headrace.store.errors import StoreError
+from headrace.store.integrity.part_checks import Problem
+from headrace.store.integrity.verify import Watch, verify
+from headrace.store.reader import read_attributes
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What is done to a store, and what is left to do."""
+
+    problems: tuple[Problem, ...]
+    """All that were found."""
+    parts: tuple[int, ...]
+    """Dropped as a whole."""
+    arrays: tuple[tuple[int, str], ...]
+    """Part and name of arrays that had joined later: dropped by themselves."""
+    withdrawn: tuple[str, ...]
+    """Features that the root names no more, because not every part has them."""
+    index: bool
+    """Derived anew."""
+    commands: tuple[str, ...]
+    """What makes again what is not there."""
+
+    @property
+    def unhelped(self) -> tuple[Problem, ...]:
+        """Problems that nothing is dropped for: a damaged root, broken laws."""
+        return tuple(problem for problem in self.problems if problem.drop in ("", "root"))
+
+
+def repair(root: Place, *, dry_run: bool = False, watch: Watch = lambda done, parts: None) -> Repair:
+    """Look for damage and drop it.
+
+    Args:
+        dry_run: change nothing.
+    Raises:
+        NotAStore: `root` is not a store.
+        StoreError: another command is writing it, or nothing of it is whole.
+    """
+    with nullcontext() if dry_run else place.only_writer(root):
+        steps = plan(root, list(verify(root, watch=watch)))
+        if set(steps.parts) == set(layout.sealed_parts(root)) and any(p.drop == "root" for p in steps.problems):
+            raise StoreError(f"Nothing of {root} is as this version wrote it: build another store.")
+        if not dry_run:
+            _take_away(root, steps)
+    return steps
+
+
+def plan(root: Place, problems: Iterable[Problem]) -> Repair:
+    """What to do about these problems. Changes nothing."""
+    problems = tuple(problems)
+    intact = all(problem.drop != "root" for problem in problems)
+    attributes: Mapping[str, Any] = read_attributes(root) if intact else {"features": ()}
+    parts = sorted({problem.part for problem in problems if problem.drop == "part" and problem.part is not None})
+    arrays = [problem for problem in problems if problem.drop == "array"]
+    complete = intact and not parts and len(layout.sealed_parts(root)) == attributes["plan"]["parts"]
+    named = [spec["name"] for spec in attributes["features"] if "seals" in spec]
+    lost = {problem.array for problem in arrays}
+    withdrawn = [name for name in named if name in lost or not complete]
+    return Repair(
+        problems=problems,
+        parts=tuple(parts),
+        arrays=tuple(sorted({(p.part, p.array) for p in arrays if p.part is not None and p.part not in parts})),
+        withdrawn=tuple(withdrawn),
+        index=bool(parts) or not _has_index(root) or any(problem.drop == "index" for problem in problems),
+        commands=tuple(_commands(root, complete, sorted(lost.union(withdrawn)))),
+    )
+
+
+def _has_index(root: Place) -> bool:
+    return (root / "index" / "zarr.json").exists()
+
+
+def _commands(root: Place, complete: bool, features: list[str]) -> list[str]:
+    build = [] if complete else [f"featurize build CORPUS --out {root}{_options(root)}"]
+    return [*build, *([f"featurize add {root} {','.join(features)}"] if features else [])]
+
+
+def _options(root: Place) -> str:
+    """Of the last build, as far as it tells."""
+    try:
+        built = json.loads((root / "build.json").read_bytes())
+        preset, features = str(built["preset"]), ",".join(built["features"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ", with the options of the first time"
+    return f" {'--recipe FILE' if preset == 'custom' else f'--preset {preset}'} --features {features}"
+
+
+def _take_away(root: Place, steps: Repair) -> None:
+    place.clear_drafts(root)
+    if steps.index:
+        index.drop(root)
+    for number, name in steps.arrays:
+        place.discard(root, f"{layout.part_name(number)}/{name}")
+    for number in steps.parts:
+        place.discard(root, layout.part_name(number))
+    if steps.withdrawn:
+        added_arrays.withdraw(root, steps.withdrawn)
+    if steps.index:
+        index.write(root, index.derive(root))
+    place.clear_drafts(root)

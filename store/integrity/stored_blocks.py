@@ -1,0 +1,62 @@
+"""The blocks of one array of a part, as they are stored: what checksums are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numcodecs
+import numpy as np
+
+from headrace.store.arrays.array_metadata import describe
+from headrace.store.arrays.shard import read_index
+from headrace.store.errors import DamagedStore
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+BLOCKS_AT_ONCE = 16
+"""In memory, about 1 MiB each."""
+
+
+class StoredArray:
+    """An array whose metadata are intact."""
+
+    def __init__(self, folder: Place, count: int) -> None:
+        """
+        Args:
+            count: blocks that were sealed.
+        Raises:
+            FileNotFoundError: it has no data file.
+            DamagedStore: that has another size than its own index says, or no index.
+        """
+        self._array = describe(folder)
+        self._file = folder / self._array.data_file
+        self.sharded = self._array.sharded
+        """Otherwise its one block is the whole file."""
+        self._bounds = read_index(self._file, count) if self.sharded and count else np.empty((0, 2), np.int64)
+        self._count = count
+        if len(self._bounds):
+            size, said = place.size(self._file), int(self._bounds[-1, 1]) + 16 * count + 4
+            if size != said:
+                raise DamagedStore(f"{self._file} has {size} bytes, its index says {said}")
+
+    def blocks(self) -> Iterator[bytes]:
+        """One after the other, a few read at a time."""
+        if self._count and not self.sharded:
+            yield self._file.read_bytes()
+        for start in range(0, len(self._bounds), BLOCKS_AT_ONCE):
+            some = [(first, last) for first, last in self._bounds[start : start + BLOCKS_AT_ONCE].tolist()]
+            yield from place.read_ranges(self._file, some)
+
+    def rows_of(self, number: int) -> np.ndarray:
+        """(R,) int64: the rows that a block holds."""
+        rows = self._array.chunk_rows
+        return np.arange(number * rows, min((number + 1) * rows, self._array.shape[0]))
+
+    def not_finite(self, number: int, block: bytes) -> np.ndarray:
+        """(R,) int64: those rows of an intact block that hold a NaN or an infinity."""
+        array = self._array
+        if not np.issubdtype(array.dtype, np.floating):
+            return np.empty(0, np.int64)
+        data = numcodecs.Zstd().decode(block) if array.compressed else block
+        values = np.frombuffer(data, array.dtype).reshape(array.chunk_rows, -1)
+        return number * array.chunk_rows + np.flatnonzero(~np.isfinite(values).all(axis=1))

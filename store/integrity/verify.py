@@ -1,0 +1,109 @@
+"""Checks that a store is what was sealed, and that it keeps the laws.
+
+Checksums tell that the bytes are those that were written; the laws tell that what was written makes sense.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from headrace.store import added_arrays, index, layout, learned_models
+from headrace.store.errors import DamagedStore, NotAStore
+from headrace.store.integrity import checksummed_metadata
+from headrace.store.integrity.part_checks import Problem, check_part
+from headrace.store.reader import read_attributes
+from headrace.store.schema import FeatureSpec
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+Watch = Callable[[int, int], None]
+"""Told how many parts are done, of how many."""
+
+
+def verify(root: Place, *, quick: bool = False, watch: Watch = lambda done, parts: None) -> Iterator[Problem]:
+    """Every problem of a store; none means it is whole.
+
+    Args:
+        quick: take the data files of features for intact that have the right size, without reading them.
+    Raises:
+        NotAStore: `root` is not a store.
+    """
+    numbers = layout.sealed_parts(root)
+    try:
+        checksummed_metadata.read(root / "zarr.json")
+    except DamagedStore:
+        if not numbers:
+            raise NotAStore(f"{root} is not a Headrace store, nor are there parts of one.") from None
+        yield Problem(what="zarr.json is not there, or not what was written", drop="root")
+        yield from _verify_parts(root, numbers, {}, quick, watch)
+        return
+    attributes = read_attributes(root)
+    missing = sorted(set(range(attributes["plan"]["parts"])) - set(numbers))
+    if missing:
+        yield Problem(what=f"{len(missing)} parts are not sealed yet, the first is {missing[0]:05d}")
+    specs = [FeatureSpec.from_json(spec) for spec in attributes["features"]]
+    whole = True
+    for problem in _verify_parts(root, numbers, {spec.name: spec for spec in specs}, quick, watch):
+        whole = whole and not problem.drop
+        yield problem
+    if whole:
+        yield from _verify_index(root, numbers)
+    if whole and not missing:
+        yield from _verify_totals(root, attributes, numbers)
+
+
+def _verify_parts(
+    root: Place, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: Watch
+) -> Iterator[Problem]:
+    """In threads: reading and checksums leave the interpreter to others."""
+    threads = os.cpu_count() or 1 if isinstance(root, Path) else place.REQUESTS_AT_ONCE
+    pool = ThreadPoolExecutor(threads)
+    try:
+        found = pool.map(partial(check_part, root, named=specs, quick=quick), numbers)
+        for done, problems in enumerate(found, 1):
+            watch(done, len(numbers))
+            yield from problems
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _verify_index(root: Place, numbers: Sequence[int]) -> Iterator[Problem]:
+    """It is what was written, from the seals that are there. Where there is none, readers derive it."""
+    if not (root / "index" / "zarr.json").exists():
+        return
+    try:
+        there = index.read(root, check=True)
+        for name in index.NAMES:
+            there.names[name]
+        same = there.fingerprint == index.fingerprint(numbers, index.read_seals(root, numbers))
+    except DamagedStore:
+        same = False
+    if not same:
+        yield Problem(what="does not agree with the parts: run store repair", drop="index")
+
+
+def _verify_totals(root: Place, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
+    """Reject law: stored and rejected add up. And the root names what the parts have."""
+    seals = [index.read_seal(root, number) for number in numbers]
+    counted, planned = (
+        sum(seal["utterances"] + len(seal["rejects"]) for seal in seals),
+        attributes["plan"]["utterances"],
+    )
+    if counted != planned:
+        yield Problem(what=f"{counted} utterances stored or rejected, {planned} planned")
+    specs = {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
+    for name in learned_models.missing(root, specs):
+        yield Problem(
+            array=name, what=f"was made with another {learned_models.file_of(name)} than is there: put it back"
+        )
+    for feature in attributes["features"]:
+        name = feature["name"]
+        if "seals" in feature and feature["seals"] != added_arrays.seals_digest(root, name, numbers):
+            yield Problem(array=name, what="is not the one that was named in zarr.json", drop="array")
+    if not (root / "index" / "zarr.json").exists():
+        yield Problem(what="is not there: run store repair", drop="index")

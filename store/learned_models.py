@@ -1,0 +1,38 @@
+"""What features learned from the whole store before they were made: a file each, known by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+from headrace.store.schema import FeatureSpec
+from headrace.store.storage import place
+from headrace.store.storage.place import Place
+
+LEARNED = "learned"
+"""The field of a recipe that holds the digest of what the feature learned."""
+SUFFIX = ".safetensors"
+
+
+def file_of(feature: str) -> str:
+    """Where its model lies in a store."""
+    return f"models/{feature}{SUFFIX}"
+
+
+def digest_of(data: bytes) -> str:
+    """Six bytes, in hex, of the SHA-256 of a model's file."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def digests(root: Place) -> dict[str, str]:
+    """Of all models that are there, by the name of their feature."""
+    found = [name for name in place.names(root / "models") if name.endswith(SUFFIX)]
+    data = place.each(root, lambda name: (root / "models" / name).read_bytes(), found)
+    return {name.removesuffix(SUFFIX): digest_of(content) for name, content in zip(found, data, strict=True)}
+
+
+def missing(root: Place, specs: Mapping[str, FeatureSpec]) -> Iterator[str]:
+    """Features whose model is not there, or is not the one that they were made with."""
+    made_with = {name: spec.recipe[LEARNED] for name, spec in specs.items() if LEARNED in spec.recipe}
+    there = digests(root) if made_with else {}
+    yield from (name for name, model in made_with.items() if there.get(name) != model)

@@ -1,0 +1,99 @@
+"""Which utterances of a store a run is to see, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from headrace.store.conditions import Column, clauses
+from headrace.store.errors import UsageError
+from headrace.store.reader import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    utterances: int
+    hours: float
+
+    def __str__(self) -> str:
+        length = f"{self.hours:,.2f} h" if self.hours >= 1 else f"{self.hours * 60:.1f} min"
+        return f"{self.utterances:,} utterances ({length})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a condition lets in. Of an empty condition: everything."""
+
+    where: str
+    holds: np.ndarray
+    """(N,) bool."""
+    inside: Amount
+    outside: Amount
+    reasons: tuple[tuple[str, Amount], ...]
+    """Each clause that `and` joins, and what does not meet it. An utterance may fail several."""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        if not self.where:
+            return []
+        return [
+            f"where {self.where}: {self.inside} in, {self.outside} out",
+            *(f"  not {clause}: {amount}" for clause, amount in self.reasons),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        reasons = [{"clause": clause, **asdict(amount)} for clause, amount in self.reasons]
+        return {"where": self.where, "in": asdict(self.inside), "out": asdict(self.outside), "reasons": reasons}
+
+
+def select(store: Store, where: str) -> Selection:
+    """
+    Args:
+        where: a condition in the language of `conditions` on the columns of `columns_of`; empty for everything.
+    Raises:
+        UsageError: `where` cannot be used, or nothing meets it.
+    """
+    found = clauses(where, columns_of(store), len(store)) if where.strip() else []
+    holds = np.logical_and.reduce([np.ones(len(store), bool), *(mask for _, mask in found)])
+    reasons = tuple((clause, amount(store, ~mask)) for clause, mask in found)
+    if not holds.any():
+        raise UsageError(
+            f"No utterance of {store.path} meets the condition {where!r}.",
+            *(f"not {clause}: {missing}" for clause, missing in reasons),
+        )
+    return Selection(
+        where=where, holds=holds, inside=amount(store, holds), outside=amount(store, ~holds), reasons=reasons
+    )
+
+
+def amount(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -> Amount:
+    """Of the utterances that a mask, or numbers, choose; each counted once, or so many times."""
+    frames = store.frames[chosen].astype(np.float64)
+    times = np.ones(len(frames)) if times is None else times
+    hours = float(frames @ times) * store.hop / store.sample_rate / 3600
+    return Amount(utterances=round(float(times.sum())), hours=round(hours, 6))
+
+
+def columns_of(store: Store) -> Mapping[str, Column]:
+    """What a condition may name: identity and text, `duration` in seconds, `characters` of the text, the integers that
+    every part has (`frames`, `aligned`, ...), and features that are one number an utterance."""
+    features = [name for name, spec in store.features.items() if spec.axis == "utterance" and spec.channels is None]
+    return {
+        **{name: partial(_feature, store, name) for name in features},
+        **{name: partial(store.column, name) for name in store.column_names},
+        "id": lambda: store.ids,
+        "speaker": lambda: store.speakers,
+        "language": lambda: store.languages,
+        "text": lambda: store.texts,
+        "characters": lambda: np.fromiter(map(len, store.texts), np.int64, len(store)),
+        "duration": lambda: store.frames * (store.hop / store.sample_rate),
+        "phones": lambda: store.phones_n,
+    }
+
+
+def _feature(store: Store, name: str) -> np.ndarray:
+    return store.per_utterance(name, object).astype(np.float64)

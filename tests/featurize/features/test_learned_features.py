@@ -1,0 +1,155 @@
+"""Features that learn something from the whole store first, and arrays that bring the lengths of an axis."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace import store
+from headrace.cli.store import main as store_command
+from headrace.featurize.build import feature_registry
+from headrace.featurize.features.derived import Derived, Part
+from headrace.store.integrity.checksummed_metadata import stamped
+from headrace.store.integrity.verify import verify
+from tests.helpers import training_store
+from tests.helpers.commands import add, build, call, part_bytes
+from tests.helpers.corpora import make_tree
+
+SHORT = ("--part-hours", 0.001)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loudest(Derived):
+    """Every frame's peak as a share of the loudest sample of the whole store."""
+
+    power: int = 1
+
+    name, needs, axis, dtype, learns = "loudest", ("wave",), "frames", "float32", True
+
+    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
+        peak = max(int(abs(wave.astype(np.int32)).max()) for part in parts for wave in part.utterances("wave"))
+        note(f"the loudest sample is {peak}")
+        return {"peak": np.array(peak)}
+
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        for wave in part.utterances("wave"):
+            share = abs(wave.astype(np.float32)).max(1) / np.float32(part.learned(self.name)["peak"])
+            yield share**self.power
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Derived):
+    """Half as many tokens as an utterance has frames."""
+
+    name, needs, axis, dtype = "tokens_n", ("wave",), "utterance", "int32"
+
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        for wave in part.utterances("wave"):
+            yield np.array([len(wave) // 2], np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens(Derived):
+    """A number for every second frame."""
+
+    name, needs, axis, dtype = "tokens", ("loudest", "tokens_n"), "tokens", "int16"
+
+    def rows(self, part: Part) -> Iterator[np.ndarray]:
+        for share, count in zip(part.utterances("loudest"), part.utterances("tokens_n"), strict=True):
+            yield (100 * share[: 2 * count[0] : 2]).astype(np.int16)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Loudest, Halves, Tokens):
+        monkeypatch.setitem(feature_registry.KINDS, kind.name, kind)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of waves, in three parts."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert build(make_tree(folder / "corpus", 9), folder / "STORE", "--features", "wave", *SHORT).exit_code == 0
+    return folder / "STORE"
+
+
+@pytest.fixture
+def root(plain: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(plain, tmp_path / "STORE")
+
+
+def model(root: Path) -> Path:
+    return root / "models" / "loudest.safetensors"
+
+
+def test_it_is_learned_once_from_all_parts_and_stands_in_the_fingerprint(root: Path, tmp_path: Path) -> None:
+    result = add(root, "loudest")
+    assert result.exit_code == 0 and "the loudest sample is" in result.stderr
+    opened = store.open(root)
+    assert max(opened.read("loudest", n).max() for n in range(len(opened))) == 1
+    before, seen = part_bytes(root), model(root).stat().st_mtime_ns
+    shutil.rmtree(root / "parts" / "00001" / "loudest")
+    again = add(root, "loudest")
+    assert again.exit_code == 0 and "loudest sample" not in again.stderr
+    assert part_bytes(root) == before and model(root).stat().st_mtime_ns == seen and not list(verify(root))
+    other = training_store.build(tmp_path / "OTHER", frames=(30, 31), parts=1).path
+    assert add(other, "loudest").exit_code == 0
+    assert store.open(other).features["loudest"].fingerprint != opened.features["loudest"].fingerprint
+
+
+def test_what_needs_it_is_made_after_it_and_brings_lengths_of_its_own(root: Path) -> None:
+    assert add(root, "tokens").exit_code == 0
+    opened = store.open(root)
+    assert list(opened.features)[-3:] == ["loudest", "tokens_n", "tokens"] and not list(verify(root))
+    assert opened.features["tokens"].recipe["loudest"] == opened.features["loudest"].fingerprint
+    assert opened.lengths("tokens").tolist() == (opened.frames // 2).tolist()
+    share = opened.read("loudest", 7)
+    assert opened.read("tokens", 7).tolist() == (100 * share[: len(share) // 2 * 2 : 2]).astype(np.int16).tolist()
+    assert store.open(root, check=True).read("tokens", 3).tolist() == opened.read("tokens", 3).tolist()
+
+
+def test_other_options_than_it_was_learned_for_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert add(root, "loudest").exit_code == 0
+    for folder in root.glob("parts/*/loudest"):
+        shutil.rmtree(folder)
+    document = json.loads((root / "zarr.json").read_text())
+    features = document["attributes"]["features"]
+    document["attributes"]["features"] = [spec for spec in features if spec["name"] != "loudest"]
+    (root / "zarr.json").write_bytes(stamped(document))
+    monkeypatch.setattr(Loudest.__init__, "__kwdefaults__", {"power": 2})
+    refused = add(root, "loudest")
+    assert refused.exit_code == 1 and "power=1" in refused.stderr and "models/loudest.safetensors" in refused.stderr
+    model(root).unlink()
+    assert add(root, "loudest").exit_code == 0 and not list(verify(root))
+
+
+def test_a_lost_or_changed_model_is_found_and_can_be_learned_again(root: Path) -> None:
+    assert add(root, "loudest").exit_code == 0
+    good, before = model(root).read_bytes(), part_bytes(root)
+    shutil.rmtree(root / "parts" / "00002" / "loudest")
+    for bad in (good[:-1] + b"\7", good[:40], b"", None):
+        model(root).write_bytes(bad) if bad is not None else model(root).unlink()
+        assert call(store_command, "verify", root).exit_code == 1
+        if bad is not None:
+            refused = add(root, "loudest")
+            assert refused.exit_code == 1 and "Traceback" not in refused.stderr
+    assert add(root, "loudest").exit_code == 0
+    assert model(root).read_bytes() == good and part_bytes(root) == before and not list(verify(root))
+
+
+def test_a_store_that_grows_keeps_what_was_learned(tmp_path: Path) -> None:
+    corpus, root = make_tree(tmp_path / "corpus", 5), tmp_path / "STORE"
+    words = ("--features", "wave,loudest", *SHORT)
+    assert build(corpus, root, *words).exit_code == 0
+    learned, before = model(root).read_bytes(), part_bytes(root)
+    make_tree(tmp_path / "corpus" / "more", 3, seconds=1.5)
+    assert build(corpus, root, *words).exit_code == 0
+    assert model(root).read_bytes() == learned and not list(verify(root))
+    after = part_bytes(root)
+    assert len(store.open(root)) == 8 and before.items() <= after.items()

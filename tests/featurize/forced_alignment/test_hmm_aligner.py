@@ -1,0 +1,269 @@
+"""The learned aligner: phones whose times are known are found again, and wrong texts are told from right ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace import store
+from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.forced_alignment import hmm, hmm_aligner
+from headrace.featurize.forced_alignment.hmm_aligner import Align, Confidence
+from headrace.featurize.text.symbols import SYMBOLS, TABLES, ids
+from headrace.store import added_arrays, alignment
+from headrace.store.errors import StoreError, UsageError
+from headrace.store.integrity.verify import verify
+from headrace.store.schema import FeatureSpec
+from tests.helpers.commands import add, build
+from tests.helpers.corpora import make_tree
+
+RATE, HOP = 16_000, 320
+NAMES = ("AA1", "IY1", "UW1", "S", "SH", "M", "T", "EH0", "OW1", "F")
+
+
+@dataclass(frozen=True)
+class Said:
+    wave: np.ndarray
+    phones: np.ndarray
+    words: np.ndarray
+    times: np.ndarray
+    """(P, 2) samples: the truth."""
+
+
+def say(random: np.random.Generator, words: int = 5) -> Said:
+    """Words of made-up sounds, one spectrum a phone, with pauses at marks, at both ends and between some words."""
+    sounds, phones, owners, times = [_sound(random, "", random.integers(1500, 4000))], [], [], []
+    for word in range(words):
+        for name in (*random.choice(NAMES, random.integers(2, 5)), *([","] if random.random() < 0.2 else [])):
+            start = sum(map(len, sounds))
+            length = 0 if name == "," and random.random() < 0.3 else random.integers(1000, 2600)
+            sounds.append(_sound(random, name, length))
+            phones.append(name)
+            owners.append(word + 100 * (name == ","))
+            times.append((start, start + length))
+        if random.random() < 0.3:
+            sounds.append(_sound(random, "", random.integers(1500, 4000)))
+    samples = np.concatenate([*sounds, _sound(random, "", random.integers(1500, 4000))])
+    wave = samples[: len(samples) // HOP * HOP].reshape(-1, HOP)
+    return Said(wave, ids(phones), np.array(owners, np.int16), np.minimum(times, wave.size).astype(np.int32))
+
+
+def _sound(random: np.random.Generator, name: str, length: int) -> np.ndarray:
+    """A few tones of its own in a little noise; of a pause, the noise alone."""
+    noise = 30 * random.normal(size=length)
+    if name in NAMES:
+        tones = 300 + 350 * np.random.default_rng(NAMES.index(name)).permutation(18)[:3]
+        noise = noise + 1500 * np.sin(2 * np.pi * tones[:, None] * np.arange(length) / RATE).sum(0)
+    return np.rint(noise).astype(np.int16)
+
+
+def part_of(
+    said: Sequence[Said], words: bool = True, learned: dict[str, np.ndarray] | None = None, **more: Any
+) -> Part:
+    specs = {
+        "wave": FeatureSpec(name="wave", axis="frames", dtype="int16", channels=HOP, recipe={"sample_rate": RATE}),
+        **{
+            name: FeatureSpec(name=name, axis="phones", dtype="int32", channels=None)
+            for name in ("phones", "phone_end")
+        },
+    }
+    arrays = {
+        "wave": [one.wave for one in said],
+        "phones": [one.phones for one in said],
+        "phone_end": [np.full(len(one.phones), -1, np.int32) for one in said],
+        **more,
+    }
+    if words:
+        specs["phone_word"] = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None)
+        arrays["phone_word"] = [one.words for one in said]
+    strings = {"speaker": [f"speaker{n % 2}" for n in range(len(said))], "frames": [len(one.wave) for one in said]}
+    return Part(specs, arrays.__getitem__, learned=lambda name: learned or {}, strings=strings.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def said() -> list[Said]:
+    random = np.random.default_rng(0)
+    return [say(random, 3 + n % 5) for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def learned(said: list[Said]) -> dict[str, np.ndarray]:
+    return Align().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+
+
+def made(feature: Derived, part: Part) -> list[np.ndarray]:
+    return list(feature.rows(part))
+
+
+def errors_s(times: np.ndarray, one: Said) -> np.ndarray:
+    """Of the boundaries of phones that sound; a mark takes all of the pause that it stands in."""
+    sounding = np.array([SYMBOLS[phone] != "," for phone in one.phones])
+    return abs(times - one.times)[sounding].reshape(-1) / RATE
+
+
+def test_phones_are_found_where_they_are(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    times = made(Align(), part_of(said, learned=learned))
+    errors = np.concatenate([errors_s(own, one) for own, one in zip(times, said, strict=True)])
+    assert np.median(errors) <= 0.01 and (errors <= 0.03).mean() > 0.95
+
+
+def test_speech_that_was_not_learned_from_is_aligned_too(learned: dict[str, np.ndarray]) -> None:
+    fresh = [say(np.random.default_rng(99), 6)]
+    (times,) = made(Align(), part_of(fresh, learned=learned))
+    assert np.median(errors_s(times, fresh[0])) <= 0.01
+
+
+def test_the_same_utterances_give_the_same_models(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    again = Align().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+    assert again.keys() == learned.keys() and all(np.array_equal(again[name], learned[name]) for name in again)
+
+
+def test_texts_of_other_recordings_are_told_apart(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    swapped = [
+        Said(one.wave, other.phones, other.words, other.times)
+        for one, other in zip(said, [*said[5:], *said[:5]], strict=True)
+    ]
+    scores = []
+    for some in (said, swapped):
+        times = made(Align(), part_of(some, learned=learned))
+        scores.append(np.concatenate(made(Confidence(), part_of(some, learned=learned, align=times))))
+    assert (scores[1] < np.percentile(scores[0], 5)).mean() > 0.95 and scores[0].max() <= 0
+
+
+def test_without_words_pauses_are_at_marks_alone(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    for one, times in zip(said, made(Align(), part_of(said, words=False, learned=learned)), strict=True):
+        gaps = np.flatnonzero(times[1:, 0] > times[:-1, 1])
+        assert not len(gaps), "every pause in between belongs to a mark"
+        assert (times[:, 1] >= times[:, 0]).all() and times[-1, 1] <= one.wave.size
+
+
+def test_what_does_not_fit_is_counted_and_gets_no_times(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    strange = ids(["B", "AA1"])
+    short = Said(said[0].wave[:5], said[0].phones, said[0].words, said[0].times)
+    odd = Said(said[0].wave, strange, np.zeros(2, np.int16), said[0].times[:2])
+    part = part_of([short, odd], learned=learned)
+    times = made(Align(), part)
+    assert all((some == -1).all() for some in times) and part.counts.total() == 2
+    part = part_of([short, odd], learned=learned, align=times)
+    assert np.concatenate(made(Confidence(), part)).tolist() == [hmm_aligner.NEVER] * 2
+
+
+def test_times_of_the_source_are_kept(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    ends = [np.linspace(100, one.wave.size, len(one.phones)).astype(np.int32) for one in said]
+    for times, own in zip(made(Align(), part_of(said, learned=learned, phone_end=ends)), ends, strict=True):
+        assert times[:, 1].tolist() == own.tolist() and times[1:, 0].tolist() == own[:-1].tolist() and times[0, 0] == 0
+
+
+def test_less_is_learned_from_where_less_is_asked_for(said: list[Said]) -> None:
+    lines: list[str] = []
+    hours = sum(one.wave.size for one in said) / RATE / 3600
+    Align(hours=hours / 3.5).learn([part_of(said)], lines.append)
+    assert "from 10 utterances" in lines[0] and "8 Gaussians" in lines[-1]
+    with pytest.raises(UsageError, match="0 hours"):
+        Align(hours=0)
+    nothing = Said(said[0].wave[:4], said[0].phones, said[0].words, said[0].times)
+    with pytest.raises(StoreError, match="none that fit"):
+        Align().learn([part_of([nothing])], lines.append)
+
+
+def test_every_symbol_has_a_class_or_none() -> None:
+    class_of = hmm_aligner.classes([ids(["AA1", "AA0", "K", ",", "SP", "[", "a1", "a"])])
+    number = {name: class_of[TABLES["headrace-ipa"].index(name)] for name in (*SYMBOLS, "/ˈa/", "/a/", "/a\u0303/")}
+    assert number["AA1"] == number["AA0"] == number["AA2"] == number["AA"] != number["K"]
+    assert number[","] == number["SP"] == number["…"] == hmm.PAUSE and number["["] == hmm_aligner.SOUNDLESS
+    assert number["a1"] == number["a5"] == number["a"] == number["/ˈa/"] and number["ZH"] == hmm_aligner.UNKNOWN
+
+
+def test_the_window_of_states_loses_no_better_way(said: list[Said], learned: dict[str, np.ndarray]) -> None:
+    """Against the same search over all states at once."""
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        units = np.array([0, *random.integers(1, 4, 3), 0, *random.integers(1, 4, 2), 0], np.int32)
+        scores = random.normal(size=(40, 12)).astype(np.float32) * 3
+        stay = random.uniform(0.2, 0.8, 12).astype(np.float32)
+        path = hmm.align(scores, units, stay)
+        assert path is not None and (np.diff(path) >= 0).all()
+        assert abs(_score(path, scores, units, stay) - _best(scores, units, stay)) < 1e-2
+
+
+def _steps(units: np.ndarray) -> list[tuple[int, int]]:
+    last = 3 * len(units) - 1
+    skips = [(3 * n - 1, 3 * n + 3) for n in range(1, len(units) - 1) if units[n] == 0]
+    return [(j, j + 1) for j in range(last)] + skips
+
+
+def _score(path: np.ndarray, scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> float:
+    states = 3 * units[path // 3] + path % 3
+    moves = np.where(np.diff(path) == 0, np.log(stay[states[:-1]]), np.log1p(-stay[states[:-1]]))
+    return float(scores[np.arange(len(path)), states].sum() + moves.sum())
+
+
+def _best(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> float:
+    states = np.concatenate([3 * unit + np.arange(3) for unit in units])
+    best = np.full(len(states), -np.inf)
+    best[[0, 3]] = scores[0, states[[0, 3]]]
+    for row in scores[1:]:
+        after = best + np.log(stay[states])
+        for source, target in _steps(units):
+            after[target] = max(after[target], best[source] + np.log1p(-stay[states[source]]))
+        best = after + row[states]
+    return float(max(best[-1], best[-4]))
+
+
+def test_segments_hold_the_alignment_law(said: list[Said]) -> None:
+    for one in said:
+        found = alignment.segments(one.times, frames=len(one.wave), hop=HOP)
+        assert (
+            found.frames.sum() == len(one.wave) and found.ends[-1] == one.wave.size and (np.diff(found.ends) >= 0).all()
+        )
+        assert found.phones[found.phones >= 0].tolist() == list(range(len(one.phones)))
+        own = found.phones >= 0
+        assert np.array_equal(np.stack([found.starts, found.ends], 1)[own], one.times)
+        of_frame = found.phone_of_frame()
+        for phone, (start, stop) in enumerate(found.frames_of_phone()):
+            assert (of_frame[start:stop] == phone).all() and (of_frame == phone).sum() == stop - start
+        cuts = [0, len(one.wave) // 3, len(one.wave) // 2, len(one.wave)]
+        within = [found.phones_within(start, stop) for start, stop in pairwise(cuts)]
+        assert [stop for _, stop in within[:-1]] == [start for start, _ in within[1:]]
+        assert within[0][0] == 0 and within[-1][1] == len(one.phones)
+
+
+def test_a_store_is_aligned_by_one_command(tmp_path: Path) -> None:
+    root = tmp_path / "STORE"
+    built = build(
+        make_tree(tmp_path / "corpus", 8), root, "--features", "wave,phones,confidence", "--part-hours", 0.001
+    )
+    assert built.exit_code == 0, built.stderr
+    opened = store.open(root)
+    assert {"align", "confidence"} <= set(opened.features) and not list(verify(root))
+    for number in range(len(opened)):
+        found = alignment.of(opened, number)
+        assert found is not None and found.frames.sum() == opened.frames[number]
+    before = opened.fingerprint
+    assert add(root, "align,confidence").exit_code == 0 and store.open(root).fingerprint == before
+
+
+def test_times_that_do_not_follow_one_another_are_found(tmp_path: Path) -> None:
+    root = tmp_path / "STORE"
+    assert build(make_tree(tmp_path / "corpus", 3), root, "--features", "wave,phones,align").exit_code == 0
+    (problem,) = _broken(root, lambda times: times.__setitem__((1, 0), times[0, 1] - 1))
+    assert problem.array == "align" and "follow one another" in problem.what
+
+
+def _broken(root: Path, change: Any) -> list[Any]:
+    """What verify says of an alignment that was sealed with a mistake in it."""
+    spec = store.open(root).features["align"]
+    times = np.concatenate([store.open(root).read("align", n) for n in range(3)])
+    change(times)
+    inputs = added_arrays.read_seal(root, "align", 0)["inputs"]  # type: ignore[index]
+    shutil.rmtree(root / "parts" / "00000" / "align")
+    added_arrays.write(root, 0, spec, times, inputs, "none")
+    added_arrays.announce(root, spec, [0])
+    return list(verify(root))

@@ -1,0 +1,221 @@
+"""Tasks on Dask workers: all done once, errors as they are, workers that die, come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from dask.system import CPU_COUNT
+from distributed import LocalCluster
+
+from headrace.featurize.scheduling import dask_cluster, gpus
+from headrace.featurize.scheduling.dask_cluster import executor
+from headrace.featurize.scheduling.task_queue import MOST_DEATHS, MOST_ERRORS, Task, Work
+from headrace.store.errors import HeadraceError, StoreError, UsageError
+from tests.helpers.commands import build, part_bytes
+from tests.helpers.corpora import make_tree
+
+NVIDIA_SMI = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5a2b0e3c-5c0f-4f0e-8f59-000000000000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-5a2b0e3c-5c0f-4f0e-8f59-111111111111)
+  MIG 1g.5gb      Device  0: (UUID: MIG-c7a2c1a4-0000-5b5c-9f5b-000000000000)
+  MIG 2g.10gb     Device  1: (UUID: MIG-c7a2c1a4-1111-5b5c-9f5b-111111111111)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number(Task):
+    n: int
+    folder: Path = Path()
+
+    def __str__(self) -> str:
+        return f"number {self.n}"
+
+
+class Quiet:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.counts: list[int] = []
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def workers(self, count: int) -> None:
+        self.counts.append(count)
+
+
+def numbers(count: int, folder: Path = Path()) -> list[Number]:
+    return [Number(n=n, folder=folder) for n in range(count)]
+
+
+def double(task: Number, threads: int) -> int:
+    (task.folder / f"{task.n}-{uuid.uuid4().hex}").touch()
+    return 2 * task.n
+
+
+def refuse(task: Number, threads: int) -> int:
+    raise StoreError(f"task {task.n} cannot be done", "a detail")
+
+
+def stumble(task: Number, threads: int) -> int:
+    """Fails over the third, whoever does it."""
+    if task.n == 3:
+        (task.folder / uuid.uuid4().hex).touch()
+        raise ValueError("three is\ntoo many")
+    return task.n
+
+
+def die_at_first(task: Number, threads: int) -> int:
+    if task.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task.attempt
+
+
+def occupy(task: Number, threads: int) -> tuple[str, int, float, float]:
+    """Which device this worker sees, how many threads it may use, and when it was at work."""
+    begun = time.monotonic()
+    time.sleep(0.1)
+    return os.environ["CUDA_VISIBLE_DEVICES"], threads, begun, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[str]:
+    """Address of a scheduler with a worker process, as somebody else may have started them."""
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster.scheduler_address
+
+
+def test_every_task_is_done_once(tmp_path: Path) -> None:
+    observer = Quiet()
+    with executor(2, None, "cpu", observer) as workers:
+        assert sorted(workers.map(double, numbers(23, tmp_path))) == [2 * n for n in range(23)]
+        assert workers.workers == 2 and observer.counts == [2]
+        with pytest.raises(StoreError, match="task 7 cannot be done") as caught:
+            list(workers.map(refuse, [Number(n=7)]))
+    assert caught.value.details == ("a detail",)
+    assert sorted(int(path.name.split("-")[0]) for path in tmp_path.iterdir()) == list(range(23))
+
+
+def test_the_work_of_a_worker_that_dies_is_done_by_another_which_knows_of_it() -> None:
+    with executor(2, None, "cpu", Quiet()) as workers:
+        assert [attempt >= 2 for attempt in workers.map(die_at_first, numbers(3))] == [True] * 3
+
+
+def test_a_task_that_fails_by_itself_is_tried_thrice_and_reported_at_the_end(tmp_path: Path, running: str) -> None:
+    done: list[int] = []
+    with executor(0, running, "cpu", Quiet()) as workers, pytest.raises(HeadraceError, match="1 parts could") as caught:
+        done.extend(workers.map(stumble, numbers(6, tmp_path)))
+    assert sorted(done) == [0, 1, 2, 4, 5] and len(list(tmp_path.iterdir())) == MOST_ERRORS
+    (detail,) = caught.value.details
+    assert detail.startswith("number 3: ValueError: three is too many (test_cluster.py:")
+
+
+def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_is() -> None:
+    work = Work(numbers(1))
+    for death in range(MOST_DEATHS):
+        (task,) = itertools.islice(work.take(1), 1)
+        assert task.attempt == death + 1
+        work.died(task)
+        if death < 10:
+            work.check()
+    with pytest.raises(HeadraceError) as caught:
+        work.check()
+    assert not list(work.take(1)) and "number 0: its worker died" in caught.value.details[0]
+
+
+def test_a_worker_of_another_version_is_named_in_one_line(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "version", lambda name: "9.9")
+    with pytest.raises(HeadraceError) as caught, executor(0, running, "cpu", Quiet()) as workers:
+        list(workers.map(double, numbers(1)))
+    assert re.fullmatch(r"A worker on \S+ lacks headrace 9.9, and has [\d.]+: install .*", caught.value.message)
+
+
+def test_a_worker_that_lacks_what_is_needed_is_told_so(
+    running: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def double(task, threads):\n    return 2\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = importlib.import_module("only_here")
+    with (
+        executor(0, running, "cpu", Quiet()) as workers,
+        pytest.raises(HeadraceError, match="lacks only_here: install"),
+    ):
+        list(workers.map(only_here.double, numbers(1)))
+
+
+def test_gpu_devices_are_counted_by_uuid_and_their_instances_instead_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpus.listed(NVIDIA_SMI) == [
+        "GPU-5a2b0e3c-5c0f-4f0e-8f59-000000000000",
+        "MIG-c7a2c1a4-0000-5b5c-9f5b-000000000000",
+        "MIG-c7a2c1a4-1111-5b5c-9f5b-111111111111",
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-7")
+    assert gpus.gpus() == ["2", "MIG-7"] and dask_cluster.capacity("cuda")[0] == 2
+
+
+def test_each_device_has_one_worker_and_two_tasks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,MIG-7")
+    with executor(2, None, "cuda", Quiet()) as workers:
+        spans = sorted(workers.map(occupy, numbers(8)))
+    assert {device for device, *_ in spans} == {"5", "MIG-7"}
+    assert {threads for _, threads, _, _ in spans} == {max(2, CPU_COUNT // 2)}
+    for device, _, begun, _ in spans:
+        assert sum(other == device and start <= begun < stop for other, _, start, stop in spans) <= 2
+
+
+def test_a_cluster_that_has_no_worker_for_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "START_SECONDS", 0.5)
+    observer = Quiet()
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
+        pytest.raises(HeadraceError, match="had no worker for"),
+        executor(0, empty.scheduler_address, "cpu", observer),
+    ):
+        pass
+    assert observer.counts == [0]
+
+
+def test_a_cluster_without_gpus_says_how_to_offer_them(running: str) -> None:
+    with pytest.raises(UsageError, match="--resources GPU=1"), executor(0, running, "cuda", Quiet()):
+        pass
+    with executor(0, running, "auto", Quiet()) as workers:
+        assert workers.device == "cpu" and workers.ask(pow, 2, 5) == 32
+
+
+def test_a_running_cluster_builds_the_same_store(tmp_path: Path, running: str) -> None:
+    corpus = make_tree(tmp_path / "corpus", 8)
+    assert build(corpus, tmp_path / "alone", "--part-hours", 0.001).exit_code == 0
+    done = build(corpus, tmp_path / "spread", "--part-hours", 0.001, "--scheduler", running)
+    assert done.exit_code == 0, done.stderr
+    assert part_bytes(tmp_path / "spread") == part_bytes(tmp_path / "alone")
+
+
+def test_ctrl_c_is_not_lost_to_a_library_that_catches_everything() -> None:
+    """As some do while they are imported; a signal to the process comes to any thread that does not hold it back."""
+    go, gone = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        go.wait(10)
+        signal.raise_signal(signal.SIGINT)
+        gone.set()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), dask_cluster._sigint_held(), contextlib.suppress(BaseException):
+        go.set()
+        assert gone.wait(10)
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

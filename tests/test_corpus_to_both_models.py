@@ -1,0 +1,138 @@
+"""One command from a corpus to a store that both stages train on; killed at any moment, the same command completes it
+to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from click.testing import Result
+
+from headrace import store
+from headrace.cli.progress import BuildProgress
+from headrace.cli.train import main as train
+from headrace.featurize.text.symbols import SYMBOLS, TABLES
+from headrace.store.integrity.verify import verify
+from headrace.train.checkpoints import trained_models
+from headrace.train.models import sovits_config
+from tests.helpers.commands import build, call
+from tests.helpers.corpora import make_tree
+
+WORDS = ("--features", "wave,mel,mfcc,f0,content,semantic,align", "--codes", 40, "--part-hours", 0.002)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tree(tmp_path_factory.mktemp("whole") / "corpus", 8, seconds=2.5)
+
+
+@pytest.fixture(scope="module")
+def built(corpus: Path) -> Path:
+    root = corpus.parent / "STORE"
+    assert build(corpus, root, *WORDS).exit_code == 0 and not list(verify(root))
+    return root
+
+
+def all_bytes(root: Path) -> dict[str, bytes]:
+    """Of every file but `build.json`, which says how long it took."""
+    files = (file for file in sorted(root.rglob("*")) if file.is_file() and file.name not in ("build.json", ".lock"))
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("stage", ["sovits", "gpt"])
+def test_what_one_build_makes_both_stages_train_on(built: Path, tmp_path: Path, stage: str) -> None:
+    opened = store.open(built)
+    assert {"phones", "align", "semantic", "content"} <= opened.features.keys(), "what is needed comes along"
+    words = ("--stage", stage, "--preset", "tiny", "--max-steps", 2, "--batch-frames", 600, "--device", "cpu")
+    trained = call(train, "run", built, "--out", tmp_path / "RUN", *words)
+    assert trained.exit_code == 0, trained.stderr
+    assert (tmp_path / "RUN" / "checkpoints" / "step-00000002.pt").exists()
+
+
+def test_a_language_beyond_upstreams_phones_trains_both_stages_too(tmp_path: Path) -> None:
+    """A model that begins from nothing has room for all symbols of our table. Upstream has no such model."""
+    corpus, root = make_tree(tmp_path / "corpus", 4, seconds=2.5), tmp_path / "STORE"
+    features = ("--features", "wave,mfcc,semantic,phones", "--codes", 40)
+    assert build(corpus, root, *features, "--symbols", "headrace-ipa", "--language", "de").exit_code == 0
+    opened = store.open(root)
+    assert max(opened.read("phones", n).max() for n in range(len(opened))) >= len(SYMBOLS)
+    for stage, made in (("sovits", trained_models.generator), ("gpt", trained_models.decoder)):
+        run = tmp_path / stage
+        words = ("--stage", stage, "--preset", "tiny", "--max-steps", 1, "--batch-frames", 600, "--device", "cpu")
+        assert call(train, "run", root, "--out", run, *words).exit_code == 0
+        assert made(run).config.symbols == len(TABLES["headrace-ipa"])
+        assert call(train, "run", root, "--out", run, "--resume", "--max-steps", 2).exit_code == 0
+        refused = call(train, "export", run, "--out", tmp_path / "weights.pth")
+        assert refused.exit_code == 2 and "upstream's own table of phones" in refused.stderr
+    begun = call(train, "run", root, "--out", tmp_path / "init", "--init", tmp_path / "s2G.pth", "--preset", "v2")
+    assert begun.exit_code != 0 and "headrace-ipa" in begun.stderr
+    assert {name: len(table) for name, table in TABLES.items()} == sovits_config.SYMBOLS
+
+
+def test_stopped_at_one_event_after_the_other_it_ends_in_the_same_bytes(
+    corpus: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are what its user is told: of parts, of features, and of learning while it lasts."""
+    root, stops, result = tmp_path / "STORE", 0, None
+    while result is None or result.exit_code:
+        stops += 1
+        result = stopped_at(3 * stops, corpus, root, monkeypatch)
+    assert stops > 6 and all_bytes(root) == all_bytes(built)
+
+
+def stopped_at(count: int, corpus: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+    """A build that is interrupted when it tells something for the n-th time."""
+    told = 0
+
+    def tell(*_: object) -> None:
+        nonlocal told
+        told += 1
+        if told == count:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for event in ("note", "planned", "part_done"):
+            patch.setattr(BuildProgress, event, tell)
+        return build(corpus, root, *WORDS)
+
+
+@pytest.mark.soak
+def test_killed_at_twenty_random_moments_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    """Moments are spread over the whole of an undisturbed build, also over what is learned. What is left is gone on
+    with until it is complete; then another store is begun."""
+    corpus, random = make_tree(tmp_path / "corpus", 30, seconds=2.5), np.random.default_rng(6)
+    begun = time.monotonic()
+    assert run(corpus, tmp_path / "undisturbed") == 0
+    took, whole, root = time.monotonic() - begun, all_bytes(tmp_path / "undisturbed"), tmp_path / "STORE"
+    killed = 0
+    while killed < 20:
+        code = run(corpus, root, kill_after=random.uniform(0, took))
+        killed += code == -signal.SIGKILL
+        if code == 0:
+            assert all_bytes(root) == whole
+            shutil.rmtree(root)
+    assert run(corpus, root) == 0
+    assert all_bytes(root) == whole and not list(verify(root))
+
+
+def run(corpus: Path, root: Path, kill_after: float = 3600.0) -> int:
+    """The command with two workers, as a process of its own; killed with all its own after so many seconds. Its exit
+    code."""
+    command = [sys.executable, "-m", "headrace.cli.featurize", "build", corpus, "--out", root, "--workers", 2, *WORDS]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        psutil.wait_procs(workers, timeout=30)
+    return process.returncode

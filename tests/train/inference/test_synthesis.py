@@ -1,0 +1,179 @@
+"""`train sample`: where the voice, the prompt and the features of the text come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+
+from headrace import store as stores
+from headrace.cli.train import main
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.store.reader import Store
+from headrace.train.checkpoints import trained_models
+from headrace.train.inference import reference, synthesis
+from headrace.train.models import gpt
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.sampling import Reference, SampleConfig, speak
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.sovits_config import SovitsConfig, tiny
+from tests.helpers.training_store import build
+
+TEXT = "Hello world."
+
+
+def generator(config: SovitsConfig) -> SynthesizerTrn:
+    torch.manual_seed(1)
+    model = SynthesizerTrn(config).eval()
+    model.quantizer.codebook.embed.normal_()
+    return model
+
+
+class Bench:
+    """The command, with small models in place of files."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.generator = folder, generator(tiny())
+        torch.manual_seed(2)
+        self.decoder = Text2SemanticDecoder(gpt.tiny()).eval()
+        monkeypatch.setattr(trained_models, "generator", lambda path: self.generator)
+        monkeypatch.setattr(trained_models, "decoder", lambda path: self.decoder)
+        monkeypatch.setattr(synthesis, "scorer", lambda: None)
+        monkeypatch.setattr(synthesis, "SampleConfig", lambda **given: SampleConfig(**given, longest=14))
+
+    def sample(self, *words: object) -> Result:
+        always = ("--sovits", "x", "--text", TEXT, "--out", self.folder / "said.wav", "--device", "cpu")
+        return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
+
+    def wave(self, *words: object) -> np.ndarray:
+        result = self.sample(*words)
+        assert result.exit_code == 0, result.output
+        return np.asarray(soundfile.read(self.folder / "said.wav", dtype="float32")[0])
+
+    def expected(self, heard: Reference, **changes: Any) -> np.ndarray:
+        """What `speak` makes of it, as 16 bit."""
+        bert_PE = changes.pop("bert_PE", None)
+        phones = reference.phones_of(TEXT, "en", 732)
+        torch.manual_seed(0)
+        config = replace(SampleConfig(longest=14), **changes)
+        wave = speak(self.decoder, self.generator, phones, heard, config, bert_PE=bert_PE)
+        return np.asarray(wave.clamp(-1, 1 - 2**-15))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return stores.open(build(tmp_path_factory.mktemp("speaking") / "store", frames=[40, 45, 51]).path)
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("speaking") / "voice.wav"
+    time = np.arange(32_000) / 32_000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 150 * time), 32_000)
+    return path
+
+
+def heard_in(store: Store, number: int) -> Reference:
+    wave = torch.from_numpy(np.array(store.read("wave", number))).flatten().float() / 32768
+    return Reference(
+        spec=Spectral(SpectralRecipe()).magnitude(wave).mT,
+        phones=torch.from_numpy(np.array(store.read("phones", number))).long(),
+        codes=torch.from_numpy(np.array(store.read("semantic", number))).long()[: store.frames[number] // 2],
+    )
+
+
+def close(made: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(made, expected, atol=2e-4)
+
+
+class TestReference:
+    @pytest.mark.parametrize("name", ["utt2", "2"])
+    def test_an_utterance_of_a_store_is_voice_and_prompt(self, bench: Bench, store: Store, name: str) -> None:
+        made = bench.wave("--gpt", "y", "--store", store.path, "--utterance", name)
+        close(made, bench.expected(heard_in(store, 2)))
+
+    def test_a_recording_is_a_voice_alone_or_with_what_it_says(self, bench: Bench, voice: Path) -> None:
+        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        assert len(alone.phones) == len(alone.codes) == 0
+        close(bench.wave("--gpt", "y", "--reference", voice), bench.expected(alone))
+        prompt = replace(alone, phones=reference.phones_of("One two.", "en", 732), codes=torch.tensor([5, 6, 7, 8]))
+        said = ("--reference-text", "One two.", "--reference-semantic", "5 6 7 8")
+        made = bench.wave("--gpt", "y", "--reference", voice, *said)
+        close(made, bench.expected(prompt))
+
+    def test_a_speaker_vector_comes_from_a_file(self, bench: Bench, voice: Path) -> None:
+        bench.generator = generator(replace(tiny(), speaker_channels=6))
+        vector = np.arange(6, dtype=np.float16)
+        np.save(bench.folder / "v.npy", vector[None])
+        words = ("--semantic", "1 2 3", "--reference", voice, "--speaker-vector")
+        one = bench.wave(*words, bench.folder / "v.npy")
+        np.save(bench.folder / "w.npy", 50 * vector)
+        assert abs(one - bench.wave(*words, bench.folder / "w.npy")).max() > 1e-3
+        np.save(bench.folder / "short.npy", vector[:5])
+        assert "has 5 numbers, this model reads 6" in bench.sample(*words, bench.folder / "short.npy").stderr
+
+    def test_a_store_without_speaker_vectors_is_no_voice_of_v2pro(self, bench: Bench, store: Store) -> None:
+        bench.generator = generator(replace(tiny(), speaker_channels=6))
+        result = bench.sample("--semantic", "1", "--store", store.path, "--utterance", "utt1")
+        assert result.exit_code == 1 and "but speaking needs speaker_vector too" in result.stderr
+
+
+class TestText:
+    def test_bert_features_are_read(self, bench: Bench, voice: Path) -> None:
+        count = len(reference.phones_of(TEXT, "en", 732))
+        bert = np.random.default_rng(0).standard_normal((count, 1024)).astype(np.float16)
+        np.save(bench.folder / "bert.npy", bert)
+        made = bench.wave("--gpt", "y", "--reference", voice, "--bert", bench.folder / "bert.npy")
+        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        close(made, bench.expected(alone, bert_PE=torch.from_numpy(bert).float()))
+        np.save(bench.folder / "bert.npy", bert[1:])
+        result = bench.sample("--gpt", "y", "--reference", voice, "--bert", bench.folder / "bert.npy")
+        assert f"has shape ({count - 1}, 1024), the text and the decoder need ({count}, 1024)" in result.stderr
+
+    def test_every_choice_reaches_the_sampler(self, bench: Bench, voice: Path) -> None:
+        words = ("--top-k", 7, "--top-p", 0.8, "--temperature", 0.7, "--repetition-penalty", 1.1)
+        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        expected = bench.expected(alone, top_k=7, top_p=0.8, temperature=0.7, repetition_penalty=1.1)
+        close(bench.wave("--gpt", "y", "--reference", voice, *words), expected)
+
+
+class TestRefusals:
+    """One clear line each."""
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ((), "Give either --gpt"),
+            (("--gpt", "y"), "Give the voice either as a recording"),
+            (("--gpt", "y", "--store", "s"), "Give the voice either as a recording"),
+            (("--gpt", "y", "--reference", "VOICE", "--store", "s", "--utterance", "1"), "Give the voice either"),
+            (("--gpt", "y", "--store", "s", "--utterance", "1", "--speaker-vector", "v"), "leave them out"),
+            (("--semantic", "1", "--reference", "VOICE", "--bert", "v"), "are read by --gpt: leave them out"),
+            (("--gpt", "y", "--reference", "VOICE", "--reference-text", "a"), "belong together: give both"),
+            (("--gpt", "y", "--reference", "VOICE", "--bert", "/nowhere"), "Cannot read /nowhere"),
+            (("--gpt", "y", "--reference", "VOICE", "--bert", "VOICE"), "is no array of numbers in an .npy file"),
+            (("--semantic", "1", "--reference", "VOICE", "--out", "/nowhere/x.wav"), "No such file or directory"),
+            (("--semantic", "1", "--store", "STORE", "--utterance", "utt9"), "holds no utterance 'utt9'"),
+        ],
+    )
+    def test_in_a_line(self, bench: Bench, voice: Path, store: Store, words: tuple[object, ...], message: str) -> None:
+        named = {"VOICE": voice, "STORE": store.path}
+        result = bench.sample(*(named.get(str(word), word) for word in words))
+        assert result.exit_code in (1, 2) and message in result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+
+    def test_arrays_of_objects_are_not_unpickled(self, bench: Bench, voice: Path) -> None:
+        np.save(bench.folder / "o.npy", np.array([print], object), allow_pickle=True)
+        result = bench.sample("--gpt", "y", "--reference", voice, "--bert", bench.folder / "o.npy")
+        assert result.exit_code == 2 and "is no array of numbers" in result.stderr

@@ -1,0 +1,93 @@
+"""What a run would take: counted as it is, fitted as it was made, and told in a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from headrace.cli.train import main
+from headrace.train.measure.forecast import SPARE, Measured, Need
+from headrace.train.measure.memory_tracking import Living
+from tests.helpers.training_store import FRAMES, build
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("forecast") / "store").path
+
+
+def test_what_lives_is_counted_while_it_lives() -> None:
+    layer, x = nn.Linear(100, 100, bias=False), torch.ones(10, 100)
+    with Living() as living:
+        hidden = layer(x).exp()  # what exp was given is gone
+        part = hidden[3:].view(-1)
+        assert living.now == 4000
+        out = hidden * hidden
+        del hidden, part  # the product needs them for its gradient
+        assert living.now == 8000
+        out.sum().backward()
+        assert living.now == 4000 + 40_000 == 4 * (out.numel() + layer.weight.grad.numel())
+    assert 44_000 < living.peak <= 44_000 + 2 * 4000 + 100  # gradients of the sum, and of what exp made
+    del out
+    layer.weight.grad = None
+    assert living.now == 0
+
+
+def test_need_is_found_again_and_room_is_what_fills_a_card() -> None:
+    sizes = [(1600, 12), (1500, 6), (1580, 3), (1200, 1)]
+    steps = [Measured(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, seconds=1) for f, u in sizes]
+    need = Need.of(steps)
+    assert (need.fixed, need.frame, need.utterance) == pytest.approx((1e6, 3000, 40_000))
+    budget = need.room(1e9)
+    worst = need.fixed + budget * need.frame + budget / 128 * need.utterance
+    assert worst * SPARE == pytest.approx(1e9, rel=1e-4)
+    assert need.room(1000) == 0
+
+
+def planned(store: Path, *words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(
+        main, ["plan", str(store), "--preset", "tiny", "--batch-frames", "300", *words, "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("stage", ["sovits", "gpt"])
+def test_the_command(corpus: Path, stage: str) -> None:
+    found = planned(corpus, "--stage", stage)
+    assert set(found["parameters"]) == {"sovits": {"generator", "discriminator"}, "gpt": {"model"}}[stage]
+    assert all(step["peak"] > 0 and step["frames"] <= 300 for step in found["measured"])
+    assert found["step_gib"] > 4 * sum(found["parameters"].values()) / 2**30  # gradients are part of it
+    here, *rooms = found["room"].values()
+    assert rooms == sorted(rooms) and rooms[0] > 300 and here > 0
+    assert found["hours"] == pytest.approx(found["epochs"] * found["steps_per_epoch"] * found["step_s"] / 3600)
+    assert not list(Path().glob("RUN"))
+
+
+def test_the_table(corpus: Path) -> None:
+    table = CliRunner().invoke(main, ["plan", str(corpus), "--stage", "gpt", "--preset", "tiny"]).stdout
+    assert "room on this device" in table and "room on H200" in table and "M parameters" in table
+
+
+def test_what_saves_memory_or_takes_more_is_measured(corpus: Path) -> None:
+    gpt = "--stage", "gpt", "--batch-frames", "1200", "--max-utterances", "20"
+    plain = planned(corpus, *gpt)["step_gib"]
+    assert planned(corpus, *gpt, "--recompute")["step_gib"] < 0.9 * plain
+    assert planned(corpus, *gpt, "--float8")["step_gib"] < 0.9 * plain
+    assert planned(corpus, *gpt, "--dpo")["step_gib"] > 1.3 * plain
+    assert planned(corpus, *gpt, "--optimizer", "adamw")["step_gib"] <= plain
+
+
+def test_batches_are_those_of_a_run(corpus: Path) -> None:
+    many = "--stage", "gpt", "--max-utterances", "20"
+    plain, padded = planned(corpus, *many), planned(corpus, *many, "--fixed-shapes", "1")
+    assert padded["steps_per_epoch"] > plain["steps_per_epoch"]
+    assert {step["frames"] / step["utterances"] for step in padded["measured"]} == {max(FRAMES)}
+    assert planned(corpus, *many, "--accumulate", "2")["steps_per_epoch"] == -(-plain["steps_per_epoch"] // 2)

@@ -1,0 +1,151 @@
+"""Activations in 8 bits: what they save, and what they must not change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headrace.train.config import RunConfig
+from headrace.train.models.prefix_attention import attend
+from headrace.train.stages.activations_8bit import SMALLEST, Packed, Packing
+from headrace.train.trainer import loop
+from tests.helpers.training_store import Silent, build
+
+
+def grads(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Output, and gradients of all parameters as one."""
+    network.zero_grad()
+    out = network(x)
+    out.square().mean().backward()
+    return out.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv1d(32, 32, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv1d(32, 32, 3, padding=1), nn.Tanh()
+    return nn.Sequential(*layers)
+
+
+X = torch.randn(4, 32, 600, generator=torch.Generator().manual_seed(1))
+
+
+def test_forward_is_exact_and_gradients_are_close() -> None:
+    plain, packed = network(), network()
+    Packing([packed])
+    (out, grad), (same, near) = grads(plain, X), grads(packed, X)
+    assert torch.equal(out, same)
+    assert not torch.equal(grad, near), "something is packed"
+    assert torch.nn.functional.cosine_similarity(grad, near, dim=0) > 0.999
+    assert (grad - near).norm() < 0.03 * grad.norm()
+
+
+class Kept:
+    """Bytes of all that is kept."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.packed = 0
+        original = Packed.__init__
+
+        def counting(packed: Packed, tensor: Tensor) -> None:
+            original(packed, tensor)
+            self.packed += packed._values.nbytes + packed._scale.nbytes
+
+        monkeypatch.setattr(Packed, "__init__", counting)
+
+
+def test_a_tensor_that_several_functions_keep_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.exp()  # keeps its result, and so do the two products
+            return y * y.sin() + y * 2.0
+
+    kept, module = Kept(monkeypatch), Square()
+    packing = Packing([module])
+    out = module(X.clone().requires_grad_())
+    rows = X.numel() // X.shape[-1]
+    assert kept.packed == 2 * (X.numel() + 4 * rows), "y and sin(y)"
+    out.sum().backward()
+    del out
+    assert not packing._packed, "nothing is remembered of what is gone"
+
+
+def test_other_values_in_the_same_memory_are_packed_anew() -> None:
+    packing, x = Packing([]), X.clone()
+    first = packing._pack(x)
+    assert packing._pack(x) is first
+    x.fill_(3.0)
+    second = packing._pack(x)
+    assert isinstance(second, Packed) and torch.equal(second.unpack(), x)
+
+
+def test_small_tensors_parameters_and_logarithms_of_sums_stay_exact() -> None:
+    packing = Packing([], heads={2})
+    for tensor, kept in (
+        (torch.randn(SMALLEST), False),
+        (torch.randn(SMALLEST - 1), True),
+        (torch.randn(8, 2, SMALLEST), True),
+        (torch.randn(8, 2, SMALLEST, 2), True),
+        (torch.ones(1, 1).expand(SMALLEST, 4), True),
+        (torch.ones(SMALLEST, dtype=torch.int64), True),
+        (torch.ones(SMALLEST, dtype=torch.bool), True),
+    ):
+        assert isinstance(packing._pack(tensor), Tensor) == kept, tensor.shape
+    linear = nn.Linear(200, 200)
+    owning = Packing([linear])
+    assert owning._pack(linear.weight) is linear.weight and isinstance(owning._pack(linear.weight.T), Tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_are_within_a_sixteenth_whatever_their_scale(dtype: torch.dtype) -> None:
+    x = (torch.randn(64, 512) * torch.logspace(-3, 3, 64)[:, None]).to(dtype)
+    x[3] = 0
+    back = Packed(x).unpack()
+    assert back.dtype == dtype and (back[3] == 0).all()
+    assert ((back - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) * 2**-18).all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(poison: float) -> None:
+    x = torch.randn(4, 128)
+    x[1, 7] = poison
+    back = Packed(x).unpack()
+    assert not back[1].isfinite().all() and back[[0, 2, 3]].isfinite().all()
+
+
+def test_attention_s_gradients_are_close() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (x @ w for w in self.weights)
+            return attend(q, k, v, causal=True)
+
+    def made(pack: bool) -> Tensor:
+        torch.manual_seed(0)
+        module = Attention()
+        module.weights = nn.ParameterList(torch.randn(16, 16) for _ in range(3))  # type: ignore[assignment]
+        if pack:
+            Packing([module], heads={8})
+        return grads(module, torch.randn(4, 8, 700, 16))[1]
+
+    exact, near = made(False), made(True)
+    assert (exact - near).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("stage", ["sovits", "gpt"])
+def test_runs_learn_all_the_same(stage: str, tmp_path: Path) -> None:
+    store = build(tmp_path / "store", frames=[100] * 8)
+    config = RunConfig(store=store.path, out=tmp_path / "a", stage=stage, preset="tiny", batch_frames=400, max_steps=2)
+    plain, packed = Silent(), Silent()
+    loop.start(config, plain)
+    loop.start(replace(config, out=tmp_path / "b", float8=True), packed)
+    assert "activations wait for the backward pass in 8 bits" in packed.said
+    assert plain.begun is not None
+    norm = {"sovits": "grad_norm_g", "gpt": "grad_norm"}[stage]
+    steps = [[record for record in observer.records if "lr" in record] for observer in (plain, packed)]
+    first, (one, other) = plain.begun[2][0], [records[0] for records in steps]
+    assert one[first] == other[first], "the forward pass is the same"
+    assert one[norm] != other[norm] == pytest.approx(one[norm], rel=0.02), "gradients are a little rougher"
+    assert steps[1][-1][first] == pytest.approx(steps[0][-1][first], rel=0.02)

@@ -1,0 +1,79 @@
+"""Blocks that are compiled: the same run but for rounding, and the same to the last bit when it is resumed."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch._dynamo.utils import counters
+
+from headrace.store.errors import UsageError
+from headrace.train.config import RunConfig
+from headrace.train.stages import compiled_blocks
+from headrace.train.trainer import loop
+from tests.helpers.training_store import Silent, build
+from tests.train.trainer.test_resume import assert_same_run
+
+there = shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()
+needs_compiler = pytest.mark.skipif(not there, reason="there is no C++ compiler, or no header of Python, here")
+STAGES = [pytest.param("sovits", marks=pytest.mark.soak), "gpt"]  # hundreds of kernels, and one
+
+
+def config(tmp_path: Path, stage: str, **more: Any) -> RunConfig:
+    """Batches of one length, all but the last of one size."""
+    store, named = build(tmp_path / "store", frames=[100] * 8), {"stage": stage, "preset": "tiny", "fixed_shapes": 1}
+    return RunConfig(store=store.path, out=tmp_path / "run", batch_frames=400, validate_every=2, **named, **more)
+
+
+def trained(config: RunConfig) -> list[dict[str, Any]]:
+    observer = Silent()
+    loop.start(config, observer)
+    assert config.compile == any("blocks of the networks are compiled" in line for line in observer.said)
+    return [record for record in observer.records if "lr" in record]
+
+
+@needs_compiler
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_is_the_same_but_for_rounding(stage: str, tmp_path: Path) -> None:
+    plain = config(tmp_path, stage, max_steps=2)
+    counters.clear()
+    eager = trained(plain)
+    assert not counters["stats"], "nothing is compiled unless asked for"
+    fast = trained(replace(plain, out=tmp_path / "fast", compile=True))
+    assert counters["stats"]["unique_graphs"] >= 1
+    losses = [name for name in eager[0] if name.startswith("loss") and name != "loss_scale"]
+    norms = [name for name in eager[0] if name.startswith("grad_norm")]
+    assert losses and norms
+    for one, other in zip(eager, fast, strict=True):
+        assert [other[name] for name in losses] == pytest.approx([one[name] for name in losses], rel=1e-4)
+        assert [other[name] for name in norms] == pytest.approx([one[name] for name in norms], rel=1e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_is_the_same_to_the_last_bit(stage: str, tmp_path: Path) -> None:
+    whole = config(tmp_path, stage, max_steps=4, compile=True)
+    trained(whole)
+    stopped = replace(whole, out=tmp_path / "stopped", max_steps=2)
+    trained(stopped)
+    loop.resume(stopped.out, {"max_steps": 4}, Silent())
+    assert_same_run(stopped.out, whole.out, steps=4)
+
+
+def test_what_it_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = config(tmp_path, "gpt", max_steps=1, compile=True)
+    for wrong, said in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"float8": True}, "give one of them")):
+        with pytest.raises(UsageError, match=said):
+            replace(whole, **wrong)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match="install g"):
+        loop.start(whole, Silent())
+    monkeypatch.setattr(compiled_blocks.shutil, "which", str)
+    monkeypatch.setattr(compiled_blocks.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(UsageError, match="headers"):
+        loop.start(whole, Silent())

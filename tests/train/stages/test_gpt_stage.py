@@ -1,0 +1,325 @@
+"""Training of the text-to-semantic decoder: the reference's run, and the laws of accumulating, resuming, skipping."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from headrace.store.errors import RunError, UsageError
+from headrace.train.data.batch import Batch
+from headrace.train.models import sovits_config
+from headrace.train.models.gpt import GptConfig
+from headrace.train.precision import Precision
+from headrace.train.stages import gpt_losses
+from headrace.train.stages.activations_8bit import pack_stage
+from headrace.train.stages.gpt_losses import Spoiling
+from headrace.train.stages.gpt_stage import GPT_PRESETS, GptOptimConfig, GptStage, prepare
+from tests.helpers.golden_recipe import SMALL_GPT, fill, gpt_inputs, safetensors
+from tests.train.models.test_gpt import Largest
+from tests.train.stages.test_sovits_stage import NoWaiting
+
+CPU = torch.device("cpu")
+TINY = GptConfig(symbols=20, codes=16, channels=32, heads=2, layers=2, dropout=0.1)
+OPTIM = GptOptimConfig(schedule="warmup_cosine", warmup=10, total=100, accumulate=2)
+
+
+def stage(
+    config: GptConfig = TINY, optim: GptOptimConfig = OPTIM, precision: str = "fp32", bert: bool = False
+) -> GptStage:
+    torch.manual_seed(1)
+    return GptStage(config, precision=Precision.choose(precision, CPU), device=CPU, optim=optim, bert=bert)
+
+
+def text(codes_n: list[int], seed: int = 0, bert: bool = False) -> Batch:
+    """Each phone is spoken as three codes that follow from it."""
+    random = np.random.default_rng(seed)
+    phones = [torch.from_numpy(random.integers(0, 20, -(-n // 3)).astype(np.int16)) for n in codes_n]
+    codes = [
+        ((row.long()[:, None] * 5 + torch.arange(3)) % 16).flatten()[:n].to(torch.int16)
+        for row, n in zip(phones, codes_n, strict=True)
+    ]
+    tensors = {"phones": phones, "semantic": codes}
+    if bert:
+        tensors["bert"] = [torch.randn(len(row), 1024).half() for row in phones]
+    return Batch(
+        numbers=np.arange(len(codes_n)),
+        frames=torch.tensor(codes_n) * 2,
+        phones_n=torch.tensor([len(row) for row in phones]),
+        tokens_n=torch.tensor(codes_n),
+        tensors={name: pad_sequence(rows, batch_first=True) for name, rows in tensors.items()},
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return text([12, 30, 17])
+
+
+def test_a_run_is_the_reference_s(golden: Path) -> None:
+    """42 batches, an update after the fifth and then after every fourth, without dropout."""
+    log = json.loads((golden / "s1_golden.json").read_text())["train_log"]
+    made = stage(SMALL_GPT, GptOptimConfig(misaligned=True), bert=True)
+    fill(made.model)
+    made.model.eval()
+    predictions = torch.zeros(())
+    for number, want in enumerate(log):
+        inputs = gpt_inputs(f"s1train.{number}", SMALL_GPT, [9 - number % 3, 6], [14, 11 - number % 2])
+        sums = made.learn(inputs)
+        predictions = predictions + sums["predictions"]
+        assert float(sums["predictions"]) == 2 * (inputs.codes.shape[1] + 1)
+        assert float(sums["loss"]) == pytest.approx(want["loss"], rel=1e-4), number
+        assert float(sums["right"] / sums["codes"]) == pytest.approx(want["acc"], abs=1e-6), number
+        if want["stepped"]:
+            assert made.learning_rate == want["lr_used"]
+            _assert_keys_are_unmoved(made)
+            made.descend(predictions)
+            made.optimizer.zero_grad()
+            predictions = torch.zeros(())
+    after = safetensors(golden / "s1_small_after_train.safetensors")
+    for name, value in made.model.state_dict().items():
+        at, want_at = value.numpy(), after[name]
+        if name.endswith("in_proj_bias"):
+            np.testing.assert_allclose(at[KEYS], want_at[KEYS], rtol=0, atol=1e-3, err_msg=name)
+            at, want_at = (np.delete(row, KEYS) for row in (at, want_at))
+        np.testing.assert_allclose(at, want_at, rtol=0, atol=1e-5, err_msg=name)
+
+
+KEYS = np.s_[32:64]
+"""Of a projection's bias (96,): the part that is added to keys."""
+
+
+def _assert_keys_are_unmoved(made: GptStage) -> None:
+    """A bias on keys changes no attention: its gradient is 0 but for rounding. Adam makes a whole step of that."""
+    for name, parameter in made.model.named_parameters():
+        if name.endswith("in_proj_bias"):
+            _, keys, values = parameter.grad.abs().chunk(3)
+            assert keys.max() <= 8 * torch.finfo(torch.float32).eps * values.max(), name
+
+
+def spans_of_reference(rows: int, size: int) -> Spoiling:
+    """As the reference draws them: kind, then two places within the padded row, row by row."""
+    torch.manual_seed(1234)
+    drawn = [(torch.randint(0, 2, (1,))[0] == 0, *torch.randint(0, size, (2,)).sort().values) for _ in range(rows)]
+    twice, start, stop = (torch.stack(column) for column in zip(*drawn, strict=True))
+    return Spoiling(twice=twice, start=start, stop=stop, longest=int(((stop - start) * twice).max()))
+
+
+def test_preference_is_the_reference_s(golden: Path) -> None:
+    want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["dpo"]
+    made = stage(SMALL_GPT, GptOptimConfig(misaligned=True), bert=True)
+    fill(made.model)
+    made.model.eval()
+    inputs = gpt_inputs("s1small", SMALL_GPT, [9, 6], [14, 11])
+    padded, whole = torch.from_numpy(want["in.y"]), torch.tensor([14, 14])
+    codes, codes_n = spans_of_reference(2, 14).apply(padded, whole)
+    longest = int(codes_n.max())
+    np.testing.assert_array_equal(codes_n, want["dpo.reject_y_lens"])
+    for row, count in enumerate(codes_n.tolist()):
+        np.testing.assert_array_equal(codes[row, :count], want["dpo.reject_y"][row, :count])
+    chosen, _ = made._likelihood(inputs)
+    rejected, _ = made._likelihood(replace(inputs, codes=codes[:, :longest], codes_n=codes_n))
+    assert chosen.tolist() == pytest.approx(facts["A_logps"], rel=1e-5)
+    assert rejected.tolist() == pytest.approx(facts["R_logps"], rel=1e-5)
+    preference = gpt_losses.preference_loss(chosen, rejected).item()
+    assert preference == pytest.approx(facts["loss_dpo"], rel=1e-5)
+    assert preference - chosen.sum().item() == pytest.approx(facts["loss_total"], rel=1e-5)
+
+
+def test_spoiling_repeats_or_leaves_out_a_span() -> None:
+    codes = torch.arange(1, 8).repeat(3, 1)
+    spoiling = Spoiling(
+        twice=torch.tensor([True, False, True]),
+        start=torch.tensor([2, 1, 4]),
+        stop=torch.tensor([4, 4, 4]),
+        longest=2,
+    )
+    spoilt, count = spoiling.apply(codes, torch.tensor([7, 6, 5]))
+    assert count.tolist() == [9, 3, 5]
+    assert spoilt[0].tolist() == [1, 2, 3, 4, 3, 4, 5, 6, 7]
+    assert spoilt[1, :3].tolist() == [1, 5, 6]
+    assert spoilt[2, :5].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_spoilt_codes_are_codes_of_their_utterance() -> None:
+    torch.manual_seed(0)
+    codes_n = torch.tensor([30, 12, 1, 25])
+    codes = torch.arange(30).repeat(4, 1)
+    kinds = set()
+    for _ in range(50):
+        spoiling = Spoiling.draw(codes_n, 30)
+        spoilt, count = spoiling.apply(codes, codes_n)
+        assert spoilt.shape[1] >= int(count.max())
+        for row in range(4):
+            assert 0 <= spoiling.start[row] <= spoiling.stop[row] <= codes_n[row]
+            valid = spoilt[row, : count[row]].tolist()
+            assert valid == sorted(valid) or spoiling.twice[row]
+            assert set(valid) <= set(range(int(codes_n[row])))
+        kinds |= set(spoiling.twice.tolist())
+    assert kinds == {True, False}
+
+
+def test_it_learns_to_say_what_it_reads() -> None:
+    made = stage(replace(TINY, dropout=0.0), replace(OPTIM, accumulate=1, peak_rate=0.02, warmup=20, total=150))
+    before = made.validate(text([30, 30, 24], seed=1000))
+    for seed in range(150):
+        made.step([text([30, 30, 24, 27], seed)])
+    after = made.validate(text([30, 30, 24], seed=1000))
+    assert after["loss"] < 0.5 * before["loss"]
+    assert after["accuracy"] > 0.7 > before["accuracy"]
+
+
+def weights(of: GptStage) -> list[Tensor]:
+    return [value.clone() for value in of.model.state_dict().values()]
+
+
+@pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
+def test_summed_batches_are_one_batch(optimizer: str) -> None:
+    optim = replace(OPTIM, optimizer=optimizer, max_norm=1.0)
+    whole = stage(replace(TINY, dropout=0.0), replace(optim, accumulate=1))
+    parts = stage(replace(TINY, dropout=0.0), replace(optim, accumulate=3))
+    rows, pieces = [12, 30, 17], [text([12]), text([30]), text([17])]
+    at_once = text(rows)
+    for row, piece in enumerate(pieces):  # the same phones, so the same codes
+        phones = -(-rows[row] // 3)
+        piece.tensors["phones"][0] = at_once["phones"][row, :phones]
+        piece.tensors["semantic"][0] = at_once["semantic"][row, : rows[row]]
+    first = whole.step([at_once])
+    last = parts.step(pieces)
+    for name in ("loss", "accuracy", "grad_norm"):
+        assert float(last[name]) == pytest.approx(float(first[name]), rel=1e-4), name
+    for made, want in zip(weights(parts), weights(whole), strict=True):
+        torch.testing.assert_close(made, want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
+def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch, optimizer: str) -> None:
+    optim = replace(OPTIM, optimizer=optimizer, preference=True)
+    straight = stage(optim=optim)
+    for _ in range(3):
+        straight.step([batch])
+    saved = io.BytesIO()
+    torch.save({"stage": straight.state_dict(), "rng": torch.get_rng_state()}, saved)
+    on = [straight.step([batch]) for _ in range(5)]
+
+    saved.seek(0)
+    state = torch.load(saved, weights_only=True)
+    resumed = stage(optim=optim)
+    resumed.load_state_dict(state["stage"])
+    torch.set_rng_state(state["rng"])
+    for want in on:
+        made = resumed.step([batch])
+        assert {name: str(value.item()) for name, value in made.items()} == {
+            name: str(value.item()) for name, value in want.items()
+        }
+    assert all(map(torch.equal, weights(resumed), weights(straight)))
+    assert (resumed.updates, resumed.learning_rate) == (straight.updates, straight.learning_rate)
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    other = stage(replace(TINY, layers=1, symbols=7))
+    with pytest.raises(RunError, match="not of this model: 12 missing, 0 unknown to it, 1 of another") as caught:
+        stage().load_state_dict(other.state_dict())
+    assert caught.value.details == (
+        "missing in h: h.layers.1.linear1.bias and 11 more",
+        "ar_text_embedding.word_embeddings.weight: 7x32 given, 20x32 expected",
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
+def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch, optimizer: str) -> None:
+    made = stage(optim=replace(OPTIM, accumulate=1, optimizer=optimizer))
+    made.step([batch])
+    before = weights(made)
+    inputs = prepare(batch)
+    metrics = made.update([replace(inputs, bert=torch.full((*inputs.phones.shape, 1024), math.nan))])
+    assert metrics["skipped"] == 1 and all(map(torch.equal, weights(made), before))
+    metrics = made.step([batch])
+    assert metrics["skipped"] == 0 and not all(map(torch.equal, weights(made), before))
+
+
+def test_norms_are_of_the_mean_gradient_and_clipped_where_asked(batch: Batch) -> None:
+    optim = replace(OPTIM, accumulate=1, optimizer="adamw")
+    still = replace(TINY, dropout=0.0)
+    free, clipped = stage(still, optim), stage(still, replace(optim, max_norm=1e-3))
+    norms = [made.step([batch])["grad_norm"] for made in (free, clipped)]
+    assert norms[0] == norms[1] > 1e-3  # what is reported is what there was
+    predictions = sum(n + 1 for n in [12, 30, 17])
+    moments = [entry["exp_avg"] for entry in clipped.optimizer.state_dict()["state"].values()]
+    applied = torch.stack([moment.norm() for moment in moments]).norm() / (1 - optim.betas[0]) / predictions
+    assert float(applied) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
+    made = stage()
+    made.step([batch])
+    before, random = weights(made), torch.get_rng_state()
+    first = made.validate(batch)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert made.model.training and all(map(torch.equal, weights(made), before))
+    assert made.validate(batch) == first
+    assert set(first) == {"loss", "accuracy"} and all(value.isfinite() for value in first.values())
+
+
+def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
+    made = stage(optim=replace(OPTIM, optimizer="adamw", preference=True))
+    made.step([batch])
+    with NoWaiting():
+        metrics = made.step([batch])
+    assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
+    named = {"loss", "loss_dpo", "accuracy", "grad_norm", "skipped", "exploded"}
+    assert set(metrics) == named == set(made.step([batch]))
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "float8"),
+    [({}, "fp32", False), ({"recompute": True}, "bf16", False), ({"preference": True}, "fp32", True)],
+)
+def test_a_step_never_allocates_queries_times_keys(options: dict[str, bool], precision: str, float8: bool) -> None:
+    """Nor a quarter of it, forward, backward, in the update: of padded rows, with dropout."""
+    heads, lengths = 16, [600, 450, 75]
+    made = stage(replace(TINY, heads=heads, layers=1), replace(OPTIM, **options), precision)
+    if float8:
+        pack_stage(made)
+    with Largest() as largest:
+        made.step([text(lengths)])
+    L = lengths[0] + lengths[0] // 3
+    assert 4 * TINY.channels * len(lengths) * L <= largest.numel < len(lengths) * heads * L * L / 4
+
+
+def test_bert_is_read_where_there_is_some() -> None:
+    assert stage().features == ("phones", "semantic")
+    made, batch = stage(bert=True), text([12, 30], bert=True)
+    assert made.features == ("phones", "semantic", "bert")
+    made.step([batch])
+    assert made.model.bert_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_batch_without_token_lengths_is_refused(batch: Batch) -> None:
+    with pytest.raises(UsageError, match="token axis"):
+        prepare(replace(batch, tokens_n=None))
+
+
+def test_bfloat16_follows_float32(batch: Batch) -> None:
+    exact, rough = (stage(replace(TINY, dropout=0.0), precision=name).step([batch]) for name in ("fp32", "bf16"))
+    assert float(rough["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
+    assert float(rough["loss"]) != float(exact["loss"])
+
+
+def test_presets_end_where_the_codebook_does() -> None:
+    ends = {name: config.end for name, (config, _) in GPT_PRESETS.items()}
+    assert ends == {
+        "tiny": sovits_config.tiny().codebook_size,
+        "v1": 1024,
+        "v2": 1024,
+        "v2Pro": 1024,
+        "v2ProPlus": 1024,
+    }

@@ -1,0 +1,157 @@
+"""Several processes make the update that one makes of all their utterances, and a run goes on with fewer of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headrace.train import distributed
+from headrace.train.checkpoints.checkpoint import Checkpoints, load
+from headrace.train.config import RunConfig
+from headrace.train.data.batch import Batch
+from headrace.train.monitoring import metrics
+from headrace.train.stages.sovits_inputs import Draw, Inputs
+from headrace.train.stages.sovits_stage import Piece, SovitsStage
+from headrace.train.trainer import loop
+from tests.helpers.training_store import Silent, build
+from tests.train.stages.test_gpt_stage import TINY, text
+from tests.train.stages.test_gpt_stage import stage as gpt_stage
+from tests.train.stages.test_sovits_stage import SMALL, speech
+from tests.train.stages.test_sovits_stage import stage as sovits_stage
+
+SIZES = replace(SMALL, freeze_quantizer=True, p_dropout=0.0)
+CUTS = {1: (slice(0, 4),), 2: (slice(0, 3), slice(3, 4))}
+"""What each rank has of four utterances: the second one has the longest alone."""
+
+
+def drawn(inputs: Inputs, numbers: np.ndarray) -> Draw:
+    """Noise that an utterance has whatever batch it is in."""
+    size = inputs.spec.shape[2]
+    noise = torch.stack([torch.randn(SIZES.inter_channels, 64, generator=_seed(n))[:, :size] for n in numbers])
+    return Draw(noise=noise, starts=torch.from_numpy(numbers % 5))
+
+
+def _seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(number))
+
+
+def update(batch: Batch) -> dict[str, Any]:
+    """One of SoVITS, without dropout, and one of the decoder."""
+    made = sovits_stage(SIZES)
+    made.generator.eval()
+    made.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=_seed(0)))
+    prepared = made._prepared
+    made._prepared = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
+    terms = made.step([batch])
+    decoder = gpt_stage(replace(TINY, dropout=0.0))
+    said = decoder.step([text([12, 30, 17, 25]).take(CUTS[distributed.world()][distributed.rank()])])
+    return {
+        "terms": {name: float(value) for name, value in (terms | said).items()},
+        "generator": gradients(made.generator),
+        "discriminator": gradients(made.discriminator),
+        "decoder": gradients(decoder.model),
+    }
+
+
+def with_draw(piece: Piece, batch: Batch) -> Piece:
+    return replace(piece, drawn=drawn(piece.inputs, batch.numbers))
+
+
+def gradients(of: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in of.parameters() if p.grad is not None])
+
+
+def config(store: Path, out: Path) -> RunConfig:
+    return RunConfig(
+        store=store,
+        out=out,
+        preset="tiny",
+        batch_frames=300,
+        max_utterances=4,
+        max_steps=5,
+        checkpoint_every=100,
+        validate_every=4,
+    )
+
+
+def worker(store: Path, out: Path) -> None:
+    """What each process does."""
+    utterances = speech([21, 30, 17, 40])
+    stages: list[SovitsStage] = []
+    step = SovitsStage.step
+    with distributed.joined():
+        torch.save(update(utterances.take(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
+        SovitsStage.step = lambda self, batches: stages.append(self) or step(self, batches)  # type: ignore
+        summary = loop.start(config(store, out / "run"), Silent())
+    weights = stages[0].state_dict()["generator"]
+    torch.save({"weights": weights, "summary": json.dumps(summary)}, out / f"run-{os.environ['RANK']}.pt")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes, as torchrun would start them."""
+    out = tmp_path_factory.mktemp("ranks")
+    store = build(out / "store").path
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "tests.train.trainer.test_distributed", str(store), str(out)]
+    processes = [
+        subprocess.Popen(
+            command, env={**os.environ, **at, "RANK": str(n), "LOCAL_RANK": str(n)}, stderr=subprocess.PIPE, text=True
+        )
+        for n in range(2)
+    ]
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+    return out
+
+
+def test_two_ranks_make_the_update_of_one(both: Path) -> None:
+    """Though one has three utterances and the other one, all of other lengths."""
+    want = update(speech([21, 30, 17, 40]))
+    for rank in range(2):
+        made = torch.load(both / f"update-{rank}.pt", weights_only=True)
+        assert made["terms"] == pytest.approx(want["terms"], rel=1e-4, abs=1e-6)
+        for network in ("generator", "discriminator", "decoder"):
+            assert float((made[network] - want[network]).norm() / want[network].norm()) < 1e-4, network
+
+
+def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
+    first, second = (torch.load(both / f"run-{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    assert json.loads(second["summary"]) is None and json.loads(first["summary"])["ranks"] == 2
+    records = [r for r in metrics.read(both / "run" / "metrics.jsonl") if r["split"] == "train"]
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
+    epochs = [sum(r["utterances"] for r in records if r["epoch"] == epoch) for epoch in (1, 2)]
+    assert epochs[0] == 19 and epochs[1] > 0
+    state = load(Checkpoints(both / "run" / "checkpoints").path(5))
+    assert not torch.equal(state["random"][0]["cpu"], state["random"][1]["cpu"])
+
+
+def test_a_run_of_two_ranks_goes_on_alone(both: Path) -> None:
+    observer = Silent()
+    summary = loop.resume(both / "run", {"max_steps": 0, "max_epochs": 2}, observer)
+    assert summary is not None and summary["ranks"] == 1
+    records = [r for r in metrics.read(both / "run" / "metrics.jsonl") if r["split"] == "train"]
+    assert sum(r["utterances"] for r in records if r["epoch"] == 2) == 19
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]), Path(sys.argv[2]))

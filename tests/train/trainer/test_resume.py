@@ -1,0 +1,244 @@
+"""Stopped at any moment and resumed, a run on a CPU gives the same numbers, bit for bit, in float32 and in bfloat16."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.store.errors import RunError
+from headrace.train.checkpoints.checkpoint import Checkpoints, load
+from headrace.train.config import RunConfig
+from headrace.train.monitoring import metrics
+from headrace.train.trainer import loop
+from tests.helpers.training_store import Silent, build
+
+STEPS = 14
+EVERY = 4
+UNTIMED = ("step_s", "wait_s", "seconds")
+
+
+def config(corpus: Path, out: Path, kind: tuple[str, str]) -> RunConfig:
+    """Of the decoder two batches make an update."""
+    stage, precision = kind
+    return RunConfig(
+        store=corpus,
+        out=out,
+        stage=stage,
+        precision=precision,
+        accumulate={"sovits": 1, "gpt": 2}[stage],
+        preset="tiny",
+        batch_frames=300,
+        max_steps=STEPS,
+        checkpoint_every=EVERY,
+        validate_every=5,
+    )
+
+
+def command(config: RunConfig) -> list[str]:
+    names = (
+        "out",
+        "stage",
+        "precision",
+        "accumulate",
+        "preset",
+        "batch_frames",
+        "max_steps",
+        "checkpoint_every",
+        "validate_every",
+    )
+    options = [(f"--{name.replace('_', '-')}", str(getattr(config, name))) for name in names]
+    program = [sys.executable, "-c", "from headrace.cli.train import main; main()", "run", str(config.store)]
+    return [*program, *(word for option in options for word in option)]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    records = metrics.read(out / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in UNTIMED} for record in records]
+
+
+def interrupt(config: RunConfig, when: Callable[[], bool], number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """Start a run, and send it a signal as soon as `when` holds."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(config), **pipes) as process:
+        deadline = time.monotonic() + 120
+        while not when():
+            assert process.poll() is None, f"ended too early: {process.communicate()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("resume") / "store").path
+
+
+KINDS = [
+    ("sovits", "fp32"),
+    ("gpt", "fp32"),
+    pytest.param(("sovits", "bf16"), marks=pytest.mark.soak),
+    pytest.param(("gpt", "bf16"), marks=pytest.mark.soak),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def kind(request) -> tuple[str, str]:
+    """Stage and precision."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, kind, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("resume") / "run"
+    loop.start(config(corpus, out, kind), Silent())
+    return out
+
+
+def assert_same_run(out: Path, undisturbed: Path, steps: int = STEPS) -> None:
+    assert lines(out) == lines(undisturbed)
+    ours, theirs = (load(Checkpoints(run / "checkpoints").path(steps)) for run in (out, undisturbed))
+    assert_same(ours["stage"], theirs["stage"])
+    assert_same(ours["random"], theirs["random"])
+    assert ours["stream"] == theirs["stream"]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the last bit, however deep."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        one, other = list(one.values()), list(other.values())
+    if isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number):
+    out = tmp_path / "run"
+    ended = interrupt(config(corpus, out, kind), lambda: len(metrics.read(out / "metrics.jsonl")) >= 3, number)
+    (step,) = Checkpoints(out / "checkpoints").steps()[-1:]
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        f"Error: {number.name} came: stopped after step {step}, saved {out}/checkpoints/step-{step:08d}.pt. "
+        f"Go on with: train run {corpus} --out {out} --resume"
+    )
+    assert 3 <= step < STEPS
+    assert lines(out)[-1]["step"] == step
+    loop.resume(out, {}, Silent())
+    assert_same_run(out, undisturbed)
+
+
+def test_killed_after_a_checkpoint(corpus, kind, undisturbed, tmp_path):
+    """SIGKILL some steps past a checkpoint: what was done since is done again, and gives the same."""
+    out = tmp_path / "run"
+    checkpoints = Checkpoints(out / "checkpoints")
+    ended = interrupt(config(corpus, out, kind), lambda: checkpoints.steps() != [], signal.SIGKILL)
+    assert ended.returncode == -signal.SIGKILL
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"split": "train", "step": 99, "loss_mel": 1.0}\n{"split": "tra')
+    summary = loop.resume(out, {}, Silent())
+    assert summary["steps"] == STEPS
+    assert_same_run(out, undisturbed)
+
+
+def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    interrupt(config(corpus, out, kind), lambda: (out / "metrics.jsonl").exists(), signal.SIGKILL)
+    assert Checkpoints(out / "checkpoints").steps() == []
+    loop.resume(out, {}, Silent())
+    assert_same_run(out, undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    loop.start(replace(config(corpus, out, kind), max_steps=2 * EVERY + 1), Silent())
+    damage(Checkpoints(out / "checkpoints"))
+    observer = Silent()
+    loop.resume(out, {"max_steps": STEPS}, observer)
+    assert "is damaged" in observer.said[0] and observer.said[1] == f"going on after step {2 * EVERY}"
+    assert_same_run(out, undisturbed)
+
+
+def damage(checkpoints: Checkpoints) -> None:
+    """One bit of the newest."""
+    path = checkpoints.path(checkpoints.steps()[-1])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    path = Checkpoints(out / "checkpoints").path(2 * EVERY).with_suffix(".tmp")
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/dev/full")
+    with pytest.raises(RunError, match="No space left on device"):
+        loop.start(config(corpus, out, kind), Silent())
+    assert Checkpoints(out / "checkpoints").steps() == [EVERY]
+    loop.resume(out, {}, Silent())
+    assert_same_run(out, undisturbed)
+
+
+@pytest.mark.soak
+def test_killed_at_twenty_random_moments(corpus, kind, tmp_path):
+    """SIGTERM and SIGKILL by turns, whatever the run is doing: while it begins, in a step, at a checkpoint. And now and
+    then the newest checkpoint is damaged before it goes on. After a run that came to its end another one is begun."""
+    random, out, straight = Random(str(kind)), tmp_path / "run", tmp_path / "straight"
+    long = replace(config(corpus, out, kind), max_steps=100, checkpoint_every=1)
+    loop.start(replace(long, out=straight), Silent())
+    checkpoints, killed = Checkpoints(out / "checkpoints"), 0
+    while killed < 20:
+        if len(checkpoints.steps()) > 1 and random.random() < 0.2:
+            damage(checkpoints)
+        process = begin_or_resume(long)
+        wait_for_a_moment(process, out, random)
+        process.send_signal(random.choice([signal.SIGTERM, signal.SIGKILL]))
+        code = process.wait(300)
+        assert code in (0, 1, -signal.SIGTERM, -signal.SIGKILL)
+        killed += code != 0
+        if code == 0:
+            assert_same_run(out, straight, steps=100)
+            shutil.rmtree(out)
+    assert begin_or_resume(long).wait(600) == 0
+    assert_same_run(out, straight, steps=100)
+
+
+def begin_or_resume(config: RunConfig) -> subprocess.Popen[bytes]:
+    resume = ["--resume"] if (config.out / "config.json").exists() else []
+    return subprocess.Popen([*command(config), *resume], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def wait_for_a_moment(process: subprocess.Popen, out: Path, random: Random) -> None:
+    """Within the first seconds of a process, or within some steps of its own."""
+    if random.random() < 0.3:
+        time.sleep(random.uniform(0, 8))
+        return
+    written = size_of(out)
+    for _ in range(random.randint(1, 2)):
+        deadline = time.monotonic() + 300
+        while process.poll() is None and size_of(out) <= written:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        written = size_of(out)
+    time.sleep(random.uniform(0, 0.4))
+
+
+def size_of(out: Path) -> int:
+    return (out / "metrics.jsonl").stat().st_size if (out / "metrics.jsonl").exists() else 0

@@ -1,0 +1,139 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A checkpoint is written beside its name, forced to disk and renamed: it is there whole or not at all. It is checked
+against the CRC-32 of its every record before it is used, because `torch.load` takes a flipped bit for a weight.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.store.errors import RunError
+from headrace.store.storage.place import commit_file
+from headrace.train.checkpoints.upstream_files import TENSOR_NAMES, names_in
+
+FORMAT = 2
+KEEP = 3
+"""Newest checkpoints that stay."""
+
+
+class Checkpoints:
+    """The checkpoints of a run: FOLDER/step-00000150.pt and so on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, ascending."""
+        names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.folder.glob("step-*.pt"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
+        """Write the checkpoint of a step; afterwards the newest `KEEP` are there, and the best one if it is.
+
+        Args:
+            state: tensors, numbers, strings, and lists and dicts of them. The format and the versions of what wrote it
+                are added.
+            best: the step that validated best.
+        Raises:
+            RunError: it cannot be written. Those already there are untouched.
+        """
+        target = self.path(step)
+        draft = target.with_suffix(".tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                torch.save({"format": FORMAT, "step": step, "versions": versions(), **state}, file)
+            commit_file(draft, target)
+        except (OSError, RuntimeError) as error:
+            draft.unlink(missing_ok=True)
+            raise self._unwritten(target, error) from error
+        for old in self.steps()[:-KEEP]:
+            if old != best:
+                self.path(old).unlink()
+        return target
+
+    def _unwritten(self, target: Path, error: OSError | RuntimeError) -> Exception:
+        """torch's archive writer may turn the OSError of a write into a RuntimeError; that one is its context."""
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            return error
+        newest = f"step {self.steps()[-1]} is the newest there is" if self.steps() else "there is none yet"
+        return RunError(
+            f"Cannot write {target}: {cause.strerror}. Of the run's checkpoints, {newest}; make room and --resume."
+        )
+
+    def load_newest(self) -> tuple[dict[str, Any], list[str]]:
+        """The newest checkpoint that is intact, and a line for each newer one that is not.
+
+        Raises:
+            RunError: there is none, or another version wrote it.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                return load(path), damaged
+            except Damaged as fault:
+                damaged.append(f"{path} is damaged ({fault}): trying the one before it")
+        raise RunError(f"No checkpoint in {self.folder} can be used: start a new run with another --out.", *damaged)
+
+
+class Damaged(Exception):
+    """A file is not the checkpoint that was written."""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One checkpoint, on the CPU. Its checksums are verified at about 3 GB/s; nothing in it is executed.
+
+    Raises:
+        Damaged: the file is cut short, a record does not match its checksum, or it holds other things than data.
+        RunError: another version wrote it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if record := archive.testzip():
+                raise Damaged(f"{record} does not match its checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError) as error:
+        raise Damaged(str(error)) from error
+    except pickle.UnpicklingError as error:
+        raise Damaged(f"it holds other things than tensors and numbers: {', '.join(_foreign(path))}") from error
+    if state.get("format") != FORMAT:
+        raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
+    return state
+
+
+def _foreign(path: Path) -> list[str]:
+    """What an archive names that no tensor needs. Nothing of it is run."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    named = {name for data in pickles for name in names_in(data)} - TENSOR_NAMES
+    return sorted(name.replace(" ", ".") for name in named)
+
+
+def random_state() -> dict[str, Any]:
+    """States of torch's generators on the CPU and on every CUDA device."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore `random_state`. A run that moves to a machine with other devices keeps what fits."""
+    torch.set_rng_state(state["cpu"])
+    for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(cuda, device)
+
+
+def versions() -> dict[str, str]:
+    return {"headrace": version("headrace"), "torch": str(torch.__version__), "numpy": np.__version__}

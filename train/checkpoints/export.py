@@ -1,0 +1,126 @@
+"""Trained weights as upstream's inference and web UI load them: half precision, its config, its names, its heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from headrace.store.errors import UsageError
+from headrace.train.checkpoints import upstream_files
+from headrace.train.models import gpt, sovits_config
+from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.sovits_config import SovitsConfig
+
+SOVITS_HEADS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v2Pro": b"05", "v2ProPlus": b"06"}
+SOVITS_SIZES = {
+    "v1": sovits_config.v1(),
+    "v2": sovits_config.v2(),
+    "v2Pro": sovits_config.v2Pro(),
+    "v2ProPlus": sovits_config.v2ProPlus(),
+}
+GPT_SIZES = {"v1": gpt.v1(), "v2": gpt.v2()}
+SOVITS_UNHEARD = ("freeze_quantizer", "segment_frames", "p_dropout", "periods", "discriminator_width", "recompute")
+"""Fields that matter in training alone."""
+TRAINING_PART = "enc_q."
+"""The posterior encoder: speaking needs none, so upstream's files have none."""
+
+
+def sovits_file(name: str, epoch: int, step: int) -> str:
+    """What upstream calls such a file."""
+    return f"{name}_e{epoch}_s{step}.pth"
+
+
+def gpt_file(name: str, epoch: int) -> str:
+    """What upstream calls such a file."""
+    return f"{name}-e{epoch}.ckpt"
+
+
+def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int) -> str:
+    """Write a generator. Returns its version.
+
+    Args:
+        name: of the voice, for the config.
+    Raises:
+        UsageError: no published version has these sizes, so upstream could not load it.
+        RunError: the file cannot be written.
+    """
+    version = _version_of(model.config, SOVITS_SIZES, SOVITS_UNHEARD)
+    weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
+    config = sovits_sections(model.config, version, name)
+    upstream_files.write(path, weights, config, f"{epoch}epoch_{step}iteration", SOVITS_HEADS[version])
+    return version
+
+
+def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
+    """Write a decoder. Returns its version; v2's serves v2Pro and v2ProPlus too.
+
+    Raises:
+        As `export_sovits`.
+    """
+    version = _version_of(model.config, GPT_SIZES, ("dropout",))
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    upstream_files.write(path, weights, gpt_sections(model.config), f"GPT-e{epoch}")
+    return version
+
+
+def sovits_sections(config: SovitsConfig, version: str, name: str) -> dict[str, Any]:
+    """The sections that upstream builds a generator from."""
+    same = ("inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size", "p_dropout")
+    upsampling = ("resblock_kernel_sizes", "upsample_rates", "upsample_initial_channel", "upsample_kernel_sizes")
+    return {
+        "train": {"segment_size": config.segment_frames * config.hop},
+        "data": {
+            "max_wav_value": 32768.0, "sampling_rate": 32000, "filter_length": 2 * (config.spec_bins - 1),
+            "hop_length": config.hop, "win_length": 2048, "n_mel_channels": 128, "mel_fmin": 0.0, "mel_fmax": None,
+            "add_blank": True, "n_speakers": 300, "cleaned_text": True,
+        },
+        "model": {
+            **{field: getattr(config, field) for field in same},
+            **{field: _listed(getattr(config, field)) for field in upsampling},
+            "resblock_dilation_sizes": _listed(config.resblock_dilation_sizes),
+            "resblock": "1", "n_layers_q": 3, "use_spectral_norm": False, "gin_channels": config.voice_channels,
+            "semantic_frame_rate": "25hz", "freeze_quantizer": config.freeze_quantizer, "version": version,
+        },
+        "content_module": "cnhubert",
+        "name": name,
+        "version": version,
+    }  # fmt: skip
+
+
+def gpt_sections(config: GptConfig) -> dict[str, Any]:
+    """The sections that upstream builds a decoder from."""
+    return {
+        "data": {"max_sec": 54, "pad_val": config.end},
+        "model": {
+            "vocab_size": config.vocabulary, "phoneme_vocab_size": config.symbols, "embedding_dim": config.channels,
+            "hidden_dim": config.channels, "head": config.heads, "linear_units": 4 * config.channels,
+            "n_layer": config.layers, "dropout": 0, "EOS": config.end, "random_bert": 0,
+        },
+        "inference": {"top_k": 15},
+    }  # fmt: skip
+
+
+def _version_of(config: Any, published: dict[str, Any], unheard: Iterable[str]) -> str:
+    """The version whose sizes a config has, whatever it says in the fields of `unheard`."""
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in unheard]
+    for version, of in published.items():
+        if all(getattr(config, field) == getattr(of, field) for field in fields):
+            return version
+    v2 = published["v2"]
+    raise UsageError(
+        "No published version has the sizes of this model, so upstream could not load it: train with preset "
+        f"{' or '.join(published)} on a store of upstream's own table of phones to export.",
+        *(
+            f"{field}: {getattr(config, field)} here, {getattr(v2, field)} in v2"
+            for field in fields
+            if getattr(config, field) != getattr(v2, field)
+        ),
+    )
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as they are in JSON."""
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,125 @@
+"""Trained networks, out of a run of one's own or one of upstream's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from headrace.store.errors import RunError
+from headrace.train.checkpoints import export, upstream_files
+from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.config import RunConfig, config_path
+from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.stages.gpt_stage import GPT_PRESETS
+from headrace.train.stages.sovits_optim import PRESETS
+
+
+def generator(path: Path) -> SynthesizerTrn:
+    """The SoVITS generator of a run, or of a pretrained or exported file, for speaking: without its posterior encoder.
+
+    Raises:
+        RunError: there is none, or it is damaged or of another network.
+    """
+    if path.is_dir():
+        config, state = _newest(path, "sovits")
+        weights = state["stage"]["generator"]
+        sizes = _generator_sizes(config, weights)
+    else:
+        weights = upstream_files.read(path).weights
+        sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
+    model = SynthesizerTrn(sizes)
+    del model.enc_q
+    load_exactly(model, _speaking(weights), str(path))
+    return model.eval()
+
+
+def decoder(path: Path) -> Text2SemanticDecoder:
+    """The text-to-semantic decoder of a run or of a file.
+
+    Raises:
+        RunError: as `generator`.
+    """
+    if path.is_dir():
+        config, state = _newest(path, "gpt")
+        weights = state["stage"]["model"]
+        sizes = _decoder_sizes(config, weights)
+    else:
+        weights = upstream_files.read(path).weights
+        sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
+    model = Text2SemanticDecoder(sizes)
+    load_exactly(model, weights, str(path))
+    return model.eval()
+
+
+def export_run(run: Path, out: Path) -> tuple[Path, str]:
+    """Write the newest weights of a run as upstream loads them.
+
+    Args:
+        out: a file, or a folder that is there: then the file is called what upstream would call it.
+    Returns:
+        The file, and the version that it is of.
+    Raises:
+        RunError: there is no run or no checkpoint, or the file cannot be written.
+        UsageError: no published version has the sizes of the run's model.
+    """
+    config = _config(run)
+    config, state = _newest(run, config.stage)
+    epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
+    if config.stage == "gpt":
+        decoder_ = Text2SemanticDecoder(_decoder_sizes(config, state["stage"]["model"]))
+        load_exactly(decoder_, state["stage"]["model"], str(run))
+        file = out / export.gpt_file(name, epoch) if out.is_dir() else out
+        return file, export.export_gpt(file, decoder_, epoch=epoch)
+    model = SynthesizerTrn(_generator_sizes(config, state["stage"]["generator"]))
+    load_exactly(model, state["stage"]["generator"], str(run))
+    file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
+    return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
+
+
+def _config(run: Path) -> RunConfig:
+    try:
+        return RunConfig.from_json(json.loads(config_path(run).read_bytes()))
+    except OSError as error:
+        raise RunError(f"{run} is not the folder of a run: give one that train run has made.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{config_path(run)} is damaged ({error!r}).") from error
+
+
+def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
+    config = _config(run)
+    if config.stage != stage:
+        raise RunError(f"{run} is a run of stage {config.stage}, and what is needed here is one of stage {stage}.")
+    state, _ = Checkpoints(run / "checkpoints").load_newest()
+    return config, state
+
+
+def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
+    """Of a run's generator: those of its preset, with as many phones as the run's store had."""
+    symbols = len(weights["enc_p.text_embedding.weight"])
+    return replace(PRESETS[config.preset][0], symbols=symbols, freeze_quantizer=config.init is not None)
+
+
+def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
+    """Of a run's decoder, likewise, and with as many codes."""
+    symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
+    vocabulary = len(weights["ar_predict_layer.weight"])
+    return replace(GPT_PRESETS[config.preset][0], symbols=symbols, codes=vocabulary - 1)
+
+
+def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(export.TRAINING_PART)}
+
+
+def _version(path: Path, weights: Mapping[str, Tensor], wanted: str) -> str:
+    described = upstream_files.describe(weights)
+    if not described.startswith(wanted):
+        raise RunError(f"{path} holds {described}, and what is needed here is {wanted.removesuffix(' of ')}.")
+    return described.removeprefix(wanted)

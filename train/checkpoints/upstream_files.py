@@ -1,0 +1,182 @@
+"""Checkpoint files of GPT-SoVITS itself, read and written.
+
+They are torch's archives of pickles. Two kinds of a model are told apart by what stands in place of the first two bytes
+of the archive, or by the size of the file. What a file holds is read by torch's restricted unpickler, and only after
+every name in it was found to be one of tensors or of the one plain class that upstream keeps its config in.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headrace.store.errors import RunError
+from headrace.store.storage.place import commit_file
+from headrace.train.checkpoints.load_weights import load_exactly
+
+HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
+"""Versions that stand in the first two bytes, where they do not say that it is an archive."""
+ARCHIVE = b"PK"
+V2_BYTES = 82_978 * 1024
+"""A SoVITS file without a head is of v1 if it is smaller than this, and of v2 if not."""
+ROOT = "headrace-weights.1"
+"""Name of the folder within an archive. Each of its some 680 records repeats it, so it decides on which side of
+V2_BYTES a file comes to lie: 18 characters as upstream's own leave 28 KB, and 4 would make of v2 a v1."""
+TENSOR_NAMES = frozenset(
+    {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+        *(f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")),
+    }
+)
+CONFIG_NAME = "utils HParams"
+
+
+class HParams:
+    """Stands for upstream's class of the same name: a config as attributes, sections within sections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What a file holds."""
+
+    weights: dict[str, Tensor]
+    """On the CPU, as precise as they were saved, named as in our modules."""
+    config: dict[str, Any]
+    """Sections as dicts; empty where the file has none."""
+    info: str
+    """What upstream says of the training, such as 8epoch_1234iteration."""
+    head: str
+    """The version that the first two bytes name; empty where they name none."""
+
+
+def read(path: Path) -> Published:
+    """Read weights of any of upstream's files: pretrained, trained, or saved to resume from.
+
+    Raises:
+        RunError: it cannot be read, is damaged, is not one of these files, or would run code.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror}.") from error
+    head = data[:2]
+    if head != ARCHIVE and head not in HEADS:
+        raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {head!r}.")
+    content = _unpickled(ARCHIVE + data[2:], path)
+    weights = content.get("weight", content.get("model")) if isinstance(content, dict) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it holds no weights under `weight` or `model`.")
+    return Published(
+        weights={str(name).removeprefix("model."): value for name, value in weights.items()},
+        config=_plain(content.get("config", {})),
+        info=str(content.get("info", "")),
+        head=HEADS.get(head, ""),
+    )
+
+
+def initialise(module: nn.Module, path: Path) -> None:
+    """Begin with the weights of one of upstream's files.
+
+    Raises:
+        RunError: as `read`, or they are of another model or version; then the module is as it was.
+    """
+    weights = read(path).weights
+    given, wanted = describe(weights), describe(module.state_dict())
+    if given != wanted:
+        raise RunError(f"{path} holds {given}, and what begins with it is {wanted}: give the file that belongs to it.")
+    load_exactly(module, weights, str(path))
+
+
+def describe(weights: Mapping[str, Tensor]) -> str:
+    """Which network weights belong to, in words, by their names and shapes."""
+    if "ar_predict_layer.weight" in weights:
+        symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
+        return f"a text-to-semantic decoder of {'v1' if symbols == 512 else 'v2'}"
+    if "discriminators.0.conv_post.weight_v" in weights:
+        count = len({name.split(".")[1] for name in weights})
+        return f"{count} discriminators, as {'v1 and v2 have' if count == 6 else 'v2Pro has'}"
+    if "enc_p.text_embedding.weight" not in weights:
+        return "another network"
+    if "sv_emb.weight" in weights:
+        return f"a SoVITS generator of {'v2ProPlus' if len(weights['dec.conv_pre.bias']) == 768 else 'v2Pro'}"
+    return f"a SoVITS generator of {'v1' if len(weights['enc_p.text_embedding.weight']) == 322 else 'v2'}"
+
+
+def write(path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], info: str, head: bytes = ARCHIVE) -> None:
+    """Write weights in half precision as upstream does, whole or not at all.
+
+    Args:
+        config: JSON types only; sections as dicts.
+        head: the first two bytes.
+    Raises:
+        RunError: it cannot be written.
+    """
+    half = {name: value.detach().half().cpu() for name, value in weights.items()}
+    draft = path.parent / f".{path.name}.draft" / f"{ROOT}.pth"
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"weight": half, "config": config, "info": info}, draft)
+        with draft.open("r+b") as file:
+            file.write(head)
+        commit_file(draft, path)
+    except (OSError, RuntimeError) as error:  # the latter from torch's archive writer, of a full disk for one
+        raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
+    finally:
+        shutil.rmtree(draft.parent, ignore_errors=True)
+
+
+def _unpickled(archive: bytes, path: Path) -> Any:
+    """The objects of an archive whose checksums are right and whose pickle names nothing but tensors and configs."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as records:
+            if damaged := records.testzip():
+                raise RunError(f"{path} is damaged: {damaged} does not match its checksum.")
+            pickles = [records.read(name) for name in records.namelist() if name.endswith("data.pkl")]
+        foreign = sorted({name for data in pickles for name in names_in(data)} - TENSOR_NAMES - {CONFIG_NAME})
+        if foreign:
+            named = ", ".join(name.replace(" ", ".") for name in foreign)
+            raise RunError(f"{path} is refused: loading it would run {named}, and weights need none of that.")
+        with torch.serialization.safe_globals([(HParams, "utils.HParams")]):
+            return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except RunError:
+        raise
+    except Exception as error:  # damage reaches four parsers, which have no error in common
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise RunError(f"{path} is damaged, or not a checkpoint: {reason}") from error
+
+
+def names_in(data: bytes) -> Iterator[str]:
+    """Every `module name` that a pickle refers to. Looks at it, runs nothing."""
+    recent: list[str] = []
+    memo: dict[int, str] = {}
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument)
+        elif opcode.name == "STACK_GLOBAL":
+            yield " ".join(recent[-2:])
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = recent[-1] if recent else ""
+        elif isinstance(argument, int) and "PUT" in opcode.name:
+            memo[argument] = recent[-1] if recent else ""
+        elif isinstance(argument, int) and "GET" in opcode.name:
+            recent.append(memo.get(argument, ""))
+        elif isinstance(argument, str):
+            recent.append(argument)
+
+
+def _plain(config: Any) -> Any:
+    """A config as dicts."""
+    if isinstance(config, HParams):
+        config = vars(config)
+    return {str(key): _plain(value) for key, value in config.items()} if isinstance(config, Mapping) else config

@@ -1,0 +1,124 @@
+"""What the stream hands to a model: named padded tensors and the true lengths.
+
+Shapes: B utterances, T frames of the longest, P phones of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.train import distributed
+from headrace.train.data.batch_plan import Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ragged:
+    """A feature on its way to a device: utterances one after the other, to be padded there."""
+
+    rows: Tensor
+    """(sum of lengths, *row_shape)."""
+    lengths: np.ndarray
+    """(B,) int64, at least 1."""
+    longest: int
+    """Rows to pad to."""
+
+    def take(self, which: np.ndarray | slice) -> Ragged:
+        """Some of its utterances; those of a slice share its memory."""
+        ends = np.cumsum(self.lengths)
+        lengths, starts = self.lengths[which], (ends - self.lengths)[which]
+        if isinstance(which, slice):
+            rows = self.rows[starts[0] : ends[which][-1]]
+        else:
+            pieces = zip(starts.tolist(), lengths.tolist(), strict=True)
+            rows = torch.cat([self.rows[start : start + length] for start, length in pieces])
+        return replace(self, rows=rows, lengths=lengths)
+
+    def padded(self, device: torch.device | str) -> Tensor:
+        """(B, longest, *row_shape) on a device, without waiting for it."""
+        rows = self.rows.to(device, non_blocking=True)
+        lengths = torch.from_numpy(self.lengths).to(device, non_blocking=True)[:, None]
+        places = torch.arange(self.longest, device=device)
+        found = rows[(lengths.cumsum(0) - lengths + places).clamp_(max=len(rows) - 1)]
+        beyond = (places >= lengths).view(*found.shape[:2], *(1 for _ in rows.shape[1:]))
+        return found.masked_fill_(beyond, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Utterances of similar length, padded with zeros to the longest."""
+
+    numbers: np.ndarray
+    """(B,) int64: which utterances of the store."""
+    frames: Tensor
+    """(B,) int64."""
+    phones_n: Tensor
+    """(B,) int64."""
+    tensors: Mapping[str, Tensor]
+    """Feature name to (B, length of the longest, *row_shape): `wave` (B, T, hop) int16, `mel` (B, T, 128) float16,
+    `mfcc` (B, T, 20) float16, `phones` (B, P) int16, ... Zero past each utterance's end."""
+    tokens_n: Tensor | None = None
+    """(B,) int64, where a feature on the token axis was read."""
+    ragged: Mapping[str, Ragged] = field(default_factory=dict)
+    """Features that are not padded yet: `to` makes tensors of them."""
+    place: Position | None = None
+    """Where the epoch goes on after it, where a `BatchDataset` gave it."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, feature: str) -> Tensor:
+        return self.ragged[feature].padded("cpu") if feature in self.ragged else self.tensors[feature]
+
+    def __repr__(self) -> str:
+        held = {**self.tensors, **{name: ragged.rows for name, ragged in self.ragged.items()}}
+        shapes = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in held.items())
+        return f"Batch({len(self)} utterances on {self.frames.device}: {shapes})"
+
+    @property
+    def padding(self) -> float:
+        """Share of padded frames, 0 to 1. Ask before `to`: on a device it waits for it."""
+        return 1 - float(self.frames.sum()) / (len(self) * int(self.frames.max()))
+
+    def take(self, rows: np.ndarray | slice) -> Batch:
+        """Some of its utterances, padded as they are; those of a slice share its memory."""
+        return replace(
+            self,
+            numbers=self.numbers[rows],
+            frames=self.frames[rows],
+            phones_n=self.phones_n[rows],
+            tokens_n=None if self.tokens_n is None else self.tokens_n[rows],
+            tensors={name: tensor[rows] for name, tensor in self.tensors.items()},
+            ragged={name: ragged.take(rows) for name, ragged in self.ragged.items()},
+        )
+
+    def cut(self, count: int) -> list[Batch]:
+        """At most `count` pieces of equal size, but for one utterance more or less."""
+        pieces = min(count, len(self))
+        bounds = [len(self) * piece // pieces for piece in range(pieces + 1)]
+        return [self.take(slice(start, stop)) for start, stop in pairwise(bounds)] if pieces > 1 else [self]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device, all of it padded; from page-locked memory the copy runs beside the host."""
+        padded = {name: ragged.padded(device) for name, ragged in self.ragged.items()}
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=True),
+            phones_n=self.phones_n.to(device, non_blocking=True),
+            tokens_n=None if self.tokens_n is None else self.tokens_n.to(device, non_blocking=True),
+            tensors={name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()} | padded,
+            ragged={},
+        )
+
+
+def amounts(batches: Sequence[Batch]) -> dict[str, Any]:
+    """frames, utterances and share of padding of an update, over all ranks. Of batches of the host."""
+    counts = [[int(b.frames.sum()), len(b), len(b) * int(b.frames.max())] for b in batches]
+    frames, utterances, padded = distributed.total(torch.tensor(counts).sum(0)).tolist()
+    return {"frames": frames, "utterances": utterances, "padding": 1 - frames / padded}

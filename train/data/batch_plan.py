@@ -1,0 +1,219 @@
+"""The epoch as integers: which utterances form a batch, and which batch goes to which rank at which step.
+
+Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, no I/O. Held by tests:
+
+- over all ranks of an epoch every utterance comes exactly once, for any world size up to the number of utterances;
+- every rank has the same number of steps, and the batches of one step are of similar length, so no rank waits long;
+- a run resumed in mid-epoch, on as many ranks as before or on others, sees exactly what remained.
+
+`shuffle` orders and cuts them. How far they are shuffled is chosen by what may be padding: 1 % of all frames, or
+half as much again as sorted batches have, whichever is more. `python -m benchmarks.plan` measures what that gives.
+
+N utterances, M = S * W batches, S steps, W world size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from headrace.store.errors import UsageError
+from headrace.train.data.shuffle import Limits, cut, random_of, shuffled
+
+PADDING = 0.0098
+"""Share of padded frames up to which utterances are shuffled: with what single epochs stray, under 1 %."""
+VALIDATION_SHARE = 0.01
+VALIDATION_MOST = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A place between two steps of a run. Plain integers, so that a checkpoint holds it as JSON."""
+
+    epoch: int
+    history: tuple[tuple[int, int], ...]
+    """(world size, steps done) of every stretch of this epoch. The last one is under way; those before it ended when
+    the run was interrupted and went on with another number of ranks."""
+
+    @classmethod
+    def start(cls, world: int = 1, epoch: int = 0) -> Position:
+        return cls(epoch=epoch, history=((world, 0),))
+
+    @property
+    def steps(self) -> int:
+        """Done in the stretch under way."""
+        return self.history[-1][1]
+
+    def on(self, world: int) -> Position:
+        """The same place for a run on `world` ranks: goes on with the last stretch, or begins another."""
+        done = [stretch for stretch in self.history if stretch[1]]
+        if not done or done[-1][0] != world:
+            done.append((world, 0))
+        return Position(epoch=self.epoch, history=tuple(done))
+
+    def after_step(self) -> Position:
+        *before, (world, steps) = self.history
+        return Position(epoch=self.epoch, history=(*before, (world, steps + 1)))
+
+    def next_epoch(self) -> Position:
+        return Position.start(self.history[-1][0], self.epoch + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "history": [list(stretch) for stretch in self.history]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Position:
+        return cls(epoch=data["epoch"], history=tuple((world, steps) for world, steps in data["history"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The batches of an epoch, or of what is left of one."""
+
+    order: np.ndarray
+    """(N,) int64: every utterance once, by length as far as they are not shuffled."""
+    bounds: np.ndarray
+    """(M + 1,) int64: batch i is order[bounds[i]:bounds[i + 1]], never empty."""
+    turns: np.ndarray
+    """(S, W) int64: the batch that each rank has at each step. Those of one step are neighbours."""
+
+    @property
+    def steps(self) -> int:
+        return self.turns.shape[0]
+
+    @property
+    def world(self) -> int:
+        return self.turns.shape[1]
+
+    def batch(self, step: int, rank: int) -> np.ndarray:
+        """(B,) int64, ascending: the utterances of one rank at one step."""
+        batch = self.turns[step, rank]
+        return np.sort(self.order[self.bounds[batch] : self.bounds[batch + 1]])
+
+    def rest(self, steps: int) -> np.ndarray:
+        """(R,) int64, ascending: the utterances that remain after that many steps of all ranks."""
+        remains = np.ones(len(self.bounds) - 1, bool)
+        remains[self.turns[:steps]] = False
+        return np.sort(self.order[np.repeat(remains, np.diff(self.bounds))])
+
+
+def plan_epoch(
+    lengths: np.ndarray,
+    position: Position,
+    *,
+    batch_frames: int | None,
+    seed: int,
+    max_utterances: int | None = None,
+    padding: float = PADDING,
+    together: int = 1,
+    neighbours: bool = False,
+) -> Plan:
+    """Plan the epoch that `position` is in, or the part of it that remained at the last change of the world size.
+
+    Args:
+        lengths: (N,) frames of each utterance, at least 1.
+        batch_frames: most padded frames of a batch: its utterances times the longest of them; None for no limit. A
+            longer utterance is a batch of its own. Where fewer utterances are left than would fill a step with such
+            batches, the shortest are joined and exceed it.
+        seed: not negative.
+        max_utterances: most utterances of a batch; None for no limit.
+        padding: share of padded frames up to which utterances are shuffled, 0 to 1.
+        together: steps of similar length that come one after the other; 1 for any order.
+        neighbours: batches of neighbours by length, not shuffled; only where they begin changes between epochs.
+    Returns:
+        The plan; `position.steps` of its steps are done.
+    Raises:
+        UsageError: fewer utterances are left than there are ranks, or a batch has neither limit.
+    """
+    if not batch_frames and not max_utterances:
+        raise UsageError("A batch has no limit: give batch_frames, max_utterances or both.")
+    left = np.arange(len(lengths))
+    limits = Limits(
+        frames=batch_frames or int(lengths.max(initial=1)) * len(lengths),
+        utterances=max_utterances or len(lengths),
+        padding=padding,
+    )
+    for stretch, (world, steps) in enumerate(position.history):
+        if len(left) < world:
+            raise UsageError(
+                f"{len(left)} utterances are left of epoch {position.epoch} and cannot be dealt to {world} ranks: "
+                f"use {max(len(left), 1)} or fewer until the next epoch."
+            )
+        if neighbours:
+            order = left[np.argsort(lengths[left], kind="stable")]
+            first_share = random_of(seed, stretch, position.epoch, 4).random()
+        else:
+            order, first_share = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))], 1.0
+        bounds = _dealt(cut(lengths[order], limits, first_share), world)
+        turns = np.arange(len(bounds) - 1).reshape(-1, world)
+        plan = Plan(order, bounds, turns[_in_groups(len(turns), together, random_of(seed, stretch, position.epoch, 2))])
+        left = plan.rest(steps)
+    return plan
+
+
+def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None) -> float:
+    """Share of padded frames over all batches of a plan, 0 to 1.
+
+    Args:
+        lengths: (N,) true frames.
+        padded: (N,) frames that each utterance needs at least, where batches are padded to fixed shapes.
+    """
+    longest = np.maximum.reduceat((lengths if padded is None else padded)[plan.order], plan.bounds[:-1])
+    return 1 - int(lengths.sum(dtype=np.int64)) / int((longest * np.diff(plan.bounds)).sum())
+
+
+def _in_groups(steps: int, together: int, random: np.random.Generator) -> np.ndarray:
+    """(S,) int64: all steps, shuffled in groups of neighbours that begin anywhere, and the groups shuffled."""
+    turn = np.argsort(random.permutation((steps + 2 * together - 2) // together))  # of each group
+    group = (np.arange(steps) + random.integers(together)) // together
+    return np.lexsort((random.random(steps), turn[group]))
+
+
+def _dealt(bounds: np.ndarray, world: int) -> np.ndarray:
+    """Make the number of batches a multiple of the world size; nothing is dropped or repeated.
+
+    The batches at the short end that do not fill a step are split until they do. Where they are too few utterances for
+    that, the steps after them are split too; where all are, they are joined with the step after them.
+    """
+    batches = len(bounds) - 1
+    over, missing = batches % world, -batches % world
+    for head in range(over, batches + 1, world):
+        if bounds[head] >= head + missing:
+            return np.concatenate((_split(bounds[: head + 1], missing), bounds[head + 1 :]))
+    joined = np.arange(world) * (world + over) // world
+    return np.concatenate((bounds[joined], bounds[world + over :]))
+
+
+def _split(bounds: np.ndarray, more: int) -> np.ndarray:
+    """Split batches, largest share first, until there are `more` of them. They hold enough utterances for that."""
+    counts = np.diff(bounds)
+    pieces = np.ones_like(counts)
+    for _ in range(more):
+        pieces[np.argmax(counts / pieces)] += 1
+    starts = [start + n * np.arange(k) // k for start, n, k in zip(bounds, counts, pieces, strict=False)]
+    return np.concatenate((*starts, bounds[-1:]))
+
+
+def held_out(ids: Iterable[str], share: float = VALIDATION_SHARE, most: int = VALIDATION_MOST) -> np.ndarray:
+    """Choose the utterances to validate on by a hash of their ids.
+
+    Those with the smallest hashes: `share` of all, at least one, at most `most`, and never all. Adding utterances to
+    a corpus never moves one that was trained on into the validation set.
+
+    Returns:
+        (N,) bool.
+    """
+    hashes = np.array([_hash(name) for name in ids], np.uint64)
+    under = int(np.count_nonzero(hashes < np.uint64(share * 2**64)))
+    count = min(max(under, 1), most, len(hashes) - 1)
+    chosen = np.zeros(len(hashes), bool)
+    chosen[np.argsort(hashes, kind="stable")[:count]] = True
+    return chosen
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

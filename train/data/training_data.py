@@ -1,0 +1,146 @@
+"""Opens a store for training: checks that it holds what the model reads, made as the model expects, selects utterances,
+sets some aside for validation, and tells how often the others come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from headrace import store as stores
+from headrace.store.errors import RecipeMismatch, RunError, StoreError
+from headrace.store.lineage import grew_from
+from headrace.store.reader import Store
+from headrace.store.schema import FeatureSpec
+from headrace.store.selection import Selection, amount, select
+from headrace.store.storage.place import Place
+from headrace.train.data.balance import repetitions
+from headrace.train.data.batch_plan import held_out
+
+Requirements = Mapping[str, Mapping[str, Any]]
+"""Feature name to the fields of its recipe that matter, and their values."""
+
+
+ADDED = frozenset({"content", "semantic", "bert", "speaker_vector"})
+"""Features that join a store when it is built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    store: Store
+    training: np.ndarray
+    """(N,) int64: utterances to train on, ascending."""
+    validation: np.ndarray
+    """(V,) int64: utterances never trained on, ascending."""
+    selection: Selection
+    """What training and validation are taken from."""
+    repeated: np.ndarray | None
+    """(N,) float64: how often each utterance of `training` comes in an epoch on average; None for once."""
+
+    def lines(self) -> list[str]:
+        """What the run is to see, for a person."""
+        held = f"training on {amount(self.store, self.training)}; {amount(self.store, self.validation)} held out"
+        if self.repeated is None:
+            return [*self.selection.lines(), held]
+        epoch = amount(self.store, self.training, self.repeated)
+        balance = f"balance: an epoch has {epoch}; none comes more than {self.repeated.max():.1f} times on average"
+        return [*self.selection.lines(), held, balance]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.selection.to_json(),
+            "training": asdict(amount(self.store, self.training)),
+            "validation": asdict(amount(self.store, self.validation)),
+            "epoch": asdict(amount(self.store, self.training, self.repeated)),
+        }
+
+
+def open_data(
+    path: Place,
+    needed: Callable[[Store], Requirements],
+    *,
+    where: str = "",
+    balance: str = "",
+    evenness: float = 0.5,
+) -> Data:
+    """
+    Args:
+        needed: of the features that a store has, which the model reads.
+        where, balance, evenness: as in `headrace.train.config.RunConfig`.
+    Raises:
+        NotAStore, DamagedStore: as `store.open`.
+        StoreError: a feature is missing, the build was not finished, or there is nothing in it.
+        RecipeMismatch: a feature was made otherwise than the model expects.
+        UsageError: `where` is no condition on what the store holds, or nothing meets it.
+    """
+    store = stores.open(path)
+    needs = needed(store)
+    _check_features(path, needs, store.features)
+    for name, expected in needs.items():
+        _check_recipe(path, name, store.features[name].recipe, expected)
+    if not store.complete:
+        raise StoreError(f"{path} is not complete: run featurize build again, it goes on with what is not sealed yet.")
+    if not len(store):
+        raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
+    selection = select(store, where)
+    selected = np.flatnonzero(selection.holds)
+    held = held_out(store.ids[selected])
+    training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
+    repeated = repetitions(groups[balance][training], store.frames[training], evenness) if balance else None
+    return Data(store=store, training=training, validation=selected[held], selection=selection, repeated=repeated)
+
+
+def check_same(store: Store, trained_on: str, features: Iterable[str]) -> None:
+    """
+    Args:
+        trained_on: `fingerprint_of` these features, of the store that a run was trained on.
+    Raises:
+        RunError: this is another one, or it has grown.
+    """
+    now = store.fingerprint_of(features)
+    if now == trained_on:
+        return
+    before = grew_from(store, trained_on, features)
+    if before is not None:
+        raise RunError(
+            f"{store.path} grew since this run was trained on it, from {before} utterances to {len(store)}: start "
+            "a new run."
+        )
+    raise RunError(
+        f"{store.path} is not the store that this run was trained on: give that one, or start a new run.",
+        f"store now:      {now}",
+        f"store of run:   {trained_on}",
+    )
+
+
+def _check_features(path: Place, needs: Requirements, there: Mapping[str, FeatureSpec]) -> None:
+    missing = [name for name in needs if name not in there]
+    if not missing:
+        return
+    ways = []
+    if not ADDED.issuperset(missing):
+        built = ",".join(name for name in needs if name not in ADDED)
+        ways.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
+    if joining := [name for name in missing if name in ADDED]:
+        ways.append(f"run featurize add {'STORE' if ways else path} {','.join(joining)}")
+    raise StoreError(
+        f"{path} holds {', '.join(there)}, but this stage reads {', '.join(missing)} too: {', then '.join(ways)}."
+    )
+
+
+def _check_recipe(path: Place, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differing = {key for key, value in expected.items() if found.get(key) != value}
+    if not differing:
+        return
+
+    def said(recipe: Mapping[str, Any]) -> str:
+        return " ".join(f"{key}={recipe.get(key)}" for key in expected if key in differing)
+
+    rows = [("", "in store", "expected"), *((key, found.get(key, "-"), value) for key, value in expected.items())]
+    raise RecipeMismatch(
+        f"{path} holds {feature} made with {said(found)}, but this model expects {said(expected)}: "
+        "build another store with featurize build CORPUS --out STORE --preset gpt-sovits-v2.",
+        *(f"{key:<12} {a!s:<14} {b!s:<14} {'differs' if key in differing else ''}".rstrip() for key, a, b in rows),
+    )

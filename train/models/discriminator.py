@@ -1,0 +1,84 @@
+"""Multi-period discriminator with one scale discriminator, as in VITS (Kim et al. 2021), after HiFi-GAN (Kong et al.
+2020, section 2.3) and MelGAN (Kumar et al. 2019).
+
+Shapes: B batch, S samples, C channels, D period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConv2d
+
+Judgement = tuple[Tensor, list[Tensor]]
+"""Score map (B, N) and the feature maps of every layer, the last one included."""
+
+
+class _Judge(nn.Module):
+    """A chain of convolutions that keeps what every one of them makes."""
+
+    convs: nn.ModuleList
+    conv_post: nn.Module
+
+    def judge(self, x: Tensor) -> Judgement:
+        features = []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), LEAKY_SLOPE)
+            features.append(x)
+        x = self.conv_post(x)
+        features.append(x)
+        return x.flatten(1), features
+
+
+class ScaleDiscriminator(_Judge):
+    """Strided grouped convolutions over the waveform as it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        widths = [1, width // 64, width // 16, width // 4, width, width]
+        self.convs = nn.ModuleList([WeightNormConv1d(1, widths[1], 15, padding=7)])
+        for before, after in pairwise(widths[1:]):
+            groups = max(1, before // 4)
+            self.convs.append(WeightNormConv1d(before, after, 41, 4, groups=groups, padding=20))
+        self.convs.append(WeightNormConv1d(width, width, 5, padding=2))
+        self.conv_post = WeightNormConv1d(width, 1, 3, padding=1)
+
+    def forward(self, wave_B1S: Tensor) -> Judgement:
+        return self.judge(wave_B1S)
+
+
+class PeriodDiscriminator(_Judge):
+    """Convolutions along every `period`-th sample: the waveform folded to (B, 1, S / D, D)."""
+
+    def __init__(self, period: int, width: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, width // 32, width // 8, width // 2, width]
+        self.convs = nn.ModuleList(
+            WeightNormConv2d(before, after, (5, 1), (3, 1), padding=(2, 0)) for before, after in pairwise(widths)
+        )
+        self.convs.append(WeightNormConv2d(width, width, (5, 1), padding=(2, 0)))
+        self.conv_post = WeightNormConv2d(width, 1, (3, 1), padding=(1, 0))
+
+    def forward(self, wave_B1S: Tensor) -> Judgement:
+        short = -wave_B1S.shape[2] % self.period
+        whole_B1S = F.pad(wave_B1S, (0, short), mode="reflect") if short else wave_B1S
+        return self.judge(whole_B1S.unflatten(2, (-1, self.period)))
+
+
+class MultiPeriodDiscriminator(nn.Module):
+    """One scale discriminator, then one discriminator a period."""
+
+    def __init__(self, periods: Sequence[int], width: int) -> None:
+        """`width`: channels of the widest layers, a multiple of 64; the others are fixed fractions of it."""
+        super().__init__()
+        self.discriminators = nn.ModuleList([ScaleDiscriminator(width)])
+        self.discriminators.extend(PeriodDiscriminator(period, width) for period in periods)
+
+    def forward(self, wave_B1S: Tensor) -> list[Judgement]:
+        """Each part's judgement of wave (B, 1, S), S > the longest period."""
+        return [discriminator(wave_B1S) for discriminator in self.discriminators]

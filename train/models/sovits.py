@@ -1,0 +1,259 @@
+"""The SoVITS generator of GPT-SoVITS, v1 to v2ProPlus: VITS (Kim, Kong and Son 2021) with quantised content features
+beside text.
+
+A prior is read off content codes, phones and voice; a posterior off the spectrogram; a flow maps one onto the other;
+a decoder turns latent frames into waveform. Parameters have the names and shapes of published weights.
+
+Shapes: B batch, T frames (even), Q = T / 2 content codes, P phones, C latent channels, F spectrogram bins,
+W content channels, G voice channels, V channels of a speaker vector, N frames of a training segment, S samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headrace.store.errors import UsageError
+from headrace.train.models.attention import MRTE, Encoder
+from headrace.train.models.flow import PosteriorEncoder, ResidualCouplingFlow
+from headrace.train.models.layers import length_mask, segments
+from headrace.train.models.quantizer import VectorQuantizer
+from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.models.style_encoder import MelStyleEncoder
+from headrace.train.models.vocoder import HifiGanDecoder
+
+
+class TextEncoder(nn.Module):
+    """Content codes, phones and voice to the prior of the latent."""
+
+    def __init__(self, config: SovitsConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_channels
+
+        def encoder(layers: int) -> Encoder:
+            return Encoder(hidden, config.filter_channels, config.n_heads, layers, config.kernel_size, config.p_dropout)
+
+        self.ssl_proj = nn.Conv1d(config.ssl_channels, hidden, 1)
+        self.encoder_ssl = encoder(config.n_layers // 2)
+        self.encoder_text = encoder(config.n_layers)
+        self.text_embedding = nn.Embedding(config.symbols, hidden)
+        self.mrte = MRTE(hidden, config.mrte_channels, config.mrte_heads)
+        self.encoder2 = encoder(config.n_layers // 2)
+        self.proj = nn.Conv1d(hidden, 2 * config.inter_channels, 1)
+
+    def forward(
+        self, content_BWT: Tensor, mask_B1T: Tensor, phones_BP: Tensor, phones_n_B: Tensor, timbre_BG1: Tensor
+    ) -> Tensor:
+        """Hidden frames (B, hidden, T), which `prior` reads."""
+        content = self.encoder_ssl(self.ssl_proj(content_BWT * mask_B1T), mask_B1T)
+        mask_B1P = length_mask(phones_n_B, phones_BP.shape[1])
+        text = self.encoder_text(self.text_embedding(phones_BP).mT, mask_B1P)
+        return self.encoder2(self.mrte(content, mask_B1T, text, mask_B1P, timbre_BG1), mask_B1T)
+
+    def prior(self, hidden_BHT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation, (B, C, T) each."""
+        mean, log_std = (self.proj(hidden_BHT) * mask_B1T).chunk(2, dim=1)
+        return mean, log_std
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """What one training forward pass makes."""
+
+    wave: Tensor
+    """(B, 1, N * hop), the decoded segments."""
+    codes: Tensor
+    """(B, Q) int64."""
+    commitment: Tensor
+    """() float32, how far content is from its codes."""
+    mask: Tensor
+    """(B, 1, T) bool, valid frames."""
+    z: Tensor
+    """(B, C, T), the posterior's sample."""
+    z_p: Tensor
+    """(B, C, T), the same after the flow."""
+    m_p: Tensor
+    logs_p: Tensor
+    """(B, C, T), mean and log standard deviation of the prior."""
+    m_q: Tensor
+    logs_q: Tensor
+    """(B, C, T), of the posterior."""
+
+
+class SynthesizerTrn(nn.Module):
+    """The generator. Randomness other than dropout and codebook learning comes in as arguments."""
+
+    def __init__(self, config: SovitsConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, voice = config.inter_channels, config.voice_channels
+        self.enc_p = TextEncoder(config)
+        self.dec = HifiGanDecoder(
+            channels,
+            voice,
+            initial=config.upsample_initial_channel,
+            rates=config.upsample_rates,
+            rate_kernels=config.upsample_kernel_sizes,
+            kernels=config.resblock_kernel_sizes,
+            dilations=config.resblock_dilation_sizes,
+            recompute=config.recompute,
+        )
+        hidden, recompute = config.hidden_channels, config.recompute
+        self.enc_q = PosteriorEncoder(
+            config.spec_bins, channels, hidden, config.posterior_layers, voice, recompute=recompute
+        )
+        self.flow = ResidualCouplingFlow(
+            channels, hidden, config.couplings, config.coupling_layers, voice, recompute=recompute
+        )
+        self.ref_enc = MelStyleEncoder(config.style_bins, config.style_channels, voice)
+        self.ssl_proj = nn.Conv1d(config.ssl_channels, config.ssl_channels, 2, stride=2)
+        self.quantizer = VectorQuantizer(config.codebook_size, config.ssl_channels)
+        if config.freeze_quantizer:
+            self.ssl_proj.requires_grad_(False)
+        if config.speaker_channels:
+            self.sv_emb = nn.Linear(config.speaker_channels, voice)
+            self.ge_to512 = nn.Linear(voice, config.mrte_channels)
+            self.prelu = nn.PReLU(voice)
+        self.train()
+
+    def train(self, mode: bool = True) -> SynthesizerTrn:
+        """A frozen quantiser stays in evaluation mode."""
+        super().train(mode)
+        self.quantizer.train(mode and not self.config.freeze_quantizer)
+        return self
+
+    def forward(
+        self,
+        content_BWT: Tensor | None,
+        spec_BFT: Tensor,
+        frames_B: Tensor,
+        phones_BP: Tensor,
+        phones_n_B: Tensor,
+        *,
+        noise_BCT: Tensor,
+        starts_B: Tensor,
+        speaker_BV: Tensor | None = None,
+        codes_BQ: Tensor | None = None,
+    ) -> Synthesis:
+        """Encode whole utterances, decode a segment of each.
+
+        Args:
+            content_BWT: content features, zero past the end; T even. None where there are codes.
+            spec_BFT: linear spectrogram, zero past the end.
+            frames_B, phones_n_B: valid frames and phones, at least 1 each.
+            phones_BP: int64 symbol ids, any id past the end.
+            noise_BCT: standard normal, drives the posterior.
+            starts_B: int64, first frame of each segment; starts + segment_frames <= T.
+            speaker_BV: speaker vectors, for a model that reads them.
+            codes_BQ: int64, what this model's quantiser makes of the content features, any code past the end.
+        """
+        mask = length_mask(frames_B, spec_BFT.shape[2])
+        voice = self.voice(spec_BFT, mask, speaker_BV)
+        if codes_BQ is None:
+            assert content_BWT is not None, "neither content features nor codes"
+            quantised, codes, commitment = self.quantise(content_BWT, mask)
+        else:
+            quantised, codes, commitment = self.quantizer.decode(codes_BQ), codes_BQ, spec_BFT.new_zeros(())
+        hidden = self.enc_p(_to_frames(quantised), mask, phones_BP, phones_n_B, self.timbre(voice))
+        m_p, logs_p = self.enc_p.prior(hidden, mask)
+        m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
+        z = _latent(m_q, logs_q, noise_BCT, mask)
+        z_p = self.flow(z, mask, voice)
+        wave = self.dec(segments(z, starts_B, self.config.segment_frames), voice)
+        return Synthesis(
+            wave=wave, codes=codes, commitment=commitment, mask=mask,
+            z=z, z_p=z_p, m_p=m_p, logs_p=logs_p, m_q=m_q, logs_q=logs_q,
+        )  # fmt: skip
+
+    def reconstruct(
+        self,
+        spec_BFT: Tensor,
+        frames_B: Tensor,
+        *,
+        noise_BCT: Tensor,
+        starts_B: Tensor,
+        speaker_BV: Tensor | None = None,
+    ) -> Tensor:
+        """The decoded segments (B, 1, N * hop) of `forward` and no more: text and content have no part in them."""
+        mask = length_mask(frames_B, spec_BFT.shape[2])
+        voice = self.voice(spec_BFT, mask, speaker_BV)
+        m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
+        z = _latent(m_q, logs_q, noise_BCT, mask)
+        return self.dec(segments(z, starts_B, self.config.segment_frames), voice)
+
+    def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
+        """The voice of each recording, (B, G, 1).
+
+        Raises:
+            UsageError: the model reads speaker vectors and there are none.
+        """
+        voice_BG1 = self.ref_enc(spec_BFT[:, : self.config.style_bins], mask_B1T)
+        if not self.config.speaker_channels:
+            return voice_BG1
+        if speaker_BV is None:
+            raise UsageError("This model reads a speaker vector beside the spectrogram, and none was given.")
+        return self.prelu(voice_BG1 + self.sv_emb(speaker_BV)[:, :, None])
+
+    def timbre(self, voice_BG1: Tensor) -> Tensor:
+        """The voice as wide as the MRTE."""
+        return self.ge_to512(voice_BG1.mT).mT if self.config.speaker_channels else voice_BG1
+
+    def quantise(self, content_BWT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Content at half the frame rate, as codes. In float32.
+
+        Returns:
+            quantised (B, W, Q), codes (B, Q), commitment loss ().
+        """
+        learning = torch.is_grad_enabled() and not self.config.freeze_quantizer
+        with torch.autocast(content_BWT.device.type, enabled=False), torch.set_grad_enabled(learning):
+            return self.quantizer(self.ssl_proj(content_BWT.float()), mask_B1T[:, 0, ::2])
+
+    def decode(
+        self,
+        codes_BQ: Tensor,
+        phones_BP: Tensor,
+        phones_n_B: Tensor,
+        reference_BFT: Tensor,
+        reference_frames_B: Tensor,
+        *,
+        noise_scale: float = 0.5,
+        speed: float = 1.0,
+        noise_BCT: Tensor | None = None,
+        speaker_BV: Tensor | None = None,
+    ) -> Tensor:
+        """Speak: codes and phones in the voice of a reference recording. All rows are of full length.
+
+        Args:
+            codes_BQ: int64 content codes, two frames each.
+            reference_BFT: linear spectrogram of the recording whose voice is taken.
+            noise_scale: how far to stray from the prior's mean.
+            speed: 2.0 speaks twice as fast.
+            noise_BCT: standard normal of the (stretched) number of frames; drawn if not given.
+            speaker_BV: speaker vector of the recording, for a model that reads one.
+        Returns:
+            (B, 1, S) in [-1, 1].
+        """
+        voice = self.voice(reference_BFT, length_mask(reference_frames_B, reference_BFT.shape[2]), speaker_BV)
+        content = _to_frames(self.quantizer.decode(codes_BQ))
+        mask = torch.ones_like(content[:, :1], dtype=torch.bool)
+        hidden = self.enc_p(content, mask, phones_BP, phones_n_B, self.timbre(voice))
+        if speed != 1.0:
+            hidden = F.interpolate(hidden, size=int(hidden.shape[2] / speed) + 1, mode="linear")
+            mask = mask[:, :, :1].expand(-1, -1, hidden.shape[2])
+        m_p, logs_p = self.enc_p.prior(hidden, mask)
+        noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
+        z_p = m_p + noise * torch.exp(logs_p) * noise_scale
+        return self.dec(self.flow(z_p, mask, voice, reverse=True), voice)
+
+
+def _latent(m_q_BCT: Tensor, logs_q_BCT: Tensor, noise_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    """A sample of the posterior, (B, C, T)."""
+    return (m_q_BCT + noise_BCT * torch.exp(logs_q_BCT)) * mask_B1T
+
+
+def _to_frames(codes_BWQ: Tensor) -> Tensor:
+    """Each code twice: from 25 Hz to 50 Hz."""
+    return codes_BWQ.repeat_interleave(2, dim=2)

@@ -1,0 +1,71 @@
+"""TensorBoard's picture of a run, while it lasts: its numbers as curves, its samples as sound and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from headrace.store.errors import UsageError
+from headrace.train.monitoring.evaluation_samples import Heard
+from headrace.train.monitoring.metrics import Record
+from headrace.train.monitoring.sample_plots import draw_heard
+
+NOT_CURVES = ("step", "step_s", "wait_s")
+
+
+class Board:
+    """Writes what it is told into a folder of events. An `Observer`, to be used in a `with` statement.
+
+    Numbers come from lines of metrics.jsonl, which are on the host already: no step waits for the device because of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: of the events; a run that goes on adds to it.
+        Raises:
+            UsageError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError(
+                f"--tensorboard needs a package that is not there ({error.name}): pip install 'headrace[tensorboard]'. "
+                "Without the option, metrics.jsonl and curves.png have the same numbers."
+            ) from error
+        self._open, self._folder = SummaryWriter, folder
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()
+
+    def say(self, line: str) -> None:
+        pass
+
+    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
+        self._writer = self._open(str(self._folder), purge_step=step + 1)  # steps after a checkpoint come again
+
+    def recorded(self, record: Record) -> None:
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        if record["split"] == "train":
+            numbers["wait_share"] = record["wait_s"] / record["step_s"]
+        for name, value in numbers.items():
+            if isfinite(value) and name not in NOT_CURVES:
+                self._writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        if record["split"] == "validation":
+            self._writer.flush()
+
+    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+        for one in heard:
+            if one.name not in self._told:
+                self._told.add(one.name)
+                self._writer.add_audio(f"{one.name}/recorded", one.recorded, 0, one.sample_rate)
+            self._writer.add_audio(f"{one.name}/made", one.made, step, one.sample_rate)
+            self._writer.add_figure(f"{one.name}/picture", draw_heard(one), step)
+        self._writer.flush()

@@ -1,0 +1,88 @@
+"""What steps are made with: all choices made, the store opened, the model made. For runs, and for measuring them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from headrace.train import distributed
+from headrace.train.config import RunConfig
+from headrace.train.data.batch_plan import Position
+from headrace.train.data.stream import Stream, StreamConfig
+from headrace.train.data.training_data import Data, open_data
+from headrace.train.monitoring.observer import Observer
+from headrace.train.precision import Precision
+from headrace.train.stages import registry
+from headrace.train.stages.activations_8bit import pack_stage
+from headrace.train.stages.compiled_blocks import compile_stage
+from headrace.train.stages.registry import Stage
+from headrace.train.trainer import auto_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    config: RunConfig
+    """With every choice made."""
+    device: torch.device
+    precision: Precision
+    data: Data
+    stage: Stage
+    """With weights by the config's seed, the same on all ranks."""
+
+    def stream(self, position: Position) -> Stream:
+        """The batches of this rank from a position on."""
+        config, data = self.config, self.data
+        return Stream(
+            data.store,
+            self.stage.features,
+            data.training,
+            StreamConfig(
+                batch_frames=config.batch_frames,
+                max_utterances=config.max_utterances,
+                fixed_shapes=config.fixed_shapes,
+                seed=config.seed,
+            ),
+            position=position,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            pin=self.device.type == "cuda",
+            repeated=data.repeated,
+        )
+
+
+def make_ready(config: RunConfig, observer: Observer) -> Ready:
+    """
+    Args:
+        config: `out` is not used.
+        observer: is told of each choice, with its reason.
+    Raises:
+        UsageError: a choice that this machine does not have, or the model cannot read these features.
+        StoreError: the store is not one that this model can be trained on.
+    """
+    device, reason = auto_settings.choose_device(config.device)
+    observer.say(f"device {device}: {reason}")
+    if distributed.world() > 1:
+        observer.say(f"{distributed.world()} processes: gradients are summed over them")
+    precision = Precision.choose(config.precision, device, config.fp32_steps)
+    observer.say(f"precision {precision.reason}")
+    frames, why = auto_settings.choose_batch_frames(config.batch_frames, device)
+    observer.say(f"batch_frames {frames}: {why}")
+    utterances, why = auto_settings.choose_max_utterances(config.max_utterances, frames)
+    observer.say(f"max_utterances {utterances}: {why}")
+    config = replace(config, precision=precision.name, batch_frames=frames, max_utterances=utterances)
+    needed = partial(registry.requirements, config)
+    data = open_data(config.store, needed, where=config.where, balance=config.balance, evenness=config.evenness)
+    for line in data.lines():
+        observer.say(line)
+    torch.manual_seed(config.seed)
+    stage = registry.make(config, data.store, precision, device)
+    registry.check_lengths(stage, data.store)
+    if config.float8:
+        pack_stage(stage)
+        observer.say("activations wait for the backward pass in 8 bits")
+    if config.compile:
+        blocks = compile_stage(stage)
+        observer.say(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
+    return Ready(config=config, device=device, precision=precision, data=data, stage=stage)
