@@ -32,10 +32,10 @@ import soundfile
 import soxr
 
 from benchmarks import report
-from headrace.featurize.build.builder import BuildConfig, plan, scan
-from headrace.featurize.build.part_worker import process_part
-from headrace.featurize.build.presets import PRESETS
 from headrace.featurize.corpus import scanner
+from headrace.featurize.pipeline.build import BuildConfig, plan, scan
+from headrace.featurize.pipeline.part_worker import process_part
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.schema import Utterance
 from headrace.store.writer import create
 

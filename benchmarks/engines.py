@@ -27,8 +27,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from benchmarks import report
 from headrace.featurize.audio import decode_pool
 from headrace.featurize.audio.recording import USUAL
-from headrace.featurize.build.presets import Preset, named
 from headrace.featurize.corpus import scanner
+from headrace.featurize.pipeline.presets import Preset, named
 from headrace.featurize.spectral import cuda_engine, dali, engine, whitening
 from headrace.featurize.spectral.dsp import SpectralRecipe, window
 from headrace.featurize.spectral.engine import Engine, Spectra

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks import report
 from headrace.featurize.audio import decode
-from headrace.featurize.build.presets import PRESETS, Preset
 from headrace.featurize.corpus import scanner
+from headrace.featurize.pipeline.presets import PRESETS, Preset
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, dct, slaney_mel, window
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance

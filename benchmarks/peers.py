@@ -28,7 +28,7 @@ import torch
 from benchmarks import peer_formats, peer_upstream, peer_zarr, report
 from benchmarks.peer_formats import NAMES, Payload, Peer, Rows
 from headrace import store as stores
-from headrace.featurize.build.presets import PRESETS, feature_specs
+from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.writer import Part, create, write_part

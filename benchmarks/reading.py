@@ -27,7 +27,7 @@ import torch
 
 from benchmarks import report
 from headrace import store
-from headrace.featurize.build.presets import PRESETS, feature_specs
+from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.writer import Compression, Part, create, write_part

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.parity import waves
-from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 
 PRESETS_MEASURED = ("gpt-sovits-v2", "hifigan-22k", "whisper-16k")

@@ -13,8 +13,8 @@ from headrace.featurize.corpus.formats import FORMATS
 from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
-    from headrace.featurize.build.builder import BuildConfig
-    from headrace.featurize.build.presets import Preset
+    from headrace.featurize.pipeline.build import BuildConfig
+    from headrace.featurize.pipeline.presets import Preset
     from headrace.store.storage.place import Place
 
 SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
@@ -62,12 +62,12 @@ def scan(corpus: Place, as_json: bool, **options: Any) -> None:
     """Tell what is in CORPUS, and what a store of it would cost. Writes nothing."""
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_survey
-    from headrace.featurize.build import builder
-    from headrace.featurize.build.estimate import estimate, survey
+    from headrace.featurize.pipeline import build
+    from headrace.featurize.pipeline.estimate import estimate, survey
 
     config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
-        found = builder.scan(config, progress)
+        found = build.scan(config, progress)
     report = survey(found) | {"estimate": estimate(found, config)}
     if as_json:
         output.emit_json(report)
@@ -88,11 +88,11 @@ def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any
     """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_build
-    from headrace.featurize.build import builder
+    from headrace.featurize.pipeline import build
 
     config = _config(corpus, out, options=feature_options.values(options), **options)
     with BuildProgress(quiet=as_json) as progress:
-        account = builder.build(config, progress)
+        account = build.build(config, progress)
     if as_json:
         output.emit_json(account)
     else:
@@ -118,8 +118,8 @@ def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
     """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_added
-    from headrace.featurize.build import add_features as adder
-    from headrace.featurize.build.feature_registry import KINDS, chosen
+    from headrace.featurize.pipeline import add_features as adder
+    from headrace.featurize.pipeline.feature_registry import KINDS, chosen
 
     if not (names := _names(features)):
         raise UsageError(f"No feature is named; choose from {', '.join(KINDS)}.")
@@ -147,7 +147,7 @@ def _config(
     **rest: Any,
 ) -> BuildConfig:
     from headrace.featurize.audio.recording import USUAL, Limits
-    from headrace.featurize.build.builder import BuildConfig
+    from headrace.featurize.pipeline.build import BuildConfig
 
     return BuildConfig(
         corpus=corpus,
@@ -160,7 +160,7 @@ def _config(
 
 
 def _preset(preset: str | None, recipe: Path | None) -> Preset:
-    from headrace.featurize.build import presets
+    from headrace.featurize.pipeline import presets
 
     if preset and recipe:
         raise UsageError(f"--preset {preset} and --recipe {recipe}: give one of them; a recipe can extend a preset.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from headrace.cli import output
 
 if TYPE_CHECKING:
-    from headrace.featurize.build.part_worker import PartReport
+    from headrace.featurize.pipeline.part_worker import PartReport
 
 PLAIN_EVERY = 10.0
 """Seconds between lines where there is no terminal to draw on."""
@@ -17,7 +17,7 @@ PLAIN_EVERY = 10.0
 
 class BuildProgress:
     """Shows a build: parts, hours of audio per second, ETA, rejects so far, workers. An observer of
-    `headrace.featurize.build.builder`."""
+    `headrace.featurize.pipeline.build`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -20,7 +20,9 @@ from headrace.store.schema import Utterance
 from headrace.store.storage.place import Place
 
 if TYPE_CHECKING:
-    from headrace.featurize.build.presets import Level  # brings torch, and the process that decodes alone does without
+    from headrace.featurize.pipeline.presets import (
+        Level,  # brings torch, and the process that decodes alone does without
+    )
 
 Decoder: TypeAlias = "Callable[[Place, Utterance, int, Level, Limits], np.ndarray]"
 """`waveform`, or what stands in for it."""

@@ -33,7 +33,7 @@ from headrace.store.schema import Utterance
 from headrace.store.storage.place import Place
 
 if TYPE_CHECKING:
-    from headrace.featurize.build.presets import Preset
+    from headrace.featurize.pipeline.presets import Preset
 
 Wave: TypeAlias = np.ndarray | Rejected
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.featurize.build.builder import Corpus
 from headrace.featurize.corpus import formats
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.files import source
+from headrace.featurize.pipeline.build import Corpus
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject, Utterance
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from headrace.featurize.build import builder, store_state
-from headrace.featurize.build.builder import BuildConfig, Corpus, Observer
-from headrace.featurize.build.part_rows import PartRows, Sample
-from headrace.featurize.build.part_worker import (
+from headrace.featurize.exchange import gpt_sovits_dir
+from headrace.featurize.exchange.gpt_sovits_inventory import Line, scan
+from headrace.featurize.pipeline import build, store_state
+from headrace.featurize.pipeline.build import BuildConfig, Corpus, Observer
+from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.part_worker import (
     PartReport,
     PartTask,
     Recipe,
@@ -27,10 +29,8 @@ from headrace.featurize.build.part_worker import (
     sample_of,
     sealed,
 )
-from headrace.featurize.build.presets import OF_PHONES, PRESETS, feature_specs
-from headrace.featurize.build.stopwatch import Stopwatch
-from headrace.featurize.exchange import gpt_sovits_dir
-from headrace.featurize.exchange.gpt_sovits_inventory import Line, scan
+from headrace.featurize.pipeline.presets import OF_PHONES, PRESETS, feature_specs
+from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.text import symbols
 from headrace.store import layout
 from headrace.store.errors import CorpusError, Rejected, UsageError
@@ -89,7 +89,7 @@ def take(config: ImportConfig, observer: Observer) -> dict[str, Any]:
         device="auto" if set(COMPUTED) & set(features) else "cpu",
     )
     tasks = plan(corpus, lines, features, config.out)
-    return builder.make(building, corpus, tasks, take_part, observer, started)
+    return build.make(building, corpus, tasks, take_part, observer, started)
 
 
 def chosen(folder: Path, features: Sequence[str]) -> tuple[str, ...]:

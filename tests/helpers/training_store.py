@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from headrace import store
-from headrace.featurize.build.presets import PRESETS, Preset, feature_specs
+from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs
 from headrace.featurize.spectral.dsp import Spectral
 from headrace.store import index, layout
 from headrace.store.reader import Store

@@ -24,8 +24,8 @@ from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
 from headrace.featurize.audio.decode_pool import decoded
 from headrace.featurize.audio.recording import Limits
-from headrace.featurize.build import presets
 from headrace.featurize.corpus import scanner as corpora
+from headrace.featurize.pipeline import presets
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StorageError
 from headrace.store.integrity.repair import repair

@@ -11,7 +11,7 @@ import soxr
 
 from headrace.featurize.audio.decode import to_int16, waveform
 from headrace.featurize.audio.recording import BLOCK
-from headrace.featurize.build.presets import Level
+from headrace.featurize.pipeline.presets import Level
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 

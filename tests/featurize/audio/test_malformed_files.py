@@ -22,8 +22,8 @@ from headrace.cli.featurize import main as featurize
 from headrace.featurize.audio import decode_pool, ffmpeg, recording
 from headrace.featurize.audio.decode import waveform
 from headrace.featurize.audio.recording import USUAL, Limits
-from headrace.featurize.build.presets import PRESETS
 from headrace.featurize.corpus import scanner
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.errors import Rejected
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import Reject, Utterance

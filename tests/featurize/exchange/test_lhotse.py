@@ -77,7 +77,7 @@ def test_the_other_manifests_say_the_same(written: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["gpt-sovits-v2", "hifigan-22k"])
 def test_frames_count_the_same_at_any_rate(tmp_path: Path, preset: str) -> None:
-    from headrace.featurize.build.presets import PRESETS
+    from headrace.featurize.pipeline.presets import PRESETS
 
     frames = (4, 5, 7, 9, 33, 99, 100, 101, 250, 333)
     training_store.build(tmp_path / "store", frames, PRESETS[preset])

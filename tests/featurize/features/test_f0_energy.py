@@ -9,9 +9,9 @@ import parselmouth
 import pytest
 import torch
 
-from headrace.featurize.build.feature_registry import KINDS
-from headrace.featurize.build.presets import PRESETS, Preset, feature_specs
 from headrace.featurize.features.derived import F0, Energy, Part, in_pieces
+from headrace.featurize.pipeline.feature_registry import KINDS
+from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, window
 from headrace.store.errors import StoreError, UsageError
 

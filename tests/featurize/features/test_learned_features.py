@@ -13,8 +13,8 @@ import pytest
 
 from headrace import store
 from headrace.cli.store import main as store_command
-from headrace.featurize.build import feature_registry
 from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.pipeline import feature_registry
 from headrace.store.integrity.checksummed_metadata import stamped
 from headrace.store.integrity.verify import verify
 from tests.helpers import training_store

@@ -20,7 +20,6 @@ import soxr
 import torch
 
 from headrace import store
-from headrace.featurize.build.presets import PRESETS, feature_specs
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.features import content, eres2net, huggingface, speaker_vector, weight_files
 from headrace.featurize.features.bert import Bert
@@ -28,6 +27,7 @@ from headrace.featurize.features.content import Hubert, MfccContent, batches, la
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.semantic_tokens import Quantised, kmeans, nearest
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
+from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.parity import float64_features, librosa_mfcc
-from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, mfcc_content, slaney_mel, window
 
 RECIPES = {name: preset.spectral for name, preset in PRESETS.items()}

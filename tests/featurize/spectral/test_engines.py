@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headrace import store
-from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.featurize.spectral import cuda_engine, engine, whitening
 from headrace.featurize.spectral.dsp import SpectralRecipe, window
 from headrace.featurize.spectral.engine import Engine, Spectra
@@ -208,7 +208,7 @@ HOUR = """
 import resource, sys
 import numpy as np
 from headrace.featurize.spectral import cuda_engine, engine, whitening
-from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.pipeline.presets import PRESETS
 
 recipe = PRESETS["gpt-sovits-v2"].spectral
 name = sys.argv[1]

@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from headrace.cli.train import main
-from headrace.featurize.build.presets import PRESETS
+from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.errors import NotAStore, RecipeMismatch, RunError, StoreError, UsageError
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig, resumed

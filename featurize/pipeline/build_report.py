@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.featurize.build.part_worker import PartReport
+from headrace.featurize.pipeline.part_worker import PartReport
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store import index, layout
 from headrace.store.schema import Reject

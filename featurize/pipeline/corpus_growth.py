@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.featurize.build.part_worker import PartTask, Recipe, inputs
+from headrace.featurize.pipeline.part_worker import PartTask, Recipe, inputs
 from headrace.store import index, layout
 from headrace.store.arrays.array_rows import load
 from headrace.store.errors import StoreError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from headrace.featurize.build.feature_registry import KINDS
 from headrace.featurize.features.derived import Derived
+from headrace.featurize.pipeline.feature_registry import KINDS
 from headrace.store import learned_models
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.schema import FeatureSpec

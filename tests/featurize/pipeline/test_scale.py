@@ -18,16 +18,16 @@ import soundfile
 
 from headrace import store
 from headrace.cli.progress import BuildProgress
-from headrace.featurize.build import builder
-from headrace.featurize.build.builder import BuildConfig
-from headrace.featurize.build.part_rows import PartRows, Sample
-from headrace.featurize.build.part_worker import process_part
-from headrace.featurize.build.presets import named
+from headrace.featurize.pipeline import build
+from headrace.featurize.pipeline.build import BuildConfig
+from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.part_worker import process_part
+from headrace.featurize.pipeline.presets import named
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Spectra
 from headrace.store.schema import FeatureSpec, Utterance
 from headrace.store.writer import create
-from tests.featurize.build.test_killed_builds import start, workers_of
+from tests.featurize.pipeline.test_killed_builds import start, workers_of
 from tests.helpers.corpora import buzz, make_tree, sentence
 
 MOST_WORKER_BYTES = 1.5e9
@@ -83,7 +83,7 @@ def test_of_two_parts_in_a_process_one_has_the_device(tmp_path: Path, monkeypatc
         features=("mel",),
         part_hours=0.001,
     )
-    tasks = builder.plan(builder.scan(config, BuildProgress(quiet=True)), config)
+    tasks = build.plan(build.scan(config, BuildProgress(quiet=True)), config)
     create(config.out, {})
     on_device = [replace(task, recipe=replace(task.recipe, device="cuda")) for task in tasks]
     with ThreadPoolExecutor(2) as pool:
@@ -160,8 +160,8 @@ SCAN_AND_PLAN = """
 import json, sys, time
 from pathlib import Path
 from headrace.cli.progress import BuildProgress
-from headrace.featurize.build import builder
-from headrace.featurize.build.presets import named
+from headrace.featurize.pipeline import build
+from headrace.featurize.pipeline.presets import named
 config = build.BuildConfig(corpus=Path(sys.argv[1]), out=Path("STORE"), preset=named("gpt-sovits-v2"),
                            features=("wave", "mel", "mfcc", "phones"))
 begun = time.perf_counter()

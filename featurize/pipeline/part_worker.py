@@ -27,10 +27,10 @@ import torch
 
 from headrace.featurize.audio.decode_pool import decoded
 from headrace.featurize.audio.recording import USUAL, Limits
-from headrace.featurize.build.part_rows import PartRows, Sample
-from headrace.featurize.build.phone_rows import add_phones
-from headrace.featurize.build.presets import Preset
-from headrace.featurize.build.stopwatch import Stopwatch
+from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.phone_rows import add_phones
+from headrace.featurize.pipeline.presets import Preset
+from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.dsp import SpectralRecipe

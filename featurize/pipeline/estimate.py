@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from headrace.featurize.build.builder import BuildConfig, Corpus
-from headrace.featurize.build.feature_steps import Step, steps_to
-from headrace.featurize.build.part_rows import PartRows
-from headrace.featurize.build.part_worker import Recipe, extract
-from headrace.featurize.build.stopwatch import Stopwatch
 from headrace.featurize.features.derived import Part
+from headrace.featurize.pipeline.build import BuildConfig, Corpus
+from headrace.featurize.pipeline.feature_steps import Step, steps_to
+from headrace.featurize.pipeline.part_rows import PartRows
+from headrace.featurize.pipeline.part_worker import Recipe, extract
+from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.dask_cluster import capacity
 from headrace.featurize.spectral.engine import choose
 from headrace.store import layout

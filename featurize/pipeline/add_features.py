@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from headrace.featurize.build import build_report
-from headrace.featurize.build.feature_steps import Step, check_same, features_of, steps_to
-from headrace.featurize.build.part_worker import PartReport, check_store
-from headrace.featurize.build.stopwatch import Stopwatch
 from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, sealed_part
+from headrace.featurize.pipeline import build_report
+from headrace.featurize.pipeline.feature_steps import Step, check_same, features_of, steps_to
+from headrace.featurize.pipeline.part_worker import PartReport, check_store
+from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from headrace.featurize.build.feature_registry import KINDS
+from headrace.featurize.pipeline.feature_registry import KINDS
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
 from headrace.featurize.text.languages.frontend import PHONE_WORD
 from headrace.featurize.text.symbols import DEFAULT

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from headrace.featurize.audio import decode
-from headrace.featurize.build.presets import PRESETS, Preset, feature_specs, named, read_recipe
+from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs, named, read_recipe
 from headrace.featurize.spectral.dsp import Spectral
 from headrace.store.errors import UsageError
 from headrace.store.schema import Utterance

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.featurize.build.part_worker import AnyPartTask, Recipe
+from headrace.featurize.pipeline.part_worker import AnyPartTask, Recipe
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from headrace.store.integrity import checksummed_metadata

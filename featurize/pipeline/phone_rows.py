@@ -8,8 +8,8 @@ import numpy as np
 
 from headrace.featurize.alignment import intervals
 from headrace.featurize.alignment.words import phone_word
-from headrace.featurize.build.part_rows import Sample
 from headrace.featurize.corpus import alignment_files
+from headrace.featurize.pipeline.part_rows import Sample
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import g2p, symbols
 from headrace.store.schema import Utterance

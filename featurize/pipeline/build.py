@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.featurize.audio.recording import USUAL, Limits
-from headrace.featurize.build import add_features, build_report, corpus_growth, store_state
-from headrace.featurize.build.feature_registry import KINDS, chosen, needed
-from headrace.featurize.build.feature_steps import Step, steps_to
-from headrace.featurize.build.part_worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
-from headrace.featurize.build.presets import Preset, feature_specs, sealed_for
 from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.files.source import root_of
+from headrace.featurize.pipeline import add_features, build_report, corpus_growth, store_state
+from headrace.featurize.pipeline.feature_registry import KINDS, chosen, needed
+from headrace.featurize.pipeline.feature_steps import Step, steps_to
+from headrace.featurize.pipeline.part_worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
+from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_for
 from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice

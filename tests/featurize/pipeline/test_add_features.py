@@ -23,8 +23,8 @@ import zarr
 from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
-from headrace.featurize.build import feature_registry
 from headrace.featurize.features.derived import F0, Derived, Part, sealed_part
+from headrace.featurize.pipeline import feature_registry
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import stamped
 from headrace.store.integrity.verify import verify
