@@ -11,6 +11,8 @@ venv: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps resemblyzer  # of it only the weights are read
+	mkdir -p .venv/checkout/headrace  # where mypy finds the packages under the name that they are imported by
+	for package in store featurize train cli; do ln -sfn ../../../$$package .venv/checkout/headrace/$$package; done
 	touch $@
 
 demo: venv
@@ -26,3 +28,4 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
