@@ -47,7 +47,9 @@ def here() -> list[tuple[str, str]]:
 def decoded(root: Path, utterances: Iterable[Utterance], preset: Preset, threads: int) -> Iterator[Wave]:
     """Waves as an engine wants them: whole hops, long enough."""
     recipe = preset.spectral
-    for utterance, wave in decode_pool.decoded(root, utterances, preset, isolated=False, threads=threads, limits=USUAL):
+    rate, level = recipe.sample_rate, preset.level
+    waves = decode_pool.decoded(root, utterances, rate, level, isolated=False, threads=threads, limits=USUAL)
+    for utterance, wave in waves:
         if isinstance(wave, np.ndarray) and len(wave) >= recipe.min_frames * recipe.hop:
             yield utterance.id, wave[: len(wave) // recipe.hop * recipe.hop]
 

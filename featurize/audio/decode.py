@@ -8,7 +8,7 @@ result. Resampling is soxr's, whose aliases lie under -120 dB; its stream gives 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import soxr
@@ -19,12 +19,10 @@ from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage.place import Place
 
-if TYPE_CHECKING:
-    from headrace.featurize.pipeline.presets import (
-        Level,  # brings torch, and the process that decodes alone does without
-    )
-
-Decoder: TypeAlias = "Callable[[Place, Utterance, int, Level, Limits], np.ndarray]"
+Level = Literal["none", "gpt-sovits"]
+"""`gpt-sovits`: half of the waveform as it is plus half of it brought to a peak of 0.95, as upstream prepares its
+recordings. `none`: the waveform as it is."""
+Decoder: TypeAlias = Callable[[Place, Utterance, int, Level, Limits], np.ndarray]
 """`waveform`, or what stands in for it."""
 _PIECE = 1 << 23  # samples, 32 MiB: from that size on malloc gives memory back as soon as it is freed
 LOUDEST = 2.2

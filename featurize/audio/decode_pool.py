@@ -19,21 +19,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from headrace.featurize.audio import decode
-from headrace.featurize.audio.decode import Decoder
+from headrace.featurize.audio.decode import Decoder, Level
 from headrace.featurize.audio.recording import Limits, is_whole
 from headrace.featurize.audio.subprocess_decoder import TICK_S, Child
 from headrace.featurize.files import source
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage.place import Place
-
-if TYPE_CHECKING:
-    from headrace.featurize.pipeline.presets import Preset
 
 Wave: TypeAlias = np.ndarray | Rejected
 
@@ -47,7 +44,8 @@ HANGING = 86
 def decoded(
     root: Place,
     utterances: Iterable[Utterance],
-    preset: Preset,
+    sample_rate: int,
+    level: Level,
     *,
     isolated: bool,
     threads: int,
@@ -62,11 +60,10 @@ def decoded(
         threads: that decode at once in this process.
         decoder: an importable function.
     Yields:
-        An utterance with its waveform, (samples,) int16 at the preset's rate, or with why there is none.
+        An utterance with its waveform, (samples,) int16 at `sample_rate`, or with why there is none.
     """
-    rate, level = preset.spectral.sample_rate, preset.level
     if isolated:
-        with closing(Child(decoder, rate, level, limits)) as child:
+        with closing(Child(decoder, sample_rate, level, limits)) as child:
             for utterance in utterances:
                 yield utterance, _fetched(root, utterance, child.decode)
         return
@@ -76,7 +73,7 @@ def decoded(
         def watched(here: Place, utterance: Utterance) -> Wave:
             with watchdog.watching(utterance.audio, limits.allowance(utterance)):
                 try:
-                    return decoder(here, utterance, rate, level, limits)
+                    return decoder(here, utterance, sample_rate, level, limits)
                 except Rejected as error:
                     return error
 
@@ -88,7 +85,7 @@ def decoded(
             for utterance in utterances:
                 yield utterance, work(utterance)
         else:
-            yield from _ahead(work, utterances, threads, rate)
+            yield from _ahead(work, utterances, threads, sample_rate)
 
 
 def _fetched(root: Place, utterance: Utterance, decode: Callable[[Path, Utterance], Wave]) -> Wave:

@@ -210,7 +210,8 @@ def extract(
         isolated, threads: as in `intake.decoded`.
     """
     rejects: list[Reject] = []
-    waves = decoded(corpus, utterances, recipe.preset, isolated=isolated, threads=threads, limits=recipe.limits)
+    rate, level = recipe.preset.spectral.sample_rate, recipe.preset.level
+    waves = decoded(corpus, utterances, rate, level, isolated=isolated, threads=threads, limits=recipe.limits)
     if recipe.device == "cuda":
         waves = _begun(waves)
     samples = _samples(corpus, waves, recipe, watch, rejects)

@@ -14,16 +14,15 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from headrace.featurize.audio.decode import Level
 from headrace.featurize.pipeline.feature_registry import KINDS
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
 from headrace.featurize.text.languages.frontend import PHONE_WORD
 from headrace.featurize.text.symbols import DEFAULT
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
-
-Level = Literal["none", "gpt-sovits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +32,6 @@ class Preset:
     name: str
     spectral: SpectralRecipe
     level: Level = "none"
-    """`gpt-sovits`: half of the waveform as it is plus half of it brought to a peak of 0.95, as that model's
-    recordings are prepared. `none`: as it is."""
 
     @property
     def wave_recipe(self) -> dict[str, Any]:

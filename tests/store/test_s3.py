@@ -25,7 +25,6 @@ from headrace.cli.store import main as store_command
 from headrace.featurize.audio.decode_pool import decoded
 from headrace.featurize.audio.recording import Limits
 from headrace.featurize.corpus import scanner as corpora
-from headrace.featurize.pipeline import presets
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StorageError
 from headrace.store.integrity.repair import repair
@@ -422,9 +421,10 @@ def test_segments_of_a_long_recording_are_read_by_ranges(bucket: S3Path, proxy: 
     utterances = scanned(there)
     assert utterances == scanned(here) and len(utterances) == 8
     how = {"isolated": False, "threads": 1, "limits": Limits()}
-    preset = presets.named("gpt-sovits-v2")
     proxy.requests.clear()
-    ours, theirs = ([wave for _, wave in decoded(root, utterances, preset, **how)] for root in (here, there))
+    ours, theirs = (
+        [wave for _, wave in decoded(root, utterances, 32_000, "gpt-sovits", **how)] for root in (here, there)
+    )
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert len(proxy.requests) < 5 * 8
 
@@ -440,9 +440,8 @@ def test_a_storage_that_stays_away_is_no_fault_of_a_recording(
 ) -> None:
     upload(corpus, bucket)
     utterances = scanned(bucket)
-    preset = presets.named("gpt-sovits-v2")
     proxy.fault = lambda method, path, number: "503" if path.endswith("003.flac") else ""
-    waves = decoded(bucket, utterances, preset, isolated=isolated, threads=1, limits=Limits())
+    waves = decoded(bucket, utterances, 32_000, "gpt-sovits", isolated=isolated, threads=1, limits=Limits())
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):
         assert all(isinstance(wave, np.ndarray) for _, wave in waves)
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):

@@ -9,9 +9,8 @@ import pytest
 import soundfile
 import soxr
 
-from headrace.featurize.audio.decode import to_int16, waveform
+from headrace.featurize.audio.decode import Level, to_int16, waveform
 from headrace.featurize.audio.recording import BLOCK
-from headrace.featurize.pipeline.presets import Level
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 

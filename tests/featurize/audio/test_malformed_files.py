@@ -82,7 +82,7 @@ def scanned(root: Path, **options: object) -> tuple[list[Utterance], dict[str, R
 
 def decoded(root: Path, utterances: list[Utterance], **options: object) -> list[tuple[Utterance, decode_pool.Wave]]:
     how: dict[str, object] = {"isolated": False, "threads": 1, "limits": USUAL}
-    return list(decode_pool.decoded(root, utterances, PRESET, **how | options))  # type: ignore[arg-type]
+    return list(decode_pool.decoded(root, utterances, RATE, PRESET.level, **how | options))  # type: ignore[arg-type]
 
 
 def test_every_kind_is_made(expected: tuple[Path, dict[str, malformed_files.Outcome]]) -> None:
@@ -190,14 +190,12 @@ def test_a_build_survives_what_crashes_its_worker(tmp_path: Path, monkeypatch: p
 def test_a_watchdog_ends_a_process_whose_decoder_hangs(threads: int) -> None:
     code = f"""
 from pathlib import Path
-from pathlib import Path
-from types import SimpleNamespace
 from headrace.featurize.audio import decode_pool, recording
 from tests.helpers import malformed_files
-utterances = [lies.described(name) for name in ("a", "b", "hang")]
-preset = SimpleNamespace(spectral=SimpleNamespace(sample_rate=32_000), level="none")  # a real one takes torch along
-how = dict(isolated=False, threads={threads}, limits=recording.Limits(patience_s=1.0), decoder=lies.crashing_decoder)
-list(intake.decoded(Path(), utterances, preset, **how))
+utterances = [malformed_files.described(name) for name in ("a", "b", "hang")]
+limits, decoder = recording.Limits(patience_s=1.0), malformed_files.crashing_decoder
+how = dict(isolated=False, threads={threads}, limits=limits, decoder=decoder)
+list(decode_pool.decoded(Path(), utterances, 32_000, "none", **how))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == decode_pool.HANGING, done.stderr
@@ -221,7 +219,9 @@ def test_threads_keep_order_and_work_a_bounded_way_ahead(monkeypatch: pytest.Mon
     lengths = [300, 300, 300, 300, 5000, 10, 400, 5000, 5000, 1]
     utterances = [malformed_files.described(str(n), length) for n, length in enumerate(lengths)]
     taken = 0
-    waves = decode_pool.decoded(Path(), utterances, PRESET, isolated=False, threads=3, limits=USUAL, decoder=decoder)
+    waves = decode_pool.decoded(
+        Path(), utterances, RATE, PRESET.level, isolated=False, threads=3, limits=USUAL, decoder=decoder
+    )
     for number, (utterance, wave) in enumerate(waves):
         taken += len(wave)
         assert utterance is utterances[number] and len(wave) == lengths[number]
