@@ -14,7 +14,7 @@ from headrace.train.config import DEVICES, PRECISIONS, PRESETS, STAGES
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 FILE = click.Path(path_type=Path)
 store_argument = click.argument("path", metavar="STORE", type=output.PLACE)
@@ -34,7 +34,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @json_option
 @output.command
 def bench_store(
-    path: Place, features: str, batch_frames: int, seconds: float, cold: bool | None, png: Path | None, as_json: bool
+    path: StoragePath,
+    features: str,
+    batch_frames: int,
+    seconds: float,
+    cold: bool | None,
+    png: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure how fast batches come out of STORE here, beside plain memory copies and the disk's own rate."""
     from headrace.train.measure.throughput import bench
@@ -76,7 +82,9 @@ def bench_store(
 @png_option
 @json_option
 @output.command
-def bench_training(path: Place, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any) -> None:
+def bench_training(
+    path: StoragePath, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any
+) -> None:
     """Measure data alone, the model alone and both together on STORE, and tell which one waits for the other."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
 

@@ -15,7 +15,7 @@ from headrace.store.errors import UsageError
 if TYPE_CHECKING:
     from headrace.featurize.pipeline.build import BuildConfig
     from headrace.featurize.pipeline.presets import Preset
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -58,7 +58,7 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @corpus_options
 @output.command
-def scan(corpus: Place, as_json: bool, **options: Any) -> None:
+def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
     """Tell what is in CORPUS, and what a store of it would cost. Writes nothing."""
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_survey
@@ -84,7 +84,7 @@ def scan(corpus: Place, as_json: bool, **options: Any) -> None:
 @click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
 @feature_options.options
 @output.command
-def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any) -> int:
+def build(corpus: StoragePath, out: StoragePath, strict: bool, as_json: bool, **options: Any) -> int:
     """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_build
@@ -109,7 +109,7 @@ def build(corpus: Place, out: Place, strict: bool, as_json: bool, **options: Any
 @click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @output.command
-def add(path: Place, features: str, as_json: bool, **options: Any) -> None:
+def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None:
     """Add features to STORE, or finish that, and before them what they are made from. What is there is skipped.
 
     f0 (by Praat), energy; align (times of phones, learned or by --ctc), confidence (in texts); level, snr, silence,
@@ -137,8 +137,8 @@ def _names(features: str) -> tuple[str, ...]:
 
 
 def _config(
-    corpus: Place,
-    out: Place,
+    corpus: StoragePath,
+    out: StoragePath,
     *,
     longest: float | None,
     preset: str | None,

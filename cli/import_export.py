@@ -12,7 +12,7 @@ from headrace.cli import output
 from headrace.cli.progress import PLAIN_EVERY
 
 if TYPE_CHECKING:
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 
@@ -29,7 +29,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
 @json_option
 @output.command
-def import_prepared(folder: Path, out: Place, features: str, strict: bool, as_json: bool, **options: Any) -> int:
+def import_prepared(folder: Path, out: StoragePath, features: str, strict: bool, as_json: bool, **options: Any) -> int:
     """Make a store of DIR, which GPT-SoVITS' own preparation wrote, or finish it: wave, phones, content, bert, semantic
     and speaker_vector as they are. What is sealed is skipped."""
     from headrace.cli.progress import BuildProgress
@@ -47,7 +47,7 @@ def import_prepared(folder: Path, out: Place, features: str, strict: bool, as_js
     return output.STRICT_EXIT if strict and account["rejects"] else 0
 
 
-def _print_rest(out: Place, features: list[str]) -> None:
+def _print_rest(out: StoragePath, features: list[str]) -> None:
     """What the store has not, and how it comes in."""
     absent = [name for name in ("mel", "mfcc") if name not in features]
     if absent:
@@ -64,7 +64,7 @@ def _print_rest(out: Place, features: list[str]) -> None:
 @click.option("--out", type=output.HERE, required=True, help="Folder; it must not be there.")
 @json_option
 @output.command
-def export(path: Place, form: str, out: Path, as_json: bool) -> None:
+def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
     """Write STORE as GPT-SoVITS' prepared directory, as Lhotse's manifests with their recordings and arrays, or what is
     said when in it as TextGrids for Praat."""
     from headrace import store

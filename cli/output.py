@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from headrace.store.errors import HeadraceError, UsageError
-from headrace.store.storage import place
+from headrace.store.storage import StoragePath, parse_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,9 +34,9 @@ class _PlaceType(click.ParamType):
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> place.Place:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StoragePath:
         try:
-            return place.at(value)
+            return parse_path(value)
         except UsageError as error:
             self.fail(error.message, param, ctx)
 

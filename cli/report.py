@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headrace.featurize.quality.corpus_statistics import Appraisal
     from headrace.featurize.report.measures import Filter, Worst
     from headrace.store.reader import Store
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 
 @click.command()
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @output.command
-def report(path: Place, out: Path, listen: int, mos: int, worst: int, as_json: bool) -> None:
+def report(path: StoragePath, out: Path, listen: int, mos: int, worst: int, as_json: bool) -> None:
     """Show the quality of STORE: what stands out, to be seen and heard, and the --where that leaves it out."""
     from headrace import store
     from headrace.cli.progress import PartsProgress

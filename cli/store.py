@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headrace.store.integrity.part_checks import Problem
     from headrace.store.integrity.repair import Repair
     from headrace.store.reader import Store
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 @path_argument
 @json_option
 @output.command
-def info(path: Place, as_json: bool) -> None:
+def info(path: StoragePath, as_json: bool) -> None:
     """Tell what is in STORE."""
     from headrace import store
     from headrace.cli.tables import print_info
@@ -78,7 +78,7 @@ def _describe_feature(opened: Store, name: str) -> dict[str, Any]:
     return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": output.size(size)}
 
 
-def _lines(path: Place) -> list[str]:
+def _lines(path: StoragePath) -> list[str]:
     return path.read_bytes().decode().splitlines() if path.exists() else []
 
 
@@ -87,7 +87,7 @@ def _lines(path: Place) -> list[str]:
 @click.option("--quick", is_flag=True, help="Compare the sizes of features' files instead of reading them.")
 @json_option
 @output.command
-def verify(path: Place, quick: bool, as_json: bool) -> int:
+def verify(path: StoragePath, quick: bool, as_json: bool) -> int:
     """Check every checksum and every law of STORE. Exits with 1 where anything is wrong."""
     from headrace.cli.progress import PartsProgress
     from headrace.store.integrity.verify import verify as find_problems
@@ -114,7 +114,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 @click.option("--dry-run", is_flag=True, help="Say what would be dropped; change nothing.")
 @json_option
 @output.command
-def repair(path: Place, dry_run: bool, as_json: bool) -> int:
+def repair(path: StoragePath, dry_run: bool, as_json: bool) -> int:
     """Drop what is damaged in STORE, and tell what makes it again. Exits with 1 where dropping does not help."""
     from headrace.cli.progress import PartsProgress
     from headrace.store.integrity.repair import repair as drop_damage
@@ -147,7 +147,7 @@ def _print_repair(done: Repair, dropped: str) -> None:
 @click.argument("utterance", metavar="UTT")
 @click.option("--out", type=output.HERE, help="PNG to write; else named after UTT, here.")
 @output.command
-def show(path: Place, utterance: str, out: Path | None) -> None:
+def show(path: StoragePath, utterance: str, out: Path | None) -> None:
     """Draw waveform, mel and phones of the utterance UTT (an id, or a number) of STORE into a PNG."""
     from headrace import store
     from headrace.featurize.report.utterance_plot import draw_utterance

@@ -11,7 +11,7 @@ from headrace.cli import output
 
 if TYPE_CHECKING:
     from headrace.store.reader import Store
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 MOST = 12
 """Rows of a list that is shown in part."""
@@ -44,7 +44,7 @@ def print_survey(report: dict[str, Any]) -> None:
     _print(table)
 
 
-def print_build(out: Place, account: dict[str, Any]) -> None:
+def print_build(out: StoragePath, account: dict[str, Any]) -> None:
     """The result of `featurize build`, on stdout."""
     table = _table()
     table.add_row("store", str(out))
@@ -71,7 +71,7 @@ def print_added(added: dict[str, Any]) -> None:
     _print(table)
 
 
-def _rejects(out: Place, count: int) -> str:
+def _rejects(out: StoragePath, count: int) -> str:
     return f"{count:,}, each with its reason in {out / 'rejects.jsonl'}" if count else "none"
 
 

@@ -12,7 +12,7 @@ from headrace.cli import bench, output
 from headrace.train.config import BALANCES, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 FILE = click.Path(path_type=Path)
 
@@ -64,7 +64,7 @@ main.add_command(bench.bench_training)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; what it was told need not be said again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @output.command
-def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
+def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
     """Train on STORE. Ctrl-C saves a checkpoint; --resume goes on from it as if nothing had happened."""
     # Before torch is loaded: threads of an idle OpenMP loop would spin. Beside one other busy process on two cores that
     # made a step take 5.1 s, sleeping threads 0.9 s.
@@ -110,7 +110,7 @@ def run(store: Place, out: Path, resume: bool, as_json: bool, **options: Any) ->
 @click.option("--float8", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @output.command
-def plan(store: Place, epochs: int | None, as_json: bool, **options: Any) -> None:
+def plan(store: StoragePath, epochs: int | None, as_json: bool, **options: Any) -> None:
     """Measure a few steps on STORE, and tell what a run would take: memory, time, room on cards."""
     from headrace.cli.run_progress import TrainProgress
     from headrace.cli.run_tables import print_forecast

@@ -19,8 +19,7 @@ from headrace.store.arrays.array_rows import intact_blocks, load
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import FeatureSpec, digest
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression, disk_error, write_array
 
 Seal = Mapping[str, Any]
@@ -28,7 +27,12 @@ Seal = Mapping[str, Any]
 
 
 def write(
-    root: Place, number: int, spec: FeatureSpec, values: np.ndarray, inputs: Mapping[str, str], compression: Compression
+    root: StoragePath,
+    number: int,
+    spec: FeatureSpec,
+    values: np.ndarray,
+    inputs: Mapping[str, str],
+    compression: Compression,
 ) -> None:
     """Write and seal one array beside those of a sealed part. Two workers given the same one end with one copy of it.
 
@@ -42,18 +46,18 @@ def write(
     name = f"{layout.part_name(number)}/{spec.name}"
     _check_shape(root, number, spec, values)
     try:
-        with place.drafted(root, name) as draft:
+        with storage_of(root).atomic_folder(root, name) as draft:
             _, *blocks = checksummed_metadata.split(write_array(draft, values, compression, spec.dimensions))
             described = json.loads((draft / "zarr.json").read_bytes())
             seal = {**spec.to_json(), "inputs": dict(inputs)}
             described["attributes"] = {"seal": seal}
             seal["crc32c"] = "".join([checksummed_metadata.checksum_of(described), *blocks])
-            place.write(draft / "zarr.json", [checksummed_metadata.dump(described)])
+            storage_of(draft / "zarr.json").write(draft / "zarr.json", [checksummed_metadata.dump(described)])
     except OSError as error:
         raise disk_error(error, f"{root / name}") from error
 
 
-def _check_shape(root: Place, number: int, spec: FeatureSpec, values: np.ndarray) -> None:
+def _check_shape(root: StoragePath, number: int, spec: FeatureSpec, values: np.ndarray) -> None:
     folder = layout.part_path(root, number)
     lengths = load(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
     rows = len(lengths) if spec.axis == "utterance" else int(lengths.sum())
@@ -64,7 +68,7 @@ def _check_shape(root: Place, number: int, spec: FeatureSpec, values: np.ndarray
         )
 
 
-def read_seal(root: Place, name: str, number: int) -> Seal | None:
+def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
     """The seal of a joined array of one part; None where there is no sealed one.
 
     Raises:
@@ -82,12 +86,12 @@ def read_seal(root: Place, name: str, number: int) -> Seal | None:
     return seal
 
 
-def read_seals(root: Place, name: str, numbers: Sequence[int]) -> list[Seal | None]:
+def read_seals(root: StoragePath, name: str, numbers: Sequence[int]) -> list[Seal | None]:
     """The seals of a joined feature in many parts."""
-    return place.each(root, partial(read_seal, root, name), numbers)
+    return storage_of(root).map(partial(read_seal, root, name), numbers)
 
 
-def made_from(root: Place, number: int, names: Sequence[str]) -> dict[str, str]:
+def made_from(root: StoragePath, number: int, names: Sequence[str]) -> dict[str, str]:
     """What stands in a seal for the arrays that another one is made from: digests of their checksums.
 
     Raises:
@@ -103,7 +107,7 @@ def made_from(root: Place, number: int, names: Sequence[str]) -> dict[str, str]:
     return {name: digest(checksums[name])[:12] for name in names}
 
 
-def announce(root: Place, spec: FeatureSpec, numbers: Sequence[int]) -> None:
+def announce(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> None:
     """Name a feature in the root, where readers look, now that all parts have it.
 
     Raises:
@@ -114,10 +118,10 @@ def announce(root: Place, spec: FeatureSpec, numbers: Sequence[int]) -> None:
     entry = spec.to_json() | {"seals": seals_digest(root, spec.name, numbers)}
     if features.get(spec.name) != entry:
         document["attributes"]["features"] = list((features | {spec.name: entry}).values())
-        place.replace(root, "zarr.json", checksummed_metadata.stamped(document))
+        storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.stamped(document))
 
 
-def withdraw(root: Place, names: Collection[str]) -> None:
+def withdraw(root: StoragePath, names: Collection[str]) -> None:
     """Name features in the root no more: not all parts have them now. Their arrays stay.
 
     Raises:
@@ -126,10 +130,10 @@ def withdraw(root: Place, names: Collection[str]) -> None:
     document = checksummed_metadata.read(root / "zarr.json")
     features = document["attributes"]["features"]
     document["attributes"]["features"] = [feature for feature in features if feature["name"] not in names]
-    place.replace(root, "zarr.json", checksummed_metadata.stamped(document))
+    storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.stamped(document))
 
 
-def seals_digest(root: Place, name: str, numbers: Sequence[int]) -> str:
+def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
     """What stands in the root for all seals of a joined feature. Raises DamagedStore where a part has none."""
     seals = read_seals(root, name, numbers)
     if None in seals:
@@ -138,7 +142,7 @@ def seals_digest(root: Place, name: str, numbers: Sequence[int]) -> str:
     return digest(list(zip(numbers, seals, strict=True)))
 
 
-def intact_seal(root: Place, name: str, number: int) -> Seal:
+def intact_seal(root: StoragePath, name: str, number: int) -> Seal:
     """The seal of a joined array that must be there, with metadata as they were sealed.
 
     Raises:
@@ -158,7 +162,7 @@ def intact_seal(root: Place, name: str, number: int) -> Seal:
     return seal
 
 
-def sealed_blocks(root: Place, number: int, name: str) -> list[str]:
+def sealed_blocks(root: StoragePath, number: int, name: str) -> list[str]:
     """Checksums of the blocks of an array, whether the part was sealed with it or it joined later.
 
     Raises:

@@ -18,8 +18,7 @@ from headrace.store.arrays.array_rows import intact_blocks, load, open_rows
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import digest
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import UTTERANCES, write_array, write_group, write_strings
 
 NAMES = ("id", "speaker", "language")
@@ -58,7 +57,7 @@ class Index:
     """Digest of all seals: two stores with one fingerprint hold the same data."""
 
 
-def read_seal(root: Place, number: int) -> dict[str, Any]:
+def read_seal(root: StoragePath, number: int) -> dict[str, Any]:
     """The seal of one part.
 
     Raises:
@@ -68,12 +67,12 @@ def read_seal(root: Place, number: int) -> dict[str, Any]:
     return seal
 
 
-def read_seals(root: Place, numbers: Sequence[int]) -> list[dict[str, Any]]:
+def read_seals(root: StoragePath, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """The seals of many parts. Raises DamagedStore as `read_seal`."""
-    return place.each(root, partial(read_seal, root), numbers)
+    return storage_of(root).map(partial(read_seal, root), numbers)
 
 
-def read(root: Place, *, check: bool = False) -> Index:
+def read(root: StoragePath, *, check: bool = False) -> Index:
     """The stored index, or one derived from the parts where there is none. On this machine its columns are mapped:
     opened at once, whatever their size, and in memory once for all processes.
 
@@ -95,7 +94,7 @@ def read(root: Place, *, check: bool = False) -> Index:
 
     columns = list(attributes["columns"])
     names = ["parts", "bounds", *columns]
-    arrays = dict(zip(names, place.each(root, read_one, names), strict=True))
+    arrays = dict(zip(names, storage_of(root).map(read_one, names), strict=True))
     numbers = arrays["parts"].tolist()
 
     def read_names(name: str) -> np.ndarray:
@@ -117,7 +116,7 @@ def read(root: Place, *, check: bool = False) -> Index:
     )
 
 
-def _read_array(path: Place, checksums: str) -> np.ndarray:
+def _read_array(path: StoragePath, checksums: str) -> np.ndarray:
     blocks = intact_blocks(path, checksums)
     if path.name in NAMES:
         return load(path, blocks)
@@ -125,7 +124,7 @@ def _read_array(path: Place, checksums: str) -> np.ndarray:
     return rows.read([(0, len(rows))])[0]
 
 
-def derive(root: Place, *, check: bool = False) -> Index:
+def derive(root: StoragePath, *, check: bool = False) -> Index:
     """The index by reading every part's seal and per-utterance columns.
 
     Args:
@@ -144,7 +143,7 @@ def derive(root: Place, *, check: bool = False) -> Index:
     )
 
 
-def _own_blocks(root: Place, number: int, name: str) -> Sequence[str]:
+def _own_blocks(root: StoragePath, number: int, name: str) -> Sequence[str]:
     """Checksums of the blocks of an array that a part was sealed with."""
     return intact_blocks(layout.part_path(root, number) / name, read_seal(root, number)["crc32c"][name])
 
@@ -160,7 +159,11 @@ def no_blocks(number: int, name: str) -> Sequence[str]:
 
 
 def read_joined(
-    root: Place, numbers: Sequence[int], name: str, dtype: type, blocks: Callable[[int, str], Sequence[str]] = no_blocks
+    root: StoragePath,
+    numbers: Sequence[int],
+    name: str,
+    dtype: type,
+    blocks: Callable[[int, str], Sequence[str]] = no_blocks,
 ) -> np.ndarray:
     """A per-utterance array of many parts, one after the other.
 
@@ -171,13 +174,13 @@ def read_joined(
     def one(number: int) -> np.ndarray:
         return load(layout.part_path(root, number) / name, blocks(number, name))
 
-    return np.concatenate([np.empty(0, dtype), *place.each(root, one, numbers)], dtype=dtype)
+    return np.concatenate([np.empty(0, dtype), *storage_of(root).map(one, numbers)], dtype=dtype)
 
 
-def write(root: Place, index: Index) -> None:
+def write(root: StoragePath, index: Index) -> None:
     """Store the index, in the place of the one that is there."""
     drop(root)
-    with place.drafted(root, "index") as draft:
+    with storage_of(root).atomic_folder(root, "index") as draft:
         numbers = {"parts": index.parts, "bounds": index.bounds, **index.columns}
         checksums = {
             name: write_array(draft / name, column, "none", _DIMENSIONS.get(name, UTTERANCES))
@@ -188,6 +191,6 @@ def write(root: Place, index: Index) -> None:
         write_group(draft, attributes)
 
 
-def drop(root: Place) -> None:
+def drop(root: StoragePath) -> None:
     """Take the index away: parts are about to change."""
-    place.remove(root / "index")
+    storage_of(root / "index").delete_group(root / "index")

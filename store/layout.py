@@ -18,8 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 FORMAT = "headrace-1"
 CHUNK_BYTES = 1 << 20
@@ -33,7 +32,7 @@ def part_name(number: int) -> str:
     return f"parts/{number:05d}"
 
 
-def part_path(root: Place, number: int) -> Place:
+def part_path(root: StoragePath, number: int) -> StoragePath:
     return root / part_name(number)
 
 
@@ -42,9 +41,9 @@ def shard_name(dimensions: int) -> str:
     return "/".join(["c", *("0" * dimensions)])
 
 
-def sealed_parts(root: Place) -> list[int]:
+def sealed_parts(root: StoragePath) -> list[int]:
     """Numbers of the parts that are there, ascending. A part is there whole or not at all."""
-    return sorted(int(name) for name in place.committed(root / "parts") if name.isdigit())
+    return sorted(int(name) for name in storage_of(root / "parts").list_groups(root / "parts") if name.isdigit())
 
 
 def ranges(numbers: Sequence[int]) -> list[list[int]]:

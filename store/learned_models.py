@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 LEARNED = "learned"
 """The field of a recipe that holds the digest of what the feature learned."""
@@ -24,14 +23,14 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def digests(root: Place) -> dict[str, str]:
+def digests(root: StoragePath) -> dict[str, str]:
     """Of all models that are there, by the name of their feature."""
-    found = [name for name in place.names(root / "models") if name.endswith(SUFFIX)]
-    data = place.each(root, lambda name: (root / "models" / name).read_bytes(), found)
+    found = [name for name in storage_of(root / "models").list_names(root / "models") if name.endswith(SUFFIX)]
+    data = storage_of(root).map(lambda name: (root / "models" / name).read_bytes(), found)
     return {name.removesuffix(SUFFIX): digest_of(content) for name, content in zip(found, data, strict=True)}
 
 
-def missing(root: Place, specs: Mapping[str, FeatureSpec]) -> Iterator[str]:
+def missing(root: StoragePath, specs: Mapping[str, FeatureSpec]) -> Iterator[str]:
     """Features whose model is not there, or is not the one that they were made with."""
     made_with = {name: spec.recipe[LEARNED] for name, spec in specs.items() if LEARNED in spec.recipe}
     there = digests(root) if made_with else {}

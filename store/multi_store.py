@@ -21,8 +21,7 @@ from headrace.store.added_arrays import sealed_blocks
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.index import Index, Names, no_blocks, read_joined
 from headrace.store.schema import FeatureSpec, digest
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import S3Path
 
 
@@ -30,7 +29,7 @@ from headrace.store.storage.s3 import S3Path
 class Member:
     """One of the stores."""
 
-    path: Place
+    path: StoragePath
     attributes: Mapping[str, Any]
     """Of its root."""
     index: Index
@@ -53,34 +52,34 @@ class Member:
 
 LONGEST_LIST = 1 << 20
 """Characters of a text file that names stores."""
-Where = str | os.PathLike[str] | Place
+Where = str | os.PathLike[str] | StoragePath
 
 
-def places(where: Where | Sequence[Where]) -> list[Place]:
+def places(where: Where | Sequence[Where]) -> list[StoragePath]:
     """The stores that are meant: one, several, or those that a text file names, one a line, relative to its folder.
 
     Raises:
         StoreError: none are, or one twice.
-        UsageError: as `place.at`.
+        UsageError: as `parse_path`.
     """
     if isinstance(where, str | os.PathLike | S3Path):
-        one = place.at(where)
+        one = parse_path(where)
         found = _listed(one) if isinstance(one, Path) and one.is_file() else [one]
     else:
-        found = [place.at(one) for one in where]
+        found = [parse_path(one) for one in where]
     twice = [str(one) for one, count in Counter(found).items() if count > 1]
     if twice or not found:
         raise StoreError(f"{twice[0] if twice else where} {'is named twice' if twice else 'names no store'}.")
     return found
 
 
-def _listed(file: Path) -> list[Place]:
+def _listed(file: Path) -> list[StoragePath]:
     try:
         with file.open(encoding="utf-8") as opened:
             lines = [line.strip() for line in opened.read(LONGEST_LIST).splitlines()]
     except ValueError as error:
         raise StoreError(f"{file} is neither a store nor a list of stores, one a line ({error}).") from None
-    named = [place.at(line) for line in lines if line and not line.startswith("#")]
+    named = [parse_path(line) for line in lines if line and not line.startswith("#")]
     return [file.parent / one if isinstance(one, Path) else one for one in named]
 
 

@@ -25,8 +25,7 @@ from headrace.store.errors import DamagedStore, NotAStore, StoreError
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.multi_store import Member, Where
 from headrace.store.schema import Axis, digest
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, parse_path, storage_of
 from headrace.store.storage.s3 import S3Path
 
 
@@ -58,7 +57,7 @@ class Store:
         """As `store.open`."""
         self.members = [_member(path, check) for path in multi_store.places(where)]
         """The stores that are read as this one."""
-        self.path = place.at(where) if isinstance(where, str | os.PathLike | S3Path) else self.members[0].path
+        self.path = parse_path(where) if isinstance(where, str | os.PathLike | S3Path) else self.members[0].path
         """What was opened: a store, or a list of stores; the first of several."""
         self.attributes = self.members[0].attributes
         """Of the root; the first one's of several."""
@@ -291,22 +290,22 @@ class Store:
             raise DamagedStore(f"{path} has {len(rows)} rows, the lengths say {expected}: run store verify.")
         return rows
 
-    def _folder(self, part: int) -> Place:
+    def _folder(self, part: int) -> StoragePath:
         return layout.part_path(self._root(part), int(self.parts[part]))
 
-    def _root(self, part: int) -> Place:
+    def _root(self, part: int) -> StoragePath:
         """Of the store that has this part."""
         return self.members[int(np.searchsorted(self._first, part, side="right")) - 1].path
 
 
-def _member(path: Place, check: bool) -> Member:
-    place.check(path)
+def _member(path: StoragePath, check: bool) -> Member:
+    storage_of(path).check_access(path)
     if check:
         checksummed_metadata.read(path / "zarr.json")
     return Member(path, read_attributes(path), index.read(path, check=check))
 
 
-def read_attributes(path: Place) -> dict[str, Any]:
+def read_attributes(path: StoragePath) -> dict[str, Any]:
     """The root attributes of a store.
 
     Raises:

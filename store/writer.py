@@ -22,8 +22,7 @@ from headrace.store import layout
 from headrace.store.errors import StoreError
 from headrace.store.integrity.checksummed_metadata import checksum, stamped
 from headrace.store.schema import FeatureSpec, Reject
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore
@@ -51,14 +50,14 @@ class Part:
     """Digest of what the part was made from; a build that resumes compares it."""
 
 
-def create(root: Place, attributes: Mapping[str, Any]) -> None:
+def create(root: StoragePath, attributes: Mapping[str, Any]) -> None:
     """Make an empty store, or give one that is there another root: afterwards that is there, or as it was before."""
     if not (root / "parts" / "zarr.json").exists():
-        place.write(root / "parts" / "zarr.json", [_group({})])
-    place.replace(root, "zarr.json", _group(attributes))
+        storage_of(root / "parts" / "zarr.json").write(root / "parts" / "zarr.json", [_group({})])
+    storage_of(root).write_atomic(root, "zarr.json", _group(attributes))
 
 
-def write_part(root: Place, part: Part, compression: Compression = "none") -> None:
+def write_part(root: StoragePath, part: Part, compression: Compression = "none") -> None:
     """Write and seal one part. Two workers given the same part end with one copy of it.
 
     Raises:
@@ -69,7 +68,7 @@ def write_part(root: Place, part: Part, compression: Compression = "none") -> No
     _check_names(part)
     _check_shapes(part)
     try:
-        with place.drafted(root, layout.part_name(part.number)) as draft:
+        with storage_of(root).atomic_folder(root, layout.part_name(part.number)) as draft:
             _write_draft(draft, part, compression)
     except OSError as error:
         raise disk_error(error, f"part {part.number} of {root}") from error
@@ -108,7 +107,7 @@ def _check_shapes(part: Part) -> None:
             )
 
 
-def _write_draft(draft: Place, part: Part, compression: Compression) -> None:
+def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> None:
     columns = {name: column.astype(np.int32) for name, column in part.lengths.items()}
     writing: dict[str, Callable[[], str]] = {
         **{
@@ -118,7 +117,7 @@ def _write_draft(draft: Place, part: Part, compression: Compression) -> None:
         **{name: partial(write_array, draft / name, column, "none") for name, column in columns.items()},
         **{name: partial(write_strings, draft / name, values) for name, values in part.strings.items()},
     }
-    checksums = place.each(draft, lambda write: write(), writing.values())
+    checksums = storage_of(draft).map(lambda write: write(), writing.values())
     seal = {
         "inputs": part.inputs,
         "utterances": len(part.strings["id"]),
@@ -131,9 +130,9 @@ def _write_draft(draft: Place, part: Part, compression: Compression) -> None:
     write_group(draft, {"seal": seal})
 
 
-def write_group(folder: Place, attributes: Mapping[str, Any]) -> None:
+def write_group(folder: StoragePath, attributes: Mapping[str, Any]) -> None:
     """Write the `zarr.json` of a Zarr group: of a draft the last file."""
-    place.write(folder / "zarr.json", [_group(attributes)])
+    storage_of(folder / "zarr.json").write(folder / "zarr.json", [_group(attributes)])
 
 
 def _group(attributes: Mapping[str, Any]) -> bytes:
@@ -153,7 +152,7 @@ def _files(make: Callable[[MemoryStore], object]) -> dict[str, bytes]:
 
 
 def write_array(
-    path: Place, values: np.ndarray, compression: Compression, dimensions: Sequence[str] = UTTERANCES
+    path: StoragePath, values: np.ndarray, compression: Compression, dimensions: Sequence[str] = UTTERANCES
 ) -> str:
     """Write one Zarr array as one shard, inner chunks in order, and its metadata last.
 
@@ -184,8 +183,8 @@ def write_array(
     )["zarr.json"]
     shard = _Shard(values, chunk, _encoder(compression))
     if rows:
-        place.write(path / layout.shard_name(values.ndim), shard)
-    place.write(path / "zarr.json", [metadata])
+        storage_of(path / layout.shard_name(values.ndim)).write(path / layout.shard_name(values.ndim), shard)
+    storage_of(path / "zarr.json").write(path / "zarr.json", [metadata])
     return "".join([checksum(metadata), *shard.checksums])
 
 
@@ -220,7 +219,7 @@ class _Shard:
             yield np.concatenate((block, np.zeros((missing, *block.shape[1:]), block.dtype))) if missing else block
 
 
-def write_strings(path: Place, values: Sequence[str] | np.ndarray) -> str:
+def write_strings(path: StoragePath, values: Sequence[str] | np.ndarray) -> str:
     """Write strings as one chunk (`vlen-utf8`), and the metadata last. Returns checksums like `write_array`."""
     import zarr
 
@@ -242,5 +241,5 @@ def write_strings(path: Place, values: Sequence[str] | np.ndarray) -> str:
     files = _files(make)
     order = [layout.shard_name(1), "zarr.json"] if count else ["zarr.json"]
     for name in order:
-        place.write(path / name, [files[name]])
+        storage_of(path / name).write(path / name, [files[name]])
     return "".join(checksum(files[name]) for name in reversed(order))

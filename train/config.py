@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.store.errors import RunError, UsageError
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, parse_path
 
 STAGES = ("sovits", "gpt")
 PRESETS = ("tiny", "v1", "v2", "v2Pro", "v2ProPlus")
@@ -38,7 +37,7 @@ NOT_NEGATIVE = (
 class RunConfig:
     """One training run. Of the sizes, 0 means: chosen by the run, or no limit."""
 
-    store: Place
+    store: StoragePath
     out: Path
     """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
     stage: str = "sovits"
@@ -162,7 +161,7 @@ class RunConfig:
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         paths = {name: Path(known[name]) for name in ("out", *FILES) if known.get(name) is not None}
-        return cls(**(known | paths | {"store": place.at(known["store"])}))
+        return cls(**(known | paths | {"store": parse_path(known["store"])}))
 
 
 def config_path(out: Path) -> Path:

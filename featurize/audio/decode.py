@@ -17,19 +17,21 @@ from headrace.featurize.audio.recording import BLOCK, USUAL, Limits, blocks
 from headrace.featurize.audio.sample_kernels import levelled, mean, peak_of
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 Level = Literal["none", "gpt-sovits"]
 """`gpt-sovits`: half of the waveform as it is plus half of it brought to a peak of 0.95, as upstream prepares its
 recordings. `none`: the waveform as it is."""
-Decoder: TypeAlias = Callable[[Place, Utterance, int, Level, Limits], np.ndarray]
+Decoder: TypeAlias = Callable[[StoragePath, Utterance, int, Level, Limits], np.ndarray]
 """`waveform`, or what stands in for it."""
 _PIECE = 1 << 23  # samples, 32 MiB: from that size on malloc gives memory back as soon as it is freed
 LOUDEST = 2.2
 """Peak above which a float recording is not speech at any sane level; the same limit as upstream's."""
 
 
-def waveform(root: Place, utterance: Utterance, sample_rate: int, level: Level, limits: Limits = USUAL) -> np.ndarray:
+def waveform(
+    root: StoragePath, utterance: Utterance, sample_rate: int, level: Level, limits: Limits = USUAL
+) -> np.ndarray:
     """Decode, mix down, resample and level one utterance.
 
     Args:

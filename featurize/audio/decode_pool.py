@@ -30,7 +30,7 @@ from headrace.featurize.audio.subprocess_decoder import TICK_S, Child
 from headrace.featurize.files import source
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 Wave: TypeAlias = np.ndarray | Rejected
 
@@ -42,7 +42,7 @@ HANGING = 86
 
 
 def decoded(
-    root: Place,
+    root: StoragePath,
     utterances: Iterable[Utterance],
     sample_rate: int,
     level: Level,
@@ -70,7 +70,7 @@ def decoded(
     threads = threads if isinstance(root, Path) else max(threads, source.DOWNLOADS_AT_ONCE)
     with closing(_Watchdog()) as watchdog:
 
-        def watched(here: Place, utterance: Utterance) -> Wave:
+        def watched(here: StoragePath, utterance: Utterance) -> Wave:
             with watchdog.watching(utterance.audio, limits.allowance(utterance)):
                 try:
                     return decoder(here, utterance, sample_rate, level, limits)
@@ -88,7 +88,7 @@ def decoded(
             yield from _ahead(work, utterances, threads, sample_rate)
 
 
-def _fetched(root: Place, utterance: Utterance, decode: Callable[[Path, Utterance], Wave]) -> Wave:
+def _fetched(root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], Wave]) -> Wave:
     """Decode from this machine: for how long a bucket is waited for is no fault of the recording."""
     try:
         with source.copied(root, utterance.audio) as here:

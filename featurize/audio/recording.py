@@ -25,7 +25,7 @@ from headrace.featurize.audio.splice import spliced
 from headrace.featurize.files.source import copied, local, opened
 from headrace.store.errors import HeadraceError, Rejected
 from headrace.store.schema import Utterance
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 from headrace.store.storage.s3 import S3Path
 
 SEGMENT_BYTES = 1 << 18
@@ -78,7 +78,7 @@ class Header(NamedTuple):
     sample_rate: int
 
 
-def header(root: Place, name: str, size: int, limits: Limits = USUAL) -> Header:
+def header(root: StoragePath, name: str, size: int, limits: Limits = USUAL) -> Header:
     """Read a recording's header; decodes nothing.
 
     Args:
@@ -121,7 +121,7 @@ def _measured(descriptor: int, size: int, demuxer: str) -> Header:
     return header._replace(samples=samples) if mended else header
 
 
-def blocks(root: Place, utterance: Utterance, limits: Limits) -> Iterator[np.ndarray]:
+def blocks(root: StoragePath, utterance: Utterance, limits: Limits) -> Iterator[np.ndarray]:
     """Decode an utterance, piece by piece: (samples, channels), int16 or float32, in a buffer that is used again.
 
     Args:

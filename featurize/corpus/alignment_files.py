@@ -20,14 +20,14 @@ from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Utterance
-from headrace.store.storage.place import Place, at
+from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import SCHEME
 
 SUFFIXES = (".TextGrid", ".textgrid", ".lab")
 CTM = ("phones.ctm", "words.ctm")
 
 
-def read(corpus: Place, utterance: Utterance) -> Alignment:
+def read(corpus: StoragePath, utterance: Utterance) -> Alignment:
     """The alignment that an utterance names or holds.
 
     Raises:
@@ -44,9 +44,9 @@ def read(corpus: Place, utterance: Utterance) -> Alignment:
     return found
 
 
-def _local(corpus: Place, name: str) -> AbstractContextManager[Path]:
+def _local(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:
     """A file of a corpus, or of the folder apart that has its alignments."""
-    file = at(name)
+    file = parse_path(name)
     apart = name.startswith(SCHEME) or posixpath.isabs(name)
     return source.local(file.parent, file.name) if apart else source.local(corpus, name)
 
@@ -54,7 +54,7 @@ def _local(corpus: Place, name: str) -> AbstractContextManager[Path]:
 class Alignments:
     """Finds the alignments of a corpus. Of many threads at once."""
 
-    def __init__(self, corpus: Source, apart: Place | None = None) -> None:
+    def __init__(self, corpus: Source, apart: StoragePath | None = None) -> None:
         """
         Args:
             apart: a folder that holds them, laid out as the corpus.
@@ -111,7 +111,7 @@ class Alignments:
         return [label_files.ctm_row(f"{kind}: {name}", line) for line in self._ctm[kind].get(name, ())]
 
 
-def _folder(apart: Place) -> Source:
+def _folder(apart: StoragePath) -> Source:
     try:
         found, file = source.find(apart, follow_outside=True)
     except UsageError:

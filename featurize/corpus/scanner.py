@@ -22,8 +22,7 @@ from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, UsageError
 from headrace.store.schema import Reject, Utterance
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 _AHEAD = 64  # entries in flight per thread; small beside any corpus, large beside one slow file
 
@@ -31,7 +30,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def recognise(path: Place, *, follow_outside: bool = False) -> str:
+def recognise(path: StoragePath, *, follow_outside: bool = False) -> str:
     """The format of a corpus, one of FORMATS.
 
     Raises:
@@ -42,13 +41,13 @@ def recognise(path: Place, *, follow_outside: bool = False) -> str:
 
 
 def scan(
-    path: Place,
+    path: StoragePath,
     format: str | None = None,
     *,
     follow_outside: bool = False,
     limits: Limits = USUAL,
     language: str = "en",
-    alignments: Place | None = None,
+    alignments: StoragePath | None = None,
     split_s: float | None = None,
 ) -> Iterator[Utterance | Reject]:
     """Everything in a corpus, each once: as an utterance, or as a reject with stage "scan", or "align" where
@@ -77,7 +76,7 @@ def scan(
     return _scan(path, examiner, format, found, _entries(path, format, found, file))
 
 
-def _recognise(path: Place, found: Source, file: str) -> str:
+def _recognise(path: StoragePath, found: Source, file: str) -> str:
     if file:
         if folders.suffix(file) == ".list":
             return "list"
@@ -104,7 +103,7 @@ def _recognise(path: Place, found: Source, file: str) -> str:
     )
 
 
-def _entries(path: Place, format: str, found: Source, file: str) -> formats.Entries:
+def _entries(path: StoragePath, format: str, found: Source, file: str) -> formats.Entries:
     if format == "list":
         return formats.read_list(found, file or _one_list(path, found))
     if format == "lhotse" and file:
@@ -125,10 +124,10 @@ def _missing(found: Source, format: str) -> str:
 
 
 def _lists(found: Source) -> list[str]:
-    return sorted(name for name in place.names(found.root) if name.endswith(".list"))
+    return sorted(name for name in storage_of(found.root).list_names(found.root) if name.endswith(".list"))
 
 
-def _one_list(path: Place, found: Source) -> str:
+def _one_list(path: StoragePath, found: Source) -> str:
     lists = _lists(found)
     if len(lists) != 1:
         raise CorpusError(f"{path} holds {len(lists)} .list files where there must be one: name the file itself")
@@ -136,7 +135,7 @@ def _one_list(path: Place, found: Source) -> str:
 
 
 def _scan(
-    path: Place, examiner: Examiner, format: str, found: Source, entries: Iterable[Entry | Reject]
+    path: StoragePath, examiner: Examiner, format: str, found: Source, entries: Iterable[Entry | Reject]
 ) -> Iterator[Utterance | Reject]:
     claimed: dict[str, str] = {}
     empty = True

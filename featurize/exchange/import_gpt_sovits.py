@@ -35,7 +35,7 @@ from headrace.featurize.text import symbols
 from headrace.store import layout
 from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 PRESET = PRESETS["gpt-sovits-v2"]
 COMPUTED = ("mel", "mfcc")
@@ -47,7 +47,7 @@ class ImportConfig:
     """What `store import` was asked for."""
 
     folder: Path
-    out: Place
+    out: StoragePath
     features: tuple[str, ...] = ()
     """To take, or to compute; none for all that is there."""
     list_file: Path | None = None
@@ -131,7 +131,7 @@ def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, 
     return tuple(made[one] for name in features for one in brought.get(name, (name,)))
 
 
-def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: Place) -> list[ImportTask]:
+def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: StoragePath) -> list[ImportTask]:
     """Parts of neighbouring lengths."""
     seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
     order, bounds = layout.plan_parts(seconds, layout.automatic_part_seconds(float(seconds.sum())))

@@ -22,7 +22,7 @@ from headrace.store import layout, learned_models
 from headrace.store.arrays.array_rows import load, open_rows
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import Axis, FeatureSpec
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 
 def _nothing(name: str) -> Any:
@@ -47,7 +47,7 @@ class Part:
     """Where networks run: cpu or cuda."""
 
 
-def sealed_part(root: Place, number: int, specs: Mapping[str, FeatureSpec], device: str = "cpu") -> Part:
+def sealed_part(root: StoragePath, number: int, specs: Mapping[str, FeatureSpec], device: str = "cpu") -> Part:
     """A part of a store."""
     folder = layout.part_path(root, number)
 

@@ -17,11 +17,10 @@ from safetensors.numpy import load, save
 from headrace.store import learned_models
 from headrace.store.errors import StoreError
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 
-def write(root: Place, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> str:
+def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> str:
     """Keep what was learned.
 
     Args:
@@ -31,11 +30,11 @@ def write(root: Place, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> s
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     data: bytes = save(contiguous, metadata={"spec": json.dumps(spec.to_json(), sort_keys=True)})
-    place.replace(root, learned_models.file_of(spec.name), data)
+    storage_of(root).write_atomic(root, learned_models.file_of(spec.name), data)
     return learned_models.digest_of(data)
 
 
-def learned_for(root: Place, feature: str) -> FeatureSpec:
+def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
     """The spec that `write` was given. Raises StoreError where the file is no such one."""
     data = (root / learned_models.file_of(feature)).read_bytes()
     try:
@@ -45,7 +44,7 @@ def learned_for(root: Place, feature: str) -> FeatureSpec:
         raise _damaged(root, feature) from error
 
 
-def read(root: Place, spec: FeatureSpec) -> dict[str, np.ndarray]:
+def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
     """What a feature of this spec was learned to be. Raises StoreError where that is not there."""
     try:
         data = (root / learned_models.file_of(spec.name)).read_bytes()
@@ -57,7 +56,7 @@ def read(root: Place, spec: FeatureSpec) -> dict[str, np.ndarray]:
     raise _damaged(root, spec.name)
 
 
-def _damaged(root: Place, feature: str) -> StoreError:
+def _damaged(root: StoragePath, feature: str) -> StoreError:
     return StoreError(
         f"{root / learned_models.file_of(feature)} is not what {feature} was made with: put that file back, "
         "or remove it and run the same command again."

@@ -19,8 +19,7 @@ from typing import Any, BinaryIO, Protocol
 from headrace.featurize.files import folders
 from headrace.featurize.files.folders import HOW_TO_FOLLOW, Listing
 from headrace.store.errors import HeadraceError, Rejected, UsageError
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import SCHEME, S3Path
 
 HEADER_BYTES = 1 << 16
@@ -32,7 +31,7 @@ DOWNLOADS_AT_ONCE = 8
 class Source(Protocol):
     """The files of a corpus."""
 
-    root: Place
+    root: StoragePath
     threads: int
     """That may ask it at once: over a network every question waits for a round trip or two."""
 
@@ -53,14 +52,14 @@ class Source(Protocol):
         ...
 
 
-def find(path: Place, *, follow_outside: bool = False) -> tuple[Source, str]:
+def find(path: StoragePath, *, follow_outside: bool = False) -> tuple[Source, str]:
     """The corpus at `path`, and, where `path` is a file in it, the name of that file.
 
     Raises:
         UsageError: there is nothing.
         StorageError: the bucket cannot be used.
     """
-    place.check(path)
+    storage_of(path).check_access(path)
     folder = root_of(path)
     file = path.name if folder != path.resolve() else ""
     source: Source = Bucket(folder) if isinstance(folder, S3Path) else Folder(folder, follow_outside)
@@ -70,7 +69,7 @@ def find(path: Place, *, follow_outside: bool = False) -> tuple[Source, str]:
     return source, file
 
 
-def root_of(path: Place) -> Place:
+def root_of(path: StoragePath) -> StoragePath:
     """The folder of a corpus that is given as itself or as a file in it."""
     is_file = bool(path.key) and path.exists() if isinstance(path, S3Path) else not path.is_dir()
     return (path.parent if is_file else path).resolve()
@@ -82,7 +81,7 @@ class Folder:
     threads = 16
 
     def __init__(self, root: Path, follow_outside: bool = False) -> None:
-        self.root: Place = root
+        self.root: StoragePath = root
         self._root = str(root)
         self._follow_outside = follow_outside
         self._is_folder_inside = lru_cache(maxsize=1 << 16)(self._leads_inside)
@@ -130,7 +129,7 @@ class Bucket:
     threads = 64
 
     def __init__(self, root: S3Path) -> None:
-        self.root: Place = root
+        self.root: StoragePath = root
         self._files: dict[str, list[str]] = {}
         self._folders: dict[str, list[str]] = {}
         self._sizes = {key: size for key, size in root.objects() if key}
@@ -180,7 +179,7 @@ class Bucket:
 
 
 @contextmanager
-def copied(root: Place, name: str) -> Iterator[Path]:
+def copied(root: StoragePath, name: str) -> Iterator[Path]:
     """A folder of this machine that holds a file of a corpus under its name: the corpus itself, or one with a copy of
     that file, for as long as the `with` block lasts.
 
@@ -201,14 +200,14 @@ def copied(root: Place, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def local(root: Place, name: str) -> Iterator[Path]:
+def local(root: StoragePath, name: str) -> Iterator[Path]:
     """The file itself of this machine: of a corpus in a bucket a copy, as `copied`."""
     with copied(root, name) as folder:
         yield folder / name
 
 
 @contextmanager
-def opened(root: Place, name: str, size: int, block: int = HEADER_BYTES) -> Iterator[BinaryIO]:
+def opened(root: StoragePath, name: str, size: int, block: int = HEADER_BYTES) -> Iterator[BinaryIO]:
     """A file of a corpus, open for reading; in a bucket by ranges, for whoever needs little of it.
 
     Args:

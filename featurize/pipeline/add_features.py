@@ -27,8 +27,7 @@ from headrace.store import added_arrays, index, layout, learned_models
 from headrace.store.errors import StoreError
 from headrace.store.reader import read_attributes
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression
 
 
@@ -36,7 +35,7 @@ from headrace.store.writer import Compression
 class AddConfig:
     """What `featurize add` was asked for."""
 
-    store: Place
+    store: StoragePath
     features: tuple[Derived, ...]
     workers: int | None = None
     """Processes on this machine; None has as many as it takes."""
@@ -58,7 +57,7 @@ class Observer(dask_cluster.Observer, Protocol):
 class AddTask(Task):
     """One array of one part."""
 
-    store: Place
+    store: StoragePath
     number: int
     feature: Derived
     specs: Mapping[str, FeatureSpec]
@@ -95,17 +94,17 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
             f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
         )
     steps = steps_to(config.features, features_of(attributes), learned_models.digests(config.store))
-    with place.only_writer(config.store):
-        place.clear_drafts(config.store)  # of a command that was killed
+    with storage_of(config.store).write_lock(config.store):
+        storage_of(config.store).clear_temporary(config.store)  # of a command that was killed
         root = config.store.resolve()
         made = {"added": make(root, steps, config.workers, config.scheduler, observer, config.device)}
         build_report.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
-        place.clear_drafts(config.store)
+        storage_of(config.store).clear_temporary(config.store)
     return made
 
 
 def make(
-    root: Place,
+    root: StoragePath,
     steps: Sequence[Step],
     workers: int | None,
     scheduler: str | None,
@@ -157,7 +156,7 @@ def make(
     return made
 
 
-def _learned(root: Place, steps: Sequence[Step], numbers: Sequence[int], observer: Observer) -> Iterator[Step]:
+def _learned(root: StoragePath, steps: Sequence[Step], numbers: Sequence[int], observer: Observer) -> Iterator[Step]:
     """The steps, each with what it learns learned and its spec as that makes it. The parts have what the ones before
     it make by the time that it is asked for.
 
@@ -174,7 +173,7 @@ def _learned(root: Place, steps: Sequence[Step], numbers: Sequence[int], observe
 
 
 def _model(
-    root: Place, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: Observer
+    root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: Observer
 ) -> str:
     """The digest of what a feature learns; learned now where it was not before."""
     spec, file = feature.spec(specs), learned_models.file_of(feature.name)
@@ -187,7 +186,7 @@ def _model(
     return model
 
 
-def _pending(root: Place, step: Step, numbers: Sequence[int]) -> list[int]:
+def _pending(root: StoragePath, step: Step, numbers: Sequence[int]) -> list[int]:
     """Parts that have not got the array. Those that have were made from what is there, in the same way."""
 
     def is_there(number: int) -> bool:
@@ -202,7 +201,7 @@ def _pending(root: Place, step: Step, numbers: Sequence[int]) -> list[int]:
             raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
         return True
 
-    return [number for number, there in zip(numbers, place.each(root, is_there, numbers), strict=True) if not there]
+    return [number for number, there in zip(numbers, storage_of(root).map(is_there, numbers), strict=True) if not there]
 
 
 def _device(feature: Derived, asked: str, scheduler: str | None) -> str:

@@ -30,8 +30,7 @@ from headrace.featurize.text.symbols import DEFAULT
 from headrace.store import index, layout, learned_models
 from headrace.store.errors import CorpusError, StoreError
 from headrace.store.schema import Reject, Utterance
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression
 
 
@@ -39,8 +38,8 @@ from headrace.store.writer import Compression
 class BuildConfig:
     """What `featurize build` was asked for."""
 
-    corpus: Place
-    out: Place
+    corpus: StoragePath
+    out: StoragePath
     preset: Preset
     features: tuple[str, ...]
     format: str | None = None
@@ -48,7 +47,7 @@ class BuildConfig:
     follow_outside: bool = False
     language: str = "en"
     """Of utterances whose corpus does not say, an ISO code."""
-    alignments: Place | None = None
+    alignments: StoragePath | None = None
     """A folder that holds them, laid out as the corpus; None looks in that itself."""
     split: float | None = None
     """Seconds; utterances that are longer are cut at pauses of their alignment. None cuts nothing."""
@@ -113,7 +112,7 @@ class Observer(dask_cluster.Observer, Protocol):
 class Corpus:
     """A corpus as scanned: everything in it is in one list or the other."""
 
-    root: Place
+    root: StoragePath
     utterances: list[Utterance]
     rejects: list[Reject]
 
@@ -231,7 +230,7 @@ def make(
         steps: features that join the parts when they are sealed.
         grown: as `grow.Plan` has it.
     """
-    with place.only_writer(config.out):
+    with storage_of(config.out).write_lock(config.out):
         attributes = store_state.attributes_of(tasks[0].recipe) | {"plan": corpus_growth.Plan(tasks, grown).to_json()}
         store_state.begin(config.out, attributes, tasks)
         pending = store_state.pending(config.out, tasks)

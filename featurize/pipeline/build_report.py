@@ -16,12 +16,13 @@ from headrace.featurize.pipeline.part_worker import PartReport
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store import index, layout
 from headrace.store.schema import Reject
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import disk_error
 
 
-def close(out: Place, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe) -> dict[str, Any]:
+def close(
+    out: StoragePath, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe
+) -> dict[str, Any]:
     """Write `index/`, `rejects.jsonl` and `build.json`.
 
     Args:
@@ -42,19 +43,19 @@ def close(out: Place, rejects: Iterable[Reject], account: dict[str, Any], spectr
     }
     write(out, "rejects.jsonl", "".join(f"{reject.to_json()}\n" for reject in every))
     write(out, "build.json", json.dumps(account, indent=2) + "\n")
-    place.clear_drafts(out)
+    storage_of(out).clear_temporary(out)
     return account
 
 
-def _sealed_rejects(out: Place) -> list[Reject]:
+def _sealed_rejects(out: StoragePath) -> list[Reject]:
     seals = index.read_seals(out, layout.sealed_parts(out))
     return [Reject(**fields) for seal in seals for fields in seal["rejects"]]
 
 
-def write(out: Place, name: str, text: str) -> None:
+def write(out: StoragePath, name: str, text: str) -> None:
     """Make or replace a file of the store. Raises StoreError where it cannot be written."""
     try:
-        place.replace(out, name, text.encode())
+        storage_of(out).write_atomic(out, name, text.encode())
     except OSError as error:
         raise disk_error(error, str(out / name)) from error
 

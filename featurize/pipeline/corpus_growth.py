@@ -15,7 +15,7 @@ from headrace.store import index, layout
 from headrace.store.arrays.array_rows import load
 from headrace.store.errors import StoreError
 from headrace.store.schema import Utterance, digest
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 Generations = Sequence[Sequence[Sequence[int]]]
 """Of each, the numbers of the parts that were there before it, as `layout.ranges`."""
@@ -38,7 +38,9 @@ class Plan:
         }
 
 
-def choose(out: Place, found: Mapping[str, Any] | None, cut: Callable[[Sequence[int]], Sequence[PartTask]]) -> Plan:
+def choose(
+    out: StoragePath, found: Mapping[str, Any] | None, cut: Callable[[Sequence[int]], Sequence[PartTask]]
+) -> Plan:
     """The plan that the store was begun with, or one more where the corpus grew.
 
     Args:
@@ -64,14 +66,14 @@ def choose(out: Place, found: Mapping[str, Any] | None, cut: Callable[[Sequence[
     return Plan(cut(sealed), [*grown, layout.ranges(sealed)])
 
 
-def _made(out: Place, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
+def _made(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
     """Whether these tasks made the parts that are there."""
     made = {task.number: task.inputs for task in tasks}
     return all(made.get(n) == seal["inputs"] for n, seal in zip(sealed, index.read_seals(out, sealed), strict=True))
 
 
 def split(
-    utterances: Sequence[Utterance], out: Place, kept: Sequence[int], recipe: Recipe
+    utterances: Sequence[Utterance], out: StoragePath, kept: Sequence[int], recipe: Recipe
 ) -> tuple[dict[int, list[Utterance]], list[Utterance]]:
     """What each of some sealed parts was made from, in the order in which it was, and all the others.
 
@@ -96,7 +98,9 @@ def split(
     return held, rest
 
 
-def _changed(out: Place, number: int, seal: Mapping[str, Any], there: Sequence[Utterance], count: int) -> StoreError:
+def _changed(
+    out: StoragePath, number: int, seal: Mapping[str, Any], there: Sequence[Utterance], count: int
+) -> StoreError:
     made_from = seal["utterances"] + len(seal["rejects"])
     gone = made_from - len(there)
     what = f"{gone} of its {made_from} are gone" if gone else "some are other recordings, or have another text"

@@ -36,7 +36,7 @@ from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import CorpusError, Rejected, StoreError
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 from headrace.store.writer import Compression, write_part
 
 Item = TypeVar("Item")
@@ -70,8 +70,8 @@ class PartTask(Task):
     """One unit of work, of retry and of commit."""
 
     number: int
-    corpus: Place
-    store: Place
+    corpus: StoragePath
+    store: StoragePath
     utterances: tuple[Utterance, ...]
     inputs: str
     """As `inputs` has it."""
@@ -181,7 +181,7 @@ def _check_here(task: PartTask) -> None:
         )
 
 
-def check_store(store: Place) -> None:
+def check_store(store: StoragePath) -> None:
     """
     Raises:
         StoreError: the store is not to be seen from this worker.
@@ -194,7 +194,7 @@ def check_store(store: Place) -> None:
 
 
 def extract(
-    corpus: Place,
+    corpus: StoragePath,
     utterances: Iterable[Utterance],
     recipe: Recipe,
     watch: Stopwatch,
@@ -262,7 +262,7 @@ def frames_of(task: PartTask) -> int:
 
 
 def _samples(
-    corpus: Place,
+    corpus: StoragePath,
     waves: Iterable[tuple[Utterance, np.ndarray | Rejected]],
     recipe: Recipe,
     watch: Stopwatch,

@@ -13,10 +13,10 @@ from headrace.featurize.pipeline.part_rows import Sample
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import g2p, symbols
 from headrace.store.schema import Utterance
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 
-def add_phones(corpus: Place, sample: Sample, spectral: SpectralRecipe, table: str) -> None:
+def add_phones(corpus: StoragePath, sample: Sample, spectral: SpectralRecipe, table: str) -> None:
     """Symbols of the alignment with their times where there is one of phones, else untimed ones.
 
     Args:

@@ -12,29 +12,28 @@ from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, Usag
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.reader import read_attributes
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import create
 
 BEGUN = {".lock", "parts", "tmp"}
 """What a build that was killed early leaves without a store's `zarr.json`."""
 
 
-def check_out(out: Place) -> None:
+def check_out(out: StoragePath) -> None:
     """
     Raises:
         UsageError: there is something else.
         NotAStore: there is a store of another format.
         StorageError: the bucket cannot be used.
     """
-    place.check(out)
+    storage_of(out).check_access(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder for the store.")
-    if set(place.names(out)) - BEGUN and root(out) is None and not layout.sealed_parts(out):
+    if set(storage_of(out).list_names(out)) - BEGUN and root(out) is None and not layout.sealed_parts(out):
         raise UsageError(f"--out {out} holds other things and is no store; name a new or an empty folder.")
 
 
-def root(out: Place) -> dict[str, Any] | None:
+def root(out: StoragePath) -> dict[str, Any] | None:
     """Root attributes of the store that is there. None where none is begun, and where they are damaged: then they are
     made anew for the parts that are there."""
     try:
@@ -58,14 +57,14 @@ def attributes_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def begin(out: Place, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) -> None:
+def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) -> None:
     """Create the store, let it grow, or see that the one that is there is this one.
 
     Raises:
         RecipeMismatch: it was begun with other features or another preset.
         StoreError: it was begun with another corpus.
     """
-    place.clear_drafts(out)  # of a build that was killed
+    storage_of(out).clear_temporary(out)  # of a build that was killed
     there = root(out)
     if there is None:
         pending(out, tasks)
@@ -84,7 +83,7 @@ def begin(out: Place, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) 
     create(out, attributes)  # the features that joined later are named again when the new parts have them
 
 
-def check_recipe(out: Place, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_recipe(out: StoragePath, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """
     Raises:
         RecipeMismatch: the store was begun with other features or another preset.
@@ -100,7 +99,7 @@ def check_recipe(out: Place, found: Mapping[str, Any], asked: Mapping[str, Any])
             )
 
 
-def _check_frontends(out: Place, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
+def _check_frontends(out: StoragePath, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
     """A language that is new changes nothing for the others."""
     for language in sorted(found.keys() & asked.keys()):
         if found[language] != asked[language]:
@@ -124,7 +123,7 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-def pending(out: Place, tasks: Sequence[AnyPartTask]) -> list[AnyPartTask]:
+def pending(out: StoragePath, tasks: Sequence[AnyPartTask]) -> list[AnyPartTask]:
     """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.store import layout
 from headrace.store.errors import DamagedStore
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 BYTES, CRC = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}
 
@@ -50,7 +50,7 @@ class Array:
         return layout.shard_name(len(self.shape))
 
 
-def describe(path: Place) -> Array:
+def describe(path: StoragePath) -> Array:
     """The metadata of the array in a folder.
 
     Raises:

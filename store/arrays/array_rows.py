@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numcodecs
@@ -21,7 +21,7 @@ from headrace.store.arrays.array_metadata import Array, describe
 from headrace.store.arrays.shard import ChunkCache, Shard, address_of
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import checksum, split
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 OPEN_SHARE = 0.25
 """Of the files that this process may have open: what a store keeps open at most."""
@@ -86,11 +86,13 @@ class Mapped:
         Args:
             start, stop: (B,) int64, of each piece; ascending.
         """
-        from headrace.store.arrays import batch_copy
+        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+            return
+        from headrace.store.arrays import batch_copy, prefetch
 
         spans = batch_copy.joined(start * self._row_bytes, stop * self._row_bytes, GAP)
         spans[:, 0] -= spans[:, 0] % mmap.PAGESIZE
-        batch_copy.advise(self._address, spans, mmap.MADV_WILLNEED)
+        prefetch.prefetch(self._address, spans, mmap.MADV_WILLNEED)
 
     def _check(self, spans: Sequence[tuple[int, int]]) -> None:
         count, size = self._array.chunk_rows, self._array.chunk_rows * self._row_bytes
@@ -125,8 +127,7 @@ class Opened:
     thousand arrays."""
 
     def __init__(self) -> None:
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = int(OPEN_SHARE * (min(allowed, MAPPINGS) if allowed > 0 else MAPPINGS))
+        self._most = int(OPEN_SHARE * _allowed_files())
         self._arrays: OrderedDict[Hashable, Rows] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -144,7 +145,17 @@ class Opened:
         return rows
 
 
-def open_rows(path: Place, cache: ChunkCache | None = None, sealed: Sequence[str] = ()) -> Rows:
+def _allowed_files() -> int:
+    """Return how many files this process may map at once."""
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return min(allowed, MAPPINGS) if allowed > 0 else MAPPINGS
+    return MAPPINGS
+
+
+def open_rows(path: StoragePath, cache: ChunkCache | None = None, sealed: Sequence[str] = ()) -> Rows:
     """The rows of the array in a folder.
 
     Args:
@@ -162,7 +173,7 @@ def open_rows(path: Place, cache: ChunkCache | None = None, sealed: Sequence[str
     return Mapped(file, array, sealed)
 
 
-def load(path: Place, sealed: Sequence[str] = ()) -> np.ndarray:
+def load(path: StoragePath, sealed: Sequence[str] = ()) -> np.ndarray:
     """A whole array, in memory: numbers as stored, strings as an object array of str. For small ones: a bucket is asked
     once, and no file stays open.
 
@@ -191,7 +202,7 @@ def load(path: Place, sealed: Sequence[str] = ()) -> np.ndarray:
         raise DamagedStore(f"{path} cannot be read ({error}): run store verify.") from error
 
 
-def intact_blocks(path: Place, checksums: str) -> list[str]:
+def intact_blocks(path: StoragePath, checksums: str) -> list[str]:
     """Checksums of an array's blocks, from those that were sealed; none where nothing was.
 
     Raises:

@@ -17,7 +17,6 @@ INTEGERS = types.Array(types.int64, 1, "C", readonly=True)
 
 _memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.intp))
 _memset = types.ExternalFunction("memset", types.intp(types.intp, types.int32, types.intp))
-_madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
 @compiled_for(INTEGERS, INTEGERS, INTEGERS)
@@ -92,16 +91,3 @@ def joined(start: Any, stop: Any, gap: int) -> np.ndarray:
             spans[count] = start[place], stop[place]
             count += 1
     return spans[:count]
-
-
-@compiled_for(types.int64, types.int64[:, ::1], types.int64)
-def advise(address: int, spans: Any, advice: int) -> None:
-    """Tell the kernel of mapped memory. It may not listen.
-
-    Args:
-        address: of the mapping.
-        spans: (M, 2) int64, bytes from there; they begin at pages.
-        advice: of madvise(2).
-    """
-    for place in range(len(spans)):
-        _madvise(address + spans[place, 0], spans[place, 1] - spans[place, 0], advice)

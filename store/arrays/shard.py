@@ -14,8 +14,7 @@ import numpy as np
 from headrace.store.arrays.array_metadata import Array
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import checksum
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 CACHE_BYTES = 256 << 20
 """Of decoded chunks that a store keeps: about a hundred batches of mel and MFCC."""
@@ -67,7 +66,7 @@ class ChunkCache:
 class Shard:
     """The rows of one array of a part."""
 
-    def __init__(self, file: Place, array: Array, cache: ChunkCache, sealed: Sequence[str] = ()) -> None:
+    def __init__(self, file: StoragePath, array: Array, cache: ChunkCache, sealed: Sequence[str] = ()) -> None:
         """
         Args:
             file: the shard.
@@ -107,7 +106,9 @@ class Shard:
         return np.array([address_of(piece) for piece in pieces]), pieces
 
     def _fetch(self, chunks: list[int]) -> list[np.ndarray]:
-        stored = place.read_ranges(self._file, [(start, stop) for start, stop in self._bounds[chunks].tolist()])
+        stored = storage_of(self._file).read_ranges(
+            self._file, [(start, stop) for start, stop in self._bounds[chunks].tolist()]
+        )
         for chunk, data in zip(chunks, stored, strict=True):
             if self._sealed and checksum(data) != self._sealed[chunk]:
                 raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: run store verify.")
@@ -132,14 +133,14 @@ def address_of(array: np.ndarray) -> int:
     return address
 
 
-def read_index(file: Place, count: int) -> np.ndarray:
+def read_index(file: StoragePath, count: int) -> np.ndarray:
     """Where the `count` inner chunks of a shard lie: (count, 2) int64, first byte and one past the last.
 
     Raises:
         DamagedStore: there is no such file, or it does not end with an index.
     """
     try:
-        tail = place.read_tail(file, 16 * count + 4)
+        tail = storage_of(file).read_tail(file, 16 * count + 4)
     except FileNotFoundError:
         raise DamagedStore(f"{file} is not there: run store verify.") from None
     table = tail[:-4]

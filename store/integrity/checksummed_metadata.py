@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 
 from headrace.store.errors import DamagedStore
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 KEY = "crc32c"
 """Attribute that holds the checksum."""
@@ -47,7 +47,7 @@ def stamped(document: Mapping[str, Any]) -> bytes:
     return dump({**bare, "attributes": {**attributes, KEY: checksum_of(bare)}})
 
 
-def read(file: Place) -> dict[str, Any]:
+def read(file: StoragePath) -> dict[str, Any]:
     """A group's metadata as it was stamped.
 
     Raises:

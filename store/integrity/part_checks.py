@@ -15,8 +15,7 @@ from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import checksum, split
 from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 Drop = Literal["", "part", "array", "index", "root"]
 STRINGS = (*index.NAMES, "text")
@@ -44,7 +43,9 @@ class Problem:
         return "index" if self.drop == "index" else " ".join(filter(None, (scope, self.array, *few)))
 
 
-def check_part(root: Place, number: int, *, named: Mapping[str, FeatureSpec], quick: bool = False) -> list[Problem]:
+def check_part(
+    root: StoragePath, number: int, *, named: Mapping[str, FeatureSpec], quick: bool = False
+) -> list[Problem]:
     """Checksums of every block, then, if they hold, the laws.
 
     Args:
@@ -64,7 +65,7 @@ class _Part:
     """A part whose seal is intact."""
 
     def __init__(
-        self, root: Place, number: int, seal: Mapping[str, Any], named: Mapping[str, FeatureSpec], quick: bool
+        self, root: StoragePath, number: int, seal: Mapping[str, Any], named: Mapping[str, FeatureSpec], quick: bool
     ) -> None:
         self._root, self._number, self._seal, self._named, self._quick = root, number, seal, named, quick
         self._folder = layout.part_path(root, number)
@@ -82,7 +83,9 @@ class _Part:
             if name not in small:
                 yield from self._own(name, checksums[name])
         named = [name for name in self._named if name not in checksums]
-        unnamed = set(place.names(self._folder)) - checksums.keys() - {"zarr.json", *named}  # an add was interrupted
+        unnamed = (
+            set(storage_of(self._folder).list_names(self._folder)) - checksums.keys() - {"zarr.json", *named}
+        )  # an add was interrupted
         for name in [*named, *sorted(unnamed)]:
             yield from self._joined(name)
 

@@ -17,8 +17,7 @@ from headrace.store.errors import StoreError
 from headrace.store.integrity.part_checks import Problem
 from headrace.store.integrity.verify import Watch, verify
 from headrace.store.reader import read_attributes
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class Repair:
         return tuple(problem for problem in self.problems if problem.drop in ("", "root"))
 
 
-def repair(root: Place, *, dry_run: bool = False, watch: Watch = lambda done, parts: None) -> Repair:
+def repair(root: StoragePath, *, dry_run: bool = False, watch: Watch = lambda done, parts: None) -> Repair:
     """Look for damage and drop it.
 
     Args:
@@ -53,7 +52,7 @@ def repair(root: Place, *, dry_run: bool = False, watch: Watch = lambda done, pa
         NotAStore: `root` is not a store.
         StoreError: another command is writing it, or nothing of it is whole.
     """
-    with nullcontext() if dry_run else place.only_writer(root):
+    with nullcontext() if dry_run else storage_of(root).write_lock(root):
         steps = plan(root, list(verify(root, watch=watch)))
         if set(steps.parts) == set(layout.sealed_parts(root)) and any(p.drop == "root" for p in steps.problems):
             raise StoreError(f"Nothing of {root} is as this version wrote it: build another store.")
@@ -62,7 +61,7 @@ def repair(root: Place, *, dry_run: bool = False, watch: Watch = lambda done, pa
     return steps
 
 
-def plan(root: Place, problems: Iterable[Problem]) -> Repair:
+def plan(root: StoragePath, problems: Iterable[Problem]) -> Repair:
     """What to do about these problems. Changes nothing."""
     problems = tuple(problems)
     intact = all(problem.drop != "root" for problem in problems)
@@ -83,16 +82,16 @@ def plan(root: Place, problems: Iterable[Problem]) -> Repair:
     )
 
 
-def _has_index(root: Place) -> bool:
+def _has_index(root: StoragePath) -> bool:
     return (root / "index" / "zarr.json").exists()
 
 
-def _commands(root: Place, complete: bool, features: list[str]) -> list[str]:
+def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[str]:
     build = [] if complete else [f"featurize build CORPUS --out {root}{_options(root)}"]
     return [*build, *([f"featurize add {root} {','.join(features)}"] if features else [])]
 
 
-def _options(root: Place) -> str:
+def _options(root: StoragePath) -> str:
     """Of the last build, as far as it tells."""
     try:
         built = json.loads((root / "build.json").read_bytes())
@@ -102,16 +101,16 @@ def _options(root: Place) -> str:
     return f" {'--recipe FILE' if preset == 'custom' else f'--preset {preset}'} --features {features}"
 
 
-def _take_away(root: Place, steps: Repair) -> None:
-    place.clear_drafts(root)
+def _take_away(root: StoragePath, steps: Repair) -> None:
+    storage_of(root).clear_temporary(root)
     if steps.index:
         index.drop(root)
     for number, name in steps.arrays:
-        place.discard(root, f"{layout.part_name(number)}/{name}")
+        storage_of(root).delete_folder(root, f"{layout.part_name(number)}/{name}")
     for number in steps.parts:
-        place.discard(root, layout.part_name(number))
+        storage_of(root).delete_folder(root, layout.part_name(number))
     if steps.withdrawn:
         added_arrays.withdraw(root, steps.withdrawn)
     if steps.index:
         index.write(root, index.derive(root))
-    place.clear_drafts(root)
+    storage_of(root).clear_temporary(root)

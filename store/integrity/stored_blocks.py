@@ -10,8 +10,7 @@ import numpy as np
 from headrace.store.arrays.array_metadata import describe
 from headrace.store.arrays.shard import read_index
 from headrace.store.errors import DamagedStore
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 BLOCKS_AT_ONCE = 16
 """In memory, about 1 MiB each."""
@@ -20,7 +19,7 @@ BLOCKS_AT_ONCE = 16
 class StoredArray:
     """An array whose metadata are intact."""
 
-    def __init__(self, folder: Place, count: int) -> None:
+    def __init__(self, folder: StoragePath, count: int) -> None:
         """
         Args:
             count: blocks that were sealed.
@@ -35,7 +34,7 @@ class StoredArray:
         self._bounds = read_index(self._file, count) if self.sharded and count else np.empty((0, 2), np.int64)
         self._count = count
         if len(self._bounds):
-            size, said = place.size(self._file), int(self._bounds[-1, 1]) + 16 * count + 4
+            size, said = storage_of(self._file).size(self._file), int(self._bounds[-1, 1]) + 16 * count + 4
             if size != said:
                 raise DamagedStore(f"{self._file} has {size} bytes, its index says {said}")
 
@@ -45,7 +44,7 @@ class StoredArray:
             yield self._file.read_bytes()
         for start in range(0, len(self._bounds), BLOCKS_AT_ONCE):
             some = [(first, last) for first, last in self._bounds[start : start + BLOCKS_AT_ONCE].tolist()]
-            yield from place.read_ranges(self._file, some)
+            yield from storage_of(self._file).read_ranges(self._file, some)
 
     def rows_of(self, number: int) -> np.ndarray:
         """(R,) int64: the rows that a block holds."""

@@ -5,11 +5,9 @@ Checksums tell that the bytes are those that were written; the laws tell that wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from headrace.store import added_arrays, index, layout, learned_models
@@ -18,14 +16,13 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.store.integrity.part_checks import Problem, check_part
 from headrace.store.reader import read_attributes
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, storage_of
 
 Watch = Callable[[int, int], None]
 """Told how many parts are done, of how many."""
 
 
-def verify(root: Place, *, quick: bool = False, watch: Watch = lambda done, parts: None) -> Iterator[Problem]:
+def verify(root: StoragePath, *, quick: bool = False, watch: Watch = lambda done, parts: None) -> Iterator[Problem]:
     """Every problem of a store; none means it is whole.
 
     Args:
@@ -58,11 +55,10 @@ def verify(root: Place, *, quick: bool = False, watch: Watch = lambda done, part
 
 
 def _verify_parts(
-    root: Place, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: Watch
+    root: StoragePath, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: Watch
 ) -> Iterator[Problem]:
     """In threads: reading and checksums leave the interpreter to others."""
-    threads = os.cpu_count() or 1 if isinstance(root, Path) else place.REQUESTS_AT_ONCE
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(storage_of(root).threads)
     try:
         found = pool.map(partial(check_part, root, named=specs, quick=quick), numbers)
         for done, problems in enumerate(found, 1):
@@ -72,7 +68,7 @@ def _verify_parts(
         pool.shutdown(cancel_futures=True)
 
 
-def _verify_index(root: Place, numbers: Sequence[int]) -> Iterator[Problem]:
+def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
     """It is what was written, from the seals that are there. Where there is none, readers derive it."""
     if not (root / "index" / "zarr.json").exists():
         return
@@ -87,7 +83,7 @@ def _verify_index(root: Place, numbers: Sequence[int]) -> Iterator[Problem]:
         yield Problem(what="does not agree with the parts: run store repair", drop="index")
 
 
-def _verify_totals(root: Place, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
+def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
     """Reject law: stored and rejected add up. And the root names what the parts have."""
     seals = [index.read_seal(root, number) for number in numbers]
     counted, planned = (

@@ -1,8 +1,9 @@
-"""Objects of S3-compatible storage as paths. The only file that knows obstore.
+"""S3-compatible object storage: its objects as paths, and the operations that a store needs. Only this file knows
+obstore.
 
-Where the storage is and who asks for it is said by the environment, as to any S3 client: AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY (else the role of the machine), AWS_REGION, AWS_ENDPOINT_URL for other servers than Amazon's,
-AWS_SKIP_SIGNATURE=true for public buckets.
+The environment configures it, as it does any S3 client: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (otherwise the role
+of the machine), AWS_REGION, AWS_ENDPOINT_URL for servers other than Amazon's, AWS_SKIP_SIGNATURE=true for public
+buckets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -23,35 +26,38 @@ from headrace.store.errors import StorageError, UsageError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 SCHEME = "s3://"
-PIECE_BYTES = 8 << 20
-"""Of a large upload: what is sent again when a connection breaks, and has `read_timeout` to get through. With all that
-a part has on their way at once, that takes 3.5 Mbit/s."""
-PIECES_AT_ONCE = 2
+CONCURRENT_REQUESTS = 32
+"""Requests to a bucket at once. Each waits some 30 ms for its answer."""
+UPLOAD_PIECE_BYTES = 8 << 20
+"""Size of a piece of a multipart upload. A piece is sent again when the connection breaks, and has to arrive within
+`read_timeout`; with all pieces that a part uploads at once, that takes 3.5 Mbit/s."""
+CONCURRENT_PIECES = 2
 
 TIMEOUTS: ClientConfig = {"connect_timeout": "5s", "read_timeout": "120s", "timeout": "1h"}
 RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
-"""After throttling, server errors, broken connections and timeouts; waits grow from 0.1 to 15 s, about 40 s in all."""
+"""After throttling, server errors, broken connections and timeouts. Waits grow from 0.1 to 15 s, about 40 s in all."""
 FIRST_TIMEOUTS: ClientConfig = {"connect_timeout": "2s", "timeout": "10s"}
 FIRST_RETRIES: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=10)}
-"""Of the first contact: a wrong address or key is found out in seconds."""
-CUT = ("response body error", "NoSuchUpload")
-"""What obstore does not try again by itself: an answer that broke off, and an upload that is not there any more since
-the answer to its end broke off."""
-MOST_CUT = 3
-"""Times that one request is sent again for that."""
+"""Limits of the first request, so that a wrong address or key is reported within seconds."""
+TRUNCATED = ("response body error", "NoSuchUpload")
+"""Errors that obstore does not retry by itself: a response that broke off, and an upload that no longer exists because
+the response to its completion broke off."""
+MAX_TRUNCATED_RETRIES = 3
+"""How often one request is repeated after such an error."""
 
 ROLE_REQUEST = "/latest/api/token"
-"""Asked of the machine's own metadata service when the environment holds no credentials."""
+"""Path of the machine's own metadata service, which is asked if the environment holds no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class S3Path:
-    """One object, or all objects under a prefix. Answers to the names of `pathlib.Path` where it can.
+    """An object, or all objects under a prefix. Methods are named as those of `pathlib.Path` where it has them.
 
-    Every method that asks the storage raises StorageError where it refuses, or does not answer in spite of retries.
+    Every method that sends a request raises StorageError if the storage refuses it, or does not answer despite retries.
     """
 
     bucket: str
@@ -60,11 +66,11 @@ class S3Path:
 
     @classmethod
     def parse(cls, url: str) -> S3Path:
-        """`s3://bucket/prefix`. Raises UsageError where it is none."""
+        """Return the path of `s3://BUCKET/PREFIX`. Raises UsageError if the URL is not of that form."""
         bucket, _, key = url.removeprefix(SCHEME).partition("/")
         names = [name for name in key.split("/") if name]
         if not re.fullmatch(r"[A-Za-z0-9._-]{3,63}", bucket) or {".", ".."} & set(names) or not url.isprintable():
-            raise UsageError(f"{url!r} is no place in a bucket: give it as {SCHEME}BUCKET/PREFIX.")
+            raise UsageError(f"{url!r} is not a valid S3 URL: give it as {SCHEME}BUCKET/PREFIX.")
         return cls(bucket, "/".join(names))
 
     def __str__(self) -> str:
@@ -74,124 +80,130 @@ class S3Path:
         return S3Path(self.bucket, f"{self.key}/{name}" if self.key else name)
 
     def resolve(self) -> S3Path:
+        """Return the path itself: it is always absolute."""
         return self
 
     @property
     def name(self) -> str:
+        """Return the last component of the key; the name of the bucket if the key is empty."""
         return self.key.rpartition("/")[2] or self.bucket
 
     @property
     def parent(self) -> S3Path:
+        """Return the path without its last component."""
         return S3Path(self.bucket, self.key.rpartition("/")[0])
 
-    def check(self) -> None:
-        """Find out quickly whether the bucket can be used at all."""
-        self._ask("listed", lambda: next(iter(_client(self.bucket, first=True).list(self.key or None)), None))
+    def check_access(self) -> None:
+        """Raise StorageError, within seconds, if the bucket cannot be used at all."""
+        self._request("listed", lambda: next(iter(_client(self.bucket, first=True).list(self.key or None)), None))
 
     def exists(self) -> bool:
-        """Whether there is an object of this very key."""
+        """Return whether there is an object with exactly this key."""
         try:
-            self._ask("looked up", lambda: self._client.head(self.key))
+            self._request("looked up", lambda: self._client.head(self.key))
         except FileNotFoundError:
             return False
         return True
 
     def size(self) -> int:
-        """In bytes. Raises FileNotFoundError where there is no such object."""
-        return int(self._ask("looked up", lambda: self._client.head(self.key))["size"])
+        """Return the size of the object in bytes. Raises FileNotFoundError if there is none."""
+        return int(self._request("looked up", lambda: self._client.head(self.key))["size"])
 
     def read_bytes(self) -> bytes:
-        """The whole object. Raises FileNotFoundError where there is none."""
-        return self._ask("read", lambda: self._client.get(self.key).bytes().to_bytes())
+        """Return the content of the object. Raises FileNotFoundError if there is none."""
+        return self._request("read", lambda: self._client.get(self.key).bytes().to_bytes())
 
     def read_tail(self, count: int) -> bytes:
-        """Its last `count` bytes, or all where it has fewer."""
+        """Return the last `count` bytes of the object, or all of them if it is shorter."""
         options: Any = {"range": {"suffix": count}}
-        return self._ask("read", lambda: self._client.get(self.key, options=options).bytes().to_bytes())
+        return self._request("read", lambda: self._client.get(self.key, options=options).bytes().to_bytes())
 
     def read_ranges(self, bounds: Sequence[tuple[int, int]]) -> list[Any]:
-        """The bytes from start to stop of each of `bounds`, as buffers. Neighbours come in one request."""
+        """Return the bytes from start to stop of each of `bounds`, as buffers. Adjacent ranges share a request."""
         asked = [(start, stop) for start, stop in bounds if start < stop]  # an empty range is an error to S3
         starts, stops = [start for start, _ in asked], [stop for _, stop in asked]
-        found = iter(self._ask("read", lambda: self._client.get_ranges(self.key, starts=starts, ends=stops)))
+        found = iter(self._request("read", lambda: self._client.get_ranges(self.key, starts=starts, ends=stops)))
         return [next(found) if start < stop else b"" for start, stop in bounds]
 
     def download(self, file: Path) -> None:
-        """Copy the object into a file. Raises FileNotFoundError where there is none."""
+        """Copy the object to a file of this machine. Raises FileNotFoundError if there is no object."""
 
         def copy() -> None:
             with file.open("wb") as opened:
-                opened.writelines(self._client.get(self.key).stream(PIECE_BYTES))
+                opened.writelines(self._client.get(self.key).stream(UPLOAD_PIECE_BYTES))
 
-        self._ask("read", copy)
+        self._request("read", copy)
 
     def write(self, chunks: Iterable[bytes]) -> None:
-        """Make or replace the object: afterwards it is there whole, or as it was before.
+        """Create or replace the object: readers see the old content or the new one.
 
-        A large one goes up in pieces. Those of an upload that was killed are seen by nobody, but kept and paid for
-        until the bucket's lifecycle rule AbortIncompleteMultipartUpload takes them away.
+        A large object is uploaded in pieces. Those of an interrupted upload are invisible, but stored and paid for
+        until the bucket's lifecycle rule AbortIncompleteMultipartUpload deletes them.
 
         Args:
-            chunks: gone through anew when the upload has to be.
+            chunks: iterated again if the upload has to be repeated.
         """
 
         def put() -> None:
             rest = iter(chunks)
-            first = _joined(rest, PIECE_BYTES)
-            if len(first) < PIECE_BYTES:
+            first = _take_bytes(rest, UPLOAD_PIECE_BYTES)
+            if len(first) < UPLOAD_PIECE_BYTES:
                 self._client.put(self.key, first, use_multipart=False)
             else:
                 pieces = chain([first], rest)
-                self._client.put(self.key, pieces, chunk_size=PIECE_BYTES, max_concurrency=PIECES_AT_ONCE)
+                self._client.put(self.key, pieces, chunk_size=UPLOAD_PIECE_BYTES, max_concurrency=CONCURRENT_PIECES)
 
-        self._ask("written", put)
+        self._request("written", put)
 
     def objects(self) -> list[tuple[str, int]]:
-        """Key, from here on, and size in bytes of every object under this prefix, in no certain order."""
+        """Return (key relative to this path, size in bytes) of every object under this prefix, in no order."""
         start = len(self.key) + 1 if self.key else 0
 
         def listed() -> list[tuple[str, int]]:
             pages = self._client.list(self.key or None, chunk_size=1000)
             return [(item["path"][start:], item["size"]) for page in pages for item in page]
 
-        return self._ask("listed", listed)
+        return self._request("listed", listed)
 
-    def names(self) -> list[str]:
-        """What lies directly under this prefix."""
-        found = self._ask("listed", lambda: self._client.list_with_delimiter(self.key or None))
+    def list_names(self) -> list[str]:
+        """Return the names of the objects and prefixes directly under this prefix."""
+        found = self._request("listed", lambda: self._client.list_with_delimiter(self.key or None))
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [name for path in paths if (name := path[len(self.key) :].strip("/"))]
 
-    def remove(self) -> None:
-        """All objects under this prefix, a `zarr.json` directly there first: what is half gone reads as nothing."""
+    def delete_all(self) -> None:
+        """Delete all objects under this prefix, its own `zarr.json` first."""
         keys = [f"{self.key}/{name}" for name, _ in self.objects()]
-        self._ask("removed", lambda: self._client.delete([f"{self.key}/zarr.json"]))
-        self._ask("removed", lambda: self._client.delete(keys))
+        self._request("removed", lambda: self._client.delete([f"{self.key}/zarr.json"]))
+        self._request("removed", lambda: self._client.delete(keys))
 
     @property
     def _client(self) -> S3Store:
         return _client(self.bucket)
 
-    def _ask(self, done: str, request: Callable[[], T]) -> T:
-        """What a request that may be sent again returns; obstore's errors become ours."""
+    def _request(self, done: str, request: Callable[[], T]) -> T:
+        """Return what a repeatable request returns, and translate obstore's errors.
+
+        Args:
+            done: what was to be done to the object, as a participle, for the message.
+        """
         from obstore.exceptions import BaseError
 
-        for attempt in range(MOST_CUT + 1):
+        for attempt in range(MAX_TRUNCATED_RETRIES + 1):
             try:
                 return request()
             except (BaseError, ValueError, FileNotFoundError) as error:
                 report = str(error)
-                cut = any(sign in report for sign in CUT)
-                if not cut or attempt == MOST_CUT:
-                    lacking = isinstance(error, FileNotFoundError) and "NoSuchBucket" not in report and not cut
-                    raise self._lacking() if lacking else self._trouble(done, report) from None
+                truncated = any(sign in report for sign in TRUNCATED)
+                if truncated and attempt < MAX_TRUNCATED_RETRIES:
+                    continue
+                if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in report and not truncated:
+                    raise FileNotFoundError(errno.ENOENT, "There is no such object", str(self)) from None
+                raise self._storage_error(done, report) from None
         raise AssertionError("unreachable")
 
-    def _lacking(self) -> FileNotFoundError:
-        return FileNotFoundError(errno.ENOENT, "There is no such object", str(self))
-
-    def _trouble(self, done: str, report: str) -> StorageError:
-        """The one line for what obstore reports in many."""
+    def _storage_error(self, done: str, report: str) -> StorageError:
+        """Return the error whose one line says what obstore reports in many."""
         server = f"at {endpoint()}" if endpoint() else "at Amazon"
         if "NoSuchBucket" in report:
             return StorageError(f"There is no bucket {self.bucket!r} {server}: make it first, or correct the URL.")
@@ -206,21 +218,96 @@ class S3Path:
         if cause.startswith(("401", "403")):
             return StorageError(f"{self} cannot be {done} {server}: {said}. Check AWS_ACCESS_KEY_ID and its rights.")
         return StorageError(
-            f"{self} cannot be {done} {server}: {said}. When that is mended, run the same command again to go on."
+            f"{self} cannot be {done} {server}: {said}. Once that is fixed, run the same command again to continue."
         )
 
 
 def endpoint() -> str:
-    """Address of the server; empty for Amazon's own."""
+    """Return the URL of the server; empty for Amazon's own."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
-def _joined(chunks: Iterator[bytes], size: int) -> bytes:
-    """Chunks taken from the front of an iterator until they are `size` bytes or more."""
+def _take_bytes(chunks: Iterator[bytes], size: int) -> bytes:
+    """Return chunks from the front of an iterator, joined, until they are `size` bytes or more."""
     taken = bytearray()
     while len(taken) < size and (chunk := next(chunks, b"")):
         taken += chunk
     return bytes(taken)
+
+
+class S3Storage:
+    """Implements `headrace.store.storage.base.Storage` for `S3Path`.
+
+    A bucket cannot rename. So a folder is written where it belongs, and counts as missing until its `zarr.json`, which
+    is written last, is there.
+    """
+
+    @property
+    def threads(self) -> int:
+        """Return the number of concurrent requests."""
+        return CONCURRENT_REQUESTS
+
+    def check_access(self, path: S3Path) -> None:
+        """Raise StorageError, within seconds, if the bucket cannot be used at all."""
+        path.check_access()
+
+    @contextmanager
+    def write_lock(self, root: S3Path) -> Iterator[None]:
+        """Do nothing: a bucket has no lock that ends with its holder. Two builds at once write the same bytes."""
+        yield
+
+    def list_names(self, folder: S3Path) -> list[str]:
+        """Return the names of the objects and prefixes directly under a prefix."""
+        return folder.list_names()
+
+    def list_groups(self, folder: S3Path) -> list[str]:
+        """Return the names directly under a prefix that have a `zarr.json`."""
+        found = (key.partition("/") for key, _ in folder.objects())
+        return [name for name, _, rest in found if rest == "zarr.json"]
+
+    @contextmanager
+    def atomic_folder(self, root: S3Path, name: str) -> Iterator[S3Path]:
+        """Yield the folder itself; it counts as missing until its `zarr.json` is written."""
+        yield root / name
+
+    def clear_temporary(self, root: S3Path) -> None:
+        """Do nothing: what an interrupted writer left will be overwritten."""
+
+    def write(self, file: S3Path, chunks: Iterable[bytes]) -> None:
+        """Create or replace an object: readers see the old content or the new one."""
+        file.write(chunks)
+
+    def write_atomic(self, root: S3Path, name: str, data: bytes) -> None:
+        """Create or replace the object `name` under `root`: readers see the old content or the new one."""
+        (root / name).write([data])
+
+    def delete_folder(self, root: S3Path, name: str) -> None:
+        """Delete all objects of a folder, its `zarr.json` first: a folder without it counts as missing."""
+        (root / name).delete_all()
+
+    def delete_group(self, folder: S3Path) -> None:
+        """Delete all objects of a folder, its `zarr.json` first: a folder without it counts as missing."""
+        folder.delete_all()
+
+    def size(self, file: S3Path) -> int:
+        """Return the size of an object in bytes. Raises FileNotFoundError if there is none."""
+        return file.size()
+
+    def read_tail(self, file: S3Path, count: int) -> bytes:
+        """Return the last `count` bytes of an object, or all of them if it is shorter."""
+        return file.read_tail(count)
+
+    def read_ranges(self, file: S3Path, bounds: Sequence[tuple[int, int]]) -> list[Any]:
+        """Return the bytes from start to stop of each of `bounds`, as buffers."""
+        return file.read_ranges(bounds)
+
+    def map(self, function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """Return `function(item)` for every item, in order, called by as many threads as there may be requests."""
+        pool = ThreadPoolExecutor(CONCURRENT_REQUESTS)
+        try:
+            return list(pool.map(function, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @cache

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from distributed import LocalCluster
 
 from headrace.cli.featurize import main as featurize
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 
 
 @cache
@@ -32,7 +32,7 @@ def build(corpus: Path, out: Path, *words: object) -> Result:
     return call(featurize, "build", corpus, "--out", out, "--scheduler", scheduler(), *words)
 
 
-def add(root: Place, features: str, *words: object) -> Result:
+def add(root: StoragePath, features: str, *words: object) -> Result:
     return call(featurize, "add", root, features, "--scheduler", scheduler(), *words)
 
 

@@ -28,7 +28,7 @@ from headrace.store.arrays.array_metadata import describe
 from headrace.store.arrays.shard import ChunkCache
 from headrace.store.errors import DamagedStore
 from headrace.store.reader import Store
-from headrace.store.storage import place
+from headrace.store.storage.local import LocalStorage
 from headrace.store.writer import Compression, create, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.stream import Stream, StreamConfig, read_batch
@@ -210,8 +210,9 @@ def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, mo
     """With a cache of a tenth of the store."""
     reading.make(tmp_path / "STORE", 1200, "zstd")
     monkeypatch.setattr(shard.ChunkCache.__init__, "__defaults__", (10 << 20,))
-    read, fetched = place.read_ranges, list[int]()
-    monkeypatch.setattr(place, "read_ranges", lambda file, some: fetched.append(len(some)) or read(file, some))
+    read, fetched = LocalStorage.read_ranges, list[int]()
+    counting = lambda self, file, some: fetched.append(len(some)) or read(self, file, some)  # noqa: E731
+    monkeypatch.setattr(LocalStorage, "read_ranges", counting)
     counts = {}
     for together in (1, 16):
         opened, config = store.open(tmp_path / "STORE"), StreamConfig(batch_frames=1600, together=together)

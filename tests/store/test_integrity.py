@@ -24,7 +24,8 @@ from headrace.store.errors import HeadraceError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import place
+from headrace.store.storage import local, storage_of
+from headrace.store.storage.local import LocalStorage
 from headrace.store.writer import Compression, create, write_part
 from tests.helpers.commands import call
 from tests.store.test_write_and_read import ATTRIBUTES, make_part
@@ -46,7 +47,7 @@ def make(root: Path, compression: Compression = "none") -> None:
         write_part(root, make_part(number, lengths), compression)
     index.write(root, index.derive(root))
     join(root, compression)
-    place.clear_drafts(root)
+    storage_of(root).clear_temporary(root)
 
 
 def join(root: Path, compression: Compression) -> None:
@@ -224,14 +225,14 @@ def killed_at(moment: int, patch: pytest.MonkeyPatch) -> list[str]:
 
     for owner, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree")):
         patch.setattr(owner, name, counted(name, getattr(owner, name)))
-    patch.setattr(place, "write", counted("write", place.write))
+    patch.setattr(LocalStorage, "write", counted("write", LocalStorage.write))
     return changes
 
 
 def test_a_repair_killed_at_any_moment_is_finished_by_the_next(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "_sync", lambda path: None)  # the power stays on
+    monkeypatch.setattr(local, "_fsync", lambda path: None)  # the power stays on
     DAMAGE["both"](root)
     overwrite(data_of(root, 0, JOINED.name), 0)
     repair(shutil.copytree(root, tmp_path / "whole"))

@@ -29,8 +29,7 @@ from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StorageError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.storage import place, s3
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath, parse_path, s3, storage_of
 from headrace.store.storage.s3 import S3Path
 from headrace.store.writer import write_part
 from headrace.train.data.stream import Stream, StreamConfig
@@ -80,7 +79,7 @@ def asking(port: int) -> Iterator[None]:
 
 
 @pytest.fixture(params=["disk", "bucket"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
     """Of a store, not there yet. What a test does with it holds for either."""
     return tmp_path / "STORE" if request.param == "disk" else request.getfixturevalue("bucket")
 
@@ -149,7 +148,7 @@ def test_training_reads_the_same_batches(bucket: S3Path, tmp_path: Path) -> None
         stream.close()
 
 
-def test_two_writers_of_one_part_leave_one_copy(root: Place) -> None:
+def test_two_writers_of_one_part_leave_one_copy(root: StoragePath) -> None:
     make_store(root)
     before = store.open(root).fingerprint
     write_part(root, make_part(1, [900, 901, 1000, 1200, 1500, 1800, 3000]))
@@ -157,28 +156,28 @@ def test_two_writers_of_one_part_leave_one_copy(root: Place) -> None:
     assert store.open(root).fingerprint == before and not list(verify_parts(root))
 
 
-def verify_parts(root: Place) -> Iterator[object]:
+def verify_parts(root: StoragePath) -> Iterator[object]:
     return (problem for problem in verify(root) if problem.where != "index")
 
 
-def test_the_index_is_derived_where_it_is_missing(root: Place) -> None:
+def test_the_index_is_derived_where_it_is_missing(root: StoragePath) -> None:
     make_store(root)
     stored = store.open(root)
     index.drop(root)
-    assert "index" not in place.names(root)
+    assert "index" not in storage_of(root).list_names(root)
     derived = store.open(root)
     assert derived.fingerprint == stored.fingerprint and derived.ids.tolist() == stored.ids.tolist()
 
 
-def test_damage_is_found_and_named(root: Place) -> None:
+def test_damage_is_found_and_named(root: StoragePath) -> None:
     make_store(root)
     mel = layout.part_path(root, 1) / "mel" / layout.shard_name(2)
     good = mel.read_bytes()
-    place.write(mel, [good[:3000], b"\xff\x00", good[3002:]])
+    storage_of(mel).write(mel, [good[:3000], b"\xff\x00", good[3002:]])
     (problem,) = verify(root)
     assert (problem.part, problem.array) == (1, "mel") and "block 0" in problem.what
     for bad in ([good[:-9]], [good, b"more"]):
-        place.write(mel, bad)
+        storage_of(mel).write(mel, bad)
         with pytest.raises(DamagedStore, match="does not end with its index"):
             store.open(root).read("mel", 11)
     delete(mel)
@@ -187,10 +186,10 @@ def test_damage_is_found_and_named(root: Place) -> None:
     assert "cannot be read" in next(iter(verify(root))).what
 
 
-def test_what_is_damaged_is_dropped_and_can_be_made_again(root: Place, tmp_path: Path) -> None:
-    parts, there = make_store(root), place.at(root)
+def test_what_is_damaged_is_dropped_and_can_be_made_again(root: StoragePath, tmp_path: Path) -> None:
+    parts, there = make_store(root), parse_path(root)
     mel = layout.part_path(root, 1) / "mel" / layout.shard_name(2)
-    place.write(mel, [mel.read_bytes()[:-9]])
+    storage_of(mel).write(mel, [mel.read_bytes()[:-9]])
     (problem,) = verify(root, quick=True)
     assert (problem.part, problem.array, problem.drop) == (1, "mel", "part")
     assert repair(there).parts == (1,) and layout.sealed_parts(root) == [0]
@@ -199,15 +198,15 @@ def test_what_is_damaged_is_dropped_and_can_be_made_again(root: Place, tmp_path:
     assert repair(root).index and not list(verify(root)) and len(store.open(root)) == 12
 
 
-def test_damaged_compressed_rows_are_refused(root: Place) -> None:
+def test_damaged_compressed_rows_are_refused(root: StoragePath) -> None:
     make_store(root, "zstd")
     mel = layout.part_path(root, 1) / "mel" / layout.shard_name(2)
-    place.write(mel, [bytes(8), mel.read_bytes()[8:]])
+    storage_of(mel).write(mel, [bytes(8), mel.read_bytes()[8:]])
     with pytest.raises(DamagedStore, match="cannot be decoded"):
         store.open(root).read("mel", 5)
 
 
-def delete(file: Place) -> None:
+def delete(file: StoragePath) -> None:
     if isinstance(file, S3Path):
         s3._client(BUCKET).delete([file.key])
     else:
@@ -222,7 +221,7 @@ def test_a_part_without_its_seal_is_not_there(bucket: S3Path) -> None:
     assert opened.parts.tolist() == [0] and not opened.complete
 
 
-def test_no_store_is_one_line(root: Place) -> None:
+def test_no_store_is_one_line(root: StoragePath) -> None:
     with pytest.raises(NotAStore, match="is not a Headrace store: make one with featurize build"):
         store.open(root)
 
@@ -304,7 +303,7 @@ def test_throttling_and_broken_connections_are_survived(
 def test_large_files_go_up_in_pieces_and_survive_too(
     bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PIECE_BYTES", 5 << 20)
+    monkeypatch.setattr(s3, "UPLOAD_PIECE_BYTES", 5 << 20)
     data = [bytes([n]) * (1 << 20) for n in range(13)]
     faulty = {3: "503", 5: "reset", 7: "cut"}
     for shift in range(3):
@@ -367,7 +366,7 @@ def test_a_build_killed_in_mid_upload_is_finished_by_the_same_command(
 # Corpora
 
 
-def scanned(path: Place, **options: bool) -> list[object]:
+def scanned(path: StoragePath, **options: bool) -> list[object]:
     return list(corpora.scan(path, **options))
 
 
@@ -454,7 +453,7 @@ def test_a_storage_that_stays_away_is_no_fault_of_a_recording(
 @pytest.mark.parametrize(
     "words, code, line",
     [
-        (("gs://bucket/corpus",), 2, "gs://bucket/corpus is no place"),
+        (("gs://bucket/corpus",), 2, "gs://bucket/corpus cannot be read or written"),
         (("s3://",), 2, "give it as s3://BUCKET/PREFIX"),
         (("s3://headrace/a/../b",), 2, "give it as s3://BUCKET/PREFIX"),
         (("s3://nobody-has-this/corpus",), 1, "There is no bucket 'nobody-has-this' at http://127.0.0.1"),
@@ -503,7 +502,7 @@ def test_a_storage_that_stays_away_ends_in_one_line(
 ) -> None:
     proxy.fault = lambda method, path, number: "503" if method == "PUT" and "/mel/" in path else ""
     result = build(corpus, bucket, "--part-hours", 0.001)
-    said(result, 1, "503 Service Unavailable (SlowDown). When that is mended, run the same command again to go on.")
+    said(result, 1, "503 Service Unavailable (SlowDown). Once that is fixed, run the same command again to continue.")
     assert layout.sealed_parts(bucket) == []
     with pytest.raises(StorageError, match="cannot be written"):
         (bucket / "mel" / "x").write([b"x"])

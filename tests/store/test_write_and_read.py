@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("headrace.store.storage.place.os.fsync", full)
+    monkeypatch.setattr("headrace.store.storage.local.os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         write_part(tmp_path, make_part(0, [5, 6]))
     assert layout.sealed_parts(tmp_path) == [] and not list((tmp_path / "tmp").iterdir())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from headrace.store.errors import RunError
-from headrace.store.storage.place import commit_file
+from headrace.store.storage.local import commit_file
 from headrace.train.checkpoints.upstream_files import TENSOR_NAMES, names_in
 
 FORMAT = 2

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.store.errors import RunError
-from headrace.store.storage.place import commit_file
+from headrace.store.storage.local import commit_file
 from headrace.train.checkpoints.load_weights import load_exactly
 
 HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}

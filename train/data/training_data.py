@@ -15,7 +15,7 @@ from headrace.store.lineage import grew_from
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import Selection, amount, select
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 from headrace.train.data.balance import repetitions
 from headrace.train.data.batch_plan import held_out
 
@@ -58,7 +58,7 @@ class Data:
 
 
 def open_data(
-    path: Place,
+    path: StoragePath,
     needed: Callable[[Store], Requirements],
     *,
     where: str = "",
@@ -115,7 +115,7 @@ def check_same(store: Store, trained_on: str, features: Iterable[str]) -> None:
     )
 
 
-def _check_features(path: Place, needs: Requirements, there: Mapping[str, FeatureSpec]) -> None:
+def _check_features(path: StoragePath, needs: Requirements, there: Mapping[str, FeatureSpec]) -> None:
     missing = [name for name in needs if name not in there]
     if not missing:
         return
@@ -130,7 +130,7 @@ def _check_features(path: Place, needs: Requirements, there: Mapping[str, Featur
     )
 
 
-def _check_recipe(path: Place, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_recipe(path: StoragePath, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     differing = {key for key, value in expected.items() if found.get(key) != value}
     if not differing:
         return

@@ -20,7 +20,7 @@ from headrace.train.models.sovits_config import SovitsConfig
 
 if TYPE_CHECKING:
     from headrace.store.reader import Store
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
 
@@ -53,7 +53,7 @@ def of_recording(
     )
 
 
-def of_store(place: Place, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
+def of_store(place: StoragePath, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
     """
     Args:
         name: id of an utterance, or its number.

@@ -18,7 +18,7 @@ from headrace.train.monitoring.speech_scores import scorer
 from headrace.train.trainer import auto_settings
 
 if TYPE_CHECKING:
-    from headrace.store.storage.place import Place
+    from headrace.store.storage import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Saying:
     reference_text: str | None
     reference_semantic: str | None
     speaker_vector: Path | None
-    store: Place | None
+    store: StoragePath | None
     utterance: str | None
     text: str
     language: str

@@ -21,7 +21,7 @@ import numpy as np
 from headrace import store as stores
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.reader import Store
-from headrace.store.storage.place import Place
+from headrace.store.storage import StoragePath
 from headrace.train.data.stream import Stream, StreamConfig, fits_memory
 from headrace.train.measure import page_cache
 from headrace.train.trainer import auto_settings
@@ -74,7 +74,7 @@ class Streamed:
 
 
 def streamed(
-    path: Place,
+    path: StoragePath,
     features: tuple[str, ...],
     config: StreamConfig,
     *,
@@ -108,7 +108,7 @@ def streamed(
 
 
 def bench(
-    path: Place,
+    path: StoragePath,
     features: Sequence[str] = (),
     *,
     batch_frames: int = BATCH_FRAMES,
@@ -186,7 +186,9 @@ def _chosen(store: Store, features: Sequence[str]) -> tuple[str, ...]:
     return tuple(features or store.features)
 
 
-def _warm(path: Place, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say) -> dict[str, Any]:
+def _warm(
+    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say
+) -> dict[str, Any]:
     say("warm: reading all of it once, then from memory")
     copy_rate = copying(streamed(path, features, config, epochs=1).sizes)
     before = copy_rate(seconds / 2)
@@ -195,7 +197,9 @@ def _warm(path: Place, features: tuple[str, ...], config: StreamConfig, seconds:
     return {"warm": found | {"of_copies": found["gb_per_s"] / copies}, "copy_gb_per_s": copies}
 
 
-def _cold(path: Place, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say) -> dict[str, Any]:
+def _cold(
+    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say
+) -> dict[str, Any]:
     store = stores.open(path)
     folders = folders_of(store)
     if not drop(store):

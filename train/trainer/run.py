@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headrace.store.errors import RunError
-from headrace.store.storage.place import commit_file
+from headrace.store.storage.local import commit_file
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints, random_state, set_random_state
 from headrace.train.config import RunConfig, config_path

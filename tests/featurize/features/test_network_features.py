@@ -285,10 +285,10 @@ def test_a_build_makes_all_of_it(tmp_path: Path, plain: Path, folder: Path) -> N
 
 KILLED_AT_A_SYNC = """
 import os, signal, sys
-from headrace.store.storage import place
+from headrace.store.storage import local
 from tests.helpers.commands import add
 
-left, sync = int(sys.argv[1]), place._sync
+left, sync = int(sys.argv[1]), local._fsync
 
 def counted(path):
     global left
@@ -297,7 +297,7 @@ def counted(path):
         os.kill(os.getpid(), signal.SIGKILL)
     sync(path)
 
-place._sync = counted
+local._fsync = counted
 sys.exit(add(*sys.argv[2:]).exit_code)
 """
 

@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_completes(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("headrace.store.storage.place.os.fsync", full)
+        patch.setattr("headrace.store.storage.local.os.fsync", full)
         result = add(root, "f0,energy")
     assert result.exit_code == 1 and "No space left" in result.stderr and "f0" not in store.open(root).features
     assert add(root, "f0,energy").exit_code == 0 and everything(root) == everything(added)
@@ -321,10 +321,10 @@ def test_a_feature_of_ones_own_and_what_it_needs(root: Path, monkeypatch: pytest
 
 KILLED_AT_A_SYNC = """
 import os, signal, sys
-from headrace.store.storage import place
+from headrace.store.storage import local
 from tests.helpers.commands import add
 
-left, sync = int(sys.argv[2]), place._sync
+left, sync = int(sys.argv[2]), local._fsync
 
 def counted(path):
     global left
@@ -333,7 +333,7 @@ def counted(path):
         os.kill(os.getpid(), signal.SIGKILL)
     sync(path)
 
-place._sync = counted
+local._fsync = counted
 sys.exit(add(sys.argv[1], "f0,energy").exit_code)
 """
 

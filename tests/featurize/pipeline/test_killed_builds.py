@@ -20,7 +20,7 @@ import pytest
 from distributed import LocalCluster
 
 from headrace.store.integrity.verify import verify
-from headrace.store.storage import place
+from headrace.store.storage import storage_of
 from tests.helpers.commands import build, part_bytes
 from tests.helpers.corpora import make_tree
 
@@ -216,11 +216,11 @@ def test_ctrl_c_ends_in_one_line_and_the_next_build_finishes(tmp_path: Path, whe
 def test_a_draft_that_is_taken_from_its_writer_is_never_committed(tmp_path: Path) -> None:
     """As a worker may go on for a command that is gone, while the next command begins."""
     for others in ((), ("later",)):
-        with pytest.raises(FileNotFoundError), place.drafted(tmp_path, "parts/00000") as draft:
-            place.write(draft / "wave", [b"first"])
-            place.clear_drafts(tmp_path)
+        with pytest.raises(FileNotFoundError), storage_of(tmp_path).atomic_folder(tmp_path, "parts/00000") as draft:
+            storage_of(draft / "wave").write(draft / "wave", [b"first"])
+            storage_of(tmp_path).clear_temporary(tmp_path)
             for name in others:
-                place.write(draft / name, [b"second"])
+                storage_of(draft / name).write(draft / name, [b"second"])
     assert not (tmp_path / "parts").exists() and not list((tmp_path / "tmp").iterdir())
 
 

@@ -1,0 +1,183 @@
+"""Storage in folders of this machine: what appears there is complete, and on disk.
+
+Works on POSIX and Windows. Windows can neither open a folder nor flush it; there the order of renames is left to the
+file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from headrace.store.errors import StoreError
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+TEMPORARY = "tmp"
+"""Folder of a store for what is not finished. Nothing in it counts."""
+LOCK_FILE = ".lock"
+MARKER = ".unfinished"
+"""File of a folder that is being written. It is gone from a folder that `clear_temporary` took from its writer."""
+
+
+class LocalStorage:
+    """Implements `headrace.store.storage.base.Storage` for `pathlib.Path`."""
+
+    @property
+    def threads(self) -> int:
+        """Return the number of CPU cores: checksums leave the interpreter to other threads."""
+        return os.cpu_count() or 1
+
+    def check_access(self, path: Path) -> None:
+        """Do nothing: a folder of this machine answers at once when it is read."""
+
+    @contextmanager
+    def write_lock(self, root: Path) -> Iterator[None]:
+        """Hold the write lock of a store. It ends with the process, however that ends."""
+        from filelock import FileLock, Timeout  # takes 10 ms: readers need not pay for it
+
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StoreError(f"Another command is writing {root}: wait until it is done.") from None
+        except OSError as error:
+            raise StoreError(f"Cannot lock {root} ({error}): put the store where files can be locked.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def list_names(self, folder: Path) -> list[str]:
+        """Return the names of the files and folders directly in a folder; none if there is no such folder."""
+        return os.listdir(folder) if folder.is_dir() else []
+
+    def list_groups(self, folder: Path) -> list[str]:
+        """Return all names in a folder: what is there has been renamed into place, so it is complete."""
+        return self.list_names(folder)
+
+    @contextmanager
+    def atomic_folder(self, root: Path, name: str) -> Iterator[Path]:
+        """Yield a folder under `root`/tmp; at the end, flush it to disk and rename it to `name`.
+
+        If a folder `name` is already there, it stays and the new one is deleted.
+
+        Raises:
+            FileNotFoundError: `clear_temporary` took the folder away while it was written.
+        """
+        draft = root / TEMPORARY / f"{name.replace('/', '-')}-{uuid.uuid4().hex}"
+        draft.mkdir(parents=True)
+        (draft / MARKER).touch()
+        try:
+            yield draft
+            (draft / MARKER).unlink()
+            _commit_folder(draft, root / name)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def clear_temporary(self, root: Path) -> None:
+        """Delete everything under `root`/tmp: a writer on another machine may not know that its command has ended.
+
+        Each entry is renamed before it is deleted. Deleted file by file, a folder could be committed by its writer
+        with half of it missing.
+        """
+        folder = root / TEMPORARY
+        for name in self.list_names(folder):
+            gone = folder / f"gone-{uuid.uuid4().hex}"
+            with suppress(FileNotFoundError):  # its writer has just committed it
+                (folder / name).rename(gone)
+                shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        with suppress(OSError):  # another writer has just begun
+            folder.rmdir()
+
+    def write(self, file: Path, chunks: Iterable[bytes]) -> None:
+        """Write a file chunk by chunk, and the folders that it needs."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as opened:
+            opened.writelines(chunks)
+
+    def write_atomic(self, root: Path, name: str, data: bytes) -> None:
+        """Create or replace the file `name` of `root`: readers see the old content or the new one."""
+        target = root / name
+        draft = root / TEMPORARY / f"{target.name}-{uuid.uuid4().hex}"
+        self.write(draft, [data])
+        target.parent.mkdir(exist_ok=True)
+        commit_file(draft, target)
+
+    def delete_folder(self, root: Path, name: str) -> None:
+        """Delete a folder of `root`: it is renamed away first, so it disappears at once."""
+        gone = root / TEMPORARY / f"gone-{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            (root / name).rename(gone)
+            _fsync((root / name).parent)
+            shutil.rmtree(gone)
+
+    def delete_group(self, folder: Path) -> None:
+        """Delete a folder, its `zarr.json` first: a folder that is half deleted counts as missing."""
+        (folder / "zarr.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def size(self, file: Path) -> int:
+        """Return the size of a file in bytes. Raises FileNotFoundError if there is none."""
+        return file.stat().st_size
+
+    def read_tail(self, file: Path, count: int) -> bytes:
+        """Return the last `count` bytes of a file, or all of them if it is shorter."""
+        with file.open("rb") as opened:
+            opened.seek(-min(count, os.fstat(opened.fileno()).st_size), os.SEEK_END)
+            return opened.read()
+
+    def read_ranges(self, file: Path, bounds: Sequence[tuple[int, int]]) -> list[Any]:
+        """Return the bytes from start to stop of each of `bounds`."""
+        found: list[Any] = []
+        with file.open("rb") as opened:
+            for start, stop in bounds:
+                opened.seek(start)
+                found.append(opened.read(stop - start))
+        return found
+
+    def map(self, function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """Return `function(item)` for every item, in order, one after the other."""
+        return [function(item) for item in items]
+
+
+def commit_file(draft: Path, target: Path) -> None:
+    """Flush a file to disk and rename it to `target`, replacing what is there."""
+    _fsync(draft)
+    draft.replace(target)
+    _fsync(target.parent)
+
+
+def _commit_folder(draft: Path, target: Path) -> None:
+    """Flush a folder to disk and rename it to `target`, unless there is one already."""
+    for folder, _, files in os.walk(draft):
+        for name in files:
+            _fsync(Path(folder, name))
+        _fsync(Path(folder))
+    try:
+        draft.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    _fsync(target.parent)
+
+
+def _fsync(path: Path) -> None:
+    """Flush a file to disk; on POSIX also a folder, which makes renames in it durable."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only what may be written
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
