@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from benchmarks import reading
 from headrace import store
 from headrace.store import index, layout
-from headrace.store.arrays import array_rows, batch_copy, shard
+from headrace.store.arrays import array_rows, batch_copy, prefetch, shard
 from headrace.store.arrays.array_metadata import describe
 from headrace.store.arrays.shard import ChunkCache
 from headrace.store.errors import DamagedStore
@@ -271,7 +271,7 @@ def test_a_store_checks_each_mapped_block_once(mapped: Store, monkeypatch: pytes
 def test_the_kernel_is_told_of_all_that_will_be_read(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """And of no more than the gaps between it."""
     told = list[list[int]]()
-    monkeypatch.setattr(batch_copy, "advise", lambda address, spans, advice: told.extend(spans.tolist()))
+    monkeypatch.setattr(prefetch, "prefetch", lambda address, spans, advice: told.extend(spans.tolist()))
     mapped.will_need(("wave",), np.array([6, 7, 9, 11]))
     ends, page = np.cumsum(FRAMES[1]) * 1280, mmap.PAGESIZE
     for (first, last), (start, stop) in zip(told, ((0, ends[1]), (ends[2], ends[3]), (ends[4], ends[5])), strict=True):
@@ -280,7 +280,7 @@ def test_the_kernel_is_told_of_all_that_will_be_read(mapped: Store, monkeypatch:
 
 def test_no_more_files_stay_open_than_allowed(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_rows, "OPEN_SHARE", 3.5 / array_rows.MAPPINGS)
-    monkeypatch.setattr(array_rows.resource, "getrlimit", lambda _: (-1, -1))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
     wanted = {(spec.name, number): mapped.read(spec.name, number) for spec in SPECS for number in (0, COUNT - 1)}
     opened, before = store.open(mapped.path), open_files(mapped.path)
     for _ in range(3):
