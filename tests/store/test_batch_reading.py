@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from benchmarks import reading
 from headrace import store
 from headrace.store import index, layout
-from headrace.store.arrays import array_rows, batch_copy, prefetch, shard
+from headrace.store.arrays import array_rows, prefetch, shard
 from headrace.store.arrays.array_metadata import describe
 from headrace.store.arrays.shard import ChunkCache
 from headrace.store.errors import DamagedStore
