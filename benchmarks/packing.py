@@ -29,13 +29,15 @@ from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.train.config import STAGES, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position
+from headrace.train.models.presets import PRESETS
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Audience
 from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import pack_stage
-from headrace.train.stages.gpt_stage import GPT_PRESETS, GptStage
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import Stage
-from headrace.train.stages.sovits_optim import PRESETS
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.trainer.setup import make_ready
 
@@ -90,9 +92,9 @@ def _stage(stage: str, preset: str) -> Stage:
     device = torch.device("cpu")
     precision = Precision.choose("fp32", device)
     if stage == "gpt":
-        decoder, config = GPT_PRESETS[preset]
-        return GptStage(decoder, precision=precision, device=device, optim=config)
-    sizes, optim = PRESETS[preset]
+        config = GptOptimConfig.for_preset(preset)
+        return GptStage(PRESETS[preset].gpt, precision=precision, device=device, optim=config)
+    sizes, optim = PRESETS[preset].sovits, SovitsOptimConfig.for_preset(preset)
     spectral = Spectral(SpectralRecipe())
     return SovitsStage(sizes, spectral, precision=precision, device=device, optim=optim, content="content")
 

@@ -66,9 +66,11 @@ class Case:
 def ours(case: Case) -> Step:
     from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
     from headrace.train.data.batch import Batch
-    from headrace.train.models import sovits_config
+    from headrace.train.models.presets import PRESETS
     from headrace.train.precision import Precision
-    from headrace.train.stages import gpt_stage, sovits_optim
+    from headrace.train.stages.gpt_optimizer import GptOptimConfig
+    from headrace.train.stages.gpt_stage import GptStage
+    from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
     from headrace.train.stages.sovits_stage import SovitsStage
 
     drawn, count = case.draw(), case.utterances
@@ -81,19 +83,18 @@ def ours(case: Case) -> Step:
     )
     precision = Precision.choose("fp32", CPU)
     if case.stage == "gpt":
-        decoder, optim = gpt_stage.GPT_PRESETS["v2"]
-        made = gpt_stage.GptStage(
-            replace(decoder, layers=case.layers),
+        made = GptStage(
+            replace(PRESETS["v2"].gpt, layers=case.layers),
             precision=precision,
             device=CPU,
-            optim=replace(optim, recompute=case.recompute),
+            optim=GptOptimConfig(recompute=case.recompute),
         )
         torch.save(made.model.state_dict(), case.weights)
         return lambda: {"loss": float(made.step([batch] * case.accumulate)["loss"])}
     spectral = Spectral(SpectralRecipe())
-    config = replace(sovits_config.v2(), freeze_quantizer=True)
+    config = replace(PRESETS["v2"].sovits, freeze_quantizer=True)
     trained = SovitsStage(
-        config, spectral, precision=precision, device=CPU, optim=sovits_optim.OptimConfig(), content="content"
+        config, spectral, precision=precision, device=CPU, optim=SovitsOptimConfig(), content="content"
     )
     trained.generator.quantizer.codebook.inited.fill_(1)
     torch.save([trained.generator.state_dict(), trained.discriminator.state_dict()], case.weights)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headrace.train.models.gpt import GptConfig
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sovits_config import SovitsConfig, v2, v2Pro
 from headrace.train.stages.gpt_stage import GptInputs
 from headrace.train.stages.sovits_inputs import Draw, Inputs

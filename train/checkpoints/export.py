@@ -9,19 +9,16 @@ from typing import Any
 
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import upstream_files
-from headrace.train.models import gpt, sovits_config
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 
 SOVITS_HEADS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v2Pro": b"05", "v2ProPlus": b"06"}
-SOVITS_SIZES = {
-    "v1": sovits_config.v1(),
-    "v2": sovits_config.v2(),
-    "v2Pro": sovits_config.v2Pro(),
-    "v2ProPlus": sovits_config.v2ProPlus(),
-}
-GPT_SIZES = {"v1": gpt.v1(), "v2": gpt.v2()}
+SOVITS_SIZES = {version: PRESETS[version].sovits for version in SOVITS_HEADS}
+GPT_SIZES = {version: PRESETS[version].gpt for version in ("v1", "v2")}
+"""Sizes of the published versions. v2Pro and v2ProPlus use the decoder of v2."""
 SOVITS_UNHEARD = ("freeze_quantizer", "segment_frames", "p_dropout", "periods", "discriminator_width", "recompute")
 """Fields that matter in training alone."""
 TRAINING_PART = "enc_q."

@@ -15,11 +15,11 @@ from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.checkpoints.load_weights import load_exactly
 from headrace.train.config import RunConfig, config_path
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.stages.gpt_stage import GPT_PRESETS
-from headrace.train.stages.sovits_optim import PRESETS
 
 
 def generator(path: Path) -> SynthesizerTrn:
@@ -104,14 +104,14 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
     """Of a run's generator: those of its preset, with as many phones as the run's store had."""
     symbols = len(weights["enc_p.text_embedding.weight"])
-    return replace(PRESETS[config.preset][0], symbols=symbols, freeze_quantizer=config.init is not None)
+    return replace(PRESETS[config.preset].sovits, symbols=symbols, freeze_quantizer=config.init is not None)
 
 
 def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
     """Of a run's decoder, likewise, and with as many codes."""
     symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
     vocabulary = len(weights["ar_predict_layer.weight"])
-    return replace(GPT_PRESETS[config.preset][0], symbols=symbols, codes=vocabulary - 1)
+    return replace(PRESETS[config.preset].gpt, symbols=symbols, codes=vocabulary - 1)
 
 
 def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from headrace.store.errors import UsageError
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import Attend, PrefixSight, attend
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig

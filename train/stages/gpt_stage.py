@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,62 +16,14 @@ from headrace.store.errors import UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.load_weights import load_exactly
 from headrace.train.data.batch import Batch
-from headrace.train.models import gpt
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.gpt_losses import Spoiling
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import Pieces
-from headrace.train.stages.scaled_adam import ScaledAdam, published_rate, warmup_cosine
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GptOptimConfig:
-    """How the decoder is trained. Defaults are GPT-SoVITS's."""
-
-    optimizer: Literal["scaled_adam", "adamw"] = "scaled_adam"
-    schedule: Literal["published", "warmup_cosine"] = "published"
-    """Learning rates of the updates: 0.01 once and 0.002 from then on, or what the fields below say."""
-    first_rate: float = 1e-5
-    peak_rate: float = 0.01
-    last_rate: float = 1e-4
-    warmup: int = 2000
-    """Updates until the peak."""
-    total: int = 40_000
-    """Updates until the last rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    accumulate: int = 4
-    """Batches of one update."""
-    max_norm: float = 0.0
-    """Largest norm of the mean gradient of a code's loss; 0 does not clip."""
-    preference: bool = False
-    """Add the preference loss, for twice the time."""
-    misaligned: bool = False
-    """Mask and count as upstream's training code: see `Text2SemanticDecoder.forward`. Padding counts in the loss."""
-    recompute: bool = False
-    """Run each layer again in the backward pass instead of keeping what it made."""
-
-    def rate(self, update: int) -> float:
-        """Learning rate of an update, counted from 0."""
-        if self.schedule == "published":
-            return published_rate(update)
-        return warmup_cosine(
-            update,
-            first=self.first_rate,
-            peak=self.peak_rate,
-            last=self.last_rate,
-            warmup=self.warmup,
-            total=self.total,
-        )
-
-
-GPT_PRESETS = {
-    "tiny": (gpt.tiny(), GptOptimConfig(schedule="warmup_cosine", warmup=100, total=2000, accumulate=1)),
-    "v1": (gpt.v1(), GptOptimConfig()),
-    **dict.fromkeys(("v2", "v2Pro", "v2ProPlus"), (gpt.v2(), GptOptimConfig())),
-}
+from headrace.train.stages.scaled_adam import ScaledAdam
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,14 @@ from headrace.train.checkpoints import upstream_files
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
-from headrace.train.models.gpt import GptConfig
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits_config import SYMBOLS, SovitsConfig
 from headrace.train.precision import Precision
-from headrace.train.stages.gpt_stage import GPT_PRESETS, GptStage
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.microbatch import Pieces
-from headrace.train.stages.sovits_optim import PRESETS
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
 
 *UPSTREAMS, OWN = SYMBOLS
@@ -96,7 +98,7 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
     asked = {"accumulate": config.accumulate, "max_norm": config.max_norm, "warmup": config.warmup}
     policy: dict[str, Any] = {name: value for name, value in asked.items() if value}
     if config.stage == "gpt":
-        decoder, gpt_optim = decoder_sizes(config, store), GPT_PRESETS[config.preset][1]
+        decoder, gpt_optim = decoder_sizes(config, store), GptOptimConfig.for_preset(config.preset)
         if config.optimizer == "adamw":
             policy |= ADAMW
         if config.warmup or config.optimizer == "adamw":
@@ -114,7 +116,7 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
         Spectral(SpectralRecipe()),
         precision=precision,
         device=device,
-        optim=replace(PRESETS[config.preset][1], **policy),
+        optim=replace(SovitsOptimConfig.for_preset(config.preset), **policy),
         content=content_source(sizes, store),
     )
 
@@ -193,14 +195,14 @@ def _short_of_codes(store: Store) -> np.ndarray:
 
 def generator_sizes(config: RunConfig, store: Store) -> SovitsConfig:
     """Sizes of SoVITS as the preset has them, with room for all phones of a table that upstream has not."""
-    sizes, begun = PRESETS[config.preset][0], config.init is not None
+    sizes, begun = PRESETS[config.preset].sovits, config.init is not None
     symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
     return replace(sizes, symbols=symbols, freeze_quantizer=begun, recompute=config.recompute)
 
 
 def decoder_sizes(config: RunConfig, store: Store) -> GptConfig:
     """Sizes of the decoder of text, likewise. `tiny`, which nobody exports, has as many codes as the store."""
-    sizes = GPT_PRESETS[config.preset][0]
+    sizes = PRESETS[config.preset].gpt
     symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
     of_store = config.preset == "tiny" and not config.init and "semantic" in store.features
     codes = store.features["semantic"].recipe.get("codebook", sizes.codes) if of_store else sizes.codes

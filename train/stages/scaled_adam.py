@@ -1,5 +1,4 @@
-"""ScaledAdam (Yao et al. 2023, "Zipformer", section 3.5) as GPT-SoVITS trains its text-to-semantic decoder with it, and
-the learning rates of that training.
+"""ScaledAdam (Yao et al. 2023, "Zipformer", section 3.5) as GPT-SoVITS trains its text-to-semantic decoder with it.
 
 Adam's step is taken relative to the size of each parameter tensor, its root mean square, and the size itself is a
 parameter that is learnt: its gradient is sum(p * dp). So a learning rate means the same for tensors of any scale.
@@ -154,17 +153,3 @@ def _norms(tensors: list[Tensor], *, grad: bool = False) -> Tensor:
 
 def _rms(tensors: list[Tensor]) -> Tensor:
     return _norms(tensors) / torch.tensor([p.numel() for p in tensors], device=tensors[0].device).sqrt()
-
-
-def published_rate(step: int) -> float:
-    """Learning rate of an update, counted from 0, as published decoders were trained: 0.01 once, then 0.002."""
-    return 0.01 if step == 0 else 0.002
-
-
-def warmup_cosine(step: int, *, first: float, peak: float, last: float, warmup: int, total: int) -> float:
-    """Learning rate of an update, counted from 0: from `first` straight up to `peak` in `warmup` updates, and down half
-    a cosine to `last`, reached at `total` (Loshchilov and Hutter 2017, without restarts)."""
-    if step < warmup:
-        return first + (peak - first) * step / warmup
-    done = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return last + (peak - last) * 0.5 * (1 + math.cos(math.pi * done))

@@ -26,7 +26,7 @@ from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision
 from headrace.train.stages.microbatch import Pieces
 from headrace.train.stages.sovits_inputs import Draw, Inputs, draw, prepare
-from headrace.train.stages.sovits_optim import OptimConfig, groups
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, parameter_groups
 
 Made = tuple[Synthesis, tuple[Tensor, Tensor]]
 """A forward pass, and the log-mel of the real and of the generated segments, (B, N, M) each."""
@@ -58,7 +58,7 @@ class SovitsStage:
         *,
         precision: Precision,
         device: torch.device,
-        optim: OptimConfig,
+        optim: SovitsOptimConfig,
         content: Literal["mfcc", "content", "semantic"] = "mfcc",
     ) -> None:
         """
@@ -82,7 +82,7 @@ class SovitsStage:
         self.spectral = spectral.to(device)
         self.generator = SynthesizerTrn(config).to(device)
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(device)
-        self.optim_g = optim.adamw(groups(self.generator))
+        self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
         self._device = device
         self._judged: dict[str, Tensor] | None = None  # of a step whose generator ran out of memory

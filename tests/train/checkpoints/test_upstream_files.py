@@ -21,7 +21,7 @@ from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.load_weights import load_exactly
 from headrace.train.checkpoints.upstream_files import describe, initialise, read, write
-from headrace.train.models import gpt, sovits_config
+from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
@@ -179,7 +179,7 @@ def test_generators_are_written_as_upstream_knows_them(golden: Path, tmp_path: P
 def test_decoders_are_written_as_upstream_knows_them(golden: Path, tmp_path: Path) -> None:
     published = json.loads((golden / "s1_v2_state.json").read_text())["state"]
     with torch.device("meta"):
-        model = Text2SemanticDecoder(gpt.v2())
+        model = Text2SemanticDecoder(gpt_config.v2())
     path = tmp_path / "voice.ckpt"
     assert export.export_gpt(path, counted(model), epoch=15) == "v2"
     content = torch.load(path, weights_only=True)
@@ -189,7 +189,7 @@ def test_decoders_are_written_as_upstream_knows_them(golden: Path, tmp_path: Pat
     small = json.loads((golden / "s1_golden.json").read_text())["small_config"]["model"]
     assert set(small) <= set(content["config"]["model"])
     assert content["config"]["model"]["EOS"] == 1024 and content["config"]["data"]["max_sec"] == 54
-    fresh = Text2SemanticDecoder(gpt.v2())
+    fresh = Text2SemanticDecoder(gpt_config.v2())
     initialise(fresh, path)
     assert_equal(dict(fresh.state_dict()), {name: of.float() for name, of in read(path).weights.items()})
 
@@ -205,7 +205,7 @@ def test_sizes_that_upstream_does_not_know_are_not_written(tmp_path: Path) -> No
         export.export_sovits(tmp_path / "x.pth", model, name="x", epoch=1, step=1)
     assert caught.value.details == ("n_heads: 4 here, 2 in v2",)
     with pytest.raises(UsageError, match="No published version") as caught:
-        export.export_gpt(tmp_path / "x.ckpt", Text2SemanticDecoder(gpt.tiny()), epoch=1)
+        export.export_gpt(tmp_path / "x.ckpt", Text2SemanticDecoder(gpt_config.tiny()), epoch=1)
     assert "layers: 4 here, 24 in v2" in caught.value.details
     assert not list(tmp_path.iterdir())
     trained = generator(replace(sovits_config.v2(), freeze_quantizer=True, segment_frames=16, p_dropout=0.0))

@@ -18,7 +18,7 @@ from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.reader import Store
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference, synthesis
-from headrace.train.models import gpt
+from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import Reference, SampleConfig, speak
 from headrace.train.models.sovits import SynthesizerTrn
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.generator = folder, generator(tiny())
         torch.manual_seed(2)
-        self.decoder = Text2SemanticDecoder(gpt.tiny()).eval()
+        self.decoder = Text2SemanticDecoder(gpt_config.tiny()).eval()
         monkeypatch.setattr(trained_models, "generator", lambda path: self.generator)
         monkeypatch.setattr(trained_models, "decoder", lambda path: self.decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headrace.train.models import gpt
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models import gpt_config
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import PrefixSight, attend
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.gpt_stage import GptInputs
@@ -21,7 +22,7 @@ from tests.helpers.golden_recipe import SMALL_GPT, fill, fingerprint, gpt_inputs
 TINY = GptConfig(symbols=20, codes=16, bert_channels=8, channels=16, heads=2, layers=2)
 
 
-@pytest.mark.parametrize(("fixture", "config"), [("s1_v1_state", gpt.v1()), ("s1_v2_state", gpt.v2())])
+@pytest.mark.parametrize(("fixture", "config"), [("s1_v1_state", gpt_config.v1()), ("s1_v2_state", gpt_config.v2())])
 def test_parameters_have_the_published_names_shapes_and_order(golden: Path, fixture: str, config: GptConfig) -> None:
     published = json.loads((golden / f"{fixture}.json").read_text())
     with torch.device("meta"):
@@ -93,7 +94,7 @@ def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
 
 def test_the_full_size_decoder_is_the_reference_s(golden: Path) -> None:
     want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["full"]
-    model, x = reference(gpt.v2()), gpt_inputs("s1full", gpt.v2(), [31, 22], [60, 47])
+    model, x = reference(gpt_config.v2()), gpt_inputs("s1full", gpt_config.v2(), [31, 22], [60, 47])
     with torch.no_grad():
         _, _, logits = watched(model, x)
     np.testing.assert_allclose(logits[:, 0].numpy(), want["full.logits_first"], rtol=0, atol=1e-4)
@@ -101,7 +102,7 @@ def test_the_full_size_decoder_is_the_reference_s(golden: Path) -> None:
     made = fingerprint(logits.numpy())
     assert made["shape"] == facts["logits"]["shape"]
     assert made["l2"] == pytest.approx(facts["logits"]["l2"], rel=1e-5)
-    targets, counted = gpt_losses.targets(x.codes, x.codes_n, gpt.v2().end)
+    targets, counted = gpt_losses.targets(x.codes, x.codes_n, gpt_config.v2().end)
     loss = -gpt_losses.log_likelihood(logits, targets, torch.ones_like(counted)).sum()
     assert float(loss) == pytest.approx(facts["loss"], rel=1e-5)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from headrace.train.models import gpt
-from headrace.train.models.gpt import GptConfig, Text2SemanticDecoder
+from headrace.train.models import gpt_config
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sampling import Reference, SampleConfig, penalised, pick, sample, speak
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import tiny
@@ -44,7 +45,7 @@ def test_the_likeliest_codes_are_the_reference_s(golden: Path, row: int) -> None
 
 def test_the_full_size_decoder_says_the_reference_s_codes(golden: Path) -> None:
     want = json.loads((golden / "s1_golden.json").read_text())["full"]["greedy_tokens"]
-    model, x = Text2SemanticDecoder(gpt.v2()).eval(), gpt_inputs("s1full", gpt.v2(), [31, 22], [60, 47])
+    model, x = Text2SemanticDecoder(gpt_config.v2()).eval(), gpt_inputs("s1full", gpt_config.v2(), [31, 22], [60, 47])
     fill(model)
     prompt = x.codes[0, :20]
     codes = sample(model, x.phones[0], replace(GREEDY, longest=31), bert_PE=x.bert[0], prompt_Q=prompt)

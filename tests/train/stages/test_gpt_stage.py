@@ -17,12 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from headrace.store.errors import RunError, UsageError
 from headrace.train.data.batch import Batch
 from headrace.train.models import sovits_config
-from headrace.train.models.gpt import GptConfig
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.presets import PRESETS
 from headrace.train.precision import Precision
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.activations_8bit import pack_stage
 from headrace.train.stages.gpt_losses import Spoiling
-from headrace.train.stages.gpt_stage import GPT_PRESETS, GptOptimConfig, GptStage, prepare
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage, prepare
 from tests.helpers.golden_recipe import SMALL_GPT, fill, gpt_inputs, safetensors
 from tests.train.models.test_gpt import Largest
 from tests.train.stages.test_sovits_stage import NoWaiting
@@ -315,7 +317,7 @@ def test_bfloat16_follows_float32(batch: Batch) -> None:
 
 
 def test_presets_end_where_the_codebook_does() -> None:
-    ends = {name: config.end for name, (config, _) in GPT_PRESETS.items()}
+    ends = {name: preset.gpt.end for name, preset in PRESETS.items()}
     assert ends == {
         "tiny": sovits_config.tiny().codebook_size,
         "v1": 1024,

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from headrace.train.stages.scaled_adam import ScaledAdam, published_rate, warmup_cosine
+from headrace.train.stages.gpt_optimizer import published_rate, warmup_cosine
+from headrace.train.stages.scaled_adam import ScaledAdam
 from tests.helpers.golden_recipe import normal
 
 SHAPES = (((4, 3), 0.5), ((4, 3), 5.0), ((7,), 1e-6), ((1,), 1.0), ((2, 3, 2), 0.1))

@@ -17,13 +17,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.train.data.batch import Batch
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sampling import utter
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.precision import Precision
 from headrace.train.stages.gpt_losses import Spoiling
-from headrace.train.stages.gpt_stage import GPT_PRESETS, GptStage
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import Stage
-from headrace.train.stages.sovits_optim import PRESETS, OptimConfig
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
 
 CUDA = torch.device("cuda", 0)
@@ -93,13 +95,13 @@ def assert_steps_stay_on_the_device(stage: Stage) -> None:
     ("content", "precision"), [("semantic", "fp32"), ("semantic", "fp16"), ("content", "fp16"), ("mfcc", "fp16")]
 )
 def test_sovits(content: Any, precision: str) -> None:
-    config = PRESETS["tiny"][0]
+    config = PRESETS["tiny"].sovits
     config = replace(
         config, freeze_quantizer=content != "mfcc", ssl_channels=768 if content == "content" else config.ssl_channels
     )
     settled = Precision.choose(precision, CUDA, 0)
     stage = SovitsStage(
-        config, Spectral(SpectralRecipe()), precision=settled, device=CUDA, optim=OptimConfig(), content=content
+        config, Spectral(SpectralRecipe()), precision=settled, device=CUDA, optim=SovitsOptimConfig(), content=content
     )
     assert settled.scaler.is_enabled() == (precision == "fp16")
     assert_steps_stay_on_the_device(stage)
@@ -126,7 +128,7 @@ def test_scaled_adam_waits_once() -> None:
 
 
 def gpt(precision: str, **optim: Any) -> GptStage:
-    config, policy = GPT_PRESETS["tiny"]
+    config, policy = PRESETS["tiny"].gpt, GptOptimConfig.for_preset("tiny")
     return GptStage(
         replace(config, dropout=0.1, codes=1024),
         precision=Precision.choose(precision, CUDA, 0),
@@ -145,7 +147,7 @@ def test_what_is_on_the_wrong_device_is_found() -> None:
 
 @pytest.mark.parametrize("speed", [1.0, 1.3])
 def test_speech(speed: float) -> None:
-    generator = SynthesizerTrn(PRESETS["tiny"][0]).to(CUDA).eval()
+    generator = SynthesizerTrn(PRESETS["tiny"].sovits).to(CUDA).eval()
     codes, phones = (torch.zeros(size, dtype=torch.int64, device=CUDA) for size in (40, 20))
     wave_S = utter(generator, codes, phones, torch.zeros(1025, 90, device=CUDA), speed=speed)
     assert wave_S.device == CUDA and len(wave_S) == round(80 / speed) * 640

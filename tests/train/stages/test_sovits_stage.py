@@ -24,11 +24,12 @@ from headrace.store.errors import RecipeMismatch, RunError, UsageError
 from headrace.train.data.batch import Batch
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits_config import SovitsConfig, tiny
 from headrace.train.models.vocoder import FINE
 from headrace.train.precision import Precision
 from headrace.train.stages.sovits_inputs import draw, prepare
-from headrace.train.stages.sovits_optim import PRESETS, OptimConfig
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import Piece, SovitsStage
 from tests.helpers.golden_recipe import fill, fingerprint, sovits_case
 
@@ -36,14 +37,14 @@ CPU = torch.device("cpu")
 SMALL = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8, p_dropout=0.1)
 
 
-def stage(config: SovitsConfig = SMALL, optim: OptimConfig | None = None, precision: str = "fp32") -> SovitsStage:
+def stage(config: SovitsConfig = SMALL, optim: SovitsOptimConfig | None = None, precision: str = "fp32") -> SovitsStage:
     torch.manual_seed(1)
     return SovitsStage(
         config,
         Spectral(SpectralRecipe()),
         precision=Precision.choose(precision, CPU),
         device=CPU,
-        optim=optim or OptimConfig(learning_rate=1e-3),
+        optim=optim or SovitsOptimConfig(learning_rate=1e-3),
     )
 
 
@@ -84,7 +85,7 @@ def test_a_step_is_the_reference_s(golden: Path, name: str, rounding: int) -> No
     """`rounding`: of the numbers that are compared, those that nobody can give again, not even on other threads."""
     case = sovits_case(golden, name)
     want = case.facts["train_step"]
-    made = stage(case.config, OptimConfig())
+    made = stage(case.config, SovitsOptimConfig())
     fill(made.generator)
     fill(made.discriminator, "D:")
     made.generator.eval()  # no dropout
@@ -158,7 +159,7 @@ def test_a_bias_on_keys_has_no_gradient() -> None:
 
 def test_learning_rates_are_the_reference_s(golden: Path) -> None:
     rates = json.loads((golden / "samplers_lr.json").read_text())["lr_s2"]["epoch_lr"]
-    made = stage(optim=OptimConfig())
+    made = stage(optim=SovitsOptimConfig())
     for epoch in range(1, len(rates) + 1):
         base, *slowed = (group["lr"] for group in made.optim_g.param_groups)
         assert [base, *set(slowed)] == pytest.approx(rates[str(epoch)], rel=1e-12)
@@ -167,7 +168,7 @@ def test_learning_rates_are_the_reference_s(golden: Path) -> None:
 
 
 def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
-    made = stage(optim=OptimConfig(learning_rate=1.0, text_rate_factor=0.5, decay_per_epoch=0.9))
+    made = stage(optim=SovitsOptimConfig(learning_rate=1.0, text_rate_factor=0.5, decay_per_epoch=0.9))
     names = {parameter: name for name, parameter in made.generator.named_parameters()}
     groups = [[names[parameter] for parameter in group["params"]] for group in made.optim_g.param_groups]
     assert sorted(itertools.chain(*groups)) == sorted(names.values())
@@ -180,7 +181,7 @@ def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
 
 
 def test_the_mel_loss_falls() -> None:
-    config, optim = PRESETS["tiny"]
+    config, optim = PRESETS["tiny"].sovits, SovitsOptimConfig.for_preset("tiny")
     made, batches = stage(config, optim), [speech([40, 45, 38, 50], seed) for seed in range(4)]
     losses = [float(made.step([batches[step % 4]])["loss_mel"]) for step in range(40)]
     assert np.mean(losses[-10:]) < 2 / 3 * np.mean(losses[:10])
@@ -221,7 +222,7 @@ def test_weights_of_another_model_are_refused() -> None:
 def test_spectra_of_another_recipe_are_refused() -> None:
     spectral = Spectral(SpectralRecipe(n_fft=1024, win=1024, hop=640))
     with pytest.raises(RecipeMismatch, match="513 bins"):
-        SovitsStage(SMALL, spectral, precision=Precision.choose("fp32", CPU), device=CPU, optim=OptimConfig())
+        SovitsStage(SMALL, spectral, precision=Precision.choose("fp32", CPU), device=CPU, optim=SovitsOptimConfig())
 
 
 def test_spectra_in_a_batch_are_those_of_each_utterance_alone() -> None:

@@ -21,7 +21,7 @@ from headrace.train.data.batch import Batch
 from headrace.train.precision import Precision
 from headrace.train.stages.microbatch import Pieces
 from headrace.train.stages.sovits_inputs import Draw, draw, prepare
-from headrace.train.stages.sovits_optim import OptimConfig
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import Piece, SovitsStage
 from headrace.train.trainer import loop
 from headrace.train.trainer.plateau import Plateau
@@ -178,7 +178,7 @@ def test_blocks_computed_twice_give_the_same_bits_and_keep_less() -> None:
 
 
 def test_learning_rates_warm_up() -> None:
-    optim = OptimConfig(learning_rate=1.0, decay_per_epoch=0.5, warmup=4)
+    optim = SovitsOptimConfig(learning_rate=1.0, decay_per_epoch=0.5, warmup=4)
     made, rates = stage(optim=optim), []
     for _ in range(6):
         rates.append(made.learning_rate)
@@ -188,7 +188,7 @@ def test_learning_rates_warm_up() -> None:
 
 
 def test_gradients_are_clipped_where_asked() -> None:
-    made = stage(FROZEN, OptimConfig(learning_rate=1e-3, max_norm=0.5))
+    made = stage(FROZEN, SovitsOptimConfig(learning_rate=1e-3, max_norm=0.5))
     norms = made.step([speech([21, 30])])
     for norm, network in (("grad_norm_g", made.generator), ("grad_norm_d", made.discriminator)):
         assert float(norms[norm]) > 0.5  # what is reported is what there was

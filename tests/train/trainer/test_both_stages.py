@@ -21,10 +21,11 @@ from headrace.train.checkpoints import export, trained_models, upstream_files
 from headrace.train.config import RunConfig, resumed
 from headrace.train.models import sovits_config
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
-from headrace.train.models.gpt import Text2SemanticDecoder, tiny
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import tiny
+from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.monitoring import metrics
-from headrace.train.stages.sovits_optim import PRESETS
 from headrace.train.trainer import loop
 from tests.helpers.training_store import Silent, build
 from tests.train.checkpoints.test_upstream_files import counted
@@ -298,7 +299,7 @@ class TestSample:
         result = call(*arguments, "--semantic", "1", "--sovits", decoder_run[0])
         assert "is a run of stage gpt, and what is needed here is one of stage sovits" in result.stderr
         with pytest.raises(RunError, match="holds 6 discriminators"):
-            size = PRESETS["tiny"][0]
+            size = PRESETS["tiny"].sovits
             judges = MultiPeriodDiscriminator(size.periods, size.discriminator_width)
             trained_models.generator(saved(Path(str(decoder_run[0])) / "D.pth", judges))
 

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from headrace.train.models import sovits_config
-
-SLOWED = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
+SLOW_TEXT_PARTS = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
 """Parameters that train at a fraction of the learning rate: one optimiser group each, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimConfig:
+class SovitsOptimConfig:
     """AdamW (Loshchilov and Hutter 2019) for both networks, and weights of losses. Defaults are GPT-SoVITS v2."""
 
     learning_rate: float = 1e-4
@@ -35,6 +33,11 @@ class OptimConfig:
     max_norm: float = 0.0
     """Largest norm of the gradient of each network; 0 does not clip."""
 
+    @classmethod
+    def for_preset(cls, name: str) -> SovitsOptimConfig:
+        """Return the policy for a model of `headrace.train.models.presets`."""
+        return cls(learning_rate=1e-3) if name == "tiny" else cls()
+
     def rate(self, epoch: int, update: int) -> float:
         """Learning rate of an update; epochs are counted from 1, updates from 0."""
         warm = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0
@@ -44,18 +47,9 @@ class OptimConfig:
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
 
-PRESETS = {
-    "tiny": (sovits_config.tiny(), OptimConfig(learning_rate=1e-3)),
-    "v1": (sovits_config.v1(), OptimConfig()),
-    "v2": (sovits_config.v2(), OptimConfig()),
-    "v2Pro": (sovits_config.v2Pro(), OptimConfig()),
-    "v2ProPlus": (sovits_config.v2ProPlus(), OptimConfig()),
-}
-
-
-def groups(generator: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(generator: nn.Module) -> list[dict[str, Any]]:
     """Optimiser groups of the generator: the rest, then SLOWED."""
     named = list(generator.named_parameters())
-    rest = [parameter for name, parameter in named if not name.startswith(SLOWED)]
-    slowed = [[parameter for name, parameter in named if name.startswith(prefix)] for prefix in SLOWED]
+    rest = [parameter for name, parameter in named if not name.startswith(SLOW_TEXT_PARTS)]
+    slowed = [[parameter for name, parameter in named if name.startswith(prefix)] for prefix in SLOW_TEXT_PARTS]
     return [{"params": parameters} for parameters in (rest, *slowed)]
