@@ -1,25 +1,30 @@
-"""Who may import whom, what a command line promises, and how fast it answers."""
+"""How the source is laid out. Who may import whom is said in pyproject.toml, and checked by `make lint`."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
-import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("store", "featurize", "train", "cli")
-COMMANDS = ("featurize", "store", "train")
 
+MOST_MODULES = 25
+"""Modules of a folder."""
+LONGEST_FUNCTION = 50
+"""Lines of a function."""
+SAME_NAME: dict[str, str] = {}
+"""Names that modules of several packages have, each with the reason."""
 STORE_NEEDS = {"headrace", "numpy", "numba", "zarr", "numcodecs", "google_crc32c", "obstore"}
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of all that a file imports, anywhere in it."""
+    """Return the dotted names of all that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -31,6 +36,7 @@ def imports(path: Path) -> set[str]:
 
 
 def files(package: str) -> list[Path]:
+    """List the Python files of a package, or of another folder of the checkout."""
     return sorted((ROOT / package).rglob("*.py"))
 
 
@@ -59,7 +65,7 @@ def test_one_file_knows(modules: set[str], home: str) -> None:
 
 
 def module_imports(path: Path) -> set[str]:
-    """What is imported with the file: not inside functions, not for type checkers only."""
+    """Return what is imported with the file: not inside functions, not for type checkers only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
@@ -80,53 +86,42 @@ def test_there_are_no_import_cycles() -> None:
     assert not graph, f"these import one another: {sorted(graph)}"
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT, check=False)
+def test_no_folder_holds_too_many_modules() -> None:
+    counts: dict[Path, int] = defaultdict(int)
+    for package in (*PACKAGES, "benchmarks", "tests"):
+        for path in files(package):
+            counts[path.parent.relative_to(ROOT)] += 1
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_light_and_quick(command: str) -> None:
-    script = f"""
-import sys
-from headrace.cli.{command} import main
-try:
-    main(["--help"])
-except SystemExit as end:
-    assert end.code == 0
-heavy = {{"torch", "dask", "distributed", "nvidia", "zarr", "numpy", "matplotlib", "rich"}} & set(sys.modules)
-sys.exit(f"imported {{heavy}}" if heavy else 0)
-"""
-    timings = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
-        timings.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(timings) < 2.0, "0.1 s on an idle machine; torch alone takes 2"
+def test_modules_of_several_packages_have_different_names() -> None:
+    packages: dict[str, set[str]] = defaultdict(set)
+    for package in PACKAGES:
+        for path in files(package):
+            if not path.stem.startswith("__"):
+                packages[path.stem].add(package)
+    assert {name for name, within in packages.items() if len(within) > 1} == set(SAME_NAME)
 
 
-def help_text() -> str:
-    """`--help` of every command and subcommand, as a person sees it 100 columns wide."""
-    import importlib
-
-    import click
-
-    wide: dict[str, Any] = {"terminal_width": 100, "max_content_width": 100}
-    pages = []
-    for name in COMMANDS:
-        group = importlib.import_module(f"headrace.cli.{name}").main
-        context = click.Context(group, info_name=name, **group.context_settings, **wide)
-        pages.append(group.get_help(context))
-        for sub in group.list_commands(context):
-            inner = group.get_command(context, sub)
-            pages.append(inner.get_help(click.Context(inner, info_name=sub, parent=context, **wide)))
-    return "\n\n".join(pages) + "\n"
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the functions and methods of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
 
 
-def test_the_command_line_is_what_was_promised() -> None:
-    """A changed option changes tests/cli/help.txt in the same commit: `python -m tests.test_structure` writes it."""
-    assert help_text() == (ROOT / "tests" / "cli" / "help.txt").read_text(encoding="utf-8")
+def test_functions_are_short() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"
+        for package in (*PACKAGES, "benchmarks", "tests")
+        for path in files(package)
+        for function in functions(path)
+        if (function.end_lineno or 0) - function.lineno >= LONGEST_FUNCTION
+    }
+    assert long == set()
 
 
-if __name__ == "__main__":
-    (ROOT / "tests" / "cli" / "help.txt").write_text(help_text(), encoding="utf-8")
+def test_every_package_is_distributed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in files(package)}
+    assert set(project["tool"]["setuptools"]["packages"]) == {".".join(("headrace", *f.parts)) for f in folders}
