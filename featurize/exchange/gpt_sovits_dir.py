@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.featurize.files import torch_archive
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Axis, FeatureSpec, Reject
 
@@ -178,10 +179,10 @@ def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, in
 
 def _read_tensor(root: Path, file: str) -> np.ndarray:
     try:
-        value = torch.load(root / file, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged pickle surfaces in torch as any type of error
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise Rejected("features", f"{file} is no tensor that loads without running code ({said})") from None
+        value = torch_archive.load(root / file, legacy=True)
+    except (OSError, torch_archive.ArchiveError) as error:
+        reason = str(error)[:120]
+        raise Rejected("features", f"{file} is not a tensor that loads without running code ({reason})") from None
     if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float16, torch.float32):
         found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise Rejected("features", f"{file} holds {found}, not a tensor of float16 or float32")

@@ -7,29 +7,21 @@ compares it: a worker elsewhere may see another file under the same name.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from headrace.featurize.files import torch_archive
 from headrace.store.errors import UsageError
 
-ARCHIVE = b"PK"
 _VERSION = re.compile(rb"0\d")
 """What GPT-SoVITS writes over the first two bytes of some of its archives."""
-_REFUSED = re.compile(r"GLOBAL (\S+)")
-
-
-class _Config:
-    """Stands for the class `utils.HParams` in GPT-SoVITS' files. What it holds is not looked at."""
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -76,7 +68,7 @@ def read(files: Sequence[Path], expected: str) -> dict[str, Any]:
     check(files, expected)
     content: dict[str, Any] = {}
     for path in files:
-        found = _parsed(path)
+        found = _parse(path)
         if not isinstance(found, Mapping):
             raise UsageError(f"{path} holds no weights by name, but {type(found).__name__}.")
         content.update(found)
@@ -90,28 +82,18 @@ def tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _parsed(path: Path) -> Any:
+def _parse(path: Path) -> Any:
+    """Return what one file holds. Raises UsageError."""
     data = path.read_bytes()
     if _VERSION.fullmatch(data[:2]):
-        data = ARCHIVE + data[2:]
+        data = torch_archive.MAGIC + data[2:]
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(data)
-        if data[:2] == ARCHIVE:
-            with zipfile.ZipFile(io.BytesIO(data)) as records:
-                if damaged := records.testzip():
-                    raise UsageError(f"{path} is damaged: {damaged} does not match its checksum.")
-        with torch.serialization.safe_globals([(_Config, "utils.HParams")]):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except UsageError:
-        raise
+        return torch_archive.load(data, classes=torch_archive.GPT_SOVITS, legacy=True)
+    except torch_archive.UnsafeError as error:
+        raise UsageError(f"{path} is refused: {error}, and weights need none of that.") from None
+    except torch_archive.CorruptedError as error:
+        raise UsageError(f"{path} is damaged, or not a file of weights: {error}.") from error
     except SafetensorError as error:
-        raise UsageError(f"{path} is damaged, or no safetensors file: {error}.") from error
-    except Exception as error:  # damage reaches four parsers, which have no error in common
-        if refused := _REFUSED.search(str(error)):
-            raise UsageError(
-                f"{path} is refused: loading it would run {refused[1]}, weights need none of that."
-            ) from None
-        raise UsageError(
-            f"{path} is damaged, or no file of weights: {(str(error) or repr(error)).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"{path} is damaged, or not a safetensors file: {error}.") from error

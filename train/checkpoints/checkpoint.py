@@ -6,9 +6,7 @@ against the CRC-32 of its every record before it is used, because `torch.load` t
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
 from headrace.store.storage.local import commit_file
-from headrace.train.checkpoints.upstream_files import TENSOR_NAMES, names_in
 
 FORMAT = 2
 KEEP = 3
@@ -102,25 +100,14 @@ def load(path: Path) -> dict[str, Any]:
         RunError: another version wrote it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if record := archive.testzip():
-                raise Damaged(f"{record} does not match its checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError) as error:
+        state: dict[str, Any] = torch_archive.load(path)
+    except torch_archive.UnsafeError as error:
+        raise Damaged(f"it holds other things than tensors and numbers: {', '.join(error.names)}") from error
+    except torch_archive.CorruptedError as error:
         raise Damaged(str(error)) from error
-    except pickle.UnpicklingError as error:
-        raise Damaged(f"it holds other things than tensors and numbers: {', '.join(_foreign(path))}") from error
     if state.get("format") != FORMAT:
         raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
     return state
-
-
-def _foreign(path: Path) -> list[str]:
-    """What an archive names that no tensor needs. Nothing of it is run."""
-    with zipfile.ZipFile(path) as archive:
-        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
-    named = {name for data in pickles for name in names_in(data)} - TENSOR_NAMES
-    return sorted(name.replace(" ", ".") for name in named)
 
 
 def random_state() -> dict[str, Any]:

@@ -7,11 +7,8 @@ every name in it was found to be one of tensors or of the one plain class that u
 
 from __future__ import annotations
 
-import io
-import pickletools
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,31 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
 from headrace.store.storage.local import commit_file
 from headrace.train.checkpoints.load_weights import load_exactly
 
 HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
 """Versions that stand in the first two bytes, where they do not say that it is an archive."""
-ARCHIVE = b"PK"
+ARCHIVE = torch_archive.MAGIC
 V2_BYTES = 82_978 * 1024
 """A SoVITS file without a head is of v1 if it is smaller than this, and of v2 if not."""
 ROOT = "headrace-weights.1"
 """Name of the folder within an archive. Each of its some 680 records repeats it, so it decides on which side of
 V2_BYTES a file comes to lie: 18 characters as upstream's own leave 28 KB, and 4 would make of v2 a v1."""
-TENSOR_NAMES = frozenset(
-    {
-        "collections OrderedDict",
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_parameter",
-        *(f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Bool")),
-    }
-)
-CONFIG_NAME = "utils HParams"
-
-
-class HParams:
-    """Stands for upstream's class of the same name: a config as attributes, sections within sections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +58,12 @@ def read(path: Path) -> Published:
     head = data[:2]
     if head != ARCHIVE and head not in HEADS:
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {head!r}.")
-    content = _unpickled(ARCHIVE + data[2:], path)
+    try:
+        content = torch_archive.load(ARCHIVE + data[2:], classes=torch_archive.GPT_SOVITS)
+    except torch_archive.UnsafeError as error:
+        raise RunError(f"{path} is refused: {error}, and weights need none of that.") from error
+    except torch_archive.CorruptedError as error:
+        raise RunError(f"{path} is damaged, or not a checkpoint: {error}.") from error
     weights = content.get("weight", content.get("model")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it holds no weights under `weight` or `model`.")
@@ -136,47 +126,8 @@ def write(path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], inf
         shutil.rmtree(draft.parent, ignore_errors=True)
 
 
-def _unpickled(archive: bytes, path: Path) -> Any:
-    """The objects of an archive whose checksums are right and whose pickle names nothing but tensors and configs."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as records:
-            if damaged := records.testzip():
-                raise RunError(f"{path} is damaged: {damaged} does not match its checksum.")
-            pickles = [records.read(name) for name in records.namelist() if name.endswith("data.pkl")]
-        foreign = sorted({name for data in pickles for name in names_in(data)} - TENSOR_NAMES - {CONFIG_NAME})
-        if foreign:
-            named = ", ".join(name.replace(" ", ".") for name in foreign)
-            raise RunError(f"{path} is refused: loading it would run {named}, and weights need none of that.")
-        with torch.serialization.safe_globals([(HParams, "utils.HParams")]):
-            return torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except RunError:
-        raise
-    except Exception as error:  # damage reaches four parsers, which have no error in common
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise RunError(f"{path} is damaged, or not a checkpoint: {reason}") from error
-
-
-def names_in(data: bytes) -> Iterator[str]:
-    """Every `module name` that a pickle refers to. Looks at it, runs nothing."""
-    recent: list[str] = []
-    memo: dict[int, str] = {}
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument)
-        elif opcode.name == "STACK_GLOBAL":
-            yield " ".join(recent[-2:])
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = recent[-1] if recent else ""
-        elif isinstance(argument, int) and "PUT" in opcode.name:
-            memo[argument] = recent[-1] if recent else ""
-        elif isinstance(argument, int) and "GET" in opcode.name:
-            recent.append(memo.get(argument, ""))
-        elif isinstance(argument, str):
-            recent.append(argument)
-
-
 def _plain(config: Any) -> Any:
     """A config as dicts."""
-    if isinstance(config, HParams):
+    if isinstance(config, torch_archive.HParams):
         config = vars(config)
     return {str(key): _plain(value) for key, value in config.items()} if isinstance(config, Mapping) else config

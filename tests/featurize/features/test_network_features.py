@@ -485,8 +485,8 @@ def spoilt(folder: Path, how: str, trace: Path) -> None:
     "how, line",
     [
         ("code", "is refused: loading it would run posix.mkdir"),
-        ("cut", "model.safetensors is damaged, or no safetensors file"),
-        ("bin", "pytorch_model.bin is damaged, or no file of weights"),
+        ("cut", "model.safetensors is damaged, or not a safetensors file"),
+        ("bin", "pytorch_model.bin is damaged, or not a file of weights"),
         ("nothing", "holds no weights: neither model*.safetensors nor pytorch_model*.bin"),
         ("lacking", "tensors, such as encoder.layers.1"),
         ("json", "config.json is not JSON"),
@@ -514,7 +514,7 @@ def test_a_folder_that_is_no_hubert_is_one_line(root: Path, folder: Path, tmp_pa
         ({"weight": {"x": 1}}, "holds no weights by name where they should be"),
         ([1], "holds no weights by name, but list"),
         ({"weight": networks.quantiser(768)}, "reads content of 768 channels, and here it has 60"),
-        (b"", "is damaged, or no file of weights"),
+        (b"", "is damaged, or not a file of weights"),
     ],
 )
 def test_a_file_that_is_no_sovits_is_one_line(root: Path, tmp_path: Path, content: Any, line: str) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random
-import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.store.errors import RunError, UsageError
-from headrace.train.checkpoints import export, upstream_files
+from headrace.train.checkpoints import export
 from headrace.train.checkpoints.load_weights import load_exactly
 from headrace.train.checkpoints.upstream_files import describe, initialise, read, write
 from headrace.train.models import gpt_config, sovits_config
@@ -250,9 +249,3 @@ def test_weights_written_for_speaking_alone_do_not_begin_a_training(tmp_path: Pa
     with pytest.raises(RunError, match="103 missing") as caught:
         initialise(model, tmp_path / "x.pth")
     assert caught.value.details == ("missing in enc_q: enc_q.enc.cond_layer.bias and 102 more",)
-
-
-def test_names_in_a_pickle_are_found_however_they_are_written() -> None:
-    for protocol in range(5):
-        data = pickle.dumps([{"a": "text"}, Run(os.getcwd), struct.Struct], protocol=protocol)
-        assert {"posix getcwd", "_struct Struct"} <= set(upstream_files.names_in(data)), protocol
