@@ -6,20 +6,22 @@ hosts, as a playlist under another name would have it do.
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 import soundfile
 
+from headrace.featurize.audio import descriptors
 from headrace.store.errors import Rejected
 
 _FIRST_BYTES = (
@@ -42,14 +44,16 @@ def demuxer(head: bytes) -> str:
     return next((name for at, magic, name in _FIRST_BYTES if head[at:].startswith(magic)), "")
 
 
-def length(descriptor: int, demuxer: str) -> tuple[int, int]:
+def length(descriptor: int, path: str | Path, demuxer: str) -> tuple[int, int]:
     """Samples, within a frame of the codec or two, and sample rate. Reads the whole file and decodes nothing.
 
+    Args:
+        descriptor, path: of the same file; the path is used where a process cannot inherit a descriptor.
     Raises:
         Rejected: no ffmpeg here, or it finds fault with the file.
     """
     rate, tick, end = 0, Fraction(0), 0
-    with _running(descriptor, demuxer, SCAN_S, "-c", "copy", "-f", "framecrc") as output:
+    with _running(descriptor, path, demuxer, SCAN_S, "-c", "copy", "-f", "framecrc") as output:
         for line in output:
             name, _, value = line.decode().partition(":")
             if name == "#tb 0":
@@ -64,11 +68,12 @@ def length(descriptor: int, demuxer: str) -> tuple[int, int]:
 
 @contextmanager
 def stream(
-    descriptor: int, demuxer: str, segment: tuple[int, int] | None, timeout: float
+    descriptor: int, path: str | Path, demuxer: str, segment: tuple[int, int] | None, timeout: float
 ) -> Iterator[soundfile.SoundFile]:
     """Its samples, to be read to their end; whether that was their true end shows when this context is left.
 
     Args:
+        descriptor, path: as in `length`.
         segment: first sample and one past the last; None for all of it. All before it is decoded too, since what
             ffmpeg seeks to is off by up to 1000 samples.
         timeout: in seconds.
@@ -77,9 +82,10 @@ def stream(
     """
     sound = None
     cut = ("-af", f"atrim=start_sample={segment[0]}:end_sample={segment[1]}") if segment else ()
-    with _running(descriptor, demuxer, timeout, *cut, "-c:a", "pcm_f32be", "-f", "au") as output:
+    with _running(descriptor, path, demuxer, timeout, *cut, "-c:a", "pcm_f32be", "-f", "au") as output:
         with suppress(soundfile.LibsndfileError):
-            sound = soundfile.SoundFile(output.fileno(), closefd=False)
+            source = output.fileno() if descriptors.SHARED else io.BytesIO(output.read())
+            sound = soundfile.SoundFile(source, closefd=False)
         if sound is not None:
             with sound:
                 yield sound
@@ -94,21 +100,28 @@ def program() -> str | None:
 
 
 @contextmanager
-def _running(descriptor: int, demuxer: str, timeout: float, *how: str) -> Iterator[IO[bytes]]:
+def _running(descriptor: int, path: str | Path, demuxer: str, timeout: float, *how: str) -> Iterator[IO[bytes]]:
     """What ffmpeg writes to its standard output."""
     found = program()
     if found is None:
         raise Rejected("decode", "only ffmpeg reads it, and none is installed here: install it, or convert to FLAC")
     quietly = ("-nostdin", "-v", "error", "-xerror", "-threads", "1", "-protocol_whitelist", "file")
-    words = (*quietly, "-f", demuxer, "-i", f"file:/dev/fd/{descriptor}", "-map", "0:a:0", *how, "pipe:1")
+    source, inherited = (f"/dev/fd/{descriptor}", (descriptor,)) if descriptors.SHARED else (path, ())
+    words = (*quietly, "-f", demuxer, "-i", f"file:{source}", "-map", "0:a:0", *how, "pipe:1")
+    timed_out = threading.Event()
     with (
         TemporaryFile() as said,
         subprocess.Popen(
-            [found, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, pass_fds=(descriptor,)
+            [found, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, pass_fds=inherited
         ) as process,
     ):
         assert process.stdout is not None
-        timer = threading.Timer(timeout, process.kill)
+
+        def end() -> None:
+            timed_out.set()
+            process.kill()
+
+        timer = threading.Timer(timeout, end)
         timer.start()
         try:
             yield process.stdout
@@ -119,7 +132,7 @@ def _running(descriptor: int, demuxer: str, timeout: float, *how: str) -> Iterat
             process.kill()
         said.seek(0)
         complaint = said.readline(1000).decode(errors="replace")
-    if code == -signal.SIGKILL:
+    if code and timed_out.is_set():
         raise Rejected("decode", f"ffmpeg takes more than {timeout:.0f} s to read it")
     if code or complaint:
         # The brackets before it hold addresses in memory, and rejects are the same in every build.

@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from headrace.featurize.audio import containers, ffmpeg
+from headrace.featurize.audio import containers, descriptors, ffmpeg
 from headrace.featurize.audio.splice import spliced
 from headrace.featurize.files.source import copied, local, opened
 from headrace.store.errors import HeadraceError, Rejected
@@ -95,7 +95,7 @@ def header(root: StoragePath, name: str, size: int, limits: Limits = USUAL) -> H
         found = None if demuxer else _by_libsndfile(file.fileno() if isinstance(root, Path) else file)
     if found is None or not 0 < found.samples <= limits.longest_s * found.sample_rate:
         with local(root, name) as path, _regular_file(path) as descriptor:
-            found = _measured(descriptor, size, demuxer)
+            found = _measured(descriptor, path, size, demuxer)
     if not found.samples:
         raise Rejected("scan", "it holds no samples")
     if found.samples >= _UNKNOWN_LENGTH:
@@ -110,10 +110,10 @@ def _by_libsndfile(file: int | BinaryIO) -> Header:
         return Header(sound.frames, sound.samplerate)
 
 
-def _measured(descriptor: int, size: int, demuxer: str) -> Header:
+def _measured(descriptor: int, path: str | Path, size: int, demuxer: str) -> Header:
     """What the file itself says where its header says nothing, or too much to be believed."""
     if demuxer:
-        return Header(*ffmpeg.length(descriptor, demuxer))
+        return Header(*ffmpeg.length(descriptor, path, demuxer))
     with _sound(descriptor) as sound:
         header, format = Header(sound.frames, sound.samplerate), sound.format
     mended = containers.streams(spliced(descriptor, [range(size)]), size, format)
@@ -133,12 +133,13 @@ def blocks(root: StoragePath, utterance: Utterance, limits: Limits) -> Iterator[
         yield from _segment(root, utterance, limits)
         return
     left = limits.longest_s * utterance.sample_rate
-    with _regular_file(root / utterance.audio) as file:
+    path = root / utterance.audio
+    with _regular_file(path) as file:
         before = os.fstat(file)
         if before.st_size != utterance.size:
             raise Rejected("decode", f"it has {before.st_size} bytes and had {utterance.size} when it was scanned")
-        demuxer = ffmpeg.demuxer(os.pread(file, 16, 0))
-        for block in _converted(file, demuxer, utterance, limits) if demuxer else _decoded(file, utterance):
+        demuxer = ffmpeg.demuxer(descriptors.read_at(file, 16, 0))
+        for block in _converted(file, path, demuxer, utterance, limits) if demuxer else _decoded(file, utterance):
             left -= len(block)
             if left < 0:
                 raise Rejected("decode", too_long(limits))
@@ -177,10 +178,10 @@ def _decoded(file: int, utterance: Utterance) -> Iterator[np.ndarray]:
             yield from _read(sound, utterance, 0, sound.frames)
 
 
-def _converted(file: int, demuxer: str, utterance: Utterance, limits: Limits) -> Iterator[np.ndarray]:
+def _converted(file: int, path: Path, demuxer: str, utterance: Utterance, limits: Limits) -> Iterator[np.ndarray]:
     segment = None if is_whole(utterance) else (utterance.start, utterance.stop)
     missing = utterance.stop - utterance.start
-    with ffmpeg.stream(file, demuxer, segment, limits.allowance(utterance) / 2) as sound:
+    with ffmpeg.stream(file, path, demuxer, segment, limits.allowance(utterance) / 2) as sound:
         for block in _read(sound, utterance, 0, None):
             missing -= len(block)
             yield block
@@ -228,7 +229,7 @@ def _regular_file(path: str | Path) -> Iterator[int]:
     """The descriptor of a file that is one. A FIFO is not waited for."""
     descriptor = -1
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = descriptors.open_file(path)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Rejected("decode", "it is not a regular file")
         yield descriptor
@@ -248,7 +249,7 @@ def _sound(file: int | BinaryIO) -> _Sound:
     try:
         if isinstance(file, int):
             os.lseek(file, 0, os.SEEK_SET)
-            return _Sound(file, closefd=False)
+            return _Sound(file if descriptors.SHARED else open(file, "rb", closefd=False), closefd=False)
         file.seek(0)
         return _Sound(file)
     except soundfile.LibsndfileError as error:

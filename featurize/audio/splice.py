@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+from headrace.featurize.audio.descriptors import read_at
+
 
 def spliced(descriptor: int, pieces: Sequence[range | bytes]) -> io.BufferedReader:
     """Pieces of an open file and bytes of ours, end to end.
@@ -43,7 +45,7 @@ class _Spliced(io.RawIOBase):
             return 0
         start = self._position - self._bounds[number]
         wanted = self._pieces[number][start : start + len(buffer)]
-        read = wanted if isinstance(wanted, bytes) else os.pread(self._descriptor, len(wanted), wanted.start)
+        read = wanted if isinstance(wanted, bytes) else read_at(self._descriptor, len(wanted), wanted.start)
         buffer[: len(read)] = read
         self._position += len(read)
         return len(read)

@@ -19,10 +19,9 @@ import sys
 import threading
 from contextlib import suppress
 from io import BufferedReader
-from multiprocessing.connection import wait
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, cast
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -35,8 +34,12 @@ TICK_S = 0.25
 """An allowance is counted in ticks of a process that runs: to one that is stopped, by Ctrl-Z say, no time passes."""
 _READY = struct.pack("<q", 0)
 _TRIES = 3
-_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # no decoder dies of these by itself
+_FROM_OUTSIDE = {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")} - {0}
+"""Exit codes of a process that another one ended: no decoder ends like this by itself."""
 _CHILD = "from headrace.featurize.audio.subprocess_decoder import serve; serve()"
+
+
+_Answers: TypeAlias = "SimpleQueue[np.ndarray | Rejected | None]"
 
 
 class Child:
@@ -50,6 +53,7 @@ class Child:
         self._job = decoder, sample_rate, level, limits
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
+        self._answers: _Answers = SimpleQueue()
 
     def decode(self, root: Path, utterance: Utterance) -> np.ndarray | Rejected:
         """(samples,) int16, or why there are none.
@@ -63,7 +67,7 @@ class Child:
             if answer is not None:
                 return answer
             self.close()
-            if -process.returncode not in _FROM_OUTSIDE:
+            if process.returncode not in _FROM_OUTSIDE:
                 return Rejected("decode", f"its decoder crashes on it ({_cause(process.returncode)})")
         return Rejected("decode", f"its decoder was killed {_TRIES} times: is there too little memory for it?")
 
@@ -84,6 +88,8 @@ class Child:
         _send(process, self._job)
         if _output(process).read(len(_READY)) != _READY:
             raise HeadraceError(f"A process to decode in does not start: {_cause(process.wait())}.")
+        self._answers = SimpleQueue()
+        threading.Thread(target=_read_answers, args=(_output(process), self._answers), daemon=True).start()
         return process
 
     def _answer(
@@ -91,27 +97,38 @@ class Child:
     ) -> np.ndarray | Rejected | None:
         """None where the process died."""
         _send(process, (root, utterance))
-        output = _output(process)
         allowance = left = self._limits.allowance(utterance)
-        while not wait([output.fileno()], TICK_S):
-            left -= TICK_S
-            if left <= 0:
-                self.close()
-                return Rejected("decode", f"its decoder takes more than {allowance:.0f} s")
-        head = output.read(8)
-        if len(head) < 8:
-            process.wait()
-            return None
-        (count,) = struct.unpack("<q", head)
-        if count < 0:
-            return Rejected("decode", output.read(-count).decode(errors="replace"))
-        wave = np.empty(count, np.int16)
-        output.readinto(wave.data)
-        return wave
+        while left > 0:
+            try:
+                answer = self._answers.get(timeout=TICK_S)
+            except Empty:
+                left -= TICK_S
+                continue
+            if answer is None:
+                process.wait()
+            return answer
+        self.close()
+        return Rejected("decode", f"its decoder takes more than {allowance:.0f} s")
 
 
 def _output(process: subprocess.Popen[bytes]) -> BufferedReader:
     return cast(BufferedReader, process.stdout)
+
+
+def _read_answers(output: BufferedReader, answers: _Answers) -> None:
+    """Pass on what the process answers; None once it has died. A thread, since Windows waits for no pipe."""
+    with suppress(ValueError):  # the pipe is closed
+        while len(head := output.read(8)) == 8:
+            (count,) = struct.unpack("<q", head)
+            if count < 0:
+                answers.put(Rejected("decode", output.read(-count).decode(errors="replace")))
+                continue
+            wave = np.empty(count, np.int16)
+            if output.readinto(wave.data) < wave.nbytes:
+                break
+            answers.put(wave)
+            del wave
+    answers.put(None)
 
 
 def _send(process: subprocess.Popen[bytes], message: Any) -> None:

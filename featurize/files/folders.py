@@ -58,7 +58,7 @@ def _listing(root: Path, folder: str, follow_outside: bool) -> Iterator[os.DirEn
         path = join(folder, item.name)
         if not path.isprintable() and _not_utf8(path):
             yield Reject(_not_utf8(path), "scan", "its name is not UTF-8: rename it")
-        elif not follow_outside and _is_folder(item) and not is_inside(_target(item), str(root)):
+        elif not follow_outside and _is_folder(item) and not is_inside(_target(item), root.as_posix()):
             yield Reject(path, "scan", f"this link leads out of the corpus; {HOW_TO_FOLLOW}")
         else:
             yield item
@@ -72,7 +72,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _target(item: os.DirEntry[str]) -> str:
-    return os.path.realpath(item) if item.is_symlink() else item.path
+    return as_posix(os.path.realpath(item) if item.is_symlink() else item.path)
 
 
 def _is_to_enter(item: os.DirEntry[str], root: Path, linked: set[str]) -> bool:
@@ -80,7 +80,7 @@ def _is_to_enter(item: os.DirEntry[str], root: Path, linked: set[str]) -> bool:
     if not item.is_symlink():
         return True
     target = _target(item)
-    new = not is_inside(target, str(root)) and target not in linked
+    new = not is_inside(target, root.as_posix()) and target not in linked
     linked.add(target)
     return new
 
@@ -89,6 +89,11 @@ def _not_utf8(path: str) -> str:
     """`path` with its undecodable bytes spelled out, empty where it has none."""
     readable = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "" if readable == path else readable
+
+
+def as_posix(path: str) -> str:
+    """Return a path of this machine with slashes, as names of a corpus are written on every system."""
+    return path.replace(os.sep, "/")
 
 
 def is_inside(path: str, root: str) -> bool:

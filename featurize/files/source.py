@@ -82,12 +82,12 @@ class Folder:
 
     def __init__(self, root: Path, follow_outside: bool = False) -> None:
         self.root: StoragePath = root
-        self._root = str(root)
+        self._root = root.as_posix()
         self._follow_outside = follow_outside
         self._is_folder_inside = lru_cache(maxsize=1 << 16)(self._leads_inside)
 
     def relative(self, path: str) -> str:
-        full = posixpath.normpath(posixpath.join(self._root, path))
+        full = folders.as_posix(os.path.normpath(os.path.join(self._root, path)))
         return full.removeprefix(self._root.rstrip("/") + "/")
 
     def size(self, name: str) -> int:
@@ -102,7 +102,7 @@ class Folder:
         return status.st_size
 
     def exists(self, name: str) -> bool:
-        return os.path.exists(posixpath.join(self._root, name))
+        return os.path.exists(os.path.join(self._root, name))
 
     def walk(self) -> Iterator[Listing]:
         return folders.walk(Path(self._root), follow_outside=self._follow_outside)
@@ -111,16 +111,16 @@ class Folder:
         """The full path, once it is clear that it does not lead out of the corpus, through links neither."""
         if "\0" in path:
             raise Rejected("scan", "its path holds a null byte")
-        full = posixpath.join(self._root, path)
+        full = os.path.join(self._root, path)
         if self._follow_outside:
             return full
-        inside = self._is_folder_inside(posixpath.dirname(full))
+        inside = self._is_folder_inside(os.path.dirname(full))
         if not inside or (os.path.islink(full) and not self._leads_inside(full)):
             raise Rejected("scan", f"{path} lies outside of the corpus folder; {HOW_TO_FOLLOW}")
         return full
 
     def _leads_inside(self, path: str) -> bool:
-        return folders.is_inside(os.path.realpath(path), self._root)
+        return folders.is_inside(folders.as_posix(os.path.realpath(path)), self._root)
 
 
 class Bucket:

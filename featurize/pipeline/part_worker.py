@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -156,12 +157,14 @@ def sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, lis
 
 @cache
 def _settle() -> None:
-    """What a process that makes parts sets once.
+    """Set what a process that makes parts needs once: one thread, and an allocator that keeps freed memory.
 
     Dask has the allocator of its workers return whatever is freed beyond 64 kB. To ask for it again, zeroed, is a fifth
     of the CPU time of a part.
     """
     torch.set_num_threads(1)  # the parallelism is between parts
+    if not sys.platform.startswith("linux"):
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(_TRIM_THRESHOLD, 32 << 20)

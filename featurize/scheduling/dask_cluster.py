@@ -263,7 +263,10 @@ def _local_cluster(workers: int, device: str) -> Any:
 
 def dask_setup(worker: Any) -> None:
     """Dask calls this in a new worker process. What libraries write about bad files, and Dask about processes that end,
-    would tear up the command's own lines; errors travel as values."""
+    would tear up the command's own lines; errors travel as values. Where a signal cannot be blocked, as on Windows, the
+    worker ignores Ctrl-C from here on."""
+    if not hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -272,15 +275,18 @@ def _sigint_held() -> Iterator[None]:
     """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
     begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this, not
     while some library is imported that would catch whatever it is interrupted by."""
-    resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
+    can_block = hasattr(signal, "pthread_sigmask")
+    if can_block:
+        resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
     seen: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()  # no other may set a handler, or is interrupted
     handler = signal.signal(signal.SIGINT, lambda number, _: seen.append(number)) if is_main else None
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if is_main:
             signal.signal(signal.SIGINT, handler)
         if seen:

@@ -6,9 +6,12 @@ keeps its state in globals: it is initialised once per process and one thread at
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import re
+import shutil
+import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -149,10 +152,18 @@ def _library() -> ctypes.CDLL:
 
 
 def _short_path(folder: str) -> str:
-    """espeak-ng cuts the path of its data off at 160 bytes. An open folder has a short name on Linux."""
+    """Return a path of the folder that espeak-ng can use: it cuts off what is longer than 160 bytes.
+
+    An open folder has a short name on Linux. Elsewhere the folder (20 MB) is copied for as long as the process lives.
+    """
     if len(os.fsencode(folder)) < 150:
         return folder
-    return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
+    if os.path.isdir("/proc/self/fd"):
+        return f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}"
+    copy = tempfile.mkdtemp(prefix="headrace-espeak-")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    return copy
 
 
 def _set_voice(library: ctypes.CDLL, voice: str) -> None:

@@ -6,7 +6,6 @@ process to another was measured at 0.6 GB/s, a fifth of what one thread reads.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 
 from headrace.store.arrays import batch_copy  # noqa: F401 - takes 0.8 s, which the first batch would take longer
@@ -232,7 +232,7 @@ def fits_memory(store: Store, features: Sequence[str]) -> bool:
     specs = [store.features[name] for name in features]
     rows = {spec.axis: int(store.lengths(spec.axis).sum(dtype=np.int64)) for spec in specs}
     size = sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)
-    return size <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return size <= MEMORY_SHARE * psutil.virtual_memory().total
 
 
 def read_batch(

@@ -6,13 +6,13 @@ the padded frames and in the utterances of a batch.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
@@ -128,7 +128,7 @@ def _memory(device: torch.device) -> int:
     """Bytes that a device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().total
 
 
 def _spread(epoch: Epoch) -> list[np.ndarray]:

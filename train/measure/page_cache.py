@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import time
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
+
+from headrace.store.errors import UsageError
 
 BLOCK = 4 << 20
 """Bytes of one read: of 1 to 8 MiB a disk gave 1.0 GB/s, of 32 MiB 0.6."""
@@ -25,7 +28,13 @@ def sync(*folders: Path) -> None:
 
 
 def evict(*folders: Path) -> None:
-    """Drop all files from the page cache, but for pages that are mapped or not written yet."""
+    """Drop all files from the page cache, but for pages that are mapped or not written yet.
+
+    Raises:
+        UsageError: this system cannot do that (Windows, macOS).
+    """
+    if not hasattr(os, "posix_fadvise"):
+        raise UsageError(f"Reading from the disk cannot be measured on {platform.system()}: measure with --warm.")
     for path in files_of(*folders):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -40,13 +49,15 @@ def warm_up(*folders: Path) -> None:
 
 
 def fetched() -> int:
-    """Bytes that this process had disks read so far."""
-    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    """Bytes that this process had disks read so far. Call it where `evict` works."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
     return int(counts["read_bytes"])
 
 
 def has_direct(*folders: Path) -> bool:
     """Whether files can be read past the page cache (O_DIRECT). Not every file system has that."""
+    if not hasattr(os, "O_DIRECT"):
+        return False
     try:
         os.close(os.open(files_of(*folders)[0], os.O_RDONLY | os.O_DIRECT))
     except OSError:
