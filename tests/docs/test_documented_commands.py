@@ -1,0 +1,133 @@
+"""Every fenced command of README and docs is run as a user would type it, or says why not.
+
+One folder holds what the quickstart leaves: `corpus/`, `STORE`, the runs `VOICE` and `TEXT`. Each page works on a copy
+and runs its blocks in order. `tests/helpers/documentation.py` explains the comments in the pages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import documentation
+from tests.helpers.documentation import ROOT, Block
+
+PAGES = documentation.pages()
+EXAMPLES = [
+    page
+    for page in PAGES
+    if any(block.language in documentation.RUN and not block.reason for block in documentation.blocks(page))
+]
+
+PREPARE = """
+python -m benchmarks.speak corpus --minutes 1.2
+featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align --content-channels 768
+train run STORE --stage sovits --preset tiny --out VOICE --max-steps 2 --validate-every 0
+featurize add STORE semantic --sovits VOICE
+train run STORE --stage gpt --preset tiny --out TEXT --max-steps 2 --validate-every 0
+"""
+"""Leaves what the quickstart leaves. The quickstart itself is run by its own test."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_known_language(page: str) -> None:
+    for block in documentation.blocks(page):
+        assert block.language in documentation.LANGUAGES, f"{block}: tag the block as one of {documentation.LANGUAGES}"
+    assert documentation.read(page).count("\n```") % 2 == 0, f"{page}: a fence is not closed"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_run_and_checked_or_has_a_reason(page: str) -> None:
+    for block in documentation.blocks(page):
+        if block.language == "toml":
+            tomllib.loads(block.text)
+        if block.language not in documentation.RUN:
+            assert block.reason is None, f"{block}: a {block.language} block is never run"
+        elif block.reason is None:
+            assert block.makes or block.prints, f"{block}: say what it makes or prints, or why it is not run"
+        else:
+            assert len(block.reason.split()) >= 2, f"{block}: the reason is too short: {block.reason!r}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_sh_block_is_valid_shell_and_every_python_block_valid_python(page: str) -> None:
+    for block in documentation.blocks(page):
+        if block.language == "sh":
+            done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True, check=False)
+            assert done.returncode == 0, f"{block}: {done.stderr}"
+        elif block.language == "python":
+            compile(block.text, str(block), "exec")
+
+
+def test_most_commands_are_run() -> None:
+    commands = [b for page in PAGES for b in documentation.blocks(page) if b.language in documentation.RUN]
+    reasons = [f"{block}: {block.reason}" for block in commands if block.reason]
+    print(f"{len(commands) - len(reasons)} of {len(commands)} blocks are run; not run are", *reasons, sep="\n  ")
+    assert len(reasons) <= len(commands) / 2
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the quickstart leaves."""
+    folder = tmp_path_factory.mktemp("documentation")
+    done = execute("sh", PREPARE, folder)
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_commands_of(page: str, prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(prepared, folder)
+    for name in documentation.starts_without(page):
+        shutil.rmtree(folder / name)
+    for block in documentation.blocks(page):
+        if "file" in block.directives:
+            (folder / block.directives["file"]).write_text(block.text, encoding="utf-8")
+        if block.language in documentation.RUN and not block.reason:
+            check(block, folder)
+
+
+def check(block: Block, folder: Path) -> None:
+    """Run a block, and check what the page promises of it."""
+    done = execute(block.language, block.text, folder)
+    assert done.returncode == 0, f"{block} exited with {done.returncode}:\n{done.stdout}"
+    for text in block.prints:
+        assert text in done.stdout, f"{block} does not print {text!r}:\n{done.stdout}"
+    for name in block.makes:
+        path = folder / name
+        assert path.exists(), f"{block} does not make {name}:\n{done.stdout}"
+        assert any(path.iterdir()) if path.is_dir() else path.stat().st_size, f"{block} leaves {name} empty"
+
+
+def execute(language: str, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a block in a fresh process, with the console scripts of this environment on PATH."""
+    command = ["bash", "-e", "-o", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return this environment, with its scripts first on PATH and the benchmarks of the checkout importable."""
+    scripts = str(Path(sys.executable).parent)
+    python_path = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
+    return os.environ | {
+        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(python_path),
+        "MPLBACKEND": "agg",
+        "COLUMNS": "120",
+    }
