@@ -12,7 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Folder of reference fixtures made with upstream GPT-SoVITS; see README, "Testing"."""
+    """Folder of reference fixtures made with upstream GPT-SoVITS; see docs/installation.md, "Testing"."""
     folder = os.environ.get("HEADRACE_GOLDEN")
     if not folder:
         pytest.skip("HEADRACE_GOLDEN is not set: parity with upstream's own numbers is not checked")

@@ -284,12 +284,12 @@ def test_a_training_run_goes_on_after_features_joined_its_store(root: Path, tmp_
 
 
 def crossings() -> type[Derived]:
-    """The feature that ARCHITECTURE.md shows, by the page's own text."""
-    page = (Path(__file__).parents[3] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    """Return the feature that docs/extending.md shows, from the text of the page."""
+    page = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
     (shown,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Crossings" in block]
     module = types.ModuleType("featurize.crossings")
     sys.modules[module.__name__] = module  # where dataclasses look a class's annotations up
-    exec(compile(shown, "ARCHITECTURE.md", "exec"), module.__dict__)
+    exec(compile(shown, "docs/extending.md", "exec"), module.__dict__)
     made: type[Derived] = module.__dict__["Crossings"]
     return made
 
