@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
+from headrace.cli.options import COUNT, POSITIVE, json_option, option, split_names, store_argument
+from headrace.store.units import format_hours
 from headrace.train.config import DEVICES, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
@@ -17,22 +19,43 @@ if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
 
 FILE = click.Path(path_type=Path)
-store_argument = click.argument("path", metavar="STORE", type=output.PLACE)
-png_option = click.option("--png", type=FILE, help="Draw it too.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
+png_option = option("--png", type=FILE, metavar="FILE", help="Plot the results into this PNG file too.")
 
 
 @click.command("bench")
 @store_argument
-@click.option("--features", default="", metavar="NAMES", help="To read; else all of the store.")
-@click.option("--batch-frames", type=click.IntRange(1), default=9600, show_default=True, help="Most padded frames.")
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=3, show_default=True, help="Of each measure."
+@option(
+    "--features",
+    default="",
+    metavar="NAMES",
+    show_default="all of STORE",
+    help="Read these features, separated by commas.",
 )
-@click.option("--cold/--warm", default=None, help="Only with nothing of it in memory, or only from memory; else both.")
+@option(
+    "--batch-frames",
+    type=COUNT,
+    metavar="FRAMES",
+    default=9600,
+    show_default=True,
+    help="Put at most this many frames into a batch, padding included.",
+)
+@option(
+    "--seconds",
+    type=POSITIVE,
+    metavar="SECONDS",
+    default=3,
+    show_default=True,
+    help="Read for this many seconds in each measurement.",
+)
+@option(
+    "--cold/--warm",
+    default=None,
+    show_default="both",
+    help="Measure only with an empty page cache, or only with the whole of STORE in it.",
+)
 @png_option
 @json_option
-@output.command
+@output.handle_errors
 def bench_store(
     path: StoragePath,
     features: str,
@@ -42,25 +65,27 @@ def bench_store(
     png: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure how fast batches come out of STORE here, beside plain memory copies and the disk's own rate."""
+    """Measure how fast batches are read from STORE.
+
+    The rates are compared with those of plain memory copies and of the disk itself.
+    """
     from headrace.train.measure.throughput import bench
 
-    names = tuple(name.strip() for name in features.split(",") if name.strip())
     found = bench(
         path,
-        names,
+        split_names(features),
         batch_frames=batch_frames,
         seconds=seconds,
         warm=cold is not True,
         cold=cold is not False,
-        say=(lambda _: None) if as_json else output.say,
+        say=(lambda _: None) if as_json else output.log,
     )
     if png:
         from headrace.train.measure.charts import draw_rates
 
         draw_rates(found, png)
     if as_json:
-        output.emit_json(found)
+        output.print_json(found)
     else:
         _print_rates(found)
 
@@ -81,7 +106,7 @@ def bench_store(
 @click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
 @png_option
 @json_option
-@output.command
+@output.handle_errors
 def bench_training(
     path: StoragePath, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any
 ) -> None:
@@ -101,7 +126,7 @@ def bench_training(
 
         draw_bottleneck(found, png)
     if as_json:
-        output.emit_json(found)
+        output.print_json(found)
     else:
         _print_bottleneck(found)
 
@@ -124,7 +149,7 @@ def _print_rates(found: dict[str, Any]) -> None:
         if any(value is not None for value in values):
             table.add_row(heading, *("" if value is None else form.format(value) for value in values))
     head = _table(())
-    head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {output.hours(found['hours'])}")
+    head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {format_hours(found['hours'])}")
     head.add_row("features", ", ".join(found["features"]))
     head.add_row("read", found["reading"])
     head.add_row("batches", f"of {found['batch_frames']:,} frames and {found['max_utterances']} utterances at most")

@@ -1,4 +1,4 @@
-"""Options of derived features, for the commands that make them."""
+"""Options of derived features, for the commands that compute them."""
 
 from __future__ import annotations
 
@@ -8,67 +8,103 @@ from typing import Any
 
 import click
 
+from headrace.cli.options import COUNT, option
 from headrace.store.errors import UsageError
 
 _FILE = click.Path(path_type=Path, resolve_path=True)
 _OPTIONS = {
-    "f0_floor": click.option("--f0-floor", type=float, metavar="HZ", help="No F0 below it is found; else 75."),
-    "f0_ceiling": click.option("--f0-ceiling", type=float, metavar="HZ", help="No F0 above it is found; else 600."),
-    "align_hours": click.option(
-        "--align-hours", type=float, metavar="H", help="Speech that align learns from, at most; else 5."
+    "f0_floor": option("--f0-floor", type=float, metavar="HZ", show_default="75", help="Lowest F0 that is searched."),
+    "f0_ceiling": option(
+        "--f0-ceiling", type=float, metavar="HZ", show_default="600", help="Highest F0 that is searched."
     ),
-    "align_ctc": click.option(
-        "--ctc", "align_ctc", type=_FILE, metavar="DIR", help="Times of phones by this wav2vec 2.0; else learned."
+    "align_hours": option(
+        "--align-hours",
+        type=float,
+        metavar="HOURS",
+        show_default="5",
+        help="Train the HMM aligner on at most this many hours of speech.",
     ),
-    "content_hubert": click.option(
-        "--hubert", "content_hubert", type=_FILE, metavar="DIR", help="Content by this HuBERT; else MFCC and deltas."
+    "align_ctc": option(
+        "--ctc",
+        "align_ctc",
+        type=_FILE,
+        metavar="DIR",
+        help="Align phones with this wav2vec 2.0 model instead of an HMM that is trained on the store.",
     ),
-    "content_width": click.option(
-        "--content-width", type=click.IntRange(1), metavar="N", help="Of content by MFCC; else 3 channels for each."
+    "content_hubert": option(
+        "--hubert",
+        "content_hubert",
+        type=_FILE,
+        metavar="DIR",
+        help="Compute content with this HuBERT model instead of as MFCC with their deltas.",
     ),
-    "semantic_sovits": click.option(
-        "--sovits", "semantic_sovits", type=_FILE, metavar="FILE", help="Codes by this SoVITS; else learned clusters."
+    "content_width": option(
+        "--content-channels",
+        "content_width",
+        type=COUNT,
+        metavar="N",
+        show_default="3 for each MFCC",
+        help="Channels of content that is computed as MFCC.",
     ),
-    "semantic_codes": click.option(
-        "--codes", "semantic_codes", type=int, metavar="N", help="Clusters to be learned; else 1024."
+    "semantic_sovits": option(
+        "--sovits",
+        "semantic_sovits",
+        type=_FILE,
+        metavar="FILE",
+        help="Quantise content with the codebook of this SoVITS model instead of one that is learned.",
     ),
-    "bert_bert": click.option("--bert", "bert_bert", type=_FILE, metavar="DIR", help="BERT for Chinese texts."),
-    "speaker_vector_speaker": click.option(
-        "--speaker",
+    "semantic_codes": option(
+        "--codes",
+        "semantic_codes",
+        type=int,
+        metavar="N",
+        show_default="1024",
+        help="Size of the codebook that is learned for semantic tokens.",
+    ),
+    "bert_bert": option(
+        "--bert", "bert_bert", type=_FILE, metavar="DIR", help="Compute features of Chinese texts with this BERT model."
+    ),
+    "speaker_vector_speaker": option(
+        "--speaker-encoder",
         "speaker_vector_speaker",
         type=_FILE,
         metavar="FILE",
-        help="ERes2NetV2; else Resemblyzer's network.",
+        help="Compute speaker vectors with this ERes2NetV2 model instead of Resemblyzer's.",
     ),
-    "precision": click.option(
-        "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of these networks; else fp32."
+    "precision": option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        show_default="fp32",
+        help="Precision of the models of --ctc, --hubert and --bert.",
     ),
 }
-"""By the name of the argument: a feature, and what its user chooses of it."""
-_NETWORKS = {"align": "ctc", "content": "hubert", "bert": "bert"}
-"""Features by a network whose precision can be chosen, and the choice that names it."""
+"""By the name of the argument: a feature, and the field of it that the option sets."""
+_MODELS = {"align": "ctc", "content": "hubert", "bert": "bert"}
+"""Features whose precision can be chosen, and the field that names the model which computes them."""
 
 
-def options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a command that takes them all."""
-    for option in reversed(_OPTIONS.values()):
-        function = option(function)
+def feature_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of all derived features to a command."""
+    for option_ in reversed(_OPTIONS.values()):
+        function = option_(function)
     return function
 
 
-def values(arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By feature, what its user chose; taken out of a command's arguments.
+def pop_feature_options(arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take the options of derived features out of a command's arguments.
 
+    Returns:
+        By feature, its fields that have an option; None where the option was not given.
     Raises:
-        UsageError: a precision, and no network that computes in it.
+        UsageError: a precision is given, and no model that computes in it.
     """
-    precision, chosen = arguments.pop("precision"), dict[str, dict[str, Any]]()
+    precision, fields = arguments.pop("precision"), dict[str, dict[str, Any]]()
     for name in _OPTIONS.keys() & arguments.keys():
-        feature, _, key = name.rpartition("_")
-        chosen.setdefault(feature, {})[key] = arguments.pop(name)
-    networks = [feature for feature, key in _NETWORKS.items() if chosen[feature][key]]
-    if precision and not networks:
-        raise UsageError(f"--precision {precision} is of networks: name one by --ctc, --hubert or --bert.")
-    for feature in networks:
-        chosen[feature]["precision"] = precision
-    return chosen
+        feature, _, field = name.rpartition("_")
+        fields.setdefault(feature, {})[field] = arguments.pop(name)
+    with_model = [feature for feature, field in _MODELS.items() if fields[feature][field]]
+    if precision and not with_model:
+        raise UsageError(f"--precision {precision} applies to a model: name one by --ctc, --hubert or --bert.")
+    for feature in with_model:
+        fields[feature]["precision"] = precision
+    return fields

@@ -1,4 +1,4 @@
-"""`featurize`: from recordings and transcripts to a feature store."""
+"""`featurize`: compute a feature store from recordings and transcripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli import feature_options, output
+from headrace.cli import output
+from headrace.cli.feature_options import feature_options, pop_feature_options
+from headrace.cli.options import (
+    FILE,
+    POSITIVE,
+    STORAGE_PATH,
+    device_option,
+    json_option,
+    option,
+    scheduler_option,
+    split_names,
+    store_argument,
+    strict_option,
+    workers_option,
+)
 from headrace.featurize.corpus.formats import FORMATS
 from headrace.store.errors import UsageError
 
@@ -18,7 +32,7 @@ if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
 
 SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
-POSITIVE = click.FloatRange(0, min_open=True)
+PRESET = "gpt-sovits-v2"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,40 +40,78 @@ def main() -> None:
     """Turn recordings and transcripts into a store of features for training."""
 
 
+_CORPUS_OPTIONS = (
+    click.argument("corpus", type=STORAGE_PATH),
+    option("--format", type=click.Choice(FORMATS), show_default="recognised", help="Format of CORPUS."),
+    option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
+    option(
+        "--max-duration",
+        type=POSITIVE,
+        metavar="SECONDS",
+        show_default="3600",
+        help="Reject utterances longer than this many seconds.",
+    ),
+    option(
+        "--max-segment",
+        type=POSITIVE,
+        metavar="SECONDS",
+        help="Split utterances longer than this many seconds at pauses of their alignment.",
+    ),
+    option(
+        "--language",
+        metavar="CODE",
+        default="en",
+        show_default=True,
+        help="Language of utterances for which CORPUS names none.",
+    ),
+    option(
+        "--alignments",
+        type=STORAGE_PATH,
+        metavar="DIR",
+        show_default="CORPUS",
+        help="Read alignments from this folder, which is laid out as CORPUS.",
+    ),
+    option(
+        "--symbols",
+        type=click.Choice(SYMBOLS),
+        default=SYMBOLS[1],
+        show_default=True,
+        help="Write phones as symbols of this table.",
+    ),
+    option("--preset", metavar="NAME", show_default=PRESET, help="Compute the features by this named recipe."),
+    option("--recipe", type=FILE, metavar="FILE", help="Compute the features by a recipe of your own, a TOML file."),
+    option(
+        "--features",
+        metavar="NAMES",
+        default="wave,mel,mfcc,phones",
+        show_default=True,
+        help="Compute these features, separated by commas; those of `featurize add` may be among them.",
+    ),
+    workers_option("one per CPU or GPU"),
+    option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "dali"]),
+        default="auto",
+        show_default=True,
+        help="Compute spectral features with this library.",
+    ),
+    device_option,
+    json_option,
+)
+
+
 def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `scan` and `build` both take."""
-    for option in reversed(
-        (
-            click.argument("corpus", type=output.PLACE),
-            click.option("--format", type=click.Choice(FORMATS), help="What CORPUS is; else recognised."),
-            click.option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
-            click.option("--longest", type=POSITIVE, metavar="SECONDS", help="Reject what is longer; else 3600."),
-            click.option("--split", type=POSITIVE, metavar="SECONDS", help="Cut what is longer, at aligned pauses."),
-            click.option("--language", metavar="CODE", default="en", show_default=True, help="Where CORPUS says none."),
-            click.option("--alignments", type=output.PLACE, metavar="FOLDER", help="Laid out as CORPUS; else in it."),
-            click.option(
-                "--symbols", type=click.Choice(SYMBOLS), default=SYMBOLS[1], show_default=True, help="Table of phones."
-            ),
-            click.option("--preset", metavar="NAME", help="Recipe of the features; else gpt-sovits-v2."),
-            click.option("--recipe", type=click.Path(path_type=Path), help="A recipe of one's own, in TOML."),
-            click.option(
-                "--features", default="wave,mel,mfcc,phones", show_default=True, help="Also what featurize add makes."
-            ),
-            click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU."),
-            click.option("--engine", type=click.Choice(["auto", "torch", "dali"]), default="auto", show_default=True),
-            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-            click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else."),
-        )
-    ):
-        function = option(function)
+    """Add what `scan` and `build` both take to a command."""
+    for option_ in reversed(_CORPUS_OPTIONS):
+        function = option_(function)
     return function
 
 
 @main.command()
 @corpus_options
-@output.command
+@output.handle_errors
 def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
-    """Tell what is in CORPUS, and what a store of it would cost. Writes nothing."""
+    """Report what CORPUS contains, and estimate the size of its store. Writes nothing."""
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_survey
     from headrace.featurize.pipeline import build
@@ -70,77 +122,103 @@ def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
         found = build.scan(config, progress)
     report = survey(found) | {"estimate": estimate(found, config)}
     if as_json:
-        output.emit_json(report)
+        output.print_json(report)
     else:
         print_survey(report)
 
 
 @main.command()
+@option("--out", type=STORAGE_PATH, required=True, help="Write the store here.")
 @corpus_options
-@click.option("--out", type=output.PLACE, required=True, help="Folder of the store.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
-@click.option("--part-hours", type=POSITIVE, help="Audio per part; else by size of CORPUS.")
-@click.option("--compression", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
-@click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
-@feature_options.options
-@output.command
+@scheduler_option
+@option(
+    "--part-hours",
+    type=POSITIVE,
+    metavar="HOURS",
+    show_default="by the size of CORPUS",
+    help="Put this many hours of audio into a part.",
+)
+@option(
+    "--compression",
+    type=click.Choice(["none", "zstd"]),
+    default="none",
+    show_default=True,
+    help="Compress the arrays of the store.",
+)
+@strict_option
+@feature_options
+@output.handle_errors
 def build(corpus: StoragePath, out: StoragePath, strict: bool, as_json: bool, **options: Any) -> int:
-    """Build a store from CORPUS, or finish one: what is sealed is skipped. Either may be at s3://BUCKET/PREFIX."""
+    """Build a store from CORPUS, or resume a build.
+
+    Parts that are finished are skipped. CORPUS and the store may be folders or s3://BUCKET/PREFIX.
+    """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_build
     from headrace.featurize.pipeline import build
 
-    config = _config(corpus, out, options=feature_options.values(options), **options)
+    config = _config(corpus, out, options=pop_feature_options(options), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = build.build(config, progress)
     if as_json:
-        output.emit_json(account)
+        output.print_json(account)
     else:
         print_build(out, account)
     return output.STRICT_EXIT if strict and account["rejects"] else 0
 
 
 @main.command()
-@click.argument("path", metavar="STORE", type=output.PLACE)
+@store_argument
 @click.argument("features", metavar="FEATURE[,FEATURE]")
-@feature_options.options
-@click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU or GPU.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@output.command
+@feature_options
+@workers_option("one per CPU or GPU")
+@device_option
+@scheduler_option
+@json_option
+@output.handle_errors
 def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None:
-    """Add features to STORE, or finish that, and before them what they are made from. What is there is skipped.
+    """Add features to STORE, or resume adding them.
 
-    f0 (by Praat), energy; align (times of phones, learned or by --ctc), confidence (in texts); level, snr, silence,
-    clipped, mos (DNSMOS), repeated (1 if the text came before), one number an utterance; content (by HuBERT, or MFCC),
-    semantic (its codes), bert (for Chinese), speaker_vector.
+    Features that others are computed from are added first. Parts that are finished are skipped.
+
+    \b
+    f0              fundamental frequency of each frame, by Praat
+    energy          energy of each frame
+    align           start and end of each phone
+    confidence      how well the text fits the audio
+    level           level in dB of full scale
+    snr             signal-to-noise ratio in dB
+    silence         share of silent frames
+    clipped         share of clipped samples
+    mos             opinion score, by DNSMOS
+    repeated        1 if the same text came before
+    content         content of each frame, by HuBERT or as MFCC
+    semantic        semantic tokens: content, quantised
+    bert            BERT features of Chinese texts
+    speaker_vector  embedding of the speaker
     """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_added
     from headrace.featurize.pipeline import add_features as adder
     from headrace.featurize.pipeline.feature_registry import KINDS, chosen
 
-    if not (names := _names(features)):
+    if not (names := split_names(features)):
         raise UsageError(f"No feature is named; choose from {', '.join(KINDS)}.")
-    config = adder.AddConfig(store=path, features=chosen(names, feature_options.values(options)), **options)
+    config = adder.AddConfig(store=path, features=chosen(names, pop_feature_options(options)), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = adder.add(config, progress)
     if as_json:
-        output.emit_json(account)
+        output.print_json(account)
     else:
         print_added(account["added"])
-
-
-def _names(features: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in features.split(",") if name.strip())
 
 
 def _config(
     corpus: StoragePath,
     out: StoragePath,
     *,
-    longest: float | None,
+    max_duration: float | None,
+    max_segment: float | None,
     preset: str | None,
     recipe: Path | None,
     features: str,
@@ -153,19 +231,16 @@ def _config(
         corpus=corpus,
         out=out,
         preset=_preset(preset, recipe),
-        features=_names(features),
-        limits=Limits(longest_s=longest) if longest else USUAL,
+        features=split_names(features),
+        limits=Limits(longest_s=max_duration) if max_duration else USUAL,
+        split=max_segment,
         **rest,
     )
 
 
-def _preset(preset: str | None, recipe: Path | None) -> Preset:
+def _preset(name: str | None, recipe: Path | None) -> Preset:
     from headrace.featurize.pipeline import presets
 
-    if preset and recipe:
-        raise UsageError(f"--preset {preset} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
-    return presets.read_recipe(recipe) if recipe else presets.named(preset or "gpt-sovits-v2")
-
-
-if __name__ == "__main__":
-    main()
+    if name and recipe:
+        raise UsageError(f"--preset {name} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
+    return presets.read_recipe(recipe) if recipe else presets.named(name or PRESET)

@@ -1,4 +1,4 @@
-"""`store import` and `store export`: what others have prepared becomes a store, and a store what others read."""
+"""`store import` and `store export`: exchange with GPT-SoVITS, Lhotse and Praat."""
 
 from __future__ import annotations
 
@@ -9,74 +9,101 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
-from headrace.cli.progress import PLAIN_EVERY
+from headrace.cli.options import (
+    FILE,
+    LOCAL_PATH,
+    STORAGE_PATH,
+    json_option,
+    option,
+    scheduler_option,
+    split_names,
+    store_argument,
+    strict_option,
+    workers_option,
+)
+from headrace.cli.progress import LINE_EVERY_S
+from headrace.store.units import format_hours
 
 if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-
 
 @click.command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", type=output.PLACE, required=True, help="Folder of the store.")
-@click.option(
-    "--features", default="", metavar="NAMES", help="Of those there, and mel, mfcc to compute; else all there."
+@click.argument("folder", metavar="DIR", type=FILE)
+@option("--out", type=STORAGE_PATH, required=True, help="Write the store here.")
+@option(
+    "--features",
+    default="",
+    metavar="NAMES",
+    show_default="all that DIR holds",
+    help="Import these features, separated by commas; mel and mfcc are computed if they are named.",
 )
-@click.option("--list", "list_file", type=click.Path(path_type=Path), help="Upstream's .list: speakers and languages.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; else one per CPU.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler whose workers do the work.")
-@click.option("--strict", is_flag=True, help="Exit with 3 where anything was rejected.")
+@option("--list", "list_file", type=FILE, metavar="FILE", help="Read speakers and languages from this .list file.")
+@workers_option("one per CPU")
+@scheduler_option
+@strict_option
 @json_option
-@output.command
+@output.handle_errors
 def import_prepared(folder: Path, out: StoragePath, features: str, strict: bool, as_json: bool, **options: Any) -> int:
-    """Make a store of DIR, which GPT-SoVITS' own preparation wrote, or finish it: wave, phones, content, bert, semantic
-    and speaker_vector as they are. What is sealed is skipped."""
+    """Import DIR, which GPT-SoVITS prepared for training.
+
+    Features that may be there are wave, phones, content, bert, semantic and speaker_vector. They are imported as they
+    are. An import that was interrupted is resumed: parts that are finished are skipped.
+    """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_build
     from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, take
 
-    names = tuple(name.strip() for name in features.split(",") if name.strip())
+    config = ImportConfig(folder=folder, out=out, features=split_names(features), **options)
     with BuildProgress(quiet=as_json) as progress:
-        account = take(ImportConfig(folder=folder, out=out, features=names, **options), progress)
+        account = take(config, progress)
     if as_json:
-        output.emit_json(account)
+        output.print_json(account)
     else:
         print_build(out, account)
-        _print_rest(out, account["features"])
+        _print_missing(out, account["features"])
     return output.STRICT_EXIT if strict and account["rejects"] else 0
 
 
-def _print_rest(out: StoragePath, features: list[str]) -> None:
-    """What the store has not, and how it comes in."""
-    absent = [name for name in ("mel", "mfcc") if name not in features]
-    if absent:
-        taken = ",".join([*features, *absent])
-        click.echo(f"without {' and '.join(absent)}; with them: store import DIR --out OTHER --features {taken}")
+def _print_missing(out: StoragePath, features: list[str]) -> None:
+    """Tell which features the store lacks, and how to add them."""
+    missing = [name for name in ("mel", "mfcc") if name not in features]
+    if missing:
+        wanted = ",".join([*features, *missing])
+        click.echo(f"without {' and '.join(missing)}; with them: store import DIR --out OTHER --features {wanted}")
     click.echo(f"f0: featurize add {out} f0")
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=output.PLACE)
-@click.option(
-    "--to", "form", type=click.Choice(["gpt-sovits", "lhotse", "textgrid"]), required=True, help="Who is to read it."
+@store_argument
+@option(
+    "--to",
+    "form",
+    type=click.Choice(["gpt-sovits", "lhotse", "textgrid"]),
+    required=True,
+    help="Write what GPT-SoVITS, Lhotse or Praat reads.",
 )
-@click.option("--out", type=output.HERE, required=True, help="Folder; it must not be there.")
+@option("--out", type=LOCAL_PATH, metavar="DIR", required=True, help="Write into this folder, which must not exist.")
 @json_option
-@output.command
+@output.handle_errors
 def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
-    """Write STORE as GPT-SoVITS' prepared directory, as Lhotse's manifests with their recordings and arrays, or what is
-    said when in it as TextGrids for Praat."""
+    """Export STORE for GPT-SoVITS, Lhotse or Praat.
+
+    \b
+    gpt-sovits  the directory that its preparation writes
+    lhotse      manifests, recordings and arrays
+    textgrid    a TextGrid of words and phones for each utterance
+    """
     from headrace import store
     from headrace.featurize.exchange import export_gpt_sovits, export_lhotse, export_textgrid
 
     opened = store.open(path)
     give = {"gpt-sovits": export_gpt_sovits.give, "lhotse": export_lhotse.give, "textgrid": export_textgrid.give}[form]
-    account = give(opened, out, _Said(len(opened), quiet=as_json))
+    account = give(opened, out, _ExportProgress(len(opened), quiet=as_json))
     if as_json:
-        output.emit_json(account)
+        output.print_json(account)
         return
-    click.echo(f"{out}: {account['utterances']:,} utterances, {output.hours(account['hours'])}")
+    click.echo(f"{out}: {account['utterances']:,} utterances, {format_hours(account['hours'])}")
     click.echo(f"with {', '.join(account['features'])}")
     if account.get("missing"):
         click.echo(f"without {', '.join(account['missing'])}: the store has none")
@@ -84,13 +111,13 @@ def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
         click.echo(f"{account['unaligned']:,} utterances without times: featurize add {path} align")
 
 
-class _Said:
-    """Says now and then how many utterances are written."""
+class _ExportProgress:
+    """Prints now and then how many utterances are written."""
 
     def __init__(self, count: int, *, quiet: bool) -> None:
         self._count, self._quiet, self._printed = count, quiet, time.monotonic()
 
     def __call__(self, done: int) -> None:
-        if not self._quiet and time.monotonic() - self._printed >= PLAIN_EVERY:
+        if not self._quiet and time.monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = time.monotonic()
-            output.say(f"{done:,} of {self._count:,} utterances written")
+            output.log(f"{done:,} of {self._count:,} utterances written")

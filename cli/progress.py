@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from headrace.cli import output
+from headrace.store.units import format_hours
 
 if TYPE_CHECKING:
     from headrace.featurize.pipeline.part_worker import PartReport
 
-PLAIN_EVERY = 10.0
+LINE_EVERY_S = 10.0
 """Seconds between lines where there is no terminal to draw on."""
 
 
@@ -35,7 +36,7 @@ class BuildProgress:
 
     def note(self, line: str) -> None:
         if not self._quiet:
-            output.say(line)
+            output.log(line)
 
     def workers(self, count: int) -> None:
         self._workers = count
@@ -55,7 +56,7 @@ class BuildProgress:
         self._started = time.monotonic()
         self._stop_bar()
         done = f", {sealed} of them sealed already" if sealed else ""
-        self.note(f"{output.hours(hours)} of audio in {parts} parts{done}")
+        self.note(f"{format_hours(hours)} of audio in {parts} parts{done}")
         if not self._quiet and output.console().is_terminal and sealed < parts:
             self._start_bar()
 
@@ -95,9 +96,9 @@ class BuildProgress:
             self._bar = None
 
     def _line(self, text: str, *, force: bool = False) -> None:
-        if not self._quiet and (force or time.monotonic() - self._printed >= PLAIN_EVERY):
+        if not self._quiet and (force or time.monotonic() - self._printed >= LINE_EVERY_S):
             self._printed = time.monotonic()
-            output.say(text)
+            output.log(text)
 
 
 class PartsProgress:
@@ -125,9 +126,9 @@ class PartsProgress:
             return
         if output.console().is_terminal:
             self._draw(done, parts)
-        elif time.monotonic() - self._printed >= PLAIN_EVERY:
+        elif time.monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = time.monotonic()
-            output.say(f"{done}/{parts} {self._what} {self._done}")
+            output.log(f"{done}/{parts} {self._what} {self._done}")
 
     def _draw(self, done: int, parts: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

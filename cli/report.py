@@ -1,4 +1,4 @@
-"""`store report`: the quality of a corpus as a page to look at and listen to."""
+"""`store report`: the quality of a corpus as an HTML page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
+from headrace.cli.options import LOCAL_PATH, json_option, option, store_argument
+from headrace.store.units import format_size
 
 if TYPE_CHECKING:
     from headrace.featurize.quality.corpus_statistics import Appraisal
@@ -18,36 +20,39 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="STORE", type=output.PLACE)
-@click.option("--out", type=output.HERE, required=True, help="HTML to write: one file, complete in itself.")
-@click.option(
+@store_argument
+@option("--out", type=LOCAL_PATH, metavar="FILE", required=True, help="Write this HTML file, which needs no other.")
+@option(
     "--listen",
     type=click.IntRange(0),
     metavar="N",
     default=20_000,
     show_default=True,
-    help="Recordings that are heard, at most.",
+    help="Analyse the audio of at most this many utterances.",
 )
-@click.option(
+@option(
     "--mos",
     type=click.IntRange(0),
     metavar="N",
     default=100,
     show_default=True,
-    help="Of these, how many DNSMOS judges, where speechmos is installed and the store has no mos.",
+    help="Rate at most this many of them by DNSMOS, if speechmos is installed and STORE has no mos.",
 )
-@click.option(
+@option(
     "--worst",
     type=click.IntRange(1, 500),
     metavar="N",
     default=50,
     show_default=True,
-    help="Utterances of a list.",
+    help="List at most this many utterances by each measure.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@output.command
+@json_option
+@output.handle_errors
 def report(path: StoragePath, out: Path, listen: int, mos: int, worst: int, as_json: bool) -> None:
-    """Show the quality of STORE: what stands out, to be seen and heard, and the --where that leaves it out."""
+    """Report the quality of STORE as an HTML page.
+
+    It shows outliers, to look at and to listen to, and the --where conditions that exclude them from training.
+    """
     from headrace import store
     from headrace.cli.progress import PartsProgress
     from headrace.featurize.quality.corpus_statistics import appraise
@@ -63,9 +68,9 @@ def report(path: StoragePath, out: Path, listen: int, mos: int, worst: int, as_j
     with PartsProgress("drawn", quiet=as_json, what="lists") as watch:
         page.write(out, opened, found, filters, lists, watch)
     if as_json:
-        output.emit_json(_summary(opened, found, filters, lists, out))
+        output.print_json(_summary(opened, found, filters, lists, out))
     else:
-        click.echo(f"{out}: {output.size(out.stat().st_size)}, {len(opened):,} utterances, {len(lists)} lists")
+        click.echo(f"{out}: {format_size(out.stat().st_size)}, {len(opened):,} utterances, {len(lists)} lists")
 
 
 def _judge(opened: Store, found: Appraisal, most: int, watch: Callable[[int, int], None]) -> None:

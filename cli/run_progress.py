@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from headrace.cli import output
-from headrace.cli.progress import PLAIN_EVERY
+from headrace.cli.progress import LINE_EVERY_S
+from headrace.store.units import format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +46,7 @@ class TrainProgress:
 
     def say(self, line: str) -> None:
         if not self._quiet:
-            output.say(line)
+            output.log(line)
 
     def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
         self._first, self._last, self._shown = step, last, shown
@@ -62,7 +63,7 @@ class TrainProgress:
             return
         self._recent.append(record)
         self._left_out += bool(record["skipped"])
-        if self._live is None and time.monotonic() - self._printed >= PLAIN_EVERY:
+        if self._live is None and time.monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = time.monotonic()
             self.say(self._line())
 
@@ -97,7 +98,7 @@ class TrainProgress:
         table = Table.grid(padding=(0, 2))
         table.add_row("step", f"{self._place()}, epoch {newest['epoch']}{_after(self._eta())}")
         for name in self._shown:
-            table.add_row(output.term(name), self._course(newest, name))
+            table.add_row(output.metric_label(name), self._course(newest, name))
         table.add_row("losses", _listed(newest, "loss_"))
         table.add_row("gradients", f"{_listed(newest, 'grad_norm')}, learning rate {newest['lr']:.3g}")
         step_s = sum(record["step_s"] for record in self._recent) / len(self._recent)
@@ -114,7 +115,7 @@ class TrainProgress:
         return f"{self._recent[-1]['step']:,}" + (f" of {self._last:,}" if self._last else "")
 
     def _terms(self, record: dict[str, Any]) -> str:
-        return ", ".join(f"{output.term(name)} {_number(record[name])}" for name in self._shown)
+        return ", ".join(f"{output.metric_label(name)} {_number(record[name])}" for name in self._shown)
 
     def _course(self, newest: dict[str, Any], name: str) -> str:
         held = self._validation
@@ -137,7 +138,7 @@ class TrainProgress:
         if not self._last:
             return ""
         each = sum(record["step_s"] for record in self._recent) / len(self._recent)
-        return f"{output.duration(max(0, self._last - self._recent[-1]['step']) * each)} left"
+        return f"{format_duration(max(0, self._last - self._recent[-1]['step']) * each)} left"
 
 
 def _listed(record: dict[str, Any], prefix: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.cli import output
+from headrace.store.units import format_duration
 
 
 def print_run(summary: dict[str, Any]) -> None:
@@ -16,7 +17,7 @@ def print_run(summary: dict[str, Any]) -> None:
     table.add_row("run", summary["run"])
     table.add_row("trained", f"{summary['steps']} steps, in epoch {summary['epochs']}")
     for name in summary["shown"]:
-        table.add_row(output.term(name), _course(summary, name))
+        table.add_row(output.metric_label(name), _course(summary, name))
     if summary["skipped"]:
         table.add_row("left out", f"{summary['skipped']} updates whose gradients were not finite")
     if summary["quarantined"]:
@@ -43,7 +44,7 @@ def print_forecast(found: dict[str, Any]) -> None:
     table.add_row("weights and optimiser", f"{found['state_gib']:.2f} GiB")
     table.add_row("a step", f"{found['step_gib']:.2f} GiB more, of the largest batch, in {found['precision']}")
     table.add_row("steps", f"{found['steps_per_epoch']:,} an epoch, {found['step_s']:.3f} s each on {found['device']}")
-    table.add_row(f"{found['epochs']} epochs", output.duration(3600 * found["hours"]))
+    table.add_row(f"{found['epochs']} epochs", format_duration(3600 * found["hours"]))
     for card, frames in found["room"].items():
         table.add_row(f"room on {card}", f"{frames:,} frames" if frames else "none")
     Console(highlight=False, markup=False).print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from headrace.cli import output
+from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
     from headrace.store.reader import Store
@@ -22,23 +22,23 @@ def print_survey(report: dict[str, Any]) -> None:
     lengths, estimate = report["seconds"], report["estimate"]
     table = _table()
     table.add_row("utterances", f"{report['utterances']:,} usable, {report['rejects']:,} rejected")
-    table.add_row("audio", output.hours(report["hours"]))
+    table.add_row("audio", format_hours(report["hours"]))
     table.add_row(
         "lengths",
         f"{lengths['shortest']:.2f} s to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s",
     )
     table.add_row("formats", _some(f"{kind} ({count:,})" for kind, count in report["formats"].items()))
-    table.add_row("languages", _some(f"{k} ({output.hours(v)})" for k, v in report["languages"].items()))
-    table.add_row("speakers", _some(f"{k} ({output.hours(v)})" for k, v in report["speakers"].items()))
+    table.add_row("languages", _some(f"{k} ({format_hours(v)})" for k, v in report["languages"].items()))
+    table.add_row("speakers", _some(f"{k} ({format_hours(v)})" for k, v in report["speakers"].items()))
     table.add_row("aligned", f"{report['aligned']:,} with a TextGrid")
     _print(table)
     _print_histogram(report["histogram"])
     _print_problems(report["problems"])
     table = _table()
-    table.add_row("store", f"{output.size(estimate['store_bytes'])} with preset {estimate['preset']}")
+    table.add_row("store", f"{format_size(estimate['store_bytes'])} with preset {estimate['preset']}")
     table.add_row(
         "build",
-        f"about {output.duration(estimate['seconds'])} with {estimate['workers']} workers "
+        f"about {format_duration(estimate['seconds'])} with {estimate['workers']} workers "
         f"({estimate['hours_per_second']:.3f} h/s, from {estimate['calibration_seconds_of_audio']:.0f} s of audio)",
     )
     _print(table)
@@ -48,9 +48,9 @@ def print_build(out: StoragePath, account: dict[str, Any]) -> None:
     """The result of `featurize build`, on stdout."""
     table = _table()
     table.add_row("store", str(out))
-    table.add_row("holds", f"{account['utterances']:,} utterances, {output.hours(account['hours'])}")
+    table.add_row("holds", f"{account['utterances']:,} utterances, {format_hours(account['hours'])}")
     table.add_row("rejects", _rejects(out, account["rejects"]))
-    built = f"{account['parts_built']} of {account['parts']} parts in {output.duration(account['seconds'])}"
+    built = f"{account['parts_built']} of {account['parts']} parts in {format_duration(account['seconds'])}"
     table.add_row("built", f"{built}, {account['hours_per_second']:.4f} h of audio per second")
     stages = account["seconds_by_stage"]
     if stages:
@@ -64,7 +64,7 @@ def print_added(added: dict[str, Any]) -> None:
     """The result of `featurize add`, on stdout."""
     table = _table()
     for name, account in added.items():
-        made = f"{account['parts_built']} of {account['parts']} parts in {output.duration(account['seconds'])}"
+        made = f"{account['parts_built']} of {account['parts']} parts in {format_duration(account['seconds'])}"
         rate = f", {account['hours_per_second']:.4f} h of audio per second" if account["parts_built"] else ""
         counts = "".join(f"; {count:,} {what}" for what, count in account["counts"].items())
         table.add_row(name, made + rate + counts)
@@ -80,7 +80,7 @@ def print_info(store: Store, report: dict[str, Any]) -> None:
     table = _table()
     table.add_row("store", str(store.path))
     table.add_row("preset", f"{report['preset']}, {report['sample_rate']} Hz, hop {report['hop']}")
-    table.add_row("holds", f"{report['utterances']:,} utterances, {output.hours(report['hours'])}")
+    table.add_row("holds", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
     parts = f"{report['parts']} of {report['parts_planned']} sealed"
     table.add_row("parts", parts + ("" if report["complete"] else ": run featurize build again to finish"))
     table.add_row("rejects", _rejects(store.path, report["rejects"]))

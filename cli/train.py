@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import bench, output
+from headrace.cli.options import LOCAL_PATH, STORAGE_PATH
 from headrace.train.config import BALANCES, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ main.add_command(bench.bench_training)
 
 
 @main.command()
-@click.argument("store", type=output.PLACE)
-@click.option("--out", type=output.HERE, required=True, help="Folder of the run.")
+@click.argument("store", type=STORAGE_PATH)
+@click.option("--out", type=LOCAL_PATH, required=True, help="Folder of the run.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
 @click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
 @click.option("--init", type=FILE, help="Weights to begin with: upstream's s2G, or s1 for gpt.")
@@ -63,7 +64,7 @@ main.add_command(bench.bench_training)
 @click.option("--profile", type=click.IntRange(1), metavar="STEPS", help="Tell where so many steps go, in a trace.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; what it was told need not be said again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@output.command
+@output.handle_errors
 def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
     """Train on STORE. Ctrl-C saves a checkpoint; --resume goes on from it as if nothing had happened."""
     # Before torch is loaded: threads of an idle OpenMP loop would spin. Beside one other busy process on two cores that
@@ -84,13 +85,13 @@ def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: A
     if summary is None:
         return  # the first of several processes tells
     if as_json:
-        output.emit_json(summary)
+        output.print_json(summary)
     else:
         print_run(summary)
 
 
 @main.command()
-@click.argument("store", type=output.PLACE)
+@click.argument("store", type=STORAGE_PATH)
 @click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
 @click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
 @click.option("--init", type=FILE, help="Weights that the run would begin with: what is read depends on it.")
@@ -109,7 +110,7 @@ def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: A
 @click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
 @click.option("--float8", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
-@output.command
+@output.handle_errors
 def plan(store: StoragePath, epochs: int | None, as_json: bool, **options: Any) -> None:
     """Measure a few steps on STORE, and tell what a run would take: memory, time, room on cards."""
     from headrace.cli.run_progress import TrainProgress
@@ -122,15 +123,15 @@ def plan(store: StoragePath, epochs: int | None, as_json: bool, **options: Any) 
     with TrainProgress(quiet=as_json) as progress:
         found = forecast(config, epochs or {"sovits": 8, "gpt": 15}[config.stage], progress)
     if as_json:
-        output.emit_json(found)
+        output.print_json(found)
     else:
         print_forecast(found)
 
 
 @main.command()
 @click.argument("run", type=FILE)
-@click.option("--out", type=output.HERE, required=True, help="File; in a folder it is called as upstream calls it.")
-@output.command
+@click.option("--out", type=LOCAL_PATH, required=True, help="File; in a folder it is called as upstream calls it.")
+@output.handle_errors
 def export(run: Path, out: Path) -> None:
     """Write the newest weights of RUN as GPT-SoVITS itself loads them: half precision, with its config."""
     from headrace.train.checkpoints.trained_models import export_run
@@ -146,13 +147,13 @@ def export(run: Path, out: Path) -> None:
 @click.option("--reference-text", metavar="TEXT", help="What it says; --gpt goes on from there.")
 @click.option("--reference-semantic", metavar="IDS", help="Codes of what it says.")
 @click.option("--speaker-vector", type=FILE, help="Of the recording, for v2Pro and v2ProPlus: an .npy file.")
-@click.option("--store", type=output.PLACE, help="Instead of a recording: all that is known of")
+@click.option("--store", type=STORAGE_PATH, help="Instead of a recording: all that is known of")
 @click.option("--utterance", metavar="UTT", help="this utterance (an id, or a number) of it.")
 @click.option("--text", required=True, help="What is to be said.")
 @click.option("--language", default="en", show_default=True)
 @click.option("--bert", type=FILE, help="BERT features of the phones of TEXT: an .npy file.")
 @click.option("--semantic", metavar="IDS", help="Codes of TEXT, numbers between spaces, instead of --gpt.")
-@click.option("--out", type=output.HERE, required=True, help="WAV file.")
+@click.option("--out", type=LOCAL_PATH, required=True, help="WAV file.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--top-k", type=click.IntRange(1), default=15, show_default=True, help="1 says what is likeliest.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of codes in question.")
@@ -160,9 +161,9 @@ def export(run: Path, out: Path) -> None:
 @click.option("--repetition-penalty", type=click.FloatRange(1), default=1.35, show_default=True)
 @click.option("--speed", type=click.FloatRange(0.5, 2), default=1.0, show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@output.command
+@output.handle_errors
 def sample(**options: Any) -> None:
     """Say a text in the voice of a recording, or of an utterance of a store."""
     from headrace.train.inference.synthesis import Saying, speak
 
-    output.say(speak(Saying(**options)))
+    output.log(speak(Saying(**options)))

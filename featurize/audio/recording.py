@@ -161,7 +161,7 @@ def _segment(root: S3Path, utterance: Utterance, limits: Limits) -> Iterator[np.
 
 
 def too_long(limits: Limits) -> str:
-    return f"it is longer than {limits.longest_s:.0f} s: cut it at silences, or allow more with --longest"
+    return f"it is longer than {limits.longest_s:.0f} s: cut it at silences, or allow more with --max-duration"
 
 
 def _decoded(file: int, utterance: Utterance) -> Iterator[np.ndarray]:

@@ -71,7 +71,9 @@ def scan(
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _recognise(path, found, file)
     if split_s is not None and split_s > limits.longest_s:
-        raise UsageError(f"--split {split_s:g} leaves more than the {limits.longest_s:g} s of --longest: give less.")
+        raise UsageError(
+            f"--max-segment {split_s:g} leaves more than the {limits.longest_s:g} s of --max-duration: give less."
+        )
     examiner = Examiner(found, Alignments(found, alignments), limits, language, split_s)
     return _scan(path, examiner, format, found, _entries(path, format, found, file))
 

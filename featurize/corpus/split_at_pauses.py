@@ -53,7 +53,7 @@ def split(utterance: Utterance, alignment: Alignment, longest_s: float) -> Itera
         first, last = np.searchsorted(middles, [since, until]).tolist()
         if stop - start > longest_s * rate:
             place = f"from {start / rate:.2f} to {stop / rate:.2f} s there is no pause of {PAUSE_S:g} s"
-            yield Reject(name, "align", f"{place}: cut it there, or allow more with --split")
+            yield Reject(name, "align", f"{place}: cut it there, or allow more with --max-segment")
         elif first == last:
             yield Reject(name, "align", "its alignment names no word for what it says is no silence")
         else:

@@ -107,7 +107,7 @@ class MfccContent(Derived):
     def spec(self, there: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
         narrowest = 3 * (there["mfcc"].channels or 1)
         if self.width is not None and self.width < narrowest:
-            raise UsageError(f"--content-width {self.width}: MFCC with their deltas are {narrowest} here, or more.")
+            raise UsageError(f"--content-channels {self.width}: MFCC with their deltas are {narrowest} here, or more.")
         return replace(super().spec(there, model), channels=self.width or narrowest)
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:

@@ -62,7 +62,7 @@ class Quantised(Derived):
         if quantiser.width != width:
             raise UsageError(
                 f"--sovits {file} reads content of {quantiser.width} channels, and here it has {width}: make that by "
-                f"the network that it was trained on, or by MFCC with --content-width {quantiser.width}."
+                f"the network that it was trained on, or by MFCC with --content-channels {quantiser.width}."
             )
         return {"quantiser": "gpt-sovits", "codebook": len(quantiser.entries), "hz": 25, "weights": digest}
 

@@ -129,7 +129,7 @@ def _resemblyzer_file() -> Path:
         if (file := Path(folder) / "pretrained.pt").is_file():
             return file
     raise UsageError(
-        "A speaker vector needs weights: give those of ERes2NetV2 by --speaker, or install Resemblyzer's by "
+        "A speaker vector needs weights: give those of ERes2NetV2 by --speaker-encoder, or install Resemblyzer's by "
         "pip install --no-deps resemblyzer."
     )
 
@@ -149,6 +149,6 @@ def _ge2e(digest: str, device: str) -> GE2E:
 @cache
 def _eres2net(file: Path, digest: str, device: str) -> eres2net.ERes2NetV2:
     content = weight_files.read([file], digest)
-    return eres2net.load({name: v for name, v in content.items() if isinstance(v, Tensor)}, f"--speaker {file}").to(
-        device
-    )
+    return eres2net.load(
+        {name: v for name, v in content.items() if isinstance(v, Tensor)}, f"--speaker-encoder {file}"
+    ).to(device)

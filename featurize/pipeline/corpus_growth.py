@@ -59,7 +59,7 @@ def choose(
             return plan
         if found and asked["utterances"] == found["utterances"]:
             raise StoreError(
-                f"The corpus, --part-hours or --split changed since {out} was begun: build into another --out.",
+                f"The corpus, --part-hours or --max-segment changed since {out} was begun: build into another --out.",
                 f"in store:  {found['utterances']} utterances in {found['parts']} parts",
                 f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
             )

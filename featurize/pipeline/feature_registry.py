@@ -35,7 +35,7 @@ def _content(*, hubert: Path | None = None, width: int | None = None, **network:
     if hubert is None:
         return MfccContent(width=width)
     if width:
-        raise UsageError(f"--content-width {width} is of content by MFCC, and --hubert was given.")
+        raise UsageError(f"--content-channels {width} is of content by MFCC, and --hubert was given.")
     return Hubert(hubert=hubert, **network)
 
 

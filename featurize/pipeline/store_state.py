@@ -76,7 +76,7 @@ def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartT
         return
     if len(asked["grown"]) <= len(found["grown"]) and layout.sealed_parts(out):
         raise StoreError(
-            f"The corpus, --part-hours or --split changed since {out} was begun: build into another --out.",
+            f"The corpus, --part-hours or --max-segment changed since {out} was begun: build into another --out.",
             f"in store:  {found['utterances']} utterances in {found['parts']} parts",
             f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
         )

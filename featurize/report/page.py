@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from headrace.cli import output
 from headrace.featurize.quality.corpus_statistics import Appraisal, Names
 from headrace.featurize.report import clips
 from headrace.featurize.report.measures import MEASURES, Filter, Listed, Measure, Worst, known, limits_of, shown_value
 from headrace.store.reader import Store
+from headrace.store.units import format_hours
 
 SOUND_BYTES = 24 << 20
 """Of all players of a page."""
@@ -48,7 +48,7 @@ def write(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["hours"] = output.hours
+    environment.filters["hours"] = format_hours
     speakers = _ranked(store, found.speakers.most_common(SPEAKERS))
     others = len(found.speakers) - len(speakers)
     page = environment.get_template("page.html").render(
@@ -69,7 +69,7 @@ def write(
 def _facts(store: Store, found: Appraisal) -> list[tuple[str, str]]:
     return [
         ("utterances", f"{len(store):,}"),
-        ("audio", output.hours(store.hours)),
+        ("audio", format_hours(store.hours)),
         ("speakers", f"{len(found.speakers):,}"),
         ("languages", f"{len(found.languages):,}"),
         ("repeated texts", f"{len(found.same_text):,}"),
@@ -93,7 +93,7 @@ def _ranked(store: Store, frames: Sequence[tuple[str, int]]) -> list[tuple[str, 
     """Name, hours, and share of the largest in per cent."""
     most = max((count for _, count in frames), default=1) or 1
     to_hours = store.hop / store.sample_rate / 3600
-    return [(name or "unnamed", output.hours(n * to_hours), f"{100 * n / most:.1f}") for name, n in frames]
+    return [(name or "unnamed", format_hours(n * to_hours), f"{100 * n / most:.1f}") for name, n in frames]
 
 
 def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
@@ -101,7 +101,7 @@ def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
     hours = np.bincount(kinds, duration, len(EDGES)) / 3600
     names = [*(f"{a} to {b} s" for a, b in pairwise(EDGES)), f"{EDGES[-1]} s and more"]
     rows = zip(names, hours.tolist(), strict=True)
-    return [(name, output.hours(one), f"{100 * one / hours.max():.1f}") for name, one in rows if one]
+    return [(name, format_hours(one), f"{100 * one / hours.max():.1f}") for name, one in rows if one]
 
 
 def _distribution(found: Appraisal, measure: Measure) -> dict[str, Any]:

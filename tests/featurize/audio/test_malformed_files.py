@@ -267,7 +267,7 @@ def test_what_is_longer_than_allowed_is_rejected_by_header_and_by_content(tmp_pa
         malformed_files.with_text(tmp_path / name).write_bytes(contents[name][0])
     utterances, rejects = scanned(tmp_path, limits=Limits(longest_s=0.3))
     assert set(rejects) == {"s16.wav", "plain.mp3"}
-    assert all("--longest" in reject.reason for reject in rejects.values())
+    assert all("--max-duration" in reject.reason for reject in rejects.values())
     (lying,) = utterances
     assert lying.seconds < 0.3
     with pytest.raises(Rejected, match="longer than 0 s"):

@@ -148,7 +148,7 @@ def test_a_store_of_pieces(tmp_path: Path) -> None:
     long_recording(corpus, "breathless", 12, 0.0)
     soundfile.write(corpus / "untimed.wav", buzz(8, RATE, 1), RATE)
     (corpus / "untimed.txt").write_text("nobody knows where")
-    words = ("--features", "wave,phones", "--preset", "whisper-16k", "--split", 6, "--longest", 15)
+    words = ("--features", "wave,phones", "--preset", "whisper-16k", "--max-segment", 6, "--max-duration", 15)
     done = build(corpus, root, *words, "--json")
     assert done.exit_code == 0 and not list(verify(root))
     opened = store.open(root)
@@ -173,8 +173,8 @@ def test_a_store_of_pieces(tmp_path: Path) -> None:
 
 def test_pieces_are_no_longer_than_an_utterance_may_be(tmp_path: Path) -> None:
     long_recording(tmp_path / "corpus", "a", 3, 0.4)
-    refused = build(tmp_path / "corpus", tmp_path / "S", "--split", 30, "--longest", 20)
-    assert refused.exit_code == 2 and "--split 30 leaves more than the 20 s of --longest" in refused.stderr
+    refused = build(tmp_path / "corpus", tmp_path / "S", "--max-segment", 30, "--max-duration", 20)
+    assert refused.exit_code == 2 and "--max-segment 30 leaves more than the 20 s of --max-duration" in refused.stderr
 
 
 def test_what_has_no_times_is_aligned_first_then_split(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_has_no_times_is_aligned_first_then_split(tmp_path: Path) -> None:
     words = ("--features", "wave,phones", "--preset", "whisper-16k")
     assert build(corpus, root, *words, "--features", "wave,phones,align").exit_code == 0
     assert call(main, "export", root, "--to", "textgrid", "--out", tmp_path / "grids").exit_code == 0
-    done = build(corpus, tmp_path / "PIECES", *words, "--split", 5, "--alignments", tmp_path / "grids")
+    done = build(corpus, tmp_path / "PIECES", *words, "--max-segment", 5, "--alignments", tmp_path / "grids")
     assert done.exit_code == 0, done.output
     opened = store.open(tmp_path / "PIECES")
     assert len(opened) >= 8 and opened.frames.max() * opened.hop <= 5 * RATE

@@ -444,7 +444,7 @@ def test_upstreams_speaker_vector(eres: Path) -> None:
 def test_another_networks_weights_are_no_eres2net(root: Path, eres: Path, tmp_path: Path) -> None:
     state = torch.load(eres, weights_only=True)
     torch.save({name: of for name, of in state.items() if not name.startswith("fuse34")}, tmp_path / "other.ckpt")
-    result = add(root, "speaker_vector", "--speaker", tmp_path / "other.ckpt")
+    result = add(root, "speaker_vector", "--speaker-encoder", tmp_path / "other.ckpt")
     assert result.exit_code == 2 and "holds no ERes2NetV2" in result.stderr and "fuse34" in result.stderr
 
 
@@ -543,11 +543,15 @@ def test_upstreams_archives_under_another_head_are_read(tmp_path: Path) -> None:
     "features, words, line",
     [
         ("bert", (), "bert is made by a network: name the folder"),
-        ("content", ("--precision", "fp16"), "--precision fp16 is of networks"),
+        ("content", ("--precision", "fp16"), "--precision fp16 applies to a model"),
         ("content", ("--codes", 7), "codes of semantic was given, but semantic was not asked for"),
         ("semantic", ("--codes", 1), "--codes 1: 2 to 32768"),
-        ("speaker_vector", ("--speaker", "/nowhere.ckpt"), "/nowhere.ckpt cannot be read: No such file"),
-        ("content", ("--hubert", "/nowhere", "--content-width", 60), "is of content by MFCC, and --hubert was given"),
+        ("speaker_vector", ("--speaker-encoder", "/nowhere.ckpt"), "/nowhere.ckpt cannot be read: No such file"),
+        (
+            "content",
+            ("--hubert", "/nowhere", "--content-channels", 60),
+            "is of content by MFCC, and --hubert was given",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(plain: Path, features: str, words: tuple[object, ...], line: str) -> None:

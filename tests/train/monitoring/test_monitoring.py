@@ -193,7 +193,7 @@ class TestTerminal:
     def watch(self, monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool = False) -> str:
         console = Console(force_terminal=terminal, width=110, record=True, file=io.StringIO(), soft_wrap=not terminal)
         monkeypatch.setattr(output, "console", lambda: console)
-        monkeypatch.setattr("headrace.cli.run_progress.PLAIN_EVERY", 0.0)
+        monkeypatch.setattr("headrace.cli.run_progress.LINE_EVERY_S", 0.0)
         with TrainProgress(quiet=quiet) as progress:
             progress.say("device cpu: no CUDA device is there")
             progress.started(10, 100, ("loss_mel",))

@@ -1,0 +1,88 @@
+"""Options, arguments and their types that several commands share."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headrace.store.errors import UsageError
+from headrace.store.storage import StoragePath, parse_path
+
+
+class _StoragePathType(click.ParamType):
+    """A path of this machine, or s3://BUCKET/PREFIX."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StoragePath:
+        try:
+            return parse_path(value)
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
+
+
+class _LocalPathType(click.Path):
+    """A path of this machine. A URL is refused: it would become folders called `s3:`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is a URL, a path of this machine was expected: write there, and copy it.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Option(click.Option):
+    """An option whose `show_default` may be a text; it is shown as it is, where click would put it in parentheses."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default
+        return extra
+
+
+option = partial(click.option, cls=_Option)
+
+STORAGE_PATH = _StoragePathType()
+LOCAL_PATH = _LocalPathType()
+FILE = click.Path(path_type=Path)
+COUNT = click.IntRange(1)
+POSITIVE = click.FloatRange(0, min_open=True)
+
+store_argument = click.argument("path", metavar="STORE", type=STORAGE_PATH)
+json_option = option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else.")
+strict_option = option("--strict", is_flag=True, help="Exit with code 3 if an utterance was rejected.")
+scheduler_option = option(
+    "--scheduler", metavar="ADDRESS", help="Use the workers of the Dask scheduler that runs at this address."
+)
+device_option = option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Compute on this device.",
+)
+
+
+def workers_option(default: str) -> Any:
+    """Return the option that sets how many processes work.
+
+    Args:
+        default: how many there are without it, in words.
+    """
+    return option("--workers", type=COUNT, metavar="N", show_default=default, help="Start this many worker processes.")
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Split names that are separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def without_none(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

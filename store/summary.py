@@ -1,0 +1,44 @@
+"""A summary of a store, for people and programs: what it holds, how much of it is there, how each feature was made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from headrace.store.reader import Store
+from headrace.store.storage import StoragePath
+from headrace.store.units import format_size
+
+
+def summarize(store: Store) -> dict[str, Any]:
+    """Return what `store info --json` prints: counts, hours, speakers, languages and features, ready for JSON."""
+    return {
+        "preset": store.attributes["preset"],
+        "sample_rate": store.sample_rate,
+        "hop": store.hop,
+        "utterances": len(store),
+        "hours": store.hours,
+        "parts": len(store.parts),
+        "parts_planned": sum(member.attributes["plan"]["parts"] for member in store.members),
+        "complete": store.complete,
+        "rejects": sum(len(_lines(member.path / "rejects.jsonl")) for member in store.members),
+        "speakers": dict(Counter(store.speakers.tolist()).most_common()),
+        "languages": dict(Counter(store.languages.tolist()).most_common()),
+        "aligned": int(store.column("aligned").sum()),
+        "fingerprint": store.fingerprint,
+        "reading": store.reading,
+        "features": [_summarize_feature(store, name) for name in store.features],
+    }
+
+
+def _summarize_feature(store: Store, name: str) -> dict[str, Any]:
+    spec = store.features[name]
+    rows = int(store.lengths(spec.axis).sum(dtype=np.int64))
+    size = rows * np.dtype(spec.dtype).itemsize * (spec.channels or 1)
+    return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": format_size(size)}
+
+
+def _lines(path: StoragePath) -> list[str]:
+    return path.read_bytes().decode().splitlines() if path.exists() else []
