@@ -77,15 +77,14 @@ def _judge(opened: Store, found: Appraisal, most: int, watch: Callable[[int, int
     """Opinions on some of those heard become a column, where the store has none."""
     import numpy as np
 
-    from headrace.featurize.quality.dnsmos import judge
+    from headrace.featurize.quality import dnsmos
 
-    guess = None if "mos" in found.columns else judge()
     count = min(most, len(found.heard))
-    if guess is None or not count:
+    if "mos" in found.columns or not count or not dnsmos.is_installed():
         return
     column = np.full(len(opened), np.nan, np.float32)
     for done, number in enumerate(found.heard[np.linspace(0, len(found.heard) - 1, count).astype(int)].tolist(), 1):
-        column[number] = guess(opened.read("wave", number), opened.sample_rate)
+        column[number] = dnsmos.first_window_mos(opened.read("wave", number), opened.sample_rate)
         watch(done, count)
     found.columns["mos"] = column
 

@@ -13,7 +13,7 @@ from headrace.featurize.features.semantic_tokens import Clustered, Quantised, To
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
 from headrace.featurize.forced_alignment.hmm_aligner import Align, Confidence
-from headrace.featurize.quality.dnsmos import Mos
+from headrace.featurize.quality.mos import Mos
 from headrace.featurize.quality.repeated_texts import Repeated
 from headrace.featurize.quality.signal_quality import Clipped, Level, Silence, Snr
 from headrace.store.errors import UsageError

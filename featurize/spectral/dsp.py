@@ -161,13 +161,25 @@ def window(recipe: SpectralRecipe) -> np.ndarray:
 
 
 def slaney_mel(recipe: SpectralRecipe) -> np.ndarray:
-    """Triangular filters on Slaney's mel scale, each of unit area (Auditory Toolbox, 1998). (F, M) float64."""
-    low, high = _hz_to_mel(np.array([recipe.fmin, recipe.fmax]))
-    corners = _mel_to_hz(np.linspace(low, high, recipe.n_mels + 2))
-    bins = np.linspace(0, recipe.sample_rate / 2, recipe.n_fft // 2 + 1)
+    """Return the mel filters of a recipe, (F, M) float64."""
+    bins_hz = np.linspace(0, recipe.sample_rate / 2, recipe.n_fft // 2 + 1)
+    return slaney_filters(bins_hz, recipe.fmin, recipe.fmax, recipe.n_mels)
+
+
+def slaney_filters(bins_hz: np.ndarray, fmin: float, fmax: float, n_mels: int) -> np.ndarray:
+    """Return triangular filters on Slaney's mel scale, each of unit area (Auditory Toolbox, 1998).
+
+    Args:
+        bins_hz: (F,) frequencies of the transform's bins.
+        fmin, fmax: Hz, outer edges of the first and the last band.
+    Returns:
+        (F, n_mels) float64.
+    """
+    low, high = _hz_to_mel(np.array([fmin, fmax]))
+    corners = _mel_to_hz(np.linspace(low, high, n_mels + 2))
     width = np.diff(corners)
-    rising = (bins[:, None] - corners[None, :-2]) / width[:-1]
-    falling = (corners[None, 2:] - bins[:, None]) / width[1:]
+    rising = (bins_hz[:, None] - corners[None, :-2]) / width[:-1]
+    falling = (corners[None, 2:] - bins_hz[:, None]) / width[1:]
     return np.maximum(0, np.minimum(rising, falling)) * (2 / (corners[2:] - corners[:-2]))
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference
 from headrace.train.models.sampling import Reference, SampleConfig, check_pair, say, utter, write_wave
 from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.monitoring.speech_scores import scorer
 from headrace.train.trainer import auto_settings
 
 if TYPE_CHECKING:

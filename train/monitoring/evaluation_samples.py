@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.reader import Store
 from headrace.train.checkpoints import trained_models
@@ -31,7 +32,6 @@ from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.sampling import SampleConfig, check_pair, sample, utter, write_wave
 from headrace.train.monitoring.sample_plots import draw_heard
-from headrace.train.monitoring.speech_scores import scorer
 from headrace.train.stages import gpt_stage, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.sovits_stage import SovitsStage
@@ -61,7 +61,7 @@ class Heard:
     phone_ends: np.ndarray | None
     """(P,) int: the frame in which each phone ends; None where nobody knows."""
     scores: dict[str, float]
-    """Opinions on what was made, as `headrace.train.monitoring.speech_scores`; empty without it."""
+    """Ratings of what was made, by `dnsmos.NAMES`; empty where DNSMOS is not installed."""
 
     @property
     def seconds(self) -> float:

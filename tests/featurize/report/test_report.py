@@ -13,10 +13,8 @@ import soxr
 
 from headrace import store
 from headrace.cli.store import main
-from headrace.featurize.features.derived import Part as DerivedPart
 from headrace.featurize.quality import near_duplicates, signal_quality
 from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, Names, appraise
-from headrace.featurize.quality.dnsmos import Mos
 from headrace.featurize.report.measures import MEASURES, counted, limits_of
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
@@ -301,16 +299,7 @@ def test_without_columns_the_page_says_what_makes_them(made: Store, tmp_path: Pa
     assert max(json.loads(done.stdout)["lists"].values()) == 2
 
 
-def test_opinions_are_those_of_speechmos(made: Store) -> None:
-    dnsmos = pytest.importorskip("speechmos.dnsmos")
-    spec = Mos().spec(made.features)
-    part = DerivedPart({**made.features, "mos": spec}, lambda name: [made.read(name, 1)])
-    heard = soxr.resample(made.read("wave", 1).reshape(-1) / np.float32(32768), RATE, 16_000)
-    expected = dnsmos.run(np.resize(heard, 144_160), 16_000)["ovrl_mos"]
-    assert float(next(Mos().rows(part))[0]) == pytest.approx(expected, abs=1e-4)
-
-
-def test_opinions_on_a_few_are_shown(made: Store, tmp_path: Path) -> None:
+def test_ratings_of_a_few_are_shown(made: Store, tmp_path: Path) -> None:
     pytest.importorskip("speechmos")
     done = call(main, "report", made.path, "--out", tmp_path / "r.html", "--mos", 2, "--worst", 1, "--json")
     said = json.loads(done.stdout)

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from headrace.cli.train import main
 from headrace.store.errors import StoreError, UsageError
 from headrace.train.config import RunConfig
 from headrace.train.models.attention import MultiHeadAttention
-from headrace.train.monitoring import evaluation_samples, speech_scores
-from headrace.train.monitoring.speech_scores import scorer
+from headrace.train.monitoring import evaluation_samples
 from headrace.train.trainer import loop
 from tests.helpers.training_store import Silent, build
 from tests.train.trainer.test_run import untimed
@@ -236,26 +234,3 @@ class TestTerminal:
     def test_a_run_of_epochs_knows_about_when_it_ends(self, config: RunConfig, tmp_path: Path) -> None:
         observer, summary = go(config, tmp_path / "run", max_steps=0, max_epochs=1, validate_every=0, batch_frames=700)
         assert observer.begun is not None and observer.begun[1] == summary["steps"]
-
-
-class TestOpinions:
-    def test_without_the_package_there_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "speechmos", None)
-        assert scorer() is None
-
-    def test_it_hears_16_khz_within_bounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        heard = []
-
-        def run(wave: np.ndarray, rate: int) -> dict[str, np.float64]:
-            heard.append((wave, rate))
-            return dict.fromkeys(speech_scores.NAMES, np.float64(3.0))
-
-        package = types.ModuleType("speechmos")
-        package.dnsmos = types.SimpleNamespace(run=run)  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "speechmos", package)
-        score = scorer()
-        assert score is not None
-        square = np.sign(np.sin(np.arange(32_000) / 20)).astype(np.float32)
-        assert score(square, 32_000) == dict.fromkeys(speech_scores.NAMES.values(), 3.0)
-        ((wave, rate),) = heard
-        assert rate == 16_000 and len(wave) == 16_000 and abs(wave).max() <= 1
