@@ -19,7 +19,14 @@ SOVITS_HEADS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v2P
 SOVITS_SIZES = {version: PRESETS[version].sovits for version in SOVITS_HEADS}
 GPT_SIZES = {version: PRESETS[version].gpt for version in ("v1", "v2")}
 """Sizes of the published versions. v2Pro and v2ProPlus use the decoder of v2."""
-SOVITS_UNHEARD = ("freeze_quantizer", "segment_frames", "p_dropout", "periods", "discriminator_width", "recompute")
+SOVITS_UNHEARD = (
+    "freeze_quantizer",
+    "segment_frames",
+    "p_dropout",
+    "periods",
+    "discriminator_width",
+    "activation_checkpointing",
+)
 """Fields that matter in training alone."""
 TRAINING_PART = "enc_q."
 """The posterior encoder: speaking needs none, so upstream's files have none."""

@@ -15,8 +15,8 @@ from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.symbols import ids
 from headrace.store.errors import CorpusError, RecipeMismatch, Rejected, StoreError, UsageError
 from headrace.store.schema import Utterance
-from headrace.train.models.sampling import Reference
 from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.models.text_to_speech import Reference
 
 if TYPE_CHECKING:
     from headrace.store.reader import Store

@@ -13,8 +13,15 @@ from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference
-from headrace.train.models.sampling import Reference, SampleConfig, check_pair, say, utter, write_wave
+from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.models.text_to_speech import (
+    Reference,
+    check_codebooks,
+    decode_semantic,
+    text_to_semantic,
+    write_wave,
+)
 from headrace.train.trainer import auto_settings
 
 if TYPE_CHECKING:
@@ -78,7 +85,7 @@ def speak(saying: Saying) -> str:
         codes_Y = reference.codes_of(saying.semantic or "", generator.config.codebook_size).to(device)
     else:
         codes_Y = _said(saying, saying.gpt, phones_P, heard, generator.config)
-    wave_S = utter(generator, codes_Y, phones_P, heard.spec, speed=saying.speed, speaker_W=heard.speaker)
+    wave_S = decode_semantic(generator, codes_Y, phones_P, heard.spec, speed=saying.speed, speaker_V=heard.speaker)
     rate, wave = SpectralRecipe().sample_rate, wave_S.cpu().numpy()
     write_wave(saying.out, wave, rate)
     score = scorer()
@@ -103,20 +110,20 @@ def _reference(saying: Saying, model: SovitsConfig) -> Reference:
 def _said(saying: Saying, gpt: Path, phones_P: torch.Tensor, heard: Reference, model: SovitsConfig) -> torch.Tensor:
     """(Y,) codes of the text."""
     decoder = trained_models.decoder(gpt).to(phones_P.device)
-    check_pair(decoder.config, model)
+    check_codebooks(decoder.config, model)
     bert = None if saying.bert is None else reference.matrix_of(saying.bert, "--bert").to(phones_P.device)
     expected = (len(phones_P), decoder.config.bert_channels)
     if bert is not None and bert.shape != expected:
         raise UsageError(
             f"--bert {saying.bert} has shape {tuple(bert.shape)}, the text and the decoder need {expected}."
         )
-    config = SampleConfig(
+    config = SamplingConfig(
         top_k=saying.top_k,
         top_p=saying.top_p,
         temperature=saying.temperature,
         repetition_penalty=saying.repetition_penalty,
     )
-    return say(decoder, phones_P, heard, config, bert_PE=bert)
+    return text_to_semantic(decoder, phones_P, heard, config, bert_PE=bert)
 
 
 def _on(heard: Reference, device: torch.device) -> Reference:

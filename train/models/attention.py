@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from headrace.train.models.layers import ChannelNorm
 
 WINDOW = 4
-"""Frames to either side that have a relative position embedding of their own."""
+"""Frames to either side that have relative position embeddings."""
 
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention (Vaswani et al. 2017), with relative positions where `window` is not 0.
 
     Relative positions are those of Shaw et al. 2018: learned keys and values for the offsets -window to window,
-    shared by all heads; farther keys get none.
+    shared by all heads; keys farther away have none.
     """
 
     def __init__(self, channels: int, heads: int, *, dropout: float = 0.0, window: int = 0) -> None:
@@ -40,42 +40,45 @@ class MultiHeadAttention(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
 
     def forward(self, x_BCT: Tensor, memory_BCP: Tensor, mask_B1P: Tensor) -> Tensor:
-        """x asks, memory answers where mask is True. With a window, x and memory are equally long. (B, C, T)."""
+        """Attend from x to the keys of `memory` where mask is True. (B, C, T).
+
+        With a window, x and memory are equally long.
+        """
         query = self._split(self.conv_q(x_BCT)) * (x_BCT.shape[1] // self.heads) ** -0.5
         scores = query @ self._split(self.conv_k(memory_BCP)).mT
         if self.window:
             scores = scores + self._by_key(query @ self.emb_rel_k.mT)
-        # Finite, and within float16: a row in which nothing may be seen stays finite too.
+        # A finite value within float16, so that rows without any valid key stay finite too.
         scores = scores.masked_fill(~mask_B1P[:, None], -1e4)
         weights = self.drop(scores.softmax(dim=3))
-        answer = weights @ self._split(self.conv_v(memory_BCP))
+        output = weights @ self._split(self.conv_v(memory_BCP))
         if self.window:
-            answer = answer + self._by_offset(weights) @ self.emb_rel_v
-        return self.conv_o(answer.mT.reshape(x_BCT.shape))
+            output = output + self._by_offset(weights) @ self.emb_rel_v
+        return self.conv_o(output.mT.reshape(x_BCT.shape))
 
     def _split(self, x_BCT: Tensor) -> Tensor:
-        """To (B, H, T, D)."""
+        """Split channels into heads: (B, H, T, D)."""
         return x_BCT.unflatten(1, (self.heads, -1)).mT
 
     def _by_key(self, x_BHTR: Tensor) -> Tensor:
-        """From relative offsets to absolute keys, (B, H, T, T), zero outside the window."""
+        """Map values at relative offsets to absolute keys, (B, H, T, T), zero outside the window."""
         size = x_BHTR.shape[2]
         banded = x_BHTR.new_zeros(*x_BHTR.shape[:3], size + 2 * self.window)
         return banded.scatter(3, self._columns(x_BHTR), x_BHTR)[..., self.window : self.window + size]
 
     def _by_offset(self, x_BHTT: Tensor) -> Tensor:
-        """From absolute keys to relative offsets, (B, H, T, R), zero beyond both ends."""
+        """Map values at absolute keys to relative offsets, (B, H, T, R), zero beyond both ends."""
         return F.pad(x_BHTT, (self.window, self.window)).gather(3, self._columns(x_BHTT))
 
     def _columns(self, x_BHTN: Tensor) -> Tensor:
-        """Where, in keys padded by `window` on both sides, frame t finds its R neighbours: t to t + R - 1."""
+        """Return the columns of each frame's R neighbours in keys padded by `window` on both sides: t to t + R - 1."""
         frames = torch.arange(x_BHTN.shape[2], device=x_BHTN.device)
         offsets = torch.arange(2 * self.window + 1, device=x_BHTN.device)
         return (frames[:, None] + offsets).expand(*x_BHTN.shape[:2], -1, -1)
 
 
 class FeedForward(nn.Module):
-    """Two convolutions with a rectifier between them."""
+    """Two convolutions with a ReLU between them."""
 
     def __init__(self, channels: int, inner: int, kernel: int, dropout: float) -> None:
         super().__init__()
@@ -84,6 +87,7 @@ class FeedForward(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """Transform each frame. (B, C, T), zero where mask is False."""
         hidden = self.drop(F.relu(self.conv_1(x_BCT * mask_B1T)))
         return self.conv_2(hidden * mask_B1T) * mask_B1T
 
@@ -102,7 +106,7 @@ class Encoder(nn.Module):
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
-        """(B, C, T), zero where mask is False."""
+        """Encode. (B, C, T), zero where mask is False."""
         x_BCT = x_BCT * mask_B1T
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attend, norm_1, feed, norm_2 in layers:
@@ -112,8 +116,10 @@ class Encoder(nn.Module):
 
 
 class MRTE(nn.Module):
-    """Multi-reference timbre encoder as GPT-SoVITS uses it: content frames look up the phones that they speak, and
-    the voice joins in (after Mega-TTS 2, Jiang et al. 2023)."""
+    """Multi-reference timbre encoder as GPT-SoVITS uses it (after Mega-TTS 2, Jiang et al. 2023).
+
+    Content frames attend to the phones that they speak, and the voice is added.
+    """
 
     def __init__(self, channels: int, inner: int, heads: int) -> None:
         super().__init__()
@@ -125,8 +131,11 @@ class MRTE(nn.Module):
     def forward(
         self, content_BCT: Tensor, mask_B1T: Tensor, text_BCP: Tensor, mask_B1P: Tensor, voice_BG1: Tensor
     ) -> Tensor:
-        """(B, C, T). Not masked: frames past the end hold the bias of the last convolution."""
+        """Combine content, text and voice. (B, C, T).
+
+        The result is not masked: frames past the end hold the bias of the last convolution.
+        """
         content = self.c_pre(content_BCT * mask_B1T)
         text = self.text_pre(text_BCP * mask_B1P)
-        heard = self.cross_attention(content * mask_B1T, text * mask_B1P, mask_B1P)
-        return self.c_post((heard + content + voice_BG1) * mask_B1T)
+        attended = self.cross_attention(content * mask_B1T, text * mask_B1P, mask_B1P)
+        return self.c_post((attended + content + voice_BG1) * mask_B1T)

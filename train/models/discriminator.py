@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConv2d
 
-Judgement = tuple[Tensor, list[Tensor]]
-"""Score map (B, N) and the feature maps of every layer, the last one included."""
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]
+"""Scores (B, N), and the feature maps of all layers, the last one included."""
 
 
-class _Judge(nn.Module):
-    """A chain of convolutions that keeps what every one of them makes."""
+class _ConvStack(nn.Module):
+    """A stack of convolutions that returns the feature maps of all of them."""
 
     convs: nn.ModuleList
     conv_post: nn.Module
 
-    def judge(self, x: Tensor) -> Judgement:
+    def score(self, x: Tensor) -> DiscriminatorOutput:
+        """Return scores and feature maps."""
         features = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), LEAKY_SLOPE)
@@ -34,8 +35,8 @@ class _Judge(nn.Module):
         return x.flatten(1), features
 
 
-class ScaleDiscriminator(_Judge):
-    """Strided grouped convolutions over the waveform as it is."""
+class ScaleDiscriminator(_ConvStack):
+    """Strided grouped convolutions over the waveform."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -47,12 +48,13 @@ class ScaleDiscriminator(_Judge):
         self.convs.append(WeightNormConv1d(width, width, 5, padding=2))
         self.conv_post = WeightNormConv1d(width, 1, 3, padding=1)
 
-    def forward(self, wave_B1S: Tensor) -> Judgement:
-        return self.judge(wave_B1S)
+    def forward(self, wave_B1S: Tensor) -> DiscriminatorOutput:
+        """Score waveforms (B, 1, S)."""
+        return self.score(wave_B1S)
 
 
-class PeriodDiscriminator(_Judge):
-    """Convolutions along every `period`-th sample: the waveform folded to (B, 1, S / D, D)."""
+class PeriodDiscriminator(_ConvStack):
+    """Convolutions along every `period`-th sample: the waveform is folded to (B, 1, S / D, D)."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -64,21 +66,26 @@ class PeriodDiscriminator(_Judge):
         self.convs.append(WeightNormConv2d(width, width, (5, 1), padding=(2, 0)))
         self.conv_post = WeightNormConv2d(width, 1, (3, 1), padding=(1, 0))
 
-    def forward(self, wave_B1S: Tensor) -> Judgement:
+    def forward(self, wave_B1S: Tensor) -> DiscriminatorOutput:
+        """Score waveforms (B, 1, S), padded by reflection to a multiple of the period."""
         short = -wave_B1S.shape[2] % self.period
         whole_B1S = F.pad(wave_B1S, (0, short), mode="reflect") if short else wave_B1S
-        return self.judge(whole_B1S.unflatten(2, (-1, self.period)))
+        return self.score(whole_B1S.unflatten(2, (-1, self.period)))
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """One scale discriminator, then one discriminator a period."""
+    """One scale discriminator, then one discriminator for each period."""
 
     def __init__(self, periods: Sequence[int], width: int) -> None:
-        """`width`: channels of the widest layers, a multiple of 64; the others are fixed fractions of it."""
+        """
+        Args:
+            periods: in samples.
+            width: channels of the widest layers, a multiple of 64; those of the others are fixed fractions of it.
+        """
         super().__init__()
         self.discriminators = nn.ModuleList([ScaleDiscriminator(width)])
         self.discriminators.extend(PeriodDiscriminator(period, width) for period in periods)
 
-    def forward(self, wave_B1S: Tensor) -> list[Judgement]:
-        """Each part's judgement of wave (B, 1, S), S > the longest period."""
+    def forward(self, wave_B1S: Tensor) -> list[DiscriminatorOutput]:
+        """Score waveforms (B, 1, S) with each discriminator; S must exceed the longest period."""
         return [discriminator(wave_B1S) for discriminator in self.discriminators]

@@ -10,31 +10,36 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from headrace.train.models.layers import WeightNormConv1d, block
+from headrace.train.models.layers import WeightNormConv1d, run_block
 
 KERNEL = 5
 
 
 class WaveNet(nn.Module):
-    """Gated residual convolutions conditioned on one vector per utterance (WaveNet, van den Oord et al. 2016; without
-    dilation, as in WaveGlow's successors Glow-TTS and VITS)."""
+    """Gated residual convolutions conditioned on one vector per utterance (WaveNet, van den Oord et al. 2016).
 
-    def __init__(self, hidden: int, layers: int, voice: int, *, recompute: bool = False) -> None:
+    Without dilation, as in Glow-TTS and VITS.
+    """
+
+    def __init__(self, hidden: int, layers: int, voice: int, *, activation_checkpointing: bool = False) -> None:
         super().__init__()
         self.hidden = hidden
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self.in_layers = nn.ModuleList(
             WeightNormConv1d(hidden, 2 * hidden, KERNEL, padding=KERNEL // 2) for _ in range(layers)
         )
-        widths = [2 * hidden] * (layers - 1) + [hidden]  # the last layer has nothing to hand on
+        widths = [2 * hidden] * (layers - 1) + [hidden]  # the last layer has no residual output
         self.res_skip_layers = nn.ModuleList(WeightNormConv1d(hidden, width, 1) for width in widths)
         self.cond_layer = WeightNormConv1d(voice, 2 * hidden * layers, 1)
 
     def forward(self, x_BHT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor) -> Tensor:
+        """Return the sum of all layers' skip outputs, (B, H, T), zero where mask is False."""
         skipped = torch.zeros_like(x_BHT)
         conditions = self.cond_layer(voice_BG1).chunk(len(self.in_layers), dim=1)
         for layer, condition in enumerate(conditions):
-            out = block(partial(self._layer, layer), x_BHT, condition, recompute=self.recompute)
+            out = run_block(
+                partial(self._layer, layer), x_BHT, condition, activation_checkpointing=self.activation_checkpointing
+            )
             if out.shape[1] > self.hidden:
                 residual, out = out.chunk(2, dim=1)
                 x_BHT = (x_BHT + residual) * mask_B1T
@@ -42,7 +47,7 @@ class WaveNet(nn.Module):
         return skipped * mask_B1T
 
     def _layer(self, layer: int, x_BHT: Tensor, condition_BG1: Tensor) -> Tensor:
-        """What one layer adds to its input, above what it adds to the sum; the last one has only the latter."""
+        """Return residual and skip outputs of a layer, concatenated; the last layer has only the latter."""
         signal, gate = (self.in_layers[layer](x_BHT) + condition_BG1).chunk(2, dim=1)
         return self.res_skip_layers[layer](torch.tanh(signal) * torch.sigmoid(gate))
 
@@ -51,16 +56,18 @@ class PosteriorEncoder(nn.Module):
     """Linear spectrogram to the Gaussian posterior of the latent, one per frame."""
 
     def __init__(
-        self, bins: int, channels: int, hidden: int, layers: int, voice: int, *, recompute: bool = False
+        self, bins: int, channels: int, hidden: int, layers: int, voice: int, *, activation_checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.pre = nn.Conv1d(bins, hidden, 1)
-        self.enc = WaveNet(hidden, layers, voice, recompute=recompute)
+        self.enc = WaveNet(hidden, layers, voice, activation_checkpointing=activation_checkpointing)
         self.proj = nn.Conv1d(hidden, 2 * channels, 1)
 
     def forward(self, spec_BFT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation, (B, C, T) each. The voice gets no gradient from here: it would learn to
-        carry what the latent should."""
+        """Return mean and log standard deviation, (B, C, T) each.
+
+        The voice gets no gradient from here: it would learn to carry what the latent should.
+        """
         hidden = self.pre(spec_BFT) * mask_B1T
         hidden = self.enc(hidden, mask_B1T, voice_BG1.detach())
         mean, log_std = (self.proj(hidden) * mask_B1T).chunk(2, dim=1)
@@ -68,27 +75,33 @@ class PosteriorEncoder(nn.Module):
 
 
 class CouplingLayer(nn.Module):
-    """Shift one half of the channels by what the other half says (RealNVP, Dinh et al. 2017; shift only, so the
-    transform keeps volume and its log-determinant is 0)."""
+    """Shift one half of the channels by a function of the other half (RealNVP, Dinh et al. 2017).
 
-    def __init__(self, channels: int, hidden: int, layers: int, voice: int, *, recompute: bool = False) -> None:
+    It only shifts, so the transform preserves volume and its log-determinant is 0.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, layers: int, voice: int, *, activation_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.pre = nn.Conv1d(channels // 2, hidden, 1)
-        self.enc = WaveNet(hidden, layers, voice, recompute=recompute)
+        self.enc = WaveNet(hidden, layers, voice, activation_checkpointing=activation_checkpointing)
         self.post = nn.Conv1d(hidden, channels // 2, 1)
         for parameter in self.post.parameters():
             nn.init.zeros_(parameter)  # starts as the identity
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor, *, reverse: bool) -> Tensor:
+        """Add the shift, or subtract it with `reverse`. (B, C, T)."""
         kept, moved = x_BCT.chunk(2, dim=1)
         shift = self.post(self.enc(self.pre(kept) * mask_B1T, mask_B1T, voice_BG1)) * mask_B1T
         return torch.cat((kept, (moved - shift if reverse else moved + shift) * mask_B1T), dim=1)
 
 
 class Flip(nn.Module):
-    """Reverse the channels, so that the next coupling moves the half that this one kept."""
+    """Reverse the channels, so that the next coupling shifts the half that this one kept."""
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor, *, reverse: bool) -> Tensor:
+        """Reverse the channels; this is its own inverse. (B, C, T)."""
         return x_BCT.flip(1)
 
 
@@ -96,15 +109,27 @@ class ResidualCouplingFlow(nn.Module):
     """Invertible map between the posterior's latent and the prior's."""
 
     def __init__(
-        self, channels: int, hidden: int, couplings: int, layers: int, voice: int, *, recompute: bool = False
+        self,
+        channels: int,
+        hidden: int,
+        couplings: int,
+        layers: int,
+        voice: int,
+        *,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.flows = nn.ModuleList()
         for _ in range(couplings):
-            self.flows.extend((CouplingLayer(channels, hidden, layers, voice, recompute=recompute), Flip()))
+            self.flows.extend(
+                (
+                    CouplingLayer(channels, hidden, layers, voice, activation_checkpointing=activation_checkpointing),
+                    Flip(),
+                )
+            )
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor, *, reverse: bool = False) -> Tensor:
-        """Posterior's latent to the prior's; with `reverse` the way back. (B, C, T)."""
+        """Map the posterior's latent to the prior's, or back with `reverse`. (B, C, T)."""
         for flow in reversed(self.flows) if reverse else self.flows:
             x_BCT = flow(x_BCT, mask_B1T, voice_BG1, reverse=reverse)
         return x_BCT

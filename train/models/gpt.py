@@ -1,11 +1,11 @@
-"""The text-to-semantic decoder of GPT-SoVITS: phones, and what BERT makes of them, to content codes at 25 Hz.
+"""The text-to-semantic decoder of GPT-SoVITS: phones and their BERT features to content codes at 25 Hz.
 
 A transformer reads the phones of an utterance and then its codes, and predicts each code from everything before it
 (AudioLM, Borsos et al. 2022, in the arrangement of VALL-E, Wang et al. 2023, first stage). Parameters have the names
 and shapes of published weights.
 
-Text and codes of an utterance are packed next to each other, with the padding of both behind them: so every code sees
-its whole text and never a padded phone, and the first code is predicted from the last phone.
+Text and codes of an utterance are packed next to each other, and the padding of both follows them. So every code
+attends to its whole text and never to a padded phone, and the first code is predicted from the last phone.
 
 Shapes: B batch, X phones of the longest, Y codes of the longest, L = X + Y, Z = Y + 1 predictions, C channels,
 E channels of BERT, V vocabulary.
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from headrace.train.models.gpt_config import GptConfig
-from headrace.train.models.prefix_attention import PrefixSight
+from headrace.train.models.prefix_attention import PrefixAttention
 from headrace.train.models.transformer import Transformer
 
 
 class Embedding(nn.Module):
-    """A table under the name that trained weights have for it."""
+    """An embedding table under the name that it has in published weights."""
 
     def __init__(self, entries: int, channels: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Embedding(nn.Module):
 
 
 class SinePosition(nn.Module):
-    """Sinusoidal positions (Vaswani et al. 2017, section 3.5), sine and cosine taking turns, with a learnt weight."""
+    """Sinusoidal positions (Vaswani et al. 2017, section 3.5), sine and cosine interleaved, with a learnt weight."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class SinePosition(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BLC: Tensor, start: int = 0) -> Tensor:
-        """Add the positions from `start` on. (B, L, C)."""
+        """Add the embeddings of positions `start`, `start + 1`, ... (B, L, C)."""
         size, channels = x_BLC.shape[1:]
         position = torch.arange(start, start + size, device=x_BLC.device, dtype=torch.float32)
         pair = torch.arange(0, channels, 2, device=x_BLC.device, dtype=torch.float32)
@@ -53,6 +53,8 @@ class SinePosition(nn.Module):
 
 
 class Text2SemanticDecoder(nn.Module):
+    """A prefix language model of content codes, conditioned on text."""
+
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
         self.config = config
@@ -73,54 +75,58 @@ class Text2SemanticDecoder(nn.Module):
         codes_n_B: Tensor,
         bert_BXE: Tensor | None = None,
         *,
-        misaligned: bool = False,
-        recompute: bool = False,
+        upstream_mask: bool = False,
+        activation_checkpointing: bool = False,
     ) -> Tensor:
-        """Logits (B, Z, V): row y predicts code y, the row after the last code the end. Rows after that mean nothing.
+        """Predict each code from the text and the codes before it.
 
         Args:
-            phones_BX: int64 ids, any id past the end.
-            phones_n_B, codes_n_B: valid phones, 1 at least, and codes.
-            codes_BY: int64 ids, anything within the codebook past the end.
-            bert_BXE: features of each phone; None for a language that has none.
-            misaligned: mask as upstream's training code does since July 2025, to compare numbers with it: it pads
-                phones on the right but masks on the left, so of a text that is d phones shorter than the longest the
-                first d are hidden and d paddings are seen, as phone 0. Padded codes predict the end, from all valid
-                codes, and their rows mean just that.
-            recompute: trade a third more time for most of the activations' memory.
+            phones_BX: int64 ids, any valid id past each end.
+            phones_n_B, codes_n_B: numbers of phones, 1 at least, and of codes.
+            codes_BY: int64 ids, any valid id past each end.
+            bert_BXE: BERT features of each phone; None for a language that has none.
+            upstream_mask: mask as upstream's training code does since July 2025, to compare numbers with it. That code
+                pads phones on the right but masks on the left: of a text that is d phones shorter than the longest, the
+                first d phones are hidden, and d paddings are visible as phone 0. Padded codes attend to all valid codes
+                and predict the end.
+            activation_checkpointing: save most of the activations' memory for a third more time.
+
+        Returns:
+            Logits (B, Z, V): row y predicts code y, and the row after the last code predicts the end. Rows after that
+            are undefined, except with `upstream_mask`.
         """
         text_BXC = self.embed_text(phones_BX, bert_BXE)
         past_end_BY = torch.arange(codes_BY.shape[1], device=codes_BY.device) >= codes_n_B[:, None]
         codes_BYC = self.embed_codes(codes_BY.masked_fill(past_end_BY, self.config.end))
         text_size, size = phones_BX.shape[1], phones_BX.shape[1] + codes_BY.shape[1]
-        sight = PrefixSight(phones_n_B, text_size)
-        if misaligned:
-            sight.blind_past(phones_n_B + codes_n_B, size)
-        order_BL = _order(phones_n_B, text_size, size, misaligned)
-        packed_BLC = _take(torch.cat((text_BXC, codes_BYC), dim=1), order_BL)
-        hidden_BLC = self.h(packed_BLC, repeat(sight), recompute=recompute)
+        attention = PrefixAttention(phones_n_B, text_size)
+        if upstream_mask:
+            attention.attend_from_padding(phones_n_B + codes_n_B, size)
+        order_BL = _packed_order(phones_n_B, text_size, size, upstream_mask)
+        packed_BLC = _gather_positions(torch.cat((text_BXC, codes_BYC), dim=1), order_BL)
+        hidden_BLC = self.h(packed_BLC, repeat(attention), activation_checkpointing=activation_checkpointing)
         predicting_BZ = phones_n_B[:, None] - 1 + torch.arange(codes_BY.shape[1] + 1, device=codes_BY.device)
-        return self.ar_predict_layer(_take(hidden_BLC, predicting_BZ))
+        return self.ar_predict_layer(_gather_positions(hidden_BLC, predicting_BZ))
 
     def embed_text(self, phones_BX: Tensor, bert_BXE: Tensor | None) -> Tensor:
-        """(B, X, C). Without BERT its features count as zero."""
+        """Embed phones, their BERT features and positions. Missing features count as zero. (B, X, C)."""
         bert = self.bert_proj.bias if bert_BXE is None else self.bert_proj(bert_BXE)
         return self.ar_text_position(self.ar_text_embedding(phones_BX) + bert)
 
     def embed_codes(self, codes_BY: Tensor, start: int = 0) -> Tensor:
-        """(B, Y, C). The first one is number `start` of its sequence."""
+        """Embed codes and their positions; the first one has position `start`. (B, Y, C)."""
         return self.ar_audio_position(self.ar_audio_embedding(codes_BY), start)
 
 
-def _order(phones_n_B: Tensor, text_size: int, size: int, misaligned: bool) -> Tensor:
-    """(B, L): what stands where in the packed sequence, as positions of the padded text followed by the codes."""
+def _packed_order(phones_n_B: Tensor, text_size: int, size: int, upstream_mask: bool) -> Tensor:
+    """Return, for each packed position, its index in the padded text followed by the codes. (B, L) int64."""
     position_L = torch.arange(size, device=phones_n_B.device)
-    moved_B1 = (text_size - phones_n_B)[:, None]
+    padding_B1 = (text_size - phones_n_B)[:, None]
     is_code_BL = position_L >= phones_n_B[:, None]
-    moved_BL = moved_B1.expand(-1, size) if misaligned else moved_B1 * is_code_BL
-    return (position_L + moved_BL).clamp(max=size - 1)
+    shift_BL = padding_B1.expand(-1, size) if upstream_mask else padding_B1 * is_code_BL
+    return (position_L + shift_BL).clamp(max=size - 1)
 
 
-def _take(x_BLC: Tensor, index_BN: Tensor) -> Tensor:
-    """Positions `index` of every sequence, (B, N, C)."""
+def _gather_positions(x_BLC: Tensor, index_BN: Tensor) -> Tensor:
+    """Return positions `index` of every sequence, (B, N, C)."""
     return x_BLC.gather(1, index_BN[:, :, None].expand(-1, -1, x_BLC.shape[2]))

@@ -1,4 +1,4 @@
-"""Sizes of the text-to-semantic decoder, and those that were published."""
+"""Sizes of the text-to-semantic decoder, and the published ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class GptConfig:
     """Sizes of the decoder. Defaults are GPT-SoVITS v2, v2Pro and v2ProPlus."""
 
     symbols: int = 732
-    """Phone ids: those of the v2 table."""
+    """Number of phone ids; 732 is the v2 table."""
     codes: int = 1024
-    """Entries of the content codebook. The id after the last one ends a sequence."""
+    """Entries of the content codebook. The id that follows the last one ends a sequence."""
     bert_channels: int = 1024
     channels: int = 512
     heads: int = 16
     layers: int = 24
     dropout: float = 0.1
-    """Everywhere that it is used: positions, attention weights, and twice in every layer."""
+    """Dropout of positions, of attention weights, and of both halves of every layer."""
 
     @property
     def end(self) -> int:
@@ -27,19 +27,20 @@ class GptConfig:
 
     @property
     def vocabulary(self) -> int:
+        """Number of ids that the decoder predicts: the codes and the end."""
         return self.codes + 1
 
 
 def v1() -> GptConfig:
-    """GPT-SoVITS v1 as published: 77.5 M parameters. Its table of phones has room for 512."""
+    """Return the sizes of GPT-SoVITS v1: 77.5 M parameters. Its phone embedding has 512 entries."""
     return GptConfig(symbols=512)
 
 
 def v2() -> GptConfig:
-    """GPT-SoVITS v2 as published: 77.6 M parameters."""
+    """Return the sizes of GPT-SoVITS v2: 77.6 M parameters."""
     return GptConfig()
 
 
 def tiny() -> GptConfig:
-    """The same architecture, small enough to watch it learn on two CPU cores; codes of the tiny SoVITS."""
+    """Return sizes that train within minutes on two CPU cores, with the codebook of the tiny SoVITS."""
     return GptConfig(codes=64, channels=128, heads=4, layers=4, dropout=0.0)

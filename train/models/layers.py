@@ -16,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 T = TypeVar("T")
 
 LEAKY_SLOPE = 0.1
-"""Slope of every leaky rectifier in HiFi-GAN and its discriminators but the decoder's last."""
+"""Slope of every leaky ReLU in HiFi-GAN and its discriminators except the last one of the decoder."""
 
 
 class WeightNorm(nn.Module):
-    """Mix in before a convolution: weight = weight_g * weight_v / |weight_v| (Salimans and Kingma 2016).
+    """Mixin for a convolution: weight = weight_g * weight_v / |weight_v| (Salimans and Kingma 2016).
 
     The norm is taken over all axes but the first. Parameters keep the names that trained GPT-SoVITS weights have,
     in their order: bias, weight_g, weight_v.
@@ -38,21 +38,30 @@ class WeightNorm(nn.Module):
         self.weight_v = nn.Parameter(direction)
 
     def normalised(self) -> Tensor:
-        """The weight. `_weight_norm` is one kernel each way, where the formula written out takes four."""
+        """Return the normalised weight.
+
+        `torch._weight_norm` is one kernel forward and one backward, where the formula written out takes four.
+        """
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
 
 class WeightNormConv1d(WeightNorm, nn.Conv1d):
+    """1-d convolution with weight normalisation."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.normalised(), self.bias)
 
 
 class WeightNormConv2d(WeightNorm, nn.Conv2d):
+    """2-d convolution with weight normalisation."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.normalised(), self.bias)
 
 
 class WeightNormConvTranspose1d(WeightNorm, nn.ConvTranspose1d):
+    """Transposed 1-d convolution with weight normalisation."""
+
     padding: tuple[int]
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -71,23 +80,26 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
 
 
-def block(run: Callable[..., T], *inputs: Any, recompute: bool) -> T:
-    """`run` on these tensors. With `recompute` they are all that is kept of it for the backward pass, which runs it
-    again: a third more time for the model, and the memory of one block at a time (Chen et al. 2016)."""
-    if recompute and torch.is_grad_enabled():
+def run_block(run: Callable[..., T], *inputs: Any, activation_checkpointing: bool) -> T:
+    """Run a block of a network, with activation checkpointing (Chen et al. 2016) if asked for.
+
+    With it only the inputs are stored for the backward pass, which runs the block again: a third more time for the
+    model, and the activations of one block at a time.
+    """
+    if activation_checkpointing and torch.is_grad_enabled():
         return checkpoint(run, *inputs, use_reentrant=False)
     return run(*inputs)
 
 
 def length_mask(lengths_B: Tensor, size: int) -> Tensor:
-    """(B,) lengths to a (B, 1, size) boolean mask."""
+    """Return a mask, (B, 1, size) bool, that is True before each row's length, (B,)."""
     return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[:, None]
 
 
-def segments(x_BCT: Tensor, starts_B: Tensor, size: int) -> Tensor:
-    """Cut x[b, :, starts[b] : starts[b] + size] from every row: (B, C, size). Never waits for the device.
+def slice_segments(x_BCT: Tensor, starts_B: Tensor, size: int) -> Tensor:
+    """Slice x[b, :, starts[b] : starts[b] + size] from every row b. (B, C, size).
 
-    starts + size must not pass T.
+    Does not synchronise with the device. starts + size must not exceed T.
     """
     index_BN = starts_B[:, None] + torch.arange(size, device=x_BCT.device)
     return x_BCT.gather(2, index_BN[:, None].expand(-1, x_BCT.shape[1], -1))

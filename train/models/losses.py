@@ -12,31 +12,37 @@ from torch import Tensor
 
 
 def discriminator_loss(real_BN: Sequence[Tensor], fake_BN: Sequence[Tensor]) -> Tensor:
-    """Least squares GAN (Mao et al. 2017): real scores to 1, generated ones to 0, summed over discriminators."""
+    """Return the discriminators' least squares GAN loss (Mao et al. 2017).
+
+    Real scores should be 1 and generated ones 0; summed over discriminators.
+    """
     pairs = zip(real_BN, fake_BN, strict=True)
     return _total((1 - real.float()).square().mean() + fake.float().square().mean() for real, fake in pairs)
 
 
 def generator_loss(fake_BN: Sequence[Tensor]) -> Tensor:
-    """Least squares GAN, the generator's side: generated scores to 1, summed over discriminators."""
+    """Return the generator's least squares GAN loss: generated scores should be 1. Summed over discriminators."""
     return _total((1 - fake.float()).square().mean() for fake in fake_BN)
 
 
 def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Twice the mean distance of feature maps, summed over discriminators and layers (Larsen et al. 2016; weight of
-    HiFi-GAN, Kong et al. 2020)."""
+    """Return twice the mean absolute difference of feature maps, summed over discriminators and layers.
+
+    Feature matching is by Larsen et al. 2016, its weight by HiFi-GAN (Kong et al. 2020).
+    """
     layers = ((r, f) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True))
     return 2 * _total((r.float() - f.float()).abs().mean() for r, f in layers)
 
 
 def mel_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean distance of two log-mel spectrograms of one shape. Not weighted."""
+    """Return the mean absolute difference of two log-mel spectrograms of one shape, not weighted."""
     return (real.float() - fake.float()).abs().mean()
 
 
 def kl_loss(z_p_BCT: Tensor, logs_q_BCT: Tensor, m_p_BCT: Tensor, logs_p_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
-    """KL divergence of the posterior from the flow's prior (VITS, Kim et al. 2021, equation 4), estimated with one
-    sample z_p: summed over channels, averaged over valid frames.
+    """Estimate the KL divergence of the posterior from the prior (VITS, Kim et al. 2021, equation 4).
+
+    It is estimated with one sample z_p, summed over channels and averaged over valid frames.
 
     Args:
         z_p_BCT: a sample of the posterior after the flow.

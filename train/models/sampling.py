@@ -1,237 +1,130 @@
-"""From text to speech with trained weights: the decoder says the codes, the SoVITS generator speaks them.
+"""Sample content codes from the text-to-semantic decoder, one at a time, with keys and values cached.
 
-Shapes: P phones, Q codes of the reference, Y codes, E channels of BERT, F spectrogram bins, T frames, V vocabulary,
-S samples, W channels of a speaker vector.
+Shapes: P phones, Q codes of the prompt, Y generated codes, E channels of BERT, V vocabulary, B batch, H heads,
+L positions, D channels of a head, C channels.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
-from headrace.store.errors import UsageError
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.gpt_config import GptConfig
-from headrace.train.models.prefix_attention import Attend, PrefixSight, attend
-from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.models.prefix_attention import AttentionFn, PrefixAttention, attend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleConfig:
-    """How the next code is picked. Defaults are those of GPT-SoVITS."""
+class SamplingConfig:
+    """How each code is sampled. Defaults are those of GPT-SoVITS."""
 
     top_k: int = 15
-    """Only so many of the likeliest are in question; 1 is the likeliest itself."""
+    """Sample among this many most probable codes; 1 is greedy decoding."""
     top_p: float = 1.0
-    """Only the likeliest that together have at most this probability are in question, the first one always."""
+    """Sample among the most probable codes whose probabilities sum to at most this (nucleus sampling); the most
+    probable one is always among them."""
     temperature: float = 1.0
-    """Under 1 the likely become likelier."""
+    """Divides the logits: below 1 the distribution is sharper."""
     repetition_penalty: float = 1.35
-    """Logits of what has been said, the prompt included, are divided by this, or multiplied if they are negative."""
-    shortest: int = 11
-    """Codes that are said at least; 0.44 s."""
-    longest: int = 1500
-    """Codes that are said at most; a minute."""
+    """Logits of codes that occurred before, in the prompt too, are divided by this, or multiplied where negative."""
+    min_codes: int = 11
+    """The end is not sampled before this many codes; 11 are 0.44 s."""
+    max_codes: int = 1500
+    """Generation stops after this many codes; 1500 are a minute."""
 
 
-def check_pair(decoder: GptConfig, generator: SovitsConfig) -> None:
+class KVCache:
+    """The attention of one layer with cached keys and values: first over a whole prompt, then over one position a call.
+
+    It is an `AttentionFn`.
     """
-    Raises:
-        UsageError: one says codes that the other does not speak.
-    """
-    if decoder.codes != generator.codebook_size:
-        raise UsageError(
-            f"The decoder says {decoder.codes} different codes, the SoVITS generator speaks {generator.codebook_size}: "
-            "give two that were trained for each other."
-        )
 
-
-class Memory:
-    """Attention of one layer that keeps keys and values: of a whole prompt first, then of one position a call. An
-    `Attend`."""
-
-    def __init__(self, prompt: Attend, size: int) -> None:
+    def __init__(self, prompt_attention: AttentionFn, capacity: int) -> None:
         """
         Args:
-            prompt: who sees whom in the prompt.
-            size: positions that there may be in the end.
+            prompt_attention: used for the prompt, which is the first call.
+            capacity: the most positions, prompt included.
         """
-        self._prompt, self._size, self._filled = prompt, size, 0
+        self._prompt_attention, self._capacity, self._length = prompt_attention, capacity, 0
         self._keys = self._values = torch.empty(0)
 
     def __call__(self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, dropout: float) -> Tensor:
+        """Cache keys and values, and attend to all that are cached. (B, H, L, D)."""
         B, H, L, D = k_BHLD.shape
-        if beginning := not self._filled:
-            self._keys, self._values = (x.new_empty(B, H, self._size, D) for x in (k_BHLD, v_BHLD))
-        start, self._filled = self._filled, self._filled + L
-        self._keys[:, :, start : self._filled] = k_BHLD
-        self._values[:, :, start : self._filled] = v_BHLD
-        if beginning:
-            return self._prompt(q_BHLD, k_BHLD, v_BHLD, dropout)
-        return attend(q_BHLD, self._keys[:, :, : self._filled], self._values[:, :, : self._filled])
+        if is_prompt := not self._length:
+            self._keys, self._values = (x.new_empty(B, H, self._capacity, D) for x in (k_BHLD, v_BHLD))
+        start, self._length = self._length, self._length + L
+        self._keys[:, :, start : self._length] = k_BHLD
+        self._values[:, :, start : self._length] = v_BHLD
+        if is_prompt:
+            return self._prompt_attention(q_BHLD, k_BHLD, v_BHLD, dropout)
+        return attend(q_BHLD, self._keys[:, :, : self._length], self._values[:, :, : self._length])
 
 
 @torch.no_grad()
-def sample(
+def generate_semantic(
     model: Text2SemanticDecoder,
     phones_P: Tensor,
-    config: SampleConfig,
+    config: SamplingConfig,
     *,
     bert_PE: Tensor | None = None,
     prompt_Q: Tensor | None = None,
 ) -> Tensor:
-    """Say the codes of a text, (Y,) int64. Random numbers come from torch's global generator of the device.
+    """Generate the content codes of a text.
 
-    It stops where the end is picked or is likeliest, or at `config.longest`.
+    Generation stops where the end is sampled or most probable, or after `config.max_codes`. Random numbers come from
+    torch's global generator of the device.
 
     Args:
         model: in evaluation mode.
-        phones_P: int64 ids: of the prompt, where there is one, and then of the text.
-        bert_PE: features of each phone.
-        prompt_Q: int64 codes that have been said already. They are not said again.
+        phones_P: int64 ids: those of the prompt, if there is one, followed by those of the text.
+        bert_PE: BERT features of each phone.
+        prompt_Q: int64 codes of the prompt, which the generated codes continue.
+
+    Returns:
+        (Y,) int64, without the prompt.
     """
-    said = phones_P.new_empty(0) if prompt_Q is None else prompt_Q
-    begun = len(said)
+    codes = phones_P.new_empty(0) if prompt_Q is None else prompt_Q
+    prompt_size = len(codes)
     text_1PC = model.embed_text(phones_P[None], None if bert_PE is None else bert_PE[None])
-    x_1LC = torch.cat((text_1PC, model.embed_codes(said[None])), dim=1)
-    sight = PrefixSight(torch.tensor([len(phones_P)], device=phones_P.device), len(phones_P))
-    memories = [Memory(sight, x_1LC.shape[1] + config.longest) for _ in model.h.layers]
-    for number in range(config.longest):
-        logits_V = model.ar_predict_layer(model.h(x_1LC, memories)[0, -1])
-        weighed_V = penalised(logits_V[: model.config.end] if number < config.shortest else logits_V, said, config)
-        code = pick(weighed_V, config)
-        if model.config.end in (int(code), int(weighed_V.argmax())):
+    x_1LC = torch.cat((text_1PC, model.embed_codes(codes[None])), dim=1)
+    attention = PrefixAttention(torch.tensor([len(phones_P)], device=phones_P.device), len(phones_P))
+    caches = [KVCache(attention, x_1LC.shape[1] + config.max_codes) for _ in model.h.layers]
+    for count in range(config.max_codes):
+        logits_V = model.ar_predict_layer(model.h(x_1LC, caches)[0, -1])
+        allowed_V = logits_V[: model.config.end] if count < config.min_codes else logits_V
+        penalised_V = apply_repetition_penalty(allowed_V, codes, config.repetition_penalty)
+        code = sample_token(penalised_V, config)
+        if model.config.end in (int(code), int(penalised_V.argmax())):
             break
-        said = torch.cat((said, code[None]))
-        x_1LC = model.embed_codes(code[None, None], len(said) - 1)
-    return said[begun:]
+        codes = torch.cat((codes, code[None]))
+        x_1LC = model.embed_codes(code[None, None], len(codes) - 1)
+    return codes[prompt_size:]
 
 
-def penalised(logits_V: Tensor, said: Tensor, config: SampleConfig) -> Tensor:
-    """Logits, those of codes that have been said lowered (CTRL, Keskar et al. 2019, section 4.1)."""
+def apply_repetition_penalty(logits_V: Tensor, previous_codes: Tensor, penalty: float) -> Tensor:
+    """Return the logits with those of previous codes lowered (CTRL, Keskar et al. 2019, section 4.1)."""
     logits = logits_V.clone()
-    of_said = logits[said]
-    logits[said] = torch.where(of_said < 0, of_said * config.repetition_penalty, of_said / config.repetition_penalty)
+    repeated = logits[previous_codes]
+    logits[previous_codes] = torch.where(repeated < 0, repeated * penalty, repeated / penalty)
     return logits
 
 
-def pick(logits_V: Tensor, config: SampleConfig) -> Tensor:
-    """One id by chance, () int64, from logits that are penalised already."""
+def sample_token(logits_V: Tensor, config: SamplingConfig) -> Tensor:
+    """Sample one id by top-p, temperature and top-k. () int64.
+
+    Args:
+        logits_V: after the repetition penalty.
+    """
     logits = logits_V
     if config.top_p < 1:
         ordered, order = logits.sort(descending=True)
-        out = ordered.softmax(0).cumsum(0) > config.top_p
-        out[0] = False
-        logits = logits.masked_fill(out.scatter(0, order, out), -torch.inf)
+        excluded = ordered.softmax(0).cumsum(0) > config.top_p
+        excluded[0] = False
+        logits = logits.masked_fill(excluded.scatter(0, order, excluded), -torch.inf)
     logits = logits / max(config.temperature, 1e-5)
-    least = logits.topk(min(config.top_k, len(logits))).values[-1]
-    probabilities = logits.masked_fill(logits < least, -torch.inf).softmax(0)
-    # The largest of p / Exp(1) is distributed as p, and nobody has to add up and search.
+    threshold = logits.topk(min(config.top_k, len(logits))).values[-1]
+    probabilities = logits.masked_fill(logits < threshold, -torch.inf).softmax(0)
+    # The argmax of p / Exp(1) is distributed as p. Unlike torch.multinomial, it does not synchronise with the device.
     return (probabilities / torch.empty_like(probabilities).exponential_()).argmax()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A recording whose voice and manner are taken, and what is said in it."""
-
-    spec: Tensor
-    """(F, T) float32, linear."""
-    phones: Tensor
-    """(P,) int64; none where its text is not known."""
-    codes: Tensor
-    """(Q,) int64; as many as none."""
-    bert: Tensor | None = None
-    """(P, E)."""
-    speaker: Tensor | None = None
-    """(W,), where the generator reads one."""
-
-
-@torch.no_grad()
-def say(
-    gpt: Text2SemanticDecoder,
-    phones_P: Tensor,
-    reference: Reference,
-    config: SampleConfig,
-    *,
-    bert_PE: Tensor | None = None,
-) -> Tensor:
-    """The codes of a text, (Y,) int64, as they go on from those of the reference.
-
-    Args:
-        phones_P: int64 ids of the text.
-        bert_PE: features of each phone; zeros stand for what the text or the reference has none of.
-    """
-    said_and_text = ((reference.phones, reference.bert), (phones_P, bert_PE))
-    blank = reference.spec.new_zeros(len(reference.phones) + len(phones_P), gpt.config.bert_channels)
-    bert = torch.cat([blank[: len(phones)] if rows is None else rows for phones, rows in said_and_text])
-    return sample(gpt, torch.cat((reference.phones, phones_P)), config, bert_PE=bert, prompt_Q=reference.codes)
-
-
-@torch.no_grad()
-def speak(
-    gpt: Text2SemanticDecoder,
-    sovits: SynthesizerTrn,
-    phones_P: Tensor,
-    reference: Reference,
-    config: SampleConfig,
-    *,
-    bert_PE: Tensor | None = None,
-    speed: float = 1.0,
-) -> Tensor:
-    """A text as a waveform, (S,) in [-1, 1]. Both models in evaluation mode, on the tensors' device.
-
-    Args:
-        As `say`, and
-        speed: 2.0 speaks twice as fast.
-    """
-    codes_Y = say(gpt, phones_P, reference, config, bert_PE=bert_PE)
-    return utter(sovits, codes_Y, phones_P, reference.spec, speed=speed, speaker_W=reference.speaker)
-
-
-@torch.no_grad()
-def utter(
-    sovits: SynthesizerTrn,
-    codes_Y: Tensor,
-    phones_P: Tensor,
-    reference_FT: Tensor,
-    *,
-    speed: float = 1.0,
-    speaker_W: Tensor | None = None,
-) -> Tensor:
-    """Codes as a waveform, (S,) in [-1, 1]. The model in evaluation mode, on the tensors' device.
-
-    Args:
-        codes_Y: int64, two frames each.
-        phones_P: int64 ids of what they say.
-        reference_FT: linear spectrogram of the recording whose voice is taken.
-        speed: 2.0 speaks twice as fast.
-        speaker_W: speaker vector of that recording, where the model reads one.
-    """
-    wave_11S = sovits.decode(
-        codes_Y[None],
-        phones_P[None],
-        torch.tensor([len(phones_P)], device=phones_P.device),
-        reference_FT[None],
-        torch.tensor([reference_FT.shape[1]], device=phones_P.device),
-        speed=speed,
-        speaker_BV=None if speaker_W is None else speaker_W[None],
-    )
-    return wave_11S[0, 0]
-
-
-def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
-    """Write 16 bit PCM as a WAV file, whatever it is called.
-
-    Raises:
-        OSError: it cannot be written; libsndfile, on a file of its own, would tell no reason.
-    """
-    encoded = io.BytesIO()
-    soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="WAV")
-    path.write_bytes(encoded.getbuffer())

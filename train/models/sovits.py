@@ -1,8 +1,8 @@
 """The SoVITS generator of GPT-SoVITS, v1 to v2ProPlus: VITS (Kim, Kong and Son 2021) with quantised content features
 beside text.
 
-A prior is read off content codes, phones and voice; a posterior off the spectrogram; a flow maps one onto the other;
-a decoder turns latent frames into waveform. Parameters have the names and shapes of published weights.
+A prior is computed from content codes, phones and voice, and a posterior from the spectrogram. A flow maps one onto the
+other, and a decoder turns latent frames into waveform. Parameters have the names and shapes of published weights.
 
 Shapes: B batch, T frames (even), Q = T / 2 content codes, P phones, C latent channels, F spectrogram bins,
 W content channels, G voice channels, V channels of a speaker vector, N frames of a training segment, S samples.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from headrace.store.errors import UsageError
 from headrace.train.models.attention import MRTE, Encoder
 from headrace.train.models.flow import PosteriorEncoder, ResidualCouplingFlow
-from headrace.train.models.layers import length_mask, segments
+from headrace.train.models.layers import length_mask, slice_segments
 from headrace.train.models.quantizer import VectorQuantizer
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.style_encoder import MelStyleEncoder
@@ -27,7 +27,7 @@ from headrace.train.models.vocoder import HifiGanDecoder
 
 
 class TextEncoder(nn.Module):
-    """Content codes, phones and voice to the prior of the latent."""
+    """Encode content codes, phones and voice to the prior of the latent."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
@@ -47,28 +47,28 @@ class TextEncoder(nn.Module):
     def forward(
         self, content_BWT: Tensor, mask_B1T: Tensor, phones_BP: Tensor, phones_n_B: Tensor, timbre_BG1: Tensor
     ) -> Tensor:
-        """Hidden frames (B, hidden, T), which `prior` reads."""
+        """Return hidden frames (B, hidden, T), the input of `prior`."""
         content = self.encoder_ssl(self.ssl_proj(content_BWT * mask_B1T), mask_B1T)
         mask_B1P = length_mask(phones_n_B, phones_BP.shape[1])
         text = self.encoder_text(self.text_embedding(phones_BP).mT, mask_B1P)
         return self.encoder2(self.mrte(content, mask_B1T, text, mask_B1P, timbre_BG1), mask_B1T)
 
     def prior(self, hidden_BHT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation, (B, C, T) each."""
+        """Return mean and log standard deviation, (B, C, T) each."""
         mean, log_std = (self.proj(hidden_BHT) * mask_B1T).chunk(2, dim=1)
         return mean, log_std
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesis:
-    """What one training forward pass makes."""
+    """Outputs of a forward pass in training."""
 
     wave: Tensor
     """(B, 1, N * hop), the decoded segments."""
     codes: Tensor
     """(B, Q) int64."""
     commitment: Tensor
-    """() float32, how far content is from its codes."""
+    """() float32, mean squared distance of content from its codes."""
     mask: Tensor
     """(B, 1, T) bool, valid frames."""
     z: Tensor
@@ -84,7 +84,7 @@ class Synthesis:
 
 
 class SynthesizerTrn(nn.Module):
-    """The generator. Randomness other than dropout and codebook learning comes in as arguments."""
+    """The generator. All randomness except dropout and codebook learning is passed as arguments."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
@@ -99,14 +99,24 @@ class SynthesizerTrn(nn.Module):
             rate_kernels=config.upsample_kernel_sizes,
             kernels=config.resblock_kernel_sizes,
             dilations=config.resblock_dilation_sizes,
-            recompute=config.recompute,
+            activation_checkpointing=config.activation_checkpointing,
         )
-        hidden, recompute = config.hidden_channels, config.recompute
+        hidden, checkpointing = config.hidden_channels, config.activation_checkpointing
         self.enc_q = PosteriorEncoder(
-            config.spec_bins, channels, hidden, config.posterior_layers, voice, recompute=recompute
+            config.spec_bins,
+            channels,
+            hidden,
+            config.posterior_layers,
+            voice,
+            activation_checkpointing=checkpointing,
         )
         self.flow = ResidualCouplingFlow(
-            channels, hidden, config.couplings, config.coupling_layers, voice, recompute=recompute
+            channels,
+            hidden,
+            config.couplings,
+            config.coupling_layers,
+            voice,
+            activation_checkpointing=checkpointing,
         )
         self.ref_enc = MelStyleEncoder(config.style_bins, config.style_channels, voice)
         self.ssl_proj = nn.Conv1d(config.ssl_channels, config.ssl_channels, 2, stride=2)
@@ -120,7 +130,7 @@ class SynthesizerTrn(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> SynthesizerTrn:
-        """A frozen quantiser stays in evaluation mode."""
+        """Set the mode of all modules; a frozen quantiser stays in evaluation mode."""
         super().train(mode)
         self.quantizer.train(mode and not self.config.freeze_quantizer)
         return self
@@ -141,14 +151,14 @@ class SynthesizerTrn(nn.Module):
         """Encode whole utterances, decode a segment of each.
 
         Args:
-            content_BWT: content features, zero past the end; T even. None where there are codes.
-            spec_BFT: linear spectrogram, zero past the end.
-            frames_B, phones_n_B: valid frames and phones, at least 1 each.
-            phones_BP: int64 symbol ids, any id past the end.
-            noise_BCT: standard normal, drives the posterior.
+            content_BWT: content features, zero past each end; T is even. None where there are codes.
+            spec_BFT: linear spectrogram, zero past each end.
+            frames_B, phones_n_B: numbers of frames and phones, 1 at least.
+            phones_BP: int64 ids, any valid id past each end.
+            noise_BCT: standard normal, for the sample of the posterior.
             starts_B: int64, first frame of each segment; starts + segment_frames <= T.
             speaker_BV: speaker vectors, for a model that reads them.
-            codes_BQ: int64, what this model's quantiser makes of the content features, any code past the end.
+            codes_BQ: int64, the content features quantised by this model; any code past each end.
         """
         mask = length_mask(frames_B, spec_BFT.shape[2])
         voice = self.voice(spec_BFT, mask, speaker_BV)
@@ -162,7 +172,7 @@ class SynthesizerTrn(nn.Module):
         m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
         z = _latent(m_q, logs_q, noise_BCT, mask)
         z_p = self.flow(z, mask, voice)
-        wave = self.dec(segments(z, starts_B, self.config.segment_frames), voice)
+        wave = self.dec(slice_segments(z, starts_B, self.config.segment_frames), voice)
         return Synthesis(
             wave=wave, codes=codes, commitment=commitment, mask=mask,
             z=z, z_p=z_p, m_p=m_p, logs_p=logs_p, m_q=m_q, logs_q=logs_q,
@@ -177,18 +187,18 @@ class SynthesizerTrn(nn.Module):
         starts_B: Tensor,
         speaker_BV: Tensor | None = None,
     ) -> Tensor:
-        """The decoded segments (B, 1, N * hop) of `forward` and no more: text and content have no part in them."""
+        """Return only the decoded segments of `forward`, (B, 1, N * hop), which do not depend on text and content."""
         mask = length_mask(frames_B, spec_BFT.shape[2])
         voice = self.voice(spec_BFT, mask, speaker_BV)
         m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
         z = _latent(m_q, logs_q, noise_BCT, mask)
-        return self.dec(segments(z, starts_B, self.config.segment_frames), voice)
+        return self.dec(slice_segments(z, starts_B, self.config.segment_frames), voice)
 
     def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
-        """The voice of each recording, (B, G, 1).
+        """Return the voice vector of each recording, (B, G, 1).
 
         Raises:
-            UsageError: the model reads speaker vectors and there are none.
+            UsageError: the model reads speaker vectors and none were given.
         """
         voice_BG1 = self.ref_enc(spec_BFT[:, : self.config.style_bins], mask_B1T)
         if not self.config.speaker_channels:
@@ -198,11 +208,11 @@ class SynthesizerTrn(nn.Module):
         return self.prelu(voice_BG1 + self.sv_emb(speaker_BV)[:, :, None])
 
     def timbre(self, voice_BG1: Tensor) -> Tensor:
-        """The voice as wide as the MRTE."""
+        """Project the voice vector to the width of the MRTE."""
         return self.ge_to512(voice_BG1.mT).mT if self.config.speaker_channels else voice_BG1
 
     def quantise(self, content_BWT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Content at half the frame rate, as codes. In float32.
+        """Quantise content features at half the frame rate, in float32.
 
         Returns:
             quantised (B, W, Q), codes (B, Q), commitment loss ().
@@ -224,14 +234,14 @@ class SynthesizerTrn(nn.Module):
         noise_BCT: Tensor | None = None,
         speaker_BV: Tensor | None = None,
     ) -> Tensor:
-        """Speak: codes and phones in the voice of a reference recording. All rows are of full length.
+        """Decode codes and phones to speech in the voice of a reference recording. All rows have the full length.
 
         Args:
             codes_BQ: int64 content codes, two frames each.
-            reference_BFT: linear spectrogram of the recording whose voice is taken.
-            noise_scale: how far to stray from the prior's mean.
+            reference_BFT: linear spectrogram of the recording whose voice is imitated.
+            noise_scale: factor on the standard deviation of the prior.
             speed: 2.0 speaks twice as fast.
-            noise_BCT: standard normal of the (stretched) number of frames; drawn if not given.
+            noise_BCT: standard normal, of as many frames as are decoded; drawn if not given.
             speaker_BV: speaker vector of the recording, for a model that reads one.
         Returns:
             (B, 1, S) in [-1, 1].
@@ -250,10 +260,10 @@ class SynthesizerTrn(nn.Module):
 
 
 def _latent(m_q_BCT: Tensor, logs_q_BCT: Tensor, noise_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
-    """A sample of the posterior, (B, C, T)."""
+    """Sample the posterior. (B, C, T)."""
     return (m_q_BCT + noise_BCT * torch.exp(logs_q_BCT)) * mask_B1T
 
 
 def _to_frames(codes_BWQ: Tensor) -> Tensor:
-    """Each code twice: from 25 Hz to 50 Hz."""
+    """Repeat each code: from 25 Hz to 50 Hz."""
     return codes_BWQ.repeat_interleave(2, dim=2)

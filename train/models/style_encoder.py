@@ -16,7 +16,7 @@ DROPOUT = 0.1
 
 
 def named(name: str, module: nn.Module) -> nn.Sequential:
-    """One module under a name of its own, where trained weights have a level more than the computation."""
+    """Wrap a module under a name, where the names of published weights have one more level."""
     return nn.Sequential(OrderedDict({name: module}))
 
 
@@ -29,11 +29,12 @@ class GatedConv(nn.Module):
         self.drop = nn.Dropout(DROPOUT)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
+        """Apply the convolution. (B, C, T)."""
         return x_BCT + self.drop(F.glu(self.conv1(x_BCT), dim=1))
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with a residual. Scores are scaled by the root of all channels, not of one head's."""
+    """Self-attention with a residual. Scores are divided by the root of all channels, not of one head's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,14 +46,17 @@ class SelfAttention(nn.Module):
         self.drop = nn.Dropout(DROPOUT)
 
     def forward(self, x_BTC: Tensor, mask_B1T: Tensor) -> Tensor:
+        """Attend within each recording. (B, T, C)."""
         query, key, value = (
             project(x_BTC).unflatten(2, (HEADS, -1)).transpose(1, 2) for project in (self.w_qs, self.w_ks, self.w_vs)
         )
-        answer_BHTD = F.scaled_dot_product_attention(query, key, value, mask_B1T[:, None], scale=self.scale)
-        return x_BTC + self.drop(self.fc(answer_BHTD.transpose(1, 2).flatten(2)))
+        output_BHTD = F.scaled_dot_product_attention(query, key, value, mask_B1T[:, None], scale=self.scale)
+        return x_BTC + self.drop(self.fc(output_BHTD.transpose(1, 2).flatten(2)))
 
 
 class MelStyleEncoder(nn.Module):
+    """Spectrogram to a voice vector."""
+
     def __init__(self, bins: int, channels: int, voice: int) -> None:
         super().__init__()
         self.spectral = nn.Sequential(
@@ -68,9 +72,10 @@ class MelStyleEncoder(nn.Module):
         self.fc = named("fc", nn.Linear(channels, voice))
 
     def forward(self, spec_BFT: Tensor, mask_B1T: Tensor) -> Tensor:
-        """(B, G, 1): the mean over valid frames, summed in float32. Every utterance needs one valid frame at least.
+        """Return the voice vector, (B, G, 1): the mean over valid frames, summed in float32.
 
-        The convolutions see up to four frames of padding past an utterance's end, as in the trained weights.
+        Every utterance needs one valid frame at least. The convolutions read up to four frames of padding past an
+        utterance's end, as they did when published weights were trained.
         """
         hidden = self.temporal(self.spectral((spec_BFT * mask_B1T).mT).mT) * mask_B1T
         style_BTG = self.fc(self.slf_attn(hidden.mT, mask_B1T))

@@ -1,4 +1,4 @@
-"""Post-norm transformer (Vaswani et al. 2017), whose parameters are named and shaped like torch's own encoder's.
+"""Post-norm transformer (Vaswani et al. 2017). Parameters have the names and shapes of torch's own encoder.
 
 Shapes: B batch, L positions, C channels, H heads, D channels of a head.
 """
@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headrace.train.models.prefix_attention import Attend
+from headrace.train.models.prefix_attention import AttentionFn
 
 
 class SelfAttention(nn.Module):
-    """Queries, keys and values from one projection. Who sees whom is not known here."""
+    """Multi-head self-attention with one projection for queries, keys and values.
+
+    Its caller passes the attention itself, so that masks and caches are not known here.
+    """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -28,16 +31,16 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x_BLC: Tensor, attend: Attend) -> Tensor:
-        """(B, L, C)."""
+    def forward(self, x_BLC: Tensor, attend: AttentionFn) -> Tensor:
+        """Attend within each sequence. (B, L, C)."""
         projected = F.linear(x_BLC, self.in_proj_weight, self.in_proj_bias)
         q, k, v = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        answer_BHLD = attend(q, k, v, self.dropout if self.training else 0.0)
-        return self.out_proj(answer_BHLD.transpose(1, 2).flatten(2))
+        output_BHLD = attend(q, k, v, self.dropout if self.training else 0.0)
+        return self.out_proj(output_BHLD.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
-    """Self-attention and a rectified feed-forward layer, each with a residual and a norm behind it."""
+    """Self-attention and a feed-forward layer with ReLU, each with a residual connection followed by a norm."""
 
     def __init__(self, channels: int, inner: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,26 +51,33 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x_BLC: Tensor, attend: Attend) -> Tensor:
-        """(B, L, C)."""
+    def forward(self, x_BLC: Tensor, attend: AttentionFn) -> Tensor:
+        """Apply the layer. (B, L, C)."""
         x_BLC = self.norm1(x_BLC + self.drop(self.self_attn(x_BLC, attend)))
         hidden = self.drop(F.relu(self.linear1(x_BLC)))
         return self.norm2(x_BLC + self.drop(self.linear2(hidden)))
 
 
 class Transformer(nn.Module):
+    """A stack of layers."""
+
     def __init__(self, layers: int, channels: int, inner: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(channels, inner, heads, dropout) for _ in range(layers))
 
-    def forward(self, x_BLC: Tensor, attends: Iterable[Attend], *, recompute: bool = False) -> Tensor:
-        """(B, L, C).
+    def forward(
+        self, x_BLC: Tensor, attentions: Iterable[AttentionFn], *, activation_checkpointing: bool = False
+    ) -> Tensor:
+        """Apply all layers. (B, L, C).
 
         Args:
-            attends: the attention of each layer.
-            recompute: keep a layer's input alone for the backward pass, and run the layer again there: a third more
-                time, a fifteenth of the activations.
+            attentions: the attention of each layer.
+            activation_checkpointing: keep only the input of each layer for the backward pass, and run the layer again
+                there: a third more time, a fifteenth of the activations.
         """
-        for layer, attend in zip(self.layers, attends, strict=False):
-            x_BLC = checkpoint(layer, x_BLC, attend, use_reentrant=False) if recompute else layer(x_BLC, attend)
+        for layer, attend in zip(self.layers, attentions, strict=False):
+            if activation_checkpointing:
+                x_BLC = checkpoint(layer, x_BLC, attend, use_reentrant=False)
+            else:
+                x_BLC = layer(x_BLC, attend)
         return x_BLC

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1d, block
+from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1d, run_block
 
 KERNEL = 7
-"""Of the first and the last convolution."""
-FINE = 2
-"""Last stages that are float32 where the others are half precision, whose rounding is noise that covers quiet bands of
-the waveform. Of one tiny model's weights the mel loss was 46.2 in float32; 59.7 with all stages in bfloat16, 50.4 with
-the last in float32, 46.3 with the last two; and 47.9 with all in float16."""
+"""Kernel size of the first and the last convolution."""
+FLOAT32_STAGES = 2
+"""This many of the last stages run in float32 where the others run in half precision, whose rounding noise covers quiet
+bands of the waveform. With the weights of one tiny model the mel loss was 46.2 in float32, 59.7 with all stages in
+bfloat16, 50.4 with the last one in float32, 46.3 with the last two, and 47.9 with all in float16."""
 
 
 class ResBlock(nn.Module):
@@ -36,6 +36,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x_BCT: Tensor) -> Tensor:
+        """Apply all pairs. (B, C, T)."""
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
             hidden = dilated(F.leaky_relu(x_BCT, LEAKY_SLOPE))
             x_BCT = x_BCT + plain(F.leaky_relu(hidden, LEAKY_SLOPE))
@@ -43,8 +44,10 @@ class ResBlock(nn.Module):
 
 
 class HifiGanDecoder(nn.Module):
-    """Latent frames to waveform. Each stage upsamples, halves the channels and averages residual blocks of several
-    kernel sizes."""
+    """Latent frames to waveform.
+
+    Each stage upsamples, halves the channels and averages residual blocks of several kernel sizes.
+    """
 
     def __init__(
         self,
@@ -56,10 +59,10 @@ class HifiGanDecoder(nn.Module):
         rate_kernels: Sequence[int],
         kernels: Sequence[int],
         dilations: Sequence[Sequence[int]],
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.activation_checkpointing = activation_checkpointing
         self.conv_pre = nn.Conv1d(channels, initial, KERNEL, padding=KERNEL // 2)
         widths = [initial >> stage for stage in range(len(rates) + 1)]
         self.ups = nn.ModuleList(
@@ -75,18 +78,22 @@ class HifiGanDecoder(nn.Module):
         self.cond = nn.Conv1d(voice, initial, 1)
 
     def forward(self, x_BCT: Tensor, voice_BG1: Tensor) -> Tensor:
-        """(B, 1, S) in [-1, 1], S = T * product of rates."""
+        """Decode to waveforms, (B, 1, S) in [-1, 1]; S = T * product of rates."""
         x_BCT = self.conv_pre(x_BCT) + self.cond(voice_BG1)
-        for stage in range(len(self.ups) - FINE):
-            x_BCT = block(partial(self._stage, stage), x_BCT, recompute=self.recompute)
+        for stage in range(len(self.ups) - FLOAT32_STAGES):
+            x_BCT = run_block(
+                partial(self._stage, stage), x_BCT, activation_checkpointing=self.activation_checkpointing
+            )
         with torch.autocast(x_BCT.device.type, enabled=False):
             x_BCT = x_BCT.float()
-            for stage in range(len(self.ups) - FINE, len(self.ups)):
-                x_BCT = block(partial(self._stage, stage), x_BCT, recompute=self.recompute)
+            for stage in range(len(self.ups) - FLOAT32_STAGES, len(self.ups)):
+                x_BCT = run_block(
+                    partial(self._stage, stage), x_BCT, activation_checkpointing=self.activation_checkpointing
+                )
             return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, 0.01)))
 
     def _stage(self, stage: int, x_BCT: Tensor) -> Tensor:
-        """Up one rate, and the mean of its residual blocks."""
+        """Upsample once, and average the residual blocks of that stage."""
         count = len(self.resblocks) // len(self.ups)
         x_BCT = self.ups[stage](F.leaky_relu(x_BCT, LEAKY_SLOPE))
         parallel = self.resblocks[stage * count : (stage + 1) * count]

@@ -30,7 +30,8 @@ from headrace.train.data.batch import Batch
 from headrace.train.data.stream import read_batch
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
-from headrace.train.models.sampling import SampleConfig, check_pair, sample, utter, write_wave
+from headrace.train.models.sampling import SamplingConfig, generate_semantic
+from headrace.train.models.text_to_speech import check_codebooks, decode_semantic, write_wave
 from headrace.train.monitoring.sample_plots import draw_heard
 from headrace.train.stages import gpt_stage, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage
@@ -92,12 +93,12 @@ class FromCodes:
             if codes_1Y is None:
                 assert x.content is not None, "neither content features nor codes"
                 codes_1Y = model.quantise(x.content, length_mask(x.frames, x.spec.shape[2]))[1]
-            wave_S = utter(
+            wave_S = decode_semantic(
                 model,
                 codes_1Y[0, : (frames + 1) // 2],
                 x.phones[0],
                 x.spec[0, :, :frames],
-                speaker_W=None if x.speaker is None else x.speaker[0],
+                speaker_V=None if x.speaker is None else x.speaker[0],
             )
         return wave_S[: frames * model.config.hop], seen[0][0]
 
@@ -112,7 +113,7 @@ class FromText:
             RunError: `voice` is no generator, or one of other codes.
         """
         self._stage, self._generator = stage, trained_models.generator(voice).to(device)
-        check_pair(stage.config, self._generator.config)
+        check_codebooks(stage.config, self._generator.config)
         self._spectral = Spectral(SpectralRecipe()).to(device)
         of_voice = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
         self.features = (*stage.features, *of_voice)
@@ -121,12 +122,12 @@ class FromText:
         model, x = self._stage.model, gpt_stage.prepare(batch)
         longest = 2 * int(x.codes_n[0]) + SPARE_CODES
         with _evaluating(model):
-            said_Y = sample(
-                model, x.phones[0], SampleConfig(longest=longest), bert_PE=None if x.bert is None else x.bert[0]
+            said_Y = generate_semantic(
+                model, x.phones[0], SamplingConfig(max_codes=longest), bert_PE=None if x.bert is None else x.bert[0]
             )
         spec_TF = self._spectral.magnitude(batch["wave"].float().flatten(1)[0] / 32768)
         speaker = batch["speaker_vector"].flatten().float() if "speaker_vector" in batch.tensors else None
-        return utter(self._generator, said_Y, x.phones[0], spec_TF.mT, speaker_W=speaker), None
+        return decode_semantic(self._generator, said_Y, x.phones[0], spec_TF.mT, speaker_V=speaker), None
 
 
 class Hearing:

@@ -172,8 +172,8 @@ class GptStage:
                 inputs.codes,
                 inputs.codes_n,
                 inputs.bert,
-                misaligned=self.optim.misaligned,
-                recompute=self.optim.recompute,
+                upstream_mask=self.optim.misaligned,
+                activation_checkpointing=self.optim.recompute,
             )
         targets, counted = gpt_losses.targets(inputs.codes, inputs.codes_n, self.config.end)
         if self.optim.misaligned:

@@ -197,7 +197,7 @@ def generator_sizes(config: RunConfig, store: Store) -> SovitsConfig:
     """Sizes of SoVITS as the preset has them, with room for all phones of a table that upstream has not."""
     sizes, begun = PRESETS[config.preset].sovits, config.init is not None
     symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
-    return replace(sizes, symbols=symbols, freeze_quantizer=begun, recompute=config.recompute)
+    return replace(sizes, symbols=symbols, freeze_quantizer=begun, activation_checkpointing=config.recompute)
 
 
 def decoder_sizes(config: RunConfig, store: Store) -> GptConfig:

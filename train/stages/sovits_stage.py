@@ -20,7 +20,7 @@ from headrace.train.checkpoints.load_weights import load_exactly
 from headrace.train.data.batch import Batch
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
-from headrace.train.models.layers import segments
+from headrace.train.models.layers import slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision
@@ -192,7 +192,7 @@ class SovitsStage:
                 speaker_BV=inputs.speaker,
                 codes_BQ=inputs.codes,
             )
-        real_BFN = segments(inputs.spec, drawn.starts, self.config.segment_frames)
+        real_BFN = slice_segments(inputs.spec, drawn.starts, self.config.segment_frames)
         fake_BNF = self.spectral.magnitude(out.wave.float()[:, 0])
         return out, (self.spectral.log_mel(real_BFN.mT), self.spectral.log_mel(fake_BNF))
 
@@ -211,7 +211,7 @@ class SovitsStage:
 
     def _real(self, piece: Piece) -> Tensor:
         """(B, 1, S), the recorded segments."""
-        return segments(piece.inputs.wave, piece.drawn.starts, self.config.segment_frames).mT.flatten(1)[:, None]
+        return slice_segments(piece.inputs.wave, piece.drawn.starts, self.config.segment_frames).mT.flatten(1)[:, None]
 
     def _update_discriminator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
         self.optim_d.zero_grad()

@@ -20,9 +20,10 @@ from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference, synthesis
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.sampling import Reference, SampleConfig, speak
+from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig, tiny
+from headrace.train.models.text_to_speech import Reference, synthesize
 from tests.helpers.training_store import build
 
 TEXT = "Hello world."
@@ -45,7 +46,7 @@ class Bench:
         monkeypatch.setattr(trained_models, "generator", lambda path: self.generator)
         monkeypatch.setattr(trained_models, "decoder", lambda path: self.decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)
-        monkeypatch.setattr(synthesis, "SampleConfig", lambda **given: SampleConfig(**given, longest=14))
+        monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=14))
 
     def sample(self, *words: object) -> Result:
         always = ("--sovits", "x", "--text", TEXT, "--out", self.folder / "said.wav", "--device", "cpu")
@@ -61,8 +62,8 @@ class Bench:
         bert_PE = changes.pop("bert_PE", None)
         phones = reference.phones_of(TEXT, "en", 732)
         torch.manual_seed(0)
-        config = replace(SampleConfig(longest=14), **changes)
-        wave = speak(self.decoder, self.generator, phones, heard, config, bert_PE=bert_PE)
+        config = replace(SamplingConfig(max_codes=14), **changes)
+        wave = synthesize(self.decoder, self.generator, phones, heard, config, bert_PE=bert_PE)
         return np.asarray(wave.clamp(-1, 1 - 2**-15))
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
-from headrace.train.models.prefix_attention import PrefixSight, attend
+from headrace.train.models.prefix_attention import PrefixAttention, attend
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.gpt_stage import GptInputs
 from tests.helpers.golden_recipe import SMALL_GPT, fill, fingerprint, gpt_inputs, integers, normal, safetensors
@@ -53,7 +53,7 @@ def watched(model: Text2SemanticDecoder, x: GptInputs) -> tuple[Tensor, Tensor, 
     """What goes into the transformer, what comes out of it, and the logits; masked as the reference does."""
     passed: list[Tensor] = []
     hook = model.h.register_forward_hook(lambda _, given, made: passed.extend((given[0], made)))
-    logits = ask(model, x, misaligned=True)
+    logits = ask(model, x, upstream_mask=True)
     hook.remove()
     return *passed, logits
 
@@ -78,7 +78,7 @@ def test_every_intermediate_is_the_reference_s(golden: Path) -> None:
 def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
     facts = json.loads((golden / "s1_golden.json").read_text())
     model, x = reference(SMALL_GPT), gpt_inputs("s1small", SMALL_GPT, [9, 6], [14, 11])
-    logits = ask(model, x, misaligned=True)
+    logits = ask(model, x, upstream_mask=True)
     targets, counted = gpt_losses.targets(x.codes, x.codes_n, SMALL_GPT.end)
     loss = -gpt_losses.log_likelihood(logits, targets, torch.ones_like(counted)).sum()
     assert loss.item() == pytest.approx(facts["fwd"]["loss"], rel=1e-6)
@@ -107,15 +107,15 @@ def test_the_full_size_decoder_is_the_reference_s(golden: Path) -> None:
     assert float(loss) == pytest.approx(facts["loss"], rel=1e-5)
 
 
-def seen_by_each(sight: PrefixSight, rows: int, size: int) -> Tensor:
+def seen_by_each(attention: PrefixAttention, rows: int, size: int) -> Tensor:
     """(B, L, L) bool: with equal scores and one-hot values, the answer to a query is who it sees."""
     nothing = torch.zeros(rows, 1, size, size)
-    return sight(nothing, nothing, torch.eye(size).expand(rows, 1, -1, -1), 0.0)[:, 0] > 0
+    return attention(nothing, nothing, torch.eye(size).expand(rows, 1, -1, -1), 0.0)[:, 0] > 0
 
 
 def test_text_sees_all_text_and_codes_see_what_came_before() -> None:
     text_n, size = torch.tensor([4, 2]), 9
-    seen = seen_by_each(PrefixSight(text_n, 4), 2, size)
+    seen = seen_by_each(PrefixAttention(text_n, 4), 2, size)
     i, j = torch.arange(size)[:, None], torch.arange(size)
     for row, n in enumerate(text_n.tolist()):
         assert torch.equal(seen[row], (j < n) | (j <= i) & (i >= n))
@@ -123,8 +123,8 @@ def test_text_sees_all_text_and_codes_see_what_came_before() -> None:
 
 def test_the_reference_s_mask_can_be_had(golden: Path) -> None:
     want = np.load(golden / "s1_golden.npz")
-    sight = PrefixSight(torch.tensor([9, 6]), 9).blind_past(torch.tensor([23, 17]), 23)
-    seen = seen_by_each(sight, 2, 23).numpy()
+    attention = PrefixAttention(torch.tensor([9, 6]), 9).attend_from_padding(torch.tensor([23, 17]), 23)
+    seen = seen_by_each(attention, 2, 23).numpy()
     np.testing.assert_array_equal(seen[0], want["fwd.attn_mask_b0h0"] == 0)
     np.testing.assert_array_equal(seen[1, :20, :20], want["fwd.attn_mask_b1h0"][3:, 3:] == 0)
 
@@ -163,9 +163,9 @@ def test_an_utterance_in_a_batch_is_the_utterance_alone() -> None:
 @torch.no_grad()
 def test_masks_agree_where_all_lengths_are_equal() -> None:
     model, x = decoder(), random_inputs(TINY, [6, 6], [9, 9])
-    torch.testing.assert_close(ask(model, x), ask(model, x, misaligned=True), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ask(model, x), ask(model, x, upstream_mask=True), rtol=0, atol=1e-5)
     uneven = random_inputs(TINY, [6, 4], [9, 9])
-    assert (ask(model, uneven) - ask(model, uneven, misaligned=True)).abs().max() > 0.01
+    assert (ask(model, uneven) - ask(model, uneven, upstream_mask=True)).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -189,10 +189,10 @@ def test_a_language_without_bert_counts_as_zeros() -> None:
 def test_layers_run_again_give_the_same_gradients() -> None:
     model, x = decoder().train(), random_inputs(TINY, [7, 3], [4, 10])
     gradients = []
-    for recompute in (False, True):
+    for checkpointing in (False, True):
         torch.manual_seed(3)  # dropout
         model.zero_grad()
-        ask(model, x, recompute=recompute).square().sum().backward()
+        ask(model, x, activation_checkpointing=checkpointing).square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(kept, again, rtol=0, atol=1e-6)

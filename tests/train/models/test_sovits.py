@@ -15,7 +15,7 @@ from headrace.train.models import losses
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.flow import ResidualCouplingFlow
-from headrace.train.models.layers import WeightNormConv1d, WeightNormConvTranspose1d, length_mask, segments
+from headrace.train.models.layers import WeightNormConv1d, WeightNormConvTranspose1d, length_mask, slice_segments
 from headrace.train.models.quantizer import Codebook, VectorQuantizer
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import tiny, v1, v2, v2Pro, v2ProPlus
@@ -214,7 +214,7 @@ def test_weight_norm_starts_as_the_plain_layer_and_keeps_the_norm(conv: WeightNo
 
 def test_segments_are_slices() -> None:
     x, starts = torch.arange(2 * 3 * 10.0).view(2, 3, 10), torch.tensor([6, 0])
-    torch.testing.assert_close(segments(x, starts, 4), torch.stack([x[0, :, 6:10], x[1, :, :4]]))
+    torch.testing.assert_close(slice_segments(x, starts, 4), torch.stack([x[0, :, 6:10], x[1, :, :4]]))
 
 
 def clusters(count: int, each: int) -> tuple[Tensor, Tensor]:
@@ -241,10 +241,13 @@ def test_the_codebook_follows_its_inputs_and_dead_codes_move_to_them() -> None:
     book, everything = Codebook(8, 4), torch.ones(200, dtype=torch.bool)
     book.start(x, everything)
     moved = x + 1
-    for _ in range(600):
+    closest = torch.full((8,), torch.inf)  # of each code: one that wins nothing takes 300 steps to die
+    for step in range(1000):
         book.learn(moved, book.nearest(moved), everything)
+        if step >= 400:
+            closest = closest.minimum(torch.cdist(book.embed, moved).min(1).values)
     assert float(torch.cdist(centres + 1, book.embed).min(1).values.max()) < 0.1
-    assert float(torch.cdist(book.embed, moved).min(1).values.max()) < 0.1
+    assert float(closest.max()) < 0.1
 
 
 def test_padding_teaches_the_codebook_nothing() -> None:

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.train.data.batch import Batch
 from headrace.train.models.presets import PRESETS
-from headrace.train.models.sampling import utter
 from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.text_to_speech import decode_semantic
 from headrace.train.precision import Precision
 from headrace.train.stages.gpt_losses import Spoiling
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
@@ -149,5 +149,5 @@ def test_what_is_on_the_wrong_device_is_found() -> None:
 def test_speech(speed: float) -> None:
     generator = SynthesizerTrn(PRESETS["tiny"].sovits).to(CUDA).eval()
     codes, phones = (torch.zeros(size, dtype=torch.int64, device=CUDA) for size in (40, 20))
-    wave_S = utter(generator, codes, phones, torch.zeros(1025, 90, device=CUDA), speed=speed)
+    wave_S = decode_semantic(generator, codes, phones, torch.zeros(1025, 90, device=CUDA), speed=speed)
     assert wave_S.device == CUDA and len(wave_S) == round(80 / speed) * 640

@@ -26,7 +26,7 @@ from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits_config import SovitsConfig, tiny
-from headrace.train.models.vocoder import FINE
+from headrace.train.models.vocoder import FLOAT32_STAGES
 from headrace.train.precision import Precision
 from headrace.train.stages.sovits_inputs import draw, prepare
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
@@ -342,7 +342,7 @@ def test_the_end_of_the_decoder_is_float32(batch: Batch) -> None:
     for up in made.generator.dec.ups:
         up.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     out, _ = made._synthesise(made._prepared(batch, torch.tensor([3.0, 68.0])))
-    assert seen == [torch.bfloat16] * 3 + [torch.float32] * FINE
+    assert seen == [torch.bfloat16] * 3 + [torch.float32] * FLOAT32_STAGES
     assert out.wave.dtype == torch.float32
 
 

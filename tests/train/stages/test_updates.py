@@ -156,8 +156,8 @@ def test_pieces_hold_every_utterance_once(count: int) -> None:
 
 def test_blocks_computed_twice_give_the_same_bits_and_keep_less() -> None:
     batch, kept, states = speech([60, 60]), [], []
-    for recompute in (False, True):
-        made = stage(replace(FROZEN, recompute=recompute, posterior_layers=8))
+    for checkpointing in (False, True):
+        made = stage(replace(FROZEN, activation_checkpointing=checkpointing, posterior_layers=8))
         size = 0
 
         def pack(tensor: Tensor) -> Tensor:
