@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test soak lint
+.PHONY: venv demo test test-fast soak coverage lint format docs
 
 venv: .venv/ready
 
@@ -21,11 +21,24 @@ demo: venv
 test: venv
 	$(BIN)/python -m pytest -m 'not soak'
 
+test-fast: venv  # what takes less than two minutes on two cores; it starts no clusters and trains no runs
+	$(BIN)/python -m pytest -m 'not soak and not slow' --numprocesses 2
+
 soak: venv
 	$(BIN)/python -m pytest -m soak
 
-lint: venv
+coverage: venv  # kernels that Numba compiles, and what runs in other processes, count as not covered
+	$(BIN)/python -m pytest -m 'not soak' --cov --cov-report=term:skip-covered --cov-report=html:.venv/coverage
+
+lint: venv docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
