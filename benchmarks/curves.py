@@ -44,7 +44,7 @@ Record = dict[str, Any]
 
 def curve(data: Path, out: Path, stage: str, precision: str, steps: int, device: str) -> list[Record]:
     """The lines of a run, made or finished."""
-    config = RunConfig(
+    config = RunConfig.from_options(
         store=data, out=out, stage=stage, preset="tiny", precision=precision, fp32_steps=0, device=device,
         max_steps=steps, checkpoint_every=50, validate_every=50,
     )  # fmt: skip

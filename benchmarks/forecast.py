@@ -34,7 +34,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 options, before = json.loads(sys.argv[1]), peak()
-found = forecast(RunConfig(out=Path("RUN"), device="cpu", **options), 1, Audience())
+found = forecast(RunConfig.from_options(out=Path("RUN"), device="cpu", **options), 1, Audience())
 print(json.dumps({"state": found["state_gib"], "step": found["step_gib"], "bytes": peak() - before}))
 """
 HEAD = ("run", "weights and optimiser, GiB", "step, GiB", f"told: both, the step x {SPARE}", "process, GiB", "to told")
@@ -60,7 +60,12 @@ def main(store: Path, presets: tuple[str, ...], batch_frames: int) -> None:
     for preset in presets:
         for stage in STAGES:
             for recompute in (False, True):
-                options = {"stage": stage, "preset": preset, "batch_frames": batch_frames, "recompute": recompute}
+                options = {
+                    "stage": stage,
+                    "preset": preset,
+                    "batch_frames": batch_frames,
+                    "activation_checkpointing": recompute,
+                }
                 name = f"{stage} {preset}{', --recompute' if recompute else ''}"
                 rows.append(row(name, measured(store=str(store), **options)))
                 click.echo(rows[-1])

@@ -1,5 +1,5 @@
-"""What it saves, costs and changes to keep activations in 8 bits (`train run --float8`), beside keeping them as they
-are.
+"""What it saves, costs and changes to keep activations in 8 bits (`train run --activations-8bit`), beside keeping them
+as they are.
 
     python -m benchmarks.packing --sovits STORE --gpt STORE [--steps 300] [--preset v2]
 
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ UTTERANCES, FRAMES = 2, 400
 
 def drift(config: RunConfig, steps: int) -> dict[str, Any]:
     """Both ways, step by step."""
-    ways = [make_ready(replace(config, float8=packed), Audience()) for packed in (False, True)]
+    ways = [make_ready(config.with_options(activations_8bit=packed), Audience()) for packed in (False, True)]
     shown = ways[0].stage.shown[0]
     losses, seconds = np.zeros((2, steps)), np.zeros((2, steps))
     states = [torch.get_rng_state()] * 2
@@ -171,7 +170,7 @@ def write(found: dict[str, dict[str, Any]], steps: int, preset: str) -> None:
 
 
 def _measure(stage: str, store: Path, steps: int, preset: str) -> dict[str, Any]:
-    config = RunConfig(
+    config = RunConfig.from_options(
         store=store, out=Path("RUN"), stage=stage, preset="tiny", batch_frames=300, max_utterances=3, max_steps=steps
     )
     sizes = [_apart(preset, stage, way) for way in (False, True)]

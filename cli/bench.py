@@ -98,12 +98,12 @@ def bench_store(
 @click.option("--cold/--warm", default=None, help="Nothing of STORE in memory, or all; else as epochs find it.")
 @click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
 @click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
-@click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
+@click.option("--grad-accum", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
 @click.option("--where", metavar="CONDITION", help="Train on what meets it.")
 @click.option("--init", type=FILE, help="Weights that the run would begin with: what is read depends on it.")
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
-@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
+@click.option("--activation-checkpointing", is_flag=True, default=None, help="Less memory for more time.")
 @png_option
 @json_option
 @output.handle_errors
@@ -118,7 +118,7 @@ def bench_training(
     from headrace.train.measure.bottleneck import bench
 
     given = {name: value for name, value in options.items() if value is not None}
-    config = RunConfig(store=path, out=Path("RUN"), **given)
+    config = RunConfig.from_options(store=path, out=Path("RUN"), **given)
     with TrainProgress(quiet=as_json) as progress:
         found = bench(config, steps=steps, cold=cold, observer=progress)
     if png:

@@ -39,7 +39,9 @@ main.add_command(bench.bench_training)
 @click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
 @click.option("--where", metavar="CONDITION", help="Train on what meets it: duration < 20 and speaker != 'x'.")
 @click.option("--balance", type=click.Choice(BALANCES), help="Repeat utterances of those there is little of.")
-@click.option("--evenness", type=click.FloatRange(0, 1), help="Of --balance; 1 makes all equal.  [default: 0.5]")
+@click.option(
+    "--balance-strength", type=click.FloatRange(0, 1), help="Of --balance; 1 makes all equal.  [default: 0.5]"
+)
 @click.option("--seed", type=click.IntRange(0), help="Of weights, order and noise.  [default: 0]")
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
@@ -47,14 +49,18 @@ main.add_command(bench.bench_training)
 @click.option("--fixed-shapes", type=click.IntRange(1), metavar="N", help="Pad batches to one of N lengths.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Of gpt.  [default: scaled_adam]")
 @click.option("--dpo", is_flag=True, default=None, help="gpt: also prefer right codes over spoilt ones.")
-@click.option("--misaligned", is_flag=True, default=None, help="gpt: mask padding as upstream does, to compare.")
-@click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
-@click.option("--warmup", type=click.IntRange(1), metavar="STEPS", help="Learning rate rises that long; 1000 is usual.")
-@click.option("--max-norm", type=click.FloatRange(0, min_open=True), help="Clip gradients; 1.0 is usual.")
-@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
-@click.option("--float8", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients.")
+@click.option("--upstream-mask", is_flag=True, default=None, help="gpt: mask padding as upstream does, to compare.")
+@click.option("--grad-accum", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
+@click.option(
+    "--warmup-steps", type=click.IntRange(1), metavar="STEPS", help="Learning rate rises that long; 1000 is usual."
+)
+@click.option("--max-grad-norm", type=click.FloatRange(0, min_open=True), help="Clip gradients; 1.0 is usual.")
+@click.option("--activation-checkpointing", is_flag=True, default=None, help="Less memory for more time.")
+@click.option(
+    "--activations-8bit", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients."
+)
 @click.option("--compile", is_flag=True, default=None, help="Compile blocks of the networks; with --fixed-shapes.")
-@click.option("--grow", is_flag=True, default=None, help="Larger updates when validation stops improving.")
+@click.option("--grow-batch", is_flag=True, default=None, help="Larger updates when validation stops improving.")
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many validations without a better one.")
 @click.option("--checkpoint-every", type=click.IntRange(1), metavar="STEPS", help="[default: 500]")
 @click.option("--validate-every", type=click.IntRange(0), metavar="STEPS", help="0 for never.  [default: 500]")
@@ -81,7 +87,7 @@ def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: A
         if resume:
             summary = loop.resume(out, given | {"store": store}, progress)
         else:
-            summary = loop.start(RunConfig(store=store, out=out, **given), progress)
+            summary = loop.start(RunConfig.from_options(store=store, out=out, **given), progress)
     if summary is None:
         return  # the first of several processes tells
     if as_json:
@@ -97,18 +103,22 @@ def run(store: StoragePath, out: Path, resume: bool, as_json: bool, **options: A
 @click.option("--init", type=FILE, help="Weights that the run would begin with: what is read depends on it.")
 @click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
 @click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
-@click.option("--accumulate", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
+@click.option("--grad-accum", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
 @click.option("--fixed-shapes", type=click.IntRange(1), metavar="N", help="Pad batches to one of N lengths.")
 @click.option("--where", metavar="CONDITION", help="Train on what meets it.")
 @click.option("--balance", type=click.Choice(BALANCES), help="Repeat utterances of those there is little of.")
-@click.option("--evenness", type=click.FloatRange(0, 1), help="Of --balance; 1 makes all equal.  [default: 0.5]")
+@click.option(
+    "--balance-strength", type=click.FloatRange(0, 1), help="Of --balance; 1 makes all equal.  [default: 0.5]"
+)
 @click.option("--epochs", type=click.IntRange(1), help="To look ahead; else 8, or 15 for gpt.")
 @click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Of gpt.  [default: scaled_adam]")
 @click.option("--dpo", is_flag=True, default=None, help="gpt: also prefer right codes over spoilt ones.")
-@click.option("--recompute", is_flag=True, default=None, help="Less memory for more time.")
-@click.option("--float8", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients.")
+@click.option("--activation-checkpointing", is_flag=True, default=None, help="Less memory for more time.")
+@click.option(
+    "--activations-8bit", is_flag=True, default=None, help="Activations in 8 bits: less memory, rougher gradients."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @output.handle_errors
 def plan(store: StoragePath, epochs: int | None, as_json: bool, **options: Any) -> None:
@@ -119,9 +129,9 @@ def plan(store: StoragePath, epochs: int | None, as_json: bool, **options: Any) 
     from headrace.train.measure.forecast import forecast
 
     given = {name: value for name, value in options.items() if value is not None}
-    config = RunConfig(store=store, out=Path("RUN"), **given)
+    config = RunConfig.from_options(store=store, out=Path("RUN"), **given)
     with TrainProgress(quiet=as_json) as progress:
-        found = forecast(config, epochs or {"sovits": 8, "gpt": 15}[config.stage], progress)
+        found = forecast(config, epochs or {"sovits": 8, "gpt": 15}[config.model.stage], progress)
     if as_json:
         output.print_json(found)
     else:

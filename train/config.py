@@ -1,9 +1,9 @@
-"""What a training run is told, and what of it must not change while it lasts."""
+"""Configuration of a training run, and which of it a run keeps for life."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,165 +17,296 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")
 OPTIMIZERS = ("scaled_adam", "adamw")
-SAMPLES = 2
-"""Utterances that are spoken where TensorBoard is to show some, and nobody says how many."""
-BOUND = (
-    "stage", "preset", "init", "init_discriminator", "seed", "batch_frames", "max_utterances", "where", "balance",
-    "evenness", "fixed_shapes", "optimizer", "dpo", "misaligned", "accumulate", "warmup", "max_norm", "grow",
-)  # fmt: skip
-"""Fields that a run keeps for life: with another value it would be another run."""
-FILES = ("init", "init_discriminator", "voice")
-OF_GPT = ("optimizer", "dpo", "misaligned", "voice")
-"""Fields that mean nothing to sovits."""
-NOT_NEGATIVE = (
-    "seed", "batch_frames", "max_utterances", "max_steps", "max_epochs", "validate_every", "fp32_steps", "accumulate",
-    "warmup", "max_norm", "patience", "profile", "fixed_shapes", "samples",
-)  # fmt: skip
+DEFAULT_SAMPLES = 2
+"""Utterances that each validation synthesises for TensorBoard where `samples` is not given."""
+
+
+def _check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; choose from {', '.join(filter(None, choices))}.")
+
+
+def _check_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        if (getattr(config, name) or 0) < 0:
+            raise UsageError(f"{name} is {getattr(config, name)}; it cannot be negative.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One training run. Of the sizes, 0 means: chosen by the run, or no limit."""
+class ModelConfig:
+    """The model, and the weights that it starts from."""
 
-    store: StoragePath
-    out: Path
-    """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
     stage: str = "sovits"
-    """`sovits`: codes and text to speech. `gpt`: text to codes."""
+    """`sovits`: semantic codes and text to speech. `gpt`: text to semantic codes."""
     preset: str = "v2"
-    """Sizes of the model: `v2` are GPT-SoVITS v2's, `tiny` is for tests and demonstrations."""
+    """Sizes of the model: `v1` to `v2ProPlus` are those of GPT-SoVITS, `tiny` is for tests and demonstrations."""
     init: Path | None = None
-    """Weights to begin with, one of upstream's files: s2G for sovits, whose quantiser then stays as it is; s1 for gpt.
-    None begins from nothing."""
+    """Pretrained weights to start from, in upstream's format: s2G for sovits, whose quantiser is then frozen; s1 for
+    gpt. None starts from random weights."""
     init_discriminator: Path | None = None
-    """Discriminators to begin with, upstream's s2D."""
+    """Pretrained discriminators to start from: upstream's s2D."""
     seed: int = 0
+    """Seed of the initial weights, of the order of the data and of the noise."""
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "stage", STAGES)
+        _check_choice(self, "preset", PRESETS)
+        _check_not_negative(self, "seed")
+        if self.init_discriminator and self.stage != "sovits":
+            raise UsageError("init_discriminator is for the stage sovits: gpt has no discriminator.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which utterances are trained on, and how they are batched."""
+
     batch_frames: int = 0
-    """Most padded frames of a batch. 0 chooses by the device."""
+    """Upper limit of padded frames in a batch. 0 chooses by the device."""
     max_utterances: int = 0
-    """Most utterances of a batch. 0 chooses by `batch_frames`."""
+    """Upper limit of utterances in a batch. 0 chooses by `batch_frames`."""
     where: str = ""
-    """Train on the utterances that meet this condition, in the language of `store.conditions`. Empty for all."""
+    """Train only on utterances that meet this condition, in the language of `headrace.store.conditions`. Empty for
+    all."""
     balance: str = ""
-    """Repeat the utterances of small groups: of each `speaker` or `language`. Empty for no repetition."""
-    evenness: float = 0.5
+    """Repeat utterances of small groups: `speaker` or `language`. Empty for no repetition."""
+    balance_strength: float = 0.5
     """How far `balance` goes: 0 repeats nothing, 1 makes all groups equal."""
     fixed_shapes: int = 0
-    """Pad batches to one of so many lengths, for kernels that are chosen or compiled by shape: 16 cost about 7 % of
-    padding. 0 pads each to its longest utterance."""
+    """Pad every batch to one of this many lengths, for kernels that are chosen or compiled by shape; 16 cost about 7 %
+    of padding. 0 pads each batch to its longest utterance."""
+
+    def __post_init__(self) -> None:
+        _check_not_negative(self, "batch_frames", "max_utterances", "fixed_shapes")
+        _check_choice(self, "balance", ("", *BALANCES))
+        if not 0 <= self.balance_strength <= 1:
+            raise UsageError(f"balance_strength is {self.balance_strength}; it must be from 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimiser, its loss, and how large an update is."""
+
+    optimizer: str = ""
+    """gpt only: `scaled_adam` as published, which is the default, or `adamw` with a warm-up and half a cosine."""
+    dpo: bool = False
+    """gpt only: add a preference loss for right codes over corrupted ones (DPO). Steps take twice the time."""
+    upstream_mask: bool = False
+    """gpt only: mask padding on the side where upstream's training code does, to compare numbers with it."""
+    grad_accum: int = 0
+    """Batches of one update, on each rank; those left at the end of an epoch make a smaller one. 0 takes the preset's:
+    1, and 4 for gpt."""
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises; 1000 is usual. gpt then falls along half a cosine until `max_steps`,
+    instead of following the published schedule. 0 for no warm-up."""
+    max_grad_norm: float = 0.0
+    """Gradients of a larger norm are scaled down to it; 1.0 is usual. 0 for no limit."""
+    grow_batch: bool = False
+    """Double the batches of an update, up to four times as many, when the validation loss stops falling."""
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "optimizer", ("", *OPTIMIZERS))
+        _check_not_negative(self, "grad_accum", "warmup_steps", "max_grad_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What the networks are computed on, and how."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: CUDA where there is a device."""
+    precision: str = "auto"
+    """`fp32`, `fp16`, `bf16`, or `auto`: fp16 on CUDA, fp32 on a CPU."""
+    fp32_steps: int | None = None
+    """Steps in float32 before half precision begins. None: 500 before fp16, none before bf16."""
+    activation_checkpointing: bool = False
+    """Compute blocks again in the backward pass instead of keeping their activations: less memory, more time."""
+    activations_8bit: bool = False
+    """Keep activations of the generator, or of gpt, in 8 bits until the backward pass: less memory, and gradients that
+    deviate a little."""
+    compile: bool = False
+    """Compile blocks of the networks into a few kernels each, once for each of `fixed_shapes`."""
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "device", DEVICES)
+        _check_choice(self, "precision", PRECISIONS)
+        _check_not_negative(self, "fp32_steps")
+        if self.activations_8bit and self.activation_checkpointing:
+            raise UsageError("activations_8bit and activation_checkpointing save the same memory: choose one of them.")
+        if self.compile and self.activations_8bit:
+            raise UsageError("compile and activations_8bit both choose what is kept for the backward pass: choose one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """When a run saves, validates and stops."""
+
     max_steps: int = 0
     """Stop after this many steps. 0 for no limit."""
     max_epochs: int = 0
     """Stop after this many epochs. 0 for no limit."""
-    precision: str = "auto"
-    fp32_steps: int | None = None
-    """Steps in float32 before half precision begins. None: 500 before fp16, none before bf16."""
-    device: str = "auto"
-    optimizer: str = ""
-    """Of gpt: `scaled_adam` as published, which is what empty means, or `adamw` with a warm-up and half a cosine."""
-    dpo: bool = False
-    """gpt: add a loss that prefers right codes over spoilt ones, for twice the time."""
-    misaligned: bool = False
-    """gpt: mask padding on the side where upstream's training code does, to compare numbers with it."""
-    accumulate: int = 0
-    """Batches of one update, on each rank; those left at the end of an epoch make a smaller one. 0 takes the preset's:
-    1, and 4 for gpt."""
-    warmup: int = 0
-    """Updates over which the learning rate rises to what it should be: 1000 is usual. gpt then falls along half a
-    cosine until `max_steps`, instead of keeping the published rates. 0 for none."""
-    max_norm: float = 0.0
-    """Gradients of a larger norm are scaled down to it: 1.0 is usual. 0 for never."""
-    recompute: bool = False
-    """Compute blocks again in the backward pass instead of keeping what they made: less memory, more time."""
-    float8: bool = False
-    """Keep activations of the generator, or of the decoder of text, in 8 bits until the backward pass: less memory, and
-    gradients that stray a little."""
-    compile: bool = False
-    """Make blocks of the networks into a few kernels each, once for every one of `fixed_shapes`."""
-    grow: bool = False
-    """Double the batches of an update, up to four times as many, when the validation loss stops falling."""
-    profile: int = 0
-    """Steps to profile, after the first three of this start."""
-    patience: int = 0
-    """Stop after so many validations without a better loss: 3 is usual. 0 for never."""
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
     validate_every: int = 500
     """Steps between validations; there is one at the end too. 0 for none."""
-    samples: int | None = None
-    """Held-out utterances that each validation speaks, into RUN/samples/. None: two with TensorBoard, else none."""
-    voice: Path | None = None
-    """gpt: a run of sovits, or a file of such weights, that speaks the samples."""
-    tensorboard: bool = False
-    """Write RUN/tensorboard/ too."""
+    patience: int = 0
+    """Stop after this many validations without a better loss; 3 is usual. 0 for never."""
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("stage", STAGES),
-            ("preset", PRESETS),
-            ("precision", PRECISIONS),
-            ("device", DEVICES),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(choices)}.")
-        if self.optimizer not in ("", *OPTIMIZERS):
-            raise UsageError(f"optimizer is {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}.")
-        for name in NOT_NEGATIVE:
-            if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it cannot be negative.")
-        if self.balance not in ("", *BALANCES):
-            raise UsageError(f"balance is {self.balance!r}; choose from {', '.join(BALANCES)}.")
-        if not 0 <= self.evenness <= 1:
-            raise UsageError(f"evenness is {self.evenness}; it must be from 0 to 1.")
-        if self.init_discriminator and self.stage != "sovits":
-            raise UsageError("init_discriminator is for the stage sovits: a decoder of text has no discriminator.")
-        if self.stage == "sovits" and (given := [name for name in OF_GPT if getattr(self, name)]):
-            raise UsageError(f"{' and '.join(given)}: for the stage gpt alone; leave it out, or give --stage gpt.")
-        if self.samples and self.stage == "gpt" and not self.voice:
-            raise UsageError("samples of the stage gpt are spoken by a sovits model: give one by --voice.")
-        if self.samples and not self.validate_every:
-            raise UsageError("samples are spoken by validations: validate_every cannot be 0 with them.")
-        if (self.grow or self.patience) and not self.validate_every:
-            raise UsageError("grow and patience follow the validation loss: validate_every cannot be 0 with them.")
-        if self.float8 and self.recompute:
-            raise UsageError("float8 and recompute are two ways to save the same memory: choose one of them.")
-        if self.compile and not self.fixed_shapes:
-            raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
-        if self.compile and self.float8:
-            raise UsageError("compile and float8 both choose what waits for the backward pass: give one of them.")
+        _check_not_negative(self, "max_steps", "max_epochs", "validate_every", "patience")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
+        if self.patience and not self.validate_every:
+            raise UsageError("patience follows the validation loss: validate_every cannot be 0 with it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringConfig:
+    """What a run shows of itself beside its metrics."""
+
+    samples: int | None = None
+    """Held-out utterances that each validation synthesises into RUN/samples/. None: two with TensorBoard, else none."""
+    voice: Path | None = None
+    """gpt only: the sovits model that speaks the samples, a run or a file of weights."""
+    tensorboard: bool = False
+    """Write RUN/tensorboard/ too."""
+    profile: int = 0
+    """Steps to profile, after the first three of this start."""
+
+    def __post_init__(self) -> None:
+        _check_not_negative(self, "samples", "profile")
+
+
+SECTIONS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "compute": ComputeConfig,
+    "schedule": ScheduleConfig,
+    "monitoring": MonitoringConfig,
+}
+KEPT_FOR_LIFE = ("model", "data", "optim")
+"""Sections that a resumed run cannot change: with other values it would be another run."""
+SECTION_OF = {field.name: name for name, section in SECTIONS.items() for field in fields(section)}
+"""Option to the section that has it. No two sections have options of one name."""
+FORMER_NAMES = {
+    "evenness": "balance_strength",
+    "misaligned": "upstream_mask",
+    "accumulate": "grad_accum",
+    "warmup": "warmup_steps",
+    "max_norm": "max_grad_norm",
+    "grow": "grow_batch",
+    "recompute": "activation_checkpointing",
+    "float8": "activations_8bit",
+}
+"""Names in config.json of runs that were made when it had no sections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Configuration of a training run. A size of 0 is chosen by the run, or means no limit.
+
+    Sections are given whole, or built from options by name:
+
+    >>> RunConfig.from_options(store=Path("STORE"), out=Path("RUN"), stage="gpt", max_steps=10).schedule.max_steps
+    10
+    """
+
+    store: StoragePath
+    out: Path
+    """Folder of the run: config.json, metrics.jsonl, curves.png, checkpoints/."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    compute: ComputeConfig = ComputeConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
+
+    def __post_init__(self) -> None:
+        self._check_stage()
+        if self.monitoring.samples and not self.schedule.validate_every:
+            raise UsageError("samples are synthesised by validations: validate_every cannot be 0 with them.")
+        if self.optim.grow_batch and not self.schedule.validate_every:
+            raise UsageError("grow_batch follows the validation loss: validate_every cannot be 0 with it.")
+        if self.compute.compile and not self.data.fixed_shapes:
+            raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
+
+    def _check_stage(self) -> None:
+        optim, monitoring = self.optim, self.monitoring
+        gpt_only = {
+            "optimizer": optim.optimizer,
+            "dpo": optim.dpo,
+            "upstream_mask": optim.upstream_mask,
+            "voice": monitoring.voice,
+        }
+        given = [name for name, value in gpt_only.items() if value]
+        if self.model.stage == "sovits" and given:
+            raise UsageError(f"{' and '.join(given)}: only for the stage gpt; leave it out, or give --stage gpt.")
+        if self.model.stage == "gpt" and monitoring.samples and not monitoring.voice:
+            raise UsageError("samples of the stage gpt are spoken by a sovits model: give one by --voice.")
+
+    @classmethod
+    def from_options(cls, *, store: StoragePath, out: Path, **options: Any) -> RunConfig:
+        """Return the config with these options, given by their own names and without sections.
+
+        Raises:
+            TypeError: there is no option of this name.
+            UsageError: a value is not allowed, or not beside another one.
+        """
+        return cls(store=store, out=out).with_options(**options)
+
+    def with_options(self, **changes: Any) -> RunConfig:
+        """Return a copy with options changed, likewise by name; `store` and `out` are options too."""
+        top = {name: changes.pop(name) for name in ("store", "out") if name in changes}
+        if unknown := [name for name in changes if name not in SECTION_OF]:
+            raise TypeError(f"RunConfig has no option {unknown[0]!r}; it has {', '.join(SECTION_OF)}.")
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            sections.setdefault(SECTION_OF[name], {})[name] = value
+        changed = {section: replace(getattr(self, section), **values) for section, values in sections.items()}
+        return replace(self, **top, **changed)
 
     @property
-    def spoken(self) -> int:
-        """Utterances that each validation speaks."""
-        if self.samples is not None:
-            return self.samples
-        return SAMPLES if self.tensorboard and (self.stage == "sovits" or self.voice) else 0
+    def sample_count(self) -> int:
+        """Utterances that each validation synthesises."""
+        monitoring = self.monitoring
+        if monitoring.samples is not None:
+            return monitoring.samples
+        return DEFAULT_SAMPLES if monitoring.tensorboard and (self.model.stage == "sovits" or monitoring.voice) else 0
 
     def to_json(self) -> dict[str, Any]:
-        paths = {name: str(value) for name in ("store", "out", *FILES) if (value := getattr(self, name)) is not None}
-        return {**asdict(self), **paths}
+        """Return the content of config.json: `store`, `out`, and an object for each section."""
+        sections = {name: asdict(getattr(self, name)) for name in SECTIONS}
+        for values in sections.values():
+            values |= {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+        return {"store": str(self.store), "out": str(self.out), **sections}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
-        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        paths = {name: Path(known[name]) for name in ("out", *FILES) if known.get(name) is not None}
-        return cls(**(known | paths | {"store": parse_path(known["store"])}))
+        """Read the content of config.json, also as it was before it had sections. Unknown options are ignored."""
+        options: dict[str, Any] = {}
+        for name, value in data.items():
+            options |= value if name in SECTIONS else {FORMER_NAMES.get(name, name): value}
+        known = {name: value for name, value in options.items() if name in SECTION_OF}
+        for name in ("init", "init_discriminator", "voice"):
+            if known.get(name) is not None:
+                known[name] = Path(known[name])
+        return cls.from_options(store=parse_path(options["store"]), out=Path(options["out"]), **known)
 
 
 def config_path(out: Path) -> Path:
+    """Return the path of a run's config.json."""
     return out / "config.json"
 
 
 def resumed(out: Path, given: Mapping[str, Any]) -> RunConfig:
-    """The config of a run that goes on: what it was started with, changed by what is given now.
+    """Return the config of a run that is resumed: what it was started with, changed by the options given now.
 
     Args:
         out: folder of the run.
-        given: fields of `RunConfig` that were asked for this time.
+        given: options by name, as for `RunConfig.with_options`.
     Raises:
-        RunError: `out` holds no run, or a field that a run keeps for life is given another value.
+        RunError: `out` holds no run, or an option that a run keeps for life is given another value.
     """
     path = config_path(out)
     if not path.exists():
@@ -184,11 +315,22 @@ def resumed(out: Path, given: Mapping[str, Any]) -> RunConfig:
         saved = RunConfig.from_json(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise RunError(f"{path} is damaged ({error!r}): start a new run with another --out.") from error
-    now = replace(saved, **({"profile": 0} | dict(given)), out=out)
-    changed = [name for name in BOUND if getattr(now, name) != getattr(saved, name)]
+    now = saved.with_options(**({"profile": 0} | dict(given)), out=out)
+    changed = list(_changes_for_life(saved, now))
     if changed:
         raise RunError(
-            f"{out} was started with another {' and '.join(changed)}: leave that out to resume, or start a new run.",
-            *(f"{name}: {getattr(saved, name)} in {out}, {getattr(now, name)} now" for name in changed),
+            f"{out} was started with another {' and '.join(option for option, _, _ in changed)}: leave that out to "
+            "resume, or start a new run.",
+            *(f"{option}: {before} in {out}, {after} now" for option, before, after in changed),
         )
     return now
+
+
+def _changes_for_life(saved: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each option that a run keeps and that differs: its name on the command line, and both values."""
+    for section in KEPT_FOR_LIFE:
+        before, after = getattr(saved, section), getattr(now, section)
+        for field in fields(before):
+            values = getattr(before, field.name), getattr(after, field.name)
+            if values[0] != values[1]:
+                yield f"--{field.name.replace('_', '-')}", *values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from headrace.store.conditions import clauses
 from headrace.store.errors import RunError, UsageError
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import select
-from headrace.train.config import RunConfig
+from headrace.train.config import DataConfig, RunConfig
 from headrace.train.data.balance import copies, repetitions
 from headrace.train.data.training_data import open_data
 from headrace.train.trainer import loop
@@ -169,7 +168,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def test_a_selection_says_what_is_out_and_why(corpus):
-    data = open_data(corpus, lambda _: {}, where="frames < 80 and id != 'utt3' and 'la' in text")
+    data = open_data(corpus, lambda _: {}, DataConfig(where="frames < 80 and id != 'utt3' and 'la' in text"))
     kept = [n for n, frames in enumerate(FRAMES) if frames < 80 and n != 3]
     assert sorted([*data.training, *data.validation]) == kept
     told = data.to_json()
@@ -206,7 +205,7 @@ def test_a_feature_of_one_number_an_utterance_is_a_column(tmp_path):
 
 def test_nothing_selected_is_an_error(corpus):
     with pytest.raises(UsageError, match="meets the condition") as caught:
-        open_data(corpus, lambda _: {}, where="frames > 1000 and aligned")
+        open_data(corpus, lambda _: {}, DataConfig(where="frames > 1000 and aligned"))
     assert caught.value.details == (
         "not frames > 1000: 20 utterances (0.4 min)",
         "not aligned: 0 utterances (0.0 min)",
@@ -256,11 +255,13 @@ def test_train_run_tells_and_keeps_its_condition(corpus, tmp_path):
     assert told["where"] == "frames < 60"
     assert told["in"]["utterances"] == sum(frames < 60 for frames in FRAMES)
     assert told["epoch"]["utterances"] == told["training"]["utterances"]
-    again = CliRunner().invoke(main, options(corpus, out, "--resume", "--where", "frames < 70", "--evenness", "1"))
+    again = CliRunner().invoke(
+        main, options(corpus, out, "--resume", "--where", "frames < 70", "--balance-strength", "1")
+    )
     assert again.exit_code == 1
     assert "where: frames < 60 in" in again.stderr
     assert "frames < 70 now" in again.stderr
-    assert "evenness: 0.5 in" in again.stderr
+    assert "--balance-strength: 0.5 in" in again.stderr
     wrong = CliRunner().invoke(main, options(corpus, tmp_path / "other", "--where", "frames < sixty"))
     assert wrong.exit_code == 2
     assert "there is no column sixty" in wrong.stderr
@@ -268,15 +269,17 @@ def test_train_run_tells_and_keeps_its_condition(corpus, tmp_path):
 
 def test_a_run_sees_what_was_selected_alone(corpus, tmp_path):
     observer = Silent()
-    config = RunConfig(store=corpus, out=tmp_path / "run", preset="tiny", max_epochs=1, where="frames < 60")
+    config = RunConfig.from_options(
+        store=corpus, out=tmp_path / "run", preset="tiny", max_epochs=1, where="frames < 60"
+    )
     loop.start(config, observer)
     kept = sum(frames < 60 for frames in FRAMES)
     assert sum(record["utterances"] for record in observer.records if record["split"] == "train") == kept - 1
     assert any(line.startswith("where frames < 60: ") for line in observer.said)
-    with pytest.raises(RunError, match="another where and balance"):
+    with pytest.raises(RunError, match="another --where and --balance"):
         loop.resume(config.out, {"where": "", "balance": "language"}, Silent())
-    assert dataclasses.replace(config, evenness=1.0).evenness == 1.0
+    assert config.with_options(balance_strength=1.0).data.balance_strength == 1.0
     with pytest.raises(UsageError, match="it must be from 0 to 1"):
-        dataclasses.replace(config, evenness=1.5)
+        config.with_options(balance_strength=1.5)
     with pytest.raises(UsageError, match="balance is 'text'"):
-        dataclasses.replace(config, balance="text")
+        config.with_options(balance="text")

@@ -71,9 +71,9 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
         UsageError: no published version has the sizes of the run's model.
     """
     config = _config(run)
-    config, state = _newest(run, config.stage)
+    config, state = _newest(run, config.model.stage)
     epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
-    if config.stage == "gpt":
+    if config.model.stage == "gpt":
         decoder_ = Text2SemanticDecoder(_decoder_sizes(config, state["stage"]["model"]))
         load_exactly(decoder_, state["stage"]["model"], str(run))
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
@@ -95,8 +95,10 @@ def _config(run: Path) -> RunConfig:
 
 def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
     config = _config(run)
-    if config.stage != stage:
-        raise RunError(f"{run} is a run of stage {config.stage}, and what is needed here is one of stage {stage}.")
+    if config.model.stage != stage:
+        raise RunError(
+            f"{run} is a run of stage {config.model.stage}, and what is needed here is one of stage {stage}."
+        )
     state, _ = Checkpoints(run / "checkpoints").load_newest()
     return config, state
 
@@ -104,14 +106,14 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
     """Of a run's generator: those of its preset, with as many phones as the run's store had."""
     symbols = len(weights["enc_p.text_embedding.weight"])
-    return replace(PRESETS[config.preset].sovits, symbols=symbols, freeze_quantizer=config.init is not None)
+    return replace(PRESETS[config.model.preset].sovits, symbols=symbols, freeze_quantizer=config.model.init is not None)
 
 
 def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
     """Of a run's decoder, likewise, and with as many codes."""
     symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
     vocabulary = len(weights["ar_predict_layer.weight"])
-    return replace(PRESETS[config.preset].gpt, symbols=symbols, codes=vocabulary - 1)
+    return replace(PRESETS[config.model.preset].gpt, symbols=symbols, codes=vocabulary - 1)
 
 
 def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import Selection, amount, select
 from headrace.store.storage import StoragePath
+from headrace.train.config import DataConfig
 from headrace.train.data.balance import repetitions
 from headrace.train.data.batch_plan import held_out
 
@@ -60,15 +61,12 @@ class Data:
 def open_data(
     path: StoragePath,
     needed: Callable[[Store], Requirements],
-    *,
-    where: str = "",
-    balance: str = "",
-    evenness: float = 0.5,
+    config: DataConfig,
 ) -> Data:
-    """
+    """Open a store for training, check it against what the model reads, and select and split its utterances.
+
     Args:
-        needed: of the features that a store has, which the model reads.
-        where, balance, evenness: as in `headrace.train.config.RunConfig`.
+        needed: returns what the model reads of a store with these features, and the recipes that it expects.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
         StoreError: a feature is missing, the build was not finished, or there is nothing in it.
@@ -84,11 +82,13 @@ def open_data(
         raise StoreError(f"{path} is not complete: run featurize build again, it goes on with what is not sealed yet.")
     if not len(store):
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
-    selection = select(store, where)
+    selection = select(store, config.where)
     selected = np.flatnonzero(selection.holds)
     held = held_out(store.ids[selected])
     training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
-    repeated = repetitions(groups[balance][training], store.frames[training], evenness) if balance else None
+    repeated = None
+    if config.balance:
+        repeated = repetitions(groups[config.balance][training], store.frames[training], config.balance_strength)
     return Data(store=store, training=training, validation=selected[held], selection=selection, repeated=repeated)
 
 

@@ -130,7 +130,7 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
     Raises:
         UsageError, StoreError, RunError: as `headrace.train.trainer.loop.start`.
     """
-    ready = make_ready(replace(config, fp32_steps=0), observer)
+    ready = make_ready(config.with_options(fp32_steps=0), observer)
     store, stage = ready.data.store, ready.stage
     if cold is None:
         reason = never_warm(store, stage.features)
@@ -147,12 +147,12 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
     found = compare(stage, open_stream, steps, lambda batch: registry.check_ids(stage, store, batch))
     return {
         "store": str(config.store),
-        "stage": config.stage,
-        "preset": config.preset,
+        "stage": config.model.stage,
+        "preset": config.model.preset,
         "device": str(ready.device),
         "precision": ready.precision.name,
-        "batch_frames": ready.config.batch_frames,
-        "max_utterances": ready.config.max_utterances,
+        "batch_frames": ready.config.data.batch_frames,
+        "max_utterances": ready.config.data.max_utterances,
         "accumulate": stage.optim.accumulate,
         "features": list(stage.features),
         "reading": store.reading,

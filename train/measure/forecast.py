@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     Raises:
         As `headrace.train.trainer.loop.start`.
     """
-    ready = make_ready(replace(config, fp32_steps=0), observer)
+    ready = make_ready(config.with_options(fp32_steps=0), observer)
     config = ready.config
     with ready.stream(Position.start()) as stream:
         epoch = stream.epoch(stream.position)
@@ -95,11 +95,11 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
         _measure(ready, stream, epoch, spread[0])  # makes what stays: moments, the entries of a codebook
         steps = [_measure(ready, stream, epoch, members) for members in spread]
     return _account(ready, epoch, steps, epochs) | {
-        "stage": config.stage,
-        "preset": config.preset,
+        "stage": config.model.stage,
+        "preset": config.model.preset,
         "device": str(ready.device),
-        "precision": config.precision,
-        "batch_frames": config.batch_frames,
+        "precision": config.compute.precision,
+        "batch_frames": config.data.batch_frames,
         "measured": [asdict(step) for step in steps],
     }
 

@@ -204,14 +204,14 @@ def of_run(config: RunConfig, ready: Ready) -> Hearing | None:
         RunError: as `FromText`.
     """
     held = ready.data.validation
-    if not config.spoken or not len(held):
+    if not config.sample_count or not len(held):
         return None
-    spread = np.unique(np.linspace(0, len(held) - 1, config.spoken).round().astype(int))
+    spread = np.unique(np.linspace(0, len(held) - 1, config.sample_count).round().astype(int))
     with apart(ready.device):  # a generator is made with random weights before it has its own
         voice: Voice
         if isinstance(ready.stage, GptStage):
-            assert config.voice is not None, "spoken is 0 without"
-            voice = FromText(ready.stage, config.voice, ready.device)
+            assert config.monitoring.voice is not None, "spoken is 0 without"
+            voice = FromText(ready.stage, config.monitoring.voice, ready.device)
         else:
             assert isinstance(ready.stage, SovitsStage)
             voice = FromCodes(ready.stage)

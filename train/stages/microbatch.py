@@ -34,7 +34,7 @@ class Pieces:
                     longest = max(int(batch.frames.max()) for batch in batches)
                     raise RunError(
                         f"An utterance of {longest} frames does not fit into the device's memory by itself: leave out "
-                        "the longest by --where, or compute blocks twice by --recompute."
+                        "the longest by --where, or compute blocks twice by --activation-checkpointing."
                     ) from error
             # Not above: there the error still holds what the step had made.
             self.count *= 2

@@ -78,9 +78,9 @@ class Stage(Protocol):
 def requirements(config: RunConfig, store: Store) -> Requirements:
     """What the features of a store must be made like; of several that would do, the best that it holds."""
     phones = {"phones": {"symbols": _table(config, store)}}
-    if config.stage == "gpt":
+    if config.model.stage == "gpt":
         codes = {"semantic": {"codebook": decoder_sizes(config, store).codes}}
-        heard = {"wave": _wave(SpectralRecipe())} if config.voice else {}
+        heard = {"wave": _wave(SpectralRecipe())} if config.monitoring.voice else {}
         return phones | codes | heard | ({"bert": {}} if "bert" in store.features else {})
     recipe, sizes = SpectralRecipe(), generator_sizes(config, store)
     made = {"mfcc": recipe.to_json(), "content": {}, "semantic": {"codebook": sizes.codebook_size}}
@@ -95,15 +95,20 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
     Raises:
         RecipeMismatch, UsageError: the model cannot read these features.
     """
-    asked = {"accumulate": config.accumulate, "max_norm": config.max_norm, "warmup": config.warmup}
+    asked = {
+        "accumulate": config.optim.grad_accum,
+        "max_norm": config.optim.max_grad_norm,
+        "warmup": config.optim.warmup_steps,
+    }
     policy: dict[str, Any] = {name: value for name, value in asked.items() if value}
-    if config.stage == "gpt":
-        decoder, gpt_optim = decoder_sizes(config, store), GptOptimConfig.for_preset(config.preset)
-        if config.optimizer == "adamw":
+    if config.model.stage == "gpt":
+        decoder, gpt_optim = decoder_sizes(config, store), GptOptimConfig.for_preset(config.model.preset)
+        if config.optim.optimizer == "adamw":
             policy |= ADAMW
-        if config.warmup or config.optimizer == "adamw":
-            policy |= {"schedule": "warmup_cosine", "total": config.max_steps or gpt_optim.total}
-        policy |= {"preference": config.dpo, "misaligned": config.misaligned, "recompute": config.recompute}
+        if config.optim.warmup_steps or config.optim.optimizer == "adamw":
+            policy |= {"schedule": "warmup_cosine", "total": config.schedule.max_steps or gpt_optim.total}
+        policy |= {"preference": config.optim.dpo, "misaligned": config.optim.upstream_mask}
+        policy |= {"recompute": config.compute.activation_checkpointing}
         gpt_optim = replace(gpt_optim, **policy)
         _check_width(store, "bert", decoder.bert_channels)
         return GptStage(decoder, precision=precision, device=device, optim=gpt_optim, bert="bert" in store.features)
@@ -116,7 +121,7 @@ def make(config: RunConfig, store: Store, precision: Precision, device: torch.de
         Spectral(SpectralRecipe()),
         precision=precision,
         device=device,
-        optim=replace(SovitsOptimConfig.for_preset(config.preset), **policy),
+        optim=replace(SovitsOptimConfig.for_preset(config.model.preset), **policy),
         content=content_source(sizes, store),
     )
 
@@ -144,10 +149,10 @@ def initialise(stage: Stage, config: RunConfig) -> list[str]:
         modules = {"init": stage.generator, "init_discriminator": stage.discriminator}
     said = []
     for name, module in modules.items():
-        if path := getattr(config, name):
+        if path := getattr(config.model, name):
             upstream_files.initialise(module, path)
             said.append(f"{name}: {len(module.state_dict())} tensors of {path}")
-    if isinstance(stage, SovitsStage) and config.init:
+    if isinstance(stage, SovitsStage) and config.model.init:
         said.append(f"quantiser frozen: content is {stage.features[1]}")
     return said
 
@@ -195,16 +200,18 @@ def _short_of_codes(store: Store) -> np.ndarray:
 
 def generator_sizes(config: RunConfig, store: Store) -> SovitsConfig:
     """Sizes of SoVITS as the preset has them, with room for all phones of a table that upstream has not."""
-    sizes, begun = PRESETS[config.preset].sovits, config.init is not None
+    sizes, begun = PRESETS[config.model.preset].sovits, config.model.init is not None
     symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
-    return replace(sizes, symbols=symbols, freeze_quantizer=begun, activation_checkpointing=config.recompute)
+    return replace(
+        sizes, symbols=symbols, freeze_quantizer=begun, activation_checkpointing=config.compute.activation_checkpointing
+    )
 
 
 def decoder_sizes(config: RunConfig, store: Store) -> GptConfig:
     """Sizes of the decoder of text, likewise. `tiny`, which nobody exports, has as many codes as the store."""
-    sizes = PRESETS[config.preset].gpt
+    sizes = PRESETS[config.model.preset].gpt
     symbols = sizes.symbols if _table(config, store) in UPSTREAMS else SYMBOLS[OWN]
-    of_store = config.preset == "tiny" and not config.init and "semantic" in store.features
+    of_store = config.model.preset == "tiny" and not config.model.init and "semantic" in store.features
     codes = store.features["semantic"].recipe.get("codebook", sizes.codes) if of_store else sizes.codes
     return replace(sizes, symbols=symbols, codes=codes)
 
@@ -212,7 +219,7 @@ def decoder_sizes(config: RunConfig, store: Store) -> GptConfig:
 def _table(config: RunConfig, store: Store) -> str:
     """The table of phones that a store has to have: its own, where the model begins from nothing or knows it."""
     found = store.features["phones"].recipe.get("symbols") if "phones" in store.features else None
-    return str(found) if found in UPSTREAMS or (found == OWN and not config.init) else UPSTREAMS[-1]
+    return str(found) if found in UPSTREAMS or (found == OWN and not config.model.init) else UPSTREAMS[-1]
 
 
 def _wave(recipe: SpectralRecipe) -> dict[str, Any]:

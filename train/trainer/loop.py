@@ -68,17 +68,17 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str,
 
 
 def _train(run: Run) -> dict[str, Any] | None:
-    profiling = profiled(run.config.out, 0 if distributed.rank() else run.config.profile, run.observer.say)
+    profiling = profiled(run.config.out, 0 if distributed.rank() else run.config.monitoring.profile, run.observer.say)
     watching = run.log or nullcontext(), run.board or nullcontext()
     with run.stream, watching[0], watching[1], profiling as profile_step, stop_signals() as stop:
         while not run.finished:
             run.train_step()
             profile_step()
-            if run.finished or run.due(run.config.validate_every):
+            if run.finished or run.due(run.config.schedule.validate_every):
                 run.validate()
             # Asked once: a signal that comes after this line has its turn after the next step.
             caught = [number for numbers in distributed.gathered(list(stop)) for number in numbers]
-            if run.finished or caught or run.due(run.config.checkpoint_every):
+            if run.finished or caught or run.due(run.config.schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:
                 raise Interrupted(run.farewell(caught[0]))

@@ -44,7 +44,7 @@ class Run:
             state: a checkpoint to go on from; None begins at step 0.
         """
         first = distributed.rank() == 0
-        self.board = Board(config.out / "tensorboard") if config.tensorboard and first else None
+        self.board = Board(config.out / "tensorboard") if config.monitoring.tensorboard and first else None
         audience = (observer, self.board) if self.board else (observer,)
         self.observer = observer = Audience(*audience) if first else Audience()
         ready = make_ready(config, observer)
@@ -54,7 +54,7 @@ class Run:
         self.plateau, self.quarantine = Plateau(), Quarantine(self.data.store.ids)
         if distributed.rank():
             torch.manual_seed(
-                (config.seed << 16) + distributed.rank()
+                (config.model.seed << 16) + distributed.rank()
             )  # weights are the same on all ranks, noise is not
         position = self._restore(state) if state else self._begin()
         self.hearing = evaluation_samples.of_run(self.config, ready) if first else None
@@ -70,9 +70,9 @@ class Run:
     def finished(self) -> bool:
         config = self.config
         return bool(
-            (config.max_steps and self.step >= config.max_steps)
-            or (config.max_epochs and self.stream.position.epoch >= config.max_epochs)
-            or (config.patience and self.plateau.since >= config.patience)
+            (config.schedule.max_steps and self.step >= config.schedule.max_steps)
+            or (config.schedule.max_epochs and self.stream.position.epoch >= config.schedule.max_epochs)
+            or (config.schedule.patience and self.plateau.since >= config.schedule.patience)
         )
 
     def due(self, every: int) -> bool:
@@ -162,12 +162,12 @@ class Run:
         return {
             "run": str(out),
             "checkpoint": str(self.checkpoints.path(self.step)),
-            "stage": self.config.stage,
-            "preset": self.config.preset,
+            "stage": self.config.model.stage,
+            "preset": self.config.model.preset,
             "device": str(self.device),
             "ranks": distributed.world(),
             "precision": self.precision.name,
-            "batch_frames": self.config.batch_frames,
+            "batch_frames": self.config.data.batch_frames,
             "validation_utterances": len(self.data.validation),
             "quarantined": self.quarantine.names(self.quarantine.held),
             "data": self.data.to_json(),
@@ -190,8 +190,8 @@ class Run:
     def _last_step(self) -> int | None:
         """Where the run stops, as far as the epoch under way tells."""
         config, updates = self.config, self.stage.optim.accumulate * self.plateau.growth
-        epochs = config.max_epochs * -(-self.stream.steps // updates)
-        return min((last for last in (config.max_steps, epochs) if last), default=None)
+        epochs = config.schedule.max_epochs * -(-self.stream.steps // updates)
+        return min((last for last in (config.schedule.max_steps, epochs) if last), default=None)
 
     def _next_batches(self) -> tuple[list[Batch], float]:
         """The batches of an update: fewer at the end of an epoch. And the seconds that were waited for them."""
@@ -208,14 +208,14 @@ class Run:
 
     def _validation_batches(self) -> list[np.ndarray]:
         held, config = self.data.validation, self.config
-        if not len(held) or not config.validate_every:
+        if not len(held) or not config.schedule.validate_every:
             return []
         plan = plan_epoch(
             self.data.store.frames[held],
             Position.start(),
-            batch_frames=config.batch_frames,
+            batch_frames=config.data.batch_frames,
             seed=0,
-            max_utterances=config.max_utterances,
+            max_utterances=config.data.max_utterances,
         )
         return [held[plan.batch(step, 0)] for step in range(plan.steps)]
 
@@ -254,9 +254,9 @@ class Run:
         """What the validation loss is followed for: the best checkpoint, growing batches, stopping early."""
         self.plateau.note(self.step, loss)
         config, plateau = self.config, self.plateau
-        if config.grow and plateau.grow():
+        if config.optim.grow_batch and plateau.grow():
             self.observer.say(f"validation no longer improves: updates of {plateau.growth} times as many batches")
-        if config.patience and plateau.since >= config.patience:
+        if config.schedule.patience and plateau.since >= config.schedule.patience:
             self.observer.say(f"stopping: no validation since step {plateau.best_step} was better")
 
     def _check_progress(self, values: dict[str, float]) -> None:

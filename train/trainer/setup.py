@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -39,10 +39,10 @@ class Ready:
             self.stage.features,
             data.training,
             StreamConfig(
-                batch_frames=config.batch_frames,
-                max_utterances=config.max_utterances,
-                fixed_shapes=config.fixed_shapes,
-                seed=config.seed,
+                batch_frames=config.data.batch_frames,
+                max_utterances=config.data.max_utterances,
+                fixed_shapes=config.data.fixed_shapes,
+                seed=config.model.seed,
             ),
             position=position,
             rank=distributed.rank(),
@@ -61,28 +61,28 @@ def make_ready(config: RunConfig, observer: Observer) -> Ready:
         UsageError: a choice that this machine does not have, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
     """
-    device, reason = auto_settings.choose_device(config.device)
+    device, reason = auto_settings.choose_device(config.compute.device)
     observer.say(f"device {device}: {reason}")
     if distributed.world() > 1:
         observer.say(f"{distributed.world()} processes: gradients are summed over them")
-    precision = Precision.choose(config.precision, device, config.fp32_steps)
+    precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
     observer.say(f"precision {precision.reason}")
-    frames, why = auto_settings.choose_batch_frames(config.batch_frames, device)
+    frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)
     observer.say(f"batch_frames {frames}: {why}")
-    utterances, why = auto_settings.choose_max_utterances(config.max_utterances, frames)
+    utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
     observer.say(f"max_utterances {utterances}: {why}")
-    config = replace(config, precision=precision.name, batch_frames=frames, max_utterances=utterances)
+    config = config.with_options(precision=precision.name, batch_frames=frames, max_utterances=utterances)
     needed = partial(registry.requirements, config)
-    data = open_data(config.store, needed, where=config.where, balance=config.balance, evenness=config.evenness)
+    data = open_data(config.store, needed, config.data)
     for line in data.lines():
         observer.say(line)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.model.seed)
     stage = registry.make(config, data.store, precision, device)
     registry.check_lengths(stage, data.store)
-    if config.float8:
+    if config.compute.activations_8bit:
         pack_stage(stage)
         observer.say("activations wait for the backward pass in 8 bits")
-    if config.compile:
+    if config.compute.compile:
         blocks = compile_stage(stage)
         observer.say(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
     return Ready(config=config, device=device, precision=precision, data=data, stage=stage)

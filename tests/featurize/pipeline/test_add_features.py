@@ -278,7 +278,9 @@ def test_fingerprints_tell_what_is_read(plain: Path, added: Path, root: Path) ->
 
 def test_a_training_run_goes_on_after_features_joined_its_store(root: Path, tmp_path: Path) -> None:
     options = {"preset": "tiny", "batch_frames": 200, "max_utterances": 2, "validate_every": 0}
-    loop.start(RunConfig(store=root, out=tmp_path / "run", max_steps=1, **options), training_store.Silent())
+    loop.start(
+        RunConfig.from_options(store=root, out=tmp_path / "run", max_steps=1, **options), training_store.Silent()
+    )
     assert add(root, "f0").exit_code == 0
     assert loop.resume(tmp_path / "run", {"max_steps": 2}, training_store.Silent())["steps"] == 2
 

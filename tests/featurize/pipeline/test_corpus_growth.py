@@ -175,7 +175,7 @@ def test_a_run_on_a_store_that_grew_is_told_so(tmp_path: Path) -> None:
     attributes = training_store.build(root, training_store.FRAMES[:9], parts=3).attributes
     later = shutil.move(root / "parts" / "00002", tmp_path / "later")
     replant(root, attributes | {"plan": {"parts": 2, "utterances": 6, "grown": []}})
-    loop.start(RunConfig(store=root, out=tmp_path / "RUN", max_steps=1, **config), training_store.Silent())
+    loop.start(RunConfig.from_options(store=root, out=tmp_path / "RUN", max_steps=1, **config), training_store.Silent())
     shutil.move(later, root / "parts" / "00002")
     replant(root, attributes | {"plan": {"parts": 3, "utterances": 9, "grown": [[[0, 2]]]}})
     with pytest.raises(RunError, match="STORE grew since this run was trained on it, from 6 utterances to 9"):

@@ -79,8 +79,8 @@ def test_the_table(corpus: Path) -> None:
 def test_what_saves_memory_or_takes_more_is_measured(corpus: Path) -> None:
     gpt = "--stage", "gpt", "--batch-frames", "1200", "--max-utterances", "20"
     plain = planned(corpus, *gpt)["step_gib"]
-    assert planned(corpus, *gpt, "--recompute")["step_gib"] < 0.9 * plain
-    assert planned(corpus, *gpt, "--float8")["step_gib"] < 0.9 * plain
+    assert planned(corpus, *gpt, "--activation-checkpointing")["step_gib"] < 0.9 * plain
+    assert planned(corpus, *gpt, "--activations-8bit")["step_gib"] < 0.9 * plain
     assert planned(corpus, *gpt, "--dpo")["step_gib"] > 1.3 * plain
     assert planned(corpus, *gpt, "--optimizer", "adamw")["step_gib"] <= plain
 
@@ -90,4 +90,4 @@ def test_batches_are_those_of_a_run(corpus: Path) -> None:
     plain, padded = planned(corpus, *many), planned(corpus, *many, "--fixed-shapes", "1")
     assert padded["steps_per_epoch"] > plain["steps_per_epoch"]
     assert {step["frames"] / step["utterances"] for step in padded["measured"]} == {max(FRAMES)}
-    assert planned(corpus, *many, "--accumulate", "2")["steps_per_epoch"] == -(-plain["steps_per_epoch"] // 2)
+    assert planned(corpus, *many, "--grad-accum", "2")["steps_per_epoch"] == -(-plain["steps_per_epoch"] // 2)

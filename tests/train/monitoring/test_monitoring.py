@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import sys
@@ -34,7 +33,7 @@ board = pytest.importorskip("tensorboard.backend.event_processing.event_accumula
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Three of the utterances are held out."""
     store = build(tmp_path_factory.mktemp("watch") / "store", frames=range(30, 60))
-    return RunConfig(
+    return RunConfig.from_options(
         store=store.path, out=Path("nowhere"), preset="tiny", batch_frames=200, max_steps=4, validate_every=2
     )
 
@@ -47,7 +46,7 @@ def opinions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def go(config: RunConfig, out: Path, **changes: Any) -> tuple[Silent, dict[str, Any]]:
     observer = Silent()
-    summary = loop.start(dataclasses.replace(config, out=out, **changes), observer)
+    summary = loop.start(config.with_options(out=out, **changes), observer)
     assert summary is not None
     return observer, summary
 
@@ -122,13 +121,13 @@ class TestSamples:
             ({"stage": "gpt", "samples": 1}, "samples of the stage gpt are spoken by a sovits model"),
             ({"samples": 1, "validate_every": 0}, "validate_every cannot be 0"),
             ({"voice": Path("x"), "dpo": True}, "dpo and voice: for the stage gpt alone"),
-            ({"float8": True, "recompute": True}, "choose one of them"),
+            ({"activations_8bit": True, "activation_checkpointing": True}, "choose one of them"),
             ({"stage": "gpt", "optimizer": "sgd"}, "choose from scaled_adam, adamw"),
         ],
     )
     def test_what_does_not_go_together(self, config: RunConfig, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            dataclasses.replace(config, **changes)
+            config.with_options(**changes)
 
     def test_a_voice_needs_recordings(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
         store = build(tmp_path / "store", frames=range(30, 60))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,10 +136,12 @@ def test_attention_s_gradients_are_close() -> None:
 @pytest.mark.parametrize("stage", ["sovits", "gpt"])
 def test_runs_learn_all_the_same(stage: str, tmp_path: Path) -> None:
     store = build(tmp_path / "store", frames=[100] * 8)
-    config = RunConfig(store=store.path, out=tmp_path / "a", stage=stage, preset="tiny", batch_frames=400, max_steps=2)
+    config = RunConfig.from_options(
+        store=store.path, out=tmp_path / "a", stage=stage, preset="tiny", batch_frames=400, max_steps=2
+    )
     plain, packed = Silent(), Silent()
     loop.start(config, plain)
-    loop.start(replace(config, out=tmp_path / "b", float8=True), packed)
+    loop.start(config.with_options(out=tmp_path / "b", activations_8bit=True), packed)
     assert "activations wait for the backward pass in 8 bits" in packed.said
     assert plain.begun is not None
     norm = {"sovits": "grad_norm_g", "gpt": "grad_norm"}[stage]

@@ -26,13 +26,15 @@ STAGES = [pytest.param("sovits", marks=pytest.mark.soak), "gpt"]  # hundreds of 
 def config(tmp_path: Path, stage: str, **more: Any) -> RunConfig:
     """Batches of one length, all but the last of one size."""
     store, named = build(tmp_path / "store", frames=[100] * 8), {"stage": stage, "preset": "tiny", "fixed_shapes": 1}
-    return RunConfig(store=store.path, out=tmp_path / "run", batch_frames=400, validate_every=2, **named, **more)
+    return RunConfig.from_options(
+        store=store.path, out=tmp_path / "run", batch_frames=400, validate_every=2, **named, **more
+    )
 
 
 def trained(config: RunConfig) -> list[dict[str, Any]]:
     observer = Silent()
     loop.start(config, observer)
-    assert config.compile == any("blocks of the networks are compiled" in line for line in observer.said)
+    assert config.compute.compile == any("blocks of the networks are compiled" in line for line in observer.said)
     return [record for record in observer.records if "lr" in record]
 
 
@@ -66,7 +68,7 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(stage: str, tmp_path: Path) -
 
 def test_what_it_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = config(tmp_path, "gpt", max_steps=1, compile=True)
-    for wrong, said in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"float8": True}, "give one of them")):
+    for wrong, said in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"activations_8bit": True}, "choose one")):
         with pytest.raises(UsageError, match=said):
             replace(whole, **wrong)
     monkeypatch.setenv("PATH", str(tmp_path))

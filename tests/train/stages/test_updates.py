@@ -264,7 +264,7 @@ class TestQuarantine:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     store = build(tmp_path_factory.mktemp("policy") / "store").path
-    return RunConfig(
+    return RunConfig.from_options(
         store=store,
         out=Path("nowhere"),
         preset="tiny",
@@ -288,14 +288,14 @@ def ended(observer: Silent) -> float:
 
 def go(config: RunConfig, out: Path, **changes: Any) -> tuple[dict[str, Any], Silent]:
     observer = Silent()
-    summary = loop.start(replace(config, out=out, **changes), observer)
+    summary = loop.start(config.with_options(out=out, **changes), observer)
     assert summary is not None
     return summary, observer
 
 
 def test_batches_of_an_update_are_counted_together_and_none_is_lost(config: RunConfig, tmp_path: Path) -> None:
     _, one = go(config, tmp_path / "one", max_steps=0, max_epochs=1)
-    _, three = go(config, tmp_path / "three", accumulate=3, max_steps=0, max_epochs=1)
+    _, three = go(config, tmp_path / "three", grad_accum=3, max_steps=0, max_epochs=1)
     assert sum(r["utterances"] for r in three.records) == sum(r["utterances"] for r in one.records) == 19
     assert len(three.records) == -(-len(one.records) // 3)
     assert three.records[-1]["utterances"] < three.records[0]["utterances"]
@@ -303,8 +303,8 @@ def test_batches_of_an_update_are_counted_together_and_none_is_lost(config: RunC
 
 def test_growing_and_stopping_early(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SovitsStage, "validate", lambda self, batch: {"loss_mel": torch.tensor(1.0)})
-    summary, observer = go(config, tmp_path / "run", validate_every=1, grow=True, patience=3)
-    assert summary["steps"] == 1 + 2 + 2 + 3 < config.max_steps
+    summary, observer = go(config, tmp_path / "run", validate_every=1, grow_batch=True, patience=3)
+    assert summary["steps"] == 1 + 2 + 2 + 3 < config.schedule.max_steps
     assert "validation no longer improves: updates of 2 times as many batches" in observer.said
     assert observer.said[-1] == "stopping: no validation since step 1 was better"
     sizes = [r["utterances"] for r in observer.records if r["split"] == "train"]

@@ -38,12 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(store: Path) -> RunConfig:
-    return RunConfig(store=store, out=Path("nowhere"), preset="tiny", batch_frames=400, max_steps=3, validate_every=3)
+    return RunConfig.from_options(
+        store=store, out=Path("nowhere"), preset="tiny", batch_frames=400, max_steps=3, validate_every=3
+    )
 
 
 def go(config: RunConfig, out: Path, **changes: Any) -> tuple[dict[str, Any], Silent]:
     observer = Silent()
-    summary = loop.start(replace(config, out=out, **changes), observer)
+    summary = loop.start(config.with_options(out=out, **changes), observer)
     assert summary is not None
     return summary, observer
 
@@ -73,7 +75,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def decoder_run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Silent]:
     out = tmp_path_factory.mktemp("gpt") / "run"
-    return out, *go(config, out, stage="gpt", max_steps=30, warmup=10)
+    return out, *go(config, out, stage="gpt", max_steps=30, warmup_steps=10)
 
 
 class TestDecoder:
@@ -173,7 +175,7 @@ class TestInit:
 
     def test_a_decoder_has_no_discriminator(self, config: RunConfig) -> None:
         with pytest.raises(UsageError, match="init_discriminator is for the stage sovits"):
-            replace(config, stage="gpt", init_discriminator=Path("s2D.pth"))
+            config.with_options(stage="gpt", init_discriminator=Path("s2D.pth"))
 
 
 class Payload:

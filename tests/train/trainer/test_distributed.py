@@ -73,7 +73,7 @@ def gradients(of: nn.Module) -> Tensor:
 
 
 def config(store: Path, out: Path) -> RunConfig:
-    return RunConfig(
+    return RunConfig.from_options(
         store=store,
         out=out,
         preset="tiny",

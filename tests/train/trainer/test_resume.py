@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 
 from headrace.store.errors import RunError
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
-from headrace.train.config import RunConfig
+from headrace.train.config import SECTION_OF, RunConfig
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
 from tests.helpers.training_store import Silent, build
@@ -31,12 +30,12 @@ UNTIMED = ("step_s", "wait_s", "seconds")
 def config(corpus: Path, out: Path, kind: tuple[str, str]) -> RunConfig:
     """Of the decoder two batches make an update."""
     stage, precision = kind
-    return RunConfig(
+    return RunConfig.from_options(
         store=corpus,
         out=out,
         stage=stage,
         precision=precision,
-        accumulate={"sovits": 1, "gpt": 2}[stage],
+        grad_accum={"sovits": 1, "gpt": 2}[stage],
         preset="tiny",
         batch_frames=300,
         max_steps=STEPS,
@@ -47,18 +46,26 @@ def config(corpus: Path, out: Path, kind: tuple[str, str]) -> RunConfig:
 
 def command(config: RunConfig) -> list[str]:
     names = (
-        "out",
         "stage",
         "precision",
-        "accumulate",
+        "grad_accum",
         "preset",
         "batch_frames",
         "max_steps",
         "checkpoint_every",
         "validate_every",
     )
-    options = [(f"--{name.replace('_', '-')}", str(getattr(config, name))) for name in names]
-    program = [sys.executable, "-c", "from headrace.cli.train import main; main()", "run", str(config.store)]
+    sections = config.to_json()
+    options = [(f"--{name.replace('_', '-')}", str(sections[SECTION_OF[name]][name])) for name in names]
+    program = [
+        sys.executable,
+        "-c",
+        "from headrace.cli.train import main; main()",
+        "run",
+        str(config.store),
+        "--out",
+        str(config.out),
+    ]
     return [*program, *(word for option in options for word in option)]
 
 
@@ -167,7 +174,7 @@ def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path)
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, undisturbed, tmp_path):
     out = tmp_path / "run"
-    loop.start(replace(config(corpus, out, kind), max_steps=2 * EVERY + 1), Silent())
+    loop.start(config(corpus, out, kind).with_options(max_steps=2 * EVERY + 1), Silent())
     damage(Checkpoints(out / "checkpoints"))
     observer = Silent()
     loop.resume(out, {"max_steps": STEPS}, observer)
@@ -201,8 +208,8 @@ def test_killed_at_twenty_random_moments(corpus, kind, tmp_path):
     """SIGTERM and SIGKILL by turns, whatever the run is doing: while it begins, in a step, at a checkpoint. And now and
     then the newest checkpoint is damaged before it goes on. After a run that came to its end another one is begun."""
     random, out, straight = Random(str(kind)), tmp_path / "run", tmp_path / "straight"
-    long = replace(config(corpus, out, kind), max_steps=100, checkpoint_every=1)
-    loop.start(replace(long, out=straight), Silent())
+    long = config(corpus, out, kind).with_options(max_steps=100, checkpoint_every=1)
+    loop.start(long.with_options(out=straight), Silent())
     checkpoints, killed = Checkpoints(out / "checkpoints"), 0
     while killed < 20:
         if len(checkpoints.steps()) > 1 and random.random() < 0.2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -39,7 +38,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(corpus) -> RunConfig:
-    return RunConfig(
+    return RunConfig.from_options(
         store=corpus,
         out=Path("nowhere"),
         preset="tiny",
@@ -55,7 +54,7 @@ def config(corpus) -> RunConfig:
 def trained(config, tmp_path_factory) -> tuple[Path, Silent, dict[str, Any]]:
     """A run that nothing disturbed."""
     out, observer = tmp_path_factory.mktemp("train") / "run", Silent()
-    return out, observer, loop.start(dataclasses.replace(config, out=out), observer)
+    return out, observer, loop.start(config.with_options(out=out), observer)
 
 
 def test_the_model_learns(trained):
@@ -109,7 +108,7 @@ def test_what_a_run_leaves(trained):
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(out.rglob("*.tmp"))
     saved = json.loads((out / "config.json").read_text())
-    assert saved["precision"] == "fp32"
+    assert saved["compute"]["precision"] == "fp32"
     assert summary["steps"] == 16
     assert summary["loss_mel_first"] == pytest.approx(np.mean([r["loss_mel"] for r in untimed(observer.records)]))
     assert 0 <= summary["wait_share"] < 0.5
@@ -124,21 +123,21 @@ def test_choices_are_said_with_their_reason(trained):
 
 def test_validating_changes_nothing(trained, config, tmp_path):
     observer = Silent()
-    loop.start(dataclasses.replace(config, out=tmp_path / "run", max_steps=7, validate_every=0), observer)
+    loop.start(config.with_options(out=tmp_path / "run", max_steps=7, validate_every=0), observer)
     assert untimed(observer.records) == untimed(trained[1].records)[:7]
 
 
 def test_going_on_for_longer(trained, config, tmp_path):
     """A run that reached its end, and is given more steps, is the run that was given them at once."""
     out, observer = tmp_path / "run", Silent()
-    loop.start(dataclasses.replace(config, out=out, max_steps=6), observer)
+    loop.start(config.with_options(out=out, max_steps=6), observer)
     loop.resume(out, {"max_steps": 12}, observer)
     assert untimed(metrics.read(out / "metrics.jsonl")) == untimed(trained[1].records)[:12]
 
 
 def test_stopping_after_epochs(config, tmp_path):
     observer = Silent()
-    summary = loop.start(dataclasses.replace(config, out=tmp_path / "run", max_steps=0, max_epochs=1), observer)
+    summary = loop.start(config.with_options(out=tmp_path / "run", max_steps=0, max_epochs=1), observer)
     assert sum(record["utterances"] for record in untimed(observer.records)) == 19
     assert summary["epochs"] == 1
 
@@ -148,7 +147,7 @@ def test_a_run_that_diverges_is_stopped(config, tmp_path, monkeypatch):
     terms = dict.fromkeys(names, torch.tensor(float("nan"))) | {"skipped": torch.tensor(1.0)}
     monkeypatch.setattr(SovitsStage, "step", lambda self, batches: terms)
     with pytest.raises(RunError, match="diverged: the gradients of 50 steps up to step 50"):
-        loop.start(dataclasses.replace(config, out=tmp_path / "run", max_steps=99, checkpoint_every=99), Silent())
+        loop.start(config.with_options(out=tmp_path / "run", max_steps=99, checkpoint_every=99), Silent())
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-2], parse_constant=pytest.fail)["loss_mel"] is None
 
@@ -158,12 +157,12 @@ class TestRefusals:
 
     def test_a_run_is_not_overwritten(self, trained, config):
         with pytest.raises(RunError, match="holds a run: go on with it by --resume"):
-            loop.start(dataclasses.replace(config, out=trained[0]), Silent())
+            loop.start(config.with_options(out=trained[0]), Silent())
 
     def test_a_run_keeps_what_makes_it_that_run(self, trained):
-        with pytest.raises(RunError, match="started with another preset and seed") as caught:
+        with pytest.raises(RunError, match="started with another --preset and --seed") as caught:
             resumed(trained[0], {"preset": "v2", "seed": 9, "batch_frames": 300})
-        assert caught.value.details[0].startswith("preset: tiny in")
+        assert caught.value.details[0].startswith("--preset: tiny in")
 
     def test_nothing_to_resume(self, tmp_path):
         with pytest.raises(RunError, match="holds no run to resume"):
@@ -181,7 +180,7 @@ class TestRefusals:
 
     def test_not_a_store(self, config, tmp_path):
         with pytest.raises(NotAStore):
-            loop.start(dataclasses.replace(config, store=tmp_path, out=tmp_path / "run"), Silent())
+            loop.start(config.with_options(store=tmp_path, out=tmp_path / "run"), Silent())
         assert not (tmp_path / "run").exists()
 
     def test_another_recipe(self, config, tmp_path):
@@ -189,7 +188,7 @@ class TestRefusals:
         with pytest.raises(
             RecipeMismatch, match="made with sample_rate=22050 hop=256, but this model expects"
         ) as caught:
-            loop.start(dataclasses.replace(config, store=other.path, out=tmp_path / "run"), Silent())
+            loop.start(config.with_options(store=other.path, out=tmp_path / "run"), Silent())
         assert [line.split() for line in caught.value.details] == [
             ["in", "store", "expected"],
             ["sample_rate", "22050", "32000", "differs"],
@@ -202,7 +201,7 @@ class TestRefusals:
         attributes["attributes"]["features"].pop(1)
         (other.path / "zarr.json").write_text(json.dumps(attributes))
         with pytest.raises(StoreError, match="but this stage reads mfcc too: build a store with featurize build"):
-            loop.start(dataclasses.replace(config, store=other.path, out=tmp_path / "run"), Silent())
+            loop.start(config.with_options(store=other.path, out=tmp_path / "run"), Silent())
 
     def test_an_unfinished_store(self, config, tmp_path):
         other = build(tmp_path / "store")
@@ -210,17 +209,17 @@ class TestRefusals:
         attributes["attributes"]["plan"]["parts"] = 3
         (other.path / "zarr.json").write_text(json.dumps(attributes))
         with pytest.raises(StoreError, match="is not complete: run featurize build again"):
-            loop.start(dataclasses.replace(config, store=other.path, out=tmp_path / "run"), Silent())
+            loop.start(config.with_options(store=other.path, out=tmp_path / "run"), Silent())
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
     def test_a_device_that_is_not_there(self, config, tmp_path):
         with pytest.raises(UsageError, match="no CUDA device here"):
-            loop.start(dataclasses.replace(config, device="cuda", out=tmp_path / "run"), Silent())
+            loop.start(config.with_options(device="cuda", out=tmp_path / "run"), Silent())
 
     @pytest.mark.parametrize("field", [{"preset": "huge"}, {"seed": -1}, {"checkpoint_every": 0}])
     def test_values_that_cannot_be(self, config, field):
         with pytest.raises(UsageError, match=next(iter(field))):
-            dataclasses.replace(config, **field)
+            config.with_options(**field)
 
 
 class Payload:
