@@ -76,7 +76,7 @@ def aligned(corpus: Path, built: Path, notes: list[str]) -> Store:
 
 def timed_phones(opened: Store, number: int) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Phones without stress, where each begins, in seconds, and whether it is the first of a word."""
-    segments = alignment.of(opened, number)
+    segments = alignment.read_segments(opened, number)
     if segments is None:
         return [], np.empty(0), np.empty(0, bool)
     names = [TABLES["headrace-ipa"][phone] for phone in opened.read("phones", number)]

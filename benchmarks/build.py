@@ -37,7 +37,7 @@ from headrace.featurize.pipeline.build import BuildConfig, plan, scan
 from headrace.featurize.pipeline.part_worker import process_part
 from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.schema import Utterance
-from headrace.store.writer import create
+from headrace.store.writer import create_store
 
 PRESET = PRESETS["gpt-sovits-v2"]
 RATE = 44_100
@@ -108,7 +108,7 @@ def ours(source: Path, scratch: Path) -> dict[str, float]:
     found = scan(config, Quiet())
     assert not found.rejects, found.rejects[:3]
     tasks = plan(found, config)
-    create(config.out, {})
+    create_store(config.out, {})
     stages: dict[str, float] = {}
     for task in tasks:
         done = process_part(task)

@@ -26,7 +26,7 @@ from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
-from headrace.store.writer import Part, create, write_part
+from headrace.store.writer import Part, create_store, write_part
 from headrace.train.checkpoints import trained_models
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig
@@ -75,7 +75,7 @@ def coded(opened: Store, model: SynthesizerTrn, out: Path) -> Path:
     )
     plan = {"parts": 1, "utterances": len(opened), "digest": ""}
     features = [s.to_json() for s in part.specs]
-    create(out, {**opened.attributes, "format": layout.FORMAT, "features": features, "plan": plan})
+    create_store(out, {**opened.attributes, "format": layout.FORMAT, "features": features, "plan": plan})
     write_part(out, part)
     index.write(out, index.derive(out))
     return out

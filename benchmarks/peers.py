@@ -31,7 +31,7 @@ from headrace import store as stores
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.store import index, layout
 from headrace.store.reader import Store
-from headrace.store.writer import Part, create, write_part
+from headrace.store.writer import Part, create_store, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.stream import Stream, StreamConfig, read_batch
 from headrace.train.measure.page_cache import disk_rate, evict, files_of, sync, warm_up
@@ -83,7 +83,7 @@ def make_store(folder: Path, count: int) -> float:
     parts = max(1, round(frames.sum() / 180_000))
     plan = {"parts": parts, "utterances": count, "digest": ""}
     common = {"format": layout.FORMAT, "sample_rate": 32_000, "hop": 640, "preset": "gpt-sovits-v2"}
-    create(folder, {**common, "compression": "none", "features": features, "plan": plan})
+    create_store(folder, {**common, "compression": "none", "features": features, "plan": plan})
     values, writing = random.uniform(-11, 2, 1 << 22).astype(np.float16), 0.0
     for number, members in enumerate(np.array_split(np.arange(count), parts)):
         lengths = frames[members]

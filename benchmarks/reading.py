@@ -30,7 +30,7 @@ from headrace import store
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.store import index, layout
 from headrace.store.reader import Store
-from headrace.store.writer import Compression, Part, create, write_part
+from headrace.store.writer import Compression, Part, create_store, write_part
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.stream import Stream, StreamConfig, read_batch
@@ -53,7 +53,7 @@ def make(
     frames = (seconds * 50).astype(np.int32)[order]
     attributes = {"format": layout.FORMAT, "sample_rate": preset.spectral.sample_rate, "hop": preset.spectral.hop}
     attributes |= {"preset": preset.name, "compression": compression, "features": [spec.to_json() for spec in specs]}
-    create(root, attributes | {"plan": {"parts": len(bounds) - 1, "utterances": count, "digest": ""}})
+    create_store(root, attributes | {"plan": {"parts": len(bounds) - 1, "utterances": count, "digest": ""}})
     for number in range(len(bounds) - 1):
         lengths = frames[bounds[number] : bounds[number + 1]]
         columns = {"frames": lengths, "phones_n": np.maximum(1, lengths // 6), "aligned": np.zeros_like(lengths)}
@@ -184,7 +184,7 @@ def main(path: Path | None, rounds: int) -> None:
             path = Path(folder, "STORE")
             make(path)
         opened = store.open(path)
-        described = f"{len(opened):,} utterances, {opened.hours:.1f} h, read {opened.reading}"
+        described = f"{len(opened):,} utterances, {opened.hours:.1f} h, read {opened.read_method}"
         del opened
         warm_rows, cold_rows = warm(path, rounds), cold(path, rounds)
     tables = {

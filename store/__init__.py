@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headrace.store.multi_store import Where
+    from headrace.store.multi_store import Location
     from headrace.store.reader import Store
 
 
-def open(where: Where | Sequence[Where], *, check: bool = False) -> Store:
+def open(where: Location | Sequence[Location], *, check: bool = False) -> Store:
     """Open a store for reading: a folder, or s3://BUCKET/PREFIX. It is never changed by that.
 
     Several stores are opened as one, without copying: a list of them, or a text file that names them, one a line. It

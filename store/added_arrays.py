@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from headrace.store import index, layout
-from headrace.store.arrays.array_rows import intact_blocks, load
+from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import FeatureSpec, digest
 from headrace.store.storage import StoragePath, storage_of
-from headrace.store.writer import Compression, disk_error, write_array
+from headrace.store.writer import Compression, write_array, write_error
 
 Seal = Mapping[str, Any]
 """Of a joined array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
@@ -47,19 +47,19 @@ def write(
     _check_shape(root, number, spec, values)
     try:
         with storage_of(root).atomic_folder(root, name) as draft:
-            _, *blocks = checksummed_metadata.split(write_array(draft, values, compression, spec.dimensions))
+            _, *blocks = checksummed_metadata.split_checksums(write_array(draft, values, compression, spec.dimensions))
             described = json.loads((draft / "zarr.json").read_bytes())
             seal = {**spec.to_json(), "inputs": dict(inputs)}
             described["attributes"] = {"seal": seal}
-            seal["crc32c"] = "".join([checksummed_metadata.checksum_of(described), *blocks])
-            storage_of(draft / "zarr.json").write(draft / "zarr.json", [checksummed_metadata.dump(described)])
+            seal["crc32c"] = "".join([checksummed_metadata.document_checksum(described), *blocks])
+            storage_of(draft / "zarr.json").write(draft / "zarr.json", [checksummed_metadata.to_json_bytes(described)])
     except OSError as error:
-        raise disk_error(error, f"{root / name}") from error
+        raise write_error(error, f"{root / name}") from error
 
 
 def _check_shape(root: StoragePath, number: int, spec: FeatureSpec, values: np.ndarray) -> None:
     folder = layout.part_path(root, number)
-    lengths = load(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
+    lengths = load_array(folder / layout.LENGTH_COLUMNS.get(spec.axis, "frames"))
     rows = len(lengths) if spec.axis == "utterance" else int(lengths.sum())
     if values.shape != (rows, *spec.row_shape) or values.dtype != spec.dtype:
         raise StoreError(
@@ -91,7 +91,7 @@ def read_seals(root: StoragePath, name: str, numbers: Sequence[int]) -> list[Sea
     return storage_of(root).map(partial(read_seal, root, name), numbers)
 
 
-def made_from(root: StoragePath, number: int, names: Sequence[str]) -> dict[str, str]:
+def input_digests(root: StoragePath, number: int, names: Sequence[str]) -> dict[str, str]:
     """What stands in a seal for the arrays that another one is made from: digests of their checksums.
 
     Raises:
@@ -107,7 +107,7 @@ def made_from(root: StoragePath, number: int, names: Sequence[str]) -> dict[str,
     return {name: digest(checksums[name])[:12] for name in names}
 
 
-def announce(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> None:
+def publish(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> None:
     """Name a feature in the root, where readers look, now that all parts have it.
 
     Raises:
@@ -118,7 +118,7 @@ def announce(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> No
     entry = spec.to_json() | {"seals": seals_digest(root, spec.name, numbers)}
     if features.get(spec.name) != entry:
         document["attributes"]["features"] = list((features | {spec.name: entry}).values())
-        storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.stamped(document))
+        storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.with_checksum(document))
 
 
 def withdraw(root: StoragePath, names: Collection[str]) -> None:
@@ -130,7 +130,7 @@ def withdraw(root: StoragePath, names: Collection[str]) -> None:
     document = checksummed_metadata.read(root / "zarr.json")
     features = document["attributes"]["features"]
     document["attributes"]["features"] = [feature for feature in features if feature["name"] not in names]
-    storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.stamped(document))
+    storage_of(root).write_atomic(root, "zarr.json", checksummed_metadata.with_checksum(document))
 
 
 def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
@@ -142,7 +142,7 @@ def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
     return digest(list(zip(numbers, seals, strict=True)))
 
 
-def intact_seal(root: StoragePath, name: str, number: int) -> Seal:
+def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
     """The seal of a joined array that must be there, with metadata as they were sealed.
 
     Raises:
@@ -152,7 +152,9 @@ def intact_seal(root: StoragePath, name: str, number: int) -> Seal:
         described = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
         seal = dict(described["attributes"]["seal"])
         described["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
-        intact = checksummed_metadata.split(seal["crc32c"])[0] == checksummed_metadata.checksum_of(described)
+        intact = checksummed_metadata.split_checksums(seal["crc32c"])[0] == checksummed_metadata.document_checksum(
+            described
+        )
     except FileNotFoundError:
         raise DamagedStore("is not there: run featurize add again") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -162,7 +164,7 @@ def intact_seal(root: StoragePath, name: str, number: int) -> Seal:
     return seal
 
 
-def sealed_blocks(root: StoragePath, number: int, name: str) -> list[str]:
+def block_checksums(root: StoragePath, number: int, name: str) -> list[str]:
     """Checksums of the blocks of an array, whether the part was sealed with it or it joined later.
 
     Raises:
@@ -170,8 +172,8 @@ def sealed_blocks(root: StoragePath, number: int, name: str) -> list[str]:
     """
     folder, own = layout.part_path(root, number) / name, index.read_seal(root, number)["crc32c"]
     if name in own:
-        return intact_blocks(folder, own[name])
+        return verified_block_checksums(folder, own[name])
     try:
-        return checksummed_metadata.split(intact_seal(root, name, number)["crc32c"])[1:]
+        return checksummed_metadata.split_checksums(verified_seal(root, name, number)["crc32c"])[1:]
     except DamagedStore as error:
         raise DamagedStore(f"{folder} {error.message}: run store verify.") from error

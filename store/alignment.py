@@ -51,7 +51,7 @@ class Segments:
         return int(first), int(last)
 
 
-def segments(times: np.ndarray, *, frames: int, hop: int) -> Segments:
+def segments_of_times(times: np.ndarray, *, frames: int, hop: int) -> Segments:
     """
     Args:
         times: (P, 2) first sample and one past the last of each phone; ascending.
@@ -67,7 +67,7 @@ def segments(times: np.ndarray, *, frames: int, hop: int) -> Segments:
     return Segments(phones[there], ends, np.diff((ends + hop // 2) // hop, prepend=0).astype(np.int32))
 
 
-def of(store: Store, number: int) -> Segments | None:
+def read_segments(store: Store, number: int) -> Segments | None:
     """Of an utterance of a store: by `align` where it has that, else by the times that it was built with. None where it
     has neither."""
     if "align" in store.features:
@@ -79,4 +79,4 @@ def of(store: Store, number: int) -> Segments | None:
         return None
     if not len(times) or times[0, 1] < 0:
         return None
-    return segments(times, frames=int(store.frames[number]), hop=store.hop)
+    return segments_of_times(times, frames=int(store.frames[number]), hop=store.hop)

@@ -23,7 +23,7 @@ import numpy as np
 
 from headrace.store.errors import UsageError
 
-LONGEST = 2000
+MAX_CHARACTERS = 2000
 """Characters of a condition."""
 Value = Any
 """(N,) float64, bool or object array (of str); or one float or str."""
@@ -45,7 +45,7 @@ EQUALITY: dict[type[ast.cmpop], Callable[[Value, Value], Value]] = {ast.Eq: oper
 CONTAINS = np.frompyfunc(operator.contains, 2, 1)
 
 
-def clauses(where: str, columns: Mapping[str, Column], count: int) -> list[tuple[str, np.ndarray]]:
+def evaluate(where: str, columns: Mapping[str, Column], count: int) -> list[tuple[str, np.ndarray]]:
     """The conditions that `and` joins on the outermost level, and where each holds.
 
     Args:
@@ -75,8 +75,8 @@ class _Evaluation:
         self.read: dict[str, Value] = {}
 
     def parse(self) -> Sequence[ast.expr]:
-        if len(self.text) > LONGEST:
-            raise UsageError(f"The condition has {len(self.text)} characters; it may have {LONGEST}.")
+        if len(self.text) > MAX_CHARACTERS:
+            raise UsageError(f"The condition has {len(self.text)} characters; it may have {MAX_CHARACTERS}.")
         try:
             body = ast.parse(self.text, mode="eval").body
         except (SyntaxError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from headrace.store import layout
-from headrace.store.arrays.array_rows import intact_blocks, load, open_rows
+from headrace.store.arrays.array_reader import load_array, open_array, verified_block_checksums
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import digest
@@ -25,7 +25,7 @@ NAMES = ("id", "speaker", "language")
 _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
 
 
-class Names(Mapping[str, np.ndarray]):
+class NameColumns(Mapping[str, np.ndarray]):
     """`id`, `speaker`, `language`: (N,) object arrays of str, each read when it is asked for. Of ten million utterances
     they take gigabytes, and whoever reads batches needs none of them."""
 
@@ -52,7 +52,7 @@ class Index:
     """(P + 1,) int64: utterances bounds[p]:bounds[p + 1] lie in parts[p]."""
     columns: Mapping[str, np.ndarray]
     """Length columns and other per-utterance integers, (N,) int32 each."""
-    names: Names
+    names: NameColumns
     fingerprint: str
     """Digest of all seals: two stores with one fingerprint hold the same data."""
 
@@ -105,22 +105,22 @@ def read(root: StoragePath, *, check: bool = False) -> Index:
             same = False
         if same:
             return read_one(name)
-        return read_joined(root, numbers, name, object, partial(_own_blocks, root) if check else no_blocks)
+        return read_column(root, numbers, name, object, partial(_block_checksums, root) if check else no_checksums)
 
     return Index(
         parts=arrays["parts"],
         bounds=arrays["bounds"],
         columns={name: arrays[name] for name in columns},
-        names=Names(read_names),
+        names=NameColumns(read_names),
         fingerprint=str(attributes["fingerprint"]),
     )
 
 
 def _read_array(path: StoragePath, checksums: str) -> np.ndarray:
-    blocks = intact_blocks(path, checksums)
+    blocks = verified_block_checksums(path, checksums)
     if path.name in NAMES:
-        return load(path, blocks)
-    rows = open_rows(path, sealed=blocks)
+        return load_array(path, blocks)
+    rows = open_array(path, checksums=blocks)
     return rows.read([(0, len(rows))])[0]
 
 
@@ -132,20 +132,20 @@ def derive(root: StoragePath, *, check: bool = False) -> Index:
     """
     numbers = layout.sealed_parts(root)
     seals = read_seals(root, numbers)
-    blocks = partial(_own_blocks, root) if check else no_blocks
+    blocks = partial(_block_checksums, root) if check else no_checksums
     columns = seals[0]["columns"] if seals else ["frames"]
     return Index(
         parts=np.asarray(numbers, np.int32),
         bounds=layout.offsets(np.asarray([seal["utterances"] for seal in seals], np.int64)),
-        columns={name: read_joined(root, numbers, name, np.int32, blocks) for name in columns},
-        names=Names(lambda name: read_joined(root, numbers, name, object, blocks)),
+        columns={name: read_column(root, numbers, name, np.int32, blocks) for name in columns},
+        names=NameColumns(lambda name: read_column(root, numbers, name, object, blocks)),
         fingerprint=fingerprint(numbers, seals),
     )
 
 
-def _own_blocks(root: StoragePath, number: int, name: str) -> Sequence[str]:
+def _block_checksums(root: StoragePath, number: int, name: str) -> Sequence[str]:
     """Checksums of the blocks of an array that a part was sealed with."""
-    return intact_blocks(layout.part_path(root, number) / name, read_seal(root, number)["crc32c"][name])
+    return verified_block_checksums(layout.part_path(root, number) / name, read_seal(root, number)["crc32c"][name])
 
 
 def fingerprint(numbers: Sequence[int], seals: Sequence[Mapping[str, Any]]) -> str:
@@ -153,17 +153,17 @@ def fingerprint(numbers: Sequence[int], seals: Sequence[Mapping[str, Any]]) -> s
     return digest(list(zip(numbers, seals, strict=True)))
 
 
-def no_blocks(number: int, name: str) -> Sequence[str]:
+def no_checksums(number: int, name: str) -> Sequence[str]:
     """In the place of checksums that are not compared."""
     return ()
 
 
-def read_joined(
+def read_column(
     root: StoragePath,
     numbers: Sequence[int],
     name: str,
     dtype: type,
-    blocks: Callable[[int, str], Sequence[str]] = no_blocks,
+    blocks: Callable[[int, str], Sequence[str]] = no_checksums,
 ) -> np.ndarray:
     """A per-utterance array of many parts, one after the other.
 
@@ -172,14 +172,14 @@ def read_joined(
     """
 
     def one(number: int) -> np.ndarray:
-        return load(layout.part_path(root, number) / name, blocks(number, name))
+        return load_array(layout.part_path(root, number) / name, blocks(number, name))
 
     return np.concatenate([np.empty(0, dtype), *storage_of(root).map(one, numbers)], dtype=dtype)
 
 
 def write(root: StoragePath, index: Index) -> None:
     """Store the index, in the place of the one that is there."""
-    drop(root)
+    delete(root)
     with storage_of(root).atomic_folder(root, "index") as draft:
         numbers = {"parts": index.parts, "bounds": index.bounds, **index.columns}
         checksums = {
@@ -191,6 +191,6 @@ def write(root: StoragePath, index: Index) -> None:
         write_group(draft, attributes)
 
 
-def drop(root: StoragePath) -> None:
+def delete(root: StoragePath) -> None:
     """Take the index away: parts are about to change."""
     storage_of(root / "index").delete_group(root / "index")

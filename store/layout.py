@@ -46,13 +46,13 @@ def sealed_parts(root: StoragePath) -> list[int]:
     return sorted(int(name) for name in storage_of(root / "parts").list_groups(root / "parts") if name.isdigit())
 
 
-def ranges(numbers: Sequence[int]) -> list[list[int]]:
+def to_ranges(numbers: Sequence[int]) -> list[list[int]]:
     """Ascending integers as [first, one past the last] of each run."""
     runs = itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
     return [[run[0], run[-1] + 1] for run in ([n for _, n in pairs] for _, pairs in runs)]
 
 
-def numbers(ranges: Iterable[Sequence[int]]) -> list[int]:
+def expand_ranges(ranges: Iterable[Sequence[int]]) -> list[int]:
     """The integers that `ranges` made these of."""
     return [number for first, stop in ranges for number in range(first, stop)]
 
@@ -62,7 +62,7 @@ def offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
 
 
-def automatic_part_seconds(total_seconds: float) -> float:
+def default_part_seconds(total_seconds: float) -> float:
     """About an hour a part; less for a small corpus, so that there is work for every core and little to do again
     after a crash. Depends on the corpus alone: another machine cuts it the same way."""
     return min(3600.0, max(60.0, total_seconds / 16))

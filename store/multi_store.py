@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from headrace.store import layout
-from headrace.store.added_arrays import sealed_blocks
+from headrace.store.added_arrays import block_checksums
 from headrace.store.errors import RecipeMismatch, StoreError
-from headrace.store.index import Index, Names, no_blocks, read_joined
+from headrace.store.index import Index, NameColumns, no_checksums, read_column
 from headrace.store.schema import FeatureSpec, digest
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import S3Path
@@ -46,16 +46,16 @@ class Member:
 
     def per_utterance(self, name: str, dtype: type, *, check: bool) -> np.ndarray:
         """(N,) values of an array of its parts that has one for each utterance."""
-        blocks = partial(sealed_blocks, self.path) if check else no_blocks
-        return read_joined(self.path, self.index.parts.tolist(), name, dtype, blocks)
+        blocks = partial(block_checksums, self.path) if check else no_checksums
+        return read_column(self.path, self.index.parts.tolist(), name, dtype, blocks)
 
 
-LONGEST_LIST = 1 << 20
+MAX_LIST_CHARACTERS = 1 << 20
 """Characters of a text file that names stores."""
-Where = str | os.PathLike[str] | StoragePath
+Location = str | os.PathLike[str] | StoragePath
 
 
-def places(where: Where | Sequence[Where]) -> list[StoragePath]:
+def store_paths(where: Location | Sequence[Location]) -> list[StoragePath]:
     """The stores that are meant: one, several, or those that a text file names, one a line, relative to its folder.
 
     Raises:
@@ -76,7 +76,7 @@ def places(where: Where | Sequence[Where]) -> list[StoragePath]:
 def _listed(file: Path) -> list[StoragePath]:
     try:
         with file.open(encoding="utf-8") as opened:
-            lines = [line.strip() for line in opened.read(LONGEST_LIST).splitlines()]
+            lines = [line.strip() for line in opened.read(MAX_LIST_CHARACTERS).splitlines()]
     except ValueError as error:
         raise StoreError(f"{file} is neither a store nor a list of stores, one a line ({error}).") from None
     named = [parse_path(line) for line in lines if line and not line.startswith("#")]
@@ -99,19 +99,19 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
                 )
     features = first.features
     shared = [name for name in features if all(name in other.features for other in others)]
-    own = _learned_apart(members, shared)
+    own = _learned_separately(members, shared)
     shared = [name for name in shared if name not in own]
     for name in shared:
         for other in others:
-            _check_alike(first, other, features[name], other.features[name])
+            _check_same_recipe(first, other, features[name], other.features[name])
     if "phones" in shared:
-        _check_read_alike(members)
+        _check_same_frontends(members)
     if not shared:
         raise RecipeMismatch(f"{' and '.join(str(member.path) for member in members)} have no feature in common.")
     return {name: features[name] for name in shared}
 
 
-def _learned_apart(members: Sequence[Member], names: Iterable[str]) -> set[str]:
+def _learned_separately(members: Sequence[Member], names: Iterable[str]) -> set[str]:
     """Features that each store learned for itself, and what is made from those: equal numbers mean different things."""
     of_each = [member.features for member in members]
     apart: set[str] = set()
@@ -122,7 +122,7 @@ def _learned_apart(members: Sequence[Member], names: Iterable[str]) -> set[str]:
     return apart
 
 
-def _check_alike(first: Member, other: Member, one: FeatureSpec, two: FeatureSpec) -> None:
+def _check_same_recipe(first: Member, other: Member, one: FeatureSpec, two: FeatureSpec) -> None:
     if one.fingerprint != two.fingerprint:
         fields = [{"dtype": spec.dtype, "channels": spec.channels, **spec.recipe} for spec in (one, two)]
         raise RecipeMismatch(
@@ -131,7 +131,7 @@ def _check_alike(first: Member, other: Member, one: FeatureSpec, two: FeatureSpe
         )
 
 
-def _check_read_alike(members: Sequence[Member]) -> None:
+def _check_same_frontends(members: Sequence[Member]) -> None:
     """Texts of one language have been read by the same in all; of each store the attributes say by what."""
     read: dict[str, tuple[Member, str]] = {}
     for member in members:
@@ -151,7 +151,7 @@ def _difference(first: Member, other: Member, one: Mapping[str, Any], two: Mappi
         yield f"{member.path}: {' '.join(f'{key}={values.get(key)}' for key in keys)}"
 
 
-def joined_index(members: Sequence[Member]) -> Index:
+def merge_indexes(members: Sequence[Member]) -> Index:
     """One row per utterance of all of them, store after store."""
     indexes = [member.index for member in members]
     if len(indexes) == 1:
@@ -168,7 +168,7 @@ def joined_index(members: Sequence[Member]) -> Index:
         parts=np.concatenate([index.parts for index in indexes]),
         bounds=layout.offsets(np.concatenate([np.diff(index.bounds) for index in indexes])),
         columns={name: np.concatenate([index.columns[name] for index in indexes]) for name in columns},
-        names=Names(names),
+        names=NameColumns(names),
         fingerprint=" ".join(index.fingerprint for index in indexes),
     )
 

@@ -1,7 +1,7 @@
-"""Reads a store: lengths of all utterances at once, features of any utterance without a copy, batches by one copy.
+"""Reads a store: single utterances without a copy, batches with one copy for each feature.
 
-`array_rows` knows how to get at the rows of one array. Which rows they are is looked up here for a whole batch at once:
-no Python per frame, and per utterance no more than a slice.
+`array_reader` reads the rows of one array. This module finds out, for a whole batch at once, which rows they are: no
+Python runs for a frame, and no more than a slice for an utterance.
 """
 
 from __future__ import annotations
@@ -19,59 +19,61 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.store import added_arrays, index, layout, multi_store
-from headrace.store.arrays.array_rows import Mapped, Opened, Rows, open_rows
+from headrace.store.arrays.array_reader import ArrayReader, MappedArray, OpenArrays, open_array
 from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
 from headrace.store.errors import DamagedStore, NotAStore, StoreError
 from headrace.store.integrity import checksummed_metadata
-from headrace.store.multi_store import Member, Where
+from headrace.store.multi_store import Location, Member
 from headrace.store.schema import Axis, digest
 from headrace.store.storage import StoragePath, parse_path, storage_of
 from headrace.store.storage.s3 import S3Path
 
 
 class Spans(NamedTuple):
-    """Where the utterances of a batch lie along one axis: (B,) int64 each."""
+    """The rows of the utterances of a batch along one axis: (B,) int64 each."""
 
     numbers: np.ndarray
+    """Numbers of the utterances."""
     part: np.ndarray
+    """Index of the part, in `Store.parts`."""
     start: np.ndarray
     """First row, in that part's array."""
     stop: np.ndarray
-    """One past the last."""
+    """One past the last row."""
     lengths: np.ndarray
-    """Rows."""
+    """Number of rows."""
 
     def runs(self) -> list[tuple[int, int]]:
-        """First place and one past the last of those that follow one another in one part."""
+        """Return (start, stop) in the batch of each run of utterances that belong to one part."""
         cuts = (np.flatnonzero(self.part[1:] != self.part[:-1]) + 1).tolist()
         return [(first, last) for first, last in pairwise((0, *cuts, len(self.part))) if first < last]
 
 
 class Store:
-    """A store opened for reading. Utterances are numbered from 0, shortest first within each part.
+    """A store opened for reading. Utterances are numbered from 0, the shortest first within each part.
 
-    Parts that a build has not sealed yet are simply not there; `complete` tells.
+    Parts that a build has not sealed yet are not seen; `complete` tells whether there are any.
     """
 
-    def __init__(self, where: Where | Sequence[Where], *, check: bool = False) -> None:
-        """As `store.open`."""
-        self.members = [_member(path, check) for path in multi_store.places(where)]
+    def __init__(self, where: Location | Sequence[Location], *, check: bool = False) -> None:
+        """Open a store or several, as `headrace.store.open` describes."""
+        self.members = [_open_member(path, check) for path in multi_store.store_paths(where)]
         """The stores that are read as this one."""
         self.path = parse_path(where) if isinstance(where, str | os.PathLike | S3Path) else self.members[0].path
-        """What was opened: a store, or a list of stores; the first of several."""
+        """The store, or the text file with a list of stores; the first store of a sequence."""
         self.attributes = self.members[0].attributes
-        """Of the root; the first one's of several."""
+        """Attributes of the root; those of the first of several stores."""
         self.features = multi_store.shared_features(self.members)
         self.sample_rate: int = self.attributes["sample_rate"]
-        """Hz, of `wave`."""
+        """Of `wave`, in Hz."""
         self.hop: int = self.attributes["hop"]
         """Samples per frame."""
-        self._check, self._index = check, multi_store.joined_index(self.members)
+        self._check, self._index = check, multi_store.merge_indexes(self.members)
         self._first = layout.offsets(np.array([len(member.index.parts) for member in self.members]))
-        """(M + 1,) int64: parts of all stores before."""
+        """(M + 1,) int64: number of parts in all stores before."""
         self._offsets: dict[Axis, np.ndarray] = {}
-        """Axis to (N + 1,) int64: rows of all utterances before."""
-        self._opened, self._cache = Opened(), ChunkCache()
+        """Axis to (N + 1,) int64: number of rows of all utterances before."""
+        self._arrays, self._cache = OpenArrays(), ChunkCache()
 
     def __len__(self) -> int:
         return int(self._index.bounds[-1])
@@ -81,80 +83,82 @@ class Store:
 
     @property
     def complete(self) -> bool:
-        """Whether every part of the build's plan is sealed."""
+        """Return whether every part of the build's plan is sealed."""
         return all(len(member.index.parts) == member.attributes["plan"]["parts"] for member in self.members)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of every seal: changes with any byte of the data."""
+        """Return the digest of all seals. It changes with any byte of the data."""
         return self.fingerprint_of(self.features)
 
     def fingerprint_of(self, features: Iterable[str]) -> str:
-        """Digest of the seals of the parts, and of these features where they joined later: stays what it is when
-        others join."""
+        """Return the digest of the parts' seals, and of the seals of those of these features that were added later.
+
+        It stays the same when other features are added.
+        """
         names = list(features)
         prints = [member.fingerprint_of(names) for member in self.members]
         return prints[0] if len(prints) == 1 else digest(prints)
 
     @property
     def parts(self) -> np.ndarray:
-        """(P,) int32 numbers of the sealed parts, each in its store."""
+        """Return the numbers of the sealed parts, each within its store: (P,) int32."""
         return self._index.parts
 
     @property
     def frames(self) -> np.ndarray:
-        """(N,) int32 frames of each utterance."""
+        """Return the number of frames of each utterance: (N,) int32."""
         return self._index.columns["frames"]
 
     @property
     def phones_n(self) -> np.ndarray:
-        """(N,) int32 phones of each utterance."""
+        """Return the number of phones of each utterance: (N,) int32."""
         return self._index.columns["phones_n"]
 
     @property
     def hours(self) -> float:
-        """Of audio."""
+        """Return the hours of audio."""
         return float(self.frames.sum(dtype=np.int64)) * self.hop / self.sample_rate / 3600
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """(N,) str. Read when first asked for, as `speakers` and `languages` are."""
+        """Return the identity of each utterance: (N,) str. Read on first use, as `speakers` and `languages` are."""
         return self._index.names["id"]
 
     @cached_property
     def speakers(self) -> np.ndarray:
-        """(N,) str."""
+        """Return the speaker of each utterance: (N,) str."""
         return self._index.names["speaker"]
 
     @cached_property
     def languages(self) -> np.ndarray:
-        """(N,) str."""
+        """Return the language of each utterance: (N,) str."""
         return self._index.names["language"]
 
     @cached_property
     def texts(self) -> np.ndarray:
-        """(N,) str. Read from the parts when first asked for."""
+        """Return the text of each utterance: (N,) str. Read from the parts on first use."""
         return self.per_utterance("text", object)
 
     def per_utterance(self, name: str, dtype: type) -> np.ndarray:
-        """(N,) values of an array that has one for each utterance, read from the parts."""
+        """Read an array that has one value for each utterance from all parts: (N,) of `dtype`."""
         return np.concatenate([member.per_utterance(name, dtype, check=self._check) for member in self.members])
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Per-utterance columns: lengths, and what else the parts say (`aligned`, `samples_dropped`)."""
+        """Return the names of the per-utterance integers: lengths, and others such as `aligned`, `samples_dropped`."""
         return tuple(self._index.columns)
 
     def column(self, name: str) -> np.ndarray:
-        """(N,) int32 values of one of `column_names`."""
+        """Return one of the columns in `column_names`: (N,) int32."""
         return self._index.columns[name]
 
     def lengths(self, axis: Axis) -> np.ndarray:
-        """(N,) int32 rows of each utterance along `frames`, `phones` or `tokens`; ones along `utterance`."""
+        """Return the number of rows of each utterance along an axis: (N,) int32; ones along `utterance`."""
         if axis == "utterance":
             return np.ones(len(self), np.int32)
         name = layout.LENGTH_COLUMNS[axis]
-        if name not in self._index.columns and name in self.features:  # it joined later
+        if name not in self._index.columns and name in self.features:  # added later
             return self.per_utterance(name, np.int32)
         return self._index.columns[name]
 
@@ -163,10 +167,10 @@ class Store:
         return {name: number for number, name in enumerate(self.ids)}
 
     def find(self, name: str) -> int:
-        """The number of the utterance with this id.
+        """Return the number of the utterance with this id.
 
         Raises:
-            StoreError: there is none; the message names the nearest ones.
+            StoreError: there is none; the message names the most similar ones.
         """
         if name in self._number_of:
             return self._number_of[name]
@@ -175,13 +179,13 @@ class Store:
         raise StoreError(f"{self.path} holds no utterance {name!r}; {hint}.")
 
     def read(self, feature: str, number: int) -> np.ndarray:
-        """One utterance's rows of a feature.
+        """Read a feature of one utterance.
 
         Args:
             feature: a name in `features`.
             number: of the utterance, 0 <= number < len(self).
         Returns:
-            (rows, *row_shape) of the feature's dtype; a read-only view of the file where it can be mapped.
+            (rows, *row_shape) of the feature's dtype; a read-only view of the file if that is mapped.
         """
         offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
         if not 0 <= number < len(self):
@@ -191,28 +195,28 @@ class Store:
         return self._rows(part, feature).read([(int(offsets[number]) - before, int(offsets[number + 1]) - before)])[0]
 
     def locate(self, axis: Axis, numbers: np.ndarray) -> Spans:
-        """Where utterances lie along an axis, for all its features.
+        """Find the rows of utterances along an axis. They are the same for all features of that axis.
 
         Args:
-            numbers: (B,) int utterance numbers; ascending ones read the files in order.
+            numbers: (B,) int, numbers of utterances. If they ascend, files are read in order.
         Raises:
             IndexError: there is no such utterance.
         """
-        from headrace.store.arrays import batch_copy  # takes 0.8 s: who reads single utterances must not pay for it
+        from headrace.store.arrays import batch_copy  # takes 0.8 s: only batches need it
 
         numbers = np.ascontiguousarray(numbers, np.int64)
         return Spans(numbers, *batch_copy.locate(numbers, self._index.bounds, self._offsets_along(axis)))
 
-    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
-        """Copy a feature of a batch into a buffer.
+    def read_into(self, feature: str, spans: Spans, out: np.ndarray) -> None:
+        """Read a feature of a batch into a buffer.
 
         Args:
             feature: a name in `features`.
-            spans: of its axis.
-            out: of the feature's dtype, contiguous. (B, L, *row_shape), L no shorter than the longest: rows past an
-                utterance's end become zero. Or (sum of lengths, *row_shape): one utterance after the other.
+            spans: of the feature's axis, from `locate`.
+            out: contiguous, of the feature's dtype. Either (B, L, *row_shape), L no less than the longest length: rows
+                past the end of an utterance become zero. Or (sum of lengths, *row_shape), utterance after utterance.
         Raises:
-            ValueError: `out` is something else.
+            ValueError: `out` has another shape, dtype or layout.
         """
         from headrace.store.arrays import batch_copy
 
@@ -220,50 +224,49 @@ class Store:
         row = out.shape[1 + padded :]
         if padded not in (0, 1) or row != spec.row_shape or out.dtype != spec.dtype or not out.flags.c_contiguous:
             raise ValueError(f"a batch of {feature} is contiguous, {spec.dtype}, in rows of {spec.row_shape}")
-        sources, kept, size = np.empty_like(spans.part), [], out.itemsize * math.prod(row)
+        sources, keep_alive, size = np.empty_like(spans.part), [], out.itemsize * math.prod(row)
         for first, last in spans.runs():
             rows = self._rows(int(spans.part[first]), feature)
-            sources[first:last], memory = rows.find(spans.start[first:last], spans.stop[first:last])
-            kept.append(memory)
+            sources[first:last], memory = rows.addresses(spans.start[first:last], spans.stop[first:last])
+            keep_alive.append(memory)
         stride = out.shape[1] * size if padded else -1
-        batch_copy.fill(out.reshape(-1).view(np.uint8), sources, spans.lengths * size, stride)
+        batch_copy.gather(out.reshape(-1).view(np.uint8), sources, spans.lengths * size, stride)
 
-    def view(self, feature: str, spans: Spans) -> np.ndarray | None:
-        """A batch without any copy, where that can be: of utterances of equal length that follow one another in a part
-        that is mapped.
+    def view_batch(self, feature: str, spans: Spans) -> np.ndarray | None:
+        """Return a batch without copying, if it consists of consecutive utterances of equal length in one mapped array.
 
         Args:
             feature: a name in `features`.
-            spans: of its axis, at least one.
+            spans: of the feature's axis, at least one utterance.
         Returns:
-            (B, L, *row_shape), read-only; or None.
+            (B, L, *row_shape), read-only; None if the batch has to be copied.
         """
         _, part, start, stop, lengths = spans
         count, length = len(part), int(lengths[0])
-        if stop[-1] - start[0] != count * length or part[0] != part[-1]:  # what nearly all others fail
+        if stop[-1] - start[0] != count * length or part[0] != part[-1]:  # nearly all other batches fail this test
             return None
         rows = self._rows(int(part[0]), feature)
         apart = (start[1:] != stop[:-1]).any() or (lengths != length).any() or (part != part[0]).any()
-        if apart or not isinstance(rows, Mapped):
+        if apart or not isinstance(rows, MappedArray):
             return None
-        return rows.read([(int(start[0]), int(stop[-1]))])[0].reshape(count, length, *rows.all.shape[1:])
+        return rows.read([(int(start[0]), int(stop[-1]))])[0].reshape(count, length, *rows.values.shape[1:])
 
-    def will_need(self, features: Iterable[str], numbers: np.ndarray) -> None:
-        """Have the kernel read what these utterances need from the disk, while something else is done.
+    def prefetch(self, features: Iterable[str], numbers: np.ndarray) -> None:
+        """Ask the kernel to read features of utterances from the disk while this process does something else.
 
         Args:
-            numbers: (B,) int, of utterances that are read soon.
+            numbers: (B,) int, numbers of utterances that will be read soon.
         """
         for feature in features:
             _, part, start, stop, _ = spans = self.locate(self.features[feature].axis, numbers)
             for first, last in spans.runs():
                 rows = self._rows(int(part[first]), feature)
-                if isinstance(rows, Mapped):
-                    rows.will_need(start[first:last], stop[first:last])
+                if isinstance(rows, MappedArray):
+                    rows.prefetch(start[first:last], stop[first:last])
 
     @property
-    def reading(self) -> str:
-        """How features are read here, and why."""
+    def read_method(self) -> str:
+        """Return how features are read here, and why, for a person."""
         if any(not isinstance(member.path, Path) for member in self.members):
             why = "it lies in a bucket"
         elif any(member.attributes.get("compression", "none") != "none" for member in self.members):
@@ -277,13 +280,13 @@ class Store:
             self._offsets[axis] = layout.offsets(self.lengths(axis))
         return self._offsets[axis]
 
-    def _rows(self, part: int, feature: str) -> Rows:
-        return self._opened.get((part, feature), lambda: self._open(part, feature))
+    def _rows(self, part: int, feature: str) -> ArrayReader:
+        return self._arrays.get((part, feature), lambda: self._open(part, feature))
 
-    def _open(self, part: int, feature: str) -> Rows:
+    def _open(self, part: int, feature: str) -> ArrayReader:
         path = self._folder(part) / feature
-        blocks = added_arrays.sealed_blocks(self._root(part), int(self.parts[part]), feature) if self._check else ()
-        rows = open_rows(path, self._cache, blocks)
+        blocks = added_arrays.block_checksums(self._root(part), int(self.parts[part]), feature) if self._check else ()
+        rows = open_array(path, self._cache, blocks)
         offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
         expected = int(offsets[bounds[part + 1]] - offsets[bounds[part]])
         if len(rows) != expected:
@@ -294,11 +297,11 @@ class Store:
         return layout.part_path(self._root(part), int(self.parts[part]))
 
     def _root(self, part: int) -> StoragePath:
-        """Of the store that has this part."""
+        """Return the root of the store that a part belongs to."""
         return self.members[int(np.searchsorted(self._first, part, side="right")) - 1].path
 
 
-def _member(path: StoragePath, check: bool) -> Member:
+def _open_member(path: StoragePath, check: bool) -> Member:
     storage_of(path).check_access(path)
     if check:
         checksummed_metadata.read(path / "zarr.json")
@@ -306,10 +309,10 @@ def _member(path: StoragePath, check: bool) -> Member:
 
 
 def read_attributes(path: StoragePath) -> dict[str, Any]:
-    """The root attributes of a store.
+    """Read the root attributes of a store.
 
     Raises:
-        NotAStore: there is no store of this format.
+        NotAStore: there is no store, or one of another format.
     """
     try:
         attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
@@ -317,5 +320,5 @@ def read_attributes(path: StoragePath) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise NotAStore(f"{path} is not a Headrace store: make one with featurize build CORPUS --out {path}.") from None
     if found != layout.FORMAT:
-        raise NotAStore(f"{path} has format {found!r}, this version reads {layout.FORMAT!r}: build it anew.")
+        raise NotAStore(f"{path} has format {found!r}, this version reads {layout.FORMAT!r}: build it again.")
     return attributes

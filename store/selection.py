@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.store.conditions import Column, clauses
+from headrace.store.conditions import Column, evaluate
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 
@@ -29,10 +29,10 @@ class Selection:
     """What a condition lets in. Of an empty condition: everything."""
 
     where: str
-    holds: np.ndarray
+    mask: np.ndarray
     """(N,) bool."""
-    inside: Amount
-    outside: Amount
+    included: Amount
+    excluded: Amount
     reasons: tuple[tuple[str, Amount], ...]
     """Each clause that `and` joins, and what does not meet it. An utterance may fail several."""
 
@@ -41,13 +41,13 @@ class Selection:
         if not self.where:
             return []
         return [
-            f"where {self.where}: {self.inside} in, {self.outside} out",
+            f"where {self.where}: {self.included} in, {self.excluded} out",
             *(f"  not {clause}: {amount}" for clause, amount in self.reasons),
         ]
 
     def to_json(self) -> dict[str, Any]:
         reasons = [{"clause": clause, **asdict(amount)} for clause, amount in self.reasons]
-        return {"where": self.where, "in": asdict(self.inside), "out": asdict(self.outside), "reasons": reasons}
+        return {"where": self.where, "in": asdict(self.included), "out": asdict(self.excluded), "reasons": reasons}
 
 
 def select(store: Store, where: str) -> Selection:
@@ -57,20 +57,20 @@ def select(store: Store, where: str) -> Selection:
     Raises:
         UsageError: `where` cannot be used, or nothing meets it.
     """
-    found = clauses(where, columns_of(store), len(store)) if where.strip() else []
+    found = evaluate(where, columns_of(store), len(store)) if where.strip() else []
     holds = np.logical_and.reduce([np.ones(len(store), bool), *(mask for _, mask in found)])
-    reasons = tuple((clause, amount(store, ~mask)) for clause, mask in found)
+    reasons = tuple((clause, measure(store, ~mask)) for clause, mask in found)
     if not holds.any():
         raise UsageError(
             f"No utterance of {store.path} meets the condition {where!r}.",
             *(f"not {clause}: {missing}" for clause, missing in reasons),
         )
     return Selection(
-        where=where, holds=holds, inside=amount(store, holds), outside=amount(store, ~holds), reasons=reasons
+        where=where, mask=holds, included=measure(store, holds), excluded=measure(store, ~holds), reasons=reasons
     )
 
 
-def amount(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -> Amount:
+def measure(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -> Amount:
     """Of the utterances that a mask, or numbers, choose; each counted once, or so many times."""
     frames = store.frames[chosen].astype(np.float64)
     times = np.ones(len(frames)) if times is None else times

@@ -20,7 +20,7 @@ import numpy as np
 
 from headrace.store import layout
 from headrace.store.errors import StoreError
-from headrace.store.integrity.checksummed_metadata import checksum, stamped
+from headrace.store.integrity.checksummed_metadata import crc32c, with_checksum
 from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import StoragePath, storage_of
 
@@ -50,11 +50,11 @@ class Part:
     """Digest of what the part was made from; a build that resumes compares it."""
 
 
-def create(root: StoragePath, attributes: Mapping[str, Any]) -> None:
+def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
     """Make an empty store, or give one that is there another root: afterwards that is there, or as it was before."""
     if not (root / "parts" / "zarr.json").exists():
-        storage_of(root / "parts" / "zarr.json").write(root / "parts" / "zarr.json", [_group({})])
-    storage_of(root).write_atomic(root, "zarr.json", _group(attributes))
+        storage_of(root / "parts" / "zarr.json").write(root / "parts" / "zarr.json", [_group_metadata({})])
+    storage_of(root).write_atomic(root, "zarr.json", _group_metadata(attributes))
 
 
 def write_part(root: StoragePath, part: Part, compression: Compression = "none") -> None:
@@ -71,10 +71,10 @@ def write_part(root: StoragePath, part: Part, compression: Compression = "none")
         with storage_of(root).atomic_folder(root, layout.part_name(part.number)) as draft:
             _write_draft(draft, part, compression)
     except OSError as error:
-        raise disk_error(error, f"part {part.number} of {root}") from error
+        raise write_error(error, f"part {part.number} of {root}") from error
 
 
-def disk_error(error: OSError, what: str) -> StoreError:
+def write_error(error: OSError, what: str) -> StoreError:
     """The one line for a write that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
@@ -132,17 +132,17 @@ def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> No
 
 def write_group(folder: StoragePath, attributes: Mapping[str, Any]) -> None:
     """Write the `zarr.json` of a Zarr group: of a draft the last file."""
-    storage_of(folder / "zarr.json").write(folder / "zarr.json", [_group(attributes)])
+    storage_of(folder / "zarr.json").write(folder / "zarr.json", [_group_metadata(attributes)])
 
 
-def _group(attributes: Mapping[str, Any]) -> bytes:
+def _group_metadata(attributes: Mapping[str, Any]) -> bytes:
     import zarr
 
-    made = _files(lambda memory: zarr.create_group(memory, attributes=dict(attributes)))["zarr.json"]
-    return stamped(json.loads(made))
+    made = _zarr_files(lambda memory: zarr.create_group(memory, attributes=dict(attributes)))["zarr.json"]
+    return with_checksum(json.loads(made))
 
 
-def _files(make: Callable[[MemoryStore], object]) -> dict[str, bytes]:
+def _zarr_files(make: Callable[[MemoryStore], object]) -> dict[str, bytes]:
     """The files that zarr makes, by name."""
     from zarr.storage import MemoryStore
 
@@ -168,7 +168,7 @@ def write_array(
     rows, row_shape = len(values), values.shape[1:]
     chunk = layout.chunk_rows(rows, values.itemsize * int(np.prod(row_shape)))
     count = max(1, -(-rows // chunk))
-    metadata = _files(
+    metadata = _zarr_files(
         lambda memory: zarr.create_array(
             memory,
             shape=values.shape,
@@ -181,18 +181,18 @@ def write_array(
             dimension_names=dimensions,
         )
     )["zarr.json"]
-    shard = _Shard(values, chunk, _encoder(compression))
+    shard = _ShardWriter(values, chunk, _encoder(compression))
     if rows:
         storage_of(path / layout.shard_name(values.ndim)).write(path / layout.shard_name(values.ndim), shard)
     storage_of(path / "zarr.json").write(path / "zarr.json", [metadata])
-    return "".join([checksum(metadata), *shard.checksums])
+    return "".join([crc32c(metadata), *shard.checksums])
 
 
 def _encoder(compression: Compression) -> Callable[[np.ndarray], bytes]:
     return numcodecs.Zstd(level=ZSTD_LEVEL).encode if compression == "zstd" else np.ndarray.tobytes
 
 
-class _Shard:
+class _ShardWriter:
     """A shard as chunks of bytes: the inner chunks one after the other, then their (offset, length) index with its
     CRC-32C. That is the layout of Zarr's `sharding_indexed` codec with `index_location: end`."""
 
@@ -206,7 +206,7 @@ class _Shard:
         for stored in map(self._encode, self._blocks()):
             yield stored
             index.append((position, len(stored)))
-            self.checksums.append(checksum(stored))
+            self.checksums.append(crc32c(stored))
             position += len(stored)
         table = np.asarray(index, "<u8").tobytes()
         yield table + google_crc32c.value(table).to_bytes(4, "little")
@@ -238,8 +238,8 @@ def write_strings(path: StoragePath, values: Sequence[str] | np.ndarray) -> str:
         if count:
             array[:] = np.asarray(values, dtype=object)
 
-    files = _files(make)
+    files = _zarr_files(make)
     order = [layout.shard_name(1), "zarr.json"] if count else ["zarr.json"]
     for name in order:
         storage_of(path / name).write(path / name, [files[name]])
-    return "".join(checksum(files[name]) for name in reversed(order))
+    return "".join(crc32c(files[name]) for name in reversed(order))

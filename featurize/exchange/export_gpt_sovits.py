@@ -22,7 +22,7 @@ from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.symbols import DEFAULT, SYMBOLS
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.reader import Store
-from headrace.store.writer import disk_error
+from headrace.store.writer import write_error
 
 _TAGS = {language: tag.upper() for tag, language in reversed(LANGUAGE_TAGS.items())}
 
@@ -92,7 +92,7 @@ def drafted(out: Path) -> Iterator[Path]:
         yield draft
         draft.replace(out)
     except OSError as error:
-        raise disk_error(error, str(out)) from error
+        raise write_error(error, str(out)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

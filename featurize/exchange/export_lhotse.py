@@ -127,7 +127,7 @@ def _supervision(store: Store, number: int, seconds: float) -> dict[str, Any]:
     id = store.ids[number]
     said: dict[str, Any] = {"id": id, "recording_id": id, "start": 0, "duration": seconds, "channel": 0}
     said |= {"text": store.texts[number], "language": store.languages[number], "speaker": store.speakers[number]}
-    if segments := alignment.of(store, number):
+    if segments := alignment.read_segments(store, number):
         said["alignment"] = {
             name.removesuffix("s"): [[label, start, end - start] for start, end, label in intervals]
             for name, intervals in tiers_of(store, number, segments).items()

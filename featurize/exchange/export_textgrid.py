@@ -48,7 +48,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
     written, frames, tiers = set[str](), 0, dict[str, None]()
     with drafted(out) as draft:
         for number in range(len(store)):
-            segments = alignment.of(store, number)
+            segments = alignment.read_segments(store, number)
             if segments is not None:
                 name = file_name(store.ids[number], written)
                 found = tiers_of(store, number, segments)

@@ -134,7 +134,7 @@ def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, 
 def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: StoragePath) -> list[ImportTask]:
     """Parts of neighbouring lengths."""
     seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
-    order, bounds = layout.plan_parts(seconds, layout.automatic_part_seconds(float(seconds.sum())))
+    order, bounds = layout.plan_parts(seconds, layout.default_part_seconds(float(seconds.sum())))
     recipe = Recipe(preset=PRESET, specs=specs(features, lines))
 
     def task(number: int, members: Sequence[int]) -> ImportTask:

@@ -19,7 +19,7 @@ import torch
 from headrace.featurize.features import learned_state, praat
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store import layout, learned_models
-from headrace.store.arrays.array_rows import load, open_rows
+from headrace.store.arrays.array_reader import load_array, open_array
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import Axis, FeatureSpec
 from headrace.store.storage import StoragePath
@@ -53,15 +53,15 @@ def sealed_part(root: StoragePath, number: int, specs: Mapping[str, FeatureSpec]
 
     def utterances(name: str) -> Iterator[np.ndarray]:
         axis = specs[name].axis
-        lengths = load(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
+        lengths = load_array(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
         bounds = layout.offsets(np.ones_like(lengths) if axis == "utterance" else lengths).tolist()
-        return iter(open_rows(folder / name).read(list(itertools.pairwise(bounds))))
+        return iter(open_array(folder / name).read(list(itertools.pairwise(bounds))))
 
     return Part(
         specs,
         utterances,
         learned=lambda name: learned_state.read(root, specs[name]),
-        strings=lambda name: load(folder / name).tolist(),
+        strings=lambda name: load_array(folder / name).tolist(),
         device=device,
     )
 
@@ -106,7 +106,7 @@ class Derived(ABC):
         """
         recipe = {**self.recipe(there), **{name: there[name].fingerprint for name in self.needs}}
         if model:
-            recipe[learned_models.LEARNED] = model
+            recipe[learned_models.MODEL_DIGEST] = model
         return FeatureSpec(name=self.name, axis=self.axis, dtype=self.dtype, channels=self.channels, recipe=recipe)
 
 

@@ -30,13 +30,13 @@ def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     data: bytes = save(contiguous, metadata={"spec": json.dumps(spec.to_json(), sort_keys=True)})
-    storage_of(root).write_atomic(root, learned_models.file_of(spec.name), data)
-    return learned_models.digest_of(data)
+    storage_of(root).write_atomic(root, learned_models.model_file(spec.name), data)
+    return learned_models.model_digest(data)
 
 
 def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
     """The spec that `write` was given. Raises StoreError where the file is no such one."""
-    data = (root / learned_models.file_of(feature)).read_bytes()
+    data = (root / learned_models.model_file(feature)).read_bytes()
     try:
         header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return FeatureSpec.from_json(json.loads(header["__metadata__"]["spec"]))
@@ -47,8 +47,8 @@ def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
 def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
     """What a feature of this spec was learned to be. Raises StoreError where that is not there."""
     try:
-        data = (root / learned_models.file_of(spec.name)).read_bytes()
-        if learned_models.digest_of(data) == spec.recipe[learned_models.LEARNED]:
+        data = (root / learned_models.model_file(spec.name)).read_bytes()
+        if learned_models.model_digest(data) == spec.recipe[learned_models.MODEL_DIGEST]:
             arrays: dict[str, np.ndarray] = load(data)
             return arrays
     except (FileNotFoundError, SafetensorError) as error:
@@ -58,6 +58,6 @@ def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
 
 def _damaged(root: StoragePath, feature: str) -> StoreError:
     return StoreError(
-        f"{root / learned_models.file_of(feature)} is not what {feature} was made with: put that file back, "
+        f"{root / learned_models.model_file(feature)} is not what {feature} was made with: put that file back, "
         "or remove it and run the same command again."
     )

@@ -152,7 +152,7 @@ def make(
             ]
             learning = {"learn_seconds": watch.seconds["learn"]} if step.feature.learns else {}
             made[step.spec.name] = _extract(tasks, pool, observer) | {"parts": len(numbers)} | learning
-            added_arrays.announce(root, step.spec, numbers)
+            added_arrays.publish(root, step.spec, numbers)
     return made
 
 
@@ -176,7 +176,7 @@ def _model(
     root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: Observer
 ) -> str:
     """The digest of what a feature learns; learned now where it was not before."""
-    spec, file = feature.spec(specs), learned_models.file_of(feature.name)
+    spec, file = feature.spec(specs), learned_models.model_file(feature.name)
     if (model := learned_models.digests(root).get(feature.name)) is None:
         observer.note(f"{feature.name} is learned from {len(numbers)} parts, into {file}")
         parts = [sealed_part(root, number, specs) for number in numbers]
@@ -196,7 +196,7 @@ def _pending(root: StoragePath, step: Step, numbers: Sequence[int]) -> list[int]
             return False
         remedy = f"finish that with the same options, or begin anew by removing {name} from all parts"
         check_same(FeatureSpec.from_json(seal), step.spec, remedy)
-        if seal["inputs"] != added_arrays.made_from(root, number, step.feature.needs):
+        if seal["inputs"] != added_arrays.input_digests(root, number, step.feature.needs):
             folder = layout.part_path(root, number) / name
             raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
         return True
@@ -254,7 +254,7 @@ def add_part(task: AddTask, threads: int = 1) -> AddReport:
         rows = list(feature.rows(part))
         values = np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *rows])
     with watch("write"):
-        inputs = added_arrays.made_from(task.store, task.number, feature.needs)
+        inputs = added_arrays.input_digests(task.store, task.number, feature.needs)
         added_arrays.write(task.store, task.number, spec, values, inputs, task.compression)
     return AddReport(
         number=task.number,

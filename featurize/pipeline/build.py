@@ -160,7 +160,7 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
     members, rest = corpus_growth.split(corpus.utterances, config.out, kept, recipe)
     seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
-    part_seconds = hours * 3600 if hours else layout.automatic_part_seconds(float(seconds.sum()))
+    part_seconds = hours * 3600 if hours else layout.default_part_seconds(float(seconds.sum()))
     order, bounds = layout.plan_parts(seconds, part_seconds)
     free = (number for number in itertools.count() if number not in members)
     for start, stop in itertools.pairwise(bounds.tolist()):
@@ -264,7 +264,7 @@ def _extract(
     reports: list[PartReport] = []
     used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
     if pending:
-        index.drop(config.out)
+        index.delete(config.out)
         with _workers(config, len(pending), observer) as (workers, choice):
             observer.note(f"engine {choice.engine} on {choice.device}: {choice.reason}")
             recipe = replace(pending[0].recipe, engine=choice.engine, device=choice.device)

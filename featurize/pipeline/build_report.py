@@ -17,7 +17,7 @@ from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store import index, layout
 from headrace.store.schema import Reject
 from headrace.store.storage import StoragePath, storage_of
-from headrace.store.writer import disk_error
+from headrace.store.writer import write_error
 
 
 def close(
@@ -57,7 +57,7 @@ def write(out: StoragePath, name: str, text: str) -> None:
     try:
         storage_of(out).write_atomic(out, name, text.encode())
     except OSError as error:
-        raise disk_error(error, str(out / name)) from error
+        raise write_error(error, str(out / name)) from error
 
 
 def of(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from headrace.featurize.pipeline.part_worker import PartTask, Recipe, inputs
 from headrace.store import index, layout
-from headrace.store.arrays.array_rows import load
+from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import StoreError
 from headrace.store.schema import Utterance, digest
 from headrace.store.storage import StoragePath
@@ -51,7 +51,7 @@ def choose(
     """
     sealed = layout.sealed_parts(out)
     grown = found["grown"] if found else []
-    kept = layout.numbers(grown[-1]) if grown else []
+    kept = layout.expand_ranges(grown[-1]) if grown else []
     if set(kept) <= set(sealed):
         plan = Plan(cut(kept), grown)
         asked = plan.to_json()
@@ -63,7 +63,7 @@ def choose(
                 f"in store:  {found['utterances']} utterances in {found['parts']} parts",
                 f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
             )
-    return Plan(cut(sealed), [*grown, layout.ranges(sealed)])
+    return Plan(cut(sealed), [*grown, layout.to_ranges(sealed)])
 
 
 def _made(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
@@ -85,7 +85,7 @@ def split(
     seals = index.read_seals(out, kept)
     part_of: dict[str, int] = {}
     for number, seal in zip(kept, seals, strict=True):
-        ids = load(layout.part_path(out, number) / "id").tolist()
+        ids = load_array(layout.part_path(out, number) / "id").tolist()
         part_of.update(dict.fromkeys([*ids, *(reject["id"] for reject in seal["rejects"])], number))
     held: dict[int, list[Utterance]] = {number: [] for number in kept}
     rest: list[Utterance] = []

@@ -52,7 +52,7 @@ def steps_to(
         for name in feature.needs:
             if name not in known:
                 visit(asked.get(name) or _default(name, feature, known))
-        model = there[feature.name].recipe.get(learned_models.LEARNED, "") if feature.name in there else ""
+        model = there[feature.name].recipe.get(learned_models.MODEL_DIGEST, "") if feature.name in there else ""
         spec = feature.spec(known, digests.get(feature.name, model))
         check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
         known[spec.name] = spec

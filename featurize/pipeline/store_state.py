@@ -13,7 +13,7 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.store.reader import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
-from headrace.store.writer import create
+from headrace.store.writer import create_store
 
 BEGUN = {".lock", "parts", "tmp"}
 """What a build that was killed early leaves without a store's `zarr.json`."""
@@ -68,7 +68,7 @@ def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartT
     there = root(out)
     if there is None:
         pending(out, tasks)
-        create(out, attributes)
+        create_store(out, attributes)
         return
     check_recipe(out, there, attributes)
     found, asked = there["plan"], attributes["plan"]
@@ -80,7 +80,7 @@ def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartT
             f"in store:  {found['utterances']} utterances in {found['parts']} parts",
             f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
         )
-    create(out, attributes)  # the features that joined later are named again when the new parts have them
+    create_store(out, attributes)  # the features that joined later are named again when the new parts have them
 
 
 def check_recipe(out: StoragePath, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from headrace.featurize.features.derived import Part, sealed_part
 from headrace.featurize.quality import near_duplicates, signal_quality
 from headrace.store import layout
-from headrace.store.arrays.array_rows import load
+from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
 
@@ -176,5 +176,5 @@ class Names:
         """`id`, `speaker`, `language` or `text` of an utterance."""
         part = int(np.searchsorted(self._bounds, number, side="right")) - 1
         if (part, name) not in self._read:
-            self._read[part, name] = load(self._folders[part] / name)
+            self._read[part, name] = load_array(self._folders[part] / name)
         return str(self._read[part, name][number - self._bounds[part]])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from headrace.featurize.quality.corpus_statistics import Appraisal
-from headrace.store.conditions import LONGEST
+from headrace.store.conditions import MAX_CHARACTERS
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.store.selection import Selection, columns_of, select
@@ -176,7 +176,7 @@ def _rounded(value: float, to: Callable[[float], int]) -> float:
 def conditions(store: Store, found: Appraisal) -> list[Filter]:
     """One for each measure and limit, for these together, and for what comes twice."""
     made = list(_of_measures(store, found))
-    usable = [one.where for one in made if one.selection and one.selection.outside.utterances]
+    usable = [one.where for one in made if one.selection and one.selection.excluded.utterances]
     together = [counted(store, "All these", " and ".join(usable))] if len(usable) > 1 else []
     return [*made, *together, *_of_pairs(store, found)]
 
@@ -222,9 +222,9 @@ def _of_pairs(store: Store, found: Appraisal) -> Iterable[Filter]:
 
 def _named(store: Store, title: str, numbers: np.ndarray) -> Filter:
     """All but some utterances, by their names, as far as a condition may be that long."""
-    short = len(numbers) < LONGEST
+    short = len(numbers) < MAX_CHARACTERS
     where = f"id not in [{', '.join(repr(str(name)) for name in store.ids[numbers])}]" if short else ""
-    if short and len(where) <= LONGEST:
+    if short and len(where) <= MAX_CHARACTERS:
         return counted(store, title, where)
     remark = f"{len(numbers):,} utterances; a condition that names them would be longer than one may be."
     return Filter(title=title, where="", remark=remark)

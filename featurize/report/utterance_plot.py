@@ -54,7 +54,7 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     )
     for axis, name in zip(axes[:, 0], present, strict=True):
         drawers[name](axis, store, number, seconds)
-    segments = alignment.of(store, number)
+    segments = alignment.read_segments(store, number)
     if segments:
         _draw_phones(axes[:, 0], store, number, segments)
     axes[-1, 0].set_xlabel("seconds")

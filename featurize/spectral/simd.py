@@ -22,7 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from headrace.store.arrays.jit import compiled as machine_code
+from headrace.store.arrays.jit import jit as machine_code
 
 LANES = 8
 ELEMENTS = {types.int16: ir.IntType(16), types.float32: ir.FloatType(), types.float64: ir.DoubleType()}

@@ -1,4 +1,4 @@
-"""Machine code out of Python functions, by Numba."""
+"""Compiles Python functions to machine code with Numba."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from numba import njit, types
 Function = Callable[..., Any]
 
 
-def compiled(function: Function) -> Function:
-    """To machine code that releases the interpreter, when it is called. Kept on disk, beside its file or in the user's
-    cache; where neither can be written, compiled in each process.
+def jit(function: Function) -> Function:
+    """Compile a function when it is first called. While it runs, it releases the interpreter's lock.
 
-    Processes that compile at once do not harm one another: each writes its own file and renames it.
+    The machine code is kept on disk, next to the source file or in the user's cache; if neither can be written, each
+    process compiles anew. Processes may compile at the same time: each writes its own file and renames it.
     """
-    return compiled_for()(function)
+    return eager_jit()(function)
 
 
-def compiled_for(*arguments: types.Type) -> Callable[[Function], Function]:
-    """As `compiled`; where types of arguments are given, at once and for no others."""
-    signature = [arguments] if arguments else []
+def eager_jit(*argument_types: types.Type) -> Callable[[Function], Function]:
+    """Return a decorator like `jit` that compiles at once, for these types of arguments and no others.
 
-    def compile_it(function: Function) -> Function:
+    Without types it is `jit` itself.
+    """
+    signature = [argument_types] if argument_types else []
+
+    def compile_function(function: Function) -> Function:
         try:
             return njit(*signature, nogil=True, cache=True)(function)
-        except RuntimeError:
+        except RuntimeError:  # no folder for the cache
             return njit(*signature, nogil=True)(function)
 
-    return compile_it
+    return compile_function

@@ -6,12 +6,12 @@ from typing import Any
 
 from numba import types
 
-from headrace.store.arrays.jit import compiled_for
+from headrace.store.arrays.jit import eager_jit
 
 _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
-@compiled_for(types.int64, types.int64[:, ::1], types.int64)
+@eager_jit(types.int64, types.int64[:, ::1], types.int64)
 def prefetch(address: int, spans: Any, advice: int) -> None:
     """Ask the kernel to read parts of a mapping into memory. It is free to ignore that.
 

@@ -1,4 +1,4 @@
-"""One array's data file, read by whole chunks: for arrays that are compressed, or lie in a bucket."""
+"""Reads an array's data file by whole chunks: for arrays that are compressed, or lie in a bucket."""
 
 from __future__ import annotations
 
@@ -11,46 +11,51 @@ import google_crc32c
 import numcodecs
 import numpy as np
 
-from headrace.store.arrays.array_metadata import Array
+from headrace.store.arrays.array_metadata import ArrayMetadata
 from headrace.store.errors import DamagedStore
-from headrace.store.integrity.checksummed_metadata import checksum
+from headrace.store.integrity.checksummed_metadata import crc32c
 from headrace.store.storage import StoragePath, storage_of
 
 CACHE_BYTES = 256 << 20
-"""Of decoded chunks that a store keeps: about a hundred batches of mel and MFCC."""
+"""Size of the decoded chunks that a store keeps: about a hundred batches of mel and MFCC."""
 
 
 class ChunkCache:
-    """The chunks used last, decoded. Each is fetched once, however many threads ask for it at once."""
+    """A cache of the decoded chunks that were used last. Threads that need one chunk at once fetch it once."""
 
-    def __init__(self, most: int = CACHE_BYTES) -> None:
-        """
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        """Create an empty cache.
+
         Args:
-            most: bytes to keep; what is being fetched comes on top.
+            max_bytes: size of the chunks to keep; chunks that are being fetched come on top.
         """
-        self._most, self._bytes, self._lock = most, 0, threading.Lock()
+        self._max_bytes, self._bytes, self._lock = max_bytes, 0, threading.Lock()
         self._chunks: OrderedDict[Hashable, Future[np.ndarray]] = OrderedDict()
 
-    def take(
-        self, file: Hashable, wanted: Sequence[int], fetch: Callable[[list[int]], list[np.ndarray]]
+    def get(
+        self, file: Hashable, chunks: Sequence[int], fetch: Callable[[list[int]], list[np.ndarray]]
     ) -> list[np.ndarray]:
-        """The rows of these chunks of a file; `fetch` is asked, at once, for those that nobody has fetched yet."""
+        """Return the rows of some chunks of a file.
+
+        Args:
+            fetch: returns the rows of those chunks that are neither cached nor being fetched; called at most once.
+        """
         missing = []
         with self._lock:
-            for chunk in wanted:
+            for chunk in chunks:
                 if (file, chunk) not in self._chunks:
                     self._chunks[file, chunk] = Future()
                     missing.append(chunk)
                 self._chunks.move_to_end((file, chunk))
-            found = [self._chunks[file, chunk] for chunk in wanted]
+            found = [self._chunks[file, chunk] for chunk in chunks]
         if missing:
-            self._fill(file, missing, fetch)
+            self._fetch(file, missing, fetch)
         return [future.result() for future in found]
 
-    def _fill(self, file: Hashable, missing: list[int], fetch: Callable[[list[int]], list[np.ndarray]]) -> None:
+    def _fetch(self, file: Hashable, missing: list[int], fetch: Callable[[list[int]], list[np.ndarray]]) -> None:
         try:
             fetched = fetch(missing)
-        except BaseException as error:  # whoever waits for these chunks has to hear of it, whatever it is
+        except BaseException as error:  # threads that wait for these chunks have to be told, whatever it is
             with self._lock:
                 for chunk in missing:
                     self._chunks.pop((file, chunk)).set_exception(error)
@@ -59,24 +64,27 @@ class ChunkCache:
             for chunk, rows in zip(missing, fetched, strict=True):
                 self._chunks[file, chunk].set_result(rows)
                 self._bytes += rows.nbytes
-            while self._bytes > self._most and next(iter(self._chunks.values())).done():
+            while self._bytes > self._max_bytes and next(iter(self._chunks.values())).done():
                 self._bytes -= self._chunks.popitem(last=False)[1].result().nbytes
 
 
-class Shard:
-    """The rows of one array of a part."""
+class ShardedArray:
+    """An array of a part, read by whole chunks."""
 
-    def __init__(self, file: StoragePath, array: Array, cache: ChunkCache, sealed: Sequence[str] = ()) -> None:
-        """
+    def __init__(
+        self, file: StoragePath, array: ArrayMetadata, cache: ChunkCache, checksums: Sequence[str] = ()
+    ) -> None:
+        """Read the shard's index.
+
         Args:
             file: the shard.
             array: of at least one row.
-            sealed: checksums of the chunks as stored, to be compared whenever one is fetched; none for no checking.
+            checksums: of the chunks as stored, compared whenever one is fetched; none to check nothing.
         Raises:
             DamagedStore: there is no such file, or it does not end with its index.
         """
         self.compressed = array.compressed
-        self._file, self._array, self._cache, self._sealed = file, array, cache, sealed
+        self._file, self._array, self._cache, self._checksums = file, array, cache, checksums
         self._bounds = read_index(file, array.chunks)
         self._chunk_bytes = array.chunk_rows * array.row_bytes
         in_order = np.arange(array.chunks)[:, None] * self._chunk_bytes + [0, self._chunk_bytes]
@@ -87,34 +95,33 @@ class Shard:
         return self._array.shape[0]
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """The rows from start to stop of each of `spans`, read-only. What is missing comes in one request."""
+        """Return the rows from start to stop of each of `spans`, read-only. Missing chunks come in one request."""
         count = self._array.chunk_rows
         wanted = sorted({chunk for start, stop in spans for chunk in range(start // count, -(-stop // count))})
-        rows = dict(zip(wanted, self._cache.take(self._file, wanted, self._fetch), strict=True))
+        rows = dict(zip(wanted, self._cache.get(self._file, wanted, self._fetch), strict=True))
 
         def span(start: int, stop: int) -> np.ndarray:
             first = start // count
-            pieces = [rows[chunk] for chunk in range(first, -(-stop // count))] or [self._rows(b"")]  # of no rows
+            pieces = [rows[chunk] for chunk in range(first, -(-stop // count))] or [self._to_rows(b"")]  # no rows
             joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             return joined[start - first * count : stop - first * count]
 
         return [span(start, stop) for start, stop in spans]
 
-    def find(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
-        """As `rows.Mapped.find`."""
+    def addresses(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
+        """Return where pieces of the array lie in memory, and what keeps them there, as `MappedArray.addresses`."""
         pieces = self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
         return np.array([address_of(piece) for piece in pieces]), pieces
 
     def _fetch(self, chunks: list[int]) -> list[np.ndarray]:
-        stored = storage_of(self._file).read_ranges(
-            self._file, [(start, stop) for start, stop in self._bounds[chunks].tolist()]
-        )
+        bounds = [(start, stop) for start, stop in self._bounds[chunks].tolist()]
+        stored = storage_of(self._file).read_ranges(self._file, bounds)
         for chunk, data in zip(chunks, stored, strict=True):
-            if self._sealed and checksum(data) != self._sealed[chunk]:
+            if self._checksums and crc32c(data) != self._checksums[chunk]:
                 raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: run store verify.")
-        return [self._rows(self._decoded(data)) for data in stored]
+        return [self._to_rows(self._decode(data)) for data in stored]
 
-    def _decoded(self, data: bytes) -> bytes:
+    def _decode(self, data: bytes) -> bytes:
         try:
             decoded: bytes = numcodecs.Zstd().decode(data) if self.compressed else data
         except RuntimeError as error:
@@ -123,18 +130,18 @@ class Shard:
             raise DamagedStore(f"{self._file} has a block of {len(decoded)} bytes decoded: run store verify.")
         return decoded
 
-    def _rows(self, data: bytes) -> np.ndarray:
+    def _to_rows(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, self._array.dtype).reshape(-1, *self._array.shape[1:])
 
 
 def address_of(array: np.ndarray) -> int:
-    """Of its first byte in memory."""
+    """Return the address of an array's first byte in memory."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def read_index(file: StoragePath, count: int) -> np.ndarray:
-    """Where the `count` inner chunks of a shard lie: (count, 2) int64, first byte and one past the last.
+    """Return where the `count` inner chunks of a shard lie: (count, 2) int64, first byte and one past the last.
 
     Raises:
         DamagedStore: there is no such file, or it does not end with an index.

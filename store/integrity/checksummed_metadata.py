@@ -20,31 +20,31 @@ KEY = "crc32c"
 """Attribute that holds the checksum."""
 
 
-def checksum(data: Any) -> str:
+def crc32c(data: Any) -> str:
     """CRC-32C of a buffer, eight hexadecimal digits."""
     return f"{google_crc32c.value(data if isinstance(data, bytes) else np.asarray(memoryview(data))):08x}"
 
 
-def split(checksums: str) -> list[str]:
+def split_checksums(checksums: str) -> list[str]:
     """Joined checksums one by one: that of the metadata, then that of each block."""
     return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
 
 
-def checksum_of(document: Mapping[str, Any]) -> str:
+def document_checksum(document: Mapping[str, Any]) -> str:
     """CRC-32C of what JSON says, in one form."""
-    return checksum(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+    return crc32c(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
 
 
-def dump(document: Mapping[str, Any]) -> bytes:
+def to_json_bytes(document: Mapping[str, Any]) -> bytes:
     """JSON as zarr writes it."""
     return json.dumps(document, indent=2).encode()
 
 
-def stamped(document: Mapping[str, Any]) -> bytes:
+def with_checksum(document: Mapping[str, Any]) -> bytes:
     """A group's metadata as a file, its checksum among its attributes in the place of any that it had."""
     attributes = {key: value for key, value in document["attributes"].items() if key != KEY}
     bare = {**document, "attributes": attributes}
-    return dump({**bare, "attributes": {**attributes, KEY: checksum_of(bare)}})
+    return to_json_bytes({**bare, "attributes": {**attributes, KEY: document_checksum(bare)}})
 
 
 def read(file: StoragePath) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def read(file: StoragePath) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
         attributes = dict(document["attributes"])
-        intact = attributes.pop(KEY) == checksum_of({**document, "attributes": attributes})
+        intact = attributes.pop(KEY) == document_checksum({**document, "attributes": attributes})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStore(f"{file} cannot be understood ({error!r}): run store repair.") from error
     if not intact:

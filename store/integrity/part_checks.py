@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from headrace.store import added_arrays, index, layout
-from headrace.store.arrays.array_metadata import describe
-from headrace.store.arrays.array_rows import load
+from headrace.store.arrays.array_metadata import read_metadata
+from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import DamagedStore
-from headrace.store.integrity.checksummed_metadata import checksum, split
+from headrace.store.integrity.checksummed_metadata import crc32c, split_checksums
 from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
@@ -56,12 +56,12 @@ def check_part(
         seal = index.read_seal(root, number)
     except DamagedStore:
         return [Problem(part=number, what="its seal is not there, or not what was written", drop="part")]
-    part = _Part(root, number, seal, named, quick)
+    part = _PartCheck(root, number, seal, named, quick)
     damaged = list(part.damage())
     return damaged if any(problem.drop for problem in damaged) else [*damaged, *part.broken_laws()]
 
 
-class _Part:
+class _PartCheck:
     """A part whose seal is intact."""
 
     def __init__(
@@ -78,7 +78,7 @@ class _Part:
         found = [problem for name in small for problem in self._own(name, checksums[name])]
         yield from found
         if not found:
-            self._small = {name: load(self._folder / name) for name in small}
+            self._small = {name: load_array(self._folder / name) for name in small}
         for name in checksums:
             if name not in small:
                 yield from self._own(name, checksums[name])
@@ -123,13 +123,13 @@ class _Part:
         if spec.axis == "utterance":
             return np.ones(len(self._small["id"]), np.int64)
         name = layout.LENGTH_COLUMNS[spec.axis]
-        return self._small[name] if name in self._small else load(self._folder / name)  # that one joined later
+        return self._small[name] if name in self._small else load_array(self._folder / name)  # that one joined later
 
     def _own(self, name: str, checksums: str) -> Iterator[Problem]:
         """An array that the part's seal tells of."""
-        metadata, *expected = split(checksums)
+        metadata, *expected = split_checksums(checksums)
         try:
-            intact = checksum((self._folder / name / "zarr.json").read_bytes()) == metadata
+            intact = crc32c((self._folder / name / "zarr.json").read_bytes()) == metadata
         except OSError as error:
             yield self._problem(name, f"cannot be read: {error}", "part")
             return
@@ -141,8 +141,8 @@ class _Part:
     def _joined(self, name: str) -> Iterator[Problem]:
         """An array that joined the part later, by its own seal."""
         try:
-            seal = added_arrays.intact_seal(self._root, name, self._number)
-            made_from = added_arrays.made_from(self._root, self._number, seal["inputs"])
+            seal = added_arrays.verified_seal(self._root, name, self._number)
+            made_from = added_arrays.input_digests(self._root, self._number, seal["inputs"])
         except DamagedStore as error:
             yield self._problem(name, error.message, "array")
             return
@@ -150,7 +150,7 @@ class _Part:
             yield self._problem(name, f"was not made from the {', '.join(seal['inputs'])} that is there", "array")
         if name in self._named:
             yield from self._recipe(self._named[name], seal["fingerprint"], "array")
-        yield from self._blocks(name, split(seal["crc32c"])[1:], "array")
+        yield from self._blocks(name, split_checksums(seal["crc32c"])[1:], "array")
 
     def _recipe(self, spec: FeatureSpec, found: str, drop: Drop) -> Iterator[Problem]:
         if found != spec.fingerprint:
@@ -164,7 +164,7 @@ class _Part:
             if self._quick and stored.sharded:
                 return
             for number, block in enumerate(stored.blocks()):
-                if checksum(block) != expected[number]:
+                if crc32c(block) != expected[number]:
                     what = f"block {number} is not what was sealed"
                     yield self._problem(name, what, drop, stored.rows_of(number))
                 else:
@@ -177,7 +177,7 @@ class _Part:
             yield self._problem(name, f"{len(rows)} rows are not finite", rows=rows)
 
     def _shape(self, spec: FeatureSpec) -> Iterator[Problem]:
-        array = describe(self._folder / spec.name)
+        array = read_metadata(self._folder / spec.name)
         expected = (int(self._lengths(spec).sum()), *spec.row_shape)
         if array.shape != expected or array.dtype != spec.dtype:
             found = f"{array.dtype}{array.shape}"
@@ -185,7 +185,7 @@ class _Part:
 
     def _alignment(self) -> Iterator[Problem]:
         """Alignment law: the phones of an aligned utterance share out its frames, exactly."""
-        durations, small = load(self._folder / "phone_frames"), self._small
+        durations, small = load_array(self._folder / "phone_frames"), self._small
         ends = np.cumsum(small["phones_n"], dtype=np.int64)
         totals = np.diff(np.append(0, durations.cumsum(dtype=np.int64))[np.append(0, ends)])
         expected = np.where(small["aligned"] == 1, small["frames"], 0)
@@ -195,7 +195,7 @@ class _Part:
 
     def _times(self) -> Iterator[Problem]:
         """Of `align`: the phones of an utterance follow one another within it, or all are unknown."""
-        (starts, ends), small = load(self._folder / "align").T, self._small
+        (starts, ends), small = load_array(self._folder / "align").T, self._small
         owner = np.repeat(np.arange(len(small["id"])), small["phones_n"])
         first = np.searchsorted(owner, owner)  # phone of the same utterance
         after = np.where(first == np.arange(len(owner)), -1, np.append(-1, ends)[:-1])

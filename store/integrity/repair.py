@@ -15,13 +15,13 @@ from typing import Any
 from headrace.store import added_arrays, index, layout
 from headrace.store.errors import StoreError
 from headrace.store.integrity.part_checks import Problem
-from headrace.store.integrity.verify import Watch, verify
+from headrace.store.integrity.verify import OnProgress, verify
 from headrace.store.reader import read_attributes
 from headrace.store.storage import StoragePath, storage_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Repair:
+class RepairReport:
     """What is done to a store, and what is left to do."""
 
     problems: tuple[Problem, ...]
@@ -38,12 +38,12 @@ class Repair:
     """What makes again what is not there."""
 
     @property
-    def unhelped(self) -> tuple[Problem, ...]:
+    def unrepairable(self) -> tuple[Problem, ...]:
         """Problems that nothing is dropped for: a damaged root, broken laws."""
         return tuple(problem for problem in self.problems if problem.drop in ("", "root"))
 
 
-def repair(root: StoragePath, *, dry_run: bool = False, watch: Watch = lambda done, parts: None) -> Repair:
+def repair(root: StoragePath, *, dry_run: bool = False, watch: OnProgress = lambda done, parts: None) -> RepairReport:
     """Look for damage and drop it.
 
     Args:
@@ -57,11 +57,11 @@ def repair(root: StoragePath, *, dry_run: bool = False, watch: Watch = lambda do
         if set(steps.parts) == set(layout.sealed_parts(root)) and any(p.drop == "root" for p in steps.problems):
             raise StoreError(f"Nothing of {root} is as this version wrote it: build another store.")
         if not dry_run:
-            _take_away(root, steps)
+            _delete_damaged(root, steps)
     return steps
 
 
-def plan(root: StoragePath, problems: Iterable[Problem]) -> Repair:
+def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
     """What to do about these problems. Changes nothing."""
     problems = tuple(problems)
     intact = all(problem.drop != "root" for problem in problems)
@@ -72,7 +72,7 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> Repair:
     named = [spec["name"] for spec in attributes["features"] if "seals" in spec]
     lost = {problem.array for problem in arrays}
     withdrawn = [name for name in named if name in lost or not complete]
-    return Repair(
+    return RepairReport(
         problems=problems,
         parts=tuple(parts),
         arrays=tuple(sorted({(p.part, p.array) for p in arrays if p.part is not None and p.part not in parts})),
@@ -101,10 +101,10 @@ def _options(root: StoragePath) -> str:
     return f" {'--recipe FILE' if preset == 'custom' else f'--preset {preset}'} --features {features}"
 
 
-def _take_away(root: StoragePath, steps: Repair) -> None:
+def _delete_damaged(root: StoragePath, steps: RepairReport) -> None:
     storage_of(root).clear_temporary(root)
     if steps.index:
-        index.drop(root)
+        index.delete(root)
     for number, name in steps.arrays:
         storage_of(root).delete_folder(root, f"{layout.part_name(number)}/{name}")
     for number in steps.parts:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numcodecs
 import numpy as np
 
-from headrace.store.arrays.array_metadata import describe
+from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.shard import read_index
 from headrace.store.errors import DamagedStore
 from headrace.store.storage import StoragePath, storage_of
@@ -27,7 +27,7 @@ class StoredArray:
             FileNotFoundError: it has no data file.
             DamagedStore: that has another size than its own index says, or no index.
         """
-        self._array = describe(folder)
+        self._array = read_metadata(folder)
         self._file = folder / self._array.data_file
         self.sharded = self._array.sharded
         """Otherwise its one block is the whole file."""

@@ -18,11 +18,13 @@ from headrace.store.reader import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
-Watch = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told how many parts are done, of how many."""
 
 
-def verify(root: StoragePath, *, quick: bool = False, watch: Watch = lambda done, parts: None) -> Iterator[Problem]:
+def verify(
+    root: StoragePath, *, quick: bool = False, watch: OnProgress = lambda done, parts: None
+) -> Iterator[Problem]:
     """Every problem of a store; none means it is whole.
 
     Args:
@@ -55,7 +57,7 @@ def verify(root: StoragePath, *, quick: bool = False, watch: Watch = lambda done
 
 
 def _verify_parts(
-    root: StoragePath, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: Watch
+    root: StoragePath, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: OnProgress
 ) -> Iterator[Problem]:
     """In threads: reading and checksums leave the interpreter to others."""
     pool = ThreadPoolExecutor(storage_of(root).threads)
@@ -93,9 +95,9 @@ def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Se
     if counted != planned:
         yield Problem(what=f"{counted} utterances stored or rejected, {planned} planned")
     specs = {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
-    for name in learned_models.missing(root, specs):
+    for name in learned_models.features_without_model(root, specs):
         yield Problem(
-            array=name, what=f"was made with another {learned_models.file_of(name)} than is there: put it back"
+            array=name, what=f"was made with another {learned_models.model_file(name)} than is there: put it back"
         )
     for feature in attributes["features"]:
         name = feature["name"]

@@ -16,7 +16,7 @@ from headrace.featurize.spectral.dsp import Spectral
 from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
-from headrace.store.writer import Compression, Part, create, write_part
+from headrace.store.writer import Compression, Part, create_store, write_part
 from headrace.train.monitoring.evaluation_samples import Heard
 
 PRESET = PRESETS["gpt-sovits-v2"]
@@ -48,7 +48,7 @@ def build(
     recipe = {"quantiser": "test", "codebook": CODES, "hz": 25}
     semantic = FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
     specs = (*feature_specs(preset, ("wave", "mfcc", "phones")), semantic)
-    create(
+    create_store(
         root,
         {
             "format": layout.FORMAT,

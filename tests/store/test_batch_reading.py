@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from benchmarks import reading
 from headrace import store
 from headrace.store import index, layout
-from headrace.store.arrays import array_rows, prefetch, shard
-from headrace.store.arrays.array_metadata import describe
+from headrace.store.arrays import array_reader, prefetch, shard
+from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.shard import ChunkCache
 from headrace.store.errors import DamagedStore
 from headrace.store.reader import Store
 from headrace.store.storage.local import LocalStorage
-from headrace.store.writer import Compression, create, write_part
+from headrace.store.writer import Compression, create_store, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.stream import Stream, StreamConfig, read_batch
 from tests.helpers import training_store
@@ -42,7 +42,7 @@ SOAK_SECONDS = float(os.environ.get("HEADRACE_SOAK_SECONDS", 1800))
 
 def make(root: Path, compression: Compression = "none") -> Store:
     plan = {"parts": len(FRAMES), "utterances": COUNT, "digest": ""}
-    create(root, ATTRIBUTES | {"compression": compression, "plan": plan})
+    create_store(root, ATTRIBUTES | {"compression": compression, "plan": plan})
     for number, frames in enumerate(FRAMES):
         write_part(root, make_part(number, frames), compression)
     index.write(root, index.derive(root))
@@ -75,9 +75,9 @@ def test_batches_are_what_is_read_one_by_one(corpus: Store, numbers: list[int], 
     longest = max(map(len, alone), default=0) + more
     padded = np.full((len(numbers), longest, *spec.row_shape), 7, spec.dtype)
     spans = corpus.locate(spec.axis, chosen)
-    corpus.fill(feature, spans, padded)
+    corpus.read_into(feature, spans, padded)
     joined = np.full((sum(map(len, alone)), *spec.row_shape), 7, spec.dtype)
-    corpus.fill(feature, spans, joined)
+    corpus.read_into(feature, spans, joined)
     for row, values in zip(padded, alone, strict=True):
         assert np.array_equal(row[: len(values)], values) and not row[len(values) :].any()
     assert np.array_equal(joined, np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *alone]))
@@ -85,7 +85,7 @@ def test_batches_are_what_is_read_one_by_one(corpus: Store, numbers: list[int], 
 
 def test_a_batch_of_neighbours_of_one_length_is_a_view(mapped: Store) -> None:
     def view(*numbers: int) -> np.ndarray | None:
-        return mapped.view("mel", mapped.locate("frames", np.array(numbers)))
+        return mapped.view_batch("mel", mapped.locate("frames", np.array(numbers)))
 
     alike = view(1, 2, 3)
     assert alike is not None and alike.shape == (3, 6, 128) and not alike.flags.writeable
@@ -109,18 +109,18 @@ def test_a_stream_of_neighbours_hands_out_views(mapped: Store) -> None:
 
 def test_a_compressed_batch_is_no_view(tmp_path: Path) -> None:
     compressed = make(tmp_path, "zstd")
-    assert compressed.view("mel", compressed.locate("frames", np.arange(1, 4))) is None
+    assert compressed.view_batch("mel", compressed.locate("frames", np.arange(1, 4))) is None
 
 
 def test_the_way_of_reading_is_told_with_its_reason(mapped: Store, tmp_path: Path) -> None:
-    assert mapped.reading == "mapped into memory, since it is not compressed and lies on this machine"
-    assert make(tmp_path, "zstd").reading.endswith("since it is compressed")
+    assert mapped.read_method == "mapped into memory, since it is not compressed and lies on this machine"
+    assert make(tmp_path, "zstd").read_method.endswith("since it is compressed")
 
 
 def test_metadata_say_what_zarr_reads_in_them(corpus: Store) -> None:
     part = zarr.open_group(corpus.path / "parts" / "00001", mode="r")
     for name, array in part.arrays():
-        found = describe(corpus.path / "parts" / "00001" / name)
+        found = read_metadata(corpus.path / "parts" / "00001" / name)
         assert (found.shape, found.chunk_rows) == (array.shape, array.chunks[0])
         assert found.compressed == bool(array.compressors) and found.sharded == (array.shards is not None)
         assert not found.sharded or found.dtype == array.dtype
@@ -175,7 +175,7 @@ def test_every_chunk_is_fetched_once_by_however_many_threads() -> None:
 
     def take(first: int) -> list[np.ndarray]:
         together.wait()
-        return cache.take("file", range(first, first + 6), fetch)
+        return cache.get("file", range(first, first + 6), fetch)
 
     with ThreadPoolExecutor(8) as pool:
         for first, found in zip(range(8), pool.map(take, range(8)), strict=True):
@@ -184,14 +184,14 @@ def test_every_chunk_is_fetched_once_by_however_many_threads() -> None:
 
 
 def test_the_cache_is_bounded_and_keeps_what_was_used_last() -> None:
-    cache, fetched = ChunkCache(most=3 * 800), list[int]()
+    cache, fetched = ChunkCache(max_bytes=3 * 800), list[int]()
 
     def fetch(chunks: list[int]) -> list[np.ndarray]:
         fetched.extend(chunks)
         return [np.zeros(100) for _ in chunks]
 
     for chunk in (0, 1, 2, 0, 3, 0, 1):
-        cache.take("file", [chunk], fetch)
+        cache.get("file", [chunk], fetch)
     assert fetched == [0, 1, 2, 3, 1]
 
 
@@ -202,8 +202,8 @@ def test_a_chunk_that_could_not_be_fetched_is_tried_again() -> None:
         raise DamagedStore("cut short")
 
     with pytest.raises(DamagedStore):
-        cache.take("file", [0, 1], fail)
-    assert len(cache.take("file", [0, 1], lambda chunks: [np.zeros(1) for _ in chunks])) == 2
+        cache.get("file", [0, 1], fail)
+    assert len(cache.get("file", [0, 1], lambda chunks: [np.zeros(1) for _ in chunks])) == 2
 
 
 def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,9 @@ def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, mo
                 next(stream)
             stream.close()
         counts[together] = sum(fetched)
-    chunks = sum(describe(part / "mel").chunks for part in (tmp_path / "STORE" / "parts").iterdir() if part.is_dir())
+    chunks = sum(
+        read_metadata(part / "mel").chunks for part in (tmp_path / "STORE" / "parts").iterdir() if part.is_dir()
+    )
     assert counts[16] < 2 * chunks < counts[1]
 
 
@@ -261,10 +263,10 @@ def test_checking_finds_a_flipped_bit_before_it_is_handed_out(corpus: Store, tmp
 def test_a_store_checks_each_mapped_block_once(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = store.open(mapped.path, check=True)
     compared = list[int]()
-    monkeypatch.setattr(array_rows, "checksum", lambda data: compared.append(len(data)) or shard.checksum(data))
+    monkeypatch.setattr(array_reader, "checksum", lambda data: compared.append(len(data)) or shard.checksum(data))
     for _ in range(3):
         read_batch(checked, ("mel",), np.arange(COUNT))
-    blocks = sum(describe(mapped.path / layout.part_name(part) / "mel").chunks for part in range(2))
+    blocks = sum(read_metadata(mapped.path / layout.part_name(part) / "mel").chunks for part in range(2))
     assert len([size for size in compared if size > 2000]) == blocks  # what is smaller are metadata
 
 
@@ -272,14 +274,14 @@ def test_the_kernel_is_told_of_all_that_will_be_read(mapped: Store, monkeypatch:
     """And of no more than the gaps between it."""
     told = list[list[int]]()
     monkeypatch.setattr(prefetch, "prefetch", lambda address, spans, advice: told.extend(spans.tolist()))
-    mapped.will_need(("wave",), np.array([6, 7, 9, 11]))
+    mapped.prefetch(("wave",), np.array([6, 7, 9, 11]))
     ends, page = np.cumsum(FRAMES[1]) * 1280, mmap.PAGESIZE
     for (first, last), (start, stop) in zip(told, ((0, ends[1]), (ends[2], ends[3]), (ends[4], ends[5])), strict=True):
         assert first % page == 0 and first <= start < first + page and last == stop
 
 
 def test_no_more_files_stay_open_than_allowed(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_rows, "OPEN_SHARE", 3.5 / array_rows.MAPPINGS)
+    monkeypatch.setattr(array_reader, "OPEN_SHARE", 3.5 / array_reader.MAX_MAPPINGS)
     monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
     wanted = {(spec.name, number): mapped.read(spec.name, number) for spec in SPECS for number in (0, COUNT - 1)}
     opened, before = store.open(mapped.path), open_files(mapped.path)

@@ -19,14 +19,14 @@ import pytest
 from headrace import store
 from headrace.cli.store import main as store_command
 from headrace.store import added_arrays, index, layout
-from headrace.store.arrays.array_rows import load
+from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import HeadraceError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import local, storage_of
 from headrace.store.storage.local import LocalStorage
-from headrace.store.writer import Compression, create, write_part
+from headrace.store.writer import Compression, create_store, write_part
 from tests.helpers.commands import call
 from tests.store.test_write_and_read import ATTRIBUTES, make_part
 
@@ -42,7 +42,7 @@ def everything(root: Path) -> dict[str, bytes]:
 def make(root: Path, compression: Compression = "none") -> None:
     """Two parts, some arrays of several blocks, and a feature that joined them later."""
     frames = [5, 6, 40], [60, 90, 200, 900]
-    create(root, ATTRIBUTES | {"plan": {"parts": len(frames), "utterances": 7}})
+    create_store(root, ATTRIBUTES | {"plan": {"parts": len(frames), "utterances": 7}})
     for number, lengths in enumerate(frames):
         write_part(root, make_part(number, lengths), compression)
     index.write(root, index.derive(root))
@@ -53,10 +53,10 @@ def make(root: Path, compression: Compression = "none") -> None:
 def join(root: Path, compression: Compression) -> None:
     numbers = layout.sealed_parts(root)
     for number in numbers:
-        rows = int(load(root / layout.part_name(number) / "frames").sum())
+        rows = int(load_array(root / layout.part_name(number) / "frames").sum())
         values = np.random.default_rng(number).normal(size=rows).astype(np.float32)
-        added_arrays.write(root, number, JOINED, values, added_arrays.made_from(root, number, ["mel"]), compression)
-    added_arrays.announce(root, JOINED, numbers)
+        added_arrays.write(root, number, JOINED, values, added_arrays.input_digests(root, number, ["mel"]), compression)
+    added_arrays.publish(root, JOINED, numbers)
 
 
 @pytest.fixture(scope="module", params=["none", "zstd"])
@@ -189,7 +189,7 @@ def test_what_is_damaged_goes_and_all_else_stays(root: Path, damage: str) -> Non
     said = repair(root, dry_run=True)
     assert everything(root) == hurt and not (root / ".lock").exists() and not (root / "tmp").exists()
     done = repair(root)
-    assert done == said and not done.unhelped
+    assert done == said and not done.unrepairable
     after = everything(root)
     of_joined = damage in ("joined", "joined seal", "no joined")
     gone = f"parts/00001/{JOINED.name}/" if of_joined else "" if "index" in damage else "parts/00001/"
@@ -263,7 +263,7 @@ def test_a_store_of_which_nothing_is_whole_is_left_alone(root: Path) -> None:
 def test_broken_laws_are_told_and_nothing_is_dropped_for_them(tmp_path: Path) -> None:
     part = make_part(0, [5, 6])
     part.arrays["mel"][3, 7] = np.inf
-    create(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 2}})
+    create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 2}})
     write_part(tmp_path, part)
     index.write(tmp_path, index.derive(tmp_path))
     before = everything(tmp_path)
@@ -296,12 +296,12 @@ for check in (False, True):
     opened = store.open(root, check=check)
     numbers = np.arange(len(opened))
     assert opened.find(opened.ids[3]) == 3 and len(opened.texts) == len(opened)
-    opened.will_need(opened.features, numbers)
+    opened.prefetch(opened.features, numbers)
     for name, spec in opened.features.items():
         opened.read(name, 3)
         rows = int(opened.lengths(spec.axis).max())
         batch = np.empty((len(numbers), rows, *spec.row_shape), spec.dtype)
-        opened.fill(name, opened.locate(spec.axis, numbers), batch)
+        opened.read_into(name, opened.locate(spec.axis, numbers), batch)
 assert not list(verify(Path(root))) and not list(verify(Path(root), quick=True))
 assert not repair(Path(root), dry_run=True).problems
 assert not changes, changes

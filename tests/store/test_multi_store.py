@@ -16,7 +16,7 @@ from headrace.cli.train import main as train_command
 from headrace.store import index
 from headrace.store.errors import NotAStore, RecipeMismatch, StoreError
 from headrace.store.reader import Store
-from headrace.store.writer import create, write_part
+from headrace.store.writer import create_store, write_part
 from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers import training_store
 from tests.helpers.commands import call
@@ -26,7 +26,7 @@ from tests.store.test_write_and_read import ATTRIBUTES, make_part
 
 def make(root: Path, number: int, frames: list[int], **attributes: object) -> Path:
     """A store of one part, whose utterances are called s<number>/..."""
-    create(root, ATTRIBUTES | {"plan": {"parts": number + 1, "utterances": len(frames)}} | attributes)
+    create_store(root, ATTRIBUTES | {"plan": {"parts": number + 1, "utterances": len(frames)}} | attributes)
     for before in range(number):
         write_part(root, make_part(before, []))
     write_part(root, make_part(number, frames))
@@ -70,7 +70,7 @@ def test_it_holds_what_each_of_them_holds(joined: Store, roots: list[Path]) -> N
 def test_batches_over_the_seam(joined: Store) -> None:
     numbers = np.array([6, 0, 3, 7, 2, 4])
     out = np.full((6, 1000, 128), 7, np.float16)
-    joined.fill("mel", joined.locate("frames", numbers), out)
+    joined.read_into("mel", joined.locate("frames", numbers), out)
     for row, number in zip(out, numbers, strict=True):
         assert np.array_equal(row[: joined.frames[number]], joined.read("mel", number))
         assert not row[joined.frames[number] :].any()

@@ -105,8 +105,8 @@ def test_a_store_in_a_bucket_is_the_one_on_disk(bucket: S3Path, tmp_path: Path, 
     numbers = np.array([11, 0, 4, 7, 8])
     for name in ("wave", "mel"):
         ours, theirs = (np.full((5, 3000, *here.features[name].row_shape), 7, here.features[name].dtype) for _ in "ab")
-        here.fill(name, here.locate("frames", numbers), ours)
-        there.fill(name, there.locate("frames", numbers), theirs)
+        here.read_into(name, here.locate("frames", numbers), ours)
+        there.read_into(name, there.locate("frames", numbers), theirs)
         assert np.array_equal(ours, theirs)
 
 
@@ -130,7 +130,9 @@ def test_a_batch_of_neighbours_is_one_request_a_feature(bucket: S3Path, proxy: P
         opened.read(name, 6)  # also reads the index of the shard
         proxy.requests.clear()
         spec = opened.features[name]
-        opened.fill(name, opened.locate("frames", np.arange(6, 10)), np.empty((4, 3000, *spec.row_shape), spec.dtype))
+        opened.read_into(
+            name, opened.locate("frames", np.arange(6, 10)), np.empty((4, 3000, *spec.row_shape), spec.dtype)
+        )
         assert [method for method, _ in proxy.requests] == ["GET"]
 
 
@@ -152,7 +154,7 @@ def test_two_writers_of_one_part_leave_one_copy(root: StoragePath) -> None:
     make_store(root)
     before = store.open(root).fingerprint
     write_part(root, make_part(1, [900, 901, 1000, 1200, 1500, 1800, 3000]))
-    index.drop(root)
+    index.delete(root)
     assert store.open(root).fingerprint == before and not list(verify_parts(root))
 
 
@@ -163,7 +165,7 @@ def verify_parts(root: StoragePath) -> Iterator[object]:
 def test_the_index_is_derived_where_it_is_missing(root: StoragePath) -> None:
     make_store(root)
     stored = store.open(root)
-    index.drop(root)
+    index.delete(root)
     assert "index" not in storage_of(root).list_names(root)
     derived = store.open(root)
     assert derived.fingerprint == stored.fingerprint and derived.ids.tolist() == stored.ids.tolist()
@@ -215,7 +217,7 @@ def delete(file: StoragePath) -> None:
 
 def test_a_part_without_its_seal_is_not_there(bucket: S3Path) -> None:
     make_store(bucket)
-    index.drop(bucket)
+    index.delete(bucket)
     delete(bucket / "parts/00001/zarr.json")
     opened = store.open(bucket)
     assert opened.parts.tolist() == [0] and not opened.complete

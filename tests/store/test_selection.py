@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headrace import store
 from headrace.cli.train import main
 from headrace.store import added_arrays as joined_features
-from headrace.store.conditions import clauses
+from headrace.store.conditions import evaluate
 from headrace.store.errors import RunError, UsageError
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import select
@@ -37,7 +37,7 @@ COLUMNS = {
 
 
 def matching(where: str) -> list[int]:
-    holds = np.logical_and.reduce([mask for _, mask in clauses(where, COLUMNS, len(ROWS))])
+    holds = np.logical_and.reduce([mask for _, mask in evaluate(where, COLUMNS, len(ROWS))])
     return np.flatnonzero(holds).tolist()
 
 
@@ -189,7 +189,7 @@ def test_every_column_of_a_store_can_be_asked_for(corpus):
         "duration < 1.5 and frames < 75 and phones > 1 and phones_n > 1 and aligned and "
         "characters == 2 and text == 'la' and speaker == 's' and language == 'en' and id != ''"
     )
-    holds = select(store.open(corpus), wanted).holds
+    holds = select(store.open(corpus), wanted).mask
     assert np.flatnonzero(holds).tolist() == [n for n, frames in enumerate(FRAMES) if 20 <= frames < 75]
 
 
@@ -199,8 +199,8 @@ def test_a_feature_of_one_number_an_utterance_is_a_column(tmp_path):
     for part in range(2):
         values = np.arange(10, dtype=np.float32) / 2 + 5 * part
         joined_features.write(root, part, spec, values, {}, "none")
-    joined_features.announce(root, spec, range(2))
-    assert np.flatnonzero(select(store.open(root), "3 <= loudness < 6").holds).tolist() == [6, 7, 8, 9, 10, 11]
+    joined_features.publish(root, spec, range(2))
+    assert np.flatnonzero(select(store.open(root), "3 <= loudness < 6").mask).tolist() == [6, 7, 8, 9, 10, 11]
 
 
 def test_nothing_selected_is_an_error(corpus):

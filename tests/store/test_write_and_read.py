@@ -16,7 +16,7 @@ from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StoreError
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec, Reject
-from headrace.store.writer import Part, create, write_part
+from headrace.store.writer import Part, create_store, write_part
 
 SPECS = (
     FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640),
@@ -73,7 +73,7 @@ def make_store(root: Path, compression: str = "none") -> list[Part]:
         make_part(0, [5, 6, 6, 40, 900], (Reject("x.wav", "decode", "broken"),)),
         make_part(1, [900, 901, 1000, 1200, 1500, 1800, 3000]),
     ]
-    create(root, ATTRIBUTES)
+    create_store(root, ATTRIBUTES)
     for part in parts:
         write_part(root, part, compression)
     index.write(root, index.derive(root))
@@ -127,7 +127,7 @@ def test_gather_pads_with_zeros_whatever_was_there(root: Path) -> None:
     opened = store.open(root)
     numbers = np.array([11, 0, 4, 7])
     out = np.full((4, 3000, 128), 7, np.float16)
-    opened.fill("mel", opened.locate("frames", numbers), out)
+    opened.read_into("mel", opened.locate("frames", numbers), out)
     for row, number in zip(out, numbers, strict=True):
         length = opened.frames[number]
         assert np.array_equal(row[:length], opened.read("mel", number)) and not row[length:].any()
@@ -146,7 +146,7 @@ def test_two_writers_of_one_part_leave_one_copy(root: Path) -> None:
 
 
 def test_arrays_that_do_not_fit_their_lengths_are_refused(tmp_path: Path) -> None:
-    create(tmp_path, ATTRIBUTES)
+    create_store(tmp_path, ATTRIBUTES)
     part = make_part(0, [5, 6])
     part.lengths["frames"][0] = 4
     with pytest.raises(StoreError, match="wave is int16"):
@@ -155,7 +155,7 @@ def test_arrays_that_do_not_fit_their_lengths_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_feature_with_the_name_of_a_column_is_refused(tmp_path: Path) -> None:
-    create(tmp_path, ATTRIBUTES)
+    create_store(tmp_path, ATTRIBUTES)
     part = make_part(0, [5, 6])
     part.lengths["mel"] = part.lengths["frames"]
     with pytest.raises(StoreError, match="share the names mel"):
@@ -164,7 +164,7 @@ def test_a_feature_with_the_name_of_a_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create(tmp_path, ATTRIBUTES)
+    create_store(tmp_path, ATTRIBUTES)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_empty_part_is_a_part(tmp_path: Path) -> None:
-    create(tmp_path, ATTRIBUTES | {"plan": {"parts": 2, "utterances": 4}})
+    create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 2, "utterances": 4}})
     write_part(tmp_path, make_part(0, [], tuple(Reject(f"{n}", "decode", "broken") for n in range(2))))
     write_part(tmp_path, make_part(1, [5, 6]))
     index.write(tmp_path, index.derive(tmp_path))
@@ -185,7 +185,7 @@ def test_an_empty_part_is_a_part(tmp_path: Path) -> None:
 
 def test_the_index_is_derived_where_it_is_missing(root: Path) -> None:
     stored = store.open(root)
-    index.drop(root)
+    index.delete(root)
     derived = store.open(root)
     assert derived.fingerprint == stored.fingerprint
     assert derived.ids.tolist() == stored.ids.tolist() and np.array_equal(derived.frames, stored.frames)
@@ -202,7 +202,7 @@ def test_verify_names_the_part_the_array_and_the_block(root: Path) -> None:
 
 @pytest.mark.parametrize("law", ["alignment", "finite", "order", "total"])
 def test_verify_knows_the_laws(tmp_path: Path, law: str) -> None:
-    create(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 4 if law == "total" else 3}})
+    create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 4 if law == "total" else 3}})
     part = make_part(0, [10, 20, 30] if law != "order" else [10, 30, 20])
     if law == "alignment":
         part.arrays["phone_frames"][4] += 1
@@ -243,7 +243,7 @@ def test_unknown_utterances_get_near_ones_named(root: Path) -> None:
 
 
 def test_unfinished_stores_open_and_say_so(root: Path) -> None:
-    index.drop(root)
+    index.delete(root)
     shutil.rmtree(root / "parts" / "00000")
     opened = store.open(root)
     assert len(opened) == 7 and not opened.complete

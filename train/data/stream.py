@@ -195,7 +195,7 @@ class Stream:
 
     def _read(self, numbers: np.ndarray, later: Sequence[np.ndarray]) -> Batch:
         for some in later:
-            self._store.will_need(self._features, some)
+            self._store.prefetch(self._features, some)
         return self.read(numbers)
 
     def _walk(self, position: Position) -> Generator[_Coming, None, None]:
@@ -273,7 +273,7 @@ def read_batch(
     for name, spec in specs.items():
         if name not in tensors:
             tensors[name] = _empty(shape(spec), spec.dtype, pin)
-            store.fill(name, spans[spec.axis], tensors[name].numpy())
+            store.read_into(name, spans[spec.axis], tensors[name].numpy())
     counts = {axis: torch.from_numpy(some.lengths) for axis, some in spans.items()}
     return Batch(
         numbers=numbers,
@@ -301,7 +301,7 @@ def _mapped(
 ) -> dict[str, torch.Tensor]:
     """Features of a batch that are one piece of mapped memory and need no padding. torch warns, once, that they may
     only be read."""
-    found = {name: store.view(name, spans[spec.axis]) for name, spec in specs.items()}
+    found = {name: store.view_batch(name, spans[spec.axis]) for name, spec in specs.items()}
     return {
         name: torch.from_numpy(rows)
         for name, rows in found.items()

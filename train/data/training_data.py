@@ -11,10 +11,10 @@ import numpy as np
 
 from headrace import store as stores
 from headrace.store.errors import RecipeMismatch, RunError, StoreError
-from headrace.store.lineage import grew_from
+from headrace.store.lineage import utterances_before_growth
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
-from headrace.store.selection import Selection, amount, select
+from headrace.store.selection import Selection, measure, select
 from headrace.store.storage import StoragePath
 from headrace.train.config import DataConfig
 from headrace.train.data.balance import repetitions
@@ -42,19 +42,19 @@ class Data:
 
     def lines(self) -> list[str]:
         """What the run is to see, for a person."""
-        held = f"training on {amount(self.store, self.training)}; {amount(self.store, self.validation)} held out"
+        held = f"training on {measure(self.store, self.training)}; {measure(self.store, self.validation)} held out"
         if self.repeated is None:
             return [*self.selection.lines(), held]
-        epoch = amount(self.store, self.training, self.repeated)
+        epoch = measure(self.store, self.training, self.repeated)
         balance = f"balance: an epoch has {epoch}; none comes more than {self.repeated.max():.1f} times on average"
         return [*self.selection.lines(), held, balance]
 
     def to_json(self) -> dict[str, Any]:
         return {
             **self.selection.to_json(),
-            "training": asdict(amount(self.store, self.training)),
-            "validation": asdict(amount(self.store, self.validation)),
-            "epoch": asdict(amount(self.store, self.training, self.repeated)),
+            "training": asdict(measure(self.store, self.training)),
+            "validation": asdict(measure(self.store, self.validation)),
+            "epoch": asdict(measure(self.store, self.training, self.repeated)),
         }
 
 
@@ -102,7 +102,7 @@ def check_same(store: Store, trained_on: str, features: Iterable[str]) -> None:
     now = store.fingerprint_of(features)
     if now == trained_on:
         return
-    before = grew_from(store, trained_on, features)
+    before = utterances_before_growth(store, trained_on, features)
     if before is not None:
         raise RunError(
             f"{store.path} grew since this run was trained on it, from {before} utterances to {len(store)}: start "

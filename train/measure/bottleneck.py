@@ -155,7 +155,7 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
         "max_utterances": ready.config.data.max_utterances,
         "accumulate": stage.optim.accumulate,
         "features": list(stage.features),
-        "reading": store.reading,
+        "reading": store.read_method,
         "cold": cold,
         **asdict(found),
         "wait_share": found.wait_share,

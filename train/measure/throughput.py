@@ -148,7 +148,7 @@ def bench(
         "utterances": len(store),
         "hours": store.hours,
         "features": list(features),
-        "reading": store.reading,
+        "reading": store.read_method,
         "batch_frames": batch_frames,
         "max_utterances": utterances,
     }

@@ -50,7 +50,7 @@ def test_words_of_a_learned_alignment(tmp_path: Path) -> None:
         assert " ".join(read.words.labels) == corpus.texts[number].rstrip(".")
         assert set(read.words.starts_s) <= set(read.phones.starts_s)
     assert len(list((tmp_path / "out").rglob("*.TextGrid"))) == sum(
-        alignment.of(corpus, n) is not None for n in range(len(corpus))
+        alignment.read_segments(corpus, n) is not None for n in range(len(corpus))
     )
 
 

@@ -15,7 +15,7 @@ from headrace import store
 from headrace.cli.store import main as store_command
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.pipeline import feature_registry
-from headrace.store.integrity.checksummed_metadata import stamped
+from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.verify import verify
 from tests.helpers import training_store
 from tests.helpers.commands import add, build, call, part_bytes
@@ -121,7 +121,7 @@ def test_other_options_than_it_was_learned_for_are_refused(root: Path, monkeypat
     document = json.loads((root / "zarr.json").read_text())
     features = document["attributes"]["features"]
     document["attributes"]["features"] = [spec for spec in features if spec["name"] != "loudest"]
-    (root / "zarr.json").write_bytes(stamped(document))
+    (root / "zarr.json").write_bytes(with_checksum(document))
     monkeypatch.setattr(Loudest.__init__, "__kwdefaults__", {"power": 2})
     refused = add(root, "loudest")
     assert refused.exit_code == 1 and "power=1" in refused.stderr and "models/loudest.safetensors" in refused.stderr

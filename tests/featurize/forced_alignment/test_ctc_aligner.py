@@ -192,7 +192,7 @@ def test_peaks_come_back_as_exact_samples(phonetic: Path, monkeypatch: pytest.Mo
     frames = [(7, 12.5), (12.5, 18), (18, 37), (37, 43.5), (43.5, 49)]  # REACH is 3 frames where a pause may be
     wanted = [[round((320 * bound + 40) * rate / 16_000) for bound in pair] for pair in frames]
     assert abs(times - wanted).max() <= (0 if rate != 22_050 else 1)
-    found = alignment.segments(times, frames=60, hop=HOP)
+    found = alignment.segments_of_times(times, frames=60, hop=HOP)
     assert found.frames.sum() == 60 and found.phones.tolist() == [-1, 0, 1, 2, 3, 4, -1]
 
 
@@ -381,7 +381,7 @@ def test_a_store_is_aligned_by_one_command(tmp_path: Path, phonetic: Path, lette
     opened = store.open(root)
     assert opened.features["align"].recipe["method"] == opened.features["confidence"].recipe["method"] == "ctc"
     for number in range(len(opened)):
-        found = alignment.of(opened, number)
+        found = alignment.read_segments(opened, number)
         assert found is None or found.frames.sum() == opened.frames[number]
     refused = add(root, "align", "--ctc", lettered)
     assert refused.exit_code == 1 and "The store has align made with" in refused.stderr

@@ -219,7 +219,7 @@ def _best(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> float:
 
 def test_segments_hold_the_alignment_law(said: list[Said]) -> None:
     for one in said:
-        found = alignment.segments(one.times, frames=len(one.wave), hop=HOP)
+        found = alignment.segments_of_times(one.times, frames=len(one.wave), hop=HOP)
         assert (
             found.frames.sum() == len(one.wave) and found.ends[-1] == one.wave.size and (np.diff(found.ends) >= 0).all()
         )
@@ -244,7 +244,7 @@ def test_a_store_is_aligned_by_one_command(tmp_path: Path) -> None:
     opened = store.open(root)
     assert {"align", "confidence"} <= set(opened.features) and not list(verify(root))
     for number in range(len(opened)):
-        found = alignment.of(opened, number)
+        found = alignment.read_segments(opened, number)
         assert found is not None and found.frames.sum() == opened.frames[number]
     before = opened.fingerprint
     assert add(root, "align,confidence").exit_code == 0 and store.open(root).fingerprint == before
@@ -265,5 +265,5 @@ def _broken(root: Path, change: Any) -> list[Any]:
     inputs = added_arrays.read_seal(root, "align", 0)["inputs"]  # type: ignore[index]
     shutil.rmtree(root / "parts" / "00000" / "align")
     added_arrays.write(root, 0, spec, times, inputs, "none")
-    added_arrays.announce(root, spec, [0])
+    added_arrays.publish(root, spec, [0])
     return list(verify(root))

@@ -26,7 +26,7 @@ from headrace.cli.store import main as store_command
 from headrace.featurize.features.derived import F0, Derived, Part, sealed_part
 from headrace.featurize.pipeline import feature_registry
 from headrace.store.errors import DamagedStore
-from headrace.store.integrity.checksummed_metadata import stamped
+from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.verify import verify
 from headrace.train.config import RunConfig
 from headrace.train.trainer import loop
@@ -131,7 +131,7 @@ def unfinished(root: Path, name: str) -> None:
     document = json.loads((root / "zarr.json").read_text())
     features = document["attributes"]["features"]
     document["attributes"]["features"] = [spec for spec in features if spec["name"] != name]
-    (root / "zarr.json").write_bytes(stamped(document))
+    (root / "zarr.json").write_bytes(with_checksum(document))
     shutil.rmtree(root / "parts" / f"{PARTS - 1:05d}" / name)
 
 

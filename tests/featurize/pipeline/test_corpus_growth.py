@@ -16,9 +16,9 @@ from headrace.store import index
 from headrace.store.errors import RunError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.layout import numbers, ranges
-from headrace.store.lineage import grew_from
-from headrace.store.writer import create
+from headrace.store.layout import expand_ranges, to_ranges
+from headrace.store.lineage import utterances_before_growth
+from headrace.store.writer import create_store
 from headrace.train.config import RunConfig
 from headrace.train.trainer import loop
 from tests.helpers import training_store
@@ -90,8 +90,8 @@ def test_it_grows_any_number_of_times_and_each_time_is_remembered(corpus: Path, 
     opened = store.open(root)
     assert len(opened) == 21 and not list(verify(root))
     for fingerprint, count in prints:
-        assert grew_from(opened, fingerprint, opened.features) == count
-    assert grew_from(opened, "something else", opened.features) is None
+        assert utterances_before_growth(opened, fingerprint, opened.features) == count
+    assert utterances_before_growth(opened, "something else", opened.features) is None
 
 
 def test_killed_while_it_grows_it_ends_in_the_same_bytes(
@@ -162,7 +162,7 @@ def test_a_damaged_root_is_made_anew_for_the_parts_that_are_there(corpus: Path, 
     (root / "zarr.json").write_bytes(good.replace(b"32000", b"32001"))
     (problem,) = verify(root)
     done = repair(root)
-    assert problem.drop == "root" and done.unhelped == (problem,) and "featurize build CORPUS" in done.commands[0]
+    assert problem.drop == "root" and done.unrepairable == (problem,) and "featurize build CORPUS" in done.commands[0]
     assert "--features wave,mel,phones" in done.commands[0] and part_bytes(root) == before
     wrong = build(corpus, root, *PARTS[:2], "--features", "wave")
     assert wrong.exit_code == 1 and list(verify(root)) == [problem]
@@ -184,7 +184,7 @@ def test_a_run_on_a_store_that_grew_is_told_so(tmp_path: Path) -> None:
 
 def replant(root: Path, attributes: dict[str, Any]) -> None:
     """Another root for the parts that are there."""
-    create(root, attributes)
+    create_store(root, attributes)
     index.write(root, index.derive(root))
 
 
@@ -192,5 +192,5 @@ def test_ranges_and_numbers_invert_each_other() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):
         some = np.flatnonzero(random.random(20) < 0.6).tolist()
-        assert numbers(ranges(some)) == some
-    assert ranges([0, 1, 2, 5, 7, 8]) == [[0, 3], [5, 6], [7, 9]]
+        assert expand_ranges(to_ranges(some)) == some
+    assert to_ranges([0, 1, 2, 5, 7, 8]) == [[0, 3], [5, 6], [7, 9]]

@@ -26,7 +26,7 @@ from headrace.featurize.pipeline.presets import named
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Spectra
 from headrace.store.schema import FeatureSpec, Utterance
-from headrace.store.writer import create
+from headrace.store.writer import create_store
 from tests.featurize.pipeline.test_killed_builds import start, workers_of
 from tests.helpers.corpora import buzz, make_tree, sentence
 
@@ -84,7 +84,7 @@ def test_of_two_parts_in_a_process_one_has_the_device(tmp_path: Path, monkeypatc
         part_hours=0.001,
     )
     tasks = build.plan(build.scan(config, BuildProgress(quiet=True)), config)
-    create(config.out, {})
+    create_store(config.out, {})
     on_device = [replace(task, recipe=replace(task.recipe, device="cuda")) for task in tasks]
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(lambda task: process_part(task, threads=2), on_device))

@@ -21,7 +21,7 @@ from headrace.store.errors import StoreError
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import select
-from headrace.store.writer import Part, create, write_part
+from headrace.store.writer import Part, create_store, write_part
 from tests.helpers import browser
 from tests.helpers.commands import add, call
 
@@ -83,7 +83,7 @@ def make(root: Path, prefix: str = "utt'") -> Store:
         "compression": "none",
         "plan": plan,
     }
-    create(root, attributes | {"features": [spec.to_json() for spec in specs]})
+    create_store(root, attributes | {"features": [spec.to_json() for spec in specs]})
     for number in range(2):
         members = range(4 * number, 4 * number + 4)
         frames = np.array([len(made[n]) for n in members], np.int32)
@@ -274,7 +274,7 @@ def test_counts_on_the_page_are_those_of_where(report: tuple[Store, Path, dict])
     assert {"clipped <= 0.001", "snr >= 15", 'id not in ["utt\'6"]', "repeated == 0"} <= {one["where"] for one in shown}
     for one in shown:
         selected = select(opened, one["where"])
-        assert (int(one["in"]), int(one["out"])) == (selected.inside.utterances, selected.outside.utterances)
+        assert (int(one["in"]), int(one["out"])) == (selected.included.utterances, selected.excluded.utterances)
     assert [one["where"] for one in said["filters"]] == [one["where"] for one in shown]
     together = next(one for one in shown if " and " in one["where"])
     assert int(together["out"]) >= max(int(one["out"]) for one in shown if one["where"] in together["where"]) > 0

@@ -15,7 +15,7 @@ from headrace.store import layout
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
-from headrace.store.writer import Part, create, write_part
+from headrace.store.writer import Part, create_store, write_part
 
 SPECS = {
     "wave": FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640),
@@ -36,7 +36,7 @@ def make_store(root: Path, *names: str) -> Store:
         "phone_end": np.array([30_000, 64_000], np.int32),
     }
     attributes = {"format": layout.FORMAT, "sample_rate": 32_000, "hop": 640, "plan": {"parts": 1, "utterances": 1}}
-    create(root, attributes | {"features": [spec.to_json() for spec in specs]})
+    create_store(root, attributes | {"features": [spec.to_json() for spec in specs]})
     columns = {"frames": 100, "phones_n": 2, "aligned": 1}
     write_part(
         root,

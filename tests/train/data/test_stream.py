@@ -109,12 +109,12 @@ class Watched:
     def __getattr__(self, name: str):
         return getattr(self._corpus, name)
 
-    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
+    def read_into(self, feature: str, spans: Spans, out: np.ndarray) -> None:
         self.reads += 1
         time.sleep(self._delay)
         if self._broken in spans.numbers:
             raise DamagedStore("part 1 is cut short", "run store verify")
-        self._corpus.fill(feature, spans, out)
+        self._corpus.read_into(feature, spans, out)
 
 
 def test_an_error_of_a_reading_thread_comes_out_as_it_is(corpus):

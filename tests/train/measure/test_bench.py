@@ -75,9 +75,9 @@ class Throttled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._corpus, name)
 
-    def fill(self, feature: str, spans: Spans, out: np.ndarray) -> None:
+    def read_into(self, feature: str, spans: Spans, out: np.ndarray) -> None:
         time.sleep(self._delay)
-        self._corpus.fill(feature, spans, out)
+        self._corpus.read_into(feature, spans, out)
 
 
 def compared(corpus: Store, *, reading: float, computing: float, accumulate: int = 1) -> tuple[Comparison, Asleep]:
