@@ -13,7 +13,7 @@ from headrace.cli.options import LOCAL_PATH, json_option, option, store_argument
 
 if TYPE_CHECKING:
     from headrace.store.integrity.part_checks import Problem
-    from headrace.store.integrity.repair import Repair
+    from headrace.store.integrity.repair import RepairReport
     from headrace.store.storage import StoragePath
 
 
@@ -96,10 +96,10 @@ def repair(path: StoragePath, dry_run: bool, as_json: bool) -> int:
         output.print_json({**asdict(done), "dry_run": dry_run, "problems": problems})
     else:
         _print_repair(done, "would be removed" if dry_run else "removed")
-    return 1 if done.unhelped else 0
+    return 1 if done.unrepairable else 0
 
 
-def _print_repair(done: Repair, removed: str) -> None:
+def _print_repair(done: RepairReport, removed: str) -> None:
     for problem in done.problems:
         click.echo(f"{problem.where}: {problem.what}")
     for number in done.parts:

@@ -28,7 +28,7 @@ def summarize(store: Store) -> dict[str, Any]:
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
         "fingerprint": store.fingerprint,
-        "reading": store.reading,
+        "reading": store.read_method,
         "features": [_summarize_feature(store, name) for name in store.features],
     }
 

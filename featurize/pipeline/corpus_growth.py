@@ -18,7 +18,7 @@ from headrace.store.schema import Utterance, digest
 from headrace.store.storage import StoragePath
 
 Generations = Sequence[Sequence[Sequence[int]]]
-"""Of each, the numbers of the parts that were there before it, as `layout.ranges`."""
+"""Of each, the numbers of the parts that were there before it, as `layout.to_ranges`."""
 
 
 @dataclass(frozen=True, slots=True)
