@@ -83,7 +83,7 @@ def open_data(
     if not len(store):
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
     selection = select(store, config.where)
-    selected = np.flatnonzero(selection.holds)
+    selected = np.flatnonzero(selection.mask)
     held = held_out(store.ids[selected])
     training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
     repeated = None
