@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.featurize.features import weight_files
+from headrace.featurize.features import kmeans, weight_files
 from headrace.featurize.features.derived import Derived, Part
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
@@ -26,8 +26,6 @@ CODES = 1024
 ROUNDS = 25
 TAUGHT = 1 << 18
 """Vectors that clusters are learned from, at the most: 256 for each of 1024."""
-AT_ONCE = 1 << 13
-"""Vectors whose distances are looked at together."""
 _PARTS = {"weight": "ssl_proj.weight", "bias": "ssl_proj.bias", "entries": "quantizer.vq.layers.0._codebook.embed"}
 
 
@@ -71,7 +69,7 @@ class Quantised(Derived):
         digest = part.specs["semantic"].recipe["weights"]
         quantiser = _quantiser(checkpoint(self.sovits), digest, part.device)
         for pairs in pairs_of(part):
-            yield np.concatenate([quantiser.codes(some) for some in torch.split(pairs, AT_ONCE)])
+            yield np.concatenate([quantiser.codes(some) for some in torch.split(pairs, kmeans.BLOCK)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ class Clustered(Derived):
         if total < self.codes:
             raise StoreError(f"{total} vectors cannot make {self.codes} codes: take more audio, or --codes {total}.")
         x_NW = torch.cat([_every(-(-total // TAUGHT), part) for part in parts])
-        means_KW, error = kmeans(x_NW, self.codes)
+        means_KW, error = kmeans.fit(x_NW, self.codes, ROUNDS)
         note(f"{self.codes} codes learned from {len(x_NW)} vectors: {error:.1%} of their variance is left")
         return {"means": means_KW.numpy()}
 
@@ -103,7 +101,7 @@ class Clustered(Derived):
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         means_KW = torch.from_numpy(part.learned(self.name)["means"])
         for pairs in pairs_of(part):
-            yield nearest(pairs, means_KW).numpy().astype(np.int16)
+            yield kmeans.nearest_in_blocks(pairs, means_KW).numpy().astype(np.int16)
 
 
 class Quantiser(NamedTuple):
@@ -123,7 +121,7 @@ class Quantiser(NamedTuple):
     def codes(self, pairs: Tensor) -> np.ndarray:
         """(Q, 2 W) to (Q,) int16."""
         vectors = torch.addmm(self.bias, pairs.to(self.bias), self.weight)
-        codes: np.ndarray = nearest(vectors, self.entries).cpu().numpy().astype(np.int16)
+        codes: np.ndarray = kmeans.nearest_in_blocks(vectors, self.entries).cpu().numpy().astype(np.int16)
         return codes
 
 
@@ -160,28 +158,3 @@ def pairs_of(part: Part) -> Iterator[Tensor]:
 def _every(step: int, part: Part) -> Tensor:
     """One of so many vectors of a part."""
     return torch.cat([pairs[::step] for pairs in pairs_of(part)] or [torch.empty(0)])
-
-
-def nearest(x_NW: Tensor, means_KW: Tensor) -> Tensor:
-    """(N,) int64: the mean closest to each vector; the first of equal ones."""
-    half_K = means_KW.square().sum(1) / 2
-    return torch.cat([(some @ means_KW.T - half_K).argmax(1) for some in torch.split(x_NW, AT_ONCE)])
-
-
-@torch.inference_mode()
-def kmeans(x_NW: Tensor, count: int) -> tuple[Tensor, float]:
-    """Means (K, W), and the share of the variance that is left. The same vectors give the same means.
-
-    A mean that wins nothing moves to one of the vectors farthest from theirs.
-    """
-    generator = torch.Generator().manual_seed(0)
-    means_KW = x_NW[torch.randperm(len(x_NW), generator=generator)[:count]].clone()
-    for _ in range(ROUNDS):
-        won_N = nearest(x_NW, means_KW)
-        far_N = (x_NW - means_KW[won_N]).square().sum(1)
-        count_K = torch.bincount(won_N, minlength=count)
-        means_KW = torch.zeros_like(means_KW).index_add_(0, won_N, x_NW) / count_K.clamp(min=1)[:, None]
-        empty = torch.nonzero(count_K == 0)[:, 0]
-        means_KW[empty] = x_NW[far_N.argsort(descending=True, stable=True)[: len(empty)]]
-    spread = (x_NW - x_NW.mean(0)).square().sum()
-    return means_KW, float(far_N.sum() / spread)

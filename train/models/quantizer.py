@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.featurize.features import kmeans
+
 DECAY = 0.99
 """Share of the moving averages that stays after a step."""
 DEAD_BELOW = 2.0
@@ -43,7 +45,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def nearest(self, x_NC: Tensor) -> Tensor:
         """(N,) int64: the entry closest to each vector."""
-        return (x_NC @ self.embed.T - 0.5 * self.embed.square().sum(1)).argmax(1)
+        return kmeans.nearest(x_NC, self.embed)
 
     @torch.no_grad()
     def start(self, x_NC: Tensor, valid_N: Tensor) -> None:
@@ -78,10 +80,8 @@ class Codebook(nn.Module):
         entries = len(self.embed)
         self.embed.copy_(_sample(x_NC, x_NC.new_ones(len(x_NC), dtype=torch.bool), entries))
         for _ in range(KMEANS_ROUNDS):
-            won_NK = F.one_hot(self.nearest(x_NC), entries).to(x_NC)
-            count_K = won_NK.sum(0)
-            means = (won_NK.T @ x_NC) / count_K.clamp(min=1)[:, None]
-            self.embed.copy_(torch.where(count_K[:, None] > 0, means, self.embed))
+            means, count_K = kmeans.update(x_NC, self.embed, self.nearest(x_NC), kmeans.sums_by_product)
+            self.embed.copy_(means)
         self.cluster_size.copy_(count_K)
         self.embed_avg.copy_(self.embed * count_K[:, None])
         self.inited.fill_(1)

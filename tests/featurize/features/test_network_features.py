@@ -25,7 +25,7 @@ from headrace.featurize.features import content, eres2net, huggingface, speaker_
 from headrace.featurize.features.bert import Bert
 from headrace.featurize.features.content import Hubert, MfccContent, batches, last_hidden, lengthened, resampled
 from headrace.featurize.features.derived import Derived, Part
-from headrace.featurize.features.semantic_tokens import Quantised, kmeans, nearest
+from headrace.featurize.features.semantic_tokens import Quantised
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
@@ -231,21 +231,6 @@ def test_upstreams_codes(golden: Path, tmp_path: Path, name: str) -> None:
         given = [np.ascontiguousarray(ssl[row, :, :frames].T, np.float32)]
         (made,), _ = rows_of(Quantised(sovits=tmp_path / "G"), {"content": given}, specs=content_spec(768))
         assert made.tolist() == codes_BQ[row, : -(-frames // 2)].tolist()
-
-
-def test_clusters_are_found_where_they_are() -> None:
-    centres = torch.eye(8) * 10
-    x_NW = centres[torch.arange(400) % 8] + torch.randn(400, 8, generator=torch.Generator().manual_seed(0)) / 10
-    means, left = kmeans(x_NW, 8)
-    assert torch.cdist(means, centres).min(0).values.max() < 0.1 and left < 0.01
-    assert torch.equal(nearest(x_NW[:8], means), nearest(x_NW[8:16], means))
-    assert torch.equal(kmeans(x_NW, 8)[0], means)
-
-
-def test_a_mean_that_wins_nothing_moves() -> None:
-    x_NW = torch.cat((torch.zeros(50, 2), torch.full((1, 2), 9.0), torch.full((1, 2), -9.0)))
-    means, left = kmeans(x_NW, 3)
-    assert sorted(means[:, 0].tolist()) == [-9, 0, 9] and left == 0
 
 
 def test_a_store_without_networks_gets_codes_of_its_own(root: Path) -> None:
