@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
-from headrace.cli.options import COUNT, POSITIVE, json_option, option, split_names, store_argument
+from headrace.cli.options import COUNT, FILE, POSITIVE, json_option, option, split_names, store_argument, without_none
+from headrace.cli.run_options import BENCH, run_options
 from headrace.store.units import format_hours
-from headrace.train.config import DEVICES, PRECISIONS, PRESETS, STAGES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from headrace.store.storage import StoragePath
 
-FILE = click.Path(path_type=Path)
 png_option = option("--png", type=FILE, metavar="FILE", help="Plot the results into this PNG file too.")
 
 
@@ -92,33 +91,31 @@ def bench_store(
 
 @click.command("bench")
 @store_argument
-@click.option("--stage", type=click.Choice(STAGES), help="Which model.  [default: sovits]")
-@click.option("--preset", type=click.Choice(PRESETS), help="Its sizes.  [default: v2]")
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True, help="Of the model, alone and not.")
-@click.option("--cold/--warm", default=None, help="Nothing of STORE in memory, or all; else as epochs find it.")
-@click.option("--batch-frames", type=click.IntRange(1), help="Most padded frames of a batch; else by device.")
-@click.option("--max-utterances", type=click.IntRange(1), help="Most utterances of a batch; else by batch frames.")
-@click.option("--grad-accum", type=click.IntRange(1), help="Batches of an update; else 1, or 4 for gpt.")
-@click.option("--where", metavar="CONDITION", help="Train on what meets it.")
-@click.option("--init", type=FILE, help="Weights that the run would begin with: what is read depends on it.")
-@click.option("--device", type=click.Choice(DEVICES), help="[default: auto]")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="[default: auto]")
-@click.option("--activation-checkpointing", is_flag=True, default=None, help="Less memory for more time.")
+@option("--steps", type=COUNT, metavar="STEPS", default=20, show_default=True, help="Measure this many steps.")
+@option(
+    "--cold/--warm",
+    default=None,
+    show_default="as from the second epoch on",
+    help="Empty the page cache of STORE first, or fill it.",
+)
+@run_options(*BENCH)
 @png_option
 @json_option
 @output.handle_errors
 def bench_training(
     path: StoragePath, steps: int, cold: bool | None, png: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Measure data alone, the model alone and both together on STORE, and tell which one waits for the other."""
+    """Measure whether training on STORE waits for data.
+
+    Reading alone, the model alone and both together are measured.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
 
     from headrace.cli.run_progress import TrainProgress
     from headrace.train.config import RunConfig
     from headrace.train.measure.bottleneck import bench
 
-    given = {name: value for name, value in options.items() if value is not None}
-    config = RunConfig.from_options(store=path, out=Path("RUN"), **given)
+    config = RunConfig.from_options(store=path, out=Path("RUN"), **without_none(options))
     with TrainProgress(quiet=as_json) as progress:
         found = bench(config, steps=steps, cold=cold, observer=progress)
     if png:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @store_argument
 @option("--out", type=LOCAL_PATH, metavar="FILE", required=True, help="Write this HTML file, which needs no other.")
 @option(
-    "--listen",
+    "--max-recordings",
+    "listen",
     type=click.IntRange(0),
     metavar="N",
     default=20_000,

@@ -1,0 +1,172 @@
+"""Options of a training run, for the commands that start one or look ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from headrace.cli.options import COUNT, FILE, POSITIVE, option
+from headrace.train.config import BALANCES, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
+
+NOT_NEGATIVE = click.IntRange(0)
+
+
+def _flag(*names: str, help: str) -> Any:
+    """Return an option without a value. It is None where it is not given, so that a resumed run keeps its own."""
+    return option(*names, is_flag=True, default=None, help=help)
+
+
+_OPTIONS = {
+    "stage": option("--stage", type=click.Choice(STAGES), show_default="sovits", help="Train this stage."),
+    "preset": option("--preset", type=click.Choice(PRESETS), show_default="v2", help="Use a model of these sizes."),
+    "init": option(
+        "--init", type=FILE, metavar="FILE", help="Start from these weights of GPT-SoVITS: s2G for sovits, s1 for gpt."
+    ),
+    "init_discriminator": option(
+        "--init-discriminator",
+        type=FILE,
+        metavar="FILE",
+        help="Start the discriminators from these weights of GPT-SoVITS (s2D).",
+    ),
+    "max_steps": option("--max-steps", type=COUNT, metavar="STEPS", help="Stop after this many steps."),
+    "max_epochs": option("--max-epochs", type=COUNT, metavar="EPOCHS", help="Stop after this many epochs."),
+    "batch_frames": option(
+        "--batch-frames",
+        type=COUNT,
+        metavar="FRAMES",
+        show_default="by the device",
+        help="Put at most this many frames into a batch, padding included.",
+    ),
+    "max_utterances": option(
+        "--max-utterances",
+        type=COUNT,
+        metavar="N",
+        show_default="by --batch-frames",
+        help="Put at most this many utterances into a batch.",
+    ),
+    "where": option(
+        "--where",
+        metavar="CONDITION",
+        help="Train only on utterances that meet a condition, such as \"duration < 20 and speaker != 'x'\".",
+    ),
+    "balance": option(
+        "--balance", type=click.Choice(BALANCES), help="Repeat utterances of speakers or languages that are rare."
+    ),
+    "balance_strength": option(
+        "--balance-strength",
+        type=click.FloatRange(0, 1),
+        metavar="X",
+        show_default="0.5",
+        help="Balance this much: 0 repeats nothing, 1 makes all groups equal.",
+    ),
+    "seed": option(
+        "--seed", type=NOT_NEGATIVE, metavar="N", show_default="0", help="Seed the weights, the order and the noise."
+    ),
+    "device": option("--device", type=click.Choice(DEVICES), show_default="auto", help="Train on this device."),
+    "precision": option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        show_default="auto",
+        help="Compute in this precision. `auto` is fp16 on CUDA and fp32 on a CPU.",
+    ),
+    "fp32_steps": option(
+        "--fp32-steps",
+        type=NOT_NEGATIVE,
+        metavar="STEPS",
+        show_default="500 before fp16",
+        help="Compute this many steps in fp32 before half precision begins.",
+    ),
+    "fixed_shapes": option(
+        "--fixed-shapes", type=COUNT, metavar="N", help="Pad each batch to one of N lengths instead of its own."
+    ),
+    "optimizer": option(
+        "--optimizer",
+        type=click.Choice(OPTIMIZERS),
+        show_default="scaled_adam",
+        help="Train gpt with this optimiser.",
+    ),
+    "dpo": _flag("--dpo", help="Add a preference loss (DPO) to gpt: right codes over corrupted ones."),
+    "upstream_mask": _flag(
+        "--upstream-mask", help="Mask the padding of gpt where GPT-SoVITS masks it, to compare numbers."
+    ),
+    "grad_accum": option(
+        "--grad-accum",
+        type=COUNT,
+        metavar="N",
+        show_default="1, for gpt 4",
+        help="Accumulate the gradients of N batches for each update.",
+    ),
+    "warmup_steps": option(
+        "--warmup-steps",
+        type=COUNT,
+        metavar="STEPS",
+        help="Raise the learning rate over this many updates; 1000 is usual.",
+    ),
+    "max_grad_norm": option(
+        "--max-grad-norm", type=POSITIVE, metavar="X", help="Clip gradients to this norm; 1.0 is usual."
+    ),
+    "activation_checkpointing": _flag(
+        "--activation-checkpointing", help="Recompute activations in the backward pass: less memory, more time."
+    ),
+    "activations_8bit": _flag(
+        "--activations-8bit", help="Store activations in 8 bits: less memory, gradients less exact."
+    ),
+    "compile": _flag("--compile", help="Compile blocks of the networks. It needs --fixed-shapes."),
+    "grow_batch": _flag("--grow-batch", help="Accumulate more batches when the validation loss stops falling."),
+    "patience": option(
+        "--patience", type=COUNT, metavar="N", help="Stop after N validations without a better loss; 3 is usual."
+    ),
+    "checkpoint_every": option(
+        "--checkpoint-every",
+        type=COUNT,
+        metavar="STEPS",
+        show_default="500",
+        help="Save a checkpoint after every so many steps.",
+    ),
+    "validate_every": option(
+        "--validate-every",
+        type=NOT_NEGATIVE,
+        metavar="STEPS",
+        show_default="500",
+        help="Validate after every so many steps; 0 turns validation off.",
+    ),
+    "samples": option(
+        "--samples",
+        type=NOT_NEGATIVE,
+        metavar="N",
+        show_default="2 with --tensorboard",
+        help="Synthesise N held-out utterances in each validation.",
+    ),
+    "voice": option(
+        "--voice", type=FILE, metavar="PATH", help="Speak the samples of gpt with this sovits run or weight file."
+    ),
+    "tensorboard": _flag("--tensorboard", help="Write curves, plots and samples to RUN/tensorboard."),
+    "profile": option("--profile", type=COUNT, metavar="STEPS", help="Profile this many steps, and write a trace."),
+}
+"""By the name that the option has in `headrace.train.config.RunConfig`."""
+
+RUN = tuple(_OPTIONS)
+"""Options of `train run`."""
+PLAN = (
+    *("stage", "preset", "init", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes", "where", "balance"),
+    *("balance_strength", "device", "precision", "optimizer", "dpo", "activation_checkpointing", "activations_8bit"),
+)
+"""Options of `train plan`: those that change memory and time."""
+BENCH = (
+    *("stage", "preset", "init", "batch_frames", "max_utterances", "grad_accum", "where", "device", "precision"),
+    "activation_checkpointing",
+)
+"""Options of `train bench`."""
+
+
+def run_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds these options of a run to a command. An option that is not given is None."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = _OPTIONS[name](function)
+        return function
+
+    return decorate
