@@ -27,7 +27,7 @@ EXAMPLES = [
 
 PREPARE = """
 python -m benchmarks.speak corpus --minutes 1.2
-featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align --content-channels 768
+featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align
 train run STORE --stage sovits --preset tiny --out VOICE --max-steps 2 --validate-every 0
 featurize add STORE semantic --sovits VOICE
 train run STORE --stage gpt --preset tiny --out TEXT --max-steps 2 --validate-every 0

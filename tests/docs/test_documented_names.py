@@ -29,7 +29,7 @@ NOT_OURS = {
 }  # fmt: skip
 """Options of torchrun, dask, sbatch, tensorboard, pip, aws and mkdocs."""
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")
 BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_]+)")
 FILE = re.compile(r"(?<![\w/.:])(?:store|featurize|train|cli|tests|benchmarks|docs)/[\w./-]*[\w/]")
