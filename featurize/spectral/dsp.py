@@ -171,7 +171,8 @@ def slaney_filters(bins_hz: np.ndarray, fmin: float, fmax: float, n_mels: int) -
 
     Args:
         bins_hz: (F,) frequencies of the transform's bins.
-        fmin, fmax: Hz, outer edges of the first and the last band.
+        fmin: Hz, the lower edge of the first band.
+        fmax: Hz, the upper edge of the last band.
     Returns:
         (F, n_mels) float64.
     """
