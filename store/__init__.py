@@ -1,4 +1,4 @@
-"""A chunked Zarr v3 store of speech features: one writer per part, readers without torch.
+"""A chunked Zarr v3 store of speech features: one writer for each part, readers that need no torch.
 
 from headrace import store
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from headrace.store.reader import Store
 
 
-def open(where: Location | Sequence[Location], *, check: bool = False) -> Store:
-    """Open a store for reading: a folder, or s3://BUCKET/PREFIX. It is never changed by that.
+def open(location: Location | Sequence[Location], *, check: bool = False) -> Store:
+    """Open a store for reading. Nothing in it is changed.
 
-    Several stores are opened as one, without copying: a list of them, or a text file that names them, one a line. It
-    has the features that all of them have, made alike, and the utterances of one store after those of the other. An
-    utterance may not be in two of them: whoever asks for the identities is told.
+    Several stores can be read as one, without copying. The result has the features that all of them have, made by the
+    same recipe, and the utterances of one store after those of the other. An utterance may not be in two of them; that
+    is checked when the identities are first asked for.
 
     Args:
-        check: compare the checksum of every block before what it holds is first handed out.
+        location: a folder or s3://BUCKET/PREFIX; or several of them: a sequence, or a text file with one on each line.
+        check: compare the checksum of every block before anything in it is returned.
     Raises:
-        NotAStore: `where` holds no store of this format.
-        RecipeMismatch: of several, one was made otherwise.
-        DamagedStore: a part's metadata cannot be read; or, when reading with `check`, a block is not what was sealed.
+        NotAStore: there is no store of this format.
+        RecipeMismatch: the stores have a feature that was made by different recipes.
+        DamagedStore: the metadata of a part cannot be read; or, when reading with `check`, a block is not what was
+            sealed.
         StorageError: the bucket cannot be used, or does not answer; reading may raise it later too.
     """
-    from headrace.store.reader import (
-        Store,  # NumPy and codecs take 0.15 s to import: command-line help must not pay for it
-    )
+    from headrace.store.reader import Store  # NumPy and codecs take 0.15 s to import: `--help` need not wait for them
 
-    return Store(where, check=check)
+    return Store(location, check=check)

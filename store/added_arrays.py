@@ -1,8 +1,8 @@
-"""Features that join sealed parts as further arrays.
+"""Features that are added to sealed parts, as further arrays.
 
-A part's own seal stays as it is. A joined array has a seal of its own, in the attributes of its metadata: its
-FeatureSpec, what it was made from, and checksums. Readers know of it once the root's list of features names it, and
-that is when every part has it: until then they see the store as it was.
+The seal of the part does not change. An added array has a seal of its own, in the attributes of its metadata: its
+FeatureSpec, the digests of its inputs, and checksums. The root names the feature once every part has it; until then
+readers see the store as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression, write_array, write_error
 
 Seal = Mapping[str, Any]
-"""Of a joined array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
+"""The seal of an added array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
 
 
 def write(
@@ -34,25 +34,24 @@ def write(
     inputs: Mapping[str, str],
     compression: Compression,
 ) -> None:
-    """Write and seal one array beside those of a sealed part. Two workers given the same one end with one copy of it.
+    """Write and seal an array of a sealed part. If two workers write the same array, one copy of it stays.
 
     Args:
-        values: for all utterances of the part, concatenated along the feature's axis: (sum of lengths, *row_shape).
-        inputs: as `made_from` tells them.
+        values: of all utterances of the part, concatenated along the feature's axis: (sum of lengths, *row_shape).
+        inputs: from `input_digests`.
     Raises:
-        StoreError: the array does not fit the part's lengths, or the disk is full (in which case nothing is left
-            behind).
+        StoreError: the array does not fit the part's lengths, or the disk is full (then nothing is left behind).
     """
     name = f"{layout.part_name(number)}/{spec.name}"
     _check_shape(root, number, spec, values)
     try:
         with storage_of(root).atomic_folder(root, name) as draft:
             _, *blocks = checksummed_metadata.split_checksums(write_array(draft, values, compression, spec.dimensions))
-            described = json.loads((draft / "zarr.json").read_bytes())
+            document = json.loads((draft / "zarr.json").read_bytes())
             seal = {**spec.to_json(), "inputs": dict(inputs)}
-            described["attributes"] = {"seal": seal}
-            seal["crc32c"] = "".join([checksummed_metadata.document_checksum(described), *blocks])
-            storage_of(draft / "zarr.json").write(draft / "zarr.json", [checksummed_metadata.to_json_bytes(described)])
+            document["attributes"] = {"seal": seal}
+            seal["crc32c"] = "".join([checksummed_metadata.document_checksum(document), *blocks])
+            storage_of(draft).write(draft / "zarr.json", [checksummed_metadata.to_json_bytes(document)])
     except OSError as error:
         raise write_error(error, f"{root / name}") from error
 
@@ -69,10 +68,10 @@ def _check_shape(root: StoragePath, number: int, spec: FeatureSpec, values: np.n
 
 
 def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
-    """The seal of a joined array of one part; None where there is no sealed one.
+    """Read the seal of an added array of a part; None if the part has no such array.
 
     Raises:
-        DamagedStore: its metadata cannot be understood.
+        DamagedStore: the array's metadata cannot be read.
     """
     folder = layout.part_path(root, number) / name
     try:
@@ -87,15 +86,17 @@ def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
 
 
 def read_seals(root: StoragePath, name: str, numbers: Sequence[int]) -> list[Seal | None]:
-    """The seals of a joined feature in many parts."""
+    """Read the seals of an added feature in several parts."""
     return storage_of(root).map(partial(read_seal, root, name), numbers)
 
 
 def input_digests(root: StoragePath, number: int, names: Sequence[str]) -> dict[str, str]:
-    """What stands in a seal for the arrays that another one is made from: digests of their checksums.
+    """Return digests of the arrays that another array is made from, for its seal.
 
+    Args:
+        names: of the arrays.
     Raises:
-        DamagedStore: one of them is not there, or a seal cannot be read.
+        DamagedStore: one of them is missing, or a seal cannot be read.
     """
     checksums = dict(index.read_seal(root, number)["crc32c"])
     for name in names:
@@ -108,10 +109,12 @@ def input_digests(root: StoragePath, number: int, names: Sequence[str]) -> dict[
 
 
 def publish(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> None:
-    """Name a feature in the root, where readers look, now that all parts have it.
+    """Name a feature in the root, where readers look, because all parts have it now.
 
+    Args:
+        numbers: of all parts.
     Raises:
-        DamagedStore: one of them has not, or the root is not what was written.
+        DamagedStore: a part does not have it, or the root is not what was written.
     """
     document = checksummed_metadata.read(root / "zarr.json")
     features = {feature["name"]: feature for feature in document["attributes"]["features"]}
@@ -122,7 +125,7 @@ def publish(root: StoragePath, spec: FeatureSpec, numbers: Sequence[int]) -> Non
 
 
 def withdraw(root: StoragePath, names: Collection[str]) -> None:
-    """Name features in the root no more: not all parts have them now. Their arrays stay.
+    """Remove features from the root, because not all parts have them any more. Their arrays stay.
 
     Raises:
         DamagedStore: the root is not what was written.
@@ -134,7 +137,7 @@ def withdraw(root: StoragePath, names: Collection[str]) -> None:
 
 
 def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
-    """What stands in the root for all seals of a joined feature. Raises DamagedStore where a part has none."""
+    """Return the digest of all seals of an added feature, for the root. Raises DamagedStore if a part has none."""
     seals = read_seals(root, name, numbers)
     if None in seals:
         folder = layout.part_path(root, numbers[seals.index(None)]) / name
@@ -143,21 +146,20 @@ def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
 
 
 def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
-    """The seal of a joined array that must be there, with metadata as they were sealed.
+    """Read the seal of an added array that must be there, and check the array's metadata.
 
     Raises:
-        DamagedStore: it is not; the message says what is wrong and not where.
+        DamagedStore: it is missing or damaged; the message says what is wrong, without the path.
     """
     try:
-        described = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
-        seal = dict(described["attributes"]["seal"])
-        described["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
-        intact = checksummed_metadata.split_checksums(seal["crc32c"])[0] == checksummed_metadata.document_checksum(
-            described
-        )
+        document = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
+        seal = dict(document["attributes"]["seal"])
+        document["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
+        expected, *_ = checksummed_metadata.split_checksums(seal["crc32c"])
+        intact = checksummed_metadata.document_checksum(document) == expected
     except FileNotFoundError:
         raise DamagedStore("is not there: run featurize add again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStore(f"has no seal ({error!r})") from error
     if not intact:
         raise DamagedStore("zarr.json is not what was sealed")
@@ -165,10 +167,10 @@ def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
 
 
 def block_checksums(root: StoragePath, number: int, name: str) -> list[str]:
-    """Checksums of the blocks of an array, whether the part was sealed with it or it joined later.
+    """Return the checksums of an array's blocks, whether the part was sealed with it or it was added later.
 
     Raises:
-        DamagedStore: its metadata, or the seal, are not what was written.
+        DamagedStore: the array's metadata, or the seal, are not what was written.
     """
     folder, own = layout.part_path(root, number) / name, index.read_seal(root, number)["crc32c"]
     if name in own:

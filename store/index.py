@@ -1,7 +1,7 @@
-"""Columns over all parts: lengths, names and where each utterance lies. Derived from the parts and rebuilt at will.
+"""The index of a store: columns over all parts with lengths, names and the part of each utterance.
 
-A build takes the index away before it touches a part and writes it again at its end, so an index that is there agrees
-with the parts. Without one, a reader derives the same columns in memory.
+It is derived from the parts. A build deletes it before it writes a part and writes it again at the end, so an index
+that exists agrees with the parts. Without one, a reader derives the same columns in memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
 
 
 class NameColumns(Mapping[str, np.ndarray]):
-    """`id`, `speaker`, `language`: (N,) object arrays of str, each read when it is asked for. Of ten million utterances
-    they take gigabytes, and whoever reads batches needs none of them."""
+    """`id`, `speaker` and `language`: (N,) object arrays of str, each read on access.
+
+    For ten million utterances they take gigabytes, and reading batches needs none of them.
+    """
 
     def __init__(self, read: Callable[[str], np.ndarray]) -> None:
         self._read = read
@@ -44,67 +46,71 @@ class NameColumns(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """One row per utterance, parts in order, lengths in order within each."""
+    """One row for each utterance, by part, and within a part by length."""
 
     parts: np.ndarray
-    """(P,) int32: numbers of the sealed parts, ascending."""
+    """(P,) int32, numbers of the sealed parts, ascending."""
     bounds: np.ndarray
-    """(P + 1,) int64: utterances bounds[p]:bounds[p + 1] lie in parts[p]."""
+    """(P + 1,) int64: parts[p] holds the utterances bounds[p]:bounds[p + 1]."""
     columns: Mapping[str, np.ndarray]
-    """Length columns and other per-utterance integers, (N,) int32 each."""
+    """Lengths and other integers of the utterances, (N,) int32 each."""
     names: NameColumns
     fingerprint: str
-    """Digest of all seals: two stores with one fingerprint hold the same data."""
+    """Digest of all seals: stores with the same fingerprint hold the same data."""
 
 
 def read_seal(root: StoragePath, number: int) -> dict[str, Any]:
-    """The seal of one part.
+    """Read the seal of a part: its counts, rejects, and the checksums of its arrays.
 
     Raises:
-        DamagedStore: the part's metadata is missing, or is not what was written.
+        DamagedStore: the part's metadata are missing, or not what was written.
     """
     seal: dict[str, Any] = checksummed_metadata.read(layout.part_path(root, number) / "zarr.json")["attributes"]["seal"]
     return seal
 
 
 def read_seals(root: StoragePath, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """The seals of many parts. Raises DamagedStore as `read_seal`."""
+    """Read the seals of several parts. Raises DamagedStore as `read_seal` does."""
     return storage_of(root).map(partial(read_seal, root), numbers)
 
 
 def read(root: StoragePath, *, check: bool = False) -> Index:
-    """The stored index, or one derived from the parts where there is none. On this machine its columns are mapped:
-    opened at once, whatever their size, and in memory once for all processes.
+    """Read the index, or derive it from the parts if there is none.
+
+    On this machine its columns are mapped: opening takes no time, whatever their size, and all processes share the
+    memory.
 
     Args:
-        check: compare the checksums of what is read.
+        check: compare the checksums of everything that is read.
     Raises:
-        DamagedStore: it cannot be read, or is not what was written.
+        DamagedStore: the index cannot be read, or is not what was written.
     """
     folder = root / "index"
     if not (folder / "zarr.json").exists():
         return derive(root, check=check)
     attributes = checksummed_metadata.read(folder / "zarr.json")["attributes"]
     if "arrays" not in attributes:
-        raise DamagedStore(f"{folder} is of another version: remove that folder, it is derived from the parts.")
+        raise DamagedStore(
+            f"{folder} was written by another version: delete that folder, it is derived from the parts."
+        )
     checksums = attributes["arrays"]
 
-    def read_one(name: str) -> np.ndarray:
+    def read_array(name: str) -> np.ndarray:
         return _read_array(folder / name, checksums[name] if check else "")
 
     columns = list(attributes["columns"])
     names = ["parts", "bounds", *columns]
-    arrays = dict(zip(names, storage_of(root).map(read_one, names), strict=True))
+    arrays = dict(zip(names, storage_of(root).map(read_array, names), strict=True))
     numbers = arrays["parts"].tolist()
 
     def read_names(name: str) -> np.ndarray:
-        # Meanwhile a build may have taken the index away, or written one more for a store that grew.
+        # A build may have deleted the index since, or written another one for a store that grew.
         try:
             same = checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes
         except DamagedStore:
             same = False
         if same:
-            return read_one(name)
+            return read_array(name)
         return read_column(root, numbers, name, object, partial(_block_checksums, root) if check else no_checksums)
 
     return Index(
@@ -120,15 +126,15 @@ def _read_array(path: StoragePath, checksums: str) -> np.ndarray:
     blocks = verified_block_checksums(path, checksums)
     if path.name in NAMES:
         return load_array(path, blocks)
-    rows = open_array(path, checksums=blocks)
-    return rows.read([(0, len(rows))])[0]
+    array = open_array(path, checksums=blocks)
+    return array.read([(0, len(array))])[0]
 
 
 def derive(root: StoragePath, *, check: bool = False) -> Index:
-    """The index by reading every part's seal and per-utterance columns.
+    """Make the index from the seals and the per-utterance columns of all parts.
 
     Args:
-        check: compare the checksums of what is read.
+        check: compare the checksums of everything that is read.
     """
     numbers = layout.sealed_parts(root)
     seals = read_seals(root, numbers)
@@ -144,17 +150,17 @@ def derive(root: StoragePath, *, check: bool = False) -> Index:
 
 
 def _block_checksums(root: StoragePath, number: int, name: str) -> Sequence[str]:
-    """Checksums of the blocks of an array that a part was sealed with."""
+    """Return the checksums of the blocks of an array that a part was sealed with."""
     return verified_block_checksums(layout.part_path(root, number) / name, read_seal(root, number)["crc32c"][name])
 
 
 def fingerprint(numbers: Sequence[int], seals: Sequence[Mapping[str, Any]]) -> str:
-    """Digest of the seals of some parts."""
+    """Return the digest of the seals of some parts."""
     return digest(list(zip(numbers, seals, strict=True)))
 
 
 def no_checksums(number: int, name: str) -> Sequence[str]:
-    """In the place of checksums that are not compared."""
+    """Return no checksums, so that nothing is compared."""
     return ()
 
 
@@ -165,20 +171,20 @@ def read_column(
     dtype: type,
     blocks: Callable[[int, str], Sequence[str]] = no_checksums,
 ) -> np.ndarray:
-    """A per-utterance array of many parts, one after the other.
+    """Read an array that has one value for each utterance from several parts, and concatenate it.
 
     Args:
-        blocks: of a part and an array the checksums of its blocks, to be compared.
+        blocks: returns, for a part and an array, the checksums of its blocks, which are compared.
     """
 
-    def one(number: int) -> np.ndarray:
+    def read_part(number: int) -> np.ndarray:
         return load_array(layout.part_path(root, number) / name, blocks(number, name))
 
-    return np.concatenate([np.empty(0, dtype), *storage_of(root).map(one, numbers)], dtype=dtype)
+    return np.concatenate([np.empty(0, dtype), *storage_of(root).map(read_part, numbers)], dtype=dtype)
 
 
 def write(root: StoragePath, index: Index) -> None:
-    """Store the index, in the place of the one that is there."""
+    """Write the index, replacing the one that is there."""
     delete(root)
     with storage_of(root).atomic_folder(root, "index") as draft:
         numbers = {"parts": index.parts, "bounds": index.bounds, **index.columns}
@@ -192,5 +198,5 @@ def write(root: StoragePath, index: Index) -> None:
 
 
 def delete(root: StoragePath) -> None:
-    """Take the index away: parts are about to change."""
+    """Delete the index, because parts are about to change."""
     storage_of(root / "index").delete_group(root / "index")

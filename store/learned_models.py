@@ -1,4 +1,4 @@
-"""What features learned from the whole store before they were made: a file each, known by its digest."""
+"""Models that features learned from the whole store, such as cluster centres: one file each, known by its digest."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
 MODEL_DIGEST = "learned"
-"""The field of a recipe that holds the digest of what the feature learned."""
+"""Key of a feature's recipe that holds the digest of the feature's model."""
 SUFFIX = ".safetensors"
 
 
 def model_file(feature: str) -> str:
-    """Where its model lies in a store."""
+    """Return the name of a feature's model file, relative to the root."""
     return f"models/{feature}{SUFFIX}"
 
 
 def model_digest(data: bytes) -> str:
-    """Six bytes, in hex, of the SHA-256 of a model's file."""
+    """Return the first six bytes of the SHA-256 of a model's file, in hex."""
     return hashlib.sha256(data).hexdigest()[:12]
 
 
 def digests(root: StoragePath) -> dict[str, str]:
-    """Of all models that are there, by the name of their feature."""
-    found = [name for name in storage_of(root / "models").list_names(root / "models") if name.endswith(SUFFIX)]
-    data = storage_of(root).map(lambda name: (root / "models" / name).read_bytes(), found)
-    return {name.removesuffix(SUFFIX): model_digest(content) for name, content in zip(found, data, strict=True)}
+    """Return the digest of every model in a store, by the name of its feature."""
+    folder = root / "models"
+    storage = storage_of(folder)
+    names = [name for name in storage.list_names(folder) if name.endswith(SUFFIX)]
+    contents = storage.map(lambda name: (folder / name).read_bytes(), names)
+    return {name.removesuffix(SUFFIX): model_digest(data) for name, data in zip(names, contents, strict=True)}
 
 
 def features_without_model(root: StoragePath, specs: Mapping[str, FeatureSpec]) -> Iterator[str]:
-    """Features whose model is not there, or is not the one that they were made with."""
+    """Yield the features whose model is missing, or is not the one that they were made with."""
     made_with = {name: spec.recipe[MODEL_DIGEST] for name, spec in specs.items() if MODEL_DIGEST in spec.recipe}
-    there = digests(root) if made_with else {}
-    yield from (name for name, model in made_with.items() if there.get(name) != model)
+    found = digests(root) if made_with else {}
+    yield from (name for name, model in made_with.items() if found.get(name) != model)

@@ -1,8 +1,8 @@
-"""Writes one whole part: its arrays first, then the seal with all checksums, which makes it count.
+"""Writes parts: first the arrays, then the seal with all checksums. A part counts once it is sealed.
 
-The shard files are written here and not through zarr's codec pipeline: one sequential write per array at the disk's
-rate (0.9 GB/s measured, against 0.4) with an fsync, which zarr's local store never does. zarr writes the metadata,
-so what the bytes mean is said by zarr itself. It takes 0.3 s to import, which whoever only reads does not pay for.
+Shard files are written here and not by zarr's codec pipeline: one sequential write for each array at the rate of the
+disk (0.9 GB/s measured, against 0.4), with an fsync, which zarr's local store never does. zarr itself writes the
+metadata, so it defines what the bytes mean. It takes 0.3 s to import, which readers need not pay for.
 """
 
 from __future__ import annotations
@@ -30,40 +30,44 @@ if TYPE_CHECKING:
 Compression = Literal["none", "zstd"]
 ZSTD_LEVEL = 1
 UTTERANCES = ("utterance",)
-"""The dimension of what has one value an utterance."""
+"""Dimension names of an array with one value for each utterance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Everything that one part will hold. Rows are utterances, in order of length."""
+    """The content of a part to be written. Utterances are in order of length."""
 
     number: int
     specs: Sequence[FeatureSpec]
     arrays: Mapping[str, np.ndarray]
-    """Feature name to its values for all utterances, concatenated along its axis: (sum of lengths, *row_shape)."""
+    """Feature to its values of all utterances, concatenated along its axis: (sum of lengths, *row_shape)."""
     lengths: Mapping[str, np.ndarray]
-    """Column name (`frames`, `phones_n`, ...) to (N,) int32; any other per-utterance integer column too."""
+    """Column to (N,) int32: lengths (`frames`, `phones_n`, ...) and any other integers of the utterances."""
     strings: Mapping[str, Sequence[str]]
     """`id`, `speaker`, `language`, `text`: N strings each."""
     rejects: Sequence[Reject] = ()
     inputs: str = ""
-    """Digest of what the part was made from; a build that resumes compares it."""
+    """Digest of what the part was made from. A resumed build compares it."""
 
 
 def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
-    """Make an empty store, or give one that is there another root: afterwards that is there, or as it was before."""
+    """Create an empty store, or replace the root of one that exists.
+
+    Args:
+        attributes: of the root.
+    """
     if not (root / "parts" / "zarr.json").exists():
         storage_of(root / "parts" / "zarr.json").write(root / "parts" / "zarr.json", [_group_metadata({})])
     storage_of(root).write_atomic(root, "zarr.json", _group_metadata(attributes))
 
 
 def write_part(root: StoragePath, part: Part, compression: Compression = "none") -> None:
-    """Write and seal one part. Two workers given the same part end with one copy of it.
+    """Write and seal a part. If two workers write the same part, one copy of it stays.
 
     Raises:
-        StoreError: the arrays do not fit the lengths, two have one name, or the disk is full (in which case nothing is
-            left behind).
-        StorageError: a bucket refuses it, or does not answer; what is there of the part then counts for nothing.
+        StoreError: the arrays do not fit the lengths, two have the same name, or the disk is full (then nothing is left
+            behind).
+        StorageError: a bucket refuses it, or does not answer; the part then counts as missing.
     """
     _check_names(part)
     _check_shapes(part)
@@ -75,7 +79,11 @@ def write_part(root: StoragePath, part: Part, compression: Compression = "none")
 
 
 def write_error(error: OSError, what: str) -> StoreError:
-    """The one line for a write that failed."""
+    """Return the error for a failed write: one line for a person.
+
+    Args:
+        what: was being written.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
             f"No space left on the device while writing {what}: make room and run the same command again."
@@ -131,7 +139,7 @@ def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> No
 
 
 def write_group(folder: StoragePath, attributes: Mapping[str, Any]) -> None:
-    """Write the `zarr.json` of a Zarr group: of a draft the last file."""
+    """Write the `zarr.json` of a Zarr group. In an unfinished folder it is the last file to be written."""
     storage_of(folder / "zarr.json").write(folder / "zarr.json", [_group_metadata(attributes)])
 
 
@@ -143,7 +151,7 @@ def _group_metadata(attributes: Mapping[str, Any]) -> bytes:
 
 
 def _zarr_files(make: Callable[[MemoryStore], object]) -> dict[str, bytes]:
-    """The files that zarr makes, by name."""
+    """Return the files that zarr writes to an empty in-memory store, by name."""
     from zarr.storage import MemoryStore
 
     memory: dict[str, Any] = {}
@@ -154,12 +162,16 @@ def _zarr_files(make: Callable[[MemoryStore], object]) -> dict[str, bytes]:
 def write_array(
     path: StoragePath, values: np.ndarray, compression: Compression, dimensions: Sequence[str] = UTTERANCES
 ) -> str:
-    """Write one Zarr array as one shard, inner chunks in order, and its metadata last.
+    """Write a Zarr array as one shard with its inner chunks in order, and the metadata last.
 
-    Uncompressed, the shard file begins with the array's own bytes, so that a local reader can map it.
+    An uncompressed shard begins with the array's own bytes, so that a reader on the same machine can map the file.
 
+    Args:
+        path: folder of the array.
+        values: (rows, ...) numbers.
+        dimensions: a name for each axis.
     Returns:
-        The CRC-32C of its metadata and of every inner chunk as stored, eight hexadecimal digits each, joined.
+        The CRC-32C of the metadata and of each inner chunk as stored, eight hexadecimal digits each, joined.
     """
     import zarr
     from zarr.codecs import ZstdCodec
@@ -193,13 +205,15 @@ def _encoder(compression: Compression) -> Callable[[np.ndarray], bytes]:
 
 
 class _ShardWriter:
-    """A shard as chunks of bytes: the inner chunks one after the other, then their (offset, length) index with its
-    CRC-32C. That is the layout of Zarr's `sharding_indexed` codec with `index_location: end`."""
+    """Iterates over the bytes of a shard: the inner chunks in order, then their (offset, length) index and its CRC-32C.
+
+    That is the layout of Zarr's `sharding_indexed` codec with `index_location: end`.
+    """
 
     def __init__(self, values: np.ndarray, chunk: int, encode: Callable[[np.ndarray], bytes]) -> None:
         self._values, self._chunk, self._encode = values, chunk, encode
         self.checksums: list[str] = []
-        """Of the inner chunks, once they were gone through."""
+        """Of the inner chunks, after an iteration."""
 
     def __iter__(self) -> Iterator[bytes]:
         index, self.checksums, position = [], [], 0
@@ -212,7 +226,7 @@ class _ShardWriter:
         yield table + google_crc32c.value(table).to_bytes(4, "little")
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """Of equal size: the last one is filled up with zeros."""
+        """Yield the inner chunks, all of equal size: the last one is padded with zeros."""
         for start in range(0, len(self._values), self._chunk):
             block = self._values[start : start + self._chunk]
             missing = self._chunk - len(block)
@@ -220,7 +234,11 @@ class _ShardWriter:
 
 
 def write_strings(path: StoragePath, values: Sequence[str] | np.ndarray) -> str:
-    """Write strings as one chunk (`vlen-utf8`), and the metadata last. Returns checksums like `write_array`."""
+    """Write strings as one chunk (`vlen-utf8`), and the metadata last.
+
+    Returns:
+        Joined checksums, as `write_array`.
+    """
     import zarr
 
     count = len(values)

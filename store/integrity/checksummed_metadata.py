@@ -1,7 +1,7 @@
-"""Zarr metadata that tells whether it is what was written: its attributes hold a checksum of all the rest.
+"""Zarr group metadata that carries its own checksum, as an attribute.
 
-The checksum is of what the document says and not of its bytes, so that any Zarr library may write it again. The root,
-the parts and the index have one; an array's metadata is covered by the seal of its part, or by its own.
+The checksum covers the content of the document and not its bytes, so that any Zarr library may write it again. The
+root, the parts and the index have one. The metadata of an array is covered by the seal of its part, or by its own.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ KEY = "crc32c"
 
 
 def crc32c(data: Any) -> str:
-    """CRC-32C of a buffer, eight hexadecimal digits."""
+    """Return the CRC-32C of a buffer as eight hexadecimal digits."""
     return f"{google_crc32c.value(data if isinstance(data, bytes) else np.asarray(memoryview(data))):08x}"
 
 
 def split_checksums(checksums: str) -> list[str]:
-    """Joined checksums one by one: that of the metadata, then that of each block."""
+    """Split the joined checksums of an array: that of its metadata, then that of each block."""
     return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
 
 
 def document_checksum(document: Mapping[str, Any]) -> str:
-    """CRC-32C of what JSON says, in one form."""
+    """Return the CRC-32C of a document as JSON with sorted keys and no spaces."""
     return crc32c(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
 
 
 def to_json_bytes(document: Mapping[str, Any]) -> bytes:
-    """JSON as zarr writes it."""
+    """Return a document as JSON in the form that zarr writes."""
     return json.dumps(document, indent=2).encode()
 
 
 def with_checksum(document: Mapping[str, Any]) -> bytes:
-    """A group's metadata as a file, its checksum among its attributes in the place of any that it had."""
+    """Return the content of a group's `zarr.json` with its checksum among the attributes."""
     attributes = {key: value for key, value in document["attributes"].items() if key != KEY}
     bare = {**document, "attributes": attributes}
     return to_json_bytes({**bare, "attributes": {**attributes, KEY: document_checksum(bare)}})
 
 
 def read(file: StoragePath) -> dict[str, Any]:
-    """A group's metadata as it was stamped.
+    """Read a group's `zarr.json` and check its checksum.
 
     Raises:
-        DamagedStore: it is not there, or is not what was written.
+        DamagedStore: it is missing, or is not what was written.
     """
     try:
         document: dict[str, Any] = json.loads(file.read_bytes())
         attributes = dict(document["attributes"])
         intact = attributes.pop(KEY) == document_checksum({**document, "attributes": attributes})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedStore(f"{file} cannot be understood ({error!r}): run store repair.") from error
+        raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
     if not intact:
         raise DamagedStore(f"{file} is not what was written: run store repair.")
     return document

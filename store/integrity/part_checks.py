@@ -1,4 +1,4 @@
-"""One part, checked: is every block what was sealed, and do the arrays keep the laws among themselves?"""
+"""Checks one part: is every block what was sealed, and are the arrays consistent with one another?"""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ STRINGS = (*index.NAMES, "text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that is not as it should be."""
+    """Something in a store that is wrong."""
 
     what: str
     part: int | None = None
     array: str = ""
-    """Of that part, or of all parts."""
+    """Name of an array of that part; of all parts if `part` is None."""
     utterances: tuple[str, ...] = ()
-    """Those whose rows it touches, as far as that can be told."""
+    """Identities of the utterances that it affects, as far as that is known."""
     drop: Drop = ""
-    """What has to go before it can be made again; nothing where making it again would not help."""
+    """What has to be deleted before it can be made again; empty if making it again would not help."""
 
     @property
     def where(self) -> str:
-        """Part, array and utterances."""
+        """Return part, array and utterances, for a person."""
         scope = "store" if self.part is None else f"part {self.part:05d}"
         names = self.utterances
         few = (names[0], "to", names[-1]) if len(names) > 1 else names
@@ -46,11 +46,11 @@ class Problem:
 def check_part(
     root: StoragePath, number: int, *, named: Mapping[str, FeatureSpec], quick: bool = False
 ) -> list[Problem]:
-    """Checksums of every block, then, if they hold, the laws.
+    """Check the checksums of every block of a part, then, if they hold, whether its arrays are consistent.
 
     Args:
-        named: the features that the root names; none where it cannot be read.
-        quick: take the data files of features for intact that have the right size, without reading them.
+        named: the features that the root names; none if the root cannot be read.
+        quick: compare only the sizes of features' data files, without reading them.
     """
     try:
         seal = index.read_seal(root, number)
@@ -58,11 +58,11 @@ def check_part(
         return [Problem(part=number, what="its seal is not there, or not what was written", drop="part")]
     part = _PartCheck(root, number, seal, named, quick)
     damaged = list(part.damage())
-    return damaged if any(problem.drop for problem in damaged) else [*damaged, *part.broken_laws()]
+    return damaged if any(problem.drop for problem in damaged) else [*damaged, *part.inconsistencies()]
 
 
 class _PartCheck:
-    """A part whose seal is intact."""
+    """The checks of a part whose seal is intact."""
 
     def __init__(
         self, root: StoragePath, number: int, seal: Mapping[str, Any], named: Mapping[str, FeatureSpec], quick: bool
@@ -70,27 +70,27 @@ class _PartCheck:
         self._root, self._number, self._seal, self._named, self._quick = root, number, seal, named, quick
         self._folder = layout.part_path(root, number)
         self._small: dict[str, np.ndarray] = {}
-        """Per-utterance columns and names, as soon as they are known to be intact."""
+        """Per-utterance columns and names, once they are known to be intact."""
 
     def damage(self) -> Iterator[Problem]:
-        """Of the part's own arrays, then of those that joined it."""
+        """Yield damage of the arrays that the part was sealed with, then of the added ones."""
         checksums, small = self._seal["crc32c"], [*self._seal["columns"], *STRINGS]
-        found = [problem for name in small for problem in self._own(name, checksums[name])]
+        found = [problem for name in small for problem in self._check_sealed(name, checksums[name])]
         yield from found
         if not found:
             self._small = {name: load_array(self._folder / name) for name in small}
         for name in checksums:
             if name not in small:
-                yield from self._own(name, checksums[name])
+                yield from self._check_sealed(name, checksums[name])
         named = [name for name in self._named if name not in checksums]
         unnamed = (
             set(storage_of(self._folder).list_names(self._folder)) - checksums.keys() - {"zarr.json", *named}
         )  # an add was interrupted
         for name in [*named, *sorted(unnamed)]:
-            yield from self._joined(name)
+            yield from self._check_added(name)
 
-    def broken_laws(self) -> Iterator[Problem]:
-        """Of a part without damage."""
+    def inconsistencies(self) -> Iterator[Problem]:
+        """Yield contradictions between the arrays of a part without damage."""
         small = self._small
         uneven = [name for name in small if len(small[name]) != len(small["id"])]
         if uneven:
@@ -101,16 +101,17 @@ class _PartCheck:
         if (np.diff(small["frames"]) < 0).any():
             yield self._problem("frames", "utterances are not in order of length")
         for spec in self._named.values():
-            yield from self._shape(spec)
+            yield from self._check_shape(spec)
         if "phone_frames" in self._seal["features"] and not self._quick:
-            yield from self._alignment()
+            yield from self._check_durations()
         if "align" in self._named and not self._quick:
-            yield from self._times()
+            yield from self._check_times()
 
     def _problem(self, array: str, what: str, drop: Drop = "", rows: np.ndarray | None = None) -> Problem:
-        """
+        """Return a problem of an array of this part.
+
         Args:
-            rows: of the array that it is about, where it is about some.
+            rows: (R,) affected rows of the array, if known: the utterances are found from them.
         """
         spec, utterances = self._named.get(array), ()
         if rows is not None and spec is not None and self._small:
@@ -119,14 +120,14 @@ class _PartCheck:
         return Problem(part=self._number, array=array, what=what, utterances=utterances, drop=drop)
 
     def _lengths(self, spec: FeatureSpec) -> np.ndarray:
-        """(N,) rows of each utterance."""
+        """Return the number of rows of each utterance along the axis of a feature: (N,)."""
         if spec.axis == "utterance":
             return np.ones(len(self._small["id"]), np.int64)
         name = layout.LENGTH_COLUMNS[spec.axis]
-        return self._small[name] if name in self._small else load_array(self._folder / name)  # that one joined later
+        return self._small[name] if name in self._small else load_array(self._folder / name)  # that one was added later
 
-    def _own(self, name: str, checksums: str) -> Iterator[Problem]:
-        """An array that the part's seal tells of."""
+    def _check_sealed(self, name: str, checksums: str) -> Iterator[Problem]:
+        """Check an array that the part was sealed with."""
         metadata, *expected = split_checksums(checksums)
         try:
             intact = crc32c((self._folder / name / "zarr.json").read_bytes()) == metadata
@@ -134,31 +135,31 @@ class _PartCheck:
             yield self._problem(name, f"cannot be read: {error}", "part")
             return
         if intact:
-            yield from self._blocks(name, expected, "part")
+            yield from self._check_blocks(name, expected, "part")
         else:
             yield self._problem(name, "zarr.json is not what was sealed", "part")
 
-    def _joined(self, name: str) -> Iterator[Problem]:
-        """An array that joined the part later, by its own seal."""
+    def _check_added(self, name: str) -> Iterator[Problem]:
+        """Check an array that was added later, by its own seal."""
         try:
             seal = added_arrays.verified_seal(self._root, name, self._number)
-            made_from = added_arrays.input_digests(self._root, self._number, seal["inputs"])
+            digests = added_arrays.input_digests(self._root, self._number, seal["inputs"])
         except DamagedStore as error:
             yield self._problem(name, error.message, "array")
             return
-        if seal["inputs"] != made_from:
+        if seal["inputs"] != digests:
             yield self._problem(name, f"was not made from the {', '.join(seal['inputs'])} that is there", "array")
         if name in self._named:
-            yield from self._recipe(self._named[name], seal["fingerprint"], "array")
-        yield from self._blocks(name, split_checksums(seal["crc32c"])[1:], "array")
+            yield from self._check_recipe(self._named[name], seal["fingerprint"], "array")
+        yield from self._check_blocks(name, split_checksums(seal["crc32c"])[1:], "array")
 
-    def _recipe(self, spec: FeatureSpec, found: str, drop: Drop) -> Iterator[Problem]:
+    def _check_recipe(self, spec: FeatureSpec, found: str, drop: Drop) -> Iterator[Problem]:
         if found != spec.fingerprint:
             yield self._problem(spec.name, f"is {found[:6]}, the store says {spec.fingerprint[:6]}", drop)
 
-    def _blocks(self, name: str, expected: Sequence[str], drop: Drop) -> Iterator[Problem]:
-        """The data of an array, and whether its numbers are finite."""
-        strange = [np.empty(0, np.int64)]
+    def _check_blocks(self, name: str, expected: Sequence[str], drop: Drop) -> Iterator[Problem]:
+        """Check the blocks of an array, and that its numbers are finite."""
+        nonfinite = [np.empty(0, np.int64)]
         try:
             stored = StoredArray(self._folder / name, len(expected))
             if self._quick and stored.sharded:
@@ -168,23 +169,23 @@ class _PartCheck:
                     what = f"block {number} is not what was sealed"
                     yield self._problem(name, what, drop, stored.rows_of(number))
                 else:
-                    strange.append(stored.not_finite(number, block))
+                    nonfinite.append(stored.nonfinite_rows(number, block))
         except (OSError, DamagedStore) as error:
             yield self._problem(name, f"cannot be read: {error}", drop)
             return
-        rows = np.concatenate(strange)
+        rows = np.concatenate(nonfinite)
         if len(rows):
             yield self._problem(name, f"{len(rows)} rows are not finite", rows=rows)
 
-    def _shape(self, spec: FeatureSpec) -> Iterator[Problem]:
+    def _check_shape(self, spec: FeatureSpec) -> Iterator[Problem]:
         array = read_metadata(self._folder / spec.name)
         expected = (int(self._lengths(spec).sum()), *spec.row_shape)
         if array.shape != expected or array.dtype != spec.dtype:
             found = f"{array.dtype}{array.shape}"
             yield self._problem(spec.name, f"is {found}; lengths and spec say {spec.dtype}{expected}")
 
-    def _alignment(self) -> Iterator[Problem]:
-        """Alignment law: the phones of an aligned utterance share out its frames, exactly."""
+    def _check_durations(self) -> Iterator[Problem]:
+        """Check that the durations of the phones of an aligned utterance sum to its frames."""
         durations, small = load_array(self._folder / "phone_frames"), self._small
         ends = np.cumsum(small["phones_n"], dtype=np.int64)
         totals = np.diff(np.append(0, durations.cumsum(dtype=np.int64))[np.append(0, ends)])
@@ -193,11 +194,11 @@ class _PartCheck:
             what = f"phones cover {totals[wrong]} frames of {expected[wrong]}"
             yield Problem(part=self._number, array="phone_frames", what=what, utterances=(str(small["id"][wrong]),))
 
-    def _times(self) -> Iterator[Problem]:
-        """Of `align`: the phones of an utterance follow one another within it, or all are unknown."""
+    def _check_times(self) -> Iterator[Problem]:
+        """Check that the phones in `align` follow one another within their utterance, or are all unknown."""
         (starts, ends), small = load_array(self._folder / "align").T, self._small
         owner = np.repeat(np.arange(len(small["id"])), small["phones_n"])
-        first = np.searchsorted(owner, owner)  # phone of the same utterance
+        first = np.searchsorted(owner, owner)  # first phone of the same utterance
         after = np.where(first == np.arange(len(owner)), -1, np.append(-1, ends)[:-1])
         within = ends <= small["frames"][owner].astype(np.int64) * (self._named["wave"].channels or 1)
         good = (after <= starts) & (starts <= ends) & within & ((starts < 0) == (starts[first] < 0))

@@ -1,7 +1,7 @@
-"""Takes away what is damaged, so that it can be made again, and keeps all that is whole.
+"""Deletes what is damaged, so that it can be made again, and keeps everything that is intact.
 
-Killed at any moment it leaves a store that can be repaired again: what goes, goes at once, and what follows from it
-(the index, the features that the root names) is put right after it and looked at every time.
+A repair that is killed at any moment leaves a store that can be repaired again: each part or array is deleted at once,
+and what depends on it (the index, the features that the root names) is corrected afterwards and checked every time.
 """
 
 from __future__ import annotations
@@ -22,47 +22,48 @@ from headrace.store.storage import StoragePath, storage_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What is done to a store, and what is left to do."""
+    """What a repair deletes, and what remains to be done."""
 
     problems: tuple[Problem, ...]
-    """All that were found."""
+    """All problems that were found."""
     parts: tuple[int, ...]
-    """Dropped as a whole."""
+    """Numbers of the parts that are deleted."""
     arrays: tuple[tuple[int, str], ...]
-    """Part and name of arrays that had joined later: dropped by themselves."""
+    """Part and name of the added arrays that are deleted while their part stays."""
     withdrawn: tuple[str, ...]
-    """Features that the root names no more, because not every part has them."""
+    """Features that are removed from the root, because not every part has them."""
     index: bool
-    """Derived anew."""
+    """Whether the index is written again."""
     commands: tuple[str, ...]
-    """What makes again what is not there."""
+    """Commands that make again what is missing."""
 
     @property
     def unrepairable(self) -> tuple[Problem, ...]:
-        """Problems that nothing is dropped for: a damaged root, broken laws."""
+        """Return the problems that deleting does not solve: a damaged root, inconsistencies."""
         return tuple(problem for problem in self.problems if problem.drop in ("", "root"))
 
 
 def repair(root: StoragePath, *, dry_run: bool = False, watch: OnProgress = lambda done, parts: None) -> RepairReport:
-    """Look for damage and drop it.
+    """Verify a store and delete what is damaged.
 
     Args:
         dry_run: change nothing.
+        watch: called after each part that was verified.
     Raises:
         NotAStore: `root` is not a store.
-        StoreError: another command is writing it, or nothing of it is whole.
+        StoreError: another command is writing the store, or nothing in it is intact.
     """
     with nullcontext() if dry_run else storage_of(root).write_lock(root):
         steps = plan(root, list(verify(root, watch=watch)))
         if set(steps.parts) == set(layout.sealed_parts(root)) and any(p.drop == "root" for p in steps.problems):
-            raise StoreError(f"Nothing of {root} is as this version wrote it: build another store.")
+            raise StoreError(f"Nothing in {root} is as this version wrote it: build another store.")
         if not dry_run:
             _delete_damaged(root, steps)
     return steps
 
 
 def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
-    """What to do about these problems. Changes nothing."""
+    """Return what to do about these problems. Changes nothing."""
     problems = tuple(problems)
     intact = all(problem.drop != "root" for problem in problems)
     attributes: Mapping[str, Any] = read_attributes(root) if intact else {"features": ()}
@@ -92,12 +93,12 @@ def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[st
 
 
 def _options(root: StoragePath) -> str:
-    """Of the last build, as far as it tells."""
+    """Return the options of the last build, as far as its report has them."""
     try:
         built = json.loads((root / "build.json").read_bytes())
         preset, features = str(built["preset"]), ",".join(built["features"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ", with the options of the first time"
+        return ", with the options that you built it with"
     return f" {'--recipe FILE' if preset == 'custom' else f'--preset {preset}'} --features {features}"
 
 

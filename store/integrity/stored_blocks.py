@@ -1,4 +1,4 @@
-"""The blocks of one array of a part, as they are stored: what checksums are of."""
+"""Reads the blocks of an array as they are stored: the units that checksums cover."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from headrace.store.errors import DamagedStore
 from headrace.store.storage import StoragePath, storage_of
 
 BLOCKS_AT_ONCE = 16
-"""In memory, about 1 MiB each."""
+"""Blocks in memory at once, about 1 MiB each."""
 
 
 class StoredArray:
-    """An array whose metadata are intact."""
+    """An array of a part whose metadata are intact."""
 
     def __init__(self, folder: StoragePath, count: int) -> None:
-        """
+        """Read the array's metadata and the index of its shard.
+
         Args:
-            count: blocks that were sealed.
+            count: number of blocks that were sealed.
         Raises:
-            FileNotFoundError: it has no data file.
-            DamagedStore: that has another size than its own index says, or no index.
+            FileNotFoundError: the array has no data file.
+            DamagedStore: the file has another size than its own index says, or no index.
         """
         self._array = read_metadata(folder)
         self._file = folder / self._array.data_file
         self.sharded = self._array.sharded
-        """Otherwise its one block is the whole file."""
+        """Whether the array is a shard. If not, its only block is the whole file."""
         self._bounds = read_index(self._file, count) if self.sharded and count else np.empty((0, 2), np.int64)
         self._count = count
         if len(self._bounds):
@@ -39,7 +40,7 @@ class StoredArray:
                 raise DamagedStore(f"{self._file} has {size} bytes, its index says {said}")
 
     def blocks(self) -> Iterator[bytes]:
-        """One after the other, a few read at a time."""
+        """Yield the blocks one after the other, reading a few at a time."""
         if self._count and not self.sharded:
             yield self._file.read_bytes()
         for start in range(0, len(self._bounds), BLOCKS_AT_ONCE):
@@ -47,12 +48,12 @@ class StoredArray:
             yield from storage_of(self._file).read_ranges(self._file, some)
 
     def rows_of(self, number: int) -> np.ndarray:
-        """(R,) int64: the rows that a block holds."""
+        """Return the rows that a block holds: (R,) int64."""
         rows = self._array.chunk_rows
         return np.arange(number * rows, min((number + 1) * rows, self._array.shape[0]))
 
-    def not_finite(self, number: int, block: bytes) -> np.ndarray:
-        """(R,) int64: those rows of an intact block that hold a NaN or an infinity."""
+    def nonfinite_rows(self, number: int, block: bytes) -> np.ndarray:
+        """Return the rows of an intact block that hold a NaN or an infinity: (R,) int64."""
         array = self._array
         if not np.issubdtype(array.dtype, np.floating):
             return np.empty(0, np.int64)

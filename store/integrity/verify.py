@@ -1,6 +1,6 @@
-"""Checks that a store is what was sealed, and that it keeps the laws.
+"""Checks that a store is what was sealed, and that it is consistent.
 
-Checksums tell that the bytes are those that were written; the laws tell that what was written makes sense.
+Checksums show that the bytes are those that were written. Consistency shows that what was written makes sense.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
 OnProgress = Callable[[int, int], None]
-"""Told how many parts are done, of how many."""
+"""Called with the number of parts that are done and the number of all parts."""
 
 
 def verify(
     root: StoragePath, *, quick: bool = False, watch: OnProgress = lambda done, parts: None
 ) -> Iterator[Problem]:
-    """Every problem of a store; none means it is whole.
+    """Yield every problem of a store; an intact store has none.
 
     Args:
-        quick: take the data files of features for intact that have the right size, without reading them.
+        quick: compare only the sizes of features' data files, without reading them.
+        watch: called after each part.
     Raises:
         NotAStore: `root` is not a store.
     """
@@ -59,7 +60,7 @@ def verify(
 def _verify_parts(
     root: StoragePath, numbers: Sequence[int], specs: Mapping[str, FeatureSpec], quick: bool, watch: OnProgress
 ) -> Iterator[Problem]:
-    """In threads: reading and checksums leave the interpreter to others."""
+    """Check the parts in threads: reading and checksums release the interpreter's lock."""
     pool = ThreadPoolExecutor(storage_of(root).threads)
     try:
         found = pool.map(partial(check_part, root, named=specs, quick=quick), numbers)
@@ -71,14 +72,14 @@ def _verify_parts(
 
 
 def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
-    """It is what was written, from the seals that are there. Where there is none, readers derive it."""
+    """Check that the index is what was written, and agrees with the seals. Without an index, readers derive one."""
     if not (root / "index" / "zarr.json").exists():
         return
     try:
-        there = index.read(root, check=True)
+        found = index.read(root, check=True)
         for name in index.NAMES:
-            there.names[name]
-        same = there.fingerprint == index.fingerprint(numbers, index.read_seals(root, numbers))
+            found.names[name]
+        same = found.fingerprint == index.fingerprint(numbers, index.read_seals(root, numbers))
     except DamagedStore:
         same = False
     if not same:
@@ -86,12 +87,10 @@ def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem
 
 
 def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
-    """Reject law: stored and rejected add up. And the root names what the parts have."""
+    """Check that stored and rejected utterances sum to the plan, and that the root names what the parts have."""
     seals = [index.read_seal(root, number) for number in numbers]
-    counted, planned = (
-        sum(seal["utterances"] + len(seal["rejects"]) for seal in seals),
-        attributes["plan"]["utterances"],
-    )
+    counted = sum(seal["utterances"] + len(seal["rejects"]) for seal in seals)
+    planned = attributes["plan"]["utterances"]
     if counted != planned:
         yield Problem(what=f"{counted} utterances stored or rejected, {planned} planned")
     specs = {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
