@@ -1,19 +1,19 @@
-"""What can go wrong, as types.
+"""The errors that Headrace reports to a person, as a hierarchy of types.
 
-    HeadraceError             a fault a person can act on; exit code 1
-    ├── UsageError            the command was given something that cannot be; exit code 2
+    HeadraceError             a fault that a person can act on; exit code 1
+    ├── UsageError            an option or argument is not valid; exit code 2
     ├── CorpusError           recordings and transcripts cannot be read as a corpus
     ├── StoreError            a path is not a store, or not the store that was expected
     │   ├── NotAStore
-    │   ├── DamagedStore      bytes on disk are not those that were sealed
-    │   └── RecipeMismatch    features were made otherwise than the reader needs
-    ├── StorageError          a bucket refuses, or does not answer in spite of retries
-    ├── RunError              a training run cannot start or go on
+    │   ├── DamagedStore      stored bytes are not those that were sealed
+    │   └── RecipeMismatch    features were made by another recipe than the reader needs
+    ├── StorageError          a bucket refuses, or does not answer despite retries
+    ├── RunError              a training run cannot start or continue
     ├── Interrupted           a signal stopped the work; nothing sealed was lost
-    └── Rejected              one utterance cannot be used; the others can
+    └── Rejected              one utterance cannot be used, while the others can
 
-A message is one line: what was given, what was expected, what to do. `details` are further lines that are
-printed below it, indented.
+A message is one line: what was given, what was expected, what to do. `details` are further lines, which are printed
+below it, indented.
 """
 
 from headrace.store.schema import Stage
@@ -30,48 +30,51 @@ class HeadraceError(Exception):
         self.details = details
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
-        """Errors cross process boundaries whole, details included."""
+        """Pickle the error with its details: it crosses process boundaries."""
         return type(self), (self.message, *self.details)
 
 
 class UsageError(HeadraceError):
+    """An option or argument is not valid."""
+
     exit_code = 2
 
 
 class CorpusError(HeadraceError):
-    pass
+    """Recordings and transcripts cannot be read as a corpus."""
 
 
 class StoreError(HeadraceError):
-    pass
+    """A path is not a store, or not the store that was expected."""
 
 
 class NotAStore(StoreError):
-    pass
+    """There is no store of this format."""
 
 
 class DamagedStore(StoreError):
-    pass
+    """Stored bytes are not those that were sealed."""
 
 
 class RecipeMismatch(StoreError):
-    pass
+    """Features were made by another recipe than the reader needs."""
 
 
 class StorageError(HeadraceError):
-    pass
+    """A bucket refuses a request, or does not answer despite retries."""
 
 
 class RunError(HeadraceError):
-    pass
+    """A training run cannot start or continue."""
 
 
 class Interrupted(HeadraceError):
-    pass
+    """A signal stopped the work. Nothing that was sealed is lost."""
 
 
 class Rejected(HeadraceError):
-    """One utterance cannot be used. Raised while it is worked on; ends as a `headrace.store.schema.Reject`."""
+    """An utterance cannot be used. It is raised while the utterance is processed, and becomes a
+    `headrace.store.schema.Reject`."""
 
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")

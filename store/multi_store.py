@@ -1,7 +1,7 @@
-"""Several stores read as one, without copying: the parts of one follow those of the other.
+"""Reads several stores as one, without copying: the parts of one follow those of the other.
 
-What they share decides: features that all of them have, made alike, and columns that all of them have. What each has
-learned for itself is not shared.
+The result has the features that all of them have, made by the same recipe, and the columns that all of them have. It
+lacks features that each store learned from its own data.
 """
 
 from __future__ import annotations
@@ -27,53 +27,57 @@ from headrace.store.storage.s3 import S3Path
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the stores."""
+    """One of the stores that are read."""
 
     path: StoragePath
     attributes: Mapping[str, Any]
-    """Of its root."""
+    """Attributes of its root."""
     index: Index
 
     @property
     def features(self) -> dict[str, FeatureSpec]:
+        """Return the features that the root names."""
         return {spec["name"]: FeatureSpec.from_json(spec) for spec in self.attributes["features"]}
 
     def fingerprint_of(self, features: Iterable[str]) -> str:
-        """Digest of the seals of its parts, and of these features where they joined later."""
+        """Return the digest of the parts' seals, and of the seals of those of these features that were added later."""
         seals = {spec["name"]: spec["seals"] for spec in self.attributes["features"] if "seals" in spec}
-        joined = {name: seals[name] for name in features if name in seals}
-        return digest([self.index.fingerprint, joined]) if joined else self.index.fingerprint
+        added = {name: seals[name] for name in features if name in seals}
+        return digest([self.index.fingerprint, added]) if added else self.index.fingerprint
 
     def per_utterance(self, name: str, dtype: type, *, check: bool) -> np.ndarray:
-        """(N,) values of an array of its parts that has one for each utterance."""
+        """Read an array that has one value for each utterance from all parts: (N,) of `dtype`."""
         blocks = partial(block_checksums, self.path) if check else no_checksums
         return read_column(self.path, self.index.parts.tolist(), name, dtype, blocks)
 
 
 MAX_LIST_CHARACTERS = 1 << 20
-"""Characters of a text file that names stores."""
+"""Longest text file with a list of stores that is read."""
 Location = str | os.PathLike[str] | StoragePath
 
 
-def store_paths(where: Location | Sequence[Location]) -> list[StoragePath]:
-    """The stores that are meant: one, several, or those that a text file names, one a line, relative to its folder.
+def store_paths(location: Location | Sequence[Location]) -> list[StoragePath]:
+    """Return the paths of the stores at a location.
 
+    Args:
+        location: a store, a sequence of stores, or a text file that has one on each line, relative to its own folder.
     Raises:
-        StoreError: none are, or one twice.
-        UsageError: as `parse_path`.
+        StoreError: there are none, or one is named twice.
+        UsageError: one is neither a path nor an S3 URL.
     """
-    if isinstance(where, str | os.PathLike | S3Path):
-        one = parse_path(where)
-        found = _listed(one) if isinstance(one, Path) and one.is_file() else [one]
+    if isinstance(location, str | os.PathLike | S3Path):
+        one = parse_path(location)
+        found = _read_list(one) if isinstance(one, Path) and one.is_file() else [one]
     else:
-        found = [parse_path(one) for one in where]
+        found = [parse_path(one) for one in location]
     twice = [str(one) for one, count in Counter(found).items() if count > 1]
     if twice or not found:
-        raise StoreError(f"{twice[0] if twice else where} {'is named twice' if twice else 'names no store'}.")
+        raise StoreError(f"{twice[0] if twice else location} {'is named twice' if twice else 'names no store'}.")
     return found
 
 
-def _listed(file: Path) -> list[StoragePath]:
+def _read_list(file: Path) -> list[StoragePath]:
+    """Return the stores that a text file names; empty lines and those that begin with # are skipped."""
     try:
         with file.open(encoding="utf-8") as opened:
             lines = [line.strip() for line in opened.read(MAX_LIST_CHARACTERS).splitlines()]
@@ -84,10 +88,10 @@ def _listed(file: Path) -> list[StoragePath]:
 
 
 def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
-    """The features that all have, in the first one's order.
+    """Return the features that all stores have, in the order of the first store.
 
     Raises:
-        RecipeMismatch: one of them was made otherwise in another store, or there are none.
+        RecipeMismatch: a feature was made by different recipes, or there is no common feature.
     """
     first, *others = members
     for key in ("sample_rate", "hop"):
@@ -99,8 +103,8 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
                 )
     features = first.features
     shared = [name for name in features if all(name in other.features for other in others)]
-    own = _learned_separately(members, shared)
-    shared = [name for name in shared if name not in own]
+    separate = _learned_separately(members, shared)
+    shared = [name for name in shared if name not in separate]
     for name in shared:
         for other in others:
             _check_same_recipe(first, other, features[name], other.features[name])
@@ -112,14 +116,17 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
 
 
 def _learned_separately(members: Sequence[Member], names: Iterable[str]) -> set[str]:
-    """Features that each store learned for itself, and what is made from those: equal numbers mean different things."""
-    of_each = [member.features for member in members]
-    apart: set[str] = set()
+    """Return the features that each store learned from its own data, and those made from them.
+
+    In such features equal numbers mean different things in different stores.
+    """
+    features_of_each = [member.features for member in members]
+    separate: set[str] = set()
     for name in names:  # a feature comes after those that it is made from, which its recipe names
-        recipes = [features[name].recipe for features in of_each]
-        if apart & recipes[0].keys() or len({recipe.get("learned") for recipe in recipes}) > 1:
-            apart.add(name)
-    return apart
+        recipes = [features[name].recipe for features in features_of_each]
+        if separate & recipes[0].keys() or len({recipe.get("learned") for recipe in recipes}) > 1:
+            separate.add(name)
+    return separate
 
 
 def _check_same_recipe(first: Member, other: Member, one: FeatureSpec, two: FeatureSpec) -> None:
@@ -132,15 +139,15 @@ def _check_same_recipe(first: Member, other: Member, one: FeatureSpec, two: Feat
 
 
 def _check_same_frontends(members: Sequence[Member]) -> None:
-    """Texts of one language have been read by the same in all; of each store the attributes say by what."""
+    """Check that all stores read the texts of a language with the same frontend, which their attributes name."""
     read: dict[str, tuple[Member, str]] = {}
     for member in members:
         for language, frontend in member.attributes.get("frontends", {}).items():
             first, before = read.setdefault(language, (member, frontend))
             if frontend != before:
                 raise RecipeMismatch(
-                    f"{member.path} has texts in {language} read otherwise than {first.path}: build it with the same "
-                    "libraries, or leave it out.",
+                    f"{member.path} reads texts in {language} with another frontend than {first.path}: build it with "
+                    "the same libraries, or leave it out.",
                     *_difference(first, member, {language: before}, {language: frontend}),
                 )
 
@@ -152,7 +159,7 @@ def _difference(first: Member, other: Member, one: Mapping[str, Any], two: Mappi
 
 
 def merge_indexes(members: Sequence[Member]) -> Index:
-    """One row per utterance of all of them, store after store."""
+    """Return one index of all stores: the utterances of one after those of the other."""
     indexes = [member.index for member in members]
     if len(indexes) == 1:
         return indexes[0]
@@ -174,10 +181,10 @@ def merge_indexes(members: Sequence[Member]) -> Index:
 
 
 def _check_identities(members: Sequence[Member], ids: np.ndarray, frames: np.ndarray) -> None:
-    """No recording comes twice. One of the same name and another length is another recording.
+    """Check that no utterance is in two stores. One of the same name and another length is another recording.
 
     Raises:
-        StoreError: one does.
+        StoreError: one is.
     """
     seen: set[tuple[str, int]] = set()
     twice: list[tuple[str, int]] = []

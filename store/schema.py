@@ -1,4 +1,4 @@
-"""The nouns that the featurizer, the store and the trainer share. All frozen; none does any I/O."""
+"""Frozen dataclasses that the featurizer, the store and the trainer share. None of them does any I/O."""
 
 from __future__ import annotations
 
@@ -17,81 +17,86 @@ Stage = Literal["scan", "decode", "text", "align", "features"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """One stretch of recorded speech and what is known of it before any sample is decoded."""
+    """A segment of recorded speech, and what is known of it before it is decoded."""
 
     id: str
-    """Identity in the corpus: `audio`, plus `#start-stop` in source samples where it is a segment. Unique."""
+    """Unique in the corpus: `audio`, with `#start-stop` in samples of the recording if it is a segment of it."""
     audio: str
-    """POSIX path of the recording relative to the corpus root, or absolute where it lies outside."""
+    """POSIX path of the recording, relative to the root of the corpus, or absolute if it lies outside."""
     start: int
     """First sample, at the recording's own rate."""
     stop: int
-    """One past the last sample, by the recording's header."""
+    """One past the last sample, according to the recording's header."""
     sample_rate: int
     """Of the recording, in Hz."""
     size: int
-    """Of the recording, in bytes: with `id` it notices a file that was swapped between two runs."""
+    """Of the recording, in bytes. With `id` it reveals a file that was replaced between two runs."""
     speaker: str
     language: str
     """Lower-case ISO code: en, zh, ja, ko, yue, ..."""
     text: str
     phones: str = ""
-    """Names of symbols between spaces, taken as they are; empty where the text is to be read."""
+    """Names of symbols separated by spaces, used as they are; empty if phones are to be made from the text."""
     alignment: str = ""
-    """POSIX path, like `audio`'s, of a TextGrid or a `.lab` with times; or an alignment itself, as JSON; or empty."""
+    """POSIX path, like that of `audio`, of a TextGrid or a `.lab` with times; or an alignment as JSON; or empty."""
 
     @property
     def seconds(self) -> float:
+        """Return the duration in seconds."""
         return (self.stop - self.start) / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An utterance that did not get in, and why, in words a person can act on."""
+    """An utterance that is not in the store, and the reason, in words that a person can act on."""
 
     id: str
     stage: Stage
     reason: str
 
     def to_json(self) -> str:
+        """Return the reject as a line of `rejects.jsonl`."""
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """One feature of a store: its shape and everything that changes its numbers."""
+    """A feature of a store: its shape, and everything that its numbers depend on."""
 
     name: str
     axis: Axis
     dtype: str
-    """NumPy name: float16, int16, ..."""
+    """Name of a NumPy dtype: float16, int16, ..."""
     channels: int | None
-    """Width of a row; None for one scalar per row."""
+    """Width of a row; None if a row is a scalar."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """JSON scalars. Two features with equal recipes hold equal numbers."""
+    """JSON scalars. Features with equal recipes hold equal numbers."""
 
     @property
     def fingerprint(self) -> str:
-        """Six bytes, in hex, of the SHA-256 of this spec in canonical JSON."""
+        """Return the first six bytes of the SHA-256 of this spec in canonical JSON, in hex."""
         return digest(asdict(self))[:12]
 
     @property
     def row_shape(self) -> tuple[int, ...]:
+        """Return the shape of a row: () or (channels,)."""
         return () if self.channels is None else (self.channels,)
 
     @property
     def dimensions(self) -> tuple[str, ...]:
-        """Names of an array's dimensions, as xarray wants them: no two features share their channels."""
+        """Return the names of the array's dimensions, for xarray. Each feature has a channel dimension of its own."""
         return (self.axis,) if self.channels is None else (self.axis, f"{self.name}_channel")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the spec and its fingerprint as a JSON object."""
         return {**asdict(self), "fingerprint": self.fingerprint}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
+        """Return the spec that `to_json` made this object of. Other keys are ignored."""
         return cls(**{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")})
 
 
 def digest(data: Any) -> str:
-    """SHA-256, in hex, of `data` as JSON with sorted keys and no spaces."""
+    """Return the SHA-256, in hex, of `data` as JSON with sorted keys and no spaces."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

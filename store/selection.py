@@ -1,4 +1,4 @@
-"""Which utterances of a store a run is to see, and why not the others."""
+"""Selects the utterances of a store that meet a condition, and counts those that do not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from headrace.store.reader import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
+    """A number of utterances and the hours of audio in them."""
+
     utterances: int
     hours: float
 
@@ -26,18 +28,18 @@ class Amount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a condition lets in. Of an empty condition: everything."""
+    """The utterances that meet a condition. Every utterance meets an empty condition."""
 
     where: str
     mask: np.ndarray
-    """(N,) bool."""
+    """(N,) bool: which utterances meet the condition."""
     included: Amount
     excluded: Amount
     reasons: tuple[tuple[str, Amount], ...]
-    """Each clause that `and` joins, and what does not meet it. An utterance may fail several."""
+    """Each clause that `and` joins, and the amount that does not meet it. An utterance may fail several clauses."""
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return a report for a person: what is in, what is out, and why."""
         if not self.where:
             return []
         return [
@@ -46,16 +48,18 @@ class Selection:
         ]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
         reasons = [{"clause": clause, **asdict(amount)} for clause, amount in self.reasons]
         return {"where": self.where, "in": asdict(self.included), "out": asdict(self.excluded), "reasons": reasons}
 
 
 def select(store: Store, where: str) -> Selection:
-    """
+    """Find the utterances of a store that meet a condition.
+
     Args:
-        where: a condition in the language of `conditions` on the columns of `columns_of`; empty for everything.
+        where: a condition, as in `headrace.store.conditions`, on the columns of `columns_of`; empty for all utterances.
     Raises:
-        UsageError: `where` cannot be used, or nothing meets it.
+        UsageError: the condition is not valid, or no utterance meets it.
     """
     found = evaluate(where, columns_of(store), len(store)) if where.strip() else []
     holds = np.logical_and.reduce([np.ones(len(store), bool), *(mask for _, mask in found)])
@@ -71,7 +75,12 @@ def select(store: Store, where: str) -> Selection:
 
 
 def measure(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -> Amount:
-    """Of the utterances that a mask, or numbers, choose; each counted once, or so many times."""
+    """Count utterances and their hours.
+
+    Args:
+        chosen: (N,) bool mask, or (M,) int numbers.
+        times: (M,) how often each chosen utterance counts; None for once.
+    """
     frames = store.frames[chosen].astype(np.float64)
     times = np.ones(len(frames)) if times is None else times
     hours = float(frames @ times) * store.hop / store.sample_rate / 3600
@@ -79,11 +88,14 @@ def measure(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -
 
 
 def columns_of(store: Store) -> Mapping[str, Column]:
-    """What a condition may name: identity and text, `duration` in seconds, `characters` of the text, the integers that
-    every part has (`frames`, `aligned`, ...), and features that are one number an utterance."""
+    """Return the columns that a condition may name, each with the function that reads it.
+
+    They are `id`, `speaker`, `language`, `text`, `duration` in seconds, `characters` of the text, `phones`, the
+    integers that every part has (`frames`, `aligned`, ...), and features with one number for each utterance.
+    """
     features = [name for name, spec in store.features.items() if spec.axis == "utterance" and spec.channels is None]
     return {
-        **{name: partial(_feature, store, name) for name in features},
+        **{name: partial(_read_feature, store, name) for name in features},
         **{name: partial(store.column, name) for name in store.column_names},
         "id": lambda: store.ids,
         "speaker": lambda: store.speakers,
@@ -95,5 +107,5 @@ def columns_of(store: Store) -> Mapping[str, Column]:
     }
 
 
-def _feature(store: Store, name: str) -> np.ndarray:
+def _read_feature(store: Store, name: str) -> np.ndarray:
     return store.per_utterance(name, object).astype(np.float64)

@@ -157,7 +157,7 @@ def test_a_language_that_is_read_otherwise_now_is_refused(tmp_path: Path, monkey
         assert build(other, tmp_path / "T", *words).exit_code == 0
     g2p._frontend.cache_clear()
     assert result.exit_code == 1 and "Texts in en of" in result.stderr and "headrace-99" in result.stderr
-    with pytest.raises(RecipeMismatch, match="texts in en read otherwise"):
+    with pytest.raises(RecipeMismatch, match="reads texts in en with another frontend"):
         store.open([tmp_path / "S", tmp_path / "T"])
 
 
