@@ -55,7 +55,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
                 tables[file].append(line)
             done(number + 1)
         for file, lines in tables.items():
-            (draft / file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            (draft / file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     missing = [name for name in gpt_sovits_dir.FILES if name not in features]
     return {"utterances": len(store), "hours": store.hours, "features": features, "missing": missing}
 
@@ -90,7 +90,9 @@ def drafted(out: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
         draft.mkdir(parents=True)
         yield draft
-        draft.replace(out)
+        if out.is_dir():
+            out.rmdir()  # it is empty; Windows renames nothing onto a folder
+        draft.rename(out)
     except OSError as error:
         raise write_error(error, str(out)) from error
     finally:

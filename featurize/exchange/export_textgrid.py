@@ -54,7 +54,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
                 found = tiers_of(store, number, segments)
                 seconds = int(store.frames[number]) * store.hop / store.sample_rate
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                (draft / name).write_text(textgrid(found, seconds), encoding="utf-8")
+                (draft / name).write_text(textgrid(found, seconds), encoding="utf-8", newline="\n")
                 frames += int(store.frames[number])
                 tiers |= dict.fromkeys(found)
             done(number + 1)
