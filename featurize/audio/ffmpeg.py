@@ -34,7 +34,8 @@ _FIRST_BYTES = (
     (0, b"\xff\xf1", "aac"),
     (0, b"\xff\xf9", "aac"),
 )
-_BRACKETS = re.compile(r"^(\[[^]]*\] )*")
+_NOISE = re.compile(r"^(\[[^]]*\] )+|\s*\(?\b0x[0-9a-fA-F]+\b\)?")
+"""Addresses in memory, which differ from run to run, and numbers in hexadecimal, which mean nothing to a user."""
 SCAN_S = 60.0
 """So long may ffmpeg take to count a file's packets, before it counts as hanging."""
 
@@ -135,5 +136,4 @@ def _running(descriptor: int, path: str | Path, demuxer: str, timeout: float, *h
     if code and timed_out.is_set():
         raise Rejected("decode", f"ffmpeg takes more than {timeout:.0f} s to read it")
     if code or complaint:
-        # The brackets before it hold addresses in memory, and rejects are the same in every build.
-        raise Rejected("decode", f"ffmpeg finds fault with it: {_BRACKETS.sub('', complaint).strip()}")
+        raise Rejected("decode", f"ffmpeg finds fault with it: {_NOISE.sub('', complaint).strip()}")
