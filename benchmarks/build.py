@@ -33,7 +33,7 @@ import soxr
 
 from benchmarks import report
 from headrace.featurize.corpus import scanner
-from headrace.featurize.pipeline.build import BuildConfig, plan, scan
+from headrace.featurize.pipeline.build import BuildConfig, plan_parts, scan
 from headrace.featurize.pipeline.part_worker import process_part
 from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.schema import Utterance
@@ -107,7 +107,7 @@ def ours(source: Path, scratch: Path) -> dict[str, float]:
     config = BuildConfig(corpus=source, out=scratch / "store", preset=PRESET, features=FEATURES, part_hours=1)
     found = scan(config, Quiet())
     assert not found.rejects, found.rejects[:3]
-    tasks = plan(found, config)
+    tasks = plan_parts(found, config)
     create_store(config.out, {})
     stages: dict[str, float] = {}
     for task in tasks:

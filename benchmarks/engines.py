@@ -28,7 +28,7 @@ from benchmarks import report
 from headrace.featurize.audio import decode_pool
 from headrace.featurize.audio.recording import USUAL
 from headrace.featurize.corpus import scanner
-from headrace.featurize.pipeline.presets import Preset, named
+from headrace.featurize.pipeline.presets import Preset, get_preset
 from headrace.featurize.spectral import cuda_engine, dali, engine, whitening
 from headrace.featurize.spectral.dsp import SpectralRecipe, window
 from headrace.featurize.spectral.engine import Engine, Spectra
@@ -217,7 +217,7 @@ def bandwidth(*, pinned_host: bool, size: int = 1 << 29) -> float:
 @click.option("--rounds", default=7, show_default=True)
 def main(root: Path, preset: str, minutes: float, wanted: float, rounds: int) -> None:
     torch.set_num_threads(1)
-    chosen = named(preset)
+    chosen = get_preset(preset)
     utterances = [item for item in scanner.scan(root) if isinstance(item, Utterance)]
     waves = list(decoded(root, utterances, chosen, 1))
     share = max(1, round(hours(waves, chosen.spectral) * 60 / minutes))

@@ -63,10 +63,10 @@ class Quiet:
 
 def compare(folder: Path, upstream: Path, site: Path | None) -> dict[str, Any]:
     """Utterances per second of CPU time, by loader; one value a round."""
-    from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, take
+    from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, import_directory
 
     make_experiment(folder / "experiment")
-    take(ImportConfig(folder=folder / "experiment", out=folder / "store", workers=1), Quiet())
+    import_directory(ImportConfig(folder=folder / "experiment", out=folder / "store", workers=1), Quiet())
     rates: dict[str, list[float]] = {"upstream": [], "upstream, PCM read in place of ffmpeg": [], "Headrace": []}
     for _ in range(ROUNDS):
         for name, audio in zip(rates, ("ffmpeg", "pcm"), strict=False):

@@ -115,12 +115,12 @@ def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_survey
     from headrace.featurize.pipeline import build
-    from headrace.featurize.pipeline.estimate import estimate, survey
+    from headrace.featurize.pipeline.estimate import estimate, summarize_corpus
 
     config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
         found = build.scan(config, progress)
-    report = survey(found) | {"estimate": estimate(found, config)}
+    report = summarize_corpus(found) | {"estimate": estimate(found, config)}
     if as_json:
         output.print_json(report)
     else:
@@ -200,11 +200,11 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_added
     from headrace.featurize.pipeline import add_features as adder
-    from headrace.featurize.pipeline.feature_registry import KINDS, chosen
+    from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features
 
     if not (names := split_names(features)):
-        raise UsageError(f"No feature is named; choose from {', '.join(KINDS)}.")
-    config = adder.AddConfig(store=path, features=chosen(names, pop_feature_options(options)), **options)
+        raise UsageError(f"No feature is named; choose from {', '.join(DERIVED_FEATURES)}.")
+    config = adder.AddConfig(store=path, features=create_features(names, pop_feature_options(options)), **options)
     with BuildProgress(quiet=as_json) as progress:
         account = adder.add(config, progress)
     if as_json:
@@ -243,4 +243,4 @@ def _preset(name: str | None, recipe: Path | None) -> Preset:
 
     if name and recipe:
         raise UsageError(f"--preset {name} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
-    return presets.read_recipe(recipe) if recipe else presets.named(name or PRESET)
+    return presets.read_recipe(recipe) if recipe else presets.get_preset(name or PRESET)

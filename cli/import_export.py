@@ -52,11 +52,11 @@ def import_prepared(folder: Path, out: StoragePath, features: str, strict: bool,
     """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_build
-    from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, take
+    from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, import_directory
 
     config = ImportConfig(folder=folder, out=out, features=split_names(features), **options)
     with BuildProgress(quiet=as_json) as progress:
-        account = take(config, progress)
+        account = import_directory(config, progress)
     if as_json:
         output.print_json(account)
     else:
@@ -98,7 +98,11 @@ def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
     from headrace.featurize.exchange import export_gpt_sovits, export_lhotse, export_textgrid
 
     opened = store.open(path)
-    give = {"gpt-sovits": export_gpt_sovits.give, "lhotse": export_lhotse.give, "textgrid": export_textgrid.give}[form]
+    give = {
+        "gpt-sovits": export_gpt_sovits.export_directory,
+        "lhotse": export_lhotse.export_cuts,
+        "textgrid": export_textgrid.export_textgrids,
+    }[form]
     account = give(opened, out, _ExportProgress(len(opened), quiet=as_json))
     if as_json:
         output.print_json(account)

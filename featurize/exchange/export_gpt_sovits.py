@@ -27,7 +27,7 @@ from headrace.store.writer import write_error
 _TAGS = {language: tag.upper() for tag, language in reversed(LANGUAGE_TAGS.items())}
 
 
-def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+def export_directory(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
     """Write the prepared directory of a store, and a list of its recordings beside the tables.
 
     Args:
@@ -43,7 +43,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
     tables: dict[str, list[str]] = {gpt_sovits_dir.TEXTS: [], f"{out.name}.list": []}
     if "semantic" in features:
         tables[gpt_sovits_dir.CODES] = ["\t".join(gpt_sovits_dir.CODES_HEAD)]
-    with drafted(out) as draft:
+    with new_folder(out) as draft:
         for folder in (
             gpt_sovits_dir.WAVES,
             *(gpt_sovits_dir.FOLDERS[name] for name in features if name in gpt_sovits_dir.FOLDERS),
@@ -76,7 +76,7 @@ def _check(store: Store) -> None:
 
 
 @contextmanager
-def drafted(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """Where to write a folder that shall appear as `out` at once, when the `with` block ends, or not at all.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from headrace.featurize.exchange.export_gpt_sovits import drafted
+from headrace.featurize.exchange.export_gpt_sovits import new_folder
 from headrace.featurize.exchange.export_textgrid import tiers_of
 from headrace.featurize.exchange.gpt_sovits_dir import name_of
 from headrace.store import alignment
@@ -30,7 +30,7 @@ _PIECES = {"wave", "mel"}
 """Features that have a place of their own in a cut: its recording and its features."""
 
 
-def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+def export_cuts(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
     """Write a store as recordings, features and the manifests of them, an utterance a cut.
 
     The waveform becomes a FLAC, `mel` the cut's features, and every other feature an array of the cut that
@@ -44,7 +44,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
     """
     if "wave" not in store.features:
         raise StoreError(f"{store.path} has no wave: build a store with --features wave,{','.join(store.features)}.")
-    with drafted(out) as draft, ExitStack() as stack:
+    with new_folder(out) as draft, ExitStack() as stack:
         manifests = {
             name: stack.enter_context(gzip.open(draft / f"{name}.jsonl.gz", "wt", encoding="utf-8"))
             for name in ("cuts", "recordings", "supervisions", *(("features",) if "mel" in store.features else ()))

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from headrace.featurize.alignment.words import spoken
-from headrace.featurize.exchange.export_gpt_sovits import drafted
+from headrace.featurize.exchange.export_gpt_sovits import new_folder
 from headrace.featurize.exchange.gpt_sovits_dir import name_of
 from headrace.featurize.files.folders import AUDIO
 from headrace.featurize.text.symbols import TABLES
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
     label: str
 
 
-def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+def export_textgrids(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
     """Write a TextGrid for every utterance with times, in folders as the recordings have them.
 
     Its tiers are `words`, where the store knows them, and `phones`. What has no duration is left out: Praat has no such
@@ -46,7 +46,7 @@ def give(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]
         StoreError: no utterance has times, or the disk is full.
     """
     written, frames, tiers = set[str](), 0, dict[str, None]()
-    with drafted(out) as draft:
+    with new_folder(out) as draft:
         for number in range(len(store)):
             segments = alignment.read_segments(store, number)
             if segments is not None:

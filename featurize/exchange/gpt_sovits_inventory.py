@@ -12,7 +12,7 @@ from typing import Any
 from headrace.featurize.corpus import formats
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.files import source
-from headrace.featurize.pipeline.build import Corpus
+from headrace.featurize.pipeline.build import ScannedCorpus
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject, Utterance
 
@@ -21,7 +21,7 @@ _PACKING = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class TableRow:
     """What the tables of the directory say of an utterance, as they say it."""
 
     phones: str
@@ -32,9 +32,9 @@ class Line:
     """Features whose files are large enough for float32."""
 
 
-def scan(
+def scan_directory(
     folder: Path, features: Sequence[str], list_file: Path | None, scanning: Callable[[int, int], None]
-) -> tuple[Corpus, list[Line]]:
+) -> tuple[ScannedCorpus, list[TableRow]]:
     """The utterances that can be taken, what the tables say of each, and the rejects.
 
     Args:
@@ -45,18 +45,20 @@ def scan(
         CorpusError: nothing can be taken.
     """
     rejects: list[Reject] = []
-    known = _listed(list_file, rejects) if list_file else {}
-    texts = _by_name(folder, gpt_sovits_dir.TEXTS, gpt_sovits_dir.TEXT_COLUMNS, rejects)
+    known = _read_list(list_file, rejects) if list_file else {}
+    texts = _read_table(folder, gpt_sovits_dir.TEXTS, gpt_sovits_dir.TEXT_COLUMNS, rejects)
     codes = (
-        _by_name(folder, gpt_sovits_dir.CODES, gpt_sovits_dir.CODE_COLUMNS, rejects) if "semantic" in features else {}
+        _read_table(folder, gpt_sovits_dir.CODES, gpt_sovits_dir.CODE_COLUMNS, rejects)
+        if "semantic" in features
+        else {}
     )
-    found: dict[str, tuple[Utterance, Line]] = {}
+    found: dict[str, tuple[Utterance, TableRow]] = {}
     for name, texts_of in texts.items():
         id = gpt_sovits_dir.id_of(name)
         try:
             if id in found:
                 raise Rejected("scan", "for the second time; the first counts")
-            found[id] = _taken(folder, name, texts_of, codes.get(name), features, known)
+            found[id] = _check_utterance(folder, name, texts_of, codes.get(name), features, known)
         except Rejected as error:
             rejects.append(Reject(id, "scan", error.reason))
         scanning(len(found), len(rejects))
@@ -68,17 +70,17 @@ def scan(
             *(f"{count} x {reason}" for reason, count in reasons),
         )
     utterances, lines = zip(*found.values(), strict=True)
-    return Corpus(folder.resolve(), list(utterances), rejects), list(lines)
+    return ScannedCorpus(folder.resolve(), list(utterances), rejects), list(lines)
 
 
-def _taken(
+def _check_utterance(
     folder: Path,
     name: str,
     texts: Sequence[str],
     codes: Sequence[str] | None,
     features: Sequence[str],
     known: Mapping[str, tuple[str, str]],
-) -> tuple[Utterance, Line]:
+) -> tuple[Utterance, TableRow]:
     """Raises Rejected where a file is missing, or is plainly not what upstream writes."""
     phones, characters, text = texts
     if not name or name in (".", "..") or set(name) & set("/\\\0"):
@@ -100,10 +102,10 @@ def _taken(
         text=text,
     )
     widest = _widest(sizes, len(phones.split()))
-    return utterance, Line(phones=phones, characters=characters, codes="".join(codes or ()), widest=widest)
+    return utterance, TableRow(phones=phones, characters=characters, codes="".join(codes or ()), widest=widest)
 
 
-def _by_name(folder: Path, file: str, columns: Sequence[str], rejects: list[Reject]) -> dict[str, list[str]]:
+def _read_table(folder: Path, file: str, columns: Sequence[str], rejects: list[Reject]) -> dict[str, list[str]]:
     """The lines of a table by the first column."""
     found: dict[str, list[str]] = {}
     for item in gpt_sovits_dir.table(folder, file, columns):
@@ -118,7 +120,7 @@ def _by_name(folder: Path, file: str, columns: Sequence[str], rejects: list[Reje
     return found
 
 
-def _listed(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
+def _read_list(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
     """Speaker and language by file name, of upstream's list."""
     found: dict[str, tuple[str, str]] = {}
     for entry in formats.read_list(source.Folder(file.resolve().parent), file.name):

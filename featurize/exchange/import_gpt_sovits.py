@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 
 from headrace.featurize.exchange import gpt_sovits_dir
-from headrace.featurize.exchange.gpt_sovits_inventory import Line, scan
+from headrace.featurize.exchange.gpt_sovits_inventory import TableRow, scan_directory
 from headrace.featurize.pipeline import build, store_state
-from headrace.featurize.pipeline.build import BuildConfig, Corpus, Observer
-from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.build import BuildConfig, BuildObserver, ScannedCorpus
+from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.part_worker import (
     PartReport,
     PartTask,
     Recipe,
-    filled,
-    frames_of,
-    inputs,
-    sample_of,
-    sealed,
+    estimate_frames,
+    fill_rows,
+    inputs_digest,
+    make_features,
+    write_sealed,
 )
-from headrace.featurize.pipeline.presets import OF_PHONES, PRESETS, feature_specs
+from headrace.featurize.pipeline.presets import PHONE_ARRAYS, PRESETS, feature_specs
 from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.text import symbols
 from headrace.store import layout
@@ -61,11 +61,11 @@ class ImportConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportTask(PartTask):
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     """One for each utterance."""
 
 
-def take(config: ImportConfig, observer: Observer) -> dict[str, Any]:
+def import_directory(config: ImportConfig, observer: BuildObserver) -> dict[str, Any]:
     """Make a store of a prepared directory, or finish it.
 
     Returns:
@@ -76,9 +76,9 @@ def take(config: ImportConfig, observer: Observer) -> dict[str, Any]:
         StoreError: the directory changed since the store was begun, the disk is full, or another command writes it.
     """
     started = time.perf_counter()
-    store_state.check_out(config.out)
-    features = chosen(config.folder, config.features)
-    corpus, lines = scan(config.folder, features, config.list_file, observer.scanning)
+    store_state.check_output(config.out)
+    features = choose_features(config.folder, config.features)
+    corpus, lines = scan_directory(config.folder, features, config.list_file, observer.scanning)
     building = BuildConfig(
         corpus=config.folder,
         out=config.out,
@@ -88,11 +88,11 @@ def take(config: ImportConfig, observer: Observer) -> dict[str, Any]:
         scheduler=config.scheduler,
         device="auto" if set(COMPUTED) & set(features) else "cpu",
     )
-    tasks = plan(corpus, lines, features, config.out)
-    return build.make(building, corpus, tasks, take_part, observer, started)
+    tasks = plan_parts(corpus, lines, features, config.out)
+    return build.build_parts(building, corpus, tasks, import_part, observer, started)
 
 
-def chosen(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
+def choose_features(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
     """Features to take: those asked for, or all that are there.
 
     Raises:
@@ -116,7 +116,7 @@ def chosen(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*ALWAYS, *(features or there))))
 
 
-def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, ...]:
+def feature_specs_of(features: Sequence[str], lines: Sequence[TableRow]) -> tuple[FeatureSpec, ...]:
     """The arrays of the store. Tensors are float32 where any of a feature is."""
     widest = {name for line in lines for name in line.widest}
     made = {spec.name: spec for spec in feature_specs(PRESET, (*ALWAYS, *COMPUTED))}
@@ -127,15 +127,17 @@ def specs(features: Sequence[str], lines: Sequence[Line]) -> tuple[FeatureSpec, 
         for name in gpt_sovits_dir.FOLDERS
     }
     made |= {"semantic": gpt_sovits_dir.semantic_spec(), "phone_word": gpt_sovits_dir.word_spec()}
-    brought = {"phones": OF_PHONES}
+    brought = {"phones": PHONE_ARRAYS}
     return tuple(made[one] for name in features for one in brought.get(name, (name,)))
 
 
-def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: StoragePath) -> list[ImportTask]:
+def plan_parts(
+    corpus: ScannedCorpus, lines: Sequence[TableRow], features: Sequence[str], out: StoragePath
+) -> list[ImportTask]:
     """Parts of neighbouring lengths."""
     seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
     order, bounds = layout.plan_parts(seconds, layout.default_part_seconds(float(seconds.sum())))
-    recipe = Recipe(preset=PRESET, specs=specs(features, lines))
+    recipe = Recipe(preset=PRESET, specs=feature_specs_of(features, lines))
 
     def task(number: int, members: Sequence[int]) -> ImportTask:
         utterances, of_part = tuple(corpus.utterances[n] for n in members), tuple(lines[n] for n in members)
@@ -144,7 +146,7 @@ def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: St
             corpus=corpus.root,
             store=out.resolve(),
             utterances=utterances,
-            inputs=digest([inputs(utterances, recipe), [asdict(line) for line in of_part]]),
+            inputs=digest([inputs_digest(utterances, recipe), [asdict(line) for line in of_part]]),
             recipe=recipe,
             lines=of_part,
         )
@@ -153,18 +155,18 @@ def plan(corpus: Corpus, lines: Sequence[Line], features: Sequence[str], out: St
     return [task(number, order[start:stop].tolist()) for number, (start, stop) in enumerate(parts)]
 
 
-def take_part(task: ImportTask, threads: int = 1) -> PartReport:
+def import_part(task: ImportTask, threads: int = 1) -> PartReport:
     """Read, write and seal one part. Doing it twice gives the same bytes."""
-    return sealed(task, lambda watch: _extract(task, watch))
+    return write_sealed(task, lambda watch: _extract(task, watch))
 
 
 def _extract(task: ImportTask, watch: Stopwatch) -> tuple[PartRows, list[Reject]]:
     rejects: list[Reject] = []
     samples = watch.each("read", _samples(task, rejects))
-    return filled(samples, task.recipe, watch, rejects, frames_of(task)), rejects
+    return fill_rows(samples, task.recipe, watch, rejects, estimate_frames(task)), rejects
 
 
-def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[Sample, np.ndarray]]:
+def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
     for utterance, line in zip(task.utterances, task.lines, strict=True):
         try:
             sample = _sample(task, utterance, line)
@@ -174,9 +176,9 @@ def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[Sample, 
             yield sample, sample.arrays["wave"].reshape(-1)
 
 
-def _sample(task: ImportTask, utterance: Utterance, line: Line) -> Sample:
+def _sample(task: ImportTask, utterance: Utterance, line: TableRow) -> UtteranceFeatures:
     root, name = Path(str(task.corpus)), utterance.audio.rpartition("/")[2]
-    sample = sample_of(utterance, gpt_sovits_dir.read_wave(root, name), PRESET.spectral)
+    sample = make_features(utterance, gpt_sovits_dir.read_wave(root, name), PRESET.spectral)
     ids = symbols.ids(line.phones.split())
     unaligned = {"phone_end": np.full(len(ids), -1, np.int32), "phone_frames": np.zeros(len(ids), np.int32)}
     sample.arrays.update(phones=ids, phone_word=gpt_sovits_dir.words(line.characters, len(ids)), **unaligned)

@@ -17,7 +17,7 @@ import torch
 from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, sealed_part
 from headrace.featurize.pipeline import build_report
-from headrace.featurize.pipeline.feature_steps import Step, check_same, features_of, steps_to
+from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
 from headrace.featurize.pipeline.part_worker import PartReport, check_store
 from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling import dask_cluster
@@ -45,7 +45,7 @@ class AddConfig:
     """Where networks run: auto, cpu or cuda."""
 
 
-class Observer(dask_cluster.Observer, Protocol):
+class AddObserver(dask_cluster.WorkerObserver, Protocol):
     """Told what happens, as it happens; of one feature after the other."""
 
     def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
@@ -77,7 +77,7 @@ class AddReport(PartReport):
     """What a person should be told, and how often it came."""
 
 
-def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
+def add(config: AddConfig, observer: AddObserver) -> dict[str, Any]:
     """Add features to a store, or finish that.
 
     Returns:
@@ -93,22 +93,22 @@ def add(config: AddConfig, observer: Observer) -> dict[str, Any]:
         raise StoreError(
             f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
         )
-    steps = steps_to(config.features, features_of(attributes), learned_models.digests(config.store))
+    steps = plan_steps(config.features, specs_of_store(attributes), learned_models.digests(config.store))
     with storage_of(config.store).write_lock(config.store):
         storage_of(config.store).clear_temporary(config.store)  # of a command that was killed
         root = config.store.resolve()
-        made = {"added": make(root, steps, config.workers, config.scheduler, observer, config.device)}
+        made = {"added": run_steps(root, steps, config.workers, config.scheduler, observer, config.device)}
         build_report.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
         storage_of(config.store).clear_temporary(config.store)
     return made
 
 
-def make(
+def run_steps(
     root: StoragePath,
-    steps: Sequence[Step],
+    steps: Sequence[FeatureStep],
     workers: int | None,
     scheduler: str | None,
-    observer: Observer,
+    observer: AddObserver,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Make what is not there, and name each feature in the root once all parts have it. The caller holds the lock.
@@ -131,12 +131,12 @@ def make(
     made, watch = {}, Stopwatch()
     with ExitStack() as stack:
         pools: dict[str, dask_cluster.Executor] = {}
-        for step in watch.each("learn", _learned(root, steps, numbers, observer)):
-            left = _pending(root, step, numbers)
-            _announce(step.spec, seconds, left, observer)
-            on = _device(step.feature, device, scheduler)
+        for step in watch.each("learn", _learn_steps(root, steps, numbers, observer)):
+            left = _parts_without(root, step, numbers)
+            _report_plan(step.spec, seconds, left, observer)
+            on = _device_for(step.feature, device, scheduler)
             if left and on not in pools:
-                pools[on] = stack.enter_context(_workers(len(numbers), workers, scheduler, on, observer))
+                pools[on] = stack.enter_context(_start_workers(len(numbers), workers, scheduler, on, observer))
             pool = pools.get(on)
             tasks = [
                 AddTask(
@@ -151,12 +151,14 @@ def make(
                 for number in left
             ]
             learning = {"learn_seconds": watch.seconds["learn"]} if step.feature.learns else {}
-            made[step.spec.name] = _extract(tasks, pool, observer) | {"parts": len(numbers)} | learning
+            made[step.spec.name] = _run_tasks(tasks, pool, observer) | {"parts": len(numbers)} | learning
             added_arrays.publish(root, step.spec, numbers)
     return made
 
 
-def _learned(root: StoragePath, steps: Sequence[Step], numbers: Sequence[int], observer: Observer) -> Iterator[Step]:
+def _learn_steps(
+    root: StoragePath, steps: Sequence[FeatureStep], numbers: Sequence[int], observer: AddObserver
+) -> Iterator[FeatureStep]:
     """The steps, each with what it learns learned and its spec as that makes it. The parts have what the ones before
     it make by the time that it is asked for.
 
@@ -167,13 +169,13 @@ def _learned(root: StoragePath, steps: Sequence[Step], numbers: Sequence[int], o
     for step in steps:
         feature = step.feature
         known = {**step.specs, **known}
-        model = _model(root, feature, known, numbers, observer) if feature.learns else ""
+        model = _learned_digest(root, feature, known, numbers, observer) if feature.learns else ""
         known[feature.name] = feature.spec(known, model)
-        yield Step(feature=feature, specs=dict(known))
+        yield FeatureStep(feature=feature, specs=dict(known))
 
 
-def _model(
-    root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: Observer
+def _learned_digest(
+    root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: AddObserver
 ) -> str:
     """The digest of what a feature learns; learned now where it was not before."""
     spec, file = feature.spec(specs), learned_models.model_file(feature.name)
@@ -182,11 +184,11 @@ def _model(
         parts = [sealed_part(root, number, specs) for number in numbers]
         return learned_state.write(root, spec, feature.learn(parts, observer.note))
     remedy = f"finish that with the same options, or begin anew by removing {file}, and {feature.name} from all parts"
-    check_same(learned_state.learned_for(root, feature.name), spec, remedy)
+    check_same_recipe(learned_state.learned_for(root, feature.name), spec, remedy)
     return model
 
 
-def _pending(root: StoragePath, step: Step, numbers: Sequence[int]) -> list[int]:
+def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int]) -> list[int]:
     """Parts that have not got the array. Those that have were made from what is there, in the same way."""
 
     def is_there(number: int) -> bool:
@@ -195,7 +197,7 @@ def _pending(root: StoragePath, step: Step, numbers: Sequence[int]) -> list[int]
         if seal is None:
             return False
         remedy = f"finish that with the same options, or begin anew by removing {name} from all parts"
-        check_same(FeatureSpec.from_json(seal), step.spec, remedy)
+        check_same_recipe(FeatureSpec.from_json(seal), step.spec, remedy)
         if seal["inputs"] != added_arrays.input_digests(root, number, step.feature.needs):
             folder = layout.part_path(root, number) / name
             raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
@@ -204,15 +206,15 @@ def _pending(root: StoragePath, step: Step, numbers: Sequence[int]) -> list[int]
     return [number for number, there in zip(numbers, storage_of(root).map(is_there, numbers), strict=True) if not there]
 
 
-def _device(feature: Derived, asked: str, scheduler: str | None) -> str:
+def _device_for(feature: Derived, asked: str, scheduler: str | None) -> str:
     """Where a feature is made: cpu or cuda; on a running cluster also auto, which its workers settle."""
     if not feature.on_gpu or asked == "cpu":
         return "cpu"
     return asked if scheduler else engine.choose("torch", asked).device
 
 
-def _workers(
-    parts: int, asked: int | None, scheduler: str | None, device: str, observer: Observer
+def _start_workers(
+    parts: int, asked: int | None, scheduler: str | None, device: str, observer: AddObserver
 ) -> AbstractContextManager[dask_cluster.Executor]:
     """Workers for so many parts."""
     if not scheduler:
@@ -222,13 +224,13 @@ def _workers(
     return dask_cluster.executor(min(asked or parts, parts), scheduler, device, observer)
 
 
-def _announce(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence[int], observer: Observer) -> None:
+def _report_plan(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence[int], observer: AddObserver) -> None:
     total, to_do = sum(seconds.values()) / 3600, sum(seconds[number] for number in left) / 3600
     observer.note(f"{spec.name} {spec.fingerprint[:6]}")
     observer.planned(len(seconds), len(seconds) - len(left), total, total - to_do)
 
 
-def _extract(tasks: Sequence[AddTask], pool: dask_cluster.Executor | None, observer: Observer) -> dict[str, Any]:
+def _run_tasks(tasks: Sequence[AddTask], pool: dask_cluster.Executor | None, observer: AddObserver) -> dict[str, Any]:
     """Do what is to be done, and give account of it."""
     started, counts = time.perf_counter(), Counter[str]()
     reports: list[AddReport] = []
@@ -236,7 +238,7 @@ def _extract(tasks: Sequence[AddTask], pool: dask_cluster.Executor | None, obser
         reports.append(report)
         counts.update(report.counts)
         observer.part_done(report)
-    return build_report.of(reports, time.perf_counter() - started) | {"counts": dict(counts)}
+    return build_report.summarize(reports, time.perf_counter() - started) | {"counts": dict(counts)}
 
 
 def add_part(task: AddTask, threads: int = 1) -> AddReport:

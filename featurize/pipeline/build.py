@@ -18,10 +18,10 @@ from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.files.source import root_of
 from headrace.featurize.pipeline import add_features, build_report, corpus_growth, store_state
-from headrace.featurize.pipeline.feature_registry import KINDS, chosen, needed
-from headrace.featurize.pipeline.feature_steps import Step, steps_to
-from headrace.featurize.pipeline.part_worker import AnyPartTask, PartReport, PartTask, Recipe, inputs, process_part
-from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_for
+from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features, dependencies
+from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
+from headrace.featurize.pipeline.part_worker import PartReport, PartTask, PartTaskT, Recipe, inputs_digest, process_part
+from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_features_for
 from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
@@ -74,7 +74,7 @@ class BuildConfig:
         Raises:
             UsageError: a name in `features` is none, or what reads a language is not installed.
         """
-        features = (*self.features, *sealed_for(needed(self.derived)))
+        features = (*self.features, *sealed_features_for(dependencies(self.derived)))
         frontends = g2p.versions(self.languages) if "phones" in features else {}
         return Recipe(
             preset=self.preset,
@@ -91,14 +91,14 @@ class BuildConfig:
         Raises:
             UsageError: an option is for a feature that is not made, or cannot be.
         """
-        return chosen([name for name in self.features if name in KINDS], self.options)
+        return create_features([name for name in self.features if name in DERIVED_FEATURES], self.options)
 
     def of(self, utterances: Iterable[Utterance]) -> BuildConfig:
         """The same for these utterances."""
         return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
 
 
-class Observer(dask_cluster.Observer, Protocol):
+class BuildObserver(dask_cluster.WorkerObserver, Protocol):
     """Told what happens, as it happens."""
 
     def scanning(self, utterances: int, rejects: int) -> None: ...
@@ -109,7 +109,7 @@ class Observer(dask_cluster.Observer, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class ScannedCorpus:
     """A corpus as scanned: everything in it is in one list or the other."""
 
     root: StoragePath
@@ -117,7 +117,7 @@ class Corpus:
     rejects: list[Reject]
 
 
-def scan(config: BuildConfig, observer: Observer) -> Corpus:
+def scan(config: BuildConfig, observer: BuildObserver) -> ScannedCorpus:
     """Read what the corpus holds; decode nothing.
 
     Raises:
@@ -145,10 +145,10 @@ def scan(config: BuildConfig, observer: Observer) -> Corpus:
             f"None of the {len(rejects)} utterances of {config.corpus} can be used; the commonest reasons:",
             *(f"{count} x {reason}" for reason, count in reasons),
         )
-    return Corpus(root_of(config.corpus), utterances, rejects)
+    return ScannedCorpus(root_of(config.corpus), utterances, rejects)
 
 
-def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
+def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
     """Cut the corpus into parts of neighbouring lengths. The same corpus gives the same plan on any machine.
 
     Args:
@@ -157,7 +157,7 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
         StoreError: a kept part was made from something that is not in the corpus now.
     """
     recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
-    members, rest = corpus_growth.split(corpus.utterances, config.out, kept, recipe)
+    members, rest = corpus_growth.assign_to_parts(corpus.utterances, config.out, kept, recipe)
     seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
     part_seconds = hours * 3600 if hours else layout.default_part_seconds(float(seconds.sum()))
@@ -171,14 +171,14 @@ def plan(corpus: Corpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[
             corpus=corpus.root,
             store=store,
             utterances=tuple(utterances),
-            inputs=inputs(utterances, recipe),
+            inputs=inputs_digest(utterances, recipe),
             recipe=recipe,
         )
         for number, utterances in sorted(members.items())
     ]
 
 
-def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
+def build(config: BuildConfig, observer: BuildObserver) -> dict[str, Any]:
     """Make or finish a store.
 
     Returns:
@@ -193,33 +193,34 @@ def build(config: BuildConfig, observer: Observer) -> dict[str, Any]:
     """
     started = time.perf_counter()
     derived, _ = config.derived, config.recipe  # what is asked for cannot be: better said before the scan
-    store_state.check_out(config.out)
-    there = store_state.root(config.out)
+    store_state.check_output(config.out)
+    there = store_state.read_root(config.out)
     corpus = scan(config, observer)
     config = config.of(corpus.utterances)
     recipe = config.recipe
     if there:
-        store_state.check_recipe(config.out, there, store_state.attributes_of(recipe))
-    joined = store_state.joined(there)
+        store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
+    joined = store_state.added_specs(there)
     own = {spec.name: spec for spec in recipe.specs}
-    steps = steps_to(derived, own | joined, learned_models.digests(config.out))
-    chosen = corpus_growth.choose(config.out, there["plan"] if there else None, partial(plan, corpus, config))
-    if there and chosen.to_json() != there["plan"]:
+    steps = plan_steps(derived, own | joined, learned_models.digests(config.out))
+    found = there["plan"] if there else None
+    store_plan = corpus_growth.choose_plan(config.out, found, partial(plan_parts, corpus, config))
+    if there and store_plan.to_json() != there["plan"]:
         observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
         left = [name for name in joined if name not in {step.spec.name for step in steps}]
         if left:
             observer.note(f"{', '.join(left)}: the new parts get it by featurize add {config.out} {','.join(left)}")
-    return make(config, corpus, chosen.tasks, process_part, observer, started, steps, chosen.grown)
+    return build_parts(config, corpus, store_plan.tasks, process_part, observer, started, steps, store_plan.grown)
 
 
-def make(
+def build_parts(
     config: BuildConfig,
-    corpus: Corpus,
-    tasks: Sequence[AnyPartTask],
-    process: Callable[[AnyPartTask, int], PartReport],
-    observer: Observer,
+    corpus: ScannedCorpus,
+    tasks: Sequence[PartTaskT],
+    process: Callable[[PartTaskT, int], PartReport],
+    observer: BuildObserver,
     started: float,
-    steps: Sequence[Step] = (),
+    steps: Sequence[FeatureStep] = (),
     grown: corpus_growth.Generations = (),
 ) -> dict[str, Any]:
     """From the plan of a store to the store: what is not sealed yet is made, then the index.
@@ -231,33 +232,35 @@ def make(
         grown: as `grow.Plan` has it.
     """
     with storage_of(config.out).write_lock(config.out):
-        attributes = store_state.attributes_of(tasks[0].recipe) | {"plan": corpus_growth.Plan(tasks, grown).to_json()}
-        store_state.begin(config.out, attributes, tasks)
-        pending = store_state.pending(config.out, tasks)
-        _announce(tasks, pending, observer)
+        attributes = store_state.root_attributes(tasks[0].recipe) | {
+            "plan": corpus_growth.StorePlan(tasks, grown).to_json()
+        }
+        store_state.begin_store(config.out, attributes, tasks)
+        pending = store_state.unsealed_tasks(config.out, tasks)
+        _report_plan(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
-        done |= _extract(pending, process, config, observer, started)
-        if missing := store_state.pending(config.out, tasks):
+        done |= _run_tasks(pending, process, config, observer, started)
+        if missing := store_state.unsealed_tasks(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
         if steps:
-            done["added"] = add_features.make(
+            done["added"] = add_features.run_steps(
                 config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
             )
-        return build_report.close(config.out, corpus.rejects, done, config.preset.spectral)
+        return build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
 
 
-def _announce(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: Observer) -> None:
+def _report_plan(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: BuildObserver) -> None:
     hours = {task.number: sum(utterance.seconds for utterance in task.utterances) / 3600 for task in tasks}
     total = sum(hours.values())
     sealed = total - sum(hours[task.number] for task in pending)
     observer.planned(len(tasks), len(tasks) - len(pending), total, sealed)
 
 
-def _extract(
-    pending: Sequence[AnyPartTask],
-    process: Callable[[AnyPartTask, int], PartReport],
+def _run_tasks(
+    pending: Sequence[PartTaskT],
+    process: Callable[[PartTaskT, int], PartReport],
     config: BuildConfig,
-    observer: Observer,
+    observer: BuildObserver,
     started: float,
 ) -> dict[str, Any]:
     """Do what is to be done, and give account of it."""
@@ -265,18 +268,20 @@ def _extract(
     used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
     if pending:
         index.delete(config.out)
-        with _workers(config, len(pending), observer) as (workers, choice):
+        with _start_workers(config, len(pending), observer) as (workers, choice):
             observer.note(f"engine {choice.engine} on {choice.device}: {choice.reason}")
             recipe = replace(pending[0].recipe, engine=choice.engine, device=choice.device)
             for report in workers.map(process, (replace(task, recipe=recipe) for task in pending)):
                 reports.append(report)
                 observer.part_done(report)
         used = {"engine": choice.engine, "device": choice.device, "reason": choice.reason, "workers": workers.workers}
-    return used | build_report.of(reports, time.perf_counter() - started)
+    return used | build_report.summarize(reports, time.perf_counter() - started)
 
 
 @contextmanager
-def _workers(config: BuildConfig, parts: int, observer: Observer) -> Iterator[tuple[dask_cluster.Executor, Choice]]:
+def _start_workers(
+    config: BuildConfig, parts: int, observer: BuildObserver
+) -> Iterator[tuple[dask_cluster.Executor, Choice]]:
     """Workers for so many parts, and the engine on them: the choice is made where the work is done."""
     if config.scheduler:
         with dask_cluster.executor(0, config.scheduler, config.device, observer) as workers:

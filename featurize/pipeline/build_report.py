@@ -20,7 +20,7 @@ from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import write_error
 
 
-def close(
+def finish_store(
     out: StoragePath, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe
 ) -> dict[str, Any]:
     """Write `index/`, `rejects.jsonl` and `build.json`.
@@ -60,7 +60,7 @@ def write(out: StoragePath, name: str, text: str) -> None:
         raise write_error(error, str(out / name)) from error
 
 
-def of(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:
+def summarize(reports: Sequence[PartReport], seconds: float) -> dict[str, Any]:
     """Parts, hours, rate and seconds by stage of what was built in so many seconds, and with which versions."""
     stages: defaultdict[str, float] = defaultdict(float)
     for report in reports:

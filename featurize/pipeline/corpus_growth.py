@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.featurize.pipeline.part_worker import PartTask, Recipe, inputs
+from headrace.featurize.pipeline.part_worker import PartTask, Recipe, inputs_digest
 from headrace.store import index, layout
 from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import StoreError
@@ -22,7 +22,7 @@ Generations = Sequence[Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StorePlan:
     """All parts of a store, by number, and which were there each time that it began to grow."""
 
     tasks: Sequence[PartTask]
@@ -38,9 +38,9 @@ class Plan:
         }
 
 
-def choose(
+def choose_plan(
     out: StoragePath, found: Mapping[str, Any] | None, cut: Callable[[Sequence[int]], Sequence[PartTask]]
-) -> Plan:
+) -> StorePlan:
     """The plan that the store was begun with, or one more where the corpus grew.
 
     Args:
@@ -53,9 +53,9 @@ def choose(
     grown = found["grown"] if found else []
     kept = layout.expand_ranges(grown[-1]) if grown else []
     if set(kept) <= set(sealed):
-        plan = Plan(cut(kept), grown)
+        plan = StorePlan(cut(kept), grown)
         asked = plan.to_json()
-        if asked == found or not sealed or (found is None and _made(out, sealed, plan.tasks)):
+        if asked == found or not sealed or (found is None and _made_by(out, sealed, plan.tasks)):
             return plan
         if found and asked["utterances"] == found["utterances"]:
             raise StoreError(
@@ -63,16 +63,16 @@ def choose(
                 f"in store:  {found['utterances']} utterances in {found['parts']} parts",
                 f"asked for: {asked['utterances']} utterances in {asked['parts']} parts",
             )
-    return Plan(cut(sealed), [*grown, layout.to_ranges(sealed)])
+    return StorePlan(cut(sealed), [*grown, layout.to_ranges(sealed)])
 
 
-def _made(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
+def _made_by(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
     """Whether these tasks made the parts that are there."""
     made = {task.number: task.inputs for task in tasks}
     return all(made.get(n) == seal["inputs"] for n, seal in zip(sealed, index.read_seals(out, sealed), strict=True))
 
 
-def split(
+def assign_to_parts(
     utterances: Sequence[Utterance], out: StoragePath, kept: Sequence[int], recipe: Recipe
 ) -> tuple[dict[int, list[Utterance]], list[Utterance]]:
     """What each of some sealed parts was made from, in the order in which it was, and all the others.
@@ -93,12 +93,12 @@ def split(
         held.get(part_of.get(utterance.id, -1), rest).append(utterance)
     for number, seal in zip(kept, seals, strict=True):
         held[number].sort(key=lambda utterance: utterance.seconds)
-        if inputs(held[number], recipe) != seal["inputs"]:
-            raise _changed(out, number, seal, held[number], len(utterances))
+        if inputs_digest(held[number], recipe) != seal["inputs"]:
+            raise _changed_error(out, number, seal, held[number], len(utterances))
     return held, rest
 
 
-def _changed(
+def _changed_error(
     out: StoragePath, number: int, seal: Mapping[str, Any], there: Sequence[Utterance], count: int
 ) -> StoreError:
     made_from = seal["utterances"] + len(seal["rejects"])

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from headrace.featurize.features.derived import Part
-from headrace.featurize.pipeline.build import BuildConfig, Corpus
-from headrace.featurize.pipeline.feature_steps import Step, steps_to
+from headrace.featurize.pipeline.build import BuildConfig, ScannedCorpus
+from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
 from headrace.featurize.pipeline.part_rows import PartRows
 from headrace.featurize.pipeline.part_worker import Recipe, extract
 from headrace.featurize.pipeline.stopwatch import Stopwatch
@@ -29,7 +29,7 @@ PHONES_PER_SECOND = 14
 """Of read English speech, for estimating the size of phone features before any text is read."""
 
 
-def survey(corpus: Corpus) -> dict[str, Any]:
+def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
     """Counts, hours and problems of a scanned corpus, as JSON-able values."""
     seconds = np.asarray([u.seconds for u in corpus.utterances])
     kinds = Counter(f"{_suffix(u)} {u.sample_rate / 1000:g} kHz" for u in corpus.utterances)
@@ -52,7 +52,7 @@ def survey(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0) -> dict[str, Any]:
+def estimate(corpus: ScannedCorpus, config: BuildConfig, *, budget_seconds: float = 3.0) -> dict[str, Any]:
     """Size of the store and time to build it, from extracting a spread of utterances in this process.
 
     Args:
@@ -62,14 +62,14 @@ def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0
     """
     choice, config = choose(config.engine, config.device), config.of(corpus.utterances)
     recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
-    steps = steps_to(config.derived, {spec.name: spec for spec in recipe.specs})
+    steps = plan_steps(config.derived, {spec.name: spec for spec in recipe.specs})
     workers = config.workers or capacity(choice.device)[0]
     tried: list[Utterance] = []
     begun = 0.0
 
     def within_budget() -> Iterator[Utterance]:
         nonlocal begun
-        for utterance in _spread(corpus.utterances):
+        for utterance in _pick_spread(corpus.utterances):
             tried.append(utterance)
             yield utterance
             begun = begun or time.perf_counter()  # the first one also pays for imports and dictionaries
@@ -79,7 +79,7 @@ def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0
     rows, rejects = extract(corpus.root, within_budget(), recipe, Stopwatch(), isolated=True)
     spent = time.perf_counter() - begun
     seconds = sum(u.seconds for u in tried)
-    per_second = spent / max(seconds - tried[0].seconds, 1e-3) + _derive(steps, rows) / seconds
+    per_second = spent / max(seconds - tried[0].seconds, 1e-3) + _time_derived(steps, rows) / seconds
     total = sum(u.seconds for u in corpus.utterances)
     return {
         "store_bytes": int(total * bytes_per_second(recipe, steps)),
@@ -92,7 +92,7 @@ def estimate(corpus: Corpus, config: BuildConfig, *, budget_seconds: float = 3.0
     }
 
 
-def _derive(steps: Sequence[Step], rows: PartRows) -> float:
+def _time_derived(steps: Sequence[FeatureStep], rows: PartRows) -> float:
     """Seconds that further features of these rows take."""
     part = rows.part(0, (), "")
     pieces = {
@@ -107,7 +107,7 @@ def _derive(steps: Sequence[Step], rows: PartRows) -> float:
     return time.perf_counter() - begun
 
 
-def bytes_per_second(recipe: Recipe, steps: Sequence[Step]) -> float:
+def bytes_per_second(recipe: Recipe, steps: Sequence[FeatureStep]) -> float:
     """Uncompressed bytes of a store per second of audio."""
     specs = [*recipe.specs, *(step.spec for step in steps)]
     spectral = recipe.preset.spectral
@@ -115,7 +115,7 @@ def bytes_per_second(recipe: Recipe, steps: Sequence[Step]) -> float:
     return sum(rates[s.axis] * np.dtype(s.dtype).itemsize * (s.channels or 1) for s in specs)
 
 
-def _spread(utterances: Sequence[Utterance]) -> list[Utterance]:
+def _pick_spread(utterances: Sequence[Utterance]) -> list[Utterance]:
     """Up to 64 utterances from all over the length distribution, mixed."""
     by_length = sorted(utterances, key=lambda u: u.seconds)
     picks = np.unique(np.linspace(0, len(by_length) - 1, min(64, len(by_length))).astype(int))

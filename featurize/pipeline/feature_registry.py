@@ -1,4 +1,4 @@
-"""The features that `featurize add` can make, by name. One's own is a line in KINDS."""
+"""The features that `featurize add` can make, by name. Your own feature is one more line in DERIVED_FEATURES."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _speaker_vector(*, speaker: Path | None = None) -> Derived:
     return ERes2NetV2(speaker=speaker) if speaker else Resemblyzer()
 
 
-KINDS: dict[str, Callable[..., Derived]] = {
+DERIVED_FEATURES: dict[str, Callable[..., Derived]] = {
     "f0": F0,
     "energy": Energy,
     "align": _align,
@@ -73,11 +73,11 @@ KINDS: dict[str, Callable[..., Derived]] = {
     "speaker_vector": _speaker_vector,
 }
 """What makes each, from the values that its user gave; without any too."""
-_LIKE = {"confidence": ("align", ("ctc", "precision"))}
+_SHARED_OPTIONS = {"confidence": ("align", ("ctc", "precision"))}
 """Features that are heard by the network of another, and the values that they take from it."""
 
 
-def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
+def create_features(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
     """The features of these names, and those that they need and were given options for.
 
     Args:
@@ -85,27 +85,27 @@ def chosen(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tu
     Raises:
         UsageError: a name is none, or an option is for a feature that is not among them.
     """
-    if unknown := [name for name in names if name not in KINDS]:
-        raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(KINDS)}.")
+    if unknown := [name for name in names if name not in DERIVED_FEATURES]:
+        raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(DERIVED_FEATURES)}.")
     given = {name: {key: v for key, v in some.items() if v is not None} for name, some in options.items()}
-    for name, (other, keys) in _LIKE.items():
+    for name, (other, keys) in _SHARED_OPTIONS.items():
         if name in names:
             given[name] = {key: value for key, value in given.get(other, {}).items() if key in keys}
-    made = {name: KINDS[name](**given.get(name, {})) for name in names}
+    made = {name: DERIVED_FEATURES[name](**given.get(name, {})) for name in names}
     for name, some in given.items():
         if some and name not in made:
             if not any(name in feature.needs for feature in made.values()):
                 raise UsageError(f"The {', '.join(some)} of {name} was given, but {name} was not asked for.")
-            made[name] = KINDS[name](**some)
+            made[name] = DERIVED_FEATURES[name](**some)
     return tuple(made.values())
 
 
-def needed(features: Iterable[Derived]) -> set[str]:
+def dependencies(features: Iterable[Derived]) -> set[str]:
     """Names of all that these are made from, by way of others too."""
     asked = {feature.name: feature for feature in features}
     found, left = set[str](), list(asked.values())
     while left:
         new = set(left.pop().needs) - found
         found |= new
-        left += [asked.get(name) or KINDS[name]() for name in new & KINDS.keys()]
+        left += [asked.get(name) or DERIVED_FEATURES[name]() for name in new & DERIVED_FEATURES.keys()]
     return found

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from headrace.featurize.features.derived import Derived
-from headrace.featurize.pipeline.feature_registry import KINDS
+from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.store import learned_models
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.schema import FeatureSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class FeatureStep:
     """One feature, in all parts."""
 
     feature: Derived
@@ -27,14 +27,14 @@ class Step:
         return self.specs[self.feature.name]
 
 
-def features_of(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
+def specs_of_store(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
     """The features that a store's root names."""
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
 
 
-def steps_to(
+def plan_steps(
     features: Sequence[Derived], there: Mapping[str, FeatureSpec], digests: Mapping[str, str] = MappingProxyType({})
-) -> list[Step]:
+) -> list[FeatureStep]:
     """What to make, in order: before each feature whatever it needs and the store has not.
 
     Args:
@@ -46,7 +46,7 @@ def steps_to(
     """
     asked = {feature.name: feature for feature in features}
     known = dict(there)
-    steps: dict[str, Step] = {}
+    steps: dict[str, FeatureStep] = {}
 
     def visit(feature: Derived) -> None:
         for name in feature.needs:
@@ -54,9 +54,9 @@ def steps_to(
                 visit(asked.get(name) or _default(name, feature, known))
         model = there[feature.name].recipe.get(learned_models.MODEL_DIGEST, "") if feature.name in there else ""
         spec = feature.spec(known, digests.get(feature.name, model))
-        check_same(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
+        check_same_recipe(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
         known[spec.name] = spec
-        steps[spec.name] = Step(feature=feature, specs=dict(known))
+        steps[spec.name] = FeatureStep(feature=feature, specs=dict(known))
 
     for feature in asked.values():
         if feature.name not in steps:
@@ -66,15 +66,15 @@ def steps_to(
 
 def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
     """What `feature` needs, as nobody asked for it."""
-    if name in KINDS:
-        return KINDS[name]()
+    if name in DERIVED_FEATURES:
+        return DERIVED_FEATURES[name]()
     raise StoreError(
         f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
         f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
     )
 
 
-def check_same(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
+def check_same_recipe(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
     """
     Raises:
         RecipeMismatch: they differ; its details are all fields, with those that do marked.

@@ -17,7 +17,7 @@ STRINGS = ("id", "speaker", "language", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class UtteranceFeatures:
     """One utterance's features, and its columns of the part."""
 
     utterance: Utterance
@@ -47,7 +47,7 @@ class PartRows:
     def frames(self) -> int:
         return sum(self._columns["frames"])
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: UtteranceFeatures) -> None:
         for name, rows in self._rows.items():
             rows.append(sample.arrays[name])
         for name, column in self._columns.items():

@@ -28,7 +28,7 @@ import torch
 
 from headrace.featurize.audio.decode_pool import decoded
 from headrace.featurize.audio.recording import USUAL, Limits
-from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.phone_rows import add_phones
 from headrace.featurize.pipeline.presets import Preset
 from headrace.featurize.pipeline.stopwatch import Stopwatch
@@ -82,7 +82,7 @@ class PartTask(Task):
         return f"part {self.number:05d} ({self.utterances[0].id} to {self.utterances[-1].id})"
 
 
-AnyPartTask = TypeVar("AnyPartTask", bound=PartTask)
+PartTaskT = TypeVar("PartTaskT", bound=PartTask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +99,16 @@ class PartReport:
     """Of the worker's process meanwhile, all threads: of this part alone where it does one at a time."""
 
 
-_EVERYTHING = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
+_all_fields = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
 
 
-def inputs(utterances: Sequence[Utterance], recipe: Recipe) -> str:
+def inputs_digest(utterances: Sequence[Utterance], recipe: Recipe) -> str:
     """Digest of everything that a part is made from: of the recordings themselves name and size, of the recipe the
     fingerprints of its features, and what reads the part's own languages."""
     languages = recipe.frontends.keys() & {utterance.language for utterance in utterances}
     frontends = {language: recipe.frontends[language] for language in languages}
     fingerprints = [spec.fingerprint for spec in recipe.specs]
-    return digest([[_EVERYTHING(utterance) for utterance in utterances], fingerprints, frontends])
+    return digest([[_all_fields(utterance) for utterance in utterances], fingerprints, frontends])
 
 
 def process_part(task: PartTask, threads: int = 1) -> PartReport:
@@ -120,24 +120,24 @@ def process_part(task: PartTask, threads: int = 1) -> PartReport:
         StoreError: the store cannot be written from here.
         CorpusError: the corpus cannot be read from here.
     """
-    return sealed(
+    return write_sealed(
         task,
         lambda watch: extract(
             task.corpus,
             task.utterances,
             task.recipe,
             watch,
-            frames=frames_of(task),
+            frames=estimate_frames(task),
             isolated=task.attempt > 1,
             threads=threads,
         ),
     )
 
 
-def sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]]) -> PartReport:
+def write_sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]]) -> PartReport:
     """Write and seal what `extracting` makes of a task, and report. Raises as `process_part`."""
-    _check_here(task)
-    _settle()
+    _check_paths(task)
+    _configure_process()
     started = time.process_time()
     watch = Stopwatch()
     rows, rejects = extracting(watch)
@@ -156,7 +156,7 @@ def sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, lis
 
 
 @cache
-def _settle() -> None:
+def _configure_process() -> None:
     """Set what a process that makes parts needs once: one thread, and an allocator that keeps freed memory.
 
     Dask has the allocator of its workers return whatever is freed beyond 64 kB. To ask for it again, zeroed, is a fifth
@@ -174,7 +174,7 @@ def _settle() -> None:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def _check_here(task: PartTask) -> None:
+def _check_paths(task: PartTask) -> None:
     """A worker elsewhere that lacks the shared disk would reject every recording, or build a store of its own."""
     check_store(task.store)
     if isinstance(task.corpus, Path) and not task.corpus.is_dir():
@@ -216,18 +216,22 @@ def extract(
     rate, level = recipe.preset.spectral.sample_rate, recipe.preset.level
     waves = decoded(corpus, utterances, rate, level, isolated=isolated, threads=threads, limits=recipe.limits)
     if recipe.device == "cuda":
-        waves = _begun(waves)
+        waves = _first_decoded(waves)
     samples = _samples(corpus, waves, recipe, watch, rejects)
-    return filled(samples, recipe, watch, rejects, frames), rejects
+    return fill_rows(samples, recipe, watch, rejects, frames), rejects
 
 
-def filled(
-    samples: Iterator[tuple[Sample, np.ndarray]], recipe: Recipe, watch: Stopwatch, rejects: list[Reject], frames: int
+def fill_rows(
+    samples: Iterator[tuple[UtteranceFeatures, np.ndarray]],
+    recipe: Recipe,
+    watch: Stopwatch,
+    rejects: list[Reject],
+    frames: int,
 ) -> PartRows:
     """Samples, each with its wave, as rows of a part of about so many frames, with spectra where the recipe asks for
     any. Those that come to nothing join the rejects."""
     rows = PartRows(recipe.specs, frames)
-    with _DEVICE if recipe.device == "cuda" else nullcontext():
+    with _DEVICE_LOCK if recipe.device == "cuda" else nullcontext():
         for sample, made in _with_spectra(samples, recipe, watch):
             if isinstance(made, Rejected):
                 rejects.append(Reject(sample.utterance.id, made.stage, made.reason))
@@ -239,18 +243,18 @@ def filled(
     return rows
 
 
-_DEVICE = threading.Lock()
+_DEVICE_LOCK = threading.Lock()
 """Of two parts at a time in a worker on a GPU one has the device, while the one before it is written."""
 
 
-def _begun(waves: Iterator[Item]) -> Iterator[Item]:
+def _first_decoded(waves: Iterator[Item]) -> Iterator[Item]:
     """The same; the first is decoded already, and others by the threads that work ahead."""
     return itertools.chain([next(waves)], waves)
 
 
 def _with_spectra(
-    samples: Iterator[tuple[Sample, np.ndarray]], recipe: Recipe, watch: Stopwatch
-) -> Iterator[tuple[Sample, Any]]:
+    samples: Iterator[tuple[UtteranceFeatures, np.ndarray]], recipe: Recipe, watch: Stopwatch
+) -> Iterator[tuple[UtteranceFeatures, Any]]:
     """Samples with what an engine makes of their waves, or with these where no spectrum is asked for."""
     if not recipe.features & {"mel", "mfcc"}:
         return samples
@@ -258,7 +262,7 @@ def _with_spectra(
     return watch.each("spectral", spectra)
 
 
-def frames_of(task: PartTask) -> int:
+def estimate_frames(task: PartTask) -> int:
     """As many as there will be, by the headers, or a few more."""
     spectral = task.recipe.preset.spectral
     return sum(int(u.seconds * spectral.sample_rate) // spectral.hop + 1 for u in task.utterances)
@@ -270,13 +274,13 @@ def _samples(
     recipe: Recipe,
     watch: Stopwatch,
     rejects: list[Reject],
-) -> Iterator[tuple[Sample, np.ndarray]]:
+) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
     """What can be made without a spectrum, with the wave that the spectrum is of, (T * hop,) int16."""
     for utterance, wave in watch.each("decode", waves):
         try:
             if isinstance(wave, Rejected):
                 raise wave
-            sample = sample_of(utterance, wave, recipe.preset.spectral)
+            sample = make_features(utterance, wave, recipe.preset.spectral)
             if "phones" in recipe.features:
                 with watch("text"):
                     add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
@@ -287,12 +291,12 @@ def _samples(
             del sample, wave
 
 
-def sample_of(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> Sample:
+def make_features(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> UtteranceFeatures:
     frames, dropped = divmod(len(wave), spectral.hop)
     if frames < spectral.min_frames:
         needed = spectral.min_frames * spectral.hop / spectral.sample_rate
         raise Rejected("features", f"{len(wave) / spectral.sample_rate:.3f} s is too short: {needed:.3f} s are needed")
-    return Sample(
+    return UtteranceFeatures(
         utterance=utterance,
         arrays={"wave": wave[: frames * spectral.hop].reshape(frames, spectral.hop)},
         columns={"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0},

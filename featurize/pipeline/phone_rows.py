@@ -9,14 +9,14 @@ import numpy as np
 from headrace.featurize.alignment import intervals
 from headrace.featurize.alignment.words import phone_word
 from headrace.featurize.corpus import alignment_files
-from headrace.featurize.pipeline.part_rows import Sample
+from headrace.featurize.pipeline.part_rows import UtteranceFeatures
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import g2p, symbols
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
 
-def add_phones(corpus: StoragePath, sample: Sample, spectral: SpectralRecipe, table: str) -> None:
+def add_phones(corpus: StoragePath, sample: UtteranceFeatures, spectral: SpectralRecipe, table: str) -> None:
     """Symbols of the alignment with their times where there is one of phones, else untimed ones.
 
     Args:
@@ -33,13 +33,13 @@ def add_phones(corpus: StoragePath, sample: Sample, spectral: SpectralRecipe, ta
         ids, words = symbols.ids(names, table, "align"), phone_word(found.words, ends, utterance.text)
         end, durations = intervals.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
     else:
-        ids, words = _spoken(utterance, table)
+        ids, words = _phones_of_text(utterance, table)
         end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
     sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
     sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))
 
 
-def _spoken(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
+def _phones_of_text(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids of the phones, and at which character of the text each's begins; -1 where nobody knows."""
     if utterance.phones:
         ids = symbols.ids(utterance.phones.split(), table)

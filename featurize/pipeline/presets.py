@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from headrace.featurize.audio.decode import Level
-from headrace.featurize.pipeline.feature_registry import KINDS
+from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
 from headrace.featurize.text.languages.frontend import PHONE_WORD
 from headrace.featurize.text.symbols import DEFAULT
@@ -77,7 +77,7 @@ PRESETS = {
 }
 
 
-def named(name: str) -> Preset:
+def get_preset(name: str) -> Preset:
     """
     Raises:
         UsageError: there is no such preset.
@@ -100,18 +100,18 @@ def read_recipe(path: Path) -> Preset:
     except ValueError as error:
         raise UsageError(f"The recipe {path} is not TOML: {error}.") from error
     try:
-        return _own(given)
+        return _parse_recipe(given)
     except (ValueError, UsageError) as error:
         raise UsageError(f"The recipe {path}: {error}") from error
 
 
-def _own(given: dict[str, Any]) -> Preset:
+def _parse_recipe(given: dict[str, Any]) -> Preset:
     """Raises ValueError where `given` is no recipe."""
     types = {field.name: str(field.type) for field in fields(SpectralRecipe)} | {"level": "str"}
     unknown = [key for key in given if key not in types and key != "extends"]
     if unknown:
         raise ValueError(f"{unknown[0]} is no key of a recipe; there are extends, {', '.join(types)}")
-    base = named(_typed("extends", given.pop("extends"), "str")).recipe if "extends" in given else {}
+    base = get_preset(_typed("extends", given.pop("extends"), "str")).recipe if "extends" in given else {}
     values = base | {key: _typed(key, value, types[key]) for key, value in given.items()}
     missing = [key for key in types if key not in values]
     if missing:
@@ -144,15 +144,19 @@ def _typed(key: str, value: Any, kind: str) -> Any:
     return float(value) if kind == "float" else value
 
 
-FEATURES = ("wave", "mel", "mfcc", "phones")
+SEALED_FEATURES = ("wave", "mel", "mfcc", "phones")
 """What parts are sealed with."""
-OF_PHONES = ("phones", "phone_end", "phone_frames", "phone_word")
+PHONE_ARRAYS = ("phones", "phone_end", "phone_frames", "phone_word")
 """What `phones` brings along: its times, and the characters that it belongs to."""
 
 
-def sealed_for(needed: Collection[str]) -> list[str]:
+def sealed_features_for(needed: Collection[str]) -> list[str]:
     """Those of FEATURES that have these among them."""
-    return [name for name in FEATURES if name in needed or (name == "phones" and not set(OF_PHONES).isdisjoint(needed))]
+    return [
+        name
+        for name in SEALED_FEATURES
+        if name in needed or (name == "phones" and not set(PHONE_ARRAYS).isdisjoint(needed))
+    ]
 
 
 def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT) -> tuple[FeatureSpec, ...]:
@@ -163,7 +167,7 @@ def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAUL
     Raises:
         UsageError: a name that is no feature.
     """
-    known = (*FEATURES, *KINDS)
+    known = (*SEALED_FEATURES, *DERIVED_FEATURES)
     unknown = [name for name in features if name not in known]
     if unknown or not features:
         raise UsageError(f"--features has {', '.join(unknown) or 'no name'}; choose from {', '.join(known)}.")
@@ -185,7 +189,7 @@ def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAUL
             _spec("phone_word", "phones", "int16", None, PHONE_WORD),
         ],
     }
-    return tuple(spec for name in FEATURES if name in features for spec in specs[name])
+    return tuple(spec for name in SEALED_FEATURES if name in features for spec in specs[name])
 
 
 def _spec(name: str, axis: Any, dtype: str, channels: int | None, recipe: Mapping[str, Any]) -> FeatureSpec:

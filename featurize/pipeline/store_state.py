@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.featurize.pipeline.part_worker import AnyPartTask, Recipe
+from headrace.featurize.pipeline.part_worker import PartTaskT, Recipe
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from headrace.store.integrity import checksummed_metadata
@@ -15,11 +15,11 @@ from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import create_store
 
-BEGUN = {".lock", "parts", "tmp"}
+UNFINISHED_NAMES = {".lock", "parts", "tmp"}
 """What a build that was killed early leaves without a store's `zarr.json`."""
 
 
-def check_out(out: StoragePath) -> None:
+def check_output(out: StoragePath) -> None:
     """
     Raises:
         UsageError: there is something else.
@@ -29,11 +29,15 @@ def check_out(out: StoragePath) -> None:
     storage_of(out).check_access(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder for the store.")
-    if set(storage_of(out).list_names(out)) - BEGUN and root(out) is None and not layout.sealed_parts(out):
+    if (
+        set(storage_of(out).list_names(out)) - UNFINISHED_NAMES
+        and read_root(out) is None
+        and not layout.sealed_parts(out)
+    ):
         raise UsageError(f"--out {out} holds other things and is no store; name a new or an empty folder.")
 
 
-def root(out: StoragePath) -> dict[str, Any] | None:
+def read_root(out: StoragePath) -> dict[str, Any] | None:
     """Root attributes of the store that is there. None where none is begun, and where they are damaged: then they are
     made anew for the parts that are there."""
     try:
@@ -43,7 +47,7 @@ def root(out: StoragePath) -> dict[str, Any] | None:
     return read_attributes(out)
 
 
-def attributes_of(recipe: Recipe) -> dict[str, Any]:
+def root_attributes(recipe: Recipe) -> dict[str, Any]:
     """Root attributes of the store, but for its plan. Equal ones mean that a build goes on where another stopped."""
     spectral = recipe.preset.spectral
     return {
@@ -57,7 +61,7 @@ def attributes_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartTask]) -> None:
+def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[PartTaskT]) -> None:
     """Create the store, let it grow, or see that the one that is there is this one.
 
     Raises:
@@ -65,9 +69,9 @@ def begin(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[AnyPartT
         StoreError: it was begun with another corpus.
     """
     storage_of(out).clear_temporary(out)  # of a build that was killed
-    there = root(out)
+    there = read_root(out)
     if there is None:
-        pending(out, tasks)
+        unsealed_tasks(out, tasks)
         create_store(out, attributes)
         return
     check_recipe(out, there, attributes)
@@ -110,7 +114,7 @@ def _check_frontends(out: StoragePath, found: Mapping[str, str], asked: Mapping[
             )
 
 
-def joined(there: Mapping[str, Any] | None) -> dict[str, FeatureSpec]:
+def added_specs(there: Mapping[str, Any] | None) -> dict[str, FeatureSpec]:
     """The features that joined a store of these root attributes."""
     features = there["features"] if there else ()
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in features if "seals" in spec}
@@ -123,7 +127,7 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-def pending(out: StoragePath, tasks: Sequence[AnyPartTask]) -> list[AnyPartTask]:
+def unsealed_tasks(out: StoragePath, tasks: Sequence[PartTaskT]) -> list[PartTaskT]:
     """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes.
 
     Raises:

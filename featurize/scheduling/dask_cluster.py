@@ -23,13 +23,13 @@ from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
-from headrace.featurize.scheduling.gpus import gpus
-from headrace.featurize.scheduling.task_queue import AnyTask, Work
+from headrace.featurize.scheduling.gpus import visible_gpus
+from headrace.featurize.scheduling.task_queue import TaskQueue, TaskT
 from headrace.store.errors import HeadraceError, UsageError
 
 WORKER_BYTES = 3 << 29
 """Memory that one worker may come to use: 1.5 GiB."""
-AHEAD = 16
+TASKS_AHEAD = 16
 """Tasks that wait on a running cluster beyond those being worked on: an adaptive one grows by the work that waits. Not
 all of them wait there, since they carry the corpus' texts."""
 GPU_SHARE = 0.5
@@ -41,7 +41,7 @@ START_SECONDS = 300.0
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
 
-class Observer(Protocol):
+class WorkerObserver(Protocol):
     """Told what happens, as it happens."""
 
     def note(self, line: str) -> None: ...
@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 def capacity(device: str) -> tuple[int, str]:
     """How many workers this machine takes, and why."""
     if device == "cuda":
-        return len(gpus()), "one per GPU"
+        return len(visible_gpus()), "one per GPU"
     from dask.system import CPU_COUNT  # of the affinity mask and of the control group
     from distributed.system import MEMORY_LIMIT
 
@@ -66,7 +66,7 @@ def capacity(device: str) -> tuple[int, str]:
 class Executor:
     """Applies functions to tasks on the workers of a Dask client, as they come and go."""
 
-    def __init__(self, client: Any, device: str, observer: Observer, *, ahead: int) -> None:
+    def __init__(self, client: Any, device: str, observer: WorkerObserver, *, ahead: int) -> None:
         self.device = device
         """`cpu` or `cuda`."""
         self.workers = 0
@@ -75,7 +75,7 @@ class Executor:
         self._present, self._slots, self._looked = -1, 0, -POLL_SECONDS
         self._look()
 
-    def map(self, function: Callable[[AnyTask, int], Result], tasks: Iterable[AnyTask]) -> Iterator[Result]:
+    def map(self, function: Callable[[TaskT, int], Result], tasks: Iterable[TaskT]) -> Iterator[Result]:
         """Results as they come, in any order.
 
         Args:
@@ -87,7 +87,7 @@ class Executor:
         """
         from distributed import KilledWorker
 
-        work, done = Work(tasks), queue.SimpleQueue[Any]()
+        work, done = TaskQueue(tasks), queue.SimpleQueue[Any]()
         while self._start(function, work, done):
             try:
                 future = done.get(timeout=POLL_SECONDS)
@@ -107,11 +107,11 @@ class Executor:
                 yield result
         work.check()
 
-    def _start(self, function: Callable[..., Any], work: Work[AnyTask], done: queue.SimpleQueue[Any]) -> bool:
+    def _start(self, function: Callable[..., Any], work: TaskQueue[TaskT], done: queue.SimpleQueue[Any]) -> bool:
         """Submit as many tasks as there is room for. Returns whether any is running now."""
         self._look()
         for task in work.take(max(1, self._slots) + self._ahead):
-            future = self._submit(function.__name__, _do, self.device, function, task)
+            future = self._submit(function.__name__, _run_task, self.device, function, task)
             work.running[future.key] = task
             future.add_done_callback(done.put)
         return bool(work.running)
@@ -146,7 +146,7 @@ class Executor:
         if now - self._looked < POLL_SECONDS:
             return
         self._looked = now
-        places = [_places(worker, self.device) for worker in _workers(self._client)]
+        places = [_task_slots(worker, self.device) for worker in _workers(self._client)]
         self._slots, present = sum(places), sum(map(bool, places))
         if present != self._present:
             self._present, self.workers = present, max(self.workers, present)
@@ -157,10 +157,10 @@ def _workers(client: Any) -> list[dict[str, Any]]:
     try:
         return list(client.scheduler_info(n_workers=-1)["workers"].values())
     except OSError as error:
-        raise _lost() from error
+        raise _scheduler_lost() from error
 
 
-def _places(worker: dict[str, Any], device: str) -> int:
+def _task_slots(worker: dict[str, Any], device: str) -> int:
     """Tasks that a worker does at a time."""
     if worker["status"] != "running":
         return 0
@@ -187,7 +187,7 @@ def _bootstrap() -> Callable[[str, bytes], Any]:
     return call
 
 
-def _do(device: str, function: Callable[[AnyTask, int], Result], task: AnyTask) -> Result:
+def _run_task(device: str, function: Callable[[TaskT, int], Result], task: TaskT) -> Result:
     """One task, on a worker. The threads of a worker on a GPU decode for its device; elsewhere each does tasks."""
     from distributed import get_worker
 
@@ -199,17 +199,17 @@ def _result(future: Any, timeout: float | None = None) -> Any:
     try:
         return future.result(timeout)
     except CancelledError as error:
-        raise _lost() from error
+        raise _scheduler_lost() from error
     except ImportError as error:
         raise HeadraceError(f"A worker on {error}: install the same on all workers as here.") from error
 
 
-def _lost() -> HeadraceError:
+def _scheduler_lost() -> HeadraceError:
     return HeadraceError("The Dask scheduler went away. What is sealed stays; run the same command again to go on.")
 
 
 @contextmanager
-def executor(workers: int, scheduler: str | None, device: str, observer: Observer) -> Iterator[Executor]:
+def executor(workers: int, scheduler: str | None, device: str, observer: WorkerObserver) -> Iterator[Executor]:
     """Workers for the time of a `with` block.
 
     Args:
@@ -220,7 +220,7 @@ def executor(workers: int, scheduler: str | None, device: str, observer: Observe
         HeadraceError: nothing answers at `scheduler`, it has no worker for START_SECONDS, or none with a GPU where
             there must be one.
     """
-    with _sigint_held():
+    with _sigint_deferred():
         import dask
         from distributed import Client
         from distributed.utils import silence_logging_cmgr
@@ -229,15 +229,15 @@ def executor(workers: int, scheduler: str | None, device: str, observer: Observe
     large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
     with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
         if scheduler is None:
-            with _sigint_held():
+            with _sigint_deferred():
                 client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
         else:
             client = stack.enter_context(_running_cluster(scheduler))
-            Executor(client, "cpu", observer, ahead=AHEAD).ask(os.getpid)  # waits for the first worker
-            device = _offered(client, device)
+            Executor(client, "cpu", observer, ahead=TASKS_AHEAD).ask(os.getpid)  # waits for the first worker
+            device = _device_of_cluster(client, device)
         if find_spec("bokeh"):
             observer.note(f"dashboard {client.dashboard_link}")
-        yield Executor(client, device, observer, ahead=AHEAD if scheduler else 0)
+        yield Executor(client, device, observer, ahead=TASKS_AHEAD if scheduler else 0)
 
 
 def _local_cluster(workers: int, device: str) -> Any:
@@ -249,7 +249,7 @@ def _local_cluster(workers: int, device: str) -> Any:
     common = here | {"memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL, "preload": [__name__]}
     each: list[dict[str, Any]] = [{"nthreads": 1, "env": _ONE_THREAD}] * workers
     if device == "cuda":
-        devices = gpus()[:workers]
+        devices = visible_gpus()[:workers]
         on_gpu = {"nthreads": max(2, CPU_COUNT // len(devices)), "resources": {"GPU": 1}}
         each = [on_gpu | {"env": _ONE_THREAD | {"CUDA_VISIBLE_DEVICES": name}} for name in devices]
     # No allowed failures: the death of a worker is told at once, and the task's next attempt knows of it.
@@ -271,7 +271,7 @@ def dask_setup(worker: Any) -> None:
 
 
 @contextmanager
-def _sigint_held() -> Iterator[None]:
+def _sigint_deferred() -> Iterator[None]:
     """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
     begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this, not
     while some library is imported that would catch whatever it is interrupted by."""
@@ -302,7 +302,7 @@ def _running_cluster(scheduler: str) -> Any:
         raise HeadraceError(f"No Dask scheduler answers at {scheduler} ({error}): check --scheduler.") from error
 
 
-def _offered(client: Any, device: str) -> str:
+def _device_of_cluster(client: Any, device: str) -> str:
     """The device of a running cluster's workers."""
     offered = any(worker["resources"].get("GPU") for worker in _workers(client))
     if device == "cuda" and not offered:

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 from headrace.store.errors import HeadraceError
 
-MOST_ERRORS = 3
+MAX_ERRORS = 3
 """A task that raises so many errors is given up."""
-MOST_DEATHS = 12
+MAX_WORKER_DEATHS = 12
 """A task whose workers die so many times is given up. Machines are taken away and processes are killed through no fault
 of the task they are at; one that kills its workers by itself costs so many restarts and no more."""
 
@@ -25,21 +25,21 @@ class Task:
     """One more than the workers that died over it."""
 
 
-AnyTask = TypeVar("AnyTask", bound=Task)
+TaskT = TypeVar("TaskT", bound=Task)
 
 
-class Work(Generic[AnyTask]):
+class TaskQueue(Generic[TaskT]):
     """What is to be done, by whoever runs it."""
 
-    def __init__(self, tasks: Iterable[AnyTask]) -> None:
-        self.running: dict[str, AnyTask] = {}
+    def __init__(self, tasks: Iterable[TaskT]) -> None:
+        self.running: dict[str, TaskT] = {}
         """By whatever key their runner knows them."""
         self._waiting = iter(tasks)
-        self._again: deque[AnyTask] = deque()
+        self._again: deque[TaskT] = deque()
         self._errors: Counter[str] = Counter()
         self._given_up: list[str] = []
 
-    def take(self, most: int) -> Iterator[AnyTask]:
+    def take(self, most: int) -> Iterator[TaskT]:
         """Tasks to run, as long as fewer than `most` are running."""
         while len(self.running) < most:
             task = self._again.popleft() if self._again else next(self._waiting, None)
@@ -47,20 +47,20 @@ class Work(Generic[AnyTask]):
                 return
             yield task
 
-    def died(self, task: AnyTask) -> None:
+    def died(self, task: TaskT) -> None:
         """Its worker did, with it."""
-        if task.attempt < MOST_DEATHS:
+        if task.attempt < MAX_WORKER_DEATHS:
             self._again.append(replace(task, attempt=task.attempt + 1))
         else:
             self._given_up.append(f"{task}: its worker died {task.attempt} times: out of memory?")
 
-    def failed(self, task: AnyTask, error: Exception) -> None:
+    def failed(self, task: TaskT, error: Exception) -> None:
         """It raised something that another try may not."""
         self._errors[str(task)] += 1
-        if self._errors[str(task)] < MOST_ERRORS:
+        if self._errors[str(task)] < MAX_ERRORS:
             self._again.append(task)
         else:
-            self._given_up.append(f"{task}: {_described(error)}")
+            self._given_up.append(f"{task}: {_describe(error)}")
 
     def check(self) -> None:
         """
@@ -74,7 +74,7 @@ class Work(Generic[AnyTask]):
             )
 
 
-def _described(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """Type, text and place, in one line."""
     place, at = "", error.__traceback__
     while at is not None:

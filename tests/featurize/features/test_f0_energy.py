@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headrace.featurize.features.derived import F0, Energy, Part, in_pieces
-from headrace.featurize.pipeline.feature_registry import KINDS
+from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, window
 from headrace.store.errors import StoreError, UsageError
@@ -170,7 +170,7 @@ def test_energy_is_that_of_the_trainers_spectrogram_and_grows_with_the_amplitude
 @pytest.mark.parametrize("name", ["f0", "energy"])
 def test_the_fingerprint_tells_what_the_numbers_come_from(name: str) -> None:
     def fingerprint(preset: str) -> str:
-        return KINDS[name]().spec(part(preset=PRESETS[preset]).specs).fingerprint
+        return DERIVED_FEATURES[name]().spec(part(preset=PRESETS[preset]).specs).fingerprint
 
     assert fingerprint("gpt-sovits-v2") == fingerprint("gpt-sovits-v2") != fingerprint("whisper-16k")
 

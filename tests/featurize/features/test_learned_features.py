@@ -68,7 +68,7 @@ class Tokens(Derived):
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (Loudest, Halves, Tokens):
-        monkeypatch.setitem(feature_registry.KINDS, kind.name, kind)
+        monkeypatch.setitem(feature_registry.DERIVED_FEATURES, kind.name, kind)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_every_utterance_has_what_was_added(plain: Path, added: Path) -> None:
         wave = opened.read("wave", number)
         for name in ("f0", "energy"):
             of = Part(opened.features, {"wave": [wave]}.__getitem__)
-            assert np.array_equal(opened.read(name, number), next(feature_registry.KINDS[name]().rows(of)))
+            assert np.array_equal(opened.read(name, number), next(feature_registry.DERIVED_FEATURES[name]().rows(of)))
             assert len(opened.read(name, number)) == opened.frames[number]
     assert abs(np.median(opened.read("f0", 19)) - 290) < 1, "the tone of utterance 19"
     account = json.loads((added / "add.json").read_text())["added"]
@@ -309,7 +309,7 @@ class Busiest(Derived):
 
 def test_a_feature_of_ones_own_and_what_it_needs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in (crossings(), Busiest):
-        monkeypatch.setitem(feature_registry.KINDS, kind.name, kind)
+        monkeypatch.setitem(feature_registry.DERIVED_FEATURES, kind.name, kind)
     assert add(root, "busiest,f0", "--f0-floor", 60).exit_code == 0
     opened = store.open(root)
     assert list(opened.features)[-3:] == ["crossings", "f0", "busiest"] and not list(verify(root))
@@ -392,4 +392,4 @@ def test_a_part_reads_like_its_store(added: Path) -> None:
     for name in ("wave", "phones", "f0"):
         rows = list(part.utterances(name))
         assert len(rows) == 5 and all(np.array_equal(row, opened.read(name, 5 + n)) for n, row in enumerate(rows))
-    assert isinstance(feature_registry.chosen(["f0"], {})[0], F0)
+    assert isinstance(feature_registry.create_features(["f0"], {})[0], F0)

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from headrace.featurize.audio import decode
-from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs, named, read_recipe
+from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs, get_preset, read_recipe
 from headrace.featurize.spectral.dsp import Spectral
 from headrace.store.errors import UsageError
 from headrace.store.schema import Utterance
@@ -108,4 +108,4 @@ def test_a_recipe_that_cannot_be_read_is_a_usage_mistake(tmp_path: Path) -> None
         with pytest.raises(UsageError, match=path.name):
             read_recipe(path)
     with pytest.raises(UsageError, match="no preset 'v9'"):
-        named("v9")
+        get_preset("v9")

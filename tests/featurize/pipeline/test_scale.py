@@ -20,9 +20,9 @@ from headrace import store
 from headrace.cli.progress import BuildProgress
 from headrace.featurize.pipeline import build
 from headrace.featurize.pipeline.build import BuildConfig
-from headrace.featurize.pipeline.part_rows import PartRows, Sample
+from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.part_worker import process_part
-from headrace.featurize.pipeline.presets import named
+from headrace.featurize.pipeline.presets import get_preset
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Spectra
 from headrace.store.schema import FeatureSpec, Utterance
@@ -50,7 +50,7 @@ def test_a_part_is_in_order_of_length_however_its_utterances_come() -> None:
     for number, (frames, phones) in enumerate([(5, 2), (3, 0), (5, 7), (1, 1)]):
         arrays = {"mel": np.full((frames, 3), number, "float16"), "phones": np.full(phones, number, "int16")}
         columns = {"frames": frames, "samples_dropped": 0, "phones_n": phones, "aligned": 0}
-        rows.add(Sample(utterance=utterance(str(number)), arrays=arrays, columns=columns))
+        rows.add(UtteranceFeatures(utterance=utterance(str(number)), arrays=arrays, columns=columns))
     part = rows.part(7, (), "inputs")
     assert part.strings["id"] == ["3", "1", "0", "2"] and part.lengths["frames"].tolist() == [1, 3, 5, 5]
     assert part.arrays["mel"][:, 0].tolist() == [3, *[1] * 3, *[0] * 5, *[2] * 5]
@@ -63,7 +63,9 @@ class Slow:
     def __init__(self) -> None:
         self.at_work = self.most = 0
 
-    def spectra(self, waves: Iterable[tuple[Sample, np.ndarray]]) -> Iterator[tuple[Sample, Spectra]]:
+    def spectra(
+        self, waves: Iterable[tuple[UtteranceFeatures, np.ndarray]]
+    ) -> Iterator[tuple[UtteranceFeatures, Spectra]]:
         self.at_work += 1
         self.most = max(self.most, self.at_work)
         for key, wave in waves:
@@ -79,11 +81,11 @@ def test_of_two_parts_in_a_process_one_has_the_device(tmp_path: Path, monkeypatc
     config = BuildConfig(
         corpus=make_tree(tmp_path / "corpus", 12),
         out=tmp_path / "S",
-        preset=named("gpt-sovits-v2"),
+        preset=get_preset("gpt-sovits-v2"),
         features=("mel",),
         part_hours=0.001,
     )
-    tasks = build.plan(build.scan(config, BuildProgress(quiet=True)), config)
+    tasks = build.plan_parts(build.scan(config, BuildProgress(quiet=True)), config)
     create_store(config.out, {})
     on_device = [replace(task, recipe=replace(task.recipe, device="cuda")) for task in tasks]
     with ThreadPoolExecutor(2) as pool:
@@ -161,13 +163,13 @@ import json, sys, time
 from pathlib import Path
 from headrace.cli.progress import BuildProgress
 from headrace.featurize.pipeline import build
-from headrace.featurize.pipeline.presets import named
-config = build.BuildConfig(corpus=Path(sys.argv[1]), out=Path("STORE"), preset=named("gpt-sovits-v2"),
+from headrace.featurize.pipeline.presets import get_preset
+config = build.BuildConfig(corpus=Path(sys.argv[1]), out=Path("STORE"), preset=get_preset("gpt-sovits-v2"),
                            features=("wave", "mel", "mfcc", "phones"))
 begun = time.perf_counter()
 found = build.scan(config, BuildProgress(quiet=True))
 scanned, begun_plan = time.perf_counter(), time.process_time()
-tasks = build.plan(found, config)
+tasks = build.plan_parts(found, config)
 planned = time.process_time()
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps({"utterances": len(found.utterances), "parts": len(tasks), "scan_s": scanned - begun,

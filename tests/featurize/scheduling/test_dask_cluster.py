@@ -21,7 +21,7 @@ from distributed import LocalCluster
 
 from headrace.featurize.scheduling import dask_cluster, gpus
 from headrace.featurize.scheduling.dask_cluster import executor
-from headrace.featurize.scheduling.task_queue import MOST_DEATHS, MOST_ERRORS, Task, Work
+from headrace.featurize.scheduling.task_queue import MAX_ERRORS, MAX_WORKER_DEATHS, Task, TaskQueue
 from headrace.store.errors import HeadraceError, StoreError, UsageError
 from tests.helpers.commands import build, part_bytes
 from tests.helpers.corpora import make_tree
@@ -118,14 +118,14 @@ def test_a_task_that_fails_by_itself_is_tried_thrice_and_reported_at_the_end(tmp
     done: list[int] = []
     with executor(0, running, "cpu", Quiet()) as workers, pytest.raises(HeadraceError, match="1 parts could") as caught:
         done.extend(workers.map(stumble, numbers(6, tmp_path)))
-    assert sorted(done) == [0, 1, 2, 4, 5] and len(list(tmp_path.iterdir())) == MOST_ERRORS
+    assert sorted(done) == [0, 1, 2, 4, 5] and len(list(tmp_path.iterdir())) == MAX_ERRORS
     (detail,) = caught.value.details
     assert detail.startswith("number 3: ValueError: three is too many (test_cluster.py:")
 
 
 def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_is() -> None:
-    work = Work(numbers(1))
-    for death in range(MOST_DEATHS):
+    work = TaskQueue(numbers(1))
+    for death in range(MAX_WORKER_DEATHS):
         (task,) = itertools.islice(work.take(1), 1)
         assert task.attempt == death + 1
         work.died(task)
@@ -157,13 +157,13 @@ def test_a_worker_that_lacks_what_is_needed_is_told_so(
 
 
 def test_gpu_devices_are_counted_by_uuid_and_their_instances_instead_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpus.listed(NVIDIA_SMI) == [
+    assert gpus.parse_gpu_list(NVIDIA_SMI) == [
         "GPU-5a2b0e3c-5c0f-4f0e-8f59-000000000000",
         "MIG-c7a2c1a4-0000-5b5c-9f5b-000000000000",
         "MIG-c7a2c1a4-1111-5b5c-9f5b-111111111111",
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-7")
-    assert gpus.gpus() == ["2", "MIG-7"] and dask_cluster.capacity("cuda")[0] == 2
+    assert gpus.visible_gpus() == ["2", "MIG-7"] and dask_cluster.capacity("cuda")[0] == 2
 
 
 def test_each_device_has_one_worker_and_two_tasks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_ctrl_c_is_not_lost_to_a_library_that_catches_everything() -> None:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt), dask_cluster._sigint_held(), contextlib.suppress(BaseException):
+    with pytest.raises(KeyboardInterrupt), dask_cluster._sigint_deferred(), contextlib.suppress(BaseException):
         go.set()
         assert gone.wait(10)
     thread.join()
