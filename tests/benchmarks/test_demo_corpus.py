@@ -133,7 +133,7 @@ def test_intervals_tile_the_speech() -> None:
         assert tiled[0].start == 0 and tiled[-1].stop == stop
         assert all(a.stop == b.start for a, b in pairwise(tiled))
         assert all(interval.stop > interval.start for interval in tiled)
-        assert [interval for interval in tiled if interval.label] == intervals
+        assert [interval for interval in tiled if interval.label] == found
 
 
 def test_sentences_are_many() -> None:

@@ -120,7 +120,7 @@ def test_a_task_that_fails_by_itself_is_tried_thrice_and_reported_at_the_end(tmp
         done.extend(workers.map(stumble, numbers(6, tmp_path)))
     assert sorted(done) == [0, 1, 2, 4, 5] and len(list(tmp_path.iterdir())) == MAX_ERRORS
     (detail,) = caught.value.details
-    assert detail.startswith("number 3: ValueError: three is too many (test_cluster.py:")
+    assert detail.startswith("number 3: ValueError: three is too many (test_dask_cluster.py:")
 
 
 def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_is() -> None:
