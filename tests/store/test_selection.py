@@ -61,6 +61,7 @@ def matching(where: str) -> list[int]:
         ("frames - 2 * 250 + 1 > 0", [2, 3]),
         ("frames / aligned < 100", [0]),
         ("True", [0, 1, 2, 3]),
+        ("duration < 9.99e299", [0, 1, 2, 3]),
         (" duration\n  < 2 ", [0]),
     ],
 )
@@ -110,7 +111,10 @@ def test_a_condition_means_what_it_means_in_python(where):
         ("duration = 3", "this is not a condition", 9),
         ("duration <", "this is not a condition", None),
         ("duration is 3", "a number is compared by ==, !=, <, <=, >, >= and in", 12),
+        ("duration < 3\0", "this is no condition", 13),
         ("duration < 1e400", "neither a number nor a text", 11),
+        ("duration < 1e300", "neither a number nor a text", 11),
+        ("duration < 3j", "neither a number nor a text", 11),
         ("None", "neither a number nor a text", 0),
     ],
 )
