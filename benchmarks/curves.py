@@ -33,7 +33,7 @@ from headrace.train.config import RunConfig
 from headrace.train.models.layers import length_mask
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.monitoring import metrics
-from headrace.train.monitoring.observer import Audience
+from headrace.train.monitoring.observer import CompositeObserver
 from headrace.train.trainer import loop
 
 FIRST, LAST = 20, 50
@@ -49,9 +49,9 @@ def curve(data: Path, out: Path, stage: str, precision: str, steps: int, device:
         max_steps=steps, checkpoint_every=50, validate_every=50,
     )  # fmt: skip
     if not Checkpoints(out / "checkpoints").steps():
-        loop.start(config, Audience())
+        loop.start(config, CompositeObserver())
     elif Checkpoints(out / "checkpoints").steps()[-1] < steps:
-        loop.resume(out, {"max_steps": steps}, Audience())
+        loop.resume(out, {"max_steps": steps}, CompositeObserver())
     return [record for record in metrics.read(out / "metrics.jsonl") if record["step"] <= steps]
 
 

@@ -28,13 +28,13 @@ import json, resource, sys
 from pathlib import Path
 from headrace.train.config import RunConfig
 from headrace.train.measure.forecast import forecast
-from headrace.train.monitoring.observer import Audience
+from headrace.train.monitoring.observer import CompositeObserver
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 options, before = json.loads(sys.argv[1]), peak()
-found = forecast(RunConfig.from_options(out=Path("RUN"), device="cpu", **options), 1, Audience())
+found = forecast(RunConfig.from_options(out=Path("RUN"), device="cpu", **options), 1, CompositeObserver())
 print(json.dumps({"state": found["state_gib"], "step": found["step_gib"], "bytes": peak() - before}))
 """
 HEAD = ("run", "weights and optimiser, GiB", "step, GiB", f"told: both, the step x {SPARE}", "process, GiB", "to told")

@@ -30,7 +30,7 @@ from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position
 from headrace.train.models.presets import PRESETS
 from headrace.train.monitoring import metrics
-from headrace.train.monitoring.observer import Audience
+from headrace.train.monitoring.observer import CompositeObserver
 from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import pack_stage
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
@@ -38,7 +38,7 @@ from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import Stage
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
-from headrace.train.trainer.setup import make_ready
+from headrace.train.trainer.setup import set_up
 
 WINDOW = 20
 """Steps that losses are averaged over."""
@@ -50,17 +50,17 @@ UTTERANCES, FRAMES = 2, 400
 
 def drift(config: RunConfig, steps: int) -> dict[str, Any]:
     """Both ways, step by step."""
-    ways = [make_ready(config.with_options(activations_8bit=packed), Audience()) for packed in (False, True)]
+    ways = [set_up(config.with_options(activations_8bit=packed), CompositeObserver()) for packed in (False, True)]
     shown = ways[0].stage.shown[0]
     losses, seconds = np.zeros((2, steps)), np.zeros((2, steps))
     states = [torch.get_rng_state()] * 2
     with ways[0].stream(Position.start()) as stream:
         for step in range(steps):
             batches = [next(stream) for _ in range(ways[0].stage.optim.accumulate)]
-            for way, ready in enumerate(ways):
+            for way, setup in enumerate(ways):
                 torch.set_rng_state(states[way])
                 begun = time.process_time()
-                losses[way, step] = metrics.to_floats(ready.stage.step(batches))[shown]
+                losses[way, step] = metrics.to_floats(setup.stage.step(batches))[shown]
                 seconds[way, step] = time.process_time() - begun
                 states[way] = torch.get_rng_state()
     means = losses.reshape(2, -1, WINDOW).mean(2)

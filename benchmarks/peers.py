@@ -33,7 +33,8 @@ from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.writer import Part, create_store, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
-from headrace.train.data.stream import Stream, StreamConfig, read_batch
+from headrace.train.data.batch_reader import read_batch
+from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.measure.page_cache import disk_rate, evict, files_of, sync, warm_up
 
 PEERS: dict[str, Peer] = {

@@ -15,7 +15,7 @@ from headrace.store.units import format_duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from headrace.train.monitoring.evaluation_samples import Heard
+    from headrace.train.monitoring.evaluation_samples import Sample
 
 RECENT = 20
 """Steps that rates are averaged over."""
@@ -31,7 +31,7 @@ class TrainProgress:
         self._quiet = quiet
         self._live: Any = None
         self._last: int | None = None
-        self._shown: Sequence[str] = ()
+        self._tracked: Sequence[str] = ()
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._validation: dict[str, Any] | None = None
         self._first = self._left_out = 0
@@ -44,12 +44,12 @@ class TrainProgress:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         if not self._quiet:
             output.log(line)
 
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        self._first, self._last, self._shown = step, last, shown
+    def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
+        self._first, self._last, self._tracked = step, last_step, tracked
         if not self._quiet and output.console().is_terminal:
             from rich.live import Live
 
@@ -59,15 +59,15 @@ class TrainProgress:
     def recorded(self, record: dict[str, Any]) -> None:
         if record["split"] == "validation":
             self._validation = record
-            self.say(f"step {record['step']}: validation {self._terms(record)}{_opinion(record)}")
+            self.log(f"step {record['step']}: validation {self._terms(record)}{_opinion(record)}")
             return
         self._recent.append(record)
         self._left_out += bool(record["skipped"])
         if self._live is None and time.monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = time.monotonic()
-            self.say(self._line())
+            self.log(self._line())
 
-    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+    def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
         pass
 
     def _line(self) -> str:
@@ -97,7 +97,7 @@ class TrainProgress:
         newest = self._recent[-1]
         table = Table.grid(padding=(0, 2))
         table.add_row("step", f"{self._place()}, epoch {newest['epoch']}{_after(self._eta())}")
-        for name in self._shown:
+        for name in self._tracked:
             table.add_row(output.metric_label(name), self._course(newest, name))
         table.add_row("losses", _listed(newest, "loss_"))
         table.add_row("gradients", f"{_listed(newest, 'grad_norm')}, learning rate {newest['lr']:.3g}")
@@ -115,7 +115,7 @@ class TrainProgress:
         return f"{self._recent[-1]['step']:,}" + (f" of {self._last:,}" if self._last else "")
 
     def _terms(self, record: dict[str, Any]) -> str:
-        return ", ".join(f"{output.metric_label(name)} {_number(record[name])}" for name in self._shown)
+        return ", ".join(f"{output.metric_label(name)} {_number(record[name])}" for name in self._tracked)
 
     def _course(self, newest: dict[str, Any], name: str) -> str:
         held = self._validation

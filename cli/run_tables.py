@@ -16,7 +16,7 @@ def print_run(summary: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_row("run", summary["run"])
     table.add_row("trained", f"{summary['steps']} steps, in epoch {summary['epochs']}")
-    for name in summary["shown"]:
+    for name in summary["tracked_metrics"]:
         table.add_row(output.metric_label(name), _course(summary, name))
     if summary["skipped"]:
         table.add_row("left out", f"{summary['skipped']} updates whose gradients were not finite")

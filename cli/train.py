@@ -175,8 +175,11 @@ def export(run: Path, out: Path) -> None:
 )
 @device_option
 @output.handle_errors
-def sample(**options: Any) -> None:
+def sample(out: Path, **options: Any) -> None:
     """Speak a text in the voice of a recording, or of an utterance of a store."""
-    from headrace.train.inference.synthesis import Saying, speak
+    from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 
-    output.log(speak(Saying(**options)))
+    speech = synthesize_speech(SynthesisRequest(**options))
+    speech.write(out)
+    rating = f", DNSMOS {speech.scores['mos']:.2f}" if speech.scores else ""
+    output.log(f"{out}: {speech.seconds:.2f} s, {len(speech.codes)} codes{rating}")

@@ -17,7 +17,7 @@ from headrace.store import index, layout
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.writer import Compression, Part, create_store, write_part
-from headrace.train.monitoring.evaluation_samples import Heard
+from headrace.train.monitoring.evaluation_samples import Sample
 
 PRESET = PRESETS["gpt-sovits-v2"]
 FRAMES = (20, 24, 30, 33, 34, 40, 41, 45, 50, 52, 60, 61, 64, 70, 75, 80, 81, 90, 96, 100)
@@ -139,17 +139,17 @@ class Silent:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.records: list[dict[str, Any]] = []
-        self.spoken: dict[int, list[Heard]] = {}
+        self.spoken: dict[int, list[Sample]] = {}
         self.begun: tuple[int, int | None, tuple[str, ...]] | None = None
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.said.append(line)
 
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        self.begun = (step, last, tuple(shown))
+    def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
+        self.begun = (step, last_step, tuple(tracked))
 
     def recorded(self, record: dict[str, Any]) -> None:
         self.records.append(record)
 
-    def heard(self, step: int, heard: Sequence[Heard]) -> None:
-        self.spoken[step] = list(heard)
+    def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
+        self.spoken[step] = list(samples)

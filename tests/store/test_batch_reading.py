@@ -31,7 +31,8 @@ from headrace.store.reader import Store
 from headrace.store.storage.local import LocalStorage
 from headrace.store.writer import Compression, create_store, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
-from headrace.train.data.stream import Stream, StreamConfig, read_batch
+from headrace.train.data.batch_reader import read_batch
+from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers import training_store
 from tests.store.test_write_and_read import ATTRIBUTES, SPECS, make_part
 
@@ -98,7 +99,7 @@ def test_a_batch_of_neighbours_of_one_length_is_a_view(mapped: Store) -> None:
 
 def test_a_stream_of_neighbours_hands_out_views(mapped: Store) -> None:
     """Where they are of one length; all others are copied."""
-    alike, config = np.array([1, 2, 3, 6, 7]), StreamConfig(max_utterances=3, neighbours=True)
+    alike, config = np.array([1, 2, 3, 6, 7]), StreamConfig(max_utterances=3, adjacent_batches=True)
     with pytest.warns(UserWarning, match="not writable"), Stream(mapped, ("mel",), alike, config) as stream:
         batches = [next(stream) for _ in range(12)]
     shared = [np.shares_memory(b["mel"].numpy(), mapped.read("mel", int(b.numbers[0]))) for b in batches]
@@ -145,7 +146,7 @@ def test_a_ragged_batch_becomes_the_padded_one(corpus: Store) -> None:
     moved = ragged.to("cpu")
     assert not moved.ragged and all(torch.equal(moved[name], padded[name]) for name in features)
     for which in (slice(1, 3), np.array([3, 0]), np.array([True, False, False, True])):
-        some, same = ragged.take(which), padded.take(which)
+        some, same = ragged.select(which), padded.select(which)
         assert all(torch.equal(some[name], same[name]) for name in features)
 
 
@@ -215,7 +216,7 @@ def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, mo
     monkeypatch.setattr(LocalStorage, "read_ranges", counting)
     counts = {}
     for together in (1, 16):
-        opened, config = store.open(tmp_path / "STORE"), StreamConfig(batch_frames=1600, together=together)
+        opened, config = store.open(tmp_path / "STORE"), StreamConfig(batch_frames=1600, chunk_locality=together)
         fetched.clear()
         with Stream(opened, ("mel",), np.arange(len(opened)), config) as stream:
             while stream.position.epoch == 0:
@@ -234,7 +235,7 @@ def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, mo
 )
 def test_steps_keep_together_and_none_is_lost(lengths: list[int], together: int, world: int, seed: int) -> None:
     frames, world = np.array(lengths), min(world, len(lengths))
-    plan = plan_epoch(frames, Position.start(world), batch_frames=4000, seed=seed, together=together)
+    plan = plan_epoch(frames, Position.start(world), batch_frames=4000, seed=seed, chunk_locality=together)
     assert sorted(plan.turns.ravel()) == list(range(len(plan.bounds) - 1))
     step = plan.turns[:, 0] // world
     jumps = np.count_nonzero(np.abs(np.diff(step)) >= together)

@@ -20,7 +20,7 @@ from headrace.store.schema import FeatureSpec
 from headrace.store.selection import select
 from headrace.train.config import DataConfig, RunConfig
 from headrace.train.data.balance import copies, repetitions
-from headrace.train.data.training_data import open_data
+from headrace.train.data.training_data import open_training_data
 from headrace.train.trainer import loop
 from tests.helpers.training_store import FRAMES, Silent, build
 
@@ -172,7 +172,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def test_a_selection_says_what_is_out_and_why(corpus):
-    data = open_data(corpus, lambda _: {}, DataConfig(where="frames < 80 and id != 'utt3' and 'la' in text"))
+    data = open_training_data(corpus, lambda _: {}, DataConfig(where="frames < 80 and id != 'utt3' and 'la' in text"))
     kept = [n for n, frames in enumerate(FRAMES) if frames < 80 and n != 3]
     assert sorted([*data.training, *data.validation]) == kept
     told = data.to_json()
@@ -209,7 +209,7 @@ def test_a_feature_of_one_number_an_utterance_is_a_column(tmp_path):
 
 def test_nothing_selected_is_an_error(corpus):
     with pytest.raises(UsageError, match="meets the condition") as caught:
-        open_data(corpus, lambda _: {}, DataConfig(where="frames > 1000 and aligned"))
+        open_training_data(corpus, lambda _: {}, DataConfig(where="frames > 1000 and aligned"))
     assert caught.value.details == (
         "not frames > 1000: 20 utterances (0.4 min)",
         "not aligned: 0 utterances (0.0 min)",

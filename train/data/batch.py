@@ -1,4 +1,4 @@
-"""What the stream hands to a model: named padded tensors and the true lengths.
+"""Batches as a model reads them: named padded tensors, and the true lengths.
 
 Shapes: B utterances, T frames of the longest, P phones of the longest.
 """
@@ -20,7 +20,7 @@ from headrace.train.data.batch_plan import Position
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ragged:
-    """A feature on its way to a device: utterances one after the other, to be padded there."""
+    """A feature that is padded on the device: rows of the utterances one after the other."""
 
     rows: Tensor
     """(sum of lengths, *row_shape)."""
@@ -29,8 +29,8 @@ class Ragged:
     longest: int
     """Rows to pad to."""
 
-    def take(self, which: np.ndarray | slice) -> Ragged:
-        """Some of its utterances; those of a slice share its memory."""
+    def select(self, which: np.ndarray | slice) -> Ragged:
+        """Return some of its utterances; those of a slice share its memory."""
         ends = np.cumsum(self.lengths)
         lengths, starts = self.lengths[which], (ends - self.lengths)[which]
         if isinstance(which, slice):
@@ -41,7 +41,7 @@ class Ragged:
         return replace(self, rows=rows, lengths=lengths)
 
     def padded(self, device: torch.device | str) -> Tensor:
-        """(B, longest, *row_shape) on a device, without waiting for it."""
+        """Return (B, longest, *row_shape) on a device, without synchronising with it."""
         rows = self.rows.to(device, non_blocking=True)
         lengths = torch.from_numpy(self.lengths).to(device, non_blocking=True)[:, None]
         places = torch.arange(self.longest, device=device)
@@ -67,8 +67,8 @@ class Batch:
     """(B,) int64, where a feature on the token axis was read."""
     ragged: Mapping[str, Ragged] = field(default_factory=dict)
     """Features that are not padded yet: `to` makes tensors of them."""
-    place: Position | None = None
-    """Where the epoch goes on after it, where a `BatchDataset` gave it."""
+    position: Position | None = None
+    """Position after this batch, where a `BatchDataset` yielded it."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -83,11 +83,11 @@ class Batch:
 
     @property
     def padding(self) -> float:
-        """Share of padded frames, 0 to 1. Ask before `to`: on a device it waits for it."""
+        """Share of padded frames, 0 to 1. Read it on the host: on a device it synchronises."""
         return 1 - float(self.frames.sum()) / (len(self) * int(self.frames.max()))
 
-    def take(self, rows: np.ndarray | slice) -> Batch:
-        """Some of its utterances, padded as they are; those of a slice share its memory."""
+    def select(self, rows: np.ndarray | slice) -> Batch:
+        """Return some of its utterances, padded as they are; those of a slice share its memory."""
         return replace(
             self,
             numbers=self.numbers[rows],
@@ -95,17 +95,17 @@ class Batch:
             phones_n=self.phones_n[rows],
             tokens_n=None if self.tokens_n is None else self.tokens_n[rows],
             tensors={name: tensor[rows] for name, tensor in self.tensors.items()},
-            ragged={name: ragged.take(rows) for name, ragged in self.ragged.items()},
+            ragged={name: ragged.select(rows) for name, ragged in self.ragged.items()},
         )
 
-    def cut(self, count: int) -> list[Batch]:
-        """At most `count` pieces of equal size, but for one utterance more or less."""
+    def split(self, count: int) -> list[Batch]:
+        """Split into at most `count` batches whose sizes differ by one utterance at most."""
         pieces = min(count, len(self))
         bounds = [len(self) * piece // pieces for piece in range(pieces + 1)]
-        return [self.take(slice(start, stop)) for start, stop in pairwise(bounds)] if pieces > 1 else [self]
+        return [self.select(slice(start, stop)) for start, stop in pairwise(bounds)] if pieces > 1 else [self]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device, all of it padded; from page-locked memory the copy runs beside the host."""
+        """Return the batch on a device, all of it padded; from page-locked memory the copy is asynchronous."""
         padded = {name: ragged.padded(device) for name, ragged in self.ragged.items()}
         return replace(
             self,
@@ -118,7 +118,11 @@ class Batch:
 
 
 def amounts(batches: Sequence[Batch]) -> dict[str, Any]:
-    """frames, utterances and share of padding of an update, over all ranks. Of batches of the host."""
+    """Return frames, utterances and share of padding of an update, over all ranks.
+
+    Args:
+        batches: of this rank, on the host.
+    """
     counts = [[int(b.frames.sum()), len(b), len(b) * int(b.frames.max())] for b in batches]
     frames, utterances, padded = distributed.total(torch.tensor(counts).sum(0)).tolist()
     return {"frames": frames, "utterances": utterances, "padding": 1 - frames / padded}

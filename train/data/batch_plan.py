@@ -1,6 +1,6 @@
-"""The epoch as integers: which utterances form a batch, and which batch goes to which rank at which step.
+"""The plan of an epoch: which utterances form a batch, and which batch goes to which rank at which step.
 
-Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, no I/O. Held by tests:
+Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, no I/O. Tests check that:
 
 - over all ranks of an epoch every utterance comes exactly once, for any world size up to the number of utterances;
 - every rank has the same number of steps, and the batches of one step are of similar length, so no rank waits long;
@@ -32,7 +32,7 @@ VALIDATION_MOST = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """A place between two steps of a run. Plain integers, so that a checkpoint holds it as JSON."""
+    """A position between two steps of a run. Plain integers, so that a checkpoint holds it as JSON."""
 
     epoch: int
     history: tuple[tuple[int, int], ...]
@@ -48,8 +48,8 @@ class Position:
         """Done in the stretch under way."""
         return self.history[-1][1]
 
-    def on(self, world: int) -> Position:
-        """The same place for a run on `world` ranks: goes on with the last stretch, or begins another."""
+    def for_world(self, world: int) -> Position:
+        """Return this position for a run on `world` ranks: in the last stretch, or at the beginning of another."""
         done = [stretch for stretch in self.history if stretch[1]]
         if not done or done[-1][0] != world:
             done.append((world, 0))
@@ -90,12 +90,12 @@ class Plan:
         return self.turns.shape[1]
 
     def batch(self, step: int, rank: int) -> np.ndarray:
-        """(B,) int64, ascending: the utterances of one rank at one step."""
+        """Return (B,) int64, ascending: the utterances of one rank at one step."""
         batch = self.turns[step, rank]
         return np.sort(self.order[self.bounds[batch] : self.bounds[batch + 1]])
 
-    def rest(self, steps: int) -> np.ndarray:
-        """(R,) int64, ascending: the utterances that remain after that many steps of all ranks."""
+    def remaining(self, steps: int) -> np.ndarray:
+        """Return (R,) int64, ascending: the utterances that remain after that many steps of all ranks."""
         remains = np.ones(len(self.bounds) - 1, bool)
         remains[self.turns[:steps]] = False
         return np.sort(self.order[np.repeat(remains, np.diff(self.bounds))])
@@ -109,23 +109,20 @@ def plan_epoch(
     seed: int,
     max_utterances: int | None = None,
     padding: float = PADDING,
-    together: int = 1,
-    neighbours: bool = False,
+    chunk_locality: int = 1,
+    adjacent_batches: bool = False,
 ) -> Plan:
-    """Plan the epoch that `position` is in, or the part of it that remained at the last change of the world size.
+    """Plan the epoch of `position`, or the part of it that remained at the last change of the world size.
 
     Args:
         lengths: (N,) frames of each utterance, at least 1.
-        batch_frames: most padded frames of a batch: its utterances times the longest of them; None for no limit. A
-            longer utterance is a batch of its own. Where fewer utterances are left than would fill a step with such
-            batches, the shortest are joined and exceed it.
+        position: `position.steps` steps of the plan are done.
+        batch_frames, max_utterances, padding, chunk_locality, adjacent_batches: as in `StreamConfig`. A longer
+            utterance is a batch of its own. Where fewer utterances are left than would fill a step, the shortest
+            batches are joined and exceed the limits.
         seed: not negative.
-        max_utterances: most utterances of a batch; None for no limit.
-        padding: share of padded frames up to which utterances are shuffled, 0 to 1.
-        together: steps of similar length that come one after the other; 1 for any order.
-        neighbours: batches of neighbours by length, not shuffled; only where they begin changes between epochs.
     Returns:
-        The plan; `position.steps` of its steps are done.
+        The plan, from its first step.
     Raises:
         UsageError: fewer utterances are left than there are ranks, or a batch has neither limit.
     """
@@ -143,20 +140,28 @@ def plan_epoch(
                 f"{len(left)} utterances are left of epoch {position.epoch} and cannot be dealt to {world} ranks: "
                 f"use {max(len(left), 1)} or fewer until the next epoch."
             )
-        if neighbours:
-            order = left[np.argsort(lengths[left], kind="stable")]
-            first_share = random_of(seed, stretch, position.epoch, 4).random()
-        else:
-            order, first_share = left[shuffled(lengths[left], limits, position.epoch, (seed, stretch))], 1.0
-        bounds = _dealt(cut(lengths[order], limits, first_share), world)
+        order, bounds = _batches(lengths, left, limits, (seed, stretch), position.epoch, adjacent_batches)
+        bounds = _fit_to_ranks(bounds, world)
         turns = np.arange(len(bounds) - 1).reshape(-1, world)
-        plan = Plan(order, bounds, turns[_in_groups(len(turns), together, random_of(seed, stretch, position.epoch, 2))])
-        left = plan.rest(steps)
+        random = random_of(seed, stretch, position.epoch, 2)
+        plan = Plan(order, bounds, turns[_shuffled_steps(len(turns), chunk_locality, random)])
+        left = plan.remaining(steps)
     return plan
 
 
+def _batches(
+    lengths: np.ndarray, left: np.ndarray, limits: Limits, seed: tuple[int, int], epoch: int, adjacent: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the utterances that are left in the order of batches, and the bounds of these batches."""
+    if adjacent:
+        order = left[np.argsort(lengths[left], kind="stable")]
+        return order, cut(lengths[order], limits, random_of(*seed, epoch, 4).random())
+    order = left[shuffled(lengths[left], limits, epoch, seed)]
+    return order, cut(lengths[order], limits)
+
+
 def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None) -> float:
-    """Share of padded frames over all batches of a plan, 0 to 1.
+    """Return the share of padded frames over all batches of a plan, 0 to 1.
 
     Args:
         lengths: (N,) true frames.
@@ -166,14 +171,14 @@ def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None
     return 1 - int(lengths.sum(dtype=np.int64)) / int((longest * np.diff(plan.bounds)).sum())
 
 
-def _in_groups(steps: int, together: int, random: np.random.Generator) -> np.ndarray:
-    """(S,) int64: all steps, shuffled in groups of neighbours that begin anywhere, and the groups shuffled."""
-    turn = np.argsort(random.permutation((steps + 2 * together - 2) // together))  # of each group
-    group = (np.arange(steps) + random.integers(together)) // together
+def _shuffled_steps(steps: int, group_size: int, random: np.random.Generator) -> np.ndarray:
+    """Return (S,) int64: all steps, shuffled within groups of adjacent ones, and the groups shuffled."""
+    turn = np.argsort(random.permutation((steps + 2 * group_size - 2) // group_size))  # of each group
+    group = (np.arange(steps) + random.integers(group_size)) // group_size
     return np.lexsort((random.random(steps), turn[group]))
 
 
-def _dealt(bounds: np.ndarray, world: int) -> np.ndarray:
+def _fit_to_ranks(bounds: np.ndarray, world: int) -> np.ndarray:
     """Make the number of batches a multiple of the world size; nothing is dropped or repeated.
 
     The batches at the short end that do not fill a step are split until they do. Where they are too few utterances for

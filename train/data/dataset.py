@@ -1,4 +1,4 @@
-"""The stream for a training loop of one's own: a plain PyTorch dataset whose place can be saved and restored.
+"""A PyTorch dataset of batches for training loops of your own. Its position can be saved and restored.
 
 dataset = BatchDataset(store.open("STORE"), ("wave", "phones"), StreamConfig(batch_frames=9600))
 loader = torch.utils.data.DataLoader(dataset, batch_size=None)
@@ -25,15 +25,17 @@ from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
 
 READ_AHEAD = ("prefetch", "threads")
-"""Settings that change nothing in what comes."""
+"""Settings that do not change the batches."""
+FORMER_NAMES = {"together": "chunk_locality", "neighbours": "adjacent_batches"}
+"""Names of settings in states that were saved before they were renamed."""
 
 
 class BatchDataset(IterableDataset[Batch]):
-    """Iterating once over it yields an epoch, or what is left of one, in whole batches.
+    """Yields the batches of an epoch, or of what is left of it, each time that it is iterated over.
 
-    `state_dict` tells which batch comes next; a dataset that is given it goes on there, on any number of ranks.
-    Reading ahead is done by threads here: a DataLoader around it takes `batch_size=None` and `num_workers=0`. Each rank
-    makes its own, with its rank and the world size; nothing else may divide the batches between ranks.
+    `state_dict` says which batch comes next; a dataset that loads it continues there, on any number of ranks.
+    Threads of this dataset read ahead: a DataLoader around it takes `batch_size=None` and `num_workers=0`. Each rank
+    makes its own dataset, with its rank and the world size; nothing else may divide batches between ranks.
     """
 
     def __init__(
@@ -87,25 +89,24 @@ class BatchDataset(IterableDataset[Batch]):
             while stream.position.epoch == epoch:
                 batch = next(stream)
                 self._position = stream.position
-                yield replace(batch, place=self._position)
+                yield replace(batch, position=self._position)
 
     def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
-        """JSON: the place, and what it is a place in.
+        """Return the position as JSON, and what identifies the dataset.
 
         Args:
-            after: one of its batches, the last that was trained on; None for the last that was handed out, which some
-                loops are ahead of the training with.
+            after: the last batch that was trained on; None for the last that was yielded, which may be ahead of it.
         """
-        place = self._position if after is None or after.place is None else after.place
-        return {"position": place.to_json(), "of": self._identity()}
+        position = self._position if after is None or after.position is None else after.position
+        return {"position": position.to_json(), "of": self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the dataset stood that gave this state. Takes effect with the next iteration.
+        """Continue where the dataset of this state was. Takes effect with the next iteration.
 
         Raises:
             RunError: that one had another store, other utterances or other settings; the details name each.
         """
-        own, saved = self._identity(), state["of"]
+        own, saved = self._identity(), {FORMER_NAMES.get(name, name): value for name, value in state["of"].items()}
         differing = [name for name in own if saved.get(name) != own[name]]
         if differing:
             raise RunError(
@@ -115,7 +116,7 @@ class BatchDataset(IterableDataset[Batch]):
         self._position = Position.from_json(state["position"])
 
     def _identity(self) -> dict[str, Any]:
-        """All that decides which utterances are in which batch."""
+        """Return all that decides which utterances are in which batch."""
         settings = {name: value for name, value in asdict(self._config).items() if name not in READ_AHEAD}
         repeated = np.empty(0) if self._repeated is None else self._repeated
         return {

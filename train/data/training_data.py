@@ -29,7 +29,7 @@ ADDED = frozenset({"content", "semantic", "bert", "speaker_vector"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
+class TrainingData:
     store: Store
     training: np.ndarray
     """(N,) int64: utterances to train on, ascending."""
@@ -58,11 +58,11 @@ class Data:
         }
 
 
-def open_data(
+def open_training_data(
     path: StoragePath,
     needed: Callable[[Store], Requirements],
     config: DataConfig,
-) -> Data:
+) -> TrainingData:
     """Open a store for training, check it against what the model reads, and select and split its utterances.
 
     Args:
@@ -89,10 +89,12 @@ def open_data(
     repeated = None
     if config.balance:
         repeated = repetitions(groups[config.balance][training], store.frames[training], config.balance_strength)
-    return Data(store=store, training=training, validation=selected[held], selection=selection, repeated=repeated)
+    return TrainingData(
+        store=store, training=training, validation=selected[held], selection=selection, repeated=repeated
+    )
 
 
-def check_same(store: Store, trained_on: str, features: Iterable[str]) -> None:
+def check_same_store(store: Store, trained_on: str, features: Iterable[str]) -> None:
     """
     Args:
         trained_on: `fingerprint_of` these features, of the store that a run was trained on.

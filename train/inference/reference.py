@@ -1,4 +1,4 @@
-"""What `train sample` speaks like: a recording, or an utterance of a store with all that is known of it."""
+"""References of speech synthesis: from a recording, or from an utterance of a store."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
-NOTHING = torch.zeros(0, dtype=torch.int64)
+EMPTY = torch.zeros(0, dtype=torch.int64)
 
 
-def of_recording(
+def reference_from_recording(
     path: Path, text: str | None, language: str, codes: str | None, speaker: Path | None, model: SovitsConfig
 ) -> Reference:
-    """
+    """Make a reference of a recording.
+
     Args:
-        text: what is said in it; with `codes`, its content codes, the beginning that the decoder goes on from.
-        speaker: file of its speaker vector.
-        model: of the generator.
+        text: its transcript; with `codes`, the prompt that the GPT continues from.
+        codes: its semantic codes, whole numbers between spaces.
+        speaker: an .npy file with its speaker vector.
+        model: sizes of the SoVITS generator.
     Raises:
-        UsageError: text without codes, or the other way round, or what cannot be read of them.
+        UsageError: text without codes or codes without text, or one of them is invalid.
         CorpusError: it is no recording.
     """
     if (text is None) != (codes is None):
@@ -47,17 +49,19 @@ def of_recording(
     recipe = SpectralRecipe()
     return Reference(
         spec=Spectral(recipe).magnitude(_wave(path, recipe)).mT,
-        phones=NOTHING if text is None else phones_of(text, language, model.symbols),
-        codes=NOTHING if codes is None else codes_of(codes, model.codebook_size),
-        speaker=None if speaker is None else _speaker(matrix_of(speaker, "--speaker-vector"), model, str(speaker)),
+        phones=EMPTY if text is None else text_to_phones(text, language, model.symbols),
+        codes=EMPTY if codes is None else parse_codes(codes, model.codebook_size),
+        speaker=None if speaker is None else _speaker(load_matrix(speaker, "--speaker-vector"), model, str(speaker)),
     )
 
 
-def of_store(place: StoragePath, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
-    """
+def reference_from_store(place: StoragePath, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
+    """Make a reference of an utterance of a store.
+
     Args:
-        name: id of an utterance, or its number.
-        prompt: whether its phones and codes begin what is said, where the store has them.
+        name: id of the utterance, or its number.
+        model: sizes of the SoVITS generator.
+        prompt: whether the GPT continues from its phones and codes, where the store has them.
     Raises:
         StoreError: there is no such utterance, or the store has no recordings, or no speaker vector that is needed.
     """
@@ -68,27 +72,29 @@ def of_store(place: StoragePath, name: str, model: SovitsConfig, *, prompt: bool
     def rows(feature: str) -> torch.Tensor:
         return torch.from_numpy(np.array(store.read(feature, number)))
 
-    begun = prompt and {"phones", "semantic"} <= store.features.keys()
+    prompted = prompt and {"phones", "semantic"} <= store.features.keys()
     wave_S = rows("wave").flatten().float() / 32768
     return Reference(
         spec=Spectral(recipe).magnitude(wave_S).mT,
-        phones=rows("phones").long() if begun else NOTHING,
-        codes=rows("semantic").long()[: int(store.frames[number]) // 2] if begun else NOTHING,
-        bert=rows("bert").float() if begun and "bert" in store.features else None,
+        phones=rows("phones").long() if prompted else EMPTY,
+        codes=rows("semantic").long()[: int(store.frames[number]) // 2] if prompted else EMPTY,
+        bert=rows("bert").float() if prompted and "bert" in store.features else None,
         speaker=_speaker(rows("speaker_vector"), model, str(store.path)) if model.speaker_channels else None,
     )
 
 
-def phones_of(text: str, language: str, known: int) -> torch.Tensor:
-    """(P,) int64 ids.
+def text_to_phones(text: str, language: str, known: int) -> torch.Tensor:
+    """Return (P,) int64: the ids of the phones of a text.
 
     Args:
-        known: symbols of the model.
+        known: number of symbols that the model knows.
+    Raises:
+        UsageError: the text has no phones, or the model does not know them.
     """
     try:
         phones = ids(phonemise(text, language).phones, "headrace-ipa").astype(np.int64)  # all that there are
     except Rejected as error:
-        raise UsageError(f"The text cannot be said: {error.reason}.") from error
+        raise UsageError(f"The text cannot be spoken: {error.reason}.") from error
     if phones.max() >= known:
         raise UsageError(
             f"This model knows {known} symbols, and the text in {language} needs others: take a model that was trained "
@@ -97,8 +103,12 @@ def phones_of(text: str, language: str, known: int) -> torch.Tensor:
     return torch.from_numpy(phones)
 
 
-def codes_of(written: str, known: int) -> torch.Tensor:
-    """(Y,) int64, of numbers between spaces."""
+def parse_codes(written: str, known: int) -> torch.Tensor:
+    """Parse whole numbers between spaces into (Y,) int64 codes.
+
+    Raises:
+        UsageError: they are no codes of the model, which knows 0 to `known` - 1.
+    """
     try:
         codes = [int(word) for word in written.split()]
     except ValueError as error:
@@ -108,8 +118,12 @@ def codes_of(written: str, known: int) -> torch.Tensor:
     return torch.tensor(codes)
 
 
-def matrix_of(path: Path, option: str) -> torch.Tensor:
-    """The numbers of an .npy file, float32. Nothing in it is executed."""
+def load_matrix(path: Path, option: str) -> torch.Tensor:
+    """Read the array of an .npy file as float32. Nothing in it is executed.
+
+    Raises:
+        UsageError: it cannot be read; `option` named it.
+    """
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
     except OSError as error:
@@ -140,7 +154,7 @@ def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Te
 
 
 def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
-    """(S,) float32 in [-1, 1], at the recipe's rate, levelled as training data is."""
+    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, levelled as training data is."""
     try:
         size = path.stat().st_size
         header = recording.header(path.parent, path.name, size)
@@ -161,5 +175,5 @@ def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
     except Rejected as error:
         raise CorpusError(f"{path} cannot be the reference: {error.reason}.") from error
     if len(wave) < recipe.min_frames * recipe.hop:
-        raise CorpusError(f"{path} has {len(wave)} samples, too few to hear a voice: give some seconds of speech.")
+        raise CorpusError(f"{path} has {len(wave)} samples, too few for a voice: give some seconds of speech.")
     return torch.from_numpy(wave / np.float32(32768))

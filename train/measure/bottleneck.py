@@ -19,7 +19,7 @@ from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages import registry
 from headrace.train.stages.registry import Stage
-from headrace.train.trainer.setup import Ready, make_ready
+from headrace.train.trainer.setup import TrainingSetup, set_up
 
 WAITING = 0.05
 """Share of the time from which on waiting makes data the bottleneck: steps differ by less."""
@@ -130,29 +130,29 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
     Raises:
         UsageError, StoreError, RunError: as `headrace.train.trainer.loop.start`.
     """
-    ready = make_ready(config.with_options(fp32_steps=0), observer)
-    store, stage = ready.data.store, ready.stage
+    setup = set_up(config.with_options(fp32_steps=0), observer)
+    store, stage = setup.data.store, setup.stage
     if cold is None:
         reason = never_warm(store, stage.features)
         cold, why = bool(reason), reason or "as from the second epoch on"
-        observer.say(f"{'cold' if cold else 'warm'}: {why}")
+        observer.log(f"{'cold' if cold else 'warm'}: {why}")
     if not cold:
-        _read_all(ready)
+        _read_all(setup)
 
     def open_stream() -> Stream:
         if cold:
             drop(store)
-        return _afresh(ready).stream(Position.start())
+        return _afresh(setup).stream(Position.start())
 
     found = compare(stage, open_stream, steps, lambda batch: registry.check_ids(stage, store, batch))
     return {
         "store": str(config.store),
         "stage": config.model.stage,
         "preset": config.model.preset,
-        "device": str(ready.device),
-        "precision": ready.precision.name,
-        "batch_frames": ready.config.data.batch_frames,
-        "max_utterances": ready.config.data.max_utterances,
+        "device": str(setup.device),
+        "precision": setup.precision.name,
+        "batch_frames": setup.config.data.batch_frames,
+        "max_utterances": setup.config.data.max_utterances,
         "accumulate": stage.optim.accumulate,
         "features": list(stage.features),
         "reading": store.read_method,
@@ -175,13 +175,13 @@ def remedy(store: Store, cold: bool) -> str:
     return "look for what else keeps this machine's memory and processors busy"
 
 
-def _afresh(ready: Ready) -> Ready:
+def _afresh(setup: TrainingSetup) -> TrainingSetup:
     """With the store opened anew: what another stream has mapped stays in memory."""
-    return replace(ready, data=replace(ready.data, store=stores.open(ready.config.store)))
+    return replace(setup, data=replace(setup.data, store=stores.open(setup.config.store)))
 
 
-def _read_all(ready: Ready) -> None:
-    with _afresh(ready).stream(Position.start()) as stream:
+def _read_all(setup: TrainingSetup) -> None:
+    with _afresh(setup).stream(Position.start()) as stream:
         while stream.position.epoch == 0:
             next(stream)
 

@@ -25,7 +25,7 @@ from headrace.train.monitoring.observer import Observer
 from headrace.train.stages import registry
 from headrace.train.stages.registry import Stage
 from headrace.train.trainer import auto_settings
-from headrace.train.trainer.setup import Ready, make_ready
+from headrace.train.trainer.setup import TrainingSetup, set_up
 
 BATCHES = 4
 """That are measured: from those of the shortest utterances to those of the longest."""
@@ -87,31 +87,31 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     Raises:
         As `headrace.train.trainer.loop.start`.
     """
-    ready = make_ready(config.with_options(fp32_steps=0), observer)
-    config = ready.config
-    with ready.stream(Position.start()) as stream:
+    setup = set_up(config.with_options(fp32_steps=0), observer)
+    config = setup.config
+    with setup.stream(Position.start()) as stream:
         epoch = stream.epoch(stream.position)
         spread = _spread(epoch)
-        _measure(ready, stream, epoch, spread[0])  # makes what stays: moments, the entries of a codebook
-        steps = [_measure(ready, stream, epoch, members) for members in spread]
-    return _account(ready, epoch, steps, epochs) | {
+        _measure(setup, stream, epoch, spread[0])  # makes what stays: moments, the entries of a codebook
+        steps = [_measure(setup, stream, epoch, members) for members in spread]
+    return _account(setup, epoch, steps, epochs) | {
         "stage": config.model.stage,
         "preset": config.model.preset,
-        "device": str(ready.device),
+        "device": str(setup.device),
         "precision": config.compute.precision,
         "batch_frames": config.data.batch_frames,
         "measured": [asdict(step) for step in steps],
     }
 
 
-def _account(ready: Ready, epoch: Epoch, steps: Sequence[Measured], epochs: int) -> dict[str, Any]:
-    networks = {name: sum(p.numel() for p in module.parameters()) for name, module in _networks(ready.stage).items()}
+def _account(setup: TrainingSetup, epoch: Epoch, steps: Sequence[Measured], epochs: int) -> dict[str, Any]:
+    networks = {name: sum(p.numel() for p in module.parameters()) for name, module in _networks(setup.stage).items()}
     state, need, plan = STATE_BYTES * sum(networks.values()), Need.of(steps), epoch.plan
     longest = np.maximum.reduceat(epoch.padded[plan.order], plan.bounds[:-1])
     padded = int((longest * np.diff(plan.bounds)).sum()) / plan.world
     epoch_s = padded * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
-    updates = -(-plan.steps // ready.stage.optim.accumulate)
-    gib_of = {"this device": _memory(ready.device) / GIB} | CARDS
+    updates = -(-plan.steps // setup.stage.optim.accumulate)
+    gib_of = {"this device": _memory(setup.device) / GIB} | CARDS
     return {
         "parameters": networks,
         "state_gib": state / GIB,
@@ -138,14 +138,14 @@ def _spread(epoch: Epoch) -> list[np.ndarray]:
     return [np.sort(plan.order[plan.bounds[batch] : plan.bounds[batch + 1]]) for batch in every]
 
 
-def _measure(ready: Ready, stream: Stream, epoch: Epoch, members: np.ndarray) -> Measured:
+def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.ndarray) -> Measured:
     """One step whose memory is counted, which takes time, and one whose time counts."""
     batch = stream.read(epoch.numbers[members])
-    registry.check_ids(ready.stage, ready.data.store, batch)
+    registry.check_ids(setup.stage, setup.data.store, batch)
     with Living() as living:
-        metrics.to_floats(ready.stage.step([batch]))
+        metrics.to_floats(setup.stage.step([batch]))
     begun = time.perf_counter()
-    metrics.to_floats(ready.stage.step([batch]))  # here the device is waited for
+    metrics.to_floats(setup.stage.step([batch]))  # here the device is waited for
     seconds = time.perf_counter() - begun
     frames = len(members) * int(epoch.padded[members].max())
     return Measured(frames=frames, utterances=len(members), peak=living.peak, seconds=seconds)

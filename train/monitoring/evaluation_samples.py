@@ -1,8 +1,8 @@
-"""What a model makes of utterances that it has never seen: speech, and what a picture of it needs.
+"""Samples of a run: held-out utterances as the model in training synthesises them.
 
 RUN/samples/
-  recorded/00012-NAME.wav       a recording that was held out
-  step-00000500/00012-NAME.wav  what the model makes of it, and 00012-NAME.png beside it
+  recorded/00012-NAME.wav       a held-out recording
+  step-00000500/00012-NAME.wav  the same utterance by the model, and a picture of it, 00012-NAME.png
 
 Shapes: S samples, T frames, M mel bands, P phones, Y codes, C channels, H heads.
 """
@@ -27,68 +27,71 @@ from headrace.store.reader import Store
 from headrace.train.checkpoints import trained_models
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
-from headrace.train.data.stream import read_batch
+from headrace.train.data.batch_reader import read_batch
+from headrace.train.data.training_data import TrainingData
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
 from headrace.train.models.text_to_speech import check_codebooks, decode_semantic, write_wave
-from headrace.train.monitoring.sample_plots import draw_heard
+from headrace.train.monitoring.sample_plots import draw_sample
 from headrace.train.stages import gpt_stage, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage
+from headrace.train.stages.registry import Stage
 from headrace.train.stages.sovits_stage import SovitsStage
-from headrace.train.trainer.setup import Ready
 
 SPARE_CODES = 25
 """A decoder that finds no end is stopped one second after twice the recording's length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """An utterance as it was recorded and as the model speaks it. On the host, float32."""
+class Sample:
+    """An utterance as it was recorded and as the model synthesises it. On the host, float32."""
 
     name: str
     """Number and id."""
     recorded: np.ndarray
-    made: np.ndarray
+    generated: np.ndarray
     """(S,) in [-1, 1]."""
     sample_rate: int
     frame_s: float
     """Seconds of a frame."""
     mel_recorded: np.ndarray
-    mel_made: np.ndarray
+    mel_generated: np.ndarray
     """(T, M), log."""
-    sight: np.ndarray | None
-    """(T, P): share of each frame's attention that each phone has; None where the model has no such attention."""
+    attention: np.ndarray | None
+    """(T, P): the weight of each phone in each frame's attention; None where the model has no such attention."""
     phone_ends: np.ndarray | None
-    """(P,) int: the frame in which each phone ends; None where nobody knows."""
+    """(P,) int: the frame in which each phone ends; None where the utterance is not aligned."""
     scores: dict[str, float]
-    """Ratings of what was made, by `dnsmos.NAMES`; empty where DNSMOS is not installed."""
+    """Ratings of `generated`, by `dnsmos.NAMES`; empty where DNSMOS is not installed."""
 
     @property
     def seconds(self) -> float:
+        """Duration of the recording."""
         return len(self.recorded) / self.sample_rate
 
 
-class Voice(Protocol):
-    """Speaks utterances."""
+class Synthesizer(Protocol):
+    """Synthesises utterances of a store."""
 
     features: tuple[str, ...]
-    """That are read for it."""
+    """Features that it reads."""
 
-    def speak(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """A batch of one utterance, on the model's device, as (S,) in [-1, 1], and (T, P) as `Heard.sight`."""
+    def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Synthesise a batch of one utterance on the model's device. Returns (S,) samples in [-1, 1], and (T, P)
+        attention as in `Sample`."""
 
 
-class FromCodes:
-    """A SoVITS generator in training speaks the recording's own codes and phones in its own voice. A `Voice`."""
+class SovitsSynthesizer:
+    """Lets a SoVITS generator in training speak the codes and phones of a recording in its own voice."""
 
     def __init__(self, stage: SovitsStage) -> None:
         self._stage, self.features = stage, stage.features
 
-    def speak(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         model, frames = self._stage.generator, int(batch.frames[0])
         x = sovits_inputs.prepare(batch, self._stage.spectral, self._stage.config)
-        with _evaluating(model), _watched(model.enc_p.mrte.cross_attention) as seen:
+        with _evaluating(model), _attention_weights(model.enc_p.mrte.cross_attention) as seen:
             codes_1Y = x.codes
             if codes_1Y is None:
                 assert x.content is not None, "neither content features nor codes"
@@ -103,9 +106,8 @@ class FromCodes:
         return wave_S[: frames * model.config.hop], seen[0][0]
 
 
-class FromText:
-    """A decoder in training says the codes of the phones, a trained generator speaks them in the voice of the
-    recording. A `Voice`."""
+class GptSynthesizer:
+    """Lets a GPT in training predict codes from phones, and a trained generator speak them in the recording's voice."""
 
     def __init__(self, stage: GptStage, voice: Path, device: torch.device) -> None:
         """
@@ -118,7 +120,7 @@ class FromText:
         of_voice = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
         self.features = (*stage.features, *of_voice)
 
-    def speak(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         model, x = self._stage.model, gpt_stage.prepare(batch)
         longest = 2 * int(x.codes_n[0]) + SPARE_CODES
         with _evaluating(model):
@@ -130,102 +132,104 @@ class FromText:
         return decode_semantic(self._generator, said_Y, x.phones[0], spec_TF.mT, speaker_V=speaker), None
 
 
-class Hearing:
-    """Speaks the same held-out utterances whenever it is asked, and writes them down."""
+class SampleWriter:
+    """Synthesises the same held-out utterances at every validation, and writes them into RUN/samples."""
 
-    def __init__(self, store: Store, numbers: np.ndarray, voice: Voice, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, store: Store, numbers: np.ndarray, synthesizer: Synthesizer, folder: Path, device: torch.device
+    ) -> None:
         """
         Args:
-            numbers: of the utterances.
+            numbers: (N,) int64: the utterances.
             folder: RUN/samples.
         """
-        self._store, self._numbers, self._voice, self._folder = store, numbers, voice, folder
+        self._store, self._numbers, self._synthesizer, self._folder = store, numbers, synthesizer, folder
         self._device = device
         self._spectral, self._score = Spectral(SpectralRecipe()), scorer()
-        self._features = (*voice.features, *(name for name in ("phone_frames",) if name in store.features))
+        self._features = (*synthesizer.features, *(name for name in ("phone_frames",) if name in store.features))
 
-    def line(self) -> str:
-        """What is to be heard, for a person."""
+    def describe(self) -> str:
+        """Return a line that says how many samples are written, and where."""
         scored = "scored by DNSMOS" if self._score else "not scored: pip install 'headrace[mos]' for DNSMOS"
         return f"each validation speaks {len(self._numbers)} utterances into {self._folder}, {scored}"
 
-    def hear(self, step: int) -> list[Heard]:
-        """Random numbers of training stay as they are, and so does the model.
+    def write(self, step: int) -> list[Sample]:
+        """Synthesise all samples and write them. The random state of training stays as it is, and so does the model.
 
         Raises:
             OSError: files cannot be written.
         """
-        heard = []
+        samples = []
         for number in self._numbers:
-            with apart(self._device):
+            with preserved_random_state(self._device):
                 torch.manual_seed(0)
-                heard.append(self._hear(int(number)))
-        self._write(step, heard)
-        return heard
+                samples.append(self._sample(int(number)))
+        self._write_files(step, samples)
+        return samples
 
     @torch.no_grad()
-    def _hear(self, number: int) -> Heard:
+    def _sample(self, number: int) -> Sample:
         batch = read_batch(self._store, self._features, np.array([number]))
         recorded_S = batch["wave"][0].flatten().float() / 32768
-        made, sight = self._voice.speak(batch.to(self._device))
-        made_S, rate = made.float().cpu(), self._store.sample_rate
+        wave_S, attention_TP = self._synthesizer.synthesize(batch.to(self._device))
+        generated_S, rate = wave_S.float().cpu(), self._store.sample_rate
         ends_P = batch["phone_frames"][0].cumsum(0) if "phone_frames" in batch.tensors else None
         aligned = ends_P is not None and int(ends_P[-1]) == int(batch.frames[0])
-        return Heard(
+        return Sample(
             name=f"{number:05d}-{self._store.ids[number]}",
             recorded=recorded_S.numpy(),
-            made=made_S.numpy(),
+            generated=generated_S.numpy(),
             sample_rate=rate,
             frame_s=self._store.hop / rate,
             mel_recorded=self._mel(recorded_S),
-            mel_made=self._mel(made_S),
-            sight=None if sight is None else sight.float().cpu().numpy(),
+            mel_generated=self._mel(generated_S),
+            attention=None if attention_TP is None else attention_TP.float().cpu().numpy(),
             phone_ends=ends_P.numpy() if ends_P is not None and aligned else None,
-            scores=self._score(made_S.numpy(), rate) if self._score else {},
+            scores=self._score(generated_S.numpy(), rate) if self._score else {},
         )
 
     def _mel(self, wave_S: Tensor) -> np.ndarray:
         return self._spectral.log_mel(self._spectral.magnitude(wave_S)).numpy()
 
-    def _write(self, step: int, heard: list[Heard]) -> None:
-        of_step = self._folder / f"step-{step:08d}"
-        for folder, kind in ((self._folder / "recorded", "recorded"), (of_step, "made")):
+    def _write_files(self, step: int, samples: list[Sample]) -> None:
+        step_folder, recorded_folder = self._folder / f"step-{step:08d}", self._folder / "recorded"
+        for folder in (recorded_folder, step_folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for one in heard:
-                write_wave(folder / f"{_file(one.name)}.wav", getattr(one, kind), one.sample_rate)
-        for one in heard:
-            draw_heard(one).savefig(of_step / f"{_file(one.name)}.png", dpi=90)
+        for sample in samples:
+            name = _file_name(sample.name)
+            write_wave(recorded_folder / f"{name}.wav", sample.recorded, sample.sample_rate)
+            write_wave(step_folder / f"{name}.wav", sample.generated, sample.sample_rate)
+            draw_sample(sample).savefig(step_folder / f"{name}.png", dpi=90)
 
 
-def of_run(config: RunConfig, ready: Ready) -> Hearing | None:
-    """What validations of a run speak: none where it was not asked for, or nothing is held out.
+def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: torch.device) -> SampleWriter | None:
+    """Return what writes the samples of a run; None where none were asked for, or no utterance is held out.
 
     Raises:
-        RunError: as `FromText`.
+        RunError: as `GptSynthesizer`.
     """
-    held = ready.data.validation
-    if not config.sample_count or not len(held):
+    if not config.sample_count or not len(data.validation):
         return None
-    spread = np.unique(np.linspace(0, len(held) - 1, config.sample_count).round().astype(int))
-    with apart(ready.device):  # a generator is made with random weights before it has its own
-        voice: Voice
-        if isinstance(ready.stage, GptStage):
-            assert config.monitoring.voice is not None, "spoken is 0 without"
-            voice = FromText(ready.stage, config.monitoring.voice, ready.device)
+    spread = np.unique(np.linspace(0, len(data.validation) - 1, config.sample_count).round().astype(int))
+    with preserved_random_state(device):  # a generator is made with random weights before its own are loaded
+        synthesizer: Synthesizer
+        if isinstance(stage, GptStage):
+            assert config.monitoring.voice is not None, "sample_count is 0 without"
+            synthesizer = GptSynthesizer(stage, config.monitoring.voice, device)
         else:
-            assert isinstance(ready.stage, SovitsStage)
-            voice = FromCodes(ready.stage)
-    return Hearing(ready.data.store, held[spread], voice, config.out / "samples", ready.device)
+            assert isinstance(stage, SovitsStage)
+            synthesizer = SovitsSynthesizer(stage)
+    return SampleWriter(data.store, data.validation[spread], synthesizer, config.out / "samples", device)
 
 
-def mean_scores(heard: list[Heard]) -> dict[str, float]:
-    """Of each kind of opinion; empty where there are none."""
-    return {name: fmean(one.scores[name] for one in heard) for name in heard[0].scores} if heard else {}
+def mean_scores(samples: list[Sample]) -> dict[str, float]:
+    """Return the mean of each score over the samples; nothing where they have none."""
+    return {name: fmean(one.scores[name] for one in samples) for name in samples[0].scores} if samples else {}
 
 
 @contextmanager
-def apart(device: torch.device) -> Iterator[None]:
-    """Within, random numbers are drawn without a trace."""
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Restore torch's random state at the end of this context."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
@@ -241,26 +245,26 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(attention: MultiHeadAttention) -> Iterator[list[Tensor]]:
-    """Collects the weights, (B, T, P), of every call, averaged over heads: attention itself need not keep them."""
-    seen: list[Tensor] = []
+def _attention_weights(attention: MultiHeadAttention) -> Iterator[list[Tensor]]:
+    """Collect the (B, T, P) weights of every call, averaged over heads: the attention itself need not keep them."""
+    collected: list[Tensor] = []
 
-    def look(_: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> None:
+    def collect(_: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> None:
         x_BCT, memory_BCP, mask_B1P = given
         query, key = (
             conv(x).unflatten(1, (attention.heads, -1))
             for conv, x in ((attention.conv_q, x_BCT), (attention.conv_k, memory_BCP))
         )
         scores_BHTP = query.mT @ key * query.shape[2] ** -0.5
-        seen.append(scores_BHTP.masked_fill(~mask_B1P[:, None], -torch.inf).softmax(3).mean(1))
+        collected.append(scores_BHTP.masked_fill(~mask_B1P[:, None], -torch.inf).softmax(3).mean(1))
 
-    handle = attention.register_forward_pre_hook(look)
+    handle = attention.register_forward_pre_hook(collect)
     try:
-        yield seen
+        yield collected
     finally:
         handle.remove()
 
 
-def _file(name: str) -> str:
-    """Ids may be paths."""
+def _file_name(name: str) -> str:
+    """Return an id as the name of a file: ids may be paths."""
     return re.sub(r"[^\w.-]+", "_", name)[:120]

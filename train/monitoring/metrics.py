@@ -1,4 +1,4 @@
-"""The record of a run: one JSON line a step, a picture of them, and what they add up to."""
+"""Metrics of a run: a JSON line for each step and validation, their summary, and curves of them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from torch import Tensor
 Record = dict[str, Any]
 """One line. `split` is `train` or `validation`."""
 
+_NOT_DRAWN = ("loss_gen_all", "loss_scale")
 WINDOW = 20
 """Steps that the first and the last loss of a summary are averaged over."""
 
 
 class MetricsLog:
-    """metrics.jsonl of a run: the lines up to a step stay, those after it go, new ones are appended.
+    """Appends lines to metrics.jsonl of a run. Lines after the last step of a resumed run are dropped.
 
-    So the file of a run that was killed and resumed reads as if nothing had happened.
+    So the file of a run that was killed and resumed reads as if it had not stopped.
     """
 
-    def __init__(self, path: Path, *, upto: int) -> None:
+    def __init__(self, path: Path, *, last_step: int) -> None:
         """
         Args:
-            upto: the step of the checkpoint that the run goes on from; 0 for a new run.
+            last_step: the step of the checkpoint that the run continues from; 0 for a new run.
         """
-        kept = [record for record in read(path) if record["step"] <= upto]
+        kept = [record for record in read(path) if record["step"] <= last_step]
         draft = path.with_suffix(".tmp")
         draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(draft, path)
         self._file = path.open("a", buffering=1)
 
     def write(self, record: Record) -> None:
-        """Append a line. JSON has no word for what is not finite: null."""
+        """Append a line. Numbers that are not finite become null, since JSON has none."""
         strict = {key: None if isinstance(v, float) and not isfinite(v) else v for key, v in record.items()}
         self._file.write(json.dumps(strict, allow_nan=False) + "\n")
 
@@ -51,7 +52,7 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[Record]:
-    """The lines of a metrics file; none if it is not there. What a killed run left of a last line is not one."""
+    """Read the lines of a metrics file; none if it does not exist. An incomplete last line is ignored."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -59,32 +60,32 @@ def read(path: Path) -> list[Record]:
 
 
 def to_floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """0-d tensors of one device as numbers: the device is waited for once."""
+    """Return 0-d tensors of one device as numbers. Synchronises with the device once."""
     return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
 
 
-def summarise(records: Iterable[Record], shown: Sequence[str]) -> dict[str, Any]:
-    """What a run's lines add up to.
+def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, Any]:
+    """Summarise the lines of a run.
 
     Args:
-        shown: names of terms to follow.
+        tracked: names of the metrics to summarise.
     Returns:
-        steps, epochs, and of each term that is shown NAME_first and NAME_last (means of 20 finite ones) and
-        NAME_validation (the last one; each None where there is none); skipped (updates that came to nothing), step_s
+        steps, epochs; for each tracked metric NAME_first and NAME_last (means of 20 finite values) and NAME_validation
+        (the last one), None where there is none; skipped (updates without finite gradients), step_s
         (median), wait_share (of the time of all steps), utterances_per_s, frames_per_s, padding.
     """
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
-    held = [record for record in records if record["split"] == "validation"]
+    validations = [record for record in records if record["split"] == "validation"]
     seconds = sum(record["step_s"] for record in steps)
     frames = sum(record["frames"] for record in steps)
     padded = sum(record["frames"] / (1 - record["padding"]) for record in steps)
     terms: dict[str, float | None] = {}
-    for name in shown:
+    for name in tracked:
         values = [record[name] for record in steps if record[name] is not None]
         terms[f"{name}_first"] = fmean(values[:WINDOW]) if values else None
         terms[f"{name}_last"] = fmean(values[-WINDOW:]) if values else None
-        terms[f"{name}_validation"] = held[-1][name] if held else None
+        terms[f"{name}_validation"] = validations[-1][name] if validations else None
     return {
         "steps": len(steps),
         "epochs": steps[-1]["epoch"],
@@ -98,22 +99,22 @@ def summarise(records: Iterable[Record], shown: Sequence[str]) -> dict[str, Any]
     }
 
 
-def draw_curves(records: Iterable[Record], shown: Sequence[str], path: Path) -> None:
-    """What is shown over steps, the other losses, and where the time of a step went, as a PNG."""
+def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -> None:
+    """Draw the tracked metrics over steps, the other losses, and the time of steps, as a PNG."""
     from matplotlib.figure import Figure  # a second to import, needed once
 
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
-    held = [record for record in records if record["split"] == "validation"]
-    at, held_at = [record["step"] for record in steps], [record["step"] for record in held]
-    losses = {name for name in steps[0] if name.startswith("loss_")} - {*shown, *_NOT_DRAWN}
+    validations = [record for record in records if record["split"] == "validation"]
+    at, validated_at = [record["step"] for record in steps], [record["step"] for record in validations]
+    losses = {name for name in steps[0] if name.startswith("loss_")} - {*tracked, *_NOT_DRAWN}
     others = sorted(name for name in losses if any(record[name] for record in steps))
-    figure = Figure(figsize=(11, 2.7 * (len(shown) + 1 + bool(others))), layout="constrained")
-    *panels, seconds = figure.subplots(len(shown) + 1 + bool(others), 1, sharex=True)
+    figure = Figure(figsize=(11, 2.7 * (len(tracked) + 1 + bool(others))), layout="constrained")
+    *panels, seconds = figure.subplots(len(tracked) + 1 + bool(others), 1, sharex=True)
 
-    for name, axes in zip(shown, panels, strict=False):
+    for name, axes in zip(tracked, panels, strict=False):
         axes.plot(at, _drawable(steps, name), linewidth=0.8, label=name)
-        axes.plot(held_at, _drawable(held, name), "o-", label="validation")
+        axes.plot(validated_at, _drawable(validations, name), "o-", label="validation")
         axes.set_ylabel(name)
     for name in others:
         panels[-1].plot(at, _drawable(steps, name), linewidth=0.8, label=name)
@@ -128,8 +129,5 @@ def draw_curves(records: Iterable[Record], shown: Sequence[str], path: Path) -> 
 
 
 def _drawable(records: Sequence[Record], name: str) -> list[float]:
-    """What is not finite leaves a gap."""
+    """Return the values of a metric; those that are not finite leave a gap."""
     return [nan if record[name] is None else record[name] for record in records]
-
-
-_NOT_DRAWN = ("loss_gen_all", "loss_scale")

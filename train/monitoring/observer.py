@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""Observers of a run: who is told what happens while it trains."""
 
 from __future__ import annotations
 
@@ -8,43 +8,49 @@ from typing import TYPE_CHECKING, Protocol
 from headrace.train.monitoring.metrics import Record
 
 if TYPE_CHECKING:
-    from headrace.train.monitoring.evaluation_samples import Heard
+    from headrace.train.monitoring.evaluation_samples import Sample
 
 
 class Observer(Protocol):
-    """Told what happens, as it happens."""
+    """Is told of events as they happen."""
 
-    def say(self, line: str) -> None:
-        """A remark, or a choice that was made and why."""
+    def log(self, line: str) -> None:
+        """Take a message for the user: a remark, or an automatic choice with its reason."""
 
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
-        """Steps done before, the step to stop at or about there, where one is known, and the terms to follow."""
+    def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
+        """Take the start of training.
+
+        Args:
+            step: steps that are done already.
+            last_step: the step to stop at, or about there, where it is known.
+            tracked: names of the metrics to show, the most important first.
+        """
 
     def recorded(self, record: Record) -> None:
-        """A line of metrics.jsonl."""
+        """Take a line of metrics.jsonl."""
 
-    def heard(self, step: int, heard: Sequence[Heard]) -> None:
-        """What a validation spoke."""
+    def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
+        """Take the samples that a validation synthesised."""
 
 
-class Audience:
-    """Several observers as one. Nobody: that of all ranks but the first."""
+class CompositeObserver:
+    """Pass events on to several observers, or to none."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         for observer in self._observers:
-            observer.say(line)
+            observer.log(line)
 
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
+    def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
         for observer in self._observers:
-            observer.started(step, last, shown)
+            observer.started(step, last_step, tracked)
 
     def recorded(self, record: Record) -> None:
         for observer in self._observers:
             observer.recorded(record)
 
-    def heard(self, step: int, heard: Sequence[Heard]) -> None:
+    def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
         for observer in self._observers:
-            observer.heard(step, heard)
+            observer.samples_written(step, samples)

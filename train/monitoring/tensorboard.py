@@ -1,4 +1,4 @@
-"""TensorBoard's picture of a run, while it lasts: its numbers as curves, its samples as sound and pictures."""
+"""TensorBoard of a run: metrics as curves, samples as audio and pictures."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from types import TracebackType
 from typing import Self
 
 from headrace.store.errors import UsageError
-from headrace.train.monitoring.evaluation_samples import Heard
+from headrace.train.monitoring.evaluation_samples import Sample
 from headrace.train.monitoring.metrics import Record
-from headrace.train.monitoring.sample_plots import draw_heard
+from headrace.train.monitoring.sample_plots import draw_sample
 
 NOT_CURVES = ("step", "step_s", "wait_s")
 
 
-class Board:
-    """Writes what it is told into a folder of events. An `Observer`, to be used in a `with` statement.
+class TensorBoard:
+    """Write metrics and samples into a folder of TensorBoard events. An `Observer`; use it in a `with` statement.
 
-    Numbers come from lines of metrics.jsonl, which are on the host already: no step waits for the device because of it.
+    Numbers come from lines of metrics.jsonl, which are on the host already: no step synchronises for them.
     """
 
     def __init__(self, folder: Path) -> None:
         """
         Args:
-            folder: of the events; a run that goes on adds to it.
+            folder: of the events; a run that is resumed adds to it.
         Raises:
             UsageError: TensorBoard is not installed.
         """
@@ -37,7 +37,7 @@ class Board:
                 "Without the option, metrics.jsonl and curves.png have the same numbers."
             ) from error
         self._open, self._folder = SummaryWriter, folder
-        self._told: set[str] = set()
+        self._recordings_written: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -45,10 +45,10 @@ class Board:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self._writer.close()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         pass
 
-    def started(self, step: int, last: int | None, shown: Sequence[str]) -> None:
+    def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
         self._writer = self._open(str(self._folder), purge_step=step + 1)  # steps after a checkpoint come again
 
     def recorded(self, record: Record) -> None:
@@ -61,11 +61,11 @@ class Board:
         if record["split"] == "validation":
             self._writer.flush()
 
-    def heard(self, step: int, heard: Sequence[Heard]) -> None:
-        for one in heard:
-            if one.name not in self._told:
-                self._told.add(one.name)
-                self._writer.add_audio(f"{one.name}/recorded", one.recorded, 0, one.sample_rate)
-            self._writer.add_audio(f"{one.name}/made", one.made, step, one.sample_rate)
-            self._writer.add_figure(f"{one.name}/picture", draw_heard(one), step)
+    def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if sample.name not in self._recordings_written:
+                self._recordings_written.add(sample.name)
+                self._writer.add_audio(f"{sample.name}/recorded", sample.recorded, 0, sample.sample_rate)
+            self._writer.add_audio(f"{sample.name}/made", sample.generated, step, sample.sample_rate)
+            self._writer.add_figure(f"{sample.name}/picture", draw_sample(sample), step)
         self._writer.flush()

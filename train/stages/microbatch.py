@@ -28,7 +28,7 @@ class Pieces:
         largest = max(map(len, batches))
         while True:
             try:
-                return work([piece for batch in batches for piece in batch.cut(self.count)])
+                return work([piece for batch in batches for piece in batch.split(self.count)])
             except torch.OutOfMemoryError as error:
                 if self.count >= largest:
                     longest = max(int(batch.frames.max()) for batch in batches)

@@ -1,13 +1,13 @@
 """The training loop.
 
 RUN/
-  config.json       what the run was told, and what it chose
-  metrics.jsonl     a line a step, and a line a validation
+  config.json       options of the run, automatic ones with what was chosen
+  metrics.jsonl     a line for each step and each validation
   checkpoints/      the newest three, and the one that validated best
-  samples/          what validations spoke, if asked for
-  tensorboard/      curves, sound and pictures, if asked for
+  samples/          synthesised held-out utterances, with --samples
+  tensorboard/      curves, audio and pictures, with --tensorboard
   curves.png        drawn at the end
-  profile.txt       where steps went, and trace.json, if asked for
+  profile.txt       time by operation, and trace.json, with --profile
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,18 @@ from headrace.store.errors import Interrupted, RunError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig, resumed
-from headrace.train.monitoring.observer import Observer
-from headrace.train.trainer.profiling import profiled
+from headrace.train.monitoring.observer import CompositeObserver, Observer
+from headrace.train.trainer.profiling import profile_steps
 from headrace.train.trainer.run import Run
 
 
-def start(config: RunConfig, observer: Observer) -> dict[str, Any] | None:
-    """Train from scratch.
+def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any] | None:
+    """Start a training run, and train until it is finished.
 
+    Args:
+        observer: is told what happens; None for nobody.
     Returns:
-        `Run.summary`; of several ranks the first alone has one.
+        `Run.summary` on the first rank, None on the others.
     Raises:
         UsageError: a choice that this machine does not have.
         StoreError: the store is not one that this model can be trained on.
@@ -42,55 +44,55 @@ def start(config: RunConfig, observer: Observer) -> dict[str, Any] | None:
     if Checkpoints(config.out / "checkpoints").steps():
         raise RunError(f"{config.out} holds a run: go on with it by --resume, or choose another --out.")
     with distributed.joined():
-        return _train(Run(config, None, observer))
+        return _train(Run(config, None, observer or CompositeObserver()))
 
 
-def resume(out: Path, given: Mapping[str, Any], observer: Observer) -> dict[str, Any] | None:
-    """Go on with the run in `out` as if it had not stopped.
+def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None) -> dict[str, Any] | None:
+    """Continue the run in `out` as if it had not stopped.
 
     Args:
-        given: fields of `RunConfig` to change.
+        given: options to change, by name, as for `RunConfig.with_options`.
     Returns, Raises:
         As `start`. RunError too where `out` holds no run, `given` would make it another one, or its store has changed.
     """
-    config = resumed(out, given)
+    config, observer = resumed(out, given), observer or CompositeObserver()
     checkpoints = Checkpoints(out / "checkpoints")
     state = None
     if checkpoints.steps():
         state, damaged = checkpoints.load_newest()
         for line in damaged:
-            observer.say(line)
-        observer.say(f"going on after step {state['step']}")
+            observer.log(line)
+        observer.log(f"going on after step {state['step']}")
     else:
-        observer.say(f"{out} has no checkpoint yet: beginning at step 0")
+        observer.log(f"{out} has no checkpoint yet: beginning at step 0")
     with distributed.joined():
         return _train(Run(config, state, observer))
 
 
 def _train(run: Run) -> dict[str, Any] | None:
-    profiling = profiled(run.config.out, 0 if distributed.rank() else run.config.monitoring.profile, run.observer.say)
-    watching = run.log or nullcontext(), run.board or nullcontext()
-    with run.stream, watching[0], watching[1], profiling as profile_step, stop_signals() as stop:
+    schedule, steps = run.config.schedule, 0 if distributed.rank() else run.config.monitoring.profile
+    profiling = profile_steps(run.config.out, steps, run.observer.log)
+    with run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop:
         while not run.finished:
             run.train_step()
             profile_step()
-            if run.finished or run.due(run.config.schedule.validate_every):
+            if run.finished or run.is_due(schedule.validate_every):
                 run.validate()
-            # Asked once: a signal that comes after this line has its turn after the next step.
+            # Read once: a signal that comes after this line is handled after the next step.
             caught = [number for numbers in distributed.gathered(list(stop)) for number in numbers]
-            if run.finished or caught or run.due(run.config.schedule.checkpoint_every):
+            if run.finished or caught or run.is_due(schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:
-                raise Interrupted(run.farewell(caught[0]))
+                raise Interrupted(run.interruption_message(caught[0]))
     return run.summary() if distributed.rank() == 0 else None
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM, so that a step can be finished. The second one interrupts at once."""
+def catch_stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collect SIGINT and SIGTERM, so that a step can be finished. The second signal interrupts at once."""
     caught: list[signal.Signals] = []
 
-    def note(number: int, _: Any) -> None:
+    def handle(number: int, _: Any) -> None:
         if caught:
             raise KeyboardInterrupt
         caught.append(signal.Signals(number))
@@ -98,7 +100,7 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may install handlers
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:

@@ -1,4 +1,4 @@
-"""Whether the loss on utterances that are held out still falls."""
+"""Detection of a plateau of the validation loss: for early stopping, growing batches and the best checkpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 PATIENCE = 2
 """Validations without a better loss after which batches grow."""
-MOST = 4
-"""Times as large as at first, batches do not grow any further."""
+MAX_GROWTH = 4
+"""Batches grow up to this many times their first size."""
 
 
 @dataclass(kw_only=True)
 class Plateau:
-    """Follows one loss from validation to validation."""
+    """Follows one loss from validation to validation. Its fields are kept in checkpoints."""
 
     best: float = inf
     best_step: int = 0
@@ -23,16 +23,16 @@ class Plateau:
     growth: int = 1
     """How many times as large batches are as at first."""
 
-    def note(self, step: int, loss: float) -> None:
-        """A validation. A loss that is not finite is no better than any."""
+    def update(self, step: int, loss: float) -> None:
+        """Take the loss of a validation. One that is not finite is never better."""
         if loss < self.best:
             self.best, self.best_step, self.since = loss, step, 0
         else:
             self.since += 1
 
     def grow(self) -> bool:
-        """Double the batches if the loss has stopped falling and they may grow; whether they did."""
-        if self.since < PATIENCE or self.growth >= MOST:
+        """Double the batches if the loss has stopped falling and they may grow. Returns whether they grew."""
+        if self.since < PATIENCE or self.growth >= MAX_GROWTH:
             return False
         self.growth, self.since = self.growth * 2, 0
         return True

@@ -1,4 +1,4 @@
-"""Where a step goes: a trace for chrome://tracing or ui.perfetto.dev, and a table of what takes longest."""
+"""Profiles of steps: a trace for chrome://tracing or ui.perfetto.dev, and a table of the slowest operations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 SKIPPED = 3
-"""Steps at first that are not looked at: they allocate, and try algorithms."""
+"""First steps that are not profiled: they allocate memory and try algorithms."""
 ROWS = 25
 
 
 @contextmanager
-def profiled(out: Path, steps: int, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def profile_steps(out: Path, steps: int, log: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Profile some steps and write trace.json and profile.txt; 0 profiles none.
 
     Args:
         out: folder of the run.
     Yields:
-        To be called after each step.
+        A function to call after each step.
     """
     if not steps:
         yield lambda: None
@@ -32,7 +32,7 @@ def profiled(out: Path, steps: int, say: Callable[[str], None]) -> Iterator[Call
         order = "self_device_time_total" if cuda else "self_cpu_time_total"
         (out / "profile.txt").write_text(profiler.key_averages().table(sort_by=order, row_limit=ROWS))
         profiler.export_chrome_trace(str(out / "trace.json"))
-        say(f"profile of {steps} steps: {out / 'profile.txt'}, {out / 'trace.json'}")
+        log(f"profile of {steps} steps: {out / 'profile.txt'}, {out / 'trace.json'}")
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     plan = schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1)

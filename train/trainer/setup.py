@@ -11,7 +11,7 @@ from headrace.train import distributed
 from headrace.train.config import RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
-from headrace.train.data.training_data import Data, open_data
+from headrace.train.data.training_data import TrainingData, open_training_data
 from headrace.train.monitoring.observer import Observer
 from headrace.train.precision import Precision
 from headrace.train.stages import registry
@@ -22,12 +22,12 @@ from headrace.train.trainer import auto_settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
+class TrainingSetup:
     config: RunConfig
     """With every choice made."""
     device: torch.device
     precision: Precision
-    data: Data
+    data: TrainingData
     stage: Stage
     """With weights by the config's seed, the same on all ranks."""
 
@@ -52,7 +52,7 @@ class Ready:
         )
 
 
-def make_ready(config: RunConfig, observer: Observer) -> Ready:
+def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     """
     Args:
         config: `out` is not used.
@@ -62,27 +62,27 @@ def make_ready(config: RunConfig, observer: Observer) -> Ready:
         StoreError: the store is not one that this model can be trained on.
     """
     device, reason = auto_settings.choose_device(config.compute.device)
-    observer.say(f"device {device}: {reason}")
+    observer.log(f"device {device}: {reason}")
     if distributed.world() > 1:
-        observer.say(f"{distributed.world()} processes: gradients are summed over them")
+        observer.log(f"{distributed.world()} processes: gradients are summed over them")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
-    observer.say(f"precision {precision.reason}")
+    observer.log(f"precision {precision.reason}")
     frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)
-    observer.say(f"batch_frames {frames}: {why}")
+    observer.log(f"batch_frames {frames}: {why}")
     utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
-    observer.say(f"max_utterances {utterances}: {why}")
+    observer.log(f"max_utterances {utterances}: {why}")
     config = config.with_options(precision=precision.name, batch_frames=frames, max_utterances=utterances)
     needed = partial(registry.requirements, config)
-    data = open_data(config.store, needed, config.data)
+    data = open_training_data(config.store, needed, config.data)
     for line in data.lines():
-        observer.say(line)
+        observer.log(line)
     torch.manual_seed(config.model.seed)
     stage = registry.make(config, data.store, precision, device)
     registry.check_lengths(stage, data.store)
     if config.compute.activations_8bit:
         pack_stage(stage)
-        observer.say("activations wait for the backward pass in 8 bits")
+        observer.log("activations wait for the backward pass in 8 bits")
     if config.compute.compile:
         blocks = compile_stage(stage)
-        observer.say(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
-    return Ready(config=config, device=device, precision=precision, data=data, stage=stage)
+        observer.log(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
+    return TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage)

@@ -52,7 +52,7 @@ def test_every_utterance_comes_exactly_once(lengths, budget, seed, epoch, neighb
             plan_epoch(lengths, Position.start(world), batch_frames=budget, seed=seed)
         return
     position = Position.start(world, epoch)
-    plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, neighbours=neighbours)
+    plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, adjacent_batches=neighbours)
     seen = batches(plan)
     assert len(seen) == plan.steps * world
     assert min(map(len, seen)) >= 1
@@ -104,8 +104,8 @@ def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, neigh
     for world, steps in [*stops, (1, 10**9)]:
         if len(lengths) - sum(map(len, seen)) < world:
             continue
-        position = Position.from_json(position.on(world).to_json())
-        plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, neighbours=neighbours)
+        position = Position.from_json(position.for_world(world).to_json())
+        plan = plan_epoch(lengths, position, batch_frames=budget, seed=seed, adjacent_batches=neighbours)
         for step in range(position.steps, min(position.steps + steps, plan.steps)):
             seen += [plan.batch(step, rank) for rank in range(world)]
             position = position.after_step()
@@ -114,14 +114,16 @@ def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, neigh
 
 def test_resuming_on_as_many_ranks_changes_nothing():
     position = Position.start(3).after_step().after_step()
-    assert position.on(3) == position.on(2).on(3) == position == Position(epoch=0, history=((3, 2),))
-    assert position.on(2) == Position(epoch=0, history=((3, 2), (2, 0)))
+    assert (
+        position.for_world(3) == position.for_world(2).for_world(3) == position == Position(epoch=0, history=((3, 2),))
+    )
+    assert position.for_world(2) == Position(epoch=0, history=((3, 2), (2, 0)))
     assert position.next_epoch() == Position(epoch=1, history=((3, 0),))
 
 
 def test_too_few_left_for_all_ranks_is_said():
     lengths = np.full(8, 100)
-    position = Position.start().after_step().on(8)
+    position = Position.start().after_step().for_world(8)
     with pytest.raises(UsageError, match="4 utterances are left of epoch 0 and cannot be dealt to 8 ranks: use 4"):
         plan_epoch(lengths, position, batch_frames=400, seed=0)
 
@@ -178,7 +180,7 @@ def test_the_padding_that_is_allowed_is_what_comes(share):
 def test_neighbours_are_mostly_of_one_length_and_meet_again_half_of_the_time():
     frames = log_normal(1_000_000)
     plans = [
-        plan_epoch(frames, Position.start(epoch=n), batch_frames=None, max_utterances=32, seed=0, neighbours=True)
+        plan_epoch(frames, Position.start(epoch=n), batch_frames=None, max_utterances=32, seed=0, adjacent_batches=True)
         for n in (0, 1)
     ]
     ascending = frames[plans[0].order]

@@ -24,8 +24,9 @@ from headrace.store.errors import DamagedStore, RunError, UsageError
 from headrace.store.reader import Spans, Store
 from headrace.train.data import fixed_shapes
 from headrace.train.data.batch_plan import Position, plan_epoch
+from headrace.train.data.batch_reader import read_batch
 from headrace.train.data.dataset import BatchDataset
-from headrace.train.data.stream import Stream, StreamConfig, read_batch
+from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers.training_store import FRAMES, build
 
 FEATURES = ("wave", "mfcc", "phones")

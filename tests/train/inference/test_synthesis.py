@@ -58,9 +58,9 @@ class Bench:
         return np.asarray(soundfile.read(self.folder / "said.wav", dtype="float32")[0])
 
     def expected(self, heard: Reference, **changes: Any) -> np.ndarray:
-        """What `speak` makes of it, as 16 bit."""
+        """What the models make of it, as 16 bit."""
         bert_PE = changes.pop("bert_PE", None)
-        phones = reference.phones_of(TEXT, "en", 732)
+        phones = reference.text_to_phones(TEXT, "en", 732)
         torch.manual_seed(0)
         config = replace(SamplingConfig(max_codes=14), **changes)
         wave = synthesize(self.decoder, self.generator, phones, heard, config, bert_PE=bert_PE)
@@ -105,10 +105,12 @@ class TestReference:
         close(made, bench.expected(heard_in(store, 2)))
 
     def test_a_recording_is_a_voice_alone_or_with_what_it_says(self, bench: Bench, voice: Path) -> None:
-        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         assert len(alone.phones) == len(alone.codes) == 0
         close(bench.wave("--gpt", "y", "--reference", voice), bench.expected(alone))
-        prompt = replace(alone, phones=reference.phones_of("One two.", "en", 732), codes=torch.tensor([5, 6, 7, 8]))
+        prompt = replace(
+            alone, phones=reference.text_to_phones("One two.", "en", 732), codes=torch.tensor([5, 6, 7, 8])
+        )
         said = ("--reference-text", "One two.", "--reference-semantic", "5 6 7 8")
         made = bench.wave("--gpt", "y", "--reference", voice, *said)
         close(made, bench.expected(prompt))
@@ -132,11 +134,11 @@ class TestReference:
 
 class TestText:
     def test_bert_features_are_read(self, bench: Bench, voice: Path) -> None:
-        count = len(reference.phones_of(TEXT, "en", 732))
+        count = len(reference.text_to_phones(TEXT, "en", 732))
         bert = np.random.default_rng(0).standard_normal((count, 1024)).astype(np.float16)
         np.save(bench.folder / "bert.npy", bert)
         made = bench.wave("--gpt", "y", "--reference", voice, "--bert", bench.folder / "bert.npy")
-        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         close(made, bench.expected(alone, bert_PE=torch.from_numpy(bert).float()))
         np.save(bench.folder / "bert.npy", bert[1:])
         result = bench.sample("--gpt", "y", "--reference", voice, "--bert", bench.folder / "bert.npy")
@@ -144,7 +146,7 @@ class TestText:
 
     def test_every_choice_reaches_the_sampler(self, bench: Bench, voice: Path) -> None:
         words = ("--top-k", 7, "--top-p", 0.8, "--temperature", 0.7, "--repetition-penalty", 1.1)
-        alone = reference.of_recording(voice, None, "en", None, None, tiny())
+        alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         expected = bench.expected(alone, top_k=7, top_p=0.8, temperature=0.7, repetition_penalty=1.1)
         close(bench.wave("--gpt", "y", "--reference", voice, *words), expected)
 

@@ -66,8 +66,8 @@ class TestSamples:
         one = observer.spoken[4][0]
         wave, rate = soundfile.read(out / "samples" / "step-00000004" / f"{one.name}.wav", dtype="float32")
         assert rate == 32_000
-        np.testing.assert_allclose(wave, one.made, atol=1e-4)
-        assert len(one.made) == len(one.recorded) == 640 * len(one.mel_made)
+        np.testing.assert_allclose(wave, one.generated, atol=1e-4)
+        assert len(one.generated) == len(one.recorded) == 640 * len(one.mel_generated)
         recorded, _ = soundfile.read(out / "samples" / "recorded" / f"{one.name}.wav", dtype="float32")
         np.testing.assert_allclose(recorded, one.recorded, atol=1e-4)
         assert (out / "samples" / "step-00000002" / f"{one.name}.png").read_bytes().startswith(b"\x89PNG")
@@ -75,7 +75,7 @@ class TestSamples:
     def test_opinions_are_in_the_record_of_the_validation(self, watched: tuple[Path, Silent]) -> None:
         held = [record for record in watched[1].records if record["split"] == "validation"]
         for record, heard in zip(held, watched[1].spoken.values(), strict=True):
-            assert record["mos"] == pytest.approx(np.mean([abs(one.made).max() for one in heard]))
+            assert record["mos"] == pytest.approx(np.mean([abs(one.generated).max() for one in heard]))
 
     def test_hearing_changes_nothing_in_training(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
         unheard, _ = go(config, tmp_path / "run")
@@ -84,8 +84,8 @@ class TestSamples:
 
     def test_frames_share_out_their_attention_and_alignments_end_with_the_frames(self, watched: Any) -> None:
         for one in watched[1].spoken[4]:
-            np.testing.assert_allclose(one.sight.sum(1), 1, atol=1e-5)
-            assert one.sight.shape == (len(one.mel_recorded), len(one.phone_ends))
+            np.testing.assert_allclose(one.attention.sum(1), 1, atol=1e-5)
+            assert one.attention.shape == (len(one.mel_recorded), len(one.phone_ends))
             assert one.phone_ends[-1] == len(one.mel_recorded)
 
     def test_what_is_drawn_is_what_the_attention_did(self) -> None:
@@ -93,7 +93,7 @@ class TestSamples:
         torch.manual_seed(0)
         attention = MultiHeadAttention(8, 1).eval()
         x, memory, mask = torch.randn(1, 8, 6), torch.randn(1, 8, 4), torch.tensor([[[True, True, True, False]]])
-        with torch.no_grad(), evaluation_samples._watched(attention) as seen:
+        with torch.no_grad(), evaluation_samples._attention_weights(attention) as seen:
             answer = attention(x, memory, mask)
             values = attention.conv_v(memory).mT
             torch.testing.assert_close(attention.conv_o((seen[0] @ values).mT), answer)
@@ -102,7 +102,7 @@ class TestSamples:
     def test_a_decoder_of_text_is_heard_through_a_voice(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
         observer, _ = go(config, tmp_path / "run", stage="gpt", voice=watched[0], samples=3, max_steps=2)
         assert len(observer.spoken[2]) == min(3, observer.records[-1]["utterances"])
-        assert all(one.sight is None and len(one.made) % 1280 == 0 for one in observer.spoken[2])
+        assert all(one.attention is None and len(one.generated) % 1280 == 0 for one in observer.spoken[2])
 
     def test_a_disk_that_is_full_costs_samples_and_no_training(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,11 +192,11 @@ class TestTerminal:
         monkeypatch.setattr(output, "console", lambda: console)
         monkeypatch.setattr("headrace.cli.run_progress.LINE_EVERY_S", 0.0)
         with TrainProgress(quiet=quiet) as progress:
-            progress.say("device cpu: no CUDA device is there")
+            progress.log("device cpu: no CUDA device is there")
             progress.started(10, 100, ("loss_mel",))
             progress.recorded(RECORD)
             progress.recorded({"split": "validation", "step": 20, "loss_mel": 21.0, "mos": 2.5})
-            progress.heard(20, [])
+            progress.samples_written(20, [])
         return str(console.export_text())
 
     def test_a_terminal_shows_all_that_matters(self, monkeypatch: pytest.MonkeyPatch) -> None:

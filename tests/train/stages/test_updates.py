@@ -148,7 +148,7 @@ def test_a_single_utterance_that_does_not_fit_is_said() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_pieces_hold_every_utterance_once(count: int) -> None:
-    pieces = speech([5, 6, 7, 8, 9]).cut(count)
+    pieces = speech([5, 6, 7, 8, 9]).split(count)
     assert len(pieces) == min(count, 5)
     assert np.concatenate([piece.numbers for piece in pieces]).tolist() == [0, 1, 2, 3, 4]
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
@@ -231,17 +231,17 @@ def halved(precision: Precision, step: int) -> bool:
 def test_a_plateau_grows_batches_and_then_ends_patience() -> None:
     plateau = Plateau()
     for step, loss in enumerate([5.0, 4.0, 4.5, 4.2]):
-        plateau.note(step, loss)
+        plateau.update(step, loss)
     assert (plateau.best, plateau.best_step, plateau.since) == (4.0, 1, 2)
     assert plateau.grow() and (plateau.growth, plateau.since) == (2, 0)
     assert not plateau.grow()
     for step in range(4, 8):
-        plateau.note(step, float("nan"))
+        plateau.update(step, float("nan"))
     assert plateau.grow() and plateau.growth == 4
-    plateau.note(8, 3.0)
+    plateau.update(8, 3.0)
     assert (plateau.best_step, plateau.since) == (8, 0)
     for step in range(9, 14):
-        plateau.note(step, 3.0)
+        plateau.update(step, 3.0)
     assert not plateau.grow() and plateau.since == 5
     assert Plateau(**plateau.to_json()) == plateau
 
@@ -249,16 +249,16 @@ def test_a_plateau_grows_batches_and_then_ends_patience() -> None:
 class TestQuarantine:
     def test_it_survives_a_checkpoint(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2, "2": 1})
-        assert quarantine.held == [1]
+        assert quarantine.quarantined == [1]
         assert quarantine.to_json() == {"1": 2, "2": 1}
 
     def test_what_is_held_leaves_its_batches(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2})
         batch = speech([5, 6, 7])
-        left = quarantine.without(batch)
+        left = quarantine.without_quarantined(batch)
         assert left.numbers.tolist() == [0, 2] and left.frames.tolist() == [5, 7]
-        alone = batch.take(slice(1, 2))
-        assert quarantine.without(alone) is alone
+        alone = batch.select(slice(1, 2))
+        assert quarantine.without_quarantined(alone) is alone
 
 
 @pytest.fixture(scope="module")

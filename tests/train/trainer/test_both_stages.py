@@ -88,7 +88,7 @@ class TestDecoder:
         assert np.mean([r["loss"] for r in steps[-3:]]) < 0.8 * steps[0]["loss"]
         assert steps[-1]["accuracy"] > steps[0]["accuracy"]
         assert 0 < summary["accuracy_validation"] <= 1 and summary["loss_validation"] > 0
-        assert summary["shown"] == ["loss", "accuracy"]
+        assert summary["tracked_metrics"] == ["loss", "accuracy"]
         assert (out / "curves.png").exists()
 
     def test_the_rate_rises_and_falls_until_the_last_step(self, decoder_run: Any) -> None:

@@ -55,7 +55,7 @@ def update(batch: Batch) -> dict[str, Any]:
     made._prepared = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
     terms = made.step([batch])
     decoder = gpt_stage(replace(TINY, dropout=0.0))
-    said = decoder.step([text([12, 30, 17, 25]).take(CUTS[distributed.world()][distributed.rank()])])
+    said = decoder.step([text([12, 30, 17, 25]).select(CUTS[distributed.world()][distributed.rank()])])
     return {
         "terms": {name: float(value) for name, value in (terms | said).items()},
         "generator": gradients(made.generator),
@@ -91,7 +91,7 @@ def worker(store: Path, out: Path) -> None:
     stages: list[SovitsStage] = []
     step = SovitsStage.step
     with distributed.joined():
-        torch.save(update(utterances.take(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
+        torch.save(update(utterances.select(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
         SovitsStage.step = lambda self, batches: stages.append(self) or step(self, batches)  # type: ignore
         summary = loop.start(config(store, out / "run"), Silent())
     weights = stages[0].state_dict()["generator"]

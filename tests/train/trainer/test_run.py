@@ -294,12 +294,12 @@ class TestCheckpoints:
 class TestMetrics:
     def test_lines_after_the_checkpoint_go(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
-        with MetricsLog(path, upto=0) as log:
+        with MetricsLog(path, last_step=0) as log:
             for step in range(1, 6):
                 log.write({"split": "train", "step": step})
         with path.open("a") as file:
             file.write('{"split": "train", "st')
-        with MetricsLog(path, upto=3) as log:
+        with MetricsLog(path, last_step=3) as log:
             log.write({"split": "train", "step": 4, "again": True})
         assert [(r["step"], r.get("again", False)) for r in metrics.read(path)] == [
             (1, False),

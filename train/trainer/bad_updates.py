@@ -1,0 +1,56 @@
+"""What a run does after an update whose gradients were not finite, or exploded: names utterances, or stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from headrace.store.errors import RunError
+from headrace.train.data.batch import Batch
+from headrace.train.monitoring.observer import Observer
+from headrace.train.stages.registry import Stage
+from headrace.train.trainer.quarantine import Quarantine, utterances_of
+
+MAX_SKIPPED_IN_A_ROW = 50
+"""Updates that may be skipped in a row because gradients are not finite. Finding the loss scale of fp16 takes a
+dozen."""
+
+
+class BadUpdates:
+    """Follows updates that were skipped or scaled down."""
+
+    def __init__(self, stage: Stage, quarantine: Quarantine, device: torch.device, observer: Observer) -> None:
+        self._stage, self._quarantine, self._device, self._observer = stage, quarantine, device, observer
+        self._skipped_in_a_row = 0
+
+    def report(self, step: int, batches: Sequence[Batch], values: Mapping[str, float]) -> dict[str, Any]:
+        """Tell whose utterances are to blame for an update, where it was skipped or scaled down.
+
+        Args:
+            values: metrics of the update.
+        Returns:
+            The ids of its utterances, as fields for metrics.jsonl; nothing for an ordinary update.
+        """
+        if not values["skipped"] and not values["exploded"]:
+            return {}
+        ids = self._quarantine.ids(utterances_of(batches))
+        if not values["skipped"]:
+            self._observer.log(f"step {step}: {self._quarantine.describe_explosion(batches)}")
+            return {"scaled_down": ids}
+        for line in self._quarantine.record_failure(self._stage, batches, values, self._device):
+            self._observer.log(f"step {step}: {line}")
+        return {"left_out": ids}
+
+    def check_divergence(self, step: int, values: Mapping[str, float]) -> None:
+        """
+        Raises:
+            RunError: so many updates in a row were skipped that the run does not learn any more.
+        """
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
+        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise RunError(
+                f"Training diverged: the gradients of {MAX_SKIPPED_IN_A_ROW} steps up to step {step} were not finite. "
+                "Resume the run with --precision fp32, or from an earlier checkpoint."
+            )

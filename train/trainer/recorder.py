@@ -1,0 +1,66 @@
+"""What a run writes beside checkpoints: config.json, metrics.jsonl, curves.png and the events of TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from headrace.store.storage.local import commit_file
+from headrace.train import distributed
+from headrace.train.config import RunConfig, config_path
+from headrace.train.monitoring import metrics
+from headrace.train.monitoring.metrics import MetricsLog
+from headrace.train.monitoring.observer import CompositeObserver, Observer
+from headrace.train.monitoring.tensorboard import TensorBoard
+
+
+class RunRecorder:
+    """Writes the records of a run into its folder and passes them on to observers. Only the first rank does.
+
+    Use it in a `with` statement: it owns files.
+    """
+
+    def __init__(self, config: RunConfig, observer: Observer) -> None:
+        """
+        Raises:
+            UsageError: TensorBoard was asked for and is not installed.
+        """
+        self._first_rank = distributed.rank() == 0
+        wanted = config.monitoring.tensorboard and self._first_rank
+        self._tensorboard = TensorBoard(config.out / "tensorboard") if wanted else None
+        observers = [observer, *([self._tensorboard] if self._tensorboard else [])] if self._first_rank else []
+        self.observer = CompositeObserver(*observers)
+        self._out = config.out
+        self._metrics: MetricsLog | None = None
+
+    def open(self, config: RunConfig, step: int) -> None:
+        """Make the folder of the run and write config.json; metrics.jsonl continues after `step`."""
+        if not self._first_rank:
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        draft = self._out / "config.tmp"
+        draft.write_text(json.dumps(config.to_json(), indent=1) + "\n")
+        commit_file(draft, config_path(self._out))
+        self._metrics = MetricsLog(self._out / "metrics.jsonl", last_step=step)
+
+    def record(self, **record: Any) -> None:
+        """Write a line of metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.write(record)
+        self.observer.recorded(record)
+
+    def summarise(self, tracked: Sequence[str]) -> dict[str, Any]:
+        """Draw curves.png, and return `metrics.summarise` of all lines."""
+        records = metrics.read(self._out / "metrics.jsonl")
+        metrics.draw_curves(records, tracked, self._out / "curves.png")
+        return metrics.summarise(records, tracked)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        for writer in (self._tensorboard, self._metrics):
+            if writer is not None:
+                writer.__exit__(kind, value, at)

@@ -1,0 +1,70 @@
+"""Validation of a run: mean losses over the held-out utterances, and samples of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.train.data.batch_plan import Position, plan_epoch
+from headrace.train.data.batch_reader import read_batch
+from headrace.train.monitoring import evaluation_samples, metrics
+from headrace.train.monitoring.evaluation_samples import SampleWriter
+from headrace.train.monitoring.observer import Observer
+from headrace.train.stages import registry
+from headrace.train.trainer.setup import TrainingSetup
+
+
+class Validator:
+    """Computes validation losses, always over the same batches, and has samples synthesised."""
+
+    def __init__(self, setup: TrainingSetup, samples: SampleWriter | None, observer: Observer) -> None:
+        """
+        Args:
+            samples: writes samples at each validation; None for none.
+        """
+        self._setup, self._samples, self._observer = setup, samples, observer
+        self._batches = _batches(setup)
+        if samples:
+            observer.log(samples.describe())
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Return mean losses, and mean scores of the samples; nothing where no utterance is held out. Weights and
+        random state stay as they are."""
+        setup, sums = self._setup, dict[str, Tensor]()
+        for numbers in self._batches:
+            batch = read_batch(setup.data.store, setup.stage.features, numbers)
+            registry.check_ids(setup.stage, setup.data.store, batch)
+            for name, value in setup.stage.validate(batch.to(setup.device)).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
+        if not sums:
+            return {}
+        count = len(setup.data.validation)
+        return metrics.to_floats({name: value / count for name, value in sums.items()}) | self._write_samples(step)
+
+    def _write_samples(self, step: int) -> dict[str, float]:
+        """Synthesise and write the samples. Returns their mean scores. Training continues where the disk is full."""
+        if self._samples is None:
+            return {}
+        try:
+            samples = self._samples.write(step)
+        except OSError as error:
+            self._observer.log(f"step {step}: samples are not written, training goes on: {error.strerror}")
+            return {}
+        self._observer.samples_written(step, samples)
+        return evaluation_samples.mean_scores(samples)
+
+
+def _batches(setup: TrainingSetup) -> list[np.ndarray]:
+    """Return the utterance numbers of each validation batch."""
+    validation, config = setup.data.validation, setup.config
+    if not len(validation) or not config.schedule.validate_every:
+        return []
+    plan = plan_epoch(
+        setup.data.store.frames[validation],
+        Position.start(),
+        batch_frames=config.data.batch_frames,
+        seed=0,
+        max_utterances=config.data.max_utterances,
+    )
+    return [validation[plan.batch(step, 0)] for step in range(plan.steps)]
