@@ -35,7 +35,7 @@ from headrace.store.writer import Part, create_store, write_part
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.data.stream import Stream, StreamConfig
-from headrace.train.measure.page_cache import disk_rate, evict, files_of, sync, warm_up
+from headrace.train.measure.page_cache import disk_rate, evict, files_in, load, sync
 
 PEERS: dict[str, Peer] = {
     "LMDB, one value an utterance": Peer(package="lmdb", write=peer_formats.write_lmdb, read=peer_formats.read_lmdb),
@@ -211,7 +211,7 @@ def written(folder: Path, peers: dict[str, Peer], payload: Payload, size: int) -
 
 
 def weight(folder: Path, size: int) -> tuple[float, int]:
-    files = files_of(folder)
+    files = files_in(folder)
     return sum(path.stat().st_size for path in files) / size, len(files)
 
 
@@ -240,7 +240,7 @@ def warm_rates(
     """Utterances and bytes a second of CPU time, by format and round."""
     rates: Warm = {name: [] for name in readers}
     for place in set(places.values()):
-        warm_up(place)
+        load(place)
     for _ in range(rounds):
         for name, read in readers.items():
             rates[name].append(measured(read(places[name], payload), seconds, time.process_time))

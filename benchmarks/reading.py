@@ -122,7 +122,7 @@ def checking(path: Path, batches: Sequence[np.ndarray]) -> Callable[[], None]:
 
 def warm(path: Path, rounds: int) -> list[tuple[Any, ...]]:
     """Rows of the first table."""
-    page_cache.warm_up(path)
+    page_cache.load(path)
     opened = store.open(path)
     batches = batches_of(opened)
     padded, unpadded = (

@@ -77,7 +77,7 @@ def bench_store(
         seconds=seconds,
         warm=cold is not True,
         cold=cold is not False,
-        say=(lambda _: None) if as_json else output.log,
+        log=(lambda _: None) if as_json else output.log,
     )
     if png:
         from headrace.train.measure.charts import draw_rates

@@ -1,4 +1,4 @@
-"""Does the model wait for data? Data alone, the model alone, both together, and the answer in a sentence."""
+"""Whether a model waits for data: the rates of data alone, of the model alone, and of both together."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream
-from headrace.train.measure.throughput import drop, folders_of, never_warm
+from headrace.train.measure.throughput import drop_page_cache, local_folders, reason_never_warm
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages import registry
 from headrace.train.stages.registry import Stage
 from headrace.train.trainer.setup import TrainingSetup, set_up
 
-WAITING = 0.05
-"""Share of the time from which on waiting makes data the bottleneck: steps differ by less."""
+WAIT_SHARE_LIMIT = 0.05
+"""Share of the time from which waiting makes data the bottleneck; steps vary by less."""
 DATA_SECONDS = 2.0
-"""That data alone is streamed for, at least."""
+"""Seconds for which data alone is streamed, at least."""
 WARM_UP = 2
-"""Steps at first that do not count: the model allocates and tries algorithms, the stream has nothing read ahead."""
+"""First steps that do not count: the model allocates and tries algorithms, the stream has not read ahead yet."""
 
 Update = Sequence[Batch]
 """The batches of one step."""
@@ -34,15 +34,18 @@ Update = Sequence[Batch]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
+    """How fast steps were made, or batches delivered."""
+
     seconds: float
     steps: int
     frames_per_s: float
-    """Padding not counted."""
+    """Without padding."""
     utterances_per_s: float
 
     @classmethod
     def of(cls, steps: Sequence[tuple[int, int]], seconds: float) -> Pace:
-        """
+        """Compute the pace of steps.
+
         Args:
             steps: frames and utterances of each.
         """
@@ -52,13 +55,16 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
+    """Paces of data and model."""
+
     data: Pace
-    """Alone: nobody used it."""
+    """Of data alone."""
     model: Pace
-    """Alone: with batches in memory, those of `together`."""
+    """Of the model alone, with the batches of `together` in memory."""
     together: Pace
+    """Of a model that reads data."""
     waits_s: tuple[float, ...]
-    """What each step of `together` waited for data."""
+    """Seconds that each step of `together` waited for data."""
 
     @property
     def wait_share(self) -> float:
@@ -67,10 +73,10 @@ class Comparison:
     @property
     def bottleneck(self) -> str:
         """`data` or `model`."""
-        return "data" if self.wait_share > WAITING else "model"
+        return "data" if self.wait_share > WAIT_SHARE_LIMIT else "model"
 
     def verdict(self, remedy: str) -> str:
-        """One sentence.
+        """Return the result in one sentence.
 
         Args:
             remedy: what to do where data is the bottleneck.
@@ -87,44 +93,35 @@ class Comparison:
 def compare(stage: Stage, open_stream: Callable[[], Stream], steps: int, check: Callable[[Batch], None]) -> Comparison:
     """Measure data, model and both together.
 
-    The reader of `together` begins with nothing read ahead, so one that is too slow shows from the first steps on.
+    The stream of `together` begins with nothing read ahead, so one that is too slow shows from the first steps.
 
     Args:
-        open_stream: to the same batches each time.
-        steps: that count, with the model.
-        check: called with each batch that the model is to see, once.
+        open_stream: opens a stream of the same batches each time.
+        steps: of the model that are measured.
+        check: called once with each batch that the model reads.
     """
     with open_stream() as stream:
         data = _data_alone(_updates(stage, stream), steps)
     with open_stream() as stream:
-        held = list(islice(_updates(stage, stream), WARM_UP + steps))
-    for update in held:
+        updates = list(islice(_updates(stage, stream), WARM_UP + steps))
+    for update in updates:
         for batch in update:
             check(batch)
-    taken = [_timed(stage, update) for update in held]
-    model = Pace.of([_amounts(update) for update in held[WARM_UP:]], sum(taken[WARM_UP:]))
-    del held
-    amounts, seconds, waits = [], [], []
+    model = _model_alone(stage, updates)
+    del updates
     with open_stream() as stream:
-        updates = _updates(stage, stream)
-        for _ in range(WARM_UP + steps):
-            begun = time.perf_counter()
-            update = next(updates)
-            waits.append(time.perf_counter() - begun)
-            seconds.append(waits[-1] + _timed(stage, update))
-            amounts.append(_amounts(update))
-    together = Pace.of(amounts[WARM_UP:], sum(seconds[WARM_UP:]))
-    return Comparison(data=data, model=model, together=together, waits_s=tuple(waits[WARM_UP:]))
+        together, waits = _together(stage, stream, steps)
+    return Comparison(data=data, model=model, together=together, waits_s=waits)
 
 
 def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observer) -> dict[str, Any]:
-    """Tell whether a run would wait for data.
+    """Measure whether a run would wait for data.
 
     Args:
         config: `out` is not used.
-        steps: that the model makes, alone and together with the stream.
-        cold: whether nothing of the store is in memory before each measurement; None chooses what epochs after the
-            first one find.
+        steps: of the model, alone and with data.
+        cold: whether the store is dropped from memory before each measurement; None does what epochs after the first
+            one find.
     Returns:
         data, model, together (each a `Pace`), waits_s, wait_share, bottleneck, verdict, and how it was measured.
     Raises:
@@ -133,7 +130,7 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
     setup = set_up(config.with_options(fp32_steps=0), observer)
     store, stage = setup.data.store, setup.stage
     if cold is None:
-        reason = never_warm(store, stage.features)
+        reason = reason_never_warm(store, stage.features)
         cold, why = bool(reason), reason or "as from the second epoch on"
         observer.log(f"{'cold' if cold else 'warm'}: {why}")
     if not cold:
@@ -141,21 +138,11 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
 
     def open_stream() -> Stream:
         if cold:
-            drop(store)
-        return _afresh(setup).stream(Position.start())
+            drop_page_cache(store)
+        return _reopened(setup).stream(Position.start())
 
     found = compare(stage, open_stream, steps, lambda batch: registry.check_ids(stage, store, batch))
-    return {
-        "store": str(config.store),
-        "stage": config.model.stage,
-        "preset": config.model.preset,
-        "device": str(setup.device),
-        "precision": setup.precision.name,
-        "batch_frames": setup.config.data.batch_frames,
-        "max_utterances": setup.config.data.max_utterances,
-        "accumulate": stage.optim.accumulate,
-        "features": list(stage.features),
-        "reading": store.read_method,
+    return _settings(setup) | {
         "cold": cold,
         **asdict(found),
         "wait_share": found.wait_share,
@@ -164,9 +151,26 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
     }
 
 
+def _settings(setup: TrainingSetup) -> dict[str, Any]:
+    """Return what was measured: the store, the model and the batches."""
+    config, stage = setup.config, setup.stage
+    return {
+        "store": str(config.store),
+        "stage": config.model.stage,
+        "preset": config.model.preset,
+        "device": str(setup.device),
+        "precision": setup.precision.name,
+        "batch_frames": config.data.batch_frames,
+        "max_utterances": config.data.max_utterances,
+        "grad_accum": stage.optim.accumulate,
+        "features": list(stage.features),
+        "reading": setup.data.store.read_method,
+    }
+
+
 def remedy(store: Store, cold: bool) -> str:
-    """What to do where data is the bottleneck."""
-    if len(folders_of(store)) < len(store.members):
+    """Return what to do where data is the bottleneck."""
+    if len(local_folders(store)) < len(store.members):
         return "copy the store to a disk of this machine"
     if any(member.attributes.get("compression", "none") != "none" for member in store.members):
         return "build the store with --compression none"
@@ -175,13 +179,13 @@ def remedy(store: Store, cold: bool) -> str:
     return "look for what else keeps this machine's memory and processors busy"
 
 
-def _afresh(setup: TrainingSetup) -> TrainingSetup:
-    """With the store opened anew: what another stream has mapped stays in memory."""
+def _reopened(setup: TrainingSetup) -> TrainingSetup:
+    """Return the setup with its store reopened: what another stream has mapped stays in memory."""
     return replace(setup, data=replace(setup.data, store=stores.open(setup.config.store)))
 
 
 def _read_all(setup: TrainingSetup) -> None:
-    with _afresh(setup).stream(Position.start()) as stream:
+    with _reopened(setup).stream(Position.start()) as stream:
         while stream.position.epoch == 0:
             next(stream)
 
@@ -198,9 +202,26 @@ def _data_alone(updates: Iterator[Update], steps: int) -> Pace:
     return Pace.of(amounts, time.perf_counter() - begun)
 
 
+def _model_alone(stage: Stage, updates: Sequence[Update]) -> Pace:
+    seconds = [_timed(stage, update) for update in updates]
+    return Pace.of([_amounts(update) for update in updates[WARM_UP:]], sum(seconds[WARM_UP:]))
+
+
+def _together(stage: Stage, stream: Stream, steps: int) -> tuple[Pace, tuple[float, ...]]:
+    """Return the pace of a model that reads data, and the seconds that each step waited."""
+    updates, amounts, seconds, waits = _updates(stage, stream), list[tuple[int, int]](), list[float](), list[float]()
+    for _ in range(WARM_UP + steps):
+        begun = time.perf_counter()
+        update = next(updates)
+        waits.append(time.perf_counter() - begun)
+        seconds.append(waits[-1] + _timed(stage, update))
+        amounts.append(_amounts(update))
+    return Pace.of(amounts[WARM_UP:], sum(seconds[WARM_UP:])), tuple(waits[WARM_UP:])
+
+
 def _timed(stage: Stage, update: Update) -> float:
     begun = time.perf_counter()
-    metrics.to_floats(stage.step(update))  # here the device is waited for
+    metrics.to_floats(stage.step(update))  # synchronises with the device
     return time.perf_counter() - begun
 
 

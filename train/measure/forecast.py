@@ -1,7 +1,7 @@
-"""What a run would take, measured on a few of its batches: memory, time, and the batches that cards have room for.
+"""Forecast of a run from a few of its batches: memory, time, and the largest batches that fit on graphics cards.
 
-What a step makes and still holds is counted tensor by tensor, on any device: at its peak that is taken to be linear in
-the padded frames and in the utterances of a batch.
+The memory of a step is counted tensor by tensor, on any device. Its peak is modelled as linear in the padded frames and
+in the utterances of a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from headrace.train.config import RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Epoch, Stream
-from headrace.train.measure.memory_tracking import Living
+from headrace.train.measure.memory_tracking import MemoryTracker
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages import registry
@@ -28,62 +28,61 @@ from headrace.train.trainer import auto_settings
 from headrace.train.trainer.setup import TrainingSetup, set_up
 
 BATCHES = 4
-"""That are measured: from those of the shortest utterances to those of the longest."""
+"""Batches that are measured, from the shortest utterances to the longest."""
 STATE_BYTES = 12
-"""Of a parameter: weight and two moments, in float32."""
+"""Bytes of a parameter: weight and two moments, in float32."""
 SPARE = 1.25
-"""On what a step holds: workspaces of kernels, blocks that do not fit."""
+"""Factor on the memory of a step: workspaces of kernels, fragmentation."""
 USABLE = 0.92
-"""Of a card's memory: the rest is the driver's, and lost between blocks."""
+"""Usable share of a card's memory: the rest is the driver's, or lost to fragmentation."""
 CARDS = {"T4": 15.0, "V100": 31.7, "A100 40": 39.4, "L40S": 44.5, "A100 80": 79.2, "H100": 79.2, "H200": 139.8}
-"""GiB that a program sees."""
+"""Card to GiB that a program can use."""
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One step."""
+class StepMeasurement:
+    """Memory and time of one step."""
 
     frames: int
     """Padded."""
     utterances: int
     peak: int
-    """Bytes of what it made and still held, gradients among them."""
+    """The most bytes that it held at once, gradients included."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """Bytes of a step: fixed, for each padded frame, and for each utterance."""
+class MemoryModel:
+    """Bytes of a step: a fixed part, a part for each padded frame, and one for each utterance."""
 
     fixed: float
     frame: float
     utterance: float
 
     @classmethod
-    def of(cls, steps: Sequence[Measured]) -> Need:
-        """The least squares fit; what would be negative is 0."""
+    def fit(cls, steps: Sequence[StepMeasurement]) -> MemoryModel:
+        """Fit to measurements by least squares; negative parts become 0."""
         sizes = np.array([[1, step.frames, step.utterances] for step in steps], float)
         scale = sizes.max(0)
-        fit = np.linalg.lstsq(sizes / scale, np.array([step.peak for step in steps], float), rcond=None)[0] / scale
-        return cls(*np.maximum(fit, 0).tolist())
+        solution = np.linalg.lstsq(sizes / scale, np.array([step.peak for step in steps], float), rcond=None)[0] / scale
+        return cls(*np.maximum(solution, 0).tolist())
 
-    def room(self, spare_bytes: float) -> int:
-        """The largest frame budget whose worst batch, of as many utterances as it may have, fits."""
+    def max_batch_frames(self, spare_bytes: float) -> int:
+        """Return the largest `batch_frames` whose worst batch, with as many utterances as it may have, fits."""
         frame = self.frame + self.utterance / auto_settings.SHORTEST_COUNTED
         return max(0, int((spare_bytes / SPARE - self.fixed) / frame))
 
 
 def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, Any]:
-    """Measure a run without beginning it.
+    """Measure what a run would take, without starting it.
 
     Args:
         config: `out` is not used.
-        epochs: to look ahead.
+        epochs: of the run, for the total time.
     Returns:
-        parameters (by network), state_gib, step_gib (what the largest step makes and holds), room (by card, and first
-        `this device`: the largest budget of frames that fits), steps_per_epoch, step_s, hours, measured, and what was
-        chosen.
+        parameters (by network), state_gib, step_gib (peak of the largest step), room (by card, and first `this device`:
+        the largest `batch_frames` that fits), steps_per_epoch, step_s, hours, measured, and the automatic settings.
     Raises:
         As `headrace.train.trainer.loop.start`.
     """
@@ -91,10 +90,10 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     config = setup.config
     with setup.stream(Position.start()) as stream:
         epoch = stream.epoch(stream.position)
-        spread = _spread(epoch)
-        _measure(setup, stream, epoch, spread[0])  # makes what stays: moments, the entries of a codebook
-        steps = [_measure(setup, stream, epoch, members) for members in spread]
-    return _account(setup, epoch, steps, epochs) | {
+        batches = _spread_batches(epoch)
+        _measure(setup, stream, epoch, batches[0])  # allocates what stays: moments, the entries of a codebook
+        steps = [_measure(setup, stream, epoch, members) for members in batches]
+    return _summary(setup, epoch, steps, epochs) | {
         "stage": config.model.stage,
         "preset": config.model.preset,
         "device": str(setup.device),
@@ -104,9 +103,9 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     }
 
 
-def _account(setup: TrainingSetup, epoch: Epoch, steps: Sequence[Measured], epochs: int) -> dict[str, Any]:
+def _summary(setup: TrainingSetup, epoch: Epoch, steps: Sequence[StepMeasurement], epochs: int) -> dict[str, Any]:
     networks = {name: sum(p.numel() for p in module.parameters()) for name, module in _networks(setup.stage).items()}
-    state, need, plan = STATE_BYTES * sum(networks.values()), Need.of(steps), epoch.plan
+    state, memory_model, plan = STATE_BYTES * sum(networks.values()), MemoryModel.fit(steps), epoch.plan
     longest = np.maximum.reduceat(epoch.padded[plan.order], plan.bounds[:-1])
     padded = int((longest * np.diff(plan.bounds)).sum()) / plan.world
     epoch_s = padded * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
@@ -116,7 +115,7 @@ def _account(setup: TrainingSetup, epoch: Epoch, steps: Sequence[Measured], epoc
         "parameters": networks,
         "state_gib": state / GIB,
         "step_gib": max(step.peak for step in steps) / GIB,
-        "room": {card: need.room(USABLE * gib * GIB - state) for card, gib in gib_of.items()},
+        "room": {card: memory_model.max_batch_frames(USABLE * gib * GIB - state) for card, gib in gib_of.items()},
         "steps_per_epoch": updates,
         "step_s": epoch_s / updates,
         "epochs": epochs,
@@ -125,30 +124,30 @@ def _account(setup: TrainingSetup, epoch: Epoch, steps: Sequence[Measured], epoc
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes that a device has."""
+    """Return the bytes of memory of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
 
 
-def _spread(epoch: Epoch) -> list[np.ndarray]:
-    """Batches from the shortest utterances to the longest, full ones of their lengths. Indices of `epoch.numbers`."""
+def _spread_batches(epoch: Epoch) -> list[np.ndarray]:
+    """Return batches from the shortest utterances to the longest, as indices into `epoch.numbers`."""
     plan = epoch.plan
     every = np.linspace(0, len(plan.bounds) - 2, min(BATCHES, len(plan.bounds) - 1)).round().astype(int)
     return [np.sort(plan.order[plan.bounds[batch] : plan.bounds[batch + 1]]) for batch in every]
 
 
-def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.ndarray) -> Measured:
-    """One step whose memory is counted, which takes time, and one whose time counts."""
+def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.ndarray) -> StepMeasurement:
+    """Measure the memory of one step, which slows it, and the time of another."""
     batch = stream.read(epoch.numbers[members])
     registry.check_ids(setup.stage, setup.data.store, batch)
-    with Living() as living:
+    with MemoryTracker() as memory:
         metrics.to_floats(setup.stage.step([batch]))
     begun = time.perf_counter()
-    metrics.to_floats(setup.stage.step([batch]))  # here the device is waited for
+    metrics.to_floats(setup.stage.step([batch]))  # synchronises with the device
     seconds = time.perf_counter() - begun
     frames = len(members) * int(epoch.padded[members].max())
-    return Measured(frames=frames, utterances=len(members), peak=living.peak, seconds=seconds)
+    return StepMeasurement(frames=frames, utterances=len(members), peak=memory.peak, seconds=seconds)
 
 
 def _networks(stage: Stage) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Memory of tensors while they live: counted result by result, on any device."""
+"""Tracking of the memory of tensors: counted as operations allocate them, on any device."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Living(TorchDispatchMode):
-    """Counts the bytes of what is computed within this context, forward and backward, until nobody holds it any longer.
-    Tensors that share memory count once; what was there before does not count, nor do workspaces of kernels."""
+class MemoryTracker(TorchDispatchMode):
+    """Counts the bytes of tensors that are computed within this context, forward and backward, until they are freed.
+    Tensors that share memory count once; earlier tensors do not count, nor do workspaces of kernels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.current = 0
+        """Bytes that are held now."""
+        self.peak = 0
+        """The most bytes that were held at once."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -31,12 +34,12 @@ class Living(TorchDispatchMode):
         return made
 
     def _change(self, size: int) -> None:
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self.current += size
+        self.peak = max(self.peak, self.current)
 
 
 def _tensors(of: Any) -> Iterator[Tensor]:
-    """However deep in sequences."""
+    """Yield the tensors in nested sequences."""
     if isinstance(of, Tensor):
         yield of
     elif isinstance(of, Iterable) and not isinstance(of, str):

@@ -1,4 +1,4 @@
-"""Files, the page cache, and the disk below: what it takes to measure reading. Nothing of it needs root."""
+"""The page cache and the disk below it: what measuring of reading needs. None of it needs root."""
 
 from __future__ import annotations
 
@@ -16,84 +16,90 @@ BLOCK = 4 << 20
 """Bytes of one read: of 1 to 8 MiB a disk gave 1.0 GB/s, of 32 MiB 0.6."""
 
 
-def files_of(*folders: Path) -> list[Path]:
+def files_in(*folders: Path) -> list[Path]:
+    """Return all files below folders, sorted."""
     return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
 def sync(*folders: Path) -> None:
-    """Force all files to the disk."""
-    for path in files_of(*folders):
+    """Write all files below folders to the disk."""
+    for path in files_in(*folders):
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def evict(*folders: Path) -> None:
-    """Drop all files from the page cache, but for pages that are mapped or not written yet.
+    """Drop all files below folders from the page cache, except pages that are mapped or not written yet.
 
     Raises:
         UsageError: this system cannot do that (Windows, macOS).
     """
     if not hasattr(os, "posix_fadvise"):
         raise UsageError(f"Reading from the disk cannot be measured on {platform.system()}: measure with --warm.")
-    for path in files_of(*folders):
+    for path in files_in(*folders):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def warm_up(*folders: Path) -> None:
-    """Bring all files into the page cache."""
-    for path in files_of(*folders):
+def load(*folders: Path) -> None:
+    """Load all files below folders into the page cache."""
+    for path in files_in(*folders):
         with path.open("rb") as file:
             while file.read(BLOCK):
                 pass
 
 
-def fetched() -> int:
-    """Bytes that this process had disks read so far. Call it where `evict` works."""
+def bytes_read() -> int:
+    """Return the bytes that disks have read for this process so far. Call it only where `evict` works."""
     counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
     return int(counts["read_bytes"])
 
 
-def has_direct(*folders: Path) -> bool:
-    """Whether files can be read past the page cache (O_DIRECT). Not every file system has that."""
+def supports_direct_io(*folders: Path) -> bool:
+    """Return whether files can be read past the page cache (O_DIRECT). Not every file system supports it."""
     if not hasattr(os, "O_DIRECT"):
         return False
     try:
-        os.close(os.open(files_of(*folders)[0], os.O_RDONLY | os.O_DIRECT))
+        os.close(os.open(files_in(*folders)[0], os.O_RDONLY | os.O_DIRECT))
     except OSError:
         return False
     return True
 
 
 def disk_rate(*folders: Path, seconds: float = inf) -> float:
-    """Bytes a second of reading files from the disk, one after the other: past the page cache where that is possible,
-    else through it, and it is emptied of them first.
+    """Measure the bytes per second of reading files sequentially from the disk: past the page cache where that is
+    possible, else through it, after they were dropped from it.
 
     Args:
-        seconds: after so many it is enough.
+        seconds: stop after this time.
     """
-    files, direct = files_of(*folders), has_direct(*folders)
+    files, direct = files_in(*folders), supports_direct_io(*folders)
     if not direct:
         evict(*folders)
     begun, count = time.perf_counter(), 0
-    for size in _read(files, os.O_DIRECT if direct else 0):
+    for size in _read_blocks(files, os.O_DIRECT if direct else 0):
         count += size
         if time.perf_counter() - begun > seconds:
             break
     return count / (time.perf_counter() - begun)
 
 
-def _read(files: list[Path], flags: int) -> Iterator[int]:
-    """Bytes of each block read. The buffer is a mapping, since O_DIRECT wants whole pages."""
+def _read_blocks(files: list[Path], flags: int) -> Iterator[int]:
+    """Read files and yield the size of each block. The buffer is a mapping, since O_DIRECT needs whole pages."""
     with mmap.mmap(-1, BLOCK) as buffer:
         for path in files:
             file = os.open(path, os.O_RDONLY | flags)
             try:
-                place = 0
-                while size := os.preadv(file, [buffer], place):
-                    place += size
-                    yield size
-                    if size % mmap.PAGESIZE:
-                        break  # the end; from here O_DIRECT would be refused
+                yield from _block_sizes(file, buffer)
             finally:
                 os.close(file)
+
+
+def _block_sizes(file: int, buffer: mmap.mmap) -> Iterator[int]:
+    """Read an open file to its end, and yield the size of each block."""
+    offset = 0
+    while size := os.preadv(file, [buffer], offset):
+        offset += size
+        yield size
+        if size % mmap.PAGESIZE:
+            return  # the end of the file: O_DIRECT refuses offsets that are no multiple of a page

@@ -1,4 +1,4 @@
-"""How fast batches come out of a store, beside the best that this machine's memory and disk can do.
+"""Throughput of reading batches from a store, compared with what this machine's memory and disk can do.
 
 By the clock, in one run: batches out of the page cache, between two measurements of plain memory copies of the same
 sizes; batches from the disk, right after the disk was read sequentially.
@@ -27,29 +27,29 @@ from headrace.train.measure import page_cache
 from headrace.train.trainer import auto_settings
 
 BATCH_FRAMES = 9600
-COPIED = 1 << 29
-"""Bytes of memory that plain copies come from: more than a processor keeps in its caches."""
+COPY_SOURCE_BYTES = 1 << 29
+"""Bytes of memory that plain copies read from: more than the caches of a processor hold."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Streamed:
-    """What a stream delivered, with nobody using it."""
+class StreamMeasurement:
+    """What a stream delivered while nothing used its batches."""
 
     store: Store
     features: tuple[str, ...]
     numbers: list[np.ndarray]
-    """Of each batch, its utterances."""
+    """Utterance numbers of each batch."""
     sizes: list[list[int]]
-    """Of each batch, the bytes of each feature, padding counted."""
+    """Bytes of each feature of each batch, with padding."""
     seconds: float
     first_batch_s: float
-    """From before the store was opened to the first batch."""
+    """Seconds from before the store was opened to the first batch."""
 
     @property
     def stored(self) -> int:
-        """Bytes without padding: what had to be read."""
+        """Bytes without padding: those that had to be read."""
         numbers, specs = np.concatenate(self.numbers), [self.store.features[name] for name in self.features]
         return sum(
             int(self.store.lengths(spec.axis)[numbers].sum(dtype=np.int64))
@@ -58,7 +58,7 @@ class Streamed:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Rates a second. `frames_per_s` without padding, `gb_per_s` 10^9 bytes of tensors with it."""
+        """Return rates per second: `frames_per_s` without padding, `gb_per_s` in 10^9 bytes of tensors with it."""
         lengths = [self.store.frames[numbers] for numbers in self.numbers]
         frames = sum(int(some.sum()) for some in lengths)
         return {
@@ -73,7 +73,7 @@ class Streamed:
         }
 
 
-def streamed(
+def measure_stream(
     path: StoragePath,
     features: tuple[str, ...],
     config: StreamConfig,
@@ -81,7 +81,7 @@ def streamed(
     seconds: float = inf,
     skipped: int = 0,
     epochs: float = inf,
-) -> Streamed:
+) -> StreamMeasurement:
     """Open a store and stream all of its utterances; the clock starts when the first epoch is planned.
 
     Args:
@@ -104,7 +104,9 @@ def streamed(
             numbers.append(batch.numbers)
             sizes.append([tensor.nbytes for tensor in batch.tensors.values()])
             elapsed = time.perf_counter() - begun
-    return Streamed(store=store, features=features, numbers=numbers, sizes=sizes, seconds=elapsed, first_batch_s=first)
+    return StreamMeasurement(
+        store=store, features=features, numbers=numbers, sizes=sizes, seconds=elapsed, first_batch_s=first
+    )
 
 
 def bench(
@@ -115,21 +117,21 @@ def bench(
     seconds: float = 3.0,
     warm: bool = True,
     cold: bool = True,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure a store on this machine.
+    """Measure how fast a store is read on this machine.
 
     Args:
         features: to read, by name; none for all.
         batch_frames: most padded frames of a batch.
         seconds: of each measurement, at least.
         warm, cold: whether to measure with the store in the page cache, and without.
-        say: is told what is going on.
+        log: is told what is being measured.
     Returns:
-        What was read and how; `warm` and `cold`, each with what `Streamed.to_json` has, or None; `copy_gb_per_s`, and
-        `warm.of_copies`, the share of that rate that the stream has. Where the store lies on disks of this machine,
+        What was read and how; `warm` and `cold`, each as `StreamMeasurement.to_json` or None; `copy_gb_per_s`, and
+        `warm.of_copies`, the stream's share of that rate. Where the store lies on disks of this machine also
         `disk_gb_per_s`, `disk_direct`, `cold.of_disk`, and `cold.fetched`, bytes that came from the disk for each one
-        delivered: 0 says that the page cache could not be dropped.
+        delivered: 0 means that the page cache could not be dropped.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
         StoreError: there is nothing in it.
@@ -139,10 +141,7 @@ def bench(
     features = _chosen(store, features)
     utterances, _ = auto_settings.choose_max_utterances(0, batch_frames)
     config = StreamConfig(batch_frames=batch_frames, max_utterances=utterances)
-    if reason := never_warm(store, features):
-        if not cold:
-            raise UsageError(f"{path} cannot be measured warm, since {reason}: leave out --warm.")
-        say(f"not measured warm: {reason}")
+    warm = warm and _can_be_warm(store, features, cold, log)
     found = {
         "store": str(path),
         "utterances": len(store),
@@ -152,27 +151,41 @@ def bench(
         "batch_frames": batch_frames,
         "max_utterances": utterances,
     }
-    measured_warm = _warm(path, features, config, seconds, say) if warm and not reason else {"warm": None}
-    measured_cold = _cold(path, features, config, seconds, say) if cold else {"cold": None}
+    measured_warm = _warm(path, features, config, seconds, log) if warm else {"warm": None}
+    measured_cold = _cold(path, features, config, seconds, log) if cold else {"cold": None}
     return found | measured_warm | measured_cold
 
 
-def folders_of(store: Store) -> list[Path]:
-    """Of all stores that are read as this one, those on this machine."""
+def _can_be_warm(store: Store, features: Sequence[str], cold: bool, log: Log) -> bool:
+    """Return whether the store can be measured from memory; says why not where it is measured cold.
+
+    Raises:
+        UsageError: it cannot, and it is not to be measured cold either.
+    """
+    reason = reason_never_warm(store, features)
+    if reason and not cold:
+        raise UsageError(f"{store.path} cannot be measured warm, since {reason}: leave out --warm.")
+    if reason:
+        log(f"not measured warm: {reason}")
+    return not reason
+
+
+def local_folders(store: Store) -> list[Path]:
+    """Return the folders of a store, or of those read as one, that are on this machine."""
     return [member.path for member in store.members if isinstance(member.path, Path)]
 
 
-def drop(store: Store) -> bool:
-    """Have nothing of a store in memory, unless somebody else has it mapped. False where it lies in a bucket."""
+def drop_page_cache(store: Store) -> bool:
+    """Drop a store from the page cache, except what other processes map. Returns False where it lies in a bucket."""
     gc.collect()  # what is mapped stays in the page cache
-    page_cache.sync(*folders_of(store))
-    page_cache.evict(*folders_of(store))
-    return len(folders_of(store)) == len(store.members)
+    page_cache.sync(*local_folders(store))
+    page_cache.evict(*local_folders(store))
+    return len(local_folders(store)) == len(store.members)
 
 
-def never_warm(store: Store, features: Sequence[str]) -> str:
-    """Why it is not in memory even when all of it was read; nothing where it is."""
-    if len(folders_of(store)) < len(store.members):
+def reason_never_warm(store: Store, features: Sequence[str]) -> str:
+    """Return why a store is not in memory even when all of it was read; an empty string where it is."""
+    if len(local_folders(store)) < len(store.members):
         return "it lies in a bucket"
     return "" if fits_memory(store, features) else "these features take more than half of this machine's memory"
 
@@ -187,46 +200,48 @@ def _chosen(store: Store, features: Sequence[str]) -> tuple[str, ...]:
 
 
 def _warm(
-    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say
+    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, log: Log
 ) -> dict[str, Any]:
-    say("warm: reading all of it once, then from memory")
-    copy_rate = copying(streamed(path, features, config, epochs=1).sizes)
+    log("warm: reading all of it once, then from memory")
+    copy_rate = copy_rate_of(measure_stream(path, features, config, epochs=1).sizes)
     before = copy_rate(seconds / 2)
-    found = streamed(path, features, config, seconds=seconds, skipped=1).to_json()
+    found = measure_stream(path, features, config, seconds=seconds, skipped=1).to_json()
     copies = fmean((before, copy_rate(seconds / 2))) / 1e9
     return {"warm": found | {"of_copies": found["gb_per_s"] / copies}, "copy_gb_per_s": copies}
 
 
 def _cold(
-    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, say: Say
+    path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, log: Log
 ) -> dict[str, Any]:
     store = stores.open(path)
-    folders = folders_of(store)
-    if not drop(store):
-        say("cold: from the bucket")
-        return {"cold": streamed(path, features, config, seconds=seconds, epochs=1).to_json()}
-    say("cold: the disk sequentially, then the store with nothing of it in memory")
+    folders = local_folders(store)
+    if not drop_page_cache(store):
+        log("cold: from the bucket")
+        return {"cold": measure_stream(path, features, config, seconds=seconds, epochs=1).to_json()}
+    log("cold: the disk sequentially, then the store with nothing of it in memory")
     rate = page_cache.disk_rate(*folders, seconds=seconds)
-    drop(store)
-    before = page_cache.fetched()
-    found = streamed(path, features, config, seconds=seconds, epochs=1)
-    fetched = (page_cache.fetched() - before) / found.stored
+    drop_page_cache(store)
+    before = page_cache.bytes_read()
+    found = measure_stream(path, features, config, seconds=seconds, epochs=1)
+    fetched = (page_cache.bytes_read() - before) / found.stored
     return {
         "cold": found.to_json() | {"of_disk": found.stored / found.seconds / rate, "fetched": fetched},
         "disk_gb_per_s": rate / 1e9,
-        "disk_direct": page_cache.has_direct(*folders),
+        "disk_direct": page_cache.supports_direct_io(*folders),
     }
 
 
-def copying(sizes: Sequence[Sequence[int]]) -> Callable[[float], float]:
-    """Plain copies of so many bytes: one a feature and a batch, from anywhere in memory, into a buffer used again.
+def copy_rate_of(sizes: Sequence[Sequence[int]]) -> Callable[[float], float]:
+    """Prepare plain memory copies of these sizes: from random places into buffers that are reused.
 
+    Args:
+        sizes: of each feature of each batch, in bytes.
     Returns:
-        Bytes a second, of copying for so many seconds.
+        A function that copies for so many seconds and returns the bytes per second.
     """
-    source, random = np.ones(COPIED, np.uint8), np.random.default_rng(0)
+    source, random = np.ones(COPY_SOURCE_BYTES, np.uint8), np.random.default_rng(0)
     buffers = [np.ones(max(some), np.uint8) for some in zip(*sizes, strict=True)]
-    starts = random.integers(0, COPIED - max(map(len, buffers)), (len(sizes), len(buffers))) // 64 * 64
+    starts = random.integers(0, COPY_SOURCE_BYTES - max(map(len, buffers)), (len(sizes), len(buffers))) // 64 * 64
     batches = list(zip(sizes, starts.tolist(), strict=True))
 
     def rate(seconds: float) -> float:

@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(autouse=True)
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bottleneck, "DATA_SECONDS", 0.1)
-    monkeypatch.setattr(throughput, "COPIED", 1 << 24)
+    monkeypatch.setattr(throughput, "COPY_SOURCE_BYTES", 1 << 24)
 
 
 def strict(output: str) -> dict[str, Any]:
@@ -153,14 +153,14 @@ def test_what_to_do_depends_on_how_it_is_read(corpus: Store) -> None:
 
     bucket = members(S3Path.parse("s3://bucket/store"), "zstd")
     assert "copy" in bottleneck.remedy(bucket, True)
-    assert throughput.never_warm(bucket, ()) == "it lies in a bucket"
+    assert throughput.reason_never_warm(bucket, ()) == "it lies in a bucket"
     assert "--compression none" in bottleneck.remedy(members(corpus.path, "zstd"), True)
     assert "disk" in bottleneck.remedy(corpus, True)
     assert "disk" not in bottleneck.remedy(corpus, False)
 
 
 def test_what_is_counted(corpus: Store) -> None:
-    found = throughput.streamed(corpus.path, FEATURES, CONFIG, epochs=1)
+    found = throughput.measure_stream(corpus.path, FEATURES, CONFIG, epochs=1)
     assert sorted(np.concatenate(found.numbers).tolist()) == list(range(len(FRAMES)))
     assert found.stored == sum(FRAMES) * ROW + int(corpus.phones_n.sum()) * 2
     rates = found.to_json()
@@ -173,9 +173,9 @@ def test_what_is_counted(corpus: Store) -> None:
 
 
 def test_epochs_that_are_not_counted(corpus: Store) -> None:
-    found = throughput.streamed(corpus.path, FEATURES, CONFIG, skipped=1, epochs=2)
+    found = throughput.measure_stream(corpus.path, FEATURES, CONFIG, skipped=1, epochs=2)
     assert sorted(np.concatenate(found.numbers).tolist()) == list(range(len(FRAMES)))
-    first = throughput.streamed(corpus.path, FEATURES, CONFIG, epochs=1)
+    first = throughput.measure_stream(corpus.path, FEATURES, CONFIG, epochs=1)
     assert [some.tolist() for some in found.numbers] != [some.tolist() for some in first.numbers]
 
 
@@ -221,17 +221,17 @@ def test_files_are_read_whole_and_from_the_disk(tmp_path: Path) -> None:
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(b"x" * size)
     page_cache.sync(tmp_path)
-    flags = page_cache.os.O_DIRECT if page_cache.has_direct(tmp_path) else 0
-    assert sum(page_cache._read(page_cache.files_of(tmp_path), flags)) == sum(sizes)
+    flags = page_cache.os.O_DIRECT if page_cache.supports_direct_io(tmp_path) else 0
+    assert sum(page_cache._read_blocks(page_cache.files_in(tmp_path), flags)) == sum(sizes)
     assert page_cache.disk_rate(tmp_path) > 0
-    page_cache.warm_up(tmp_path)
-    before = page_cache.fetched()
-    page_cache.warm_up(tmp_path)
-    assert page_cache.fetched() == before
+    page_cache.load(tmp_path)
+    before = page_cache.bytes_read()
+    page_cache.load(tmp_path)
+    assert page_cache.bytes_read() == before
     page_cache.evict(tmp_path)
-    page_cache.warm_up(tmp_path)
+    page_cache.load(tmp_path)
     if flags:
-        assert page_cache.fetched() - before >= sum(sizes)
+        assert page_cache.bytes_read() - before >= sum(sizes)
 
 
 @pytest.mark.parametrize("command", [store_command, train_command])

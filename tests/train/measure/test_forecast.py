@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from headrace.cli.train import main
-from headrace.train.measure.forecast import SPARE, Measured, Need
-from headrace.train.measure.memory_tracking import Living
+from headrace.train.measure.forecast import SPARE, MemoryModel, StepMeasurement
+from headrace.train.measure.memory_tracking import MemoryTracker
 from tests.helpers.training_store import FRAMES, build
 
 
@@ -24,30 +24,30 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_lives_is_counted_while_it_lives() -> None:
     layer, x = nn.Linear(100, 100, bias=False), torch.ones(10, 100)
-    with Living() as living:
+    with MemoryTracker() as memory:
         hidden = layer(x).exp()  # what exp was given is gone
         part = hidden[3:].view(-1)
-        assert living.now == 4000
+        assert memory.current == 4000
         out = hidden * hidden
         del hidden, part  # the product needs them for its gradient
-        assert living.now == 8000
+        assert memory.current == 8000
         out.sum().backward()
-        assert living.now == 4000 + 40_000 == 4 * (out.numel() + layer.weight.grad.numel())
-    assert 44_000 < living.peak <= 44_000 + 2 * 4000 + 100  # gradients of the sum, and of what exp made
+        assert memory.current == 4000 + 40_000 == 4 * (out.numel() + layer.weight.grad.numel())
+    assert 44_000 < memory.peak <= 44_000 + 2 * 4000 + 100  # gradients of the sum, and of what exp made
     del out
     layer.weight.grad = None
-    assert living.now == 0
+    assert memory.current == 0
 
 
 def test_need_is_found_again_and_room_is_what_fills_a_card() -> None:
     sizes = [(1600, 12), (1500, 6), (1580, 3), (1200, 1)]
-    steps = [Measured(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, seconds=1) for f, u in sizes]
-    need = Need.of(steps)
-    assert (need.fixed, need.frame, need.utterance) == pytest.approx((1e6, 3000, 40_000))
-    budget = need.room(1e9)
-    worst = need.fixed + budget * need.frame + budget / 128 * need.utterance
+    steps = [StepMeasurement(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, seconds=1) for f, u in sizes]
+    memory_model = MemoryModel.fit(steps)
+    assert (memory_model.fixed, memory_model.frame, memory_model.utterance) == pytest.approx((1e6, 3000, 40_000))
+    budget = memory_model.max_batch_frames(1e9)
+    worst = memory_model.fixed + budget * memory_model.frame + budget / 128 * memory_model.utterance
     assert worst * SPARE == pytest.approx(1e9, rel=1e-4)
-    assert need.room(1000) == 0
+    assert memory_model.max_batch_frames(1000) == 0
 
 
 def planned(store: Path, *words: str) -> dict[str, Any]:
