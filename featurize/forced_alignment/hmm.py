@@ -24,14 +24,16 @@ from headrace.featurize.forced_alignment.gmm import VARIANCE_FLOOR, Mixture, Mod
 from headrace.featurize.spectral.simd import compiled
 
 STATES = 3
-"""Of a phone: the fewest frames that it takes."""
+"Of a phone: the fewest frames that it takes."
+SKIP = STATES + 1
+"Positions from the last state of a unit to the first one after a pause that is passed over."
 PAUSE = 0
 SCHEDULE = ((1, 8), (2, 4), (4, 4), (8, 6))
-"""Gaussians of a state, and rounds of re-estimation with so many."""
+"Gaussians of a state, and rounds of re-estimation with so many."
 QUIET = 0.25
-"""Of an utterance's range of levels: what lies below is taken for pauses before there are models."""
+"Of an utterance's range of levels: what lies below is taken for pauses before there are models."
 BEAM = 3000.0
-"""How far behind the best a state may be, in nats. Without it, the memory for an hour of speech would be 40 GB."""
+"How far behind the best a state may be, in nats. Without it, the memory for an hour of speech would be 40 GB."
 
 
 def fits(frames: int, units: np.ndarray) -> bool:
@@ -40,14 +42,14 @@ def fits(frames: int, units: np.ndarray) -> bool:
 
 
 def align(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> np.ndarray | None:
-    """The best way through a chain.
+    """Return the most likely path of an utterance's frames through its units (Viterbi 1967).
 
     Args:
-        scores: (T, S) float32, of a `Scorer`.
+        scores: (T, S) float32 log-likelihoods, of a `Scorer`.
         units: (U,) int32 classes; no two pauses follow one another.
         stay: (S,) as `Models` has it.
     Returns:
-        (T,) int32: STATES times the unit plus the state within it, ascending; None where there is no way.
+        (T,) int32 positions: STATES times the unit plus the state within it, ascending; None where no path fits.
     """
     if not fits(len(scores), units):
         return None
@@ -57,56 +59,93 @@ def align(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> np.ndarray
 
 @compiled
 def _viterbi(scores: Any, units: Any, stay: Any, leave: Any, beam: Any) -> Any:
-    """States are visited within a window that moves along the chain: [low, high) of each frame, in `bounds`. `back` has
-    where each came from: 0 itself, 1 the state before, 2 the one before a pause."""
-    frames, count = len(scores), 3 * len(units)
-    best = np.full(count, -np.inf, np.float32)
-    best[0] = scores[0, 3 * units[0]]
-    high = 1
-    if units[0] == 0 and len(units) > 1:
-        best[3] = scores[0, 3 * units[1]]
-        high = 4
-    low, used = 0, 0
-    back = np.empty(max(1024, 64 * frames), np.int8)
-    bounds = np.empty((frames, 2), np.int64)
+    """Return the path that `align` returns; empty where no path reaches the end.
+
+    Only a window [low, high) of positions is searched in each frame: it moves along the units. `steps` holds the steps
+    that led to the positions of all windows, one window after the other; `windows` has where each begins in it, and
+    its `low`.
+    """
+    frames, count = (len(scores), STATES * len(units))
+    best, high = _first_frame(scores[0], units)
+    low, used = (0, 0)
+    steps = np.empty(max(1024, 64 * frames), np.int8)
+    windows = np.empty((frames, 2), np.int64)
     for t in range(1, frames):
-        high = min(count, high + 4)
-        while used + high - low > len(back):
-            back = np.concatenate((back, np.empty_like(back)))
-        bounds[t, 0], bounds[t, 1] = used, low
-        top = np.float32(-np.inf)
-        for j in range(high - 1, low - 1, -1):
-            unit, state = j // 3, 3 * units[j // 3] + j % 3
-            value, source = best[j] + stay[state], 0
-            if j > low:
-                other = best[j - 1] + leave[3 * units[(j - 1) // 3] + (j - 1) % 3]
-                if other > value:
-                    value, source = other, 1
-            if j % 3 == 0 and unit > 1 and units[unit - 1] == 0 and j - 4 >= low:
-                other = best[j - 4] + leave[3 * units[unit - 2] + 2]
-                if other > value:
-                    value, source = other, 2
-            best[j] = value + scores[t, state]
-            back[used + j - low] = source
-            top = max(top, best[j])
+        high = min(count, high + SKIP)
+        while used + high - low > len(steps):
+            steps = np.concatenate((steps, np.empty_like(steps)))
+        windows[t, 0], windows[t, 1] = (used, low)
+        top = _next_frame(best, scores[t], units, stay, leave, low, high, steps[used:])
         used += high - low
-        while best[low] < top - beam:
-            best[low] = -np.inf
-            low += 1
-        while best[high - 1] < top - beam:
-            best[high - 1] = -np.inf
-            high -= 1
-    j = count - 1
-    if units[-1] == 0 and len(units) > 1 and best[count - 4] > best[j]:
-        j = count - 4
+        low, high = _prune(best, low, high, top - beam)
+    return _trace_back(best, units, steps, windows)
+
+
+@compiled
+def _state(units: Any, position: Any) -> Any:
+    """Return the state that a position stands for."""
+    return STATES * units[position // STATES] + position % STATES
+
+
+@compiled
+def _first_frame(scores: Any, units: Any) -> Any:
+    """Return log-likelihoods (STATES U,) of beginning at each position, and one past the last that is possible."""
+    best = np.full(STATES * len(units), -np.inf, np.float32)
+    best[0] = scores[STATES * units[0]]
+    if units[0] != PAUSE or len(units) == 1:
+        return (best, 1)
+    best[STATES] = scores[STATES * units[1]]
+    return (best, SKIP)
+
+
+@compiled
+def _next_frame(best: Any, scores: Any, units: Any, stay: Any, leave: Any, low: Any, high: Any, steps: Any) -> Any:
+    """Move `best` on by a frame, in place, note the `steps` that led to each position, and return the highest value.
+
+    A step is how many positions a path moves: 0, 1, or SKIP where it passes over a pause.
+    """
+    top = np.float32(-np.inf)
+    for j in range(high - 1, low - 1, -1):
+        unit, state = (j // STATES, _state(units, j))
+        value, step = (best[j] + stay[state], 0)
+        if j > low:
+            other = best[j - 1] + leave[_state(units, j - 1)]
+            if other > value:
+                value, step = (other, 1)
+        if j % STATES == 0 and unit > 1 and (units[unit - 1] == PAUSE) and (j - SKIP >= low):
+            other = best[j - SKIP] - leave[_state(units, j - SKIP)]
+            if other > value:
+                value, step = (other, SKIP)
+        best[j] = value + scores[state]
+        steps[j - low] = step
+        top = max(top, best[j])
+    return top
+
+
+@compiled
+def _prune(best: Any, low: Any, high: Any, limit: Any) -> Any:
+    """Return the window without the positions at both ends that lie below a limit; these become impossible."""
+    while best[low] < limit:
+        best[low] = -np.inf
+        low += 1
+    while best[high - 1] < limit:
+        best[high - 1] = -np.inf
+        high -= 1
+    return (low, high)
+
+
+@compiled
+def _trace_back(best: Any, units: Any, steps: Any, windows: Any) -> Any:
+    """Return the path that ends best: at the last position, or before a pause at the end."""
+    j = STATES * len(units) - 1
+    if units[-1] == PAUSE and len(units) > 1 and (best[j - STATES] > best[j]):
+        j -= STATES
     if best[j] == -np.inf:
         return np.empty(0, np.int32)
-    path = np.empty(frames, np.int32)
-    path[0] = 0
-    for t in range(frames - 1, 0, -1):
+    path = np.empty(len(windows), np.int32)
+    for t in range(len(windows) - 1, 0, -1):
         path[t] = j
-        source = back[bounds[t, 0] + j - bounds[t, 1]]
-        j -= 4 if source == 2 else source
+        j -= steps[windows[t, 0] + j - windows[t, 1]]
     path[0] = j
     return path
 
@@ -123,7 +162,7 @@ def train(
         note: told how well the models fit, from time to time.
     """
     x_ND = np.concatenate(features)
-    mean, variance = x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR)
+    mean, variance = (x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR))
     mixtures = [Mixture(mean, variance, np.ones(1, np.float32))] * (STATES * classes)
     states = [_flat(x_TD[:, 0], units) for x_TD, units in zip(features, chains, strict=True)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,7 +195,7 @@ def _flat(level: np.ndarray, units: np.ndarray) -> np.ndarray:
     spoken = units[units != PAUSE]
     chain = (STATES * spoken[:, None] + np.arange(STATES)).reshape(-1)
     loud = level >= level.min() + QUIET * (level.max() - level.min())
-    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))  # of the pause
+    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))
     states[loud] = chain[np.arange(loud.sum()) * len(chain) // max(1, loud.sum())]
     return states
 
@@ -168,7 +207,7 @@ def _states(
     scores = score(x_TD)
     path = align(scores, units, stay)
     states = before if path is None else STATES * units[path // STATES] + path % STATES
-    return states, float(scores[np.arange(len(states)), states].sum(dtype=np.float64))
+    return (states, float(scores[np.arange(len(states)), states].sum(dtype=np.float64)))
 
 
 def _staying(states: Sequence[np.ndarray], count: int) -> np.ndarray:

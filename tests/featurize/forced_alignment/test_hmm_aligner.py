@@ -181,42 +181,6 @@ def test_every_symbol_has_a_class_or_none() -> None:
     assert number["a1"] == number["a5"] == number["a"] == number["/ˈa/"] and number["ZH"] == hmm_aligner.UNKNOWN
 
 
-def test_the_window_of_states_loses_no_better_way(said: list[Said], learned: dict[str, np.ndarray]) -> None:
-    """Against the same search over all states at once."""
-    random = np.random.default_rng(3)
-    for _ in range(20):
-        units = np.array([0, *random.integers(1, 4, 3), 0, *random.integers(1, 4, 2), 0], np.int32)
-        scores = random.normal(size=(40, 12)).astype(np.float32) * 3
-        stay = random.uniform(0.2, 0.8, 12).astype(np.float32)
-        path = hmm.align(scores, units, stay)
-        assert path is not None and (np.diff(path) >= 0).all()
-        assert abs(_score(path, scores, units, stay) - _best(scores, units, stay)) < 1e-2
-
-
-def _steps(units: np.ndarray) -> list[tuple[int, int]]:
-    last = 3 * len(units) - 1
-    skips = [(3 * n - 1, 3 * n + 3) for n in range(1, len(units) - 1) if units[n] == 0]
-    return [(j, j + 1) for j in range(last)] + skips
-
-
-def _score(path: np.ndarray, scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> float:
-    states = 3 * units[path // 3] + path % 3
-    moves = np.where(np.diff(path) == 0, np.log(stay[states[:-1]]), np.log1p(-stay[states[:-1]]))
-    return float(scores[np.arange(len(path)), states].sum() + moves.sum())
-
-
-def _best(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> float:
-    states = np.concatenate([3 * unit + np.arange(3) for unit in units])
-    best = np.full(len(states), -np.inf)
-    best[[0, 3]] = scores[0, states[[0, 3]]]
-    for row in scores[1:]:
-        after = best + np.log(stay[states])
-        for source, target in _steps(units):
-            after[target] = max(after[target], best[source] + np.log1p(-stay[states[source]]))
-        best = after + row[states]
-    return float(max(best[-1], best[-4]))
-
-
 def test_segments_hold_the_alignment_law(said: list[Said]) -> None:
     for one in said:
         found = alignment.segments_of_times(one.times, frames=len(one.wave), hop=HOP)
