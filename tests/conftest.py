@@ -9,6 +9,41 @@ import pytest
 # the fastest where processes share two cores, since idle OpenMP threads spin.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+TESTS = Path(__file__).parent
+
+
+SLOW = {
+    "compatibility/test_made_before.py",
+    "docs/test_documented_commands.py",
+    "featurize/pipeline/test_killed_builds.py",
+    "featurize/pipeline/test_scale.py",
+    "featurize/scheduling/test_dask_cluster.py",
+    "store/test_s3.py",
+    "test_corpus_to_both_models.py",
+    "test_packaging.py",
+    "test_portability.py",
+    "train/measure/test_bench.py",
+    "train/measure/test_forecast.py",
+    "train/monitoring/test_monitoring.py",
+    "train/stages/test_activations_8bit.py",
+    "train/stages/test_compiled_blocks.py",
+    "train/stages/test_simulated_cuda.py",
+    "train/stages/test_sovits_stage.py",
+    "train/stages/test_updates.py",
+    "train/trainer/test_both_stages.py",
+    "train/trainer/test_distributed.py",
+    "train/trainer/test_resume.py",
+    "train/trainer/test_run.py",
+}
+"""Modules that start clusters or other processes, or train for more than moments. `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow modules as slow."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("store", "featurize", "train", "cli")
 
@@ -125,3 +127,7 @@ def test_every_package_is_distributed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent.relative_to(ROOT) for package in PACKAGES for path in files(package)}
     assert set(project["tool"]["setuptools"]["packages"]) == {".".join(("headrace", *f.parts)) for f in folders}
+
+
+def test_slow_modules_exist() -> None:
+    assert {name for name in SLOW if not (ROOT / "tests" / name).is_file()} == set()

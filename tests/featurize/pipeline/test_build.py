@@ -60,6 +60,7 @@ def test_zarr_alone_reads_a_part(built: Path) -> None:
         assert np.array_equal(group["mel"][offsets[n] : offsets[n + 1]], opened.read("mel", n))
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes_with_any_number_of_workers(corpus: Path, built: Path, tmp_path: Path) -> None:
     words = ("build", corpus, "--out", tmp_path / "S", "--part-hours", 0.002, "--workers", 2)
     assert call(featurize, *words).exit_code == 0

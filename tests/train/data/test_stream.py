@@ -168,6 +168,7 @@ def rank_main(rank: int, world: int, root: str, meeting: str, answer: str) -> No
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_an_epoch(corpus, tmp_path, world):
     """Over real ranks every utterance comes exactly once, and all have as many steps."""

@@ -92,6 +92,7 @@ def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
         assert float(parameter.grad.norm()) == pytest.approx(facts["grad_norms"][name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_the_full_size_decoder_is_the_reference_s(golden: Path) -> None:
     want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["full"]
     model, x = reference(gpt_config.v2()), gpt_inputs("s1full", gpt_config.v2(), [31, 22], [60, 47])

@@ -85,6 +85,7 @@ def spoken(golden: Path, request: pytest.FixtureRequest) -> tuple[SovitsCase, Sy
     return case, model, made
 
 
+@pytest.mark.slow
 def test_every_intermediate_is_the_reference_s(spoken) -> None:
     case, _, made = spoken
     forward = {name for name in case.expected if not name.startswith("decode")}
@@ -113,6 +114,7 @@ def test_decoding_speaks_as_the_reference_does(spoken, speed: float, noise: str,
     np.testing.assert_allclose(wave.numpy(), case.expected[f"decode_out{expected}"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v2", "v2Pro"])
 def test_discriminators_judge_as_the_reference_s(golden: Path, version: str) -> None:
     facts = json.loads((golden / "disc_losses.json").read_text())
