@@ -1,6 +1,6 @@
-"""A few fixed lengths that batches are padded to, for models that are compiled or captured once per shape.
+"""Fixed shapes of batches: a few lengths to pad to, for models that are compiled or captured once per shape.
 
-Batches of one such length hold equally many utterances, save about one per length, and those that were split to fill
+Batches of one length hold equally many utterances, except about one batch per length and those that were split to fill
 the last step of an epoch.
 
 N utterances, D candidate lengths, K chosen ones.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CANDIDATES = 512
-"""Lengths to choose from: of more different ones, evenly spaced quantiles."""
+"""Candidate lengths: evenly spaced quantiles where there are more different lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,18 @@ class Shapes:
     longest utterance that has no more frames."""
 
     def round_up(self, frames: np.ndarray) -> np.ndarray:
-        """(N,) the fixed length that each utterance needs."""
+        """Return (N,): the fixed length of each utterance."""
         chosen = self.rows["frames"]
         return chosen[np.searchsorted(chosen, frames)]
 
     def for_batch(self, longest: int) -> dict[str, int]:
-        """Axis to rows, of a batch whose longest utterance has that many frames."""
+        """Return the length along each axis of a batch whose longest utterance has `longest` frames."""
         which = int(np.searchsorted(self.rows["frames"], longest))
         return {axis: int(lengths[which]) for axis, lengths in self.rows.items()}
 
 
 def choose(lengths: Mapping[str, np.ndarray], count: int) -> Shapes:
-    """The `count` shapes that cost the least padding.
+    """Choose the `count` shapes that cost the least padding.
 
     Args:
         lengths: axis to (N,) int lengths, `frames` among them; N at least 1.
@@ -55,8 +55,8 @@ def choose(lengths: Mapping[str, np.ndarray], count: int) -> Shapes:
 
 
 def _cheapest(lengths: np.ndarray, count: int) -> np.ndarray:
-    """(K,) ascending lengths, K <= count, the last one the longest of all: by dynamic programming over how many of the
-    candidates are covered by how many shapes."""
+    """Return (K,) ascending lengths, K <= count, the last one the longest of all. Dynamic programming over how many of
+    the candidates are covered by how many shapes."""
     ranks = np.unique(np.linspace(0, len(lengths) - 1, CANDIDATES).round().astype(np.int64))
     different = np.unique(lengths)
     values = (different if len(different) <= CANDIDATES else np.unique(np.sort(lengths)[ranks])).astype(np.int64)

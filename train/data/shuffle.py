@@ -44,27 +44,27 @@ DRAWS = (np.arange(8) + 0.5) / 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a batch may hold."""
+    """Limits of a batch."""
 
     frames: int
-    """Most padded frames: its utterances times the longest of them. A longer utterance is a batch of its own."""
+    """Upper limit of padded frames: utterances times the longest of them. A longer utterance is a batch of its own."""
     utterances: int
-    """Most utterances."""
+    """Upper limit of utterances."""
     padding: float
     """Share of padded frames up to which utterances are shuffled, 0 to 1."""
 
-    def room(self, longest: np.ndarray) -> np.ndarray:
-        """How many utterances fit into a batch with one of this length."""
+    def max_utterances(self, longest: np.ndarray) -> np.ndarray:
+        """Return how many utterances fit into a batch whose longest has this length."""
         return np.clip(self.frames // longest.astype(np.int64), 1, self.utterances)
 
 
 def random_of(*seed: int) -> np.random.Generator:
-    """Random numbers of their own for every sequence of integers."""
+    """Return a generator of random numbers that is seeded by a sequence of integers."""
     return np.random.Generator(np.random.PCG64(seed))
 
 
 def shuffled(lengths: np.ndarray, limits: Limits, epoch: int, seed: tuple[int, ...]) -> np.ndarray:
-    """(N,) int64: every utterance once, by length as far as they are not shuffled.
+    """Return (N,) int64: every utterance once, in order of length as far as they are not shuffled.
 
     Args:
         lengths: (N,) int frames, at least 1.
@@ -83,7 +83,7 @@ def shuffled(lengths: np.ndarray, limits: Limits, epoch: int, seed: tuple[int, .
 
 
 def cut(lengths: np.ndarray, limits: Limits, first_share: float = 1.0) -> np.ndarray:
-    """(M + 1,) int64 bounds of batches, each as large as the limits allow, at least one utterance.
+    """Return (M + 1,) int64: bounds of batches, each as large as the limits allow and of at least one utterance.
 
     Args:
         lengths: (N,) frames in the order of `shuffled`: nothing is much longer than what comes later.
@@ -91,7 +91,9 @@ def cut(lengths: np.ndarray, limits: Limits, first_share: float = 1.0) -> np.nda
     """
     count = len(lengths)
     longest = np.maximum.accumulate(lengths)  # so far, and nearly always in the batch
-    first = np.arange(1, count + 1) - limits.room(longest)  # where the batch that ends here may begin; ascending
+    first = np.arange(1, count + 1) - limits.max_utterances(
+        longest
+    )  # where the batch that ends here may begin; ascending
     ends = np.searchsorted(first, np.arange(count), side="right")
     bounds = [0, *(max(1, int(first_share * end)) for end in ends[:1].tolist())]
     while bounds[-1] < count:
@@ -100,23 +102,23 @@ def cut(lengths: np.ndarray, limits: Limits, first_share: float = 1.0) -> np.nda
 
 
 def _among_equals(ranked: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Shuffle those of equal length."""
+    """Shuffle utterances of equal length."""
     keys = random.random(len(lengths))[ranked]
     keys += lengths[ranked]
     return ranked[np.argsort(keys, kind="stable")]
 
 
 def _share_of_window(drawn: np.ndarray) -> np.ndarray:
-    """Evenly distributed numbers to distances: near is more frequent than far, down to never at the end of the window.
-    Of all distributions of the same mean, this one lets the fewest meet again."""
+    """Map uniform random numbers to distances, as shares of the window. The density falls linearly to 0 at the end of
+    the window: of all distributions of the same mean, this one lets the fewest utterances meet again."""
     return 1 - np.sqrt(1 - drawn)
 
 
 def _windows(ascending: np.ndarray, limits: Limits) -> np.ndarray:
-    """(N,) float64 the window of each rank, in ranks, as wide as the padding allows."""
+    """Return (N,) float64: the window of each rank, in ranks, as wide as the padding allows."""
     every = max(1, len(ascending) // SAMPLES)
     at = np.arange(0, len(ascending), every)
-    length, room = ascending[at], limits.room(ascending[at])
+    length, room = ascending[at], limits.max_utterances(ascending[at])
     alike = np.searchsorted(ascending, length * ALIKE, "right") - np.searchsorted(ascending, length / ALIKE)
     widths, widest = room * np.sqrt(alike / length), float(WIDEST) * room
     allowed = max(limits.padding, RELATIVE * _padding(ascending, at, room, np.zeros(len(at))))
@@ -129,7 +131,7 @@ def _windows(ascending: np.ndarray, limits: Limits) -> np.ndarray:
 
 
 def _padding(ascending: np.ndarray, at: np.ndarray, room: np.ndarray, widths: np.ndarray) -> float:
-    """The share of padding to be expected of the utterances at these ranks, in batches cut anywhere, when every other
+    """Return the expected share of padding of the utterances at these ranks, in batches cut anywhere, when every other
     utterance moves."""
     moves = np.concatenate((np.zeros(len(DRAWS)), _share_of_window(DRAWS)))
     ends = np.multiply.outer(CUTS, room - 1)

@@ -1,5 +1,4 @@
-"""Opens a store for training: checks that it holds what the model reads, made as the model expects, selects utterances,
-sets some aside for validation, and tells how often the others come."""
+"""Training data of a run: a store checked against what the model reads, and its utterances selected and split."""
 
 from __future__ import annotations
 
@@ -21,27 +20,28 @@ from headrace.train.data.balance import repetitions
 from headrace.train.data.batch_plan import held_out
 
 Requirements = Mapping[str, Mapping[str, Any]]
-"""Feature name to the fields of its recipe that matter, and their values."""
+"""Feature name to the fields of its recipe that a model needs, and their values."""
 
-
-ADDED = frozenset({"content", "semantic", "bert", "speaker_vector"})
-"""Features that join a store when it is built."""
+ADDED_FEATURES = frozenset({"content", "semantic", "bert", "speaker_vector"})
+"""Features that are added to a store after it is built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
+    """A store, and which of its utterances a run is trained and validated on."""
+
     store: Store
     training: np.ndarray
     """(N,) int64: utterances to train on, ascending."""
     validation: np.ndarray
     """(V,) int64: utterances never trained on, ascending."""
     selection: Selection
-    """What training and validation are taken from."""
+    """Utterances that training and validation are taken from."""
     repeated: np.ndarray | None
     """(N,) float64: how often each utterance of `training` comes in an epoch on average; None for once."""
 
     def lines(self) -> list[str]:
-        """What the run is to see, for a person."""
+        """Return lines that tell the user what the run is trained on."""
         held = f"training on {measure(self.store, self.training)}; {measure(self.store, self.validation)} held out"
         if self.repeated is None:
             return [*self.selection.lines(), held]
@@ -84,22 +84,23 @@ def open_training_data(
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
     selection = select(store, config.where)
     selected = np.flatnonzero(selection.mask)
-    held = held_out(store.ids[selected])
-    training, groups = selected[~held], {"speaker": store.speakers, "language": store.languages}
+    is_validation = held_out(store.ids[selected])
+    training, groups = selected[~is_validation], {"speaker": store.speakers, "language": store.languages}
     repeated = None
     if config.balance:
         repeated = repetitions(groups[config.balance][training], store.frames[training], config.balance_strength)
     return TrainingData(
-        store=store, training=training, validation=selected[held], selection=selection, repeated=repeated
+        store=store, training=training, validation=selected[is_validation], selection=selection, repeated=repeated
     )
 
 
 def check_same_store(store: Store, trained_on: str, features: Iterable[str]) -> None:
-    """
+    """Check that a store is the one that a run was trained on.
+
     Args:
-        trained_on: `fingerprint_of` these features, of the store that a run was trained on.
+        trained_on: `fingerprint_of` these features, of the store of the run.
     Raises:
-        RunError: this is another one, or it has grown.
+        RunError: it is another store, or it has grown since.
     """
     now = store.fingerprint_of(features)
     if now == trained_on:
@@ -122,10 +123,10 @@ def _check_features(path: StoragePath, needs: Requirements, there: Mapping[str, 
     if not missing:
         return
     ways = []
-    if not ADDED.issuperset(missing):
-        built = ",".join(name for name in needs if name not in ADDED)
+    if not ADDED_FEATURES.issuperset(missing):
+        built = ",".join(name for name in needs if name not in ADDED_FEATURES)
         ways.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
-    if joining := [name for name in missing if name in ADDED]:
+    if joining := [name for name in missing if name in ADDED_FEATURES]:
         ways.append(f"run featurize add {'STORE' if ways else path} {','.join(joining)}")
     raise StoreError(
         f"{path} holds {', '.join(there)}, but this stage reads {', '.join(missing)} too: {', then '.join(ways)}."

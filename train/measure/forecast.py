@@ -70,7 +70,7 @@ class MemoryModel:
 
     def max_batch_frames(self, spare_bytes: float) -> int:
         """Return the largest `batch_frames` whose worst batch, with as many utterances as it may have, fits."""
-        frame = self.frame + self.utterance / auto_settings.SHORTEST_COUNTED
+        frame = self.frame + self.utterance / auto_settings.MIN_FRAMES_COUNTED
         return max(0, int((spare_bytes / SPARE - self.fixed) / frame))
 
 

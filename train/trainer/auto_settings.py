@@ -1,4 +1,4 @@
-"""What a run chooses by itself when nobody asked for anything else. Each choice comes with its reason."""
+"""Automatic settings: what a run chooses where no value is given, each with its reason."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from headrace.train import distributed
 
 CPU_BATCH_FRAMES = 1600
 CUDA_BATCH_FRAMES_PER_GIB = 125
-"""One utterance of 5 s for every 2 GiB: what upstream's default batch sizes come to."""
-SHORTEST_COUNTED = 128
-"""Frames that an utterance counts at least. However short it is, a whole segment is decoded and judged."""
+"""One utterance of 5 s for every 2 GiB: about upstream's default batch sizes."""
+MIN_FRAMES_COUNTED = 128
+"""Frames that the shortest utterance counts for: a whole segment of it is decoded and discriminated."""
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """
+    """Return the device to train on, and why.
+
+    Args:
+        asked: auto, cpu or cuda.
     Raises:
         UsageError: CUDA was asked for and there is none.
     """
@@ -32,7 +35,7 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
 
 
 def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:
-    """Most padded frames of a batch; 0 is no wish."""
+    """Return the upper limit of padded frames in a batch, and why. Without one asked for, `asked` is 0."""
     if asked:
         return asked, "asked for"
     if device.type == "cpu":
@@ -42,8 +45,8 @@ def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:
 
 
 def choose_max_utterances(asked: int, batch_frames: int) -> tuple[int, str]:
-    """Most utterances of a batch; 0 is no wish."""
+    """Return the upper limit of utterances in a batch, and why. Without one asked for, `asked` is 0."""
     if asked:
         return asked, "asked for"
-    chosen = max(1, batch_frames // SHORTEST_COUNTED)
-    return chosen, f"an utterance costs as much as {SHORTEST_COUNTED} frames at least"
+    chosen = max(1, batch_frames // MIN_FRAMES_COUNTED)
+    return chosen, f"an utterance costs as much as {MIN_FRAMES_COUNTED} frames at least"

@@ -1,4 +1,4 @@
-"""What steps are made with: all choices made, the store opened, the model made. For runs, and for measuring them."""
+"""Setup of training: automatic settings chosen, the store opened, the model constructed. For runs and measurements."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from headrace.train.trainer import auto_settings
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
+    """What steps of training need."""
+
     config: RunConfig
-    """With every choice made."""
+    """The config, with automatic settings resolved."""
     device: torch.device
     precision: Precision
     data: TrainingData
     stage: Stage
-    """With weights by the config's seed, the same on all ranks."""
+    """The model, with weights by the seed of the config; the same on all ranks."""
 
     def stream(self, position: Position) -> Stream:
-        """The batches of this rank from a position on."""
+        """Open a stream of this rank's batches from a position on."""
         config, data = self.config, self.data
         return Stream(
             data.store,
@@ -53,12 +55,13 @@ class TrainingSetup:
 
 
 def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
-    """
+    """Choose automatic settings, open the store and construct the model.
+
     Args:
         config: `out` is not used.
-        observer: is told of each choice, with its reason.
+        observer: is told of each setting, with its reason.
     Raises:
-        UsageError: a choice that this machine does not have, or the model cannot read these features.
+        UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
     """
     device, reason = auto_settings.choose_device(config.compute.device)

@@ -23,8 +23,8 @@ from headrace.train.config import RunConfig
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.monitoring import evaluation_samples
 from headrace.train.trainer import loop
+from tests.helpers.runs import untimed
 from tests.helpers.training_store import Silent, build
-from tests.train.trainer.test_run import untimed
 
 board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

@@ -15,8 +15,8 @@ from headrace.store.errors import UsageError
 from headrace.train.config import RunConfig
 from headrace.train.stages import compiled_blocks
 from headrace.train.trainer import loop
+from tests.helpers.runs import assert_same_run
 from tests.helpers.training_store import Silent, build
-from tests.train.trainer.test_resume import assert_same_run
 
 there = shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()
 needs_compiler = pytest.mark.skipif(not there, reason="there is no C++ compiler, or no header of Python, here")

@@ -10,21 +10,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
-import torch
 
 from headrace.store.errors import RunError
-from headrace.train.checkpoints.checkpoint import Checkpoints, load
+from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import SECTION_OF, RunConfig
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
+from tests.helpers.runs import assert_same_run, untimed_lines
 from tests.helpers.training_store import Silent, build
 
 STEPS = 14
 EVERY = 4
-UNTIMED = ("step_s", "wait_s", "seconds")
 
 
 def config(corpus: Path, out: Path, kind: tuple[str, str]) -> RunConfig:
@@ -69,11 +67,6 @@ def command(config: RunConfig) -> list[str]:
     return [*program, *(word for option in options for word in option)]
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
-    records = metrics.read(out / "metrics.jsonl")
-    return [{key: value for key, value in record.items() if key not in UNTIMED} for record in records]
-
-
 def interrupt(config: RunConfig, when: Callable[[], bool], number: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Start a run, and send it a signal as soon as `when` holds."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -114,27 +107,6 @@ def undisturbed(corpus, kind, tmp_path_factory) -> Path:
     return out
 
 
-def assert_same_run(out: Path, undisturbed: Path, steps: int = STEPS) -> None:
-    assert lines(out) == lines(undisturbed)
-    ours, theirs = (load(Checkpoints(run / "checkpoints").path(steps)) for run in (out, undisturbed))
-    assert_same(ours["stage"], theirs["stage"])
-    assert_same(ours["random"], theirs["random"])
-    assert ours["stream"] == theirs["stream"]
-
-
-def assert_same(one: Any, other: Any) -> None:
-    """Equal to the last bit, however deep."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        one, other = list(one.values()), list(other.values())
-    if isinstance(one, list | tuple):
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number):
     out = tmp_path / "run"
@@ -146,9 +118,9 @@ def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number
         f"Go on with: train run {corpus} --out {out} --resume"
     )
     assert 3 <= step < STEPS
-    assert lines(out)[-1]["step"] == step
+    assert untimed_lines(out)[-1]["step"] == step
     loop.resume(out, {}, Silent())
-    assert_same_run(out, undisturbed)
+    assert_same_run(out, undisturbed, steps=STEPS)
 
 
 def test_killed_after_a_checkpoint(corpus, kind, undisturbed, tmp_path):
@@ -161,7 +133,7 @@ def test_killed_after_a_checkpoint(corpus, kind, undisturbed, tmp_path):
         file.write('{"split": "train", "step": 99, "loss_mel": 1.0}\n{"split": "tra')
     summary = loop.resume(out, {}, Silent())
     assert summary["steps"] == STEPS
-    assert_same_run(out, undisturbed)
+    assert_same_run(out, undisturbed, steps=STEPS)
 
 
 def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path):
@@ -169,7 +141,7 @@ def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path)
     interrupt(config(corpus, out, kind), lambda: (out / "metrics.jsonl").exists(), signal.SIGKILL)
     assert Checkpoints(out / "checkpoints").steps() == []
     loop.resume(out, {}, Silent())
-    assert_same_run(out, undisturbed)
+    assert_same_run(out, undisturbed, steps=STEPS)
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, undisturbed, tmp_path):
@@ -179,7 +151,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, u
     observer = Silent()
     loop.resume(out, {"max_steps": STEPS}, observer)
     assert "is damaged" in observer.said[0] and observer.said[1] == f"going on after step {2 * EVERY}"
-    assert_same_run(out, undisturbed)
+    assert_same_run(out, undisturbed, steps=STEPS)
 
 
 def damage(checkpoints: Checkpoints) -> None:
@@ -200,7 +172,7 @@ def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path):
         loop.start(config(corpus, out, kind), Silent())
     assert Checkpoints(out / "checkpoints").steps() == [EVERY]
     loop.resume(out, {}, Silent())
-    assert_same_run(out, undisturbed)
+    assert_same_run(out, undisturbed, steps=STEPS)
 
 
 @pytest.mark.soak

@@ -22,13 +22,8 @@ from headrace.train.monitoring import metrics
 from headrace.train.monitoring.metrics import MetricsLog
 from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.trainer import auto_settings, loop
+from tests.helpers.runs import untimed
 from tests.helpers.training_store import Silent, build
-
-UNTIMED = ("step_s", "wait_s", "seconds")
-
-
-def untimed(records: list[dict[str, Any]], split: str = "train") -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in UNTIMED} for record in records if record["split"] == split]
 
 
 @pytest.fixture(scope="module")
