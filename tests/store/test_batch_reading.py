@@ -34,7 +34,7 @@ from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers import training_store
-from tests.store.test_write_and_read import ATTRIBUTES, SPECS, make_part
+from tests.helpers.parts import ATTRIBUTES, SPECS, make_part
 
 FRAMES = ([5, 6, 6, 6, 40, 900], [900, 900, 901, 1000, 1200, 1500])
 COUNT = sum(map(len, FRAMES))
@@ -264,7 +264,7 @@ def test_checking_finds_a_flipped_bit_before_it_is_handed_out(corpus: Store, tmp
 def test_a_store_checks_each_mapped_block_once(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = store.open(mapped.path, check=True)
     compared = list[int]()
-    monkeypatch.setattr(array_reader, "checksum", lambda data: compared.append(len(data)) or shard.checksum(data))
+    monkeypatch.setattr(array_reader, "crc32c", lambda data: compared.append(len(data)) or shard.crc32c(data))
     for _ in range(3):
         read_batch(checked, ("mel",), np.arange(COUNT))
     blocks = sum(read_metadata(mapped.path / layout.part_name(part) / "mel").chunks for part in range(2))
@@ -282,7 +282,7 @@ def test_the_kernel_is_told_of_all_that_will_be_read(mapped: Store, monkeypatch:
 
 
 def test_no_more_files_stay_open_than_allowed(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_reader, "OPEN_SHARE", 3.5 / array_reader.MAX_MAPPINGS)
+    monkeypatch.setattr(array_reader, "MAX_OPEN_SHARE", 3.5 / array_reader.MAX_MAPPINGS)
     monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
     wanted = {(spec.name, number): mapped.read(spec.name, number) for spec in SPECS for number in (0, COUNT - 1)}
     opened, before = store.open(mapped.path), open_files(mapped.path)

@@ -18,19 +18,15 @@ import pytest
 
 from headrace import store
 from headrace.cli.store import main as store_command
-from headrace.store import added_arrays, index, layout
-from headrace.store.arrays.array_reader import load_array
+from headrace.store import index, layout
 from headrace.store.errors import HeadraceError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.schema import FeatureSpec
 from headrace.store.storage import local, storage_of
 from headrace.store.storage.local import LocalStorage
 from headrace.store.writer import Compression, create_store, write_part
 from tests.helpers.commands import call
-from tests.store.test_write_and_read import ATTRIBUTES, make_part
-
-JOINED = FeatureSpec(name="loudness", axis="frames", dtype="float32", channels=None, recipe={"of": "mel"})
+from tests.helpers.parts import ATTRIBUTES, LOUDNESS, add_loudness, make_part
 
 
 def everything(root: Path) -> dict[str, bytes]:
@@ -46,17 +42,8 @@ def make(root: Path, compression: Compression = "none") -> None:
     for number, lengths in enumerate(frames):
         write_part(root, make_part(number, lengths), compression)
     index.write(root, index.derive(root))
-    join(root, compression)
+    add_loudness(root, compression)
     storage_of(root).clear_temporary(root)
-
-
-def join(root: Path, compression: Compression) -> None:
-    numbers = layout.sealed_parts(root)
-    for number in numbers:
-        rows = int(load_array(root / layout.part_name(number) / "frames").sum())
-        values = np.random.default_rng(number).normal(size=rows).astype(np.float32)
-        added_arrays.write(root, number, JOINED, values, added_arrays.input_digests(root, number, ["mel"]), compression)
-    added_arrays.publish(root, JOINED, numbers)
 
 
 @pytest.fixture(scope="module", params=["none", "zstd"])
@@ -144,7 +131,7 @@ def test_verify_names_what_a_damaged_block_holds(root: Path) -> None:
     (problem,) = verify(root)
     assert (problem.part, problem.array, problem.drop) == (1, "wave", "part")
     assert problem.utterances == ("s1/ünï 3.wav",) and problem.what == "block 1 is not what was sealed"
-    overwrite(data_of(root, 0, JOINED.name), 4 * 30)
+    overwrite(data_of(root, 0, LOUDNESS.name), 4 * 30)
     joined_later, own = sorted(verify(root), key=lambda problem: str(problem.part))
     assert own == problem and joined_later.drop == "array" and len(joined_later.utterances) == 3
 
@@ -155,9 +142,9 @@ def test_quick_verification_finds_all_but_changed_numbers(root: Path) -> None:
     overwrite(data_of(root, 1, "text"), 9)
     os.truncate(data_of(root, 0, "mel"), 1000)
     overwrite(root / "parts" / "00000" / "phones" / "zarr.json", 50)
-    os.remove(data_of(root, 1, JOINED.name))
+    os.remove(data_of(root, 1, LOUDNESS.name))
     found = {(problem.part, problem.array) for problem in verify(root, quick=True)}
-    assert found == {(1, "text"), (0, "mel"), (0, "phones"), (1, JOINED.name)}
+    assert found == {(1, "text"), (0, "mel"), (0, "phones"), (1, LOUDNESS.name)}
 
 
 def test_progress_ends_at_all_parts(root: Path) -> None:
@@ -172,9 +159,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no seal": lambda root: os.remove(root / "parts" / "00001" / "zarr.json"),
     "no data": lambda root: shutil.rmtree(root / "parts" / "00001" / "phones" / "c"),
     "names": lambda root: overwrite(data_of(root, 1, "id"), 12),
-    "joined": lambda root: overwrite(data_of(root, 1, JOINED.name), 0),
-    "joined seal": lambda root: overwrite(root / "parts" / "00001" / JOINED.name / "zarr.json", 200),
-    "no joined": lambda root: shutil.rmtree(root / "parts" / "00001" / JOINED.name),
+    "joined": lambda root: overwrite(data_of(root, 1, LOUDNESS.name), 0),
+    "joined seal": lambda root: overwrite(root / "parts" / "00001" / LOUDNESS.name / "zarr.json", 200),
+    "no joined": lambda root: shutil.rmtree(root / "parts" / "00001" / LOUDNESS.name),
     "index": lambda root: overwrite(data_of(root.parent / "STORE", 0, "../../index/frames"), 0),
     "no index": lambda root: shutil.rmtree(root / "index"),
     "both": lambda root: [DAMAGE[name](root) for name in ("joined", "block", "index")],
@@ -192,12 +179,12 @@ def test_what_is_damaged_goes_and_all_else_stays(root: Path, damage: str) -> Non
     assert done == said and not done.unrepairable
     after = everything(root)
     of_joined = damage in ("joined", "joined seal", "no joined")
-    gone = f"parts/00001/{JOINED.name}/" if of_joined else "" if "index" in damage else "parts/00001/"
+    gone = f"parts/00001/{LOUDNESS.name}/" if of_joined else "" if "index" in damage else "parts/00001/"
     kept = {name for name in before if not (gone and name.startswith(gone))}
     assert after.keys() == kept, "what was whole is there"
     changed = {name for name in kept if after[name] != before[name]}
     assert {name.split("/")[0] for name in changed} <= {"index", "zarr.json"}
-    assert bool(done.withdrawn) == bool(gone) and (JOINED.name in store.open(root).features) == (not gone)
+    assert bool(done.withdrawn) == bool(gone) and (LOUDNESS.name in store.open(root).features) == (not gone)
     assert len(done.commands) == (0 if not gone else 1 if of_joined else 2)
     left = list(verify(root))
     assert [problem.what for problem in left] == (
@@ -234,7 +221,7 @@ def test_a_repair_killed_at_any_moment_is_finished_by_the_next(
 ) -> None:
     monkeypatch.setattr(local, "_fsync", lambda path: None)  # the power stays on
     DAMAGE["both"](root)
-    overwrite(data_of(root, 0, JOINED.name), 0)
+    overwrite(data_of(root, 0, LOUDNESS.name), 0)
     repair(shutil.copytree(root, tmp_path / "whole"))
     moment, killed = 0, True
     while killed:

@@ -20,8 +20,7 @@ from headrace.store.writer import create_store, write_part
 from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers import training_store
 from tests.helpers.commands import call
-from tests.store.test_integrity import join
-from tests.store.test_write_and_read import ATTRIBUTES, make_part
+from tests.helpers.parts import ATTRIBUTES, add_loudness, make_part
 
 
 def make(root: Path, number: int, frames: list[int], **attributes: object) -> Path:
@@ -99,9 +98,9 @@ def test_reading_is_mapped_and_checked_as_in_one_store(joined: Store, roots: lis
 
 
 def test_features_that_not_all_have_are_left_out(roots: list[Path]) -> None:
-    join(roots[0], "none")
+    add_loudness(roots[0], "none")
     assert "loudness" in store.open(roots[0]).features and "loudness" not in store.open(roots).features
-    join(roots[1], "none")
+    add_loudness(roots[1], "none")
     both = store.open(roots[:2])
     assert all(len(both.read("loudness", n)) == both.frames[n] for n in range(len(both)))
     assert both.fingerprint != both.fingerprint_of(["mel"]) == store.open(roots[:2]).fingerprint_of(["mel"])

@@ -37,7 +37,7 @@ from tests.featurize.corpus import test_scan
 from tests.helpers import training_store
 from tests.helpers.commands import add, build, call
 from tests.helpers.corpora import buzz, make_tree
-from tests.store.test_write_and_read import make_part, make_store
+from tests.helpers.parts import make_part, make_store
 
 pytest.importorskip("moto", reason="moto is not installed: nothing serves S3")
 from tests.helpers.s3_server import BUCKET, Proxy, contents, environment, server, upload
@@ -339,7 +339,7 @@ def check_sealed(root: S3Path) -> None:
 def test_killed_in_mid_upload_nothing_reads_as_sealed(bucket: S3Path, tmp_path: Path, proxy: Proxy) -> None:
     make_store(tmp_path)
     script = "import sys; from headrace.store.storage.s3 import S3Path; "
-    script += "from tests.store.test_write_and_read import make_store; make_store(S3Path.parse(sys.argv[1]))"
+    script += "from tests.helpers.parts import make_store; make_store(S3Path.parse(sys.argv[1]))"
     for uploads in np.random.default_rng(1).integers(1, 70, 3):
         process = subprocess.Popen([sys.executable, "-c", script, str(bucket)])
         kill_at(proxy, process, int(uploads))

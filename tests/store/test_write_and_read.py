@@ -15,69 +15,9 @@ from headrace import store
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StoreError
 from headrace.store.integrity.verify import verify
-from headrace.store.schema import FeatureSpec, Reject
-from headrace.store.writer import Part, create_store, write_part
-
-SPECS = (
-    FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640),
-    FeatureSpec(name="mel", axis="frames", dtype="float16", channels=128, recipe={"n_fft": 2048}),
-    FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None),
-    FeatureSpec(name="phone_end", axis="phones", dtype="int32", channels=None),
-    FeatureSpec(name="phone_frames", axis="phones", dtype="int32", channels=None),
-    FeatureSpec(name="speaker_vector", axis="utterance", dtype="float32", channels=8),
-)
-ATTRIBUTES = {
-    "format": layout.FORMAT,
-    "sample_rate": 32_000,
-    "hop": 640,
-    "preset": "gpt-sovits-v2",
-    "features": [spec.to_json() for spec in SPECS],
-    "plan": {"parts": 2, "utterances": 13, "digest": ""},
-}
-
-
-def make_part(number: int, frames: list[int], rejects: tuple[Reject, ...] = ()) -> Part:
-    """Random features; utterance n has three phones that share out its frames."""
-    random = np.random.default_rng(number)
-    total, count = sum(frames), len(frames)
-    durations = np.asarray([[n - 2, 1, 1] for n in frames], np.int32).ravel()
-    ends = np.concatenate([[0], *(640 * np.cumsum([n - 2, 1, 1]) for n in frames)])[1:]
-    return Part(
-        number=number,
-        specs=SPECS,
-        arrays={
-            "wave": random.integers(-(2**15), 2**15, (total, 640), np.int16),
-            "mel": random.normal(size=(total, 128)).astype(np.float16),
-            "phones": random.integers(0, 732, 3 * count, np.int16),
-            "phone_end": ends.astype(np.int32),
-            "phone_frames": durations,
-            "speaker_vector": random.normal(size=(count, 8)).astype(np.float32),
-        },
-        lengths={
-            "frames": np.asarray(frames, np.int32),
-            "phones_n": np.full(count, 3, np.int32),
-            "aligned": np.ones(count, np.int32),
-        },
-        strings={
-            "id": [f"s{number}/ünï {n}.wav" for n in range(count)],
-            "speaker": [f"s{number}"] * count,
-            "language": ["en"] * count,
-            "text": [f"line {n}\nof part {number}" for n in range(count)],
-        },
-        rejects=rejects,
-    )
-
-
-def make_store(root: Path, compression: str = "none") -> list[Part]:
-    parts = [
-        make_part(0, [5, 6, 6, 40, 900], (Reject("x.wav", "decode", "broken"),)),
-        make_part(1, [900, 901, 1000, 1200, 1500, 1800, 3000]),
-    ]
-    create_store(root, ATTRIBUTES)
-    for part in parts:
-        write_part(root, part, compression)
-    index.write(root, index.derive(root))
-    return parts
+from headrace.store.schema import Reject
+from headrace.store.writer import create_store, write_part
+from tests.helpers.parts import ATTRIBUTES, SPECS, make_part, make_store
 
 
 @pytest.fixture
@@ -248,14 +188,3 @@ def test_unfinished_stores_open_and_say_so(root: Path) -> None:
     opened = store.open(root)
     assert len(opened) == 7 and not opened.complete
     assert "1 parts are not sealed" in next(iter(verify(root))).what
-
-
-def test_parts_partition_the_corpus_in_order_of_length() -> None:
-    random = np.random.default_rng(0)
-    for count in (1, 2, 17, 1000):
-        seconds = random.lognormal(1.6, 0.6, count).round(2)
-        order, bounds = layout.plan_parts(seconds, 60.0)
-        assert sorted(order) == list(range(count)) and bounds[0] == 0 and bounds[-1] == count
-        assert (np.diff(seconds[order]) >= 0).all() and (np.diff(bounds) > 0).all()
-        sums = [seconds[order[a:b]].sum() for a, b in itertools.pairwise(bounds)]
-        assert max(sums) <= 60 + seconds.max()

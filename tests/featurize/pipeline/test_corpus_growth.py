@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
@@ -16,7 +15,6 @@ from headrace.store import index
 from headrace.store.errors import RunError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.layout import expand_ranges, to_ranges
 from headrace.store.lineage import utterances_before_growth
 from headrace.store.writer import create_store
 from headrace.train.config import RunConfig
@@ -186,11 +184,3 @@ def replant(root: Path, attributes: dict[str, Any]) -> None:
     """Another root for the parts that are there."""
     create_store(root, attributes)
     index.write(root, index.derive(root))
-
-
-def test_ranges_and_numbers_invert_each_other() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        some = np.flatnonzero(random.random(20) < 0.6).tolist()
-        assert expand_ranges(to_ranges(some)) == some
-    assert to_ranges([0, 1, 2, 5, 7, 8]) == [[0, 3], [5, 6], [7, 9]]

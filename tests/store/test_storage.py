@@ -1,0 +1,92 @@
+"""Storage on this machine: paths and URLs, the lock, folders that appear at once, and platforms that lack calls."""
+
+from __future__ import annotations
+
+import mmap
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace import store
+from headrace.store.arrays import array_reader
+from headrace.store.errors import StoreError, UsageError
+from headrace.store.storage import parse_path, storage_of
+from headrace.store.storage.s3 import S3Path, S3Storage
+from tests.helpers.parts import make_store
+
+
+def test_a_path_or_url_names_where_it_lies(tmp_path: Path) -> None:
+    assert parse_path(str(tmp_path)) == parse_path(tmp_path) == tmp_path
+    assert parse_path("s3://bucket/a//b/") == S3Path("bucket", "a/b") == parse_path(S3Path("bucket", "a/b"))
+    assert isinstance(storage_of(S3Path("bucket", "a")), S3Storage)
+    for url in ("gs://bucket/a", "s3://b", "s3://bucket/../a"):
+        with pytest.raises(UsageError):
+            parse_path(url)
+
+
+def test_one_writer_at_a_time_and_none_after_the_holder_is_killed(tmp_path: Path) -> None:
+    storage, message = storage_of(tmp_path), f"Another command is writing {tmp_path}: wait until it is done."
+    with storage.write_lock(tmp_path), pytest.raises(StoreError, match=message), storage.write_lock(tmp_path):
+        pass
+    script = (
+        "import pathlib, sys, time; from headrace.store.storage import storage_of; root = pathlib.Path(sys.argv[1])\n"
+    )
+    script += "with storage_of(root).write_lock(root): print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(StoreError, match=message), storage.write_lock(tmp_path):
+            pass
+        holder.kill()
+    with storage.write_lock(tmp_path):
+        pass
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    storage = storage_of(tmp_path)
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(ZeroDivisionError), storage.atomic_folder(tmp_path, "parts/0") as folder:
+        storage.write(folder / "c" / "0", [b"data"])
+        raise ZeroDivisionError
+    assert not list((tmp_path / "parts").iterdir()) and not list((tmp_path / "tmp").iterdir())
+    for data in (b"first", b"second"):
+        with storage.atomic_folder(tmp_path, "parts/0") as folder:
+            storage.write(folder / "c" / "0", [data[:2], data[2:]])
+            assert data == b"second" or not list((tmp_path / "parts").iterdir())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [(file.relative_to(tmp_path).as_posix(), file.read_bytes()) for file in files] == [("parts/0/c/0", b"first")]
+
+
+def test_deleted_folders_and_temporary_files_are_gone(tmp_path: Path) -> None:
+    storage = storage_of(tmp_path)
+    for name in ("a", "b", "tmp"):
+        storage.write(tmp_path / name / "sub" / "zarr.json", [b"{}"])
+        storage.write(tmp_path / name / "zarr.json", [b"{}"])
+    storage.delete_folder(tmp_path, "a")
+    storage.delete_folder(tmp_path, "a")
+    storage.delete_group(tmp_path / "b")
+    storage.clear_temporary(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tails_and_ranges_of_a_file(tmp_path: Path) -> None:
+    storage, file = storage_of(tmp_path), tmp_path / "file"
+    storage.write(file, [b"0123", b"456789"])
+    assert storage.size(file) == 10 and storage.read_tail(file, 3) == b"789"
+    assert storage.read_tail(file, 99) == b"0123456789" and storage.read_tail(file, 0) == b""
+    assert storage.read_ranges(file, [(7, 9), (0, 4), (3, 3)]) == [b"78", b"0123", b""]
+    with pytest.raises(FileNotFoundError):
+        storage.size(tmp_path / "other")
+
+
+def test_a_store_is_read_where_the_kernel_takes_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: no `madvise`, and no `resource`."""
+    monkeypatch.delattr(mmap, "MADV_WILLNEED")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setitem(sys.modules, "headrace.store.arrays.prefetch", None)
+    make_store(tmp_path)
+    opened = store.open(tmp_path)
+    opened.prefetch(opened.features, opened.parts * 0)
+    assert len(opened.read("wave", 3)) == 40
+    assert array_reader._max_open_files() == array_reader.MAX_MAPPINGS
