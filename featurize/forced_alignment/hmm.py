@@ -24,16 +24,16 @@ from headrace.featurize.forced_alignment.gmm import VARIANCE_FLOOR, Mixture, Mod
 from headrace.featurize.spectral.simd import compiled
 
 STATES = 3
-"Of a phone: the fewest frames that it takes."
+"""Of a phone: the fewest frames that it takes."""
 SKIP = STATES + 1
-"Positions from the last state of a unit to the first one after a pause that is passed over."
+"""Positions from the last state of a unit to the first one after a pause that is passed over."""
 PAUSE = 0
 SCHEDULE = ((1, 8), (2, 4), (4, 4), (8, 6))
-"Gaussians of a state, and rounds of re-estimation with so many."
+"""Gaussians of a state, and rounds of re-estimation with so many."""
 QUIET = 0.25
-"Of an utterance's range of levels: what lies below is taken for pauses before there are models."
+"""Of an utterance's range of levels: what lies below is taken for pauses before there are models."""
 BEAM = 3000.0
-"How far behind the best a state may be, in nats. Without it, the memory for an hour of speech would be 40 GB."
+"""How far behind the best a state may be, in nats. Without it, the memory for an hour of speech would be 40 GB."""
 
 
 def fits(frames: int, units: np.ndarray) -> bool:
@@ -65,16 +65,16 @@ def _viterbi(scores: Any, units: Any, stay: Any, leave: Any, beam: Any) -> Any:
     that led to the positions of all windows, one window after the other; `windows` has where each begins in it, and
     its `low`.
     """
-    frames, count = (len(scores), STATES * len(units))
+    frames, count = len(scores), STATES * len(units)
     best, high = _first_frame(scores[0], units)
-    low, used = (0, 0)
+    low, used = 0, 0
     steps = np.empty(max(1024, 64 * frames), np.int8)
     windows = np.empty((frames, 2), np.int64)
     for t in range(1, frames):
         high = min(count, high + SKIP)
         while used + high - low > len(steps):
             steps = np.concatenate((steps, np.empty_like(steps)))
-        windows[t, 0], windows[t, 1] = (used, low)
+        windows[t, 0], windows[t, 1] = used, low
         top = _next_frame(best, scores[t], units, stay, leave, low, high, steps[used:])
         used += high - low
         low, high = _prune(best, low, high, top - beam)
@@ -93,9 +93,9 @@ def _first_frame(scores: Any, units: Any) -> Any:
     best = np.full(STATES * len(units), -np.inf, np.float32)
     best[0] = scores[STATES * units[0]]
     if units[0] != PAUSE or len(units) == 1:
-        return (best, 1)
+        return best, 1
     best[STATES] = scores[STATES * units[1]]
-    return (best, SKIP)
+    return best, SKIP
 
 
 @compiled
@@ -106,16 +106,16 @@ def _next_frame(best: Any, scores: Any, units: Any, stay: Any, leave: Any, low: 
     """
     top = np.float32(-np.inf)
     for j in range(high - 1, low - 1, -1):
-        unit, state = (j // STATES, _state(units, j))
-        value, step = (best[j] + stay[state], 0)
+        unit, state = j // STATES, _state(units, j)
+        value, step = best[j] + stay[state], 0
         if j > low:
             other = best[j - 1] + leave[_state(units, j - 1)]
             if other > value:
-                value, step = (other, 1)
-        if j % STATES == 0 and unit > 1 and (units[unit - 1] == PAUSE) and (j - SKIP >= low):
-            other = best[j - SKIP] - leave[_state(units, j - SKIP)]
+                value, step = other, 1
+        if j % STATES == 0 and unit > 1 and units[unit - 1] == PAUSE and j - SKIP >= low:
+            other = best[j - SKIP] + leave[_state(units, j - SKIP)]
             if other > value:
-                value, step = (other, SKIP)
+                value, step = other, SKIP
         best[j] = value + scores[state]
         steps[j - low] = step
         top = max(top, best[j])
@@ -131,14 +131,14 @@ def _prune(best: Any, low: Any, high: Any, limit: Any) -> Any:
     while best[high - 1] < limit:
         best[high - 1] = -np.inf
         high -= 1
-    return (low, high)
+    return low, high
 
 
 @compiled
 def _trace_back(best: Any, units: Any, steps: Any, windows: Any) -> Any:
     """Return the path that ends best: at the last position, or before a pause at the end."""
     j = STATES * len(units) - 1
-    if units[-1] == PAUSE and len(units) > 1 and (best[j - STATES] > best[j]):
+    if units[-1] == PAUSE and len(units) > 1 and best[j - STATES] > best[j]:
         j -= STATES
     if best[j] == -np.inf:
         return np.empty(0, np.int32)
@@ -162,7 +162,7 @@ def train(
         note: told how well the models fit, from time to time.
     """
     x_ND = np.concatenate(features)
-    mean, variance = (x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR))
+    mean, variance = x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR)
     mixtures = [Mixture(mean, variance, np.ones(1, np.float32))] * (STATES * classes)
     states = [_flat(x_TD[:, 0], units) for x_TD, units in zip(features, chains, strict=True)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -195,7 +195,7 @@ def _flat(level: np.ndarray, units: np.ndarray) -> np.ndarray:
     spoken = units[units != PAUSE]
     chain = (STATES * spoken[:, None] + np.arange(STATES)).reshape(-1)
     loud = level >= level.min() + QUIET * (level.max() - level.min())
-    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))
+    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))  # of the pause
     states[loud] = chain[np.arange(loud.sum()) * len(chain) // max(1, loud.sum())]
     return states
 
@@ -207,7 +207,7 @@ def _states(
     scores = score(x_TD)
     path = align(scores, units, stay)
     states = before if path is None else STATES * units[path // STATES] + path % STATES
-    return (states, float(scores[np.arange(len(states)), states].sum(dtype=np.float64)))
+    return states, float(scores[np.arange(len(states)), states].sum(dtype=np.float64))
 
 
 def _staying(states: Sequence[np.ndarray], count: int) -> np.ndarray:
