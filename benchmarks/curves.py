@@ -132,7 +132,7 @@ def main(data: Path, folder: Path, steps: int, device: str) -> None:
     found: dict[str, dict[str, list[Record]]] = {}
     for stage in TERMS:
         if stage == "gpt":
-            data = coded(store.open(data), trained_models.generator(folder / "sovits-fp32"), folder / "CODES")
+            data = coded(store.open(data), trained_models.load_sovits(folder / "sovits-fp32"), folder / "CODES")
         found[stage] = {p: curve(data, folder / f"{stage}-{p}", stage, p, steps, device) for p in precisions}
     head = ("what", "precision", f"first {FIRST} steps", f"last {LAST}", "to fp32", "held out, first", "held out, last")
     table = report.table(head, [row for stage, runs in found.items() for row in rows(stage, runs)])

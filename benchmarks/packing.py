@@ -32,12 +32,12 @@ from headrace.train.models.presets import PRESETS
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import CompositeObserver
 from headrace.train.precision import Precision
-from headrace.train.stages.activations_8bit import pack_stage
+from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.gpt_stage import GptStage
-from headrace.train.stages.registry import Stage
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.stages.stage import Stage
 from headrace.train.trainer.setup import set_up
 
 WINDOW = 20
@@ -51,12 +51,12 @@ UTTERANCES, FRAMES = 2, 400
 def drift(config: RunConfig, steps: int) -> dict[str, Any]:
     """Both ways, step by step."""
     ways = [set_up(config.with_options(activations_8bit=packed), CompositeObserver()) for packed in (False, True)]
-    shown = ways[0].stage.shown[0]
+    shown = ways[0].stage.tracked_metrics[0]
     losses, seconds = np.zeros((2, steps)), np.zeros((2, steps))
     states = [torch.get_rng_state()] * 2
     with ways[0].stream(Position.start()) as stream:
         for step in range(steps):
-            batches = [next(stream) for _ in range(ways[0].stage.optim.accumulate)]
+            batches = [next(stream) for _ in range(ways[0].stage.optim.grad_accum)]
             for way, setup in enumerate(ways):
                 torch.set_rng_state(states[way])
                 begun = time.process_time()
@@ -78,7 +78,7 @@ def peak(stage: str, preset: str, packed: bool) -> float:
     """Bytes that the second step takes beside what the first one leaves. Linux."""
     made = _stage(stage, preset)
     if packed:
-        pack_stage(made)
+        quantize_activations(made)
     batch = _batch(made.features)
     made.step([batch])
     before = _status("VmRSS")

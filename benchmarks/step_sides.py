@@ -87,7 +87,7 @@ def ours(case: Case) -> Step:
             replace(PRESETS["v2"].gpt, layers=case.layers),
             precision=precision,
             device=CPU,
-            optim=GptOptimConfig(recompute=case.recompute),
+            optim=GptOptimConfig(activation_checkpointing=case.recompute),
         )
         torch.save(made.model.state_dict(), case.weights)
         return lambda: {"loss": float(made.step([batch] * case.accumulate)["loss"])}

@@ -64,7 +64,7 @@ def test_a_language_beyond_upstreams_phones_trains_both_stages_too(tmp_path: Pat
     assert build(corpus, root, *features, "--symbols", "headrace-ipa", "--language", "de").exit_code == 0
     opened = store.open(root)
     assert max(opened.read("phones", n).max() for n in range(len(opened))) >= len(SYMBOLS)
-    for stage, made in (("sovits", trained_models.generator), ("gpt", trained_models.decoder)):
+    for stage, made in (("sovits", trained_models.load_sovits), ("gpt", trained_models.load_gpt)):
         run = tmp_path / stage
         words = ("--stage", stage, "--preset", "tiny", "--max-steps", 1, "--batch-frames", 600, "--device", "cpu")
         assert call(train, "run", root, "--out", run, *words).exit_code == 0

@@ -27,9 +27,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.train.checkpoints.trained_models import decoder as load_gpt
-    from headrace.train.checkpoints.trained_models import export_run
-    from headrace.train.checkpoints.trained_models import generator as load_sovits
+    from headrace.train.checkpoints.trained_models import export_run, load_gpt, load_sovits
     from headrace.train.config import RunConfig
     from headrace.train.data.batch import Batch
     from headrace.train.data.dataset import BatchDataset
@@ -47,8 +45,8 @@ _EXPORTS = {
     "StreamConfig": "data.stream:StreamConfig",
     "SynthesisRequest": "inference.synthesis:SynthesisRequest",
     "export_run": "checkpoints.trained_models:export_run",
-    "load_gpt": "checkpoints.trained_models:decoder",
-    "load_sovits": "checkpoints.trained_models:generator",
+    "load_gpt": "checkpoints.trained_models:load_gpt",
+    "load_sovits": "checkpoints.trained_models:load_sovits",
     "resume": "trainer.loop:resume",
     "start": "trainer.loop:start",
     "synthesize_speech": "inference.synthesis:synthesize_speech",

@@ -19,8 +19,8 @@ from torch import nn
 
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sovits_config import SovitsConfig, v2, v2Pro
-from headrace.train.stages.gpt_stage import GptInputs
-from headrace.train.stages.sovits_inputs import Draw, Inputs
+from headrace.train.stages.gpt_inputs import GptInputs
+from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
 
 _MASK = (1 << 64) - 1
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
@@ -123,8 +123,8 @@ class SovitsCase:
 
     name: str
     config: SovitsConfig
-    inputs: Inputs
-    drawn: Draw
+    inputs: SovitsInputs
+    drawn: RandomInputs
     expected: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
 
@@ -138,7 +138,7 @@ def sovits_case(golden: Path, name: str) -> SovitsCase:
     size = 2 * (frames[0] // 2 + 1)
     inputs = _inputs(name, frames, size, speaker_channels=config.speaker_channels)
     uniforms = torch.from_numpy(uniform(name + ".rand_u", (2,)).astype(np.float32))
-    drawn = Draw(
+    drawn = RandomInputs(
         noise=torch.from_numpy(normal(name + ".noise_q", (2, config.inter_channels, size))),
         starts=(uniforms * (inputs.frames - segment + 1)).long(),
     )
@@ -164,7 +164,7 @@ def _config(sizes: dict[str, Any], segment: int) -> SovitsConfig:
     )
 
 
-def _inputs(name: str, frames: np.ndarray, size: int, *, speaker_channels: int, hop: int = 640) -> Inputs:
+def _inputs(name: str, frames: np.ndarray, size: int, *, speaker_channels: int, hop: int = 640) -> SovitsInputs:
     phones_n = np.array([13, 9])
     valid = np.arange(size) < frames[:, None, None]
     tilt = np.exp(-np.arange(1025) / 250)[:, None]
@@ -173,7 +173,7 @@ def _inputs(name: str, frames: np.ndarray, size: int, *, speaker_channels: int, 
     wave[:, : frames[0] * hop] = symmetric(name + ".wav", (2, 1, frames[0] * hop), 0.5)[:, 0]
     wave[1, frames[1] * hop :] = 0
     phones = integers(name + ".text", (2, 13), 0, 732) * (np.arange(13) < phones_n[:, None])
-    return Inputs(
+    return SovitsInputs(
         content=torch.from_numpy(normal(name + ".ssl", (2, 768, size), 0.6) * valid),
         spec=torch.from_numpy(spec),
         wave=torch.from_numpy(wave).view(2, size, hop).mT,

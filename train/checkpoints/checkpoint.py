@@ -19,7 +19,7 @@ from headrace.store.errors import RunError
 from headrace.store.storage.local import commit_file
 
 FORMAT = 2
-KEEP = 3
+KEEP_NEWEST = 3
 """Newest checkpoints that stay."""
 
 
@@ -52,12 +52,12 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with draft.open("wb") as file:
-                torch.save({"format": FORMAT, "step": step, "versions": versions(), **state}, file)
+                torch.save({"format": FORMAT, "step": step, "versions": software_versions(), **state}, file)
             commit_file(draft, target)
         except (OSError, RuntimeError) as error:
             draft.unlink(missing_ok=True)
             raise self._unwritten(target, error) from error
-        for old in self.steps()[:-KEEP]:
+        for old in self.steps()[:-KEEP_NEWEST]:
             if old != best:
                 self.path(old).unlink()
         return target
@@ -83,12 +83,12 @@ class Checkpoints:
             path = self.path(step)
             try:
                 return load(path), damaged
-            except Damaged as fault:
+            except CorruptCheckpoint as fault:
                 damaged.append(f"{path} is damaged ({fault}): trying the one before it")
         raise RunError(f"No checkpoint in {self.folder} can be used: start a new run with another --out.", *damaged)
 
 
-class Damaged(Exception):
+class CorruptCheckpoint(Exception):
     """A file is not the checkpoint that was written."""
 
 
@@ -102,9 +102,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch_archive.load(path)
     except torch_archive.UnsafeError as error:
-        raise Damaged(f"it holds other things than tensors and numbers: {', '.join(error.names)}") from error
+        raise CorruptCheckpoint(f"it holds other things than tensors and numbers: {', '.join(error.names)}") from error
     except torch_archive.CorruptedError as error:
-        raise Damaged(str(error)) from error
+        raise CorruptCheckpoint(str(error)) from error
     if state.get("format") != FORMAT:
         raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
     return state
@@ -122,5 +122,5 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda, device)
 
 
-def versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     return {"headrace": version("headrace"), "torch": str(torch.__version__), "numpy": np.__version__}

@@ -15,11 +15,11 @@ from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 
-SOVITS_HEADS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v2Pro": b"05", "v2ProPlus": b"06"}
-SOVITS_SIZES = {version: PRESETS[version].sovits for version in SOVITS_HEADS}
+SOVITS_HEADERS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v2Pro": b"05", "v2ProPlus": b"06"}
+SOVITS_SIZES = {version: PRESETS[version].sovits for version in SOVITS_HEADERS}
 GPT_SIZES = {version: PRESETS[version].gpt for version in ("v1", "v2")}
 """Sizes of the published versions. v2Pro and v2ProPlus use the decoder of v2."""
-SOVITS_UNHEARD = (
+TRAINING_FIELDS = (
     "freeze_quantizer",
     "segment_frames",
     "p_dropout",
@@ -51,10 +51,10 @@ def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, s
         UsageError: no published version has these sizes, so upstream could not load it.
         RunError: the file cannot be written.
     """
-    version = _version_of(model.config, SOVITS_SIZES, SOVITS_UNHEARD)
+    version = _version_of(model.config, SOVITS_SIZES, TRAINING_FIELDS)
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
     config = sovits_sections(model.config, version, name)
-    upstream_files.write(path, weights, config, f"{epoch}epoch_{step}iteration", SOVITS_HEADS[version])
+    upstream_files.write(path, weights, config, f"{epoch}epoch_{step}iteration", SOVITS_HEADERS[version])
     return version
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from headrace.store.errors import RunError
 
 
-def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights into a module that has exactly these entries; they may be in another precision.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
-from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.config import RunConfig, config_path
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -22,7 +22,7 @@ from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 
 
-def generator(path: Path) -> SynthesizerTrn:
+def load_sovits(path: Path) -> SynthesizerTrn:
     """The SoVITS generator of a run, or of a pretrained or exported file, for speaking: without its posterior encoder.
 
     Raises:
@@ -37,11 +37,11 @@ def generator(path: Path) -> SynthesizerTrn:
         sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
     model = SynthesizerTrn(sizes)
     del model.enc_q
-    load_exactly(model, _speaking(weights), str(path))
+    load_strict(model, _speaking(weights), str(path))
     return model.eval()
 
 
-def decoder(path: Path) -> Text2SemanticDecoder:
+def load_gpt(path: Path) -> Text2SemanticDecoder:
     """The text-to-semantic decoder of a run or of a file.
 
     Raises:
@@ -55,7 +55,7 @@ def decoder(path: Path) -> Text2SemanticDecoder:
         weights = upstream_files.read(path).weights
         sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
     model = Text2SemanticDecoder(sizes)
-    load_exactly(model, weights, str(path))
+    load_strict(model, weights, str(path))
     return model.eval()
 
 
@@ -75,11 +75,11 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
     if config.model.stage == "gpt":
         decoder_ = Text2SemanticDecoder(_decoder_sizes(config, state["stage"]["model"]))
-        load_exactly(decoder_, state["stage"]["model"], str(run))
+        load_strict(decoder_, state["stage"]["model"], str(run))
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
         return file, export.export_gpt(file, decoder_, epoch=epoch)
     model = SynthesizerTrn(_generator_sizes(config, state["stage"]["generator"]))
-    load_exactly(model, state["stage"]["generator"], str(run))
+    load_strict(model, state["stage"]["generator"], str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
     return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
 

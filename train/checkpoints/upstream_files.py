@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
 from headrace.store.storage.local import commit_file
-from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.checkpoints.load_weights import load_strict
 
-HEADS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
+VERSION_HEADERS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
 """Versions that stand in the first two bytes, where they do not say that it is an archive."""
 ARCHIVE = torch_archive.MAGIC
 V2_BYTES = 82_978 * 1024
@@ -32,7 +32,7 @@ V2_BYTES a file comes to lie: 18 characters as upstream's own leave 28 KB, and 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class UpstreamCheckpoint:
     """What a file holds."""
 
     weights: dict[str, Tensor]
@@ -45,7 +45,7 @@ class Published:
     """The version that the first two bytes name; empty where they name none."""
 
 
-def read(path: Path) -> Published:
+def read(path: Path) -> UpstreamCheckpoint:
     """Read weights of any of upstream's files: pretrained, trained, or saved to resume from.
 
     Raises:
@@ -56,7 +56,7 @@ def read(path: Path) -> Published:
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error
     head = data[:2]
-    if head != ARCHIVE and head not in HEADS:
+    if head != ARCHIVE and head not in VERSION_HEADERS:
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {head!r}.")
     try:
         content = torch_archive.load(ARCHIVE + data[2:], classes=torch_archive.GPT_SOVITS)
@@ -67,25 +67,26 @@ def read(path: Path) -> Published:
     weights = content.get("weight", content.get("model")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it holds no weights under `weight` or `model`.")
-    return Published(
+    return UpstreamCheckpoint(
         weights={str(name).removeprefix("model."): value for name, value in weights.items()},
         config=_plain(content.get("config", {})),
         info=str(content.get("info", "")),
-        head=HEADS.get(head, ""),
+        head=VERSION_HEADERS.get(head, ""),
     )
 
 
-def initialise(module: nn.Module, path: Path) -> None:
-    """Begin with the weights of one of upstream's files.
+def initialise(module: nn.Module, path: Path) -> int:
+    """Load the weights of one of upstream's files into a module. Returns how many tensors those are.
 
     Raises:
-        RunError: as `read`, or they are of another model or version; then the module is as it was.
+        RunError: as `read`, or they belong to another model or version; then the module does not change.
     """
     weights = read(path).weights
     given, wanted = describe(weights), describe(module.state_dict())
     if given != wanted:
         raise RunError(f"{path} holds {given}, and what begins with it is {wanted}: give the file that belongs to it.")
-    load_exactly(module, weights, str(path))
+    load_strict(module, weights, str(path))
+    return len(weights)
 
 
 def describe(weights: Mapping[str, Tensor]) -> str:

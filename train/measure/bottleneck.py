@@ -17,8 +17,7 @@ from headrace.train.data.stream import Stream
 from headrace.train.measure.throughput import drop_page_cache, local_folders, reason_never_warm
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
-from headrace.train.stages import registry
-from headrace.train.stages.registry import Stage
+from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer.setup import TrainingSetup, set_up
 
 WAIT_SHARE_LIMIT = 0.05
@@ -141,7 +140,7 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
             drop_page_cache(store)
         return _reopened(setup).stream(Position.start())
 
-    found = compare(stage, open_stream, steps, lambda batch: registry.check_ids(stage, store, batch))
+    found = compare(stage, open_stream, steps, lambda batch: check_ids(stage, store, batch))
     return _settings(setup) | {
         "cold": cold,
         **asdict(found),
@@ -162,7 +161,7 @@ def _settings(setup: TrainingSetup) -> dict[str, Any]:
         "precision": setup.precision.name,
         "batch_frames": config.data.batch_frames,
         "max_utterances": config.data.max_utterances,
-        "grad_accum": stage.optim.accumulate,
+        "grad_accum": stage.optim.grad_accum,
         "features": list(stage.features),
         "reading": setup.data.store.read_method,
     }
@@ -192,7 +191,7 @@ def _read_all(setup: TrainingSetup) -> None:
 
 def _updates(stage: Stage, stream: Stream) -> Iterator[Update]:
     while True:
-        yield [next(stream) for _ in range(stage.optim.accumulate)]
+        yield [next(stream) for _ in range(stage.optim.grad_accum)]
 
 
 def _data_alone(updates: Iterator[Update], steps: int) -> Pace:

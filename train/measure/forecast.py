@@ -22,8 +22,7 @@ from headrace.train.data.stream import Epoch, Stream
 from headrace.train.measure.memory_tracking import MemoryTracker
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
-from headrace.train.stages import registry
-from headrace.train.stages.registry import Stage
+from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer import auto_settings
 from headrace.train.trainer.setup import TrainingSetup, set_up
 
@@ -109,7 +108,7 @@ def _summary(setup: TrainingSetup, epoch: Epoch, steps: Sequence[StepMeasurement
     longest = np.maximum.reduceat(epoch.padded[plan.order], plan.bounds[:-1])
     padded = int((longest * np.diff(plan.bounds)).sum()) / plan.world
     epoch_s = padded * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
-    updates = -(-plan.steps // setup.stage.optim.accumulate)
+    updates = -(-plan.steps // setup.stage.optim.grad_accum)
     gib_of = {"this device": _memory(setup.device) / GIB} | CARDS
     return {
         "parameters": networks,
@@ -140,7 +139,7 @@ def _spread_batches(epoch: Epoch) -> list[np.ndarray]:
 def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.ndarray) -> StepMeasurement:
     """Measure the memory of one step, which slows it, and the time of another."""
     batch = stream.read(epoch.numbers[members])
-    registry.check_ids(setup.stage, setup.data.store, batch)
+    check_ids(setup.stage, setup.data.store, batch)
     with MemoryTracker() as memory:
         metrics.to_floats(setup.stage.step([batch]))
     begun = time.perf_counter()

@@ -34,10 +34,10 @@ from headrace.train.models.layers import length_mask
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
 from headrace.train.models.text_to_speech import check_codebooks, decode_semantic, write_wave
 from headrace.train.monitoring.sample_plots import draw_sample
-from headrace.train.stages import gpt_stage, sovits_inputs
+from headrace.train.stages import gpt_inputs, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage
-from headrace.train.stages.registry import Stage
 from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.stages.stage import Stage
 
 SPARE_CODES = 25
 """A decoder that finds no end is stopped one second after twice the recording's length."""
@@ -90,7 +90,7 @@ class SovitsSynthesizer:
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         model, frames = self._stage.generator, int(batch.frames[0])
-        x = sovits_inputs.prepare(batch, self._stage.spectral, self._stage.config)
+        x = sovits_inputs.prepare_inputs(batch, self._stage.spectral, self._stage.config)
         with _evaluating(model), _attention_weights(model.enc_p.mrte.cross_attention) as seen:
             codes_1Y = x.codes
             if codes_1Y is None:
@@ -114,14 +114,14 @@ class GptSynthesizer:
         Raises:
             RunError: `voice` is no generator, or one of other codes.
         """
-        self._stage, self._generator = stage, trained_models.generator(voice).to(device)
+        self._stage, self._generator = stage, trained_models.load_sovits(voice).to(device)
         check_codebooks(stage.config, self._generator.config)
         self._spectral = Spectral(SpectralRecipe()).to(device)
         of_voice = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
         self.features = (*stage.features, *of_voice)
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        model, x = self._stage.model, gpt_stage.prepare(batch)
+        model, x = self._stage.model, gpt_inputs.prepare_inputs(batch)
         longest = 2 * int(x.codes_n[0]) + SPARE_CODES
         with _evaluating(model):
             said_Y = generate_semantic(

@@ -1,11 +1,11 @@
-"""Activations that wait for the backward pass in 8 bits instead of 32 or 16 (Chen et al. 2021, "ActNN").
+"""Save activations for the backward pass in 8 bits instead of 32 or 16 (Chen et al. 2021, "ActNN").
 
-What autograd keeps of a forward pass is most of the memory of a step. Here large tensors of it are kept as float8
-(E4M3, Micikevicius et al. 2022) times a scale for each row, and are what they were, to within a 16th of each value,
-when the backward pass asks for them. The forward pass of a step stays as it is to the last bit.
+Most of the memory of a step is what autograd saves of the forward pass. Here large tensors of it are saved as float8
+(E4M3, Micikevicius et al. 2022) with a scale for each row, and the backward pass gets each value to within a 16th. The
+forward pass does not change by a bit.
 
-What is exact all the same, because it is kept outside of the modules that `pack_stage` names: losses, STFT and mel, the
-quantiser, voice vectors, and the discriminators, through whose features the generator learns.
+Exact remains what lies outside of a stage's `quantizable_networks`: losses, STFT and mel, the vector quantiser, voice
+vectors, and the discriminators, through whose features the generator learns.
 """
 
 from __future__ import annotations
@@ -19,89 +19,85 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from headrace.train.stages.gpt_stage import GptStage
-from headrace.train.stages.registry import Stage
-from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.stages.stage import Stage
 
-SMALLEST = 1 << 14
-"""Elements; of less there is nothing to gain."""
-LARGEST_FLOAT8 = 448.0
+MIN_ELEMENTS = 1 << 14
+"""Smaller tensors are not worth quantising."""
+FLOAT8_MAX = 448.0
 
 
-def pack_stage(stage: Stage) -> Packing:
-    """Pack what the networks of a stage keep."""
-    if isinstance(stage, GptStage):
-        return Packing([stage.model.h], heads={stage.config.heads})
-    assert isinstance(stage, SovitsStage)
-    generator, config = stage.generator, stage.config
-    networks = generator.enc_p, generator.enc_q, generator.flow, generator.dec
-    return Packing(networks, heads={config.n_heads, config.mrte_heads})
+def quantize_activations(stage: Stage) -> ActivationQuantizer:
+    """Quantise the activations that a stage's networks save for the backward pass, from now on."""
+    return ActivationQuantizer(stage.quantizable_networks, attention_heads=stage.attention_heads)
 
 
-class Packed:
-    """A tensor in 8 bits. Rows are along its last axis."""
+class Float8Tensor:
+    """A tensor in 8 bits, with a scale for each row along its last axis."""
 
     def __init__(self, tensor: Tensor) -> None:
         peak = tensor.abs().amax(-1, keepdim=True).float()
-        self._scale = peak.clamp(min=torch.finfo(torch.float32).tiny * LARGEST_FLOAT8) / LARGEST_FLOAT8
+        self._scale = peak.clamp(min=torch.finfo(torch.float32).tiny * FLOAT8_MAX) / FLOAT8_MAX
         self._values = (tensor / self._scale).to(torch.float8_e4m3fn)
         self._dtype = tensor.dtype
 
-    def unpack(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return the tensor in its own dtype, each value within a 16th of what it was."""
         return (self._values.float() * self._scale).to(self._dtype)
 
 
-class Packing:
-    """Packs what the forward passes of some modules keep, from the moment on that it is made."""
+class ActivationQuantizer:
+    """Quantises what the forward passes of some modules save for their backward passes, from its construction on."""
 
-    def __init__(self, modules: Iterable[nn.Module], *, heads: Container[int] = ()) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, attention_heads: Container[int] = ()) -> None:
         """
         Args:
-            heads: of their attention. What its kernels keep, (B, H, L, D) and for each query the logarithm of a sum,
-                (B, H, L), stays exact: they make weights anew from it by an exponential, which turned errors of 3 % of
-                queries and keys into errors of half the gradient.
+            attention_heads: numbers of heads of their attention layers. What attention kernels save, (B, H, L, D), and
+                the log-sum-exp of each query, (B, H, L), stays exact: from it they recompute attention weights by an
+                exponential, which turned errors of 3 % of queries and keys into errors of half the gradient.
         """
-        self._heads = heads
-        self._own: set[int] = set()
-        self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, weakref.ref[Packed]]] = {}
+        self._attention_heads = attention_heads
+        self._parameter_storages: set[int] = set()
+        self._quantized: dict[tuple[Any, ...], tuple[StorageWeakRef, weakref.ref[Float8Tensor]]] = {}
         for module in modules:
-            self._own |= {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-            _within(module, lambda: saved_tensors_hooks(self._pack, _unpack))
+            self._parameter_storages |= {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+            _wrap_forward(module, lambda: saved_tensors_hooks(self._pack, _unpack))
 
-    def _pack(self, tensor: Tensor) -> Tensor | Packed:
+    def _pack(self, tensor: Tensor) -> Tensor | Float8Tensor:
+        """Return what autograd saves in place of a tensor."""
         storage = tensor.untyped_storage()
-        if not self._worth(tensor) or storage.data_ptr() in self._own:
+        if not self._is_worthwhile(tensor) or storage.data_ptr() in self._parameter_storages:
             return tensor
-        # Several functions keep the same tensor: it is packed once.
+        # Several functions save the same tensor: it is quantised once.
         reference = StorageWeakRef(storage)
         key = (reference.cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor._version)
-        if key in self._packed and (packed := self._packed[key][1]()) is not None:
-            return packed
-        packed = Packed(tensor.detach())
-        self._packed[key] = reference, weakref.ref(packed, lambda _: self._packed.pop(key, None))
-        return packed
+        if key in self._quantized and (quantized := self._quantized[key][1]()) is not None:
+            return quantized
+        quantized = Float8Tensor(tensor.detach())
+        self._quantized[key] = reference, weakref.ref(quantized, lambda _: self._quantized.pop(key, None))
+        return quantized
 
-    def _worth(self, tensor: Tensor) -> bool:
-        if not tensor.is_floating_point() or tensor.numel() < SMALLEST:
+    def _is_worthwhile(self, tensor: Tensor) -> bool:
+        if not tensor.is_floating_point() or tensor.numel() < MIN_ELEMENTS:
             return False
         expanded = tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
-        return not expanded and not (tensor.dim() in (3, 4) and tensor.shape[1] in self._heads)
+        return not expanded and not (tensor.dim() in (3, 4) and tensor.shape[1] in self._attention_heads)
 
 
-def _unpack(kept: Tensor | Packed) -> Tensor:
-    return kept.unpack() if isinstance(kept, Packed) else kept
+def _unpack(saved: Tensor | Float8Tensor) -> Tensor:
+    """Return the tensor that `_pack` was given, or an approximation."""
+    return saved.dequantize() if isinstance(saved, Float8Tensor) else saved
 
 
-def _within(module: nn.Module, make: Callable[[], saved_tensors_hooks]) -> None:
-    """Run every forward pass of a module in such a context."""
-    entered: list[saved_tensors_hooks] = []
+def _wrap_forward(module: nn.Module, make_context: Callable[[], saved_tensors_hooks]) -> None:
+    """Run every forward pass of a module within a new context."""
+    contexts: list[saved_tensors_hooks] = []
 
     def enter(*_: Any) -> None:
-        entered.append(make())
-        entered[-1].__enter__()
+        contexts.append(make_context())
+        contexts[-1].__enter__()
 
     def leave(*_: Any) -> None:
-        entered.pop().__exit__()
+        contexts.pop().__exit__()
 
     module.register_forward_pre_hook(enter)
     module.register_forward_hook(leave, always_call=True)

@@ -23,12 +23,12 @@ from headrace.train.models.discriminator import PeriodDiscriminator, ScaleDiscri
 from headrace.train.models.flow import WaveNet
 from headrace.train.models.transformer import Layer
 from headrace.train.models.vocoder import ResBlock
-from headrace.train.stages.registry import Stage
+from headrace.train.stages.stage import Stage
 
 BLOCKS = (Layer, Encoder, WaveNet, ResBlock, ScaleDiscriminator, PeriodDiscriminator)
-KERNELS = 10_000
+MAX_RECOMPILES = 10_000
 """That a block of code may become: it is compiled for each shape, with gradients of weights and without."""
-OPTIONS: dict[str, Any] = {"fallback_random": True}
+INDUCTOR_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Dropout draws what it draws without compiling."""
 
 
@@ -41,7 +41,7 @@ def compile_stage(stage: Stage) -> int:
     _check_compiler()
     import torch._dynamo  # a second, which only those wait who compile
 
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = KERNELS
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MAX_RECOMPILES
     networks = [value for value in vars(stage).values() if isinstance(value, nn.Module)]
     blocks = [module for network in networks for module in network.modules() if isinstance(module, BLOCKS)]
     for module in blocks:
@@ -51,7 +51,7 @@ def compile_stage(stage: Stage) -> int:
 
 def _in_training(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled in training alone: validation and speech come in lengths of all kinds."""
-    compiled = torch.compile(forward, dynamic=False, options=OPTIONS)
+    compiled = torch.compile(forward, dynamic=False, options=INDUCTOR_OPTIONS)
     return lambda *given: (compiled if module.training else forward)(*given)
 
 

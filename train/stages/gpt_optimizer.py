@@ -1,49 +1,81 @@
-"""How the text-to-semantic decoder is optimised: ScaledAdam as published, or AdamW, and their learning rates."""
+"""How the text-to-semantic decoder is optimised: ScaledAdam as published or AdamW, and their learning rates."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from headrace.train.config import RunConfig
+from headrace.train.stages.scaled_adam import ScaledAdam
+from headrace.train.stages.stage import given_update_options
+
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "first_rate": 1e-6, "peak_rate": 3e-4, "last_rate": 1e-5}
+"""Learning rates of AdamW. Those of ScaledAdam are relative to the size of each tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GptOptimConfig:
-    """How the decoder is trained. Defaults are GPT-SoVITS's."""
+    """How the decoder is trained. Defaults are those of GPT-SoVITS."""
 
     optimizer: Literal["scaled_adam", "adamw"] = "scaled_adam"
     schedule: Literal["published", "warmup_cosine"] = "published"
-    """Learning rates of the updates: 0.01 once and 0.002 from then on, or what the fields below say."""
+    """`published`: 0.01 for the first update and 0.002 from then on. `warmup_cosine`: as the next fields say."""
     first_rate: float = 1e-5
     peak_rate: float = 0.01
     last_rate: float = 1e-4
-    warmup: int = 2000
-    """Updates until the peak."""
-    total: int = 40_000
+    warmup_steps: int = 2000
+    """Updates until the peak rate."""
+    total_steps: int = 40_000
     """Updates until the last rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
-    """Of AdamW."""
-    accumulate: int = 4
+    """Weight decay of AdamW."""
+    grad_accum: int = 4
     """Batches of one update."""
-    max_norm: float = 0.0
-    """Largest norm of the mean gradient of a code's loss; 0 does not clip."""
-    preference: bool = False
-    """Add the preference loss, for twice the time."""
-    misaligned: bool = False
-    """Mask and count as upstream's training code: see `Text2SemanticDecoder.forward`. Padding counts in the loss."""
-    recompute: bool = False
-    """Run each layer again in the backward pass instead of keeping what it made."""
+    max_grad_norm: float = 0.0
+    """The mean gradient of a code's loss is clipped to this norm; 0 does not clip."""
+    dpo: bool = False
+    """Add the preference loss. Updates take twice the time."""
+    upstream_mask: bool = False
+    """Mask as upstream's training code does, see `Text2SemanticDecoder.forward`. Padding counts in the loss."""
+    activation_checkpointing: bool = False
+    """Recompute the activations of each layer in the backward pass instead of storing them."""
 
     @classmethod
     def for_preset(cls, name: str) -> GptOptimConfig:
         """Return the policy for a model of `headrace.train.models.presets`."""
         if name == "tiny":
-            return cls(schedule="warmup_cosine", warmup=100, total=2000, accumulate=1)
+            return cls(schedule="warmup_cosine", warmup_steps=100, total_steps=2000, grad_accum=1)
         return cls()
 
+    @classmethod
+    def from_config(cls, config: RunConfig) -> GptOptimConfig:
+        """Return the preset's policy, changed as a run's config asks for.
+
+        A warm-up and AdamW, whose published learning rates do not suit it, take the cosine schedule.
+        """
+        preset, optim = cls.for_preset(config.model.preset), config.optim
+        changes = given_update_options(optim) | {"dpo": optim.dpo, "upstream_mask": optim.upstream_mask}
+        if optim.optimizer == "adamw":
+            changes |= ADAMW
+        if optim.warmup_steps or optim.optimizer == "adamw":
+            changes |= {"schedule": "warmup_cosine", "total_steps": config.schedule.max_steps or preset.total_steps}
+        return replace(preset, **changes, activation_checkpointing=config.compute.activation_checkpointing)
+
+    def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Construct the optimiser of a model's parameters."""
+        if self.optimizer == "scaled_adam":
+            return ScaledAdam(model.parameters(), lr=self.rate(0), betas=self.betas)
+        return torch.optim.AdamW(
+            model.parameters(), lr=self.rate(0), betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
     def rate(self, update: int) -> float:
-        """Learning rate of an update, counted from 0."""
+        """Return the learning rate of an update, counted from 0."""
         if self.schedule == "published":
             return published_rate(update)
         return warmup_cosine(
@@ -51,20 +83,23 @@ class GptOptimConfig:
             first=self.first_rate,
             peak=self.peak_rate,
             last=self.last_rate,
-            warmup=self.warmup,
-            total=self.total,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
         )
 
 
 def published_rate(step: int) -> float:
-    """Learning rate of an update, counted from 0, as published decoders were trained: 0.01 once, then 0.002."""
+    """Return the learning rate with which published decoders were trained: 0.01 for update 0, then 0.002."""
     return 0.01 if step == 0 else 0.002
 
 
-def warmup_cosine(step: int, *, first: float, peak: float, last: float, warmup: int, total: int) -> float:
-    """Learning rate of an update, counted from 0: from `first` straight up to `peak` in `warmup` updates, and down half
-    a cosine to `last`, reached at `total` (Loshchilov and Hutter 2017, without restarts)."""
-    if step < warmup:
-        return first + (peak - first) * step / warmup
-    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+def warmup_cosine(step: int, *, first: float, peak: float, last: float, warmup_steps: int, total_steps: int) -> float:
+    """Return the learning rate of an update, counted from 0.
+
+    It rises linearly from `first` to `peak` in `warmup_steps` updates, and then falls along half a cosine to `last`,
+    reached at `total_steps` (Loshchilov and Hutter 2017, without restarts).
+    """
+    if step < warmup_steps:
+        return first + (peak - first) * step / warmup_steps
+    done = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
     return last + (peak - last) * 0.5 * (1 + math.cos(math.pi * done))

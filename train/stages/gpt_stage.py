@@ -1,49 +1,38 @@
-"""Training of the text-to-semantic decoder: next code, and preference for right codes over spoilt ones if asked.
+"""Training of the text-to-semantic decoder: prediction of the next code and, if asked for, a preference loss.
 
-Shapes: B batch, X phones of the longest, Y codes of the longest, E channels of BERT.
+Shapes: B batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from headrace.store.errors import UsageError
+from headrace.store.reader import Store
 from headrace.train import distributed
-from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.checkpoints import upstream_files
+from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
+from headrace.train.data.training_data import Requirements
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
-from headrace.train.stages import gpt_losses
-from headrace.train.stages.gpt_losses import Spoiling
+from headrace.train.stages import gpt_features, gpt_losses, store_features
+from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
+from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
-from headrace.train.stages.microbatch import Pieces
-from headrace.train.stages.scaled_adam import ScaledAdam
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GptInputs:
-    phones: Tensor
-    """(B, X) int64."""
-    phones_n: Tensor
-    """(B,) int64."""
-    codes: Tensor
-    """(B, Y) int64."""
-    codes_n: Tensor
-    """(B,) int64."""
-    bert: Tensor | None = None
-    """(B, X, E) float32, zero past each utterance's end and for languages that have none."""
+from headrace.train.stages.microbatch import MicrobatchRunner
 
 
 class GptStage:
-    """Decoder and optimiser. Gradients of several batches make one update."""
+    """The decoder and its optimiser. Gradients of several batches make one update."""
 
-    shown = ("loss", "accuracy")
+    tracked_metrics = ("loss", "accuracy")
 
     def __init__(
         self,
@@ -56,73 +45,117 @@ class GptStage:
     ) -> None:
         """
         Args:
-            bert: whether the store has BERT features of phones.
+            bert: read BERT features of phones.
         """
         self.config = config
         self.optim = optim
         self.precision = precision
         self.features: tuple[str, ...] = ("phones", "semantic", "bert") if bert else ("phones", "semantic")
-        self.limits = {"phones": config.symbols, "semantic": config.codes}
-        self.pieces = Pieces()
+        self.id_limits = {"phones": config.symbols, "semantic": config.codes}
+        self.microbatches = MicrobatchRunner()
         self.epoch = 1
         self.updates = 0
         self.model = Text2SemanticDecoder(config).to(device)
         self.model.bert_proj.weight.requires_grad_(bert)
-        self.optimizer = self._optimizer()
+        self.optimizer = optim.optimizer_for(self.model)
         self._device = device
 
-    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One update from all of these batches together, on all ranks.
+    @classmethod
+    def requirements(cls, config: RunConfig, store: Store) -> Requirements:
+        """Return the recipes that the features of a store must have."""
+        return gpt_features.requirements(config, store)
 
-        ScaledAdam waits for the device once, to leave out an update whose gradients are not finite; AdamW never does.
+    @classmethod
+    def from_config(cls, config: RunConfig, store: Store, precision: Precision, device: torch.device) -> GptStage:
+        """Construct the stage for a store, with random weights from torch's global generator.
+
+        Raises:
+            UsageError: the store's BERT features have another number of channels.
+        """
+        sizes, optim = gpt_features.network_config(config, store), GptOptimConfig.from_config(config)
+        store_features.check_channels(store, "bert", sizes.bert_channels)
+        return cls(sizes, precision=precision, device=device, optim=optim, bert="bert" in store.features)
+
+    def check_store(self, store: Store) -> None:
+        """Check nothing: the recipes of features say all that is needed."""
+
+    def load_pretrained(self, config: ModelConfig) -> list[str]:
+        """Load the weights that the config names. Returns a message for the file.
+
+        Raises:
+            RunError: it cannot be read, or holds the weights of another model.
+        """
+        if not config.init:
+            return []
+        return [f"init: {upstream_files.initialise(self.model, config.init)} tensors of {config.init}"]
+
+    @property
+    def quantizable_networks(self) -> tuple[nn.Module, ...]:
+        """The transformer, whose activations may be saved in 8 bits."""
+        return (self.model.h,)
+
+    @property
+    def attention_heads(self) -> frozenset[int]:
+        """Number of heads of its attention layers."""
+        return frozenset({self.config.heads})
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Make one update from all of these batches together, on all ranks.
+
+        ScaledAdam synchronises with the device once, to skip an update whose gradients are not finite; AdamW does not.
 
         Args:
-            batches: one at least, with phones, semantic, and bert if the stage reads it.
+            batches: one at least, on the host, with phones, semantic, and bert if the stage reads it.
+
         Returns:
             0-d tensors without gradient, over all batches and ranks: loss (mean over predictions), loss_dpo if asked
-            for, accuracy (share of codes among the three likeliest), grad_norm (of the mean gradient of a prediction),
-            skipped (1 if the update was left out), exploded (1 if it was far larger than usual, and scaled down).
+            for, accuracy (share of codes among the three most probable), grad_norm (of the mean gradient of a
+            prediction), skipped (1 if there was no update), exploded (1 if the gradient was far larger than usual, and
+            scaled down).
         """
-        return self.pieces.fit(batches, lambda cut: self.update([prepare(piece.to(self._device)) for piece in cut]))
+        return self.microbatches.run(
+            batches, lambda parts: self.update([prepare_inputs(batch.to(self._device)) for batch in parts])
+        )
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """loss and accuracy. Leaves weights, random numbers and the model's mode as they are.
+        """Return loss and accuracy. Changes neither weights, random numbers nor the model's mode.
 
         Args:
             batch: on the stage's device.
         """
         training = self.model.training
         self.model.eval()
-        _, sums = self._likelihood(prepare(batch))
+        _, sums = self._likelihood(prepare_inputs(batch))
         self.model.train(training)
         return _means(sums)
 
     def end_epoch(self) -> None:
+        """Count the epoch. Learning rates depend only on updates."""
         self.epoch += 1
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """Learning rate of the next update."""
         return self.optim.rate(self.updates)
 
-    def update(self, pieces: Sequence[GptInputs]) -> dict[str, Tensor]:
-        """`step`, once inputs are prepared."""
+    def update(self, microbatches: Sequence[GptInputs]) -> dict[str, Tensor]:
+        """Do what `step` does, with prepared inputs."""
         self.optimizer.zero_grad()
-        learnt = [self.learn(inputs, self._spoiling(inputs)) for inputs in pieces]
-        sums = {name: distributed.total(torch.stack([sums[name] for sums in learnt]).sum()) for name in learnt[0]}
-        return _means(sums) | self.descend(sums["predictions"])
+        parts = [self.backward(inputs, self._corruption(inputs)) for inputs in microbatches]
+        sums = {name: distributed.total(torch.stack([part[name] for part in parts]).sum()) for name in parts[0]}
+        return _means(sums) | self.optimizer_step(sums["predictions"])
 
-    def learn(self, inputs: GptInputs, spoiling: Spoiling | None = None) -> dict[str, Tensor]:
-        """Add the gradient of the sum over a batch's predictions, so that batches weigh by what they hold.
+    def backward(self, inputs: GptInputs, corruption: SequenceCorruption | None = None) -> dict[str, Tensor]:
+        """Accumulate the gradient of the sum over a batch's predictions, so that each prediction has the same weight.
 
         Returns:
-            0-d sums: loss, predictions, right, codes, and loss_dpo and sequences where they are spoilt.
+            0-d sums: loss, predictions, correct, codes, and with corrupted sequences loss_dpo and sequences.
         """
         chosen_B, sums = self._likelihood(inputs)
         loss = -chosen_B.sum()
-        if spoiling is not None:
-            codes, codes_n = spoiling.apply(inputs.codes, inputs.codes_n)
+        if corruption is not None:
+            codes, codes_n = corruption.apply(inputs.codes, inputs.codes_n)
             rejected_B, _ = self._likelihood(replace(inputs, codes=codes, codes_n=codes_n))
             preference = gpt_losses.preference_loss(chosen_B, rejected_B)
             loss = loss + preference
@@ -131,17 +164,18 @@ class GptStage:
         self.precision.scaler.scale(loss).backward()
         return sums
 
-    def descend(self, predictions: Tensor) -> dict[str, Tensor]:
-        """One step down the gradient that was added up over so many predictions. The last three terms of `step`."""
+    def optimizer_step(self, predictions: Tensor) -> dict[str, Tensor]:
+        """Update the weights with the gradient of this many predictions. Returns the last three terms of `step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        limit = self.optim.max_norm and self.optim.max_norm * predictions
+        limit = self.optim.max_grad_norm and self.optim.max_grad_norm * predictions
         norm, skipped, exploded = self.precision.descend(self.optimizer, limit)
         self.precision.scaler.update()
         self.updates += 1
         return {"grad_norm": norm / predictions, "skipped": skipped.float(), "exploded": exploded.float()}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint needs to resume."""
         return {
             "epoch": self.epoch,
             "updates": self.updates,
@@ -151,20 +185,21 @@ class GptStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
+        """Restore `state_dict`.
+
         Raises:
-            RunError: the state is of a model of other sizes.
+            RunError: the state is that of a model of other sizes.
         """
-        load_exactly(self.model, state["model"], "the checkpoint")
+        load_strict(self.model, state["model"], "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.epoch, self.updates = state["epoch"], state["updates"]
 
-    def _spoiling(self, inputs: GptInputs) -> Spoiling | None:
-        return Spoiling.draw(inputs.codes_n, inputs.codes.shape[1]) if self.optim.preference else None
+    def _corruption(self, inputs: GptInputs) -> SequenceCorruption | None:
+        return SequenceCorruption.sample(inputs.codes_n, inputs.codes.shape[1]) if self.optim.dpo else None
 
     def _likelihood(self, inputs: GptInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """Log likelihood of each sequence (B,), and the first four of the sums of `learn`."""
+        """Return the log likelihood of each sequence, (B,), and the first four sums of `backward`."""
         with self.precision.autocast():
             logits = self.model(
                 inputs.phones,
@@ -172,45 +207,19 @@ class GptStage:
                 inputs.codes,
                 inputs.codes_n,
                 inputs.bert,
-                upstream_mask=self.optim.misaligned,
-                activation_checkpointing=self.optim.recompute,
+                upstream_mask=self.optim.upstream_mask,
+                activation_checkpointing=self.optim.activation_checkpointing,
             )
         targets, counted = gpt_losses.targets(inputs.codes, inputs.codes_n, self.config.end)
-        if self.optim.misaligned:
+        if self.optim.upstream_mask:
             counted = torch.ones_like(counted)
         likelihood_B = gpt_losses.log_likelihood(logits, targets, counted)
-        right, codes = gpt_losses.hits(logits, targets, self.config.end)
-        sums = {"loss": -likelihood_B.detach().sum(), "predictions": counted.sum(), "right": right, "codes": codes}
+        correct, codes = gpt_losses.top_k_hits(logits, targets, self.config.end)
+        sums = {"loss": -likelihood_B.detach().sum(), "predictions": counted.sum(), "correct": correct, "codes": codes}
         return likelihood_B, {name: value.float() for name, value in sums.items()}
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        config, parameters = self.optim, self.model.parameters()
-        if config.optimizer == "scaled_adam":
-            return ScaledAdam(parameters, lr=config.rate(0), betas=config.betas)
-        return torch.optim.AdamW(
-            parameters, lr=config.rate(0), betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
 
 
 def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From sums over a step to what is reported of it."""
-    means = {"loss": sums["loss"] / sums["predictions"], "accuracy": sums["right"] / sums["codes"]}
+    """Return the metrics of an update from its sums."""
+    means = {"loss": sums["loss"] / sums["predictions"], "accuracy": sums["correct"] / sums["codes"]}
     return means | ({"loss_dpo": sums["loss_dpo"] / sums["sequences"]} if "loss_dpo" in sums else {})
-
-
-def prepare(batch: Batch) -> GptInputs:
-    """What the decoder reads of a batch. The last code of an odd number of frames is half of silence: that one is for
-    SoVITS alone.
-
-    Args:
-        batch: with phones and semantic, and bert or not.
-    """
-    if batch.tokens_n is None:
-        raise UsageError("The batch was read without the token axis: read semantic with it.")
-    return GptInputs(
-        phones=batch["phones"].long(),
-        phones_n=batch.phones_n,
-        codes=batch["semantic"].long(),
-        codes_n=batch.tokens_n.minimum(batch.frames // 2),
-        bert=batch["bert"].float() if "bert" in batch.tensors else None,
-    )

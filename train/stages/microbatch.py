@@ -1,4 +1,4 @@
-"""Steps that fit into memory: a batch is cut into as many pieces as it takes."""
+"""Updates that fit into memory: batches are split into microbatches, as many as it takes."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from headrace.train.data.batch import Batch
 T = TypeVar("T")
 
 
-class Pieces:
-    """Into how many pieces each batch of a step is cut: twice as many from the moment on that one does not fit."""
+class MicrobatchRunner:
+    """Splits each batch of an update into microbatches, and into twice as many from the first on that does not fit."""
 
     def __init__(self) -> None:
-        self.count = 1
+        self.splits = 1
+        """Microbatches of a batch."""
 
-    def fit(self, batches: Sequence[Batch], work: Callable[[list[Batch]], T]) -> T:
-        """`work` on the pieces of these batches. When memory runs out it is called again with smaller ones.
+    def run(self, batches: Sequence[Batch], update: Callable[[list[Batch]], T]) -> T:
+        """Return what `update` returns for the microbatches of these batches.
+
+        When memory runs out, it is called again with smaller ones.
 
         Raises:
-            RunError: single utterances do not fit.
+            RunError: a single utterance does not fit.
         """
         largest = max(map(len, batches))
         while True:
             try:
-                return work([piece for batch in batches for piece in batch.split(self.count)])
+                return update([microbatch for batch in batches for microbatch in batch.split(self.splits)])
             except torch.OutOfMemoryError as error:
-                if self.count >= largest:
+                if self.splits >= largest:
                     longest = max(int(batch.frames.max()) for batch in batches)
                     raise RunError(
                         f"An utterance of {longest} frames does not fit into the device's memory by itself: leave out "
-                        "the longest by --where, or compute blocks twice by --activation-checkpointing."
+                        "the longest with --where, or save memory with --activation-checkpointing."
                     ) from error
-            # Not above: there the error still holds what the step had made.
-            self.count *= 2
+            # Not in the handler above, where the error still holds the tensors of the failed step.
+            self.splits *= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

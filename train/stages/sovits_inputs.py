@@ -19,7 +19,7 @@ from headrace.train.models.sovits_config import SovitsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class SovitsInputs:
     """Everything is zero past an utterance's end. T is even, and holds a segment."""
 
     spec: Tensor
@@ -41,7 +41,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class RandomInputs:
     """The randomness of a step, but for dropout and the codebook."""
 
     noise: Tensor
@@ -50,7 +50,7 @@ class Draw:
     """(B,) int64, first frame of each segment."""
 
 
-def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
+def prepare_inputs(batch: Batch, spectral: Spectral, config: SovitsConfig) -> SovitsInputs:
     """Compute spectrogram and, where it comes from MFCC, content on the batch's device, and pad: to an even length, for
     content is halved, of one frame more than the longest utterance at least, as published weights have seen it, and to
     a segment at least.
@@ -64,7 +64,7 @@ def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
     longest = batch["wave"].shape[1]
     size = 2 * (max(longest, config.segment_frames - 1) // 2 + 1)
     wave_BTH = F.pad(batch["wave"], (0, 0, 0, size - longest)).float() / 32768
-    return Inputs(
+    return SovitsInputs(
         content=None if "semantic" in batch.tensors else _content(batch, size, config),
         codes=_padded(batch["semantic"].long(), size // 2) if "semantic" in batch.tensors else None,
         spec=_spectrogram(wave_BTH, batch.frames, spectral),
@@ -76,14 +76,16 @@ def prepare(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Inputs:
     )
 
 
-def draw(inputs: Inputs, config: SovitsConfig, generator: torch.Generator | None = None) -> Draw:
+def draw_random_inputs(
+    inputs: SovitsInputs, config: SovitsConfig, generator: torch.Generator | None = None
+) -> RandomInputs:
     """Noise and segments, from torch's global generator of the device if no other is given. Segments lie within their
     utterance where it is long enough, and begin at frame 0 where it is not."""
     B, _, T = inputs.spec.shape
     device = inputs.spec.device
     noise = torch.randn(B, config.inter_channels, T, device=device, generator=generator)
     choices = (inputs.frames - config.segment_frames + 1).clamp(min=1)
-    return Draw(noise=noise, starts=(torch.rand(B, device=device, generator=generator) * choices).long())
+    return RandomInputs(noise=noise, starts=(torch.rand(B, device=device, generator=generator) * choices).long())
 
 
 def _content(batch: Batch, size: int, config: SovitsConfig) -> Tensor:

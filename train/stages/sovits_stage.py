@@ -1,4 +1,4 @@
-"""Training of SoVITS: one step of discriminator and generator.
+"""Training of SoVITS: updates of discriminator and generator.
 
 Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples, M mel bands.
 """
@@ -8,48 +8,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from headrace.featurize.spectral.dsp import Spectral
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.errors import RecipeMismatch
+from headrace.store.reader import Store
 from headrace.train import distributed
-from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.checkpoints import upstream_files
+from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
+from headrace.train.data.training_data import Requirements
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.layers import slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision
-from headrace.train.stages.microbatch import Pieces
-from headrace.train.stages.sovits_inputs import Draw, Inputs, draw, prepare
+from headrace.train.stages import sovits_features
+from headrace.train.stages.microbatch import MicrobatchRunner
+from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs, draw_random_inputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, parameter_groups
 
-Made = tuple[Synthesis, tuple[Tensor, Tensor]]
-"""A forward pass, and the log-mel of the real and of the generated segments, (B, N, M) each."""
+
+class GeneratorOutput(NamedTuple):
+    """A forward pass of the generator, and the log-mel of its segments."""
+
+    synthesis: Synthesis
+    real_mel: Tensor
+    """(B, N, M), of the recorded segments."""
+    fake_mel: Tensor
+    """(B, N, M), of the generated ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Utterances that are computed together, and how much they count in an update: their losses are means."""
+class Microbatch:
+    """Utterances that are computed together, and their weight in an update, since losses are means."""
 
-    inputs: Inputs
-    drawn: Draw
-    of_utterances: Tensor | float = 1.0
-    of_frames: Tensor | float = 1.0
-    """Share of the update's utterances and frames, over all pieces and ranks: () float32."""
+    inputs: SovitsInputs
+    random: RandomInputs
+    utterance_share: Tensor | float = 1.0
+    frame_share: Tensor | float = 1.0
+    """Share of the update's utterances and frames, over all microbatches and ranks: () float32."""
 
 
 class SovitsStage:
     """Generator, discriminator and their optimisers.
 
-    Utterances shorter than a segment are kept: theirs starts at frame 0, and the losses see silence after their end.
+    The segment of an utterance that is shorter than a segment starts at frame 0 and is padded with silence.
     """
 
-    shown = ("loss_mel",)
+    tracked_metrics = ("loss_mel",)
 
     def __init__(
         self,
@@ -63,8 +75,8 @@ class SovitsStage:
     ) -> None:
         """
         Args:
-            content: the feature that says what is spoken. `semantic` are codes of the quantiser that the model begins
-                with, and takes one that is frozen.
+            content: the feature that tells what is spoken. `semantic` are codes of the model's own quantiser: it must
+                be frozen.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
@@ -73,10 +85,10 @@ class SovitsStage:
         self.features: tuple[str, ...] = ("wave", content, "phones")
         if config.speaker_channels:
             self.features = (*self.features, "speaker_vector")
-        self.limits = {"phones": config.symbols, "semantic": config.codebook_size}
+        self.id_limits = {"phones": config.symbols, "semantic": config.codebook_size}
         self.optim = optim
         self.precision = precision
-        self.pieces = Pieces()
+        self.microbatches = MicrobatchRunner()
         self.epoch = 1
         self.updates = 0
         self.spectral = spectral.to(device)
@@ -85,17 +97,72 @@ class SovitsStage:
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
         self._device = device
-        self._judged: dict[str, Tensor] | None = None  # of a step whose generator ran out of memory
+        self._discriminator_metrics: dict[str, Tensor] | None = None  # of an update whose generator ran out of memory
         self._set_rates()
 
-    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One update of the discriminator, then one of the generator against the updated discriminator, from all of
-        these batches together, on all ranks.
+    @classmethod
+    def requirements(cls, config: RunConfig, store: Store) -> Requirements:
+        """Return the recipes that the features of a store must have."""
+        return sovits_features.requirements(config, store)
 
-        Never waits for the device. If a gradient is not finite, the network that it belongs to stays as it was.
+    @classmethod
+    def from_config(cls, config: RunConfig, store: Store, precision: Precision, device: torch.device) -> SovitsStage:
+        """Construct the stage for a store, with random weights from torch's global generator.
+
+        Raises:
+            UsageError: the store's content or speaker vectors have other numbers of channels.
+        """
+        sizes = sovits_features.network_config(config, store)
+        content = sovits_features.content_feature(sizes, store)
+        sovits_features.check_channels(sizes, store, content)
+        optim, spectral = SovitsOptimConfig.from_config(config), Spectral(SpectralRecipe())
+        return cls(sizes, spectral, precision=precision, device=device, optim=optim, content=content)
+
+    def check_store(self, store: Store) -> None:
+        """Check that every utterance has a code for every two frames, if codes are read.
+
+        Raises:
+            StoreError: one has not.
+        """
+        if "semantic" in self.features:
+            sovits_features.check_code_lengths(store)
+
+    def load_pretrained(self, config: ModelConfig) -> list[str]:
+        """Load the weights that the config names. Returns a message for each file.
+
+        Raises:
+            RunError: a file cannot be read, or holds the weights of another model.
+        """
+        messages = []
+        if config.init:
+            messages.append(f"init: {upstream_files.initialise(self.generator, config.init)} tensors of {config.init}")
+        if path := config.init_discriminator:
+            messages.append(
+                f"init_discriminator: {upstream_files.initialise(self.discriminator, path)} tensors of {path}"
+            )
+        if config.init:
+            messages.append(f"quantiser frozen: content is {self.features[1]}")
+        return messages
+
+    @property
+    def quantizable_networks(self) -> tuple[nn.Module, ...]:
+        """The parts of the generator whose activations may be saved in 8 bits."""
+        return self.generator.enc_p, self.generator.enc_q, self.generator.flow, self.generator.dec
+
+    @property
+    def attention_heads(self) -> frozenset[int]:
+        """Numbers of heads of the attention layers of those networks."""
+        return frozenset({self.config.n_heads, self.config.mrte_heads})
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator against the updated discriminator.
+
+        All batches make one update, on all ranks together. Does not synchronise with the device. A network whose
+        gradient is not finite is not updated.
 
         Args:
-            batches: one at least, every utterance of at least `spectral.recipe.min_frames` frames.
+            batches: one at least, on the host; every utterance has at least `spectral.recipe.min_frames` frames.
+
         Returns:
             0-d tensors without gradient, over all batches and ranks: loss_disc, loss_gen, loss_fm, loss_mel and loss_kl
             (weighted), loss_commit, loss_gen_all (the sum of the generator's), grad_norm_d, grad_norm_g, skipped (1 if
@@ -104,24 +171,27 @@ class SovitsStage:
         frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
         counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
         totals = distributed.total(counts.to(self._device, non_blocking=True))
-        return self.pieces.fit(batches, lambda cut: self.update([self._prepared(piece, totals) for piece in cut]))
+        return self.microbatches.run(
+            batches, lambda parts: self.update([self._microbatch(batch, totals) for batch in parts])
+        )
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """loss_mel and loss_kl, weighted as in training, of the same noise and segments whenever a batch comes back.
+        """Return loss_mel and loss_kl, weighted as in training. The same batch always gets the same noise and segments.
 
-        Uses no global random numbers, and leaves the networks in the mode in which it found them.
+        Uses no global random numbers, and does not change the mode of the networks.
 
         Args:
             batch: on the stage's device.
         """
-        inputs = prepare(batch, self.spectral, self.config)
-        same_each_time = torch.Generator(inputs.spec.device).manual_seed(0)
+        inputs = prepare_inputs(batch, self.spectral, self.config)
+        fixed_seed = torch.Generator(inputs.spec.device).manual_seed(0)
         training = self.generator.training
         self.generator.eval()
-        out, mels = self._synthesise(Piece(inputs=inputs, drawn=draw(inputs, self.config, same_each_time)))
+        random = draw_random_inputs(inputs, self.config, fixed_seed)
+        output = self._synthesise(Microbatch(inputs=inputs, random=random))
         self.generator.train(training)
-        return {"loss_mel": self._mel_loss(*mels), "loss_kl": self._kl_loss(out)}
+        return {"loss_mel": self._mel_loss(output), "loss_kl": self._kl_loss(output.synthesis)}
 
     def end_epoch(self) -> None:
         """Lower the learning rates."""
@@ -130,10 +200,11 @@ class SovitsStage:
 
     @property
     def learning_rate(self) -> float:
-        """Of all parameters but those of the text side."""
+        """Learning rate of the next update, for all parameters except those of the text encoder."""
         return float(self.optim_g.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint needs to resume."""
         return {
             "epoch": self.epoch,
             "updates": self.updates,
@@ -145,41 +216,47 @@ class SovitsStage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
+        """Restore `state_dict`.
+
         Raises:
-            RunError: the state is of a model of other sizes.
+            RunError: the state is that of a model of other sizes.
         """
-        load_exactly(self.generator, state["generator"], "the checkpoint")
-        load_exactly(self.discriminator, state["discriminator"], "the checkpoint")
+        load_strict(self.generator, state["generator"], "the checkpoint")
+        load_strict(self.discriminator, state["discriminator"], "the checkpoint")
         self.optim_g.load_state_dict(state["optim_g"])
         self.optim_d.load_state_dict(state["optim_d"])
         self.precision.load_state_dict(state["precision"])
         self.epoch, self.updates = state["epoch"], state["updates"]
         self._set_rates()
 
-    def update(self, pieces: Sequence[Piece]) -> dict[str, Tensor]:
-        """`step`, once inputs are prepared and randomness is drawn."""
-        # Several pieces are synthesised once for each network: all of them at once would not fit into memory.
-        made = self._synthesise(pieces[0]) if len(pieces) == 1 else None
-        if self._judged is None:
-            self._judged = self._update_discriminator(pieces, made)
-        metrics = self._update_generator(pieces, made)
-        judged, self._judged = self._judged, None
+    def update(self, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
+        """Do what `step` does, with prepared inputs."""
+        # With several microbatches each network's update synthesises anew: all outputs together would not fit.
+        output = self._synthesise(microbatches[0]) if len(microbatches) == 1 else None
+        if self._discriminator_metrics is None:
+            self._discriminator_metrics = self._update_discriminator(microbatches, output)
+        generator = self._update_generator(microbatches, output)
+        discriminator, self._discriminator_metrics = self._discriminator_metrics, None
         self.precision.scaler.update()
         self.updates += 1
         self._set_rates()
-        either = {name: (judged[name] | metrics[name]).float() for name in ("skipped", "exploded")}
-        return judged | metrics | either
+        either = {name: (discriminator[name] | generator[name]).float() for name in ("skipped", "exploded")}
+        return discriminator | generator | either
 
-    def _prepared(self, batch: Batch, totals: Tensor) -> Piece:
-        there = batch.to(self._device)
-        inputs = prepare(there, self.spectral, self.config)
-        shares = len(batch) / totals[0], there.frames.sum() / totals[1]
-        return Piece(inputs=inputs, drawn=draw(inputs, self.config), of_utterances=shares[0], of_frames=shares[1])
+    def _microbatch(self, batch: Batch, totals: Tensor) -> Microbatch:
+        """Prepare the inputs of a batch on the device, given the update's numbers of utterances and frames."""
+        on_device = batch.to(self._device)
+        inputs = prepare_inputs(on_device, self.spectral, self.config)
+        return Microbatch(
+            inputs=inputs,
+            random=draw_random_inputs(inputs, self.config),
+            utterance_share=len(batch) / totals[0],
+            frame_share=on_device.frames.sum() / totals[1],
+        )
 
-    def _synthesise(self, piece: Piece) -> Made:
-        """The generator's forward pass, and the log-mel of the real and of the generated segments."""
-        inputs, drawn = piece.inputs, piece.drawn
+    def _synthesise(self, microbatch: Microbatch) -> GeneratorOutput:
+        """Run the generator, and compute the log-mel of the recorded and of the generated segments."""
+        inputs, random = microbatch.inputs, microbatch.random
         with self.precision.autocast():
             out: Synthesis = self.generator(
                 inputs.content,
@@ -187,103 +264,109 @@ class SovitsStage:
                 inputs.frames,
                 inputs.phones,
                 inputs.phones_n,
-                noise_BCT=drawn.noise,
-                starts_B=drawn.starts,
+                noise_BCT=random.noise,
+                starts_B=random.starts,
                 speaker_BV=inputs.speaker,
                 codes_BQ=inputs.codes,
             )
-        real_BFN = slice_segments(inputs.spec, drawn.starts, self.config.segment_frames)
+        real_BFN = slice_segments(inputs.spec, random.starts, self.config.segment_frames)
         fake_BNF = self.spectral.magnitude(out.wave.float()[:, 0])
-        return out, (self.spectral.log_mel(real_BFN.mT), self.spectral.log_mel(fake_BNF))
+        return GeneratorOutput(out, self.spectral.log_mel(real_BFN.mT), self.spectral.log_mel(fake_BNF))
 
     @torch.no_grad()
-    def _reconstructed(self, piece: Piece) -> Tensor:
-        """(B, 1, S), the generated segments and no more."""
-        inputs, drawn = piece.inputs, piece.drawn
+    def _reconstruct(self, microbatch: Microbatch) -> Tensor:
+        """Generate only the segments, (B, 1, S)."""
+        inputs, random = microbatch.inputs, microbatch.random
         with self.precision.autocast():
             return self.generator.reconstruct(
                 inputs.spec,
                 inputs.frames,
-                noise_BCT=drawn.noise,
-                starts_B=drawn.starts,
+                noise_BCT=random.noise,
+                starts_B=random.starts,
                 speaker_BV=inputs.speaker,
             )
 
-    def _real(self, piece: Piece) -> Tensor:
-        """(B, 1, S), the recorded segments."""
-        return slice_segments(piece.inputs.wave, piece.drawn.starts, self.config.segment_frames).mT.flatten(1)[:, None]
+    def _recorded_segments(self, microbatch: Microbatch) -> Tensor:
+        """Return the recorded segments, (B, 1, S)."""
+        starts, size = microbatch.random.starts, self.config.segment_frames
+        return slice_segments(microbatch.inputs.wave, starts, size).mT.flatten(1)[:, None]
 
-    def _update_discriminator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None
+    ) -> dict[str, Tensor]:
         self.optim_d.zero_grad()
         terms = []
-        for piece in pieces:
-            fake_B1S = made[0].wave.detach() if made else self._reconstructed(piece)
+        for microbatch in microbatches:
+            fake_B1S = output.synthesis.wave.detach() if output else self._reconstruct(microbatch)
             with self.precision.autocast():
-                judgements = self.discriminator(torch.cat((self._real(piece), fake_B1S.float())))
-            scores = [score.chunk(2) for score, _ in judgements]
+                outputs = self.discriminator(torch.cat((self._recorded_segments(microbatch), fake_B1S.float())))
+            scores = [score.chunk(2) for score, _ in outputs]
             loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
-            terms.append(self._backward({"loss_disc": loss * piece.of_utterances}))
-        norm, skipped, exploded = self.precision.descend(self.optim_d, self.optim.max_norm)
-        return _summed(terms) | {"grad_norm_d": norm, "skipped": skipped, "exploded": exploded}
+            terms.append(self._backward({"loss_disc": loss * microbatch.utterance_share}))
+        norm, skipped, exploded = self.precision.descend(self.optim_d, self.optim.max_grad_norm)
+        return _sum_terms(terms) | {"grad_norm_d": norm, "skipped": skipped, "exploded": exploded}
 
-    def _update_generator(self, pieces: Sequence[Piece], made: Made | None) -> dict[str, Tensor]:
+    def _update_generator(
+        self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None
+    ) -> dict[str, Tensor]:
         self.optim_g.zero_grad()
         terms = []
-        for piece in pieces:
-            out, mels = made or self._synthesise(piece)
-            terms.append(self._backward(self._losses(piece, out, mels)))
-        norm, skipped, exploded = self.precision.descend(self.optim_g, self.optim.max_norm)
+        for microbatch in microbatches:
+            terms.append(self._backward(self._losses(microbatch, output or self._synthesise(microbatch))))
+        norm, skipped, exploded = self.precision.descend(self.optim_g, self.optim.max_grad_norm)
         distributed.share_buffers(self.generator)
-        metrics = _summed(terms)
+        metrics = _sum_terms(terms)
         metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
         return metrics | {"grad_norm_g": norm, "skipped": skipped, "exploded": exploded}
 
-    def _losses(self, piece: Piece, out: Synthesis, mels: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """What the generator minimises, each as far as this piece counts."""
-        # Gradients of the discriminator's weights would be thrown away, and cost 10 % of this update at v2's sizes.
-        with _frozen(self.discriminator), self.precision.autocast():
+    def _losses(self, microbatch: Microbatch, output: GeneratorOutput) -> dict[str, Tensor]:
+        """Return the generator's losses, each weighted by this microbatch's share of the update."""
+        out = output.synthesis
+        # Gradients of the discriminator's weights would not be used, and cost 10 % of this update at v2's sizes.
+        with _without_gradients(self.discriminator), self.precision.autocast():
             with torch.no_grad():
-                real = self.discriminator(self._real(piece))
+                real = self.discriminator(self._recorded_segments(microbatch))
             fake = self.discriminator(out.wave.float())
+        matching = losses.feature_matching_loss([maps for _, maps in real], [maps for _, maps in fake])
         return {
-            "loss_gen": losses.generator_loss([score for score, _ in fake]) * piece.of_utterances,
-            "loss_fm": losses.feature_matching_loss([maps for _, maps in real], [maps for _, maps in fake])
-            * piece.of_utterances,
-            "loss_mel": self._mel_loss(*mels) * piece.of_utterances,
-            "loss_kl": self._kl_loss(out) * piece.of_frames,
-            "loss_commit": out.commitment * piece.of_frames,
+            "loss_gen": losses.generator_loss([score for score, _ in fake]) * microbatch.utterance_share,
+            "loss_fm": matching * microbatch.utterance_share,
+            "loss_mel": self._mel_loss(output) * microbatch.utterance_share,
+            "loss_kl": self._kl_loss(out) * microbatch.frame_share,
+            "loss_commit": out.commitment * microbatch.frame_share,
         }
 
     def _backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the gradient of the sum. Returns the terms without theirs."""
+        """Accumulate the gradient of the sum of the terms. Returns the terms, detached."""
         self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
         return {name: term.detach() for name, term in terms.items()}
 
     def _set_rates(self) -> None:
+        """Set the learning rates of the next update."""
         rate = self.optim.rate(self.epoch, self.updates)
-        fast, *slowed = self.optim_g.param_groups
+        fast, *slow = self.optim_g.param_groups
         for group in (fast, *self.optim_d.param_groups):
             group["lr"] = rate
-        for group in slowed:
+        for group in slow:
             group["lr"] = rate * self.optim.text_rate_factor
 
-    def _mel_loss(self, real_BNM: Tensor, fake_BNM: Tensor) -> Tensor:
-        return self.optim.mel_weight * losses.mel_loss(real_BNM, fake_BNM)
+    def _mel_loss(self, output: GeneratorOutput) -> Tensor:
+        return self.optim.mel_weight * losses.mel_loss(output.real_mel, output.fake_mel)
 
     def _kl_loss(self, out: Synthesis) -> Tensor:
         return self.optim.kl_weight * losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
 
 
-def _summed(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Each term, over all pieces and ranks."""
+def _sum_terms(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Sum each term over all microbatches and ranks."""
     names = terms[0].keys()
     totals = distributed.total(torch.stack([torch.stack([term[name] for name in names]) for term in terms]).sum(0))
     return dict(zip(names, totals.unbind(), strict=True))
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Parameters take part in the computation but get no gradient."""
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """Within this context, the module's parameters get no gradients."""
     module.requires_grad_(False)
     try:
         yield
@@ -292,6 +375,11 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _check_recipe(config: SovitsConfig, spectral: Spectral) -> None:
+    """Check that spectra have the model's hop and number of bins.
+
+    Raises:
+        RecipeMismatch: they have not.
+    """
     recipe = spectral.recipe
     given, expected = (recipe.hop, recipe.n_fft // 2 + 1), (config.hop, config.spec_bins)
     if given != expected:

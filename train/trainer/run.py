@@ -16,7 +16,7 @@ from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.observer import Observer
-from headrace.train.stages import registry
+from headrace.train.stages.stage import check_ids
 from headrace.train.trainer.bad_updates import BadUpdates
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
@@ -50,7 +50,7 @@ class Run:
         self.checkpoints = Checkpoints(config.out / "checkpoints")
         self.recorder.open(self.config, self.step)
         self.stream = setup.stream(position)
-        self.observer.started(self.step, self._last_step(), self.stage.shown)
+        self.observer.started(self.step, self._last_step(), self.stage.tracked_metrics)
 
     @property
     def finished(self) -> bool:
@@ -71,10 +71,10 @@ class Run:
         begun, epoch, rate = time.perf_counter(), self.stream.position.epoch, self.stage.learning_rate
         batches, wait = self._next_batches()
         precision = self._begin_step()
-        microbatches = self.stage.pieces.count
+        microbatches = self.stage.microbatches.splits
         values = metrics.to_floats(self.stage.step(batches))  # this synchronises with the device
         self.step += 1
-        if self.stage.pieces.count > microbatches:
+        if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
         if self.stream.position.epoch > epoch:
             self.stage.end_epoch()
@@ -109,7 +109,7 @@ class Run:
             utterances=len(self.data.validation),
             seconds=time.perf_counter() - begun,
         )
-        self._follow_validation(values[self.stage.shown[0]])
+        self._follow_validation(values[self.stage.tracked_metrics[0]])
 
     def save(self) -> None:
         """Save a checkpoint: the random state of all ranks, all else of the first one."""
@@ -120,7 +120,7 @@ class Run:
             "stage": self.stage.state_dict(),
             "stream": self.stream.position.to_json(),
             "random": random,
-            "pieces": self.stage.pieces.count,
+            "pieces": self.stage.microbatches.splits,
             "plateau": self.plateau.to_json(),
             "quarantine": self.quarantine.to_json(),
             "store": self.data.store.fingerprint_of(self.stage.features),
@@ -137,7 +137,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """Return `metrics.summarise`, and where and how the run was made. Draws curves.png."""
-        config, tracked = self.config, self.stage.shown
+        config, tracked = self.config, self.stage.tracked_metrics
         return {
             "run": str(config.out),
             "checkpoint": str(self.checkpoints.path(self.step)),
@@ -155,14 +155,14 @@ class Run:
         }
 
     def _begin(self) -> Position:
-        for line in registry.initialise(self.stage, self.config):
+        for line in self.stage.load_pretrained(self.config.model):
             self.observer.log(line)
         return Position.start()
 
     def _restore(self, state: dict[str, Any]) -> Position:
         check_same_store(self.data.store, state["store"], self.stage.features)
         self.stage.load_state_dict(state["stage"])
-        self.stage.pieces.count = state["pieces"]
+        self.stage.microbatches.splits = state["pieces"]
         self.plateau = Plateau(**state["plateau"])
         self.quarantine = Quarantine(self.data.store.ids, state["quarantine"])
         if distributed.rank() < len(state["random"]):
@@ -178,7 +178,7 @@ class Run:
 
     @property
     def _batches_per_update(self) -> int:
-        return self.stage.optim.accumulate * self.plateau.growth
+        return self.stage.optim.grad_accum * self.plateau.growth
 
     def _next_batches(self) -> tuple[list[Batch], float]:
         """Return the batches of an update, fewer at the end of an epoch, and the seconds that were waited for them."""
@@ -187,7 +187,7 @@ class Run:
         while len(batches) < self._batches_per_update and self.stream.position.epoch == epoch:
             batch = next(self.stream)
             wait += self.stream.wait_s
-            registry.check_ids(self.stage, self.data.store, batch)
+            check_ids(self.stage, self.data.store, batch)
             batches.append(self.quarantine.without_quarantined(batch))
         return batches, wait
 
@@ -195,7 +195,7 @@ class Run:
         """Set the precision of this step, and return its name."""
         self.precision.step_number = self.step
         if self.precision.halved and self.step == self.precision.fp32_steps:
-            self.stage.pieces.count = 1  # what float32 had no memory for may fit from here on
+            self.stage.microbatches.splits = 1  # what float32 had no memory for may fit from here on
         return self.precision.name if self.precision.halved else "fp32"
 
     def _follow_validation(self, loss: float) -> None:
@@ -209,6 +209,6 @@ class Run:
 
     def _log_out_of_memory(self) -> None:
         self.observer.log(
-            f"step {self.step} ran out of memory: from here on each batch is computed in {self.stage.pieces.count} "
-            "pieces, with the same result; a smaller --batch-frames would be quicker"
+            f"step {self.step} ran out of memory: from here on each batch is computed in "
+            f"{self.stage.microbatches.splits} pieces, with the same result; a smaller --batch-frames would be quicker"
         )

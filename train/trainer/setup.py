@@ -14,10 +14,10 @@ from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import TrainingData, open_training_data
 from headrace.train.monitoring.observer import Observer
 from headrace.train.precision import Precision
-from headrace.train.stages import registry
-from headrace.train.stages.activations_8bit import pack_stage
+from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.compiled_blocks import compile_stage
-from headrace.train.stages.registry import Stage
+from headrace.train.stages.registry import STAGES
+from headrace.train.stages.stage import Stage
 from headrace.train.trainer import auto_settings
 
 
@@ -75,15 +75,16 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
     observer.log(f"max_utterances {utterances}: {why}")
     config = config.with_options(precision=precision.name, batch_frames=frames, max_utterances=utterances)
-    needed = partial(registry.requirements, config)
+    stage_class = STAGES[config.model.stage]
+    needed = partial(stage_class.requirements, config)
     data = open_training_data(config.store, needed, config.data)
     for line in data.lines():
         observer.log(line)
     torch.manual_seed(config.model.seed)
-    stage = registry.make(config, data.store, precision, device)
-    registry.check_lengths(stage, data.store)
+    stage = stage_class.from_config(config, data.store, precision, device)
+    stage.check_store(data.store)
     if config.compute.activations_8bit:
-        pack_stage(stage)
+        quantize_activations(stage)
         observer.log("activations wait for the backward pass in 8 bits")
     if config.compute.compile:
         blocks = compile_stage(stage)

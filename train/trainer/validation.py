@@ -11,7 +11,7 @@ from headrace.train.data.batch_reader import read_batch
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.evaluation_samples import SampleWriter
 from headrace.train.monitoring.observer import Observer
-from headrace.train.stages import registry
+from headrace.train.stages.stage import check_ids
 from headrace.train.trainer.setup import TrainingSetup
 
 
@@ -34,7 +34,7 @@ class Validator:
         setup, sums = self._setup, dict[str, Tensor]()
         for numbers in self._batches:
             batch = read_batch(setup.data.store, setup.stage.features, numbers)
-            registry.check_ids(setup.stage, setup.data.store, batch)
+            check_ids(setup.stage, setup.data.store, batch)
             for name, value in setup.stage.validate(batch.to(setup.device)).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
         if not sums:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints import export
-from headrace.train.checkpoints.load_weights import load_exactly
+from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.upstream_files import describe, initialise, read, write
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
+from tests.helpers.numbered_weights import number_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([0.5]), "steps": torch.tensor([3, 4])}
 
@@ -138,18 +139,10 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         write(tmp_path / "file" / "x.pth", WEIGHTS, {}, "")
 
 
-def counted(model: nn.Module) -> Any:
-    """A model without the cost of drawing its weights: each tensor holds its number."""
-    model.to_empty(device="cpu")
-    for number, tensor in enumerate(model.state_dict().values()):
-        tensor.fill_(number)
-    return model
-
-
 def generator(config: sovits_config.SovitsConfig) -> SynthesizerTrn:
     with torch.device("meta"):
         model = SynthesizerTrn(config)
-    return counted(model)
+    return number_weights(model)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "v2Pro", "v2ProPlus"])
@@ -180,7 +173,7 @@ def test_decoders_are_written_as_upstream_knows_them(golden: Path, tmp_path: Pat
     with torch.device("meta"):
         model = Text2SemanticDecoder(gpt_config.v2())
     path = tmp_path / "voice.ckpt"
-    assert export.export_gpt(path, counted(model), epoch=15) == "v2"
+    assert export.export_gpt(path, number_weights(model), epoch=15) == "v2"
     content = torch.load(path, weights_only=True)
     assert list(content) == ["weight", "config", "info"] and content["info"] == "GPT-e15"
     assert list(content["weight"]) == [f"model.{name}" for name in published]
@@ -215,7 +208,7 @@ def test_weights_of_another_model_are_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "D.pth"
     with torch.device("meta"):
         six, eight = (MultiPeriodDiscriminator(of.periods, 64) for of in (sovits_config.v2(), sovits_config.v2Pro()))
-    six, eight = counted(six), counted(eight)
+    six, eight = number_weights(six), number_weights(eight)
     torch.save({"weight": six.state_dict()}, path)
     before = [value.clone() for value in eight.state_dict().values()]
     with pytest.raises(RunError, match=r"holds 6 discriminators, as v1 and v2 have, and .* is 8 discriminators"):
@@ -231,7 +224,7 @@ def test_a_report_tells_what_does_not_fit() -> None:
     before = [value.clone() for value in module.state_dict().values()]
     given = {"a.weight": torch.zeros(3, 2), "a.bias": torch.zeros(4), "c.x": torch.zeros(1), "c.y": torch.zeros(1)}
     with pytest.raises(RunError, match="of F are not of this model: 2 missing, 2 unknown to it, 1 of") as caught:
-        load_exactly(module, given, "F")
+        load_strict(module, given, "F")
     assert caught.value.details == (
         "missing in b: b.bias and 1 more",
         "unknown in c: c.x and 1 more",
@@ -239,7 +232,7 @@ def test_a_report_tells_what_does_not_fit() -> None:
     )
     assert all(map(torch.equal, module.state_dict().values(), before))
     half = {name: torch.full_like(value, 0.25).half() for name, value in module.state_dict().items()}
-    load_exactly(module, half, "F")
+    load_strict(module, half, "F")
     assert module["a"].weight.dtype == torch.float32 and (module["a"].weight == 0.25).all()
 
 

@@ -56,8 +56,8 @@ def strict(output: str) -> dict[str, Any]:
 class Asleep:
     """A stage that does nothing for so long."""
 
-    def __init__(self, seconds: float, accumulate: int = 1) -> None:
-        self.optim, self._seconds = SimpleNamespace(accumulate=accumulate), seconds
+    def __init__(self, seconds: float, grad_accum: int = 1) -> None:
+        self.optim, self._seconds = SimpleNamespace(grad_accum=grad_accum), seconds
         self.seen: list[list[list[int]]] = []
 
     def step(self, batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
@@ -80,10 +80,10 @@ class Throttled:
         self._corpus.read_into(feature, spans, out)
 
 
-def compared(corpus: Store, *, reading: float, computing: float, accumulate: int = 1) -> tuple[Comparison, Asleep]:
+def compared(corpus: Store, *, reading: float, computing: float, grad_accum: int = 1) -> tuple[Comparison, Asleep]:
     """With so many seconds for each batch read, and each step computed."""
     everything = np.arange(len(corpus))
-    stage, store = Asleep(computing, accumulate), Throttled(corpus, reading / len(FEATURES))
+    stage, store = Asleep(computing, grad_accum), Throttled(corpus, reading / len(FEATURES))
     found = compare(stage, lambda: Stream(store, FEATURES, everything, CONFIG), 8, lambda _: None)  # type: ignore[arg-type]
     return found, stage
 
@@ -110,7 +110,7 @@ def test_a_slow_reader_is_waited_for(corpus: Store, computing: float) -> None:
 
 
 def test_the_model_sees_the_same_batches_alone_and_together(corpus: Store) -> None:
-    found, stage = compared(corpus, reading=0, computing=0, accumulate=2)
+    found, stage = compared(corpus, reading=0, computing=0, grad_accum=2)
     assert stage.seen[:10] == stage.seen[10:]
     assert all(len(update) == 2 for update in stage.seen)
     assert found.model.steps == found.together.steps == len(found.waits_s) == 8

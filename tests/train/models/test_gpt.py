@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import PrefixAttention, attend
 from headrace.train.stages import gpt_losses
-from headrace.train.stages.gpt_stage import GptInputs
+from headrace.train.stages.gpt_inputs import GptInputs
+from tests.helpers.dispatch_modes import LargestTensor
 from tests.helpers.golden_recipe import SMALL_GPT, fill, fingerprint, gpt_inputs, integers, normal, safetensors
 
 TINY = GptConfig(symbols=20, codes=16, bert_channels=8, channels=16, heads=2, layers=2)
@@ -82,7 +82,7 @@ def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
     targets, counted = gpt_losses.targets(x.codes, x.codes_n, SMALL_GPT.end)
     loss = -gpt_losses.log_likelihood(logits, targets, torch.ones_like(counted)).sum()
     assert loss.item() == pytest.approx(facts["fwd"]["loss"], rel=1e-6)
-    right, codes = gpt_losses.hits(logits, targets, SMALL_GPT.end)
+    right, codes = gpt_losses.top_k_hits(logits, targets, SMALL_GPT.end)
     assert float(right / codes) == facts["fwd"]["top3_acc"]
     loss.backward()
     gradients = safetensors(golden / "s1_small_grads.safetensors")
@@ -199,25 +199,12 @@ def test_layers_run_again_give_the_same_gradients() -> None:
         torch.testing.assert_close(kept, again, rtol=0, atol=1e-6)
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that anything made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() > 0:
-                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
-        return out
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_queries_times_keys_are_never_allocated(training: bool) -> None:
     """Not in one direction nor the other, with dropout or without, whether lengths differ or not."""
     config = GptConfig(symbols=20, codes=16, bert_channels=8, channels=32, heads=16, layers=1, dropout=0.1)
     model, x = decoder(config).train(training), random_inputs(config, [300, 200], [700, 900])
-    with Largest() as largest:
+    with LargestTensor() as largest:
         ask(model, x).sum().backward()
     L = 1200
     assert largest.numel >= 2 * L * 4 * config.channels  # it does look: the feed-forward layer is there
@@ -241,5 +228,5 @@ def test_top_three_accuracy_is_the_reference_s(golden: Path) -> None:
     logits, targets = torch.from_numpy(normal("acc.logits", (2, 65, 40))).mT.clone(), integers("acc.t", (2, 40), 0, 65)
     targets[1, 30:] = 64
     logits[0, torch.arange(40), torch.from_numpy(targets[0])] += 2
-    right, codes = gpt_losses.hits(logits, torch.from_numpy(targets), 64)
+    right, codes = gpt_losses.top_k_hits(logits, torch.from_numpy(targets), 64)
     assert float(right / codes) == pytest.approx(want, abs=1e-6)

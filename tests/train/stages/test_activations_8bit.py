@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headrace.train.config import RunConfig
 from headrace.train.models.prefix_attention import attend
-from headrace.train.stages.activations_8bit import SMALLEST, Packed, Packing
+from headrace.train.stages.activations_8bit import MIN_ELEMENTS, ActivationQuantizer, Float8Tensor
 from headrace.train.trainer import loop
 from tests.helpers.training_store import Silent, build
 
@@ -34,67 +34,67 @@ X = torch.randn(4, 32, 600, generator=torch.Generator().manual_seed(1))
 
 def test_forward_is_exact_and_gradients_are_close() -> None:
     plain, packed = network(), network()
-    Packing([packed])
+    ActivationQuantizer([packed])
     (out, grad), (same, near) = grads(plain, X), grads(packed, X)
     assert torch.equal(out, same)
-    assert not torch.equal(grad, near), "something is packed"
+    assert not torch.equal(grad, near), "something is quantised"
     assert torch.nn.functional.cosine_similarity(grad, near, dim=0) > 0.999
     assert (grad - near).norm() < 0.03 * grad.norm()
 
 
-class Kept:
-    """Bytes of all that is kept."""
+class SavedBytes:
+    """Counts the bytes of all quantised tensors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packed = 0
-        original = Packed.__init__
+        original = Float8Tensor.__init__
 
-        def counting(packed: Packed, tensor: Tensor) -> None:
+        def counting(packed: Float8Tensor, tensor: Tensor) -> None:
             original(packed, tensor)
             self.packed += packed._values.nbytes + packed._scale.nbytes
 
-        monkeypatch.setattr(Packed, "__init__", counting)
+        monkeypatch.setattr(Float8Tensor, "__init__", counting)
 
 
-def test_a_tensor_that_several_functions_keep_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_that_several_functions_save_is_quantised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Square(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             y = x.exp()  # keeps its result, and so do the two products
             return y * y.sin() + y * 2.0
 
-    kept, module = Kept(monkeypatch), Square()
-    packing = Packing([module])
+    kept, module = SavedBytes(monkeypatch), Square()
+    quantizer = ActivationQuantizer([module])
     out = module(X.clone().requires_grad_())
     rows = X.numel() // X.shape[-1]
     assert kept.packed == 2 * (X.numel() + 4 * rows), "y and sin(y)"
     out.sum().backward()
     del out
-    assert not packing._packed, "nothing is remembered of what is gone"
+    assert not quantizer._quantized, "nothing is kept of freed tensors"
 
 
-def test_other_values_in_the_same_memory_are_packed_anew() -> None:
-    packing, x = Packing([]), X.clone()
-    first = packing._pack(x)
-    assert packing._pack(x) is first
+def test_other_values_in_the_same_memory_are_quantised_again() -> None:
+    quantizer, x = ActivationQuantizer([]), X.clone()
+    first = quantizer._pack(x)
+    assert quantizer._pack(x) is first
     x.fill_(3.0)
-    second = packing._pack(x)
-    assert isinstance(second, Packed) and torch.equal(second.unpack(), x)
+    second = quantizer._pack(x)
+    assert isinstance(second, Float8Tensor) and torch.equal(second.dequantize(), x)
 
 
 def test_small_tensors_parameters_and_logarithms_of_sums_stay_exact() -> None:
-    packing = Packing([], heads={2})
+    quantizer = ActivationQuantizer([], attention_heads={2})
     for tensor, kept in (
-        (torch.randn(SMALLEST), False),
-        (torch.randn(SMALLEST - 1), True),
-        (torch.randn(8, 2, SMALLEST), True),
-        (torch.randn(8, 2, SMALLEST, 2), True),
-        (torch.ones(1, 1).expand(SMALLEST, 4), True),
-        (torch.ones(SMALLEST, dtype=torch.int64), True),
-        (torch.ones(SMALLEST, dtype=torch.bool), True),
+        (torch.randn(MIN_ELEMENTS), False),
+        (torch.randn(MIN_ELEMENTS - 1), True),
+        (torch.randn(8, 2, MIN_ELEMENTS), True),
+        (torch.randn(8, 2, MIN_ELEMENTS, 2), True),
+        (torch.ones(1, 1).expand(MIN_ELEMENTS, 4), True),
+        (torch.ones(MIN_ELEMENTS, dtype=torch.int64), True),
+        (torch.ones(MIN_ELEMENTS, dtype=torch.bool), True),
     ):
-        assert isinstance(packing._pack(tensor), Tensor) == kept, tensor.shape
+        assert isinstance(quantizer._pack(tensor), Tensor) == kept, tensor.shape
     linear = nn.Linear(200, 200)
-    owning = Packing([linear])
+    owning = ActivationQuantizer([linear])
     assert owning._pack(linear.weight) is linear.weight and isinstance(owning._pack(linear.weight.T), Tensor)
 
 
@@ -102,7 +102,7 @@ def test_small_tensors_parameters_and_logarithms_of_sums_stay_exact() -> None:
 def test_values_are_within_a_sixteenth_whatever_their_scale(dtype: torch.dtype) -> None:
     x = (torch.randn(64, 512) * torch.logspace(-3, 3, 64)[:, None]).to(dtype)
     x[3] = 0
-    back = Packed(x).unpack()
+    back = Float8Tensor(x).dequantize()
     assert back.dtype == dtype and (back[3] == 0).all()
     assert ((back - x).abs() <= x.abs() / 16 + x.abs().amax(1, keepdim=True) * 2**-18).all()
 
@@ -111,7 +111,7 @@ def test_values_are_within_a_sixteenth_whatever_their_scale(dtype: torch.dtype) 
 def test_what_is_not_finite_stays_so(poison: float) -> None:
     x = torch.randn(4, 128)
     x[1, 7] = poison
-    back = Packed(x).unpack()
+    back = Float8Tensor(x).dequantize()
     assert not back[1].isfinite().all() and back[[0, 2, 3]].isfinite().all()
 
 
@@ -126,7 +126,7 @@ def test_attention_s_gradients_are_close() -> None:
         module = Attention()
         module.weights = nn.ParameterList(torch.randn(16, 16) for _ in range(3))  # type: ignore[assignment]
         if pack:
-            Packing([module], heads={8})
+            ActivationQuantizer([module], attention_heads={8})
         return grads(module, torch.randn(4, 8, 700, 16))[1]
 
     exact, near = made(False), made(True)

@@ -12,78 +12,46 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from headrace.store.errors import RunError, UsageError
 from headrace.train.data.batch import Batch
 from headrace.train.models import sovits_config
-from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
-from headrace.train.precision import Precision
 from headrace.train.stages import gpt_losses
-from headrace.train.stages.activations_8bit import pack_stage
-from headrace.train.stages.gpt_losses import Spoiling
+from headrace.train.stages.activations_8bit import quantize_activations
+from headrace.train.stages.gpt_inputs import prepare_inputs
+from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
-from headrace.train.stages.gpt_stage import GptStage, prepare
-from tests.helpers.golden_recipe import SMALL_GPT, fill, gpt_inputs, safetensors
-from tests.train.models.test_gpt import Largest
-from tests.train.stages.test_sovits_stage import NoWaiting
-
-CPU = torch.device("cpu")
-TINY = GptConfig(symbols=20, codes=16, channels=32, heads=2, layers=2, dropout=0.1)
-OPTIM = GptOptimConfig(schedule="warmup_cosine", warmup=10, total=100, accumulate=2)
-
-
-def stage(
-    config: GptConfig = TINY, optim: GptOptimConfig = OPTIM, precision: str = "fp32", bert: bool = False
-) -> GptStage:
-    torch.manual_seed(1)
-    return GptStage(config, precision=Precision.choose(precision, CPU), device=CPU, optim=optim, bert=bert)
-
-
-def text(codes_n: list[int], seed: int = 0, bert: bool = False) -> Batch:
-    """Each phone is spoken as three codes that follow from it."""
-    random = np.random.default_rng(seed)
-    phones = [torch.from_numpy(random.integers(0, 20, -(-n // 3)).astype(np.int16)) for n in codes_n]
-    codes = [
-        ((row.long()[:, None] * 5 + torch.arange(3)) % 16).flatten()[:n].to(torch.int16)
-        for row, n in zip(phones, codes_n, strict=True)
-    ]
-    tensors = {"phones": phones, "semantic": codes}
-    if bert:
-        tensors["bert"] = [torch.randn(len(row), 1024).half() for row in phones]
-    return Batch(
-        numbers=np.arange(len(codes_n)),
-        frames=torch.tensor(codes_n) * 2,
-        phones_n=torch.tensor([len(row) for row in phones]),
-        tokens_n=torch.tensor(codes_n),
-        tensors={name: pad_sequence(rows, batch_first=True) for name, rows in tensors.items()},
-    )
+from headrace.train.stages.gpt_stage import GptStage
+from tests.helpers.dispatch_modes import LargestTensor, NoDeviceSync
+from tests.helpers.golden_recipe import SMALL_GPT as REFERENCE_GPT
+from tests.helpers.golden_recipe import fill, gpt_inputs, safetensors
+from tests.helpers.gpt_steps import GPT_OPTIM, SMALL_GPT, gpt_stage, text_batch
 
 
 @pytest.fixture
 def batch() -> Batch:
-    return text([12, 30, 17])
+    return text_batch([12, 30, 17])
 
 
 def test_a_run_is_the_reference_s(golden: Path) -> None:
     """42 batches, an update after the fifth and then after every fourth, without dropout."""
     log = json.loads((golden / "s1_golden.json").read_text())["train_log"]
-    made = stage(SMALL_GPT, GptOptimConfig(misaligned=True), bert=True)
+    made = gpt_stage(REFERENCE_GPT, GptOptimConfig(upstream_mask=True), bert=True)
     fill(made.model)
     made.model.eval()
     predictions = torch.zeros(())
     for number, want in enumerate(log):
-        inputs = gpt_inputs(f"s1train.{number}", SMALL_GPT, [9 - number % 3, 6], [14, 11 - number % 2])
-        sums = made.learn(inputs)
+        inputs = gpt_inputs(f"s1train.{number}", REFERENCE_GPT, [9 - number % 3, 6], [14, 11 - number % 2])
+        sums = made.backward(inputs)
         predictions = predictions + sums["predictions"]
         assert float(sums["predictions"]) == 2 * (inputs.codes.shape[1] + 1)
         assert float(sums["loss"]) == pytest.approx(want["loss"], rel=1e-4), number
-        assert float(sums["right"] / sums["codes"]) == pytest.approx(want["acc"], abs=1e-6), number
+        assert float(sums["correct"] / sums["codes"]) == pytest.approx(want["acc"], abs=1e-6), number
         if want["stepped"]:
             assert made.learning_rate == want["lr_used"]
             _assert_keys_are_unmoved(made)
-            made.descend(predictions)
+            made.optimizer_step(predictions)
             made.optimizer.zero_grad()
             predictions = torch.zeros(())
     after = safetensors(golden / "s1_small_after_train.safetensors")
@@ -107,20 +75,20 @@ def _assert_keys_are_unmoved(made: GptStage) -> None:
             assert keys.max() <= 8 * torch.finfo(torch.float32).eps * values.max(), name
 
 
-def spans_of_reference(rows: int, size: int) -> Spoiling:
+def spans_of_reference(rows: int, size: int) -> SequenceCorruption:
     """As the reference draws them: kind, then two places within the padded row, row by row."""
     torch.manual_seed(1234)
     drawn = [(torch.randint(0, 2, (1,))[0] == 0, *torch.randint(0, size, (2,)).sort().values) for _ in range(rows)]
-    twice, start, stop = (torch.stack(column) for column in zip(*drawn, strict=True))
-    return Spoiling(twice=twice, start=start, stop=stop, longest=int(((stop - start) * twice).max()))
+    repeat, start, stop = (torch.stack(column) for column in zip(*drawn, strict=True))
+    return SequenceCorruption(repeat=repeat, start=start, stop=stop, max_repeat=int(((stop - start) * repeat).max()))
 
 
 def test_preference_is_the_reference_s(golden: Path) -> None:
     want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["dpo"]
-    made = stage(SMALL_GPT, GptOptimConfig(misaligned=True), bert=True)
+    made = gpt_stage(REFERENCE_GPT, GptOptimConfig(upstream_mask=True), bert=True)
     fill(made.model)
     made.model.eval()
-    inputs = gpt_inputs("s1small", SMALL_GPT, [9, 6], [14, 11])
+    inputs = gpt_inputs("s1small", REFERENCE_GPT, [9, 6], [14, 11])
     padded, whole = torch.from_numpy(want["in.y"]), torch.tensor([14, 14])
     codes, codes_n = spans_of_reference(2, 14).apply(padded, whole)
     longest = int(codes_n.max())
@@ -136,45 +104,48 @@ def test_preference_is_the_reference_s(golden: Path) -> None:
     assert preference - chosen.sum().item() == pytest.approx(facts["loss_total"], rel=1e-5)
 
 
-def test_spoiling_repeats_or_leaves_out_a_span() -> None:
+def test_corruption_repeats_or_leaves_out_a_span() -> None:
     codes = torch.arange(1, 8).repeat(3, 1)
-    spoiling = Spoiling(
-        twice=torch.tensor([True, False, True]),
+    corruption = SequenceCorruption(
+        repeat=torch.tensor([True, False, True]),
         start=torch.tensor([2, 1, 4]),
         stop=torch.tensor([4, 4, 4]),
-        longest=2,
+        max_repeat=2,
     )
-    spoilt, count = spoiling.apply(codes, torch.tensor([7, 6, 5]))
+    corrupted, count = corruption.apply(codes, torch.tensor([7, 6, 5]))
     assert count.tolist() == [9, 3, 5]
-    assert spoilt[0].tolist() == [1, 2, 3, 4, 3, 4, 5, 6, 7]
-    assert spoilt[1, :3].tolist() == [1, 5, 6]
-    assert spoilt[2, :5].tolist() == [1, 2, 3, 4, 5]
+    assert corrupted[0].tolist() == [1, 2, 3, 4, 3, 4, 5, 6, 7]
+    assert corrupted[1, :3].tolist() == [1, 5, 6]
+    assert corrupted[2, :5].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_spoilt_codes_are_codes_of_their_utterance() -> None:
+def test_corrupted_codes_are_codes_of_their_utterance() -> None:
     torch.manual_seed(0)
     codes_n = torch.tensor([30, 12, 1, 25])
     codes = torch.arange(30).repeat(4, 1)
     kinds = set()
     for _ in range(50):
-        spoiling = Spoiling.draw(codes_n, 30)
-        spoilt, count = spoiling.apply(codes, codes_n)
-        assert spoilt.shape[1] >= int(count.max())
+        corruption = SequenceCorruption.sample(codes_n, 30)
+        corrupted, count = corruption.apply(codes, codes_n)
+        assert corrupted.shape[1] >= int(count.max())
         for row in range(4):
-            assert 0 <= spoiling.start[row] <= spoiling.stop[row] <= codes_n[row]
-            valid = spoilt[row, : count[row]].tolist()
-            assert valid == sorted(valid) or spoiling.twice[row]
+            assert 0 <= corruption.start[row] <= corruption.stop[row] <= codes_n[row]
+            valid = corrupted[row, : count[row]].tolist()
+            assert valid == sorted(valid) or corruption.repeat[row]
             assert set(valid) <= set(range(int(codes_n[row])))
-        kinds |= set(spoiling.twice.tolist())
+        kinds |= set(corruption.repeat.tolist())
     assert kinds == {True, False}
 
 
 def test_it_learns_to_say_what_it_reads() -> None:
-    made = stage(replace(TINY, dropout=0.0), replace(OPTIM, accumulate=1, peak_rate=0.02, warmup=20, total=150))
-    before = made.validate(text([30, 30, 24], seed=1000))
+    made = gpt_stage(
+        replace(SMALL_GPT, dropout=0.0),
+        replace(GPT_OPTIM, grad_accum=1, peak_rate=0.02, warmup_steps=20, total_steps=150),
+    )
+    before = made.validate(text_batch([30, 30, 24], seed=1000))
     for seed in range(150):
-        made.step([text([30, 30, 24, 27], seed)])
-    after = made.validate(text([30, 30, 24], seed=1000))
+        made.step([text_batch([30, 30, 24, 27], seed)])
+    after = made.validate(text_batch([30, 30, 24], seed=1000))
     assert after["loss"] < 0.5 * before["loss"]
     assert after["accuracy"] > 0.7 > before["accuracy"]
 
@@ -185,11 +156,11 @@ def weights(of: GptStage) -> list[Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
 def test_summed_batches_are_one_batch(optimizer: str) -> None:
-    optim = replace(OPTIM, optimizer=optimizer, max_norm=1.0)
-    whole = stage(replace(TINY, dropout=0.0), replace(optim, accumulate=1))
-    parts = stage(replace(TINY, dropout=0.0), replace(optim, accumulate=3))
-    rows, pieces = [12, 30, 17], [text([12]), text([30]), text([17])]
-    at_once = text(rows)
+    optim = replace(GPT_OPTIM, optimizer=optimizer, max_grad_norm=1.0)
+    whole = gpt_stage(replace(SMALL_GPT, dropout=0.0), replace(optim, grad_accum=1))
+    parts = gpt_stage(replace(SMALL_GPT, dropout=0.0), replace(optim, grad_accum=3))
+    rows, pieces = [12, 30, 17], [text_batch([12]), text_batch([30]), text_batch([17])]
+    at_once = text_batch(rows)
     for row, piece in enumerate(pieces):  # the same phones, so the same codes
         phones = -(-rows[row] // 3)
         piece.tensors["phones"][0] = at_once["phones"][row, :phones]
@@ -204,8 +175,8 @@ def test_summed_batches_are_one_batch(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
 def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch, optimizer: str) -> None:
-    optim = replace(OPTIM, optimizer=optimizer, preference=True)
-    straight = stage(optim=optim)
+    optim = replace(GPT_OPTIM, optimizer=optimizer, dpo=True)
+    straight = gpt_stage(optim=optim)
     for _ in range(3):
         straight.step([batch])
     saved = io.BytesIO()
@@ -214,7 +185,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch, optimizer: str) 
 
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
-    resumed = stage(optim=optim)
+    resumed = gpt_stage(optim=optim)
     resumed.load_state_dict(state["stage"])
     torch.set_rng_state(state["rng"])
     for want in on:
@@ -227,9 +198,9 @@ def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch, optimizer: str) 
 
 
 def test_weights_of_another_model_are_refused() -> None:
-    other = stage(replace(TINY, layers=1, symbols=7))
+    other = gpt_stage(replace(SMALL_GPT, layers=1, symbols=7))
     with pytest.raises(RunError, match="not of this model: 12 missing, 0 unknown to it, 1 of another") as caught:
-        stage().load_state_dict(other.state_dict())
+        gpt_stage().load_state_dict(other.state_dict())
     assert caught.value.details == (
         "missing in h: h.layers.1.linear1.bias and 11 more",
         "ar_text_embedding.word_embeddings.weight: 7x32 given, 20x32 expected",
@@ -238,10 +209,10 @@ def test_weights_of_another_model_are_refused() -> None:
 
 @pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
 def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch, optimizer: str) -> None:
-    made = stage(optim=replace(OPTIM, accumulate=1, optimizer=optimizer))
+    made = gpt_stage(optim=replace(GPT_OPTIM, grad_accum=1, optimizer=optimizer))
     made.step([batch])
     before = weights(made)
-    inputs = prepare(batch)
+    inputs = prepare_inputs(batch)
     metrics = made.update([replace(inputs, bert=torch.full((*inputs.phones.shape, 1024), math.nan))])
     assert metrics["skipped"] == 1 and all(map(torch.equal, weights(made), before))
     metrics = made.step([batch])
@@ -249,9 +220,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch, optimizer
 
 
 def test_norms_are_of_the_mean_gradient_and_clipped_where_asked(batch: Batch) -> None:
-    optim = replace(OPTIM, accumulate=1, optimizer="adamw")
-    still = replace(TINY, dropout=0.0)
-    free, clipped = stage(still, optim), stage(still, replace(optim, max_norm=1e-3))
+    optim = replace(GPT_OPTIM, grad_accum=1, optimizer="adamw")
+    still = replace(SMALL_GPT, dropout=0.0)
+    free, clipped = gpt_stage(still, optim), gpt_stage(still, replace(optim, max_grad_norm=1e-3))
     norms = [made.step([batch])["grad_norm"] for made in (free, clipped)]
     assert norms[0] == norms[1] > 1e-3  # what is reported is what there was
     predictions = sum(n + 1 for n in [12, 30, 17])
@@ -261,7 +232,7 @@ def test_norms_are_of_the_mean_gradient_and_clipped_where_asked(batch: Batch) ->
 
 
 def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
-    made = stage()
+    made = gpt_stage()
     made.step([batch])
     before, random = weights(made), torch.get_rng_state()
     first = made.validate(batch)
@@ -272,9 +243,9 @@ def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
 
 
 def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
-    made = stage(optim=replace(OPTIM, optimizer="adamw", preference=True))
+    made = gpt_stage(optim=replace(GPT_OPTIM, optimizer="adamw", dpo=True))
     made.step([batch])
-    with NoWaiting():
+    with NoDeviceSync():
         metrics = made.step([batch])
     assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
     named = {"loss", "loss_dpo", "accuracy", "grad_norm", "skipped", "exploded"}
@@ -283,23 +254,23 @@ def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
 
 @pytest.mark.parametrize(
     ("options", "precision", "float8"),
-    [({}, "fp32", False), ({"recompute": True}, "bf16", False), ({"preference": True}, "fp32", True)],
+    [({}, "fp32", False), ({"activation_checkpointing": True}, "bf16", False), ({"dpo": True}, "fp32", True)],
 )
 def test_a_step_never_allocates_queries_times_keys(options: dict[str, bool], precision: str, float8: bool) -> None:
     """Nor a quarter of it, forward, backward, in the update: of padded rows, with dropout."""
     heads, lengths = 16, [600, 450, 75]
-    made = stage(replace(TINY, heads=heads, layers=1), replace(OPTIM, **options), precision)
+    made = gpt_stage(replace(SMALL_GPT, heads=heads, layers=1), replace(GPT_OPTIM, **options), precision)
     if float8:
-        pack_stage(made)
-    with Largest() as largest:
-        made.step([text(lengths)])
+        quantize_activations(made)
+    with LargestTensor() as largest:
+        made.step([text_batch(lengths)])
     L = lengths[0] + lengths[0] // 3
-    assert 4 * TINY.channels * len(lengths) * L <= largest.numel < len(lengths) * heads * L * L / 4
+    assert 4 * SMALL_GPT.channels * len(lengths) * L <= largest.numel < len(lengths) * heads * L * L / 4
 
 
 def test_bert_is_read_where_there_is_some() -> None:
-    assert stage().features == ("phones", "semantic")
-    made, batch = stage(bert=True), text([12, 30], bert=True)
+    assert gpt_stage().features == ("phones", "semantic")
+    made, batch = gpt_stage(bert=True), text_batch([12, 30], bert=True)
     assert made.features == ("phones", "semantic", "bert")
     made.step([batch])
     assert made.model.bert_proj.weight.grad.abs().sum() > 0
@@ -307,11 +278,13 @@ def test_bert_is_read_where_there_is_some() -> None:
 
 def test_a_batch_without_token_lengths_is_refused(batch: Batch) -> None:
     with pytest.raises(UsageError, match="token axis"):
-        prepare(replace(batch, tokens_n=None))
+        prepare_inputs(replace(batch, tokens_n=None))
 
 
 def test_bfloat16_follows_float32(batch: Batch) -> None:
-    exact, rough = (stage(replace(TINY, dropout=0.0), precision=name).step([batch]) for name in ("fp32", "bf16"))
+    exact, rough = (
+        gpt_stage(replace(SMALL_GPT, dropout=0.0), precision=name).step([batch]) for name in ("fp32", "bf16")
+    )
     assert float(rough["loss"]) == pytest.approx(float(exact["loss"]), rel=0.02)
     assert float(rough["loss"]) != float(exact["loss"])
 

@@ -137,5 +137,5 @@ def test_rates_are_the_reference_s(golden: Path) -> None:
     # What the reference's scheduler says for an update is set for the one after it.
     assert [published_rate(step) for step in range(3)] == [event["group_lr"] for event in facts["log"][:3]]
     for step, rate in facts["unlocked_curve_at"].items():
-        made = warmup_cosine(int(step), first=1e-5, peak=0.01, last=1e-4, warmup=2000, total=40_000)
+        made = warmup_cosine(int(step), first=1e-5, peak=0.01, last=1e-4, warmup_steps=2000, total_steps=40_000)
         assert made == pytest.approx(rate, rel=1e-12), step

@@ -21,12 +21,12 @@ from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.text_to_speech import decode_semantic
 from headrace.train.precision import Precision
-from headrace.train.stages.gpt_losses import Spoiling
+from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.gpt_stage import GptStage
-from headrace.train.stages.registry import Stage
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.stages.stage import Stage
 
 CUDA = torch.device("cuda", 0)
 FRAMES, PHONES = (200, 150, 61), (30, 20, 10)
@@ -39,7 +39,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(nn.Module, "to", _moved)
     monkeypatch.setattr(Tensor, "backward", lambda _: None)
     monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", _zero_gradients)
-    monkeypatch.setattr(Spoiling, "draw", lambda codes_n_B, size: _spoiling(codes_n_B))
+    monkeypatch.setattr(SequenceCorruption, "sample", lambda codes_n_B, size: _corruption(codes_n_B))
     with FakeTensorMode():
         yield
 
@@ -60,9 +60,9 @@ def _zero_gradients(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _spoiling(codes_n_B: Tensor) -> Spoiling:
-    """In place of one that is drawn: numpy sees no values here."""
-    return Spoiling(twice=codes_n_B > 50, start=codes_n_B // 4, stop=codes_n_B // 2, longest=25)
+def _corruption(codes_n_B: Tensor) -> SequenceCorruption:
+    """Return a fixed corruption, since numpy sees no values on this device."""
+    return SequenceCorruption(repeat=codes_n_B > 50, start=codes_n_B // 4, stop=codes_n_B // 2, max_repeat=25)
 
 
 def batch() -> Batch:
@@ -84,8 +84,8 @@ def batch() -> Batch:
 
 
 def assert_steps_stay_on_the_device(stage: Stage) -> None:
-    for pieces in (1, 2):
-        stage.pieces.count = pieces
+    for splits in (1, 2):
+        stage.microbatches.splits = splits
         terms = stage.step([batch()])
         assert {term.device for term in terms.values()} == {CUDA}
         assert {(term.dtype, term.dim()) for term in terms.values()} == {(torch.float32, 0)}
@@ -112,8 +112,8 @@ def test_sovits(content: Any, precision: str) -> None:
     [
         ("fp32", {}),
         ("fp16", {}),
-        ("fp16", {"preference": True, "max_norm": 1.0}),
-        ("fp16", {"misaligned": True, "recompute": True}),
+        ("fp16", {"dpo": True, "max_grad_norm": 1.0}),
+        ("fp16", {"upstream_mask": True, "activation_checkpointing": True}),
     ],
 )
 def test_gpt(more: dict[str, Any], precision: str) -> None:

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.errors import RecipeMismatch, RunError, UsageError
@@ -25,57 +22,19 @@ from headrace.train.data.batch import Batch
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.presets import PRESETS
-from headrace.train.models.sovits_config import SovitsConfig, tiny
 from headrace.train.models.vocoder import FLOAT32_STAGES
 from headrace.train.precision import Precision
-from headrace.train.stages.sovits_inputs import draw, prepare
+from headrace.train.stages.sovits_inputs import draw_random_inputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
-from headrace.train.stages.sovits_stage import Piece, SovitsStage
+from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
+from tests.helpers.dispatch_modes import NoDeviceSync
 from tests.helpers.golden_recipe import fill, fingerprint, sovits_case
-
-CPU = torch.device("cpu")
-SMALL = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8, p_dropout=0.1)
-
-
-def stage(config: SovitsConfig = SMALL, optim: SovitsOptimConfig | None = None, precision: str = "fp32") -> SovitsStage:
-    torch.manual_seed(1)
-    return SovitsStage(
-        config,
-        Spectral(SpectralRecipe()),
-        precision=Precision.choose(precision, CPU),
-        device=CPU,
-        optim=optim or SovitsOptimConfig(learning_rate=1e-3),
-    )
-
-
-def speech(frames: Sequence[int], seed: int = 0) -> Batch:
-    """Gliding harmonics with pauses and a little noise: not speech, but as coloured."""
-    random = np.random.default_rng(seed)
-    spectral = Spectral(SpectralRecipe())
-    rows: dict[str, list[Tensor]] = {"wave": [], "mfcc": [], "phones": []}
-    for count in frames:
-        time = np.arange(count * 640) / 32_000
-        phase = 2 * np.pi * np.cumsum(120 + 60 * np.sin(3 * time + random.uniform(0, 6))) / 32_000
-        voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * (np.sin(9 * time) > -0.5)
-        wave = (8000 * (0.3 * voice + 0.02 * random.standard_normal(len(time)))).astype(np.int16)
-        rows["wave"].append(torch.from_numpy(wave).view(count, 640))
-        rows["mfcc"].append(spectral.features(torch.from_numpy(wave) / 32768)[1].half())
-        rows["phones"].append(torch.from_numpy(random.integers(0, 732, count // 4 + 1).astype(np.int16)))
-    return Batch(
-        numbers=np.arange(len(frames)),
-        frames=torch.tensor(frames),
-        phones_n=torch.tensor([len(row) for row in rows["phones"]]),
-        tensors={name: pad_sequence(row, batch_first=True) for name, row in rows.items()},
-    )
+from tests.helpers.sovits_steps import CPU, SMALL_SOVITS, copy_state, sovits_stage, speech_batch
 
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    return speech([21, 30, 17])
-
-
-def parameters(of: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in of.state_dict().items()}
+    return speech_batch([21, 30, 17])
 
 
 @pytest.mark.parametrize(
@@ -85,13 +44,15 @@ def test_a_step_is_the_reference_s(golden: Path, name: str, rounding: int) -> No
     """`rounding`: of the numbers that are compared, those that nobody can give again, not even on other threads."""
     case = sovits_case(golden, name)
     want = case.facts["train_step"]
-    made = stage(case.config, SovitsOptimConfig())
+    made = sovits_stage(case.config, SovitsOptimConfig())
     fill(made.generator)
     fill(made.discriminator, "D:")
     made.generator.eval()  # no dropout
     assert case.drawn.starts.tolist() == want["ids_slice"]
     summed = _sums_of_key_biases(made.generator)
-    metrics = {name: float(value) for name, value in made.update([Piece(inputs=case.inputs, drawn=case.drawn)]).items()}
+    metrics = {
+        name: float(value) for name, value in made.update([Microbatch(inputs=case.inputs, random=case.drawn)]).items()
+    }
     assert metrics["skipped"] == metrics["loss_commit"] == 0
     for name in ("loss_disc", "loss_gen", "loss_fm", "loss_mel", "loss_kl", "loss_gen_all"):
         assert metrics[name] == pytest.approx(want[name], rel=1e-4), name
@@ -159,7 +120,7 @@ def test_a_bias_on_keys_has_no_gradient() -> None:
 
 def test_learning_rates_are_the_reference_s(golden: Path) -> None:
     rates = json.loads((golden / "samplers_lr.json").read_text())["lr_s2"]["epoch_lr"]
-    made = stage(optim=SovitsOptimConfig())
+    made = sovits_stage(optim=SovitsOptimConfig())
     for epoch in range(1, len(rates) + 1):
         base, *slowed = (group["lr"] for group in made.optim_g.param_groups)
         assert [base, *set(slowed)] == pytest.approx(rates[str(epoch)], rel=1e-12)
@@ -168,7 +129,7 @@ def test_learning_rates_are_the_reference_s(golden: Path) -> None:
 
 
 def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
-    made = stage(optim=SovitsOptimConfig(learning_rate=1.0, text_rate_factor=0.5, decay_per_epoch=0.9))
+    made = sovits_stage(optim=SovitsOptimConfig(learning_rate=1.0, text_rate_factor=0.5, decay_per_epoch=0.9))
     names = {parameter: name for name, parameter in made.generator.named_parameters()}
     groups = [[names[parameter] for parameter in group["params"]] for group in made.optim_g.param_groups]
     assert sorted(itertools.chain(*groups)) == sorted(names.values())
@@ -182,13 +143,13 @@ def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
 
 def test_the_mel_loss_falls() -> None:
     config, optim = PRESETS["tiny"].sovits, SovitsOptimConfig.for_preset("tiny")
-    made, batches = stage(config, optim), [speech([40, 45, 38, 50], seed) for seed in range(4)]
+    made, batches = sovits_stage(config, optim), [speech_batch([40, 45, 38, 50], seed) for seed in range(4)]
     losses = [float(made.step([batches[step % 4]])["loss_mel"]) for step in range(40)]
     assert np.mean(losses[-10:]) < 2 / 3 * np.mean(losses[:10])
 
 
 def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
-    straight = stage()
+    straight = sovits_stage()
     for _ in range(3):
         straight.step([batch])
     straight.end_epoch()
@@ -198,7 +159,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
 
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
-    resumed = stage()
+    resumed = sovits_stage()
     resumed.load_state_dict(state["stage"])
     torch.set_rng_state(state["rng"])
     for want in on:
@@ -213,22 +174,24 @@ def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
 
 
 def test_weights_of_another_model_are_refused() -> None:
-    other = stage(replace(SMALL, hidden_channels=32))
+    other = sovits_stage(replace(SMALL_SOVITS, hidden_channels=32))
     with pytest.raises(RunError, match="not of this model") as caught:
-        stage().load_state_dict(other.state_dict())
+        sovits_stage().load_state_dict(other.state_dict())
     assert caught.value.details
 
 
 def test_spectra_of_another_recipe_are_refused() -> None:
     spectral = Spectral(SpectralRecipe(n_fft=1024, win=1024, hop=640))
     with pytest.raises(RecipeMismatch, match="513 bins"):
-        SovitsStage(SMALL, spectral, precision=Precision.choose("fp32", CPU), device=CPU, optim=SovitsOptimConfig())
+        SovitsStage(
+            SMALL_SOVITS, spectral, precision=Precision.choose("fp32", CPU), device=CPU, optim=SovitsOptimConfig()
+        )
 
 
 def test_spectra_in_a_batch_are_those_of_each_utterance_alone() -> None:
     frames = [3, 30, 29, 2]
-    mixed, spectral = speech(frames), Spectral(SpectralRecipe())
-    inputs = prepare(mixed, spectral, SMALL)
+    mixed, spectral = speech_batch(frames), Spectral(SpectralRecipe())
+    inputs = prepare_inputs(mixed, spectral, SMALL_SOVITS)
     assert inputs.spec.shape == (4, 1025, 32)
     for row, count in enumerate(frames):
         alone = spectral.magnitude(mixed["wave"][row, :count].flatten() / 32768)
@@ -239,39 +202,39 @@ def test_spectra_in_a_batch_are_those_of_each_utterance_alone() -> None:
 
 @pytest.mark.parametrize(("frames", "size"), [([2], 8), ([7], 8), ([8], 10), ([9], 10), ([30, 31], 32)])
 def test_inputs_are_padded_to_an_even_length_that_holds_a_segment(frames: list[int], size: int) -> None:
-    inputs = prepare(speech(frames), Spectral(SpectralRecipe()), SMALL)
+    inputs = prepare_inputs(speech_batch(frames), Spectral(SpectralRecipe()), SMALL_SOVITS)
     assert {tensor.shape[2] for tensor in (inputs.content, inputs.spec, inputs.wave)} == {size}
     for _ in range(20):
-        drawn = draw(inputs, SMALL)
-        latest = [max(count - SMALL.segment_frames, 0) for count in frames]
+        drawn = draw_random_inputs(inputs, SMALL_SOVITS)
+        latest = [max(count - SMALL_SOVITS.segment_frames, 0) for count in frames]
         assert all(0 <= start <= last for start, last in zip(drawn.starts.tolist(), latest, strict=True))
 
 
 def test_utterances_shorter_than_a_segment_train() -> None:
-    made = stage()
+    made = sovits_stage()
     for frames in ([2, 3], [2, 40]):
-        assert all(math.isfinite(value) for value in made.step([speech(frames)]).values())
+        assert all(math.isfinite(value) for value in made.step([speech_batch(frames)]).values())
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch) -> None:
-    made = stage()
+    made = sovits_stage()
     made.step([batch])
-    before = [parameters(made.generator), parameters(made.discriminator)]
-    inputs = prepare(batch, made.spectral, SMALL)
-    drawn = draw(inputs, SMALL)
-    metrics = made.update([Piece(inputs=replace(inputs, spec=inputs.spec * math.nan), drawn=drawn)])
+    before = [copy_state(made.generator), copy_state(made.discriminator)]
+    inputs = prepare_inputs(batch, made.spectral, SMALL_SOVITS)
+    drawn = draw_random_inputs(inputs, SMALL_SOVITS)
+    metrics = made.update([Microbatch(inputs=replace(inputs, spec=inputs.spec * math.nan), random=drawn)])
     assert metrics["skipped"] == 1
     for model, old in zip((made.generator, made.discriminator), before, strict=True):
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, old[name]), name
-    metrics = made.update([Piece(inputs=inputs, drawn=drawn)])
+    metrics = made.update([Microbatch(inputs=inputs, random=drawn)])
     assert metrics["skipped"] == 0
     assert not torch.equal(made.generator.dec.conv_post.weight, before[0]["dec.conv_post.weight"])
 
 
 def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision's scaling, in float32 so that it runs anywhere: from a scale at which gradients overflow."""
-    made = stage()
+    made = sovits_stage()
     made.precision = Precision("fp16", "", CPU)
     made.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**124)
     monkeypatch.setattr(made.precision, "autocast", nullcontext)
@@ -287,7 +250,7 @@ def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pyt
 
 
 def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
-    made = stage()
+    made = sovits_stage()
     norm = made.step([batch])["grad_norm_d"]
     left = nn.utils.get_total_norm([parameter.grad for parameter in made.discriminator.parameters()])
     assert left == norm
@@ -295,9 +258,9 @@ def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
 
 
 def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
-    made = stage()
+    made = sovits_stage()
     made.step([batch])
-    before, random = parameters(made.generator), torch.get_rng_state()
+    before, random = copy_state(made.generator), torch.get_rng_state()
     first = made.validate(batch)
     assert torch.equal(torch.get_rng_state(), random)
     assert made.generator.training and made.generator.quantizer.training
@@ -308,29 +271,18 @@ def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
     assert set(first) == {"loss_mel", "loss_kl"} and all(value.isfinite() for value in first.values())
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait for the device: a value read back, or a size that depends on values."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.WAITS, name
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
-    made = stage()
+    made = sovits_stage()
     made.step([batch])  # the first batch starts the codebook, which may wait
-    with NoWaiting():
+    with NoDeviceSync():
         metrics = made.step([batch])
     assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoDeviceSync():
         metrics["loss_mel"].item()
 
 
 def test_bfloat16_follows_float32(batch: Batch) -> None:
-    exact, rough = (stage(precision=name).step([batch]) for name in ("fp32", "bf16"))
+    exact, rough = (sovits_stage(precision=name).step([batch]) for name in ("fp32", "bf16"))
     for name in ("loss_disc", "loss_mel", "loss_kl", "loss_fm"):
         assert float(rough[name]) == pytest.approx(float(exact[name]), rel=0.05), name
     assert float(rough["loss_mel"]) != float(exact["loss_mel"])
@@ -338,10 +290,10 @@ def test_bfloat16_follows_float32(batch: Batch) -> None:
 
 def test_the_end_of_the_decoder_is_float32(batch: Batch) -> None:
     """In half precision rounding would cover the quiet bands of the waveform."""
-    made, seen = stage(precision="bf16"), []
+    made, seen = sovits_stage(precision="bf16"), []
     for up in made.generator.dec.ups:
         up.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    out, _ = made._synthesise(made._prepared(batch, torch.tensor([3.0, 68.0])))
+    out, _ = made._synthesise(made._microbatch(batch, torch.tensor([3.0, 68.0])))
     assert seen == [torch.bfloat16] * 3 + [torch.float32] * FLOAT32_STAGES
     assert out.wave.dtype == torch.float32
 

@@ -19,21 +19,21 @@ from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.precision import Precision
-from headrace.train.stages.microbatch import Pieces
-from headrace.train.stages.sovits_inputs import Draw, draw, prepare
+from headrace.train.stages.microbatch import MicrobatchRunner
+from headrace.train.stages.sovits_inputs import RandomInputs, draw_random_inputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
-from headrace.train.stages.sovits_stage import Piece, SovitsStage
+from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
 from headrace.train.trainer import loop
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
+from tests.helpers.sovits_steps import CPU, SMALL_SOVITS, copy_state, sovits_stage, speech_batch
 from tests.helpers.training_store import Silent, build
-from tests.train.stages.test_sovits_stage import CPU, SMALL, parameters, speech, stage
 
-FROZEN = replace(SMALL, freeze_quantizer=True, p_dropout=0.0)
+FROZEN = replace(SMALL_SOVITS, freeze_quantizer=True, p_dropout=0.0)
 
 
-def rows(drawn: Draw, start: int, stop: int) -> Draw:
-    return Draw(noise=drawn.noise[start:stop], starts=drawn.starts[start:stop])
+def rows(drawn: RandomInputs, start: int, stop: int) -> RandomInputs:
+    return RandomInputs(noise=drawn.noise[start:stop], starts=drawn.starts[start:stop])
 
 
 def codebook_of(content: Tensor, into: SovitsStage) -> None:
@@ -44,9 +44,9 @@ def codebook_of(content: Tensor, into: SovitsStage) -> None:
 
 def test_codes_train_as_the_content_that_they_were_made_of() -> None:
     """To the last bit, dropout included; the utterances are of odd and even length."""
-    batch = speech([21, 30, 17, 8])
-    by_content = stage(replace(SMALL, freeze_quantizer=True))
-    content = prepare(batch, by_content.spectral, by_content.config).content
+    batch = speech_batch([21, 30, 17, 8])
+    by_content = sovits_stage(replace(SMALL_SOVITS, freeze_quantizer=True))
+    content = prepare_inputs(batch, by_content.spectral, by_content.config).content
     codebook_of(content, by_content)
     mask = (torch.arange(content.shape[2]) < batch.frames[:, None])[:, None]
     _, codes, _ = by_content.generator.quantise(content, mask)
@@ -72,7 +72,7 @@ def test_codes_train_as_the_content_that_they_were_made_of() -> None:
         terms.append([{name: float(value) for name, value in made.step([of]).items()} for _ in range(3)])
     assert terms[0] == terms[1] and terms[0][0]["loss_commit"] == 0
     for one, other in zip(
-        parameters(by_content.generator).values(), parameters(by_codes.generator).values(), strict=True
+        copy_state(by_content.generator).values(), copy_state(by_codes.generator).values(), strict=True
     ):
         assert torch.equal(one, other)
 
@@ -86,27 +86,27 @@ def assert_like(made: Tensor, want: Tensor) -> None:
 
 
 def test_an_update_in_pieces_is_the_update() -> None:
-    batch = speech([21, 30, 17, 8])
-    whole, parts = stage(FROZEN), stage(FROZEN)
+    batch = speech_batch([21, 30, 17, 8])
+    whole, parts = sovits_stage(FROZEN), sovits_stage(FROZEN)
     for made in (whole, parts):
         made.generator.eval()  # no dropout
-    inputs = prepare(batch, whole.spectral, FROZEN)
+    inputs = prepare_inputs(batch, whole.spectral, FROZEN)
     codebook_of(inputs.content, whole)
     parts.load_state_dict(whole.state_dict())
-    drawn = draw(inputs, FROZEN)
-    want = whole.update([Piece(inputs=inputs, drawn=drawn)])
+    drawn = draw_random_inputs(inputs, FROZEN)
+    want = whole.update([Microbatch(inputs=inputs, random=drawn)])
     frames = batch.frames.float()
     cut = [
-        Piece(
+        Microbatch(
             inputs=type(inputs)(
                 **{
                     field.name: None if (value := getattr(inputs, field.name)) is None else value[start:stop]
                     for field in dataclasses.fields(inputs)
                 }
             ),
-            drawn=rows(drawn, start, stop),
-            of_utterances=(stop - start) / 4,
-            of_frames=frames[start:stop].sum() / frames.sum(),
+            random=rows(drawn, start, stop),
+            utterance_share=(stop - start) / 4,
+            frame_share=frames[start:stop].sum() / frames.sum(),
         )
         for start, stop in ((0, 1), (1, 4))
     ]
@@ -119,10 +119,10 @@ def test_an_update_in_pieces_is_the_update() -> None:
 
 def test_running_out_of_memory_halves_the_pieces_and_the_step_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the generator's half of a step: the discriminator is not updated a second time."""
-    made, sizes, updates = stage(FROZEN), [], []
+    made, sizes, updates = sovits_stage(FROZEN), [], []
     losses, update = made._losses, made._update_discriminator
 
-    def cramped(piece: Piece, *rest: Any) -> dict[str, Tensor]:
+    def cramped(piece: Microbatch, *rest: Any) -> dict[str, Tensor]:
         sizes.append(len(piece.inputs.frames))
         if sizes[-1] > 1:
             raise torch.OutOfMemoryError("no room")
@@ -130,11 +130,11 @@ def test_running_out_of_memory_halves_the_pieces_and_the_step_is_done(monkeypatc
 
     monkeypatch.setattr(made, "_losses", cramped)
     monkeypatch.setattr(made, "_update_discriminator", lambda *given: updates.append(1) or update(*given))
-    metrics = made.step([speech([21, 30, 17])])
+    metrics = made.step([speech_batch([21, 30, 17])])
     assert sizes == [3, 1, 2, 1, 1, 1] or sizes == [3, 2, 1, 1, 1]
-    assert len(updates) == 1 and made.pieces.count == 4
+    assert len(updates) == 1 and made.microbatches.splits == 4
     assert all(np.isfinite(float(value)) for value in metrics.values()) and metrics["skipped"] == 0
-    made.step([speech([21, 30])])
+    made.step([speech_batch([21, 30])])
     assert sizes[-2:] == [1, 1]
 
 
@@ -143,21 +143,21 @@ def test_a_single_utterance_that_does_not_fit_is_said() -> None:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(RunError, match="An utterance of 40 frames does not fit"):
-        Pieces().fit([speech([40, 21])], never)
+        MicrobatchRunner().fit([speech_batch([40, 21])], never)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_pieces_hold_every_utterance_once(count: int) -> None:
-    pieces = speech([5, 6, 7, 8, 9]).split(count)
+    pieces = speech_batch([5, 6, 7, 8, 9]).split(count)
     assert len(pieces) == min(count, 5)
     assert np.concatenate([piece.numbers for piece in pieces]).tolist() == [0, 1, 2, 3, 4]
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
 
 
 def test_blocks_computed_twice_give_the_same_bits_and_keep_less() -> None:
-    batch, kept, states = speech([60, 60]), [], []
+    batch, kept, states = speech_batch([60, 60]), [], []
     for checkpointing in (False, True):
-        made = stage(replace(FROZEN, activation_checkpointing=checkpointing, posterior_layers=8))
+        made = sovits_stage(replace(FROZEN, activation_checkpointing=checkpointing, posterior_layers=8))
         size = 0
 
         def pack(tensor: Tensor) -> Tensor:
@@ -165,21 +165,21 @@ def test_blocks_computed_twice_give_the_same_bits_and_keep_less() -> None:
             size += tensor.nbytes
             return tensor
 
-        inputs = prepare(batch, made.spectral, made.config)
+        inputs = prepare_inputs(batch, made.spectral, made.config)
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            made._synthesise(Piece(inputs=inputs, drawn=draw(inputs, made.config)))
+            made._synthesise(Microbatch(inputs=inputs, random=draw_random_inputs(inputs, made.config)))
         kept.append(size)
         torch.manual_seed(0)
         made.step([batch])
-        states.append(parameters(made.generator))
+        states.append(copy_state(made.generator))
     assert kept[1] < 0.6 * kept[0]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_learning_rates_warm_up() -> None:
-    optim = SovitsOptimConfig(learning_rate=1.0, decay_per_epoch=0.5, warmup=4)
-    made, rates = stage(optim=optim), []
+    optim = SovitsOptimConfig(learning_rate=1.0, decay_per_epoch=0.5, warmup_steps=4)
+    made, rates = sovits_stage(optim=optim), []
     for _ in range(6):
         rates.append(made.learning_rate)
         made.updates += 1
@@ -188,8 +188,8 @@ def test_learning_rates_warm_up() -> None:
 
 
 def test_gradients_are_clipped_where_asked() -> None:
-    made = stage(FROZEN, SovitsOptimConfig(learning_rate=1e-3, max_norm=0.5))
-    norms = made.step([speech([21, 30])])
+    made = sovits_stage(FROZEN, SovitsOptimConfig(learning_rate=1e-3, max_grad_norm=0.5))
+    norms = made.step([speech_batch([21, 30])])
     for norm, network in (("grad_norm_g", made.generator), ("grad_norm_d", made.discriminator)):
         assert float(norms[norm]) > 0.5  # what is reported is what there was
         assert float(gradients(network).norm()) == pytest.approx(0.5, rel=1e-3)
@@ -254,7 +254,7 @@ class TestQuarantine:
 
     def test_what_is_held_leaves_its_batches(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2})
-        batch = speech([5, 6, 7])
+        batch = speech_batch([5, 6, 7])
         left = quarantine.without_quarantined(batch)
         assert left.numbers.tolist() == [0, 2] and left.frames.tolist() == [5, 7]
         alone = batch.select(slice(1, 2))

@@ -27,8 +27,8 @@ from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
+from tests.helpers.numbered_weights import number_weights
 from tests.helpers.training_store import Silent, build
-from tests.train.checkpoints.test_upstream_files import counted
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +303,7 @@ class TestSample:
         with pytest.raises(RunError, match="holds 6 discriminators"):
             size = PRESETS["tiny"].sovits
             judges = MultiPeriodDiscriminator(size.periods, size.discriminator_width)
-            trained_models.generator(saved(Path(str(decoder_run[0])) / "D.pth", judges))
+            trained_models.load_sovits(saved(Path(str(decoder_run[0])) / "D.pth", judges))
 
 
 def voice(path: Path) -> Path:
@@ -316,7 +316,7 @@ def test_a_voice_with_a_speaker_vector_needs_one(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = SynthesizerTrn(sovits_config.v2Pro())
     path = tmp_path / "voice.pth"
-    export.export_sovits(path, counted(model), name="voice", epoch=1, step=1)
+    export.export_sovits(path, number_weights(model), name="voice", epoch=1, step=1)
     words = ("--text", "Hello world.", "--semantic", "1 2", "--out", tmp_path / "x.wav", "--device", "cpu")
     result = call("sample", "--sovits", path, "--reference", voice(tmp_path / "v.wav"), *words)
     assert "This model reads a speaker vector beside the spectrogram" in result.stderr and result.exit_code == 2

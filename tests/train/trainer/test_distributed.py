@@ -21,25 +21,23 @@ from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.monitoring import metrics
-from headrace.train.stages.sovits_inputs import Draw, Inputs
-from headrace.train.stages.sovits_stage import Piece, SovitsStage
+from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
+from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
 from headrace.train.trainer import loop
+from tests.helpers.gpt_steps import SMALL_GPT, gpt_stage, text_batch
+from tests.helpers.sovits_steps import SMALL_SOVITS, sovits_stage, speech_batch
 from tests.helpers.training_store import Silent, build
-from tests.train.stages.test_gpt_stage import TINY, text
-from tests.train.stages.test_gpt_stage import stage as gpt_stage
-from tests.train.stages.test_sovits_stage import SMALL, speech
-from tests.train.stages.test_sovits_stage import stage as sovits_stage
 
-SIZES = replace(SMALL, freeze_quantizer=True, p_dropout=0.0)
+SIZES = replace(SMALL_SOVITS, freeze_quantizer=True, p_dropout=0.0)
 CUTS = {1: (slice(0, 4),), 2: (slice(0, 3), slice(3, 4))}
 """What each rank has of four utterances: the second one has the longest alone."""
 
 
-def drawn(inputs: Inputs, numbers: np.ndarray) -> Draw:
+def drawn(inputs: SovitsInputs, numbers: np.ndarray) -> RandomInputs:
     """Noise that an utterance has whatever batch it is in."""
     size = inputs.spec.shape[2]
     noise = torch.stack([torch.randn(SIZES.inter_channels, 64, generator=_seed(n))[:, :size] for n in numbers])
-    return Draw(noise=noise, starts=torch.from_numpy(numbers % 5))
+    return RandomInputs(noise=noise, starts=torch.from_numpy(numbers % 5))
 
 
 def _seed(number: int) -> torch.Generator:
@@ -51,11 +49,11 @@ def update(batch: Batch) -> dict[str, Any]:
     made = sovits_stage(SIZES)
     made.generator.eval()
     made.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=_seed(0)))
-    prepared = made._prepared
-    made._prepared = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
+    prepared = made._microbatch
+    made._microbatch = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
     terms = made.step([batch])
-    decoder = gpt_stage(replace(TINY, dropout=0.0))
-    said = decoder.step([text([12, 30, 17, 25]).select(CUTS[distributed.world()][distributed.rank()])])
+    decoder = gpt_stage(replace(SMALL_GPT, dropout=0.0))
+    said = decoder.step([text_batch([12, 30, 17, 25]).select(CUTS[distributed.world()][distributed.rank()])])
     return {
         "terms": {name: float(value) for name, value in (terms | said).items()},
         "generator": gradients(made.generator),
@@ -64,8 +62,8 @@ def update(batch: Batch) -> dict[str, Any]:
     }
 
 
-def with_draw(piece: Piece, batch: Batch) -> Piece:
-    return replace(piece, drawn=drawn(piece.inputs, batch.numbers))
+def with_draw(piece: Microbatch, batch: Batch) -> Microbatch:
+    return replace(piece, random=drawn(piece.inputs, batch.numbers))
 
 
 def gradients(of: nn.Module) -> Tensor:
@@ -87,7 +85,7 @@ def config(store: Path, out: Path) -> RunConfig:
 
 def worker(store: Path, out: Path) -> None:
     """What each process does."""
-    utterances = speech([21, 30, 17, 40])
+    utterances = speech_batch([21, 30, 17, 40])
     stages: list[SovitsStage] = []
     step = SovitsStage.step
     with distributed.joined():
@@ -125,7 +123,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_ranks_make_the_update_of_one(both: Path) -> None:
     """Though one has three utterances and the other one, all of other lengths."""
-    want = update(speech([21, 30, 17, 40]))
+    want = update(speech_batch([21, 30, 17, 40]))
     for rank in range(2):
         made = torch.load(both / f"update-{rank}.pt", weights_only=True)
         assert made["terms"] == pytest.approx(want["terms"], rel=1e-4, abs=1e-6)

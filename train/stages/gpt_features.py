@@ -1,0 +1,41 @@
+"""Which features of a store the text-to-semantic decoder reads, and the sizes that it has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.store.reader import Store
+from headrace.train.config import RunConfig
+from headrace.train.data.training_data import Requirements
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.presets import PRESETS
+from headrace.train.stages import store_features
+
+
+def network_config(config: RunConfig, store: Store) -> GptConfig:
+    """Return the preset's sizes for a run on this store.
+
+    Without pretrained weights, all of Headrace's own phones can be learnt; and `tiny`, which is never exported, has as
+    many codes as the store.
+    """
+    sizes = PRESETS[config.model.preset].gpt
+    codes = sizes.codes
+    if config.model.preset == "tiny" and not config.model.init and "semantic" in store.features:
+        codes = store.features["semantic"].recipe.get("codebook", codes)
+    return replace(sizes, symbols=store_features.symbol_count(config.model, store, sizes.symbols), codes=codes)
+
+
+def requirements(config: RunConfig, store: Store) -> Requirements:
+    """Return the recipes that the features of a store must have."""
+    required: dict[str, Mapping[str, Any]] = {
+        "phones": store_features.phones_requirement(config.model, store),
+        "semantic": {"codebook": network_config(config, store).codes},
+    }
+    if config.monitoring.voice:
+        required["wave"] = store_features.wave_requirement(SpectralRecipe())
+    if "bert" in store.features:
+        required["bert"] = {}
+    return required

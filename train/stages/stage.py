@@ -1,0 +1,135 @@
+"""What the trainer knows of a model in training: the protocol `Stage`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from headrace.store.errors import RunError
+from headrace.store.reader import Store
+from headrace.train.config import ModelConfig, OptimConfig, RunConfig
+from headrace.train.data.batch import Batch
+from headrace.train.data.training_data import Requirements
+from headrace.train.precision import Precision
+from headrace.train.stages.microbatch import MicrobatchRunner
+
+
+class UpdatePolicy(Protocol):
+    """How updates are made of batches."""
+
+    @property
+    def grad_accum(self) -> int:
+        """Batches of one update."""
+
+
+class Stage(Protocol):
+    """A model in training.
+
+    Its class methods tell what it needs of a store, and construct it for one.
+    """
+
+    precision: Precision
+    microbatches: MicrobatchRunner
+    features: tuple[str, ...]
+    """Names of the features that it reads from a store."""
+
+    @classmethod
+    def requirements(cls, config: RunConfig, store: Store) -> Requirements:
+        """Return the recipes that the features of a store must have.
+
+        Of several features that serve the same purpose, the best one that the store holds is required.
+        """
+
+    @classmethod
+    def from_config(cls, config: RunConfig, store: Store, precision: Precision, device: torch.device) -> Stage:
+        """Construct the stage, with random weights from torch's global generator.
+
+        Raises:
+            RecipeMismatch, UsageError: the model cannot read the store's features.
+        """
+
+    @property
+    def tracked_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics shown to the user; the first is the loss by which validations are compared."""
+
+    @property
+    def id_limits(self) -> Mapping[str, int]:
+        """Feature to the number of ids that the model knows."""
+
+    @property
+    def quantizable_networks(self) -> Iterable[nn.Module]:
+        """Networks whose activations may be saved in 8 bits."""
+
+    @property
+    def attention_heads(self) -> frozenset[int]:
+        """Numbers of heads of the attention layers of those networks."""
+
+    @property
+    def optim(self) -> UpdatePolicy: ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next update."""
+
+    def check_store(self, store: Store) -> None:
+        """Check what the recipes of features do not tell.
+
+        Raises:
+            StoreError: the model cannot be trained on this store.
+        """
+
+    def load_pretrained(self, config: ModelConfig) -> list[str]:
+        """Load the weights that the config names. Returns a message for each file.
+
+        Raises:
+            RunError: a file cannot be read, or holds the weights of another model.
+        """
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Make one update from batches on the host. Returns 0-d tensors; `skipped` is among them."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean losses of a batch on the device. Changes nothing."""
+
+    def end_epoch(self) -> None:
+        """Tell the stage that an epoch has ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint needs to resume."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            RunError: the state is that of a model of other sizes.
+        """
+
+
+def given_update_options(optim: OptimConfig) -> dict[str, Any]:
+    """Return the options of every stage's updates that differ from 0, which stands for the preset's value."""
+    names = ("grad_accum", "warmup_steps", "max_grad_norm")
+    return {name: value for name in names if (value := getattr(optim, name))}
+
+
+def check_ids(stage: Stage, store: Store, batch: Batch) -> None:
+    """Check that the model knows all ids of a batch. On a CUDA device, an unknown one would fail without a reason.
+
+    Args:
+        batch: on the host.
+
+    Raises:
+        RunError: it does not know one of them.
+    """
+    for feature in batch.tensors.keys() & stage.id_limits.keys():
+        ids, limit = batch[feature], stage.id_limits[feature]
+        unknown = (ids < 0) | (ids >= limit)
+        if unknown.any():
+            row = int(unknown.any(1).int().argmax())
+            first = int(ids[row][unknown[row]][0])
+            raise RunError(
+                f"{store.ids[batch.numbers[row]]} in {store.path} has the {feature} id {first}, and this model "
+                f"knows 0 to {limit - 1}: train with the preset that the ids were made for."
+            )
