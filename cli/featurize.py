@@ -233,7 +233,7 @@ def _config(
         preset=_preset(preset, recipe),
         features=split_names(features),
         limits=Limits(longest_s=max_duration) if max_duration else USUAL,
-        split=max_segment,
+        max_segment_s=max_segment,
         **rest,
     )
 

@@ -1,6 +1,6 @@
-"""A store as Lhotse's cuts, with their recordings and arrays. Manifests are lines of JSON: Lhotse itself is not needed.
+"""Export a store as Lhotse cuts with their recordings and arrays. Manifests are JSON lines; Lhotse is not needed.
 
-Arrays are `numpy_files`, the one lossless kind of storage that Lhotse reads with NumPy alone: 4,200 to 4,900 utterances
+Arrays are `numpy_files`, the only lossless storage that Lhotse reads with NumPy alone: 4,200 to 4,900 utterances
 a second of log-mel on one core, against 3,100 to 3,700 from HDF5.
 """
 
@@ -24,22 +24,25 @@ from headrace.store import alignment
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
 
-A_FOLDER = 1000
-"""Utterances whose files share one."""
-_PIECES = {"wave", "mel"}
-"""Features that have a place of their own in a cut: its recording and its features."""
+FILES_PER_FOLDER = 1000
+"""Utterances whose files share a folder."""
+_OWN_FIELDS = {"wave", "mel"}
+"""Features with a field of their own in a cut: `recording` and `features`."""
 
 
 def export_cuts(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
-    """Write a store as recordings, features and the manifests of them, an utterance a cut.
+    """Write a store as recordings and features with their manifests. Each utterance becomes a cut.
 
     The waveform becomes a FLAC, `mel` the cut's features, and every other feature an array of the cut that
     `cut.load_NAME()` loads. Phones and words with times become an alignment.
 
     Args:
-        done: told how many utterances are written so far.
+        out: a new or an empty folder.
+        done: is told how many utterances are written so far.
+    Returns:
+        Number of utterances, hours, and names of the features.
     Raises:
-        UsageError: there is something at `out`.
+        UsageError: `out` is a file or holds something.
         StoreError: the store has no waveforms, or the disk is full.
     """
     if "wave" not in store.features:
@@ -59,9 +62,9 @@ def export_cuts(store: Store, out: Path, done: Callable[[int], None]) -> dict[st
     return {"utterances": len(store), "hours": store.hours, "features": list(store.features)}
 
 
-def _place(store: Store, number: int) -> str:
-    """Of an utterance's files, without their suffix."""
-    return f"{number // A_FOLDER:05d}/{name_of(store.ids[number])}"
+def _file_stem(store: Store, number: int) -> str:
+    """Return the path of an utterance's files within a feature's folder, without the suffix."""
+    return f"{number // FILES_PER_FOLDER:05d}/{name_of(store.ids[number])}"
 
 
 def _write_arrays(store: Store, number: int, draft: Path) -> None:
@@ -71,65 +74,87 @@ def _write_arrays(store: Store, number: int, draft: Path) -> None:
             soundfile.write(data, values.reshape(-1), store.sample_rate, subtype="PCM_16", format="FLAC")
         else:
             np.save(data, values, allow_pickle=False)
-        file = draft / name / (_place(store, number) + (".flac" if name == "wave" else ".npy"))
+        file = draft / name / (_file_stem(store, number) + (".flac" if name == "wave" else ".npy"))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data.getbuffer())
 
 
 def _cut(store: Store, number: int, out: Path) -> dict[str, Any]:
-    id, frames = store.ids[number], int(store.frames[number])
-    seconds, shift = frames * store.hop / store.sample_rate, store.hop / store.sample_rate
-    place = _place(store, number)
+    """Return an utterance as a `MonoCut`.
 
-    def stored(name: str) -> dict[str, Any]:
-        return {"storage_type": "numpy_files", "storage_path": str(out / name), "storage_key": f"{place}.npy"}
-
-    def array(name: str) -> dict[str, Any]:
-        spec = store.features[name]
-        described = stored(name) | {"shape": [int(store.lengths(spec.axis)[number]), *spec.row_shape]}
-        if spec.axis != "frames":
-            return described
-        return {"array": described, "temporal_dim": 0, "frame_shift": shift, "start": 0}
-
+    Args:
+        out: where the files will be, as an absolute path.
+    """
+    seconds = int(store.frames[number]) * store.hop / store.sample_rate
     cut: dict[str, Any] = {
-        "id": id,
+        "id": store.ids[number],
         "start": 0,
         "duration": seconds,
         "channel": 0,
         "supervisions": [_supervision(store, number, seconds)],
-        "recording": {
-            "id": id,
-            "sources": [{"type": "file", "channels": [0], "source": str(out / "wave" / f"{place}.flac")}],
-            "sampling_rate": store.sample_rate,
-            "num_samples": frames * store.hop,
-            "duration": seconds,
-            "channel_ids": [0],
-        },
-        "custom": {name: array(name) for name in store.features if name not in _PIECES},
+        "recording": _recording(store, number, out, seconds),
+        "custom": {name: _array(store, number, out, name) for name in store.features if name not in _OWN_FIELDS},
         "type": "MonoCut",
     }
     if "mel" in store.features:
-        cut["features"] = stored("mel") | {
-            "type": "headrace-mel",
-            "num_frames": frames,
-            "num_features": store.features["mel"].channels,
-            "frame_shift": shift,
-            "sampling_rate": store.sample_rate,
-            "start": 0,
-            "duration": seconds,
-            "recording_id": id,
-            "channels": 0,
-        }
+        cut["features"] = _features(store, number, out, seconds)
     return cut
+
+
+def _recording(store: Store, number: int, out: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "id": store.ids[number],
+        "sources": [
+            {"type": "file", "channels": [0], "source": str(out / "wave" / f"{_file_stem(store, number)}.flac")}
+        ],
+        "sampling_rate": store.sample_rate,
+        "num_samples": int(store.frames[number]) * store.hop,
+        "duration": seconds,
+        "channel_ids": [0],
+    }
+
+
+def _features(store: Store, number: int, out: Path, seconds: float) -> dict[str, Any]:
+    """Return the log-mel of an utterance as `Features`."""
+    return _storage(store, number, out, "mel") | {
+        "type": "headrace-mel",
+        "num_frames": int(store.frames[number]),
+        "num_features": store.features["mel"].channels,
+        "frame_shift": store.hop / store.sample_rate,
+        "sampling_rate": store.sample_rate,
+        "start": 0,
+        "duration": seconds,
+        "recording_id": store.ids[number],
+        "channels": 0,
+    }
+
+
+def _array(store: Store, number: int, out: Path, name: str) -> dict[str, Any]:
+    """Return a feature of an utterance as a `TemporalArray` where it has frames, else as an `Array`."""
+    spec = store.features[name]
+    array = _storage(store, number, out, name) | {"shape": [int(store.lengths(spec.axis)[number]), *spec.row_shape]}
+    if spec.axis != "frames":
+        return array
+    return {"array": array, "temporal_dim": 0, "frame_shift": store.hop / store.sample_rate, "start": 0}
+
+
+def _storage(store: Store, number: int, out: Path, name: str) -> dict[str, Any]:
+    """Return where a feature of an utterance is stored."""
+    key = f"{_file_stem(store, number)}.npy"
+    return {"storage_type": "numpy_files", "storage_path": str(out / name), "storage_key": key}
 
 
 def _supervision(store: Store, number: int, seconds: float) -> dict[str, Any]:
     id = store.ids[number]
-    said: dict[str, Any] = {"id": id, "recording_id": id, "start": 0, "duration": seconds, "channel": 0}
-    said |= {"text": store.texts[number], "language": store.languages[number], "speaker": store.speakers[number]}
+    supervision: dict[str, Any] = {"id": id, "recording_id": id, "start": 0, "duration": seconds, "channel": 0}
+    supervision |= {
+        "text": store.texts[number],
+        "language": store.languages[number],
+        "speaker": store.speakers[number],
+    }
     if segments := alignment.read_segments(store, number):
-        said["alignment"] = {
+        supervision["alignment"] = {
             name.removesuffix("s"): [[label, start, end - start] for start, end, label in intervals]
             for name, intervals in tiers_of(store, number, segments).items()
         }
-    return said
+    return supervision

@@ -66,7 +66,7 @@ def scan_directory(
     if not found:
         reasons = Counter(reject.reason for reject in rejects).most_common(3)
         raise CorpusError(
-            f"None of the {len(rejects)} utterances of {folder} can be used; the commonest reasons:",
+            f"None of the {len(rejects)} utterances of {folder} can be used. The most frequent reasons:",
             *(f"{count} x {reason}" for reason, count in reasons),
         )
     utterances, lines = zip(*found.values(), strict=True)

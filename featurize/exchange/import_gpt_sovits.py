@@ -17,7 +17,8 @@ import numpy as np
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.exchange.gpt_sovits_inventory import TableRow, scan_directory
 from headrace.featurize.pipeline import build, store_state
-from headrace.featurize.pipeline.build import BuildConfig, BuildObserver, ScannedCorpus
+from headrace.featurize.pipeline.build import BuildConfig, ScannedCorpus
+from headrace.featurize.pipeline.observer import SILENT, BuildObserver
 from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.part_worker import (
     PartReport,
@@ -65,7 +66,7 @@ class ImportTask(PartTask):
     """One for each utterance."""
 
 
-def import_directory(config: ImportConfig, observer: BuildObserver) -> dict[str, Any]:
+def import_directory(config: ImportConfig, observer: BuildObserver = SILENT) -> dict[str, Any]:
     """Make a store of a prepared directory, or finish it.
 
     Returns:

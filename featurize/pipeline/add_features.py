@@ -1,5 +1,8 @@
-"""Adds features to a store whose parts are sealed: what is needed first, part by part, every array sealed by itself.
-Resumes by skipping what is sealed; readers see a feature when all parts have it."""
+"""Add features to a store whose parts are sealed.
+
+A feature is made part by part, after the features that it needs, and each array is sealed by itself. Whoever resumes
+skips what is sealed. Readers see a feature once all parts have it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, sealed_part
 from headrace.featurize.pipeline import build_report
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
+from headrace.featurize.pipeline.observer import SILENT, AddObserver
 from headrace.featurize.pipeline.part_worker import PartReport, check_store
 from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling import dask_cluster
@@ -33,39 +37,31 @@ from headrace.store.writer import Compression
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddConfig:
-    """What `featurize add` was asked for."""
+    """Options of `featurize add`."""
 
     store: StoragePath
     features: tuple[Derived, ...]
     workers: int | None = None
-    """Processes on this machine; None has as many as it takes."""
+    """Worker processes on this machine; None starts as many as it has CPUs and memory for."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used instead."""
     device: str = "auto"
     """Where networks run: auto, cpu or cuda."""
 
 
-class AddObserver(dask_cluster.WorkerObserver, Protocol):
-    """Told what happens, as it happens; of one feature after the other."""
-
-    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
-
-    def part_done(self, report: PartReport) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddTask(Task):
-    """One array of one part."""
+    """Makes one array of one part."""
 
     store: StoragePath
     number: int
     feature: Derived
     specs: Mapping[str, FeatureSpec]
-    """Of the feature, and of those that are there before it."""
+    """The feature, and those that were there before it."""
     device: str
     compression: Compression
     seconds: float
-    """Of audio."""
+    """Duration of the part's audio."""
 
     def __str__(self) -> str:
         return f"{self.feature.name} of part {self.number:05d}"
@@ -73,25 +69,27 @@ class AddTask(Task):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddReport(PartReport):
+    """What became of an `AddTask`."""
+
     counts: dict[str, int]
-    """What a person should be told, and how often it came."""
+    """Remarks for the user, and how often each came."""
 
 
-def add(config: AddConfig, observer: AddObserver) -> dict[str, Any]:
-    """Add features to a store, or finish that.
+def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
+    """Add features to a store, or resume adding them.
 
     Returns:
-        What `add.json` holds: by feature the parts, hours, seconds and rate, and versions.
+        The content of `add.json`: for each feature its parts, hours, seconds, rate and library versions.
     Raises:
-        NotAStore: there is none.
-        StoreError: it is not complete, holds not what the features are made from, or another command writes it.
-        RecipeMismatch: it has one of them made otherwise.
-        HeadraceError: parts could not be done; all others are sealed.
+        NotAStore: there is no store.
+        StoreError: it is incomplete, lacks what the features are made from, or is being written by another command.
+        RecipeMismatch: it has one of the features, made with another recipe.
+        HeadraceError: parts failed; all others are sealed.
     """
     attributes = read_attributes(config.store)
     if len(layout.sealed_parts(config.store)) < attributes["plan"]["parts"]:
         raise StoreError(
-            f"{config.store} is not complete: run featurize build again first, it goes on where it stopped."
+            f"{config.store} is not complete: run featurize build again first, it continues where it stopped."
         )
     steps = plan_steps(config.features, specs_of_store(attributes), learned_models.digests(config.store))
     with storage_of(config.store).write_lock(config.store):
@@ -111,59 +109,89 @@ def run_steps(
     observer: AddObserver,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Make what is not there, and name each feature in the root once all parts have it. The caller holds the lock.
+    """Make the features that parts lack, and publish each once all parts have it. The caller holds the write lock.
 
     Args:
-        device: auto, cpu or cuda, of features that are made on GPUs.
+        device: auto, cpu or cuda; used by features that can be made on a GPU.
     Returns:
-        By feature, what it took.
+        For each feature, what it took.
     Raises:
-        RecipeMismatch: a feature was begun otherwise.
-        StoreError: an array was made from other inputs than are there now, or cannot be written.
-        HeadraceError: parts could not be done; all others are sealed.
+        RecipeMismatch: a feature was begun with another recipe.
+        StoreError: an array was made from other inputs than the store has now, or cannot be written.
+        HeadraceError: parts failed; all others are sealed.
     """
-    attributes = read_attributes(root)
-    numbers = layout.sealed_parts(root)
-    frame_seconds = attributes["hop"] / attributes["sample_rate"]
-    seconds = {
-        n: seal["frames"] * frame_seconds for n, seal in zip(numbers, index.read_seals(root, numbers), strict=True)
-    }
     made, watch = {}, Stopwatch()
     with ExitStack() as stack:
-        pools: dict[str, dask_cluster.Executor] = {}
-        for step in watch.each("learn", _learn_steps(root, steps, numbers, observer)):
-            left = _parts_without(root, step, numbers)
-            _report_plan(step.spec, seconds, left, observer)
-            on = _device_for(step.feature, device, scheduler)
-            if left and on not in pools:
-                pools[on] = stack.enter_context(_start_workers(len(numbers), workers, scheduler, on, observer))
-            pool = pools.get(on)
-            tasks = [
-                AddTask(
-                    store=root,
-                    number=number,
-                    feature=step.feature,
-                    specs=step.specs,
-                    device=pool.device if pool else on,
-                    compression=attributes["compression"],
-                    seconds=seconds[number],
-                )
-                for number in left
-            ]
+        runner = _StepRunner(root, workers, scheduler, device, observer, stack)
+        for step in watch.each("learn", _learn_steps(root, steps, runner.numbers, observer)):
             learning = {"learn_seconds": watch.seconds["learn"]} if step.feature.learns else {}
-            made[step.spec.name] = _run_tasks(tasks, pool, observer) | {"parts": len(numbers)} | learning
-            added_arrays.publish(root, step.spec, numbers)
+            made[step.spec.name] = runner.run(step) | learning
+            added_arrays.publish(root, step.spec, runner.numbers)
     return made
+
+
+class _StepRunner:
+    """Makes features of one store, one after the other, on workers that start when they are first needed."""
+
+    def __init__(
+        self,
+        root: StoragePath,
+        workers: int | None,
+        scheduler: str | None,
+        device: str,
+        observer: AddObserver,
+        stack: ExitStack,
+    ) -> None:
+        """
+        Args:
+            stack: ends the workers.
+        """
+        self.numbers = layout.sealed_parts(root)
+        self._root, self._observer, self._stack = root, observer, stack
+        self._workers, self._scheduler, self._device = workers, scheduler, device
+        self._executors: dict[str, dask_cluster.Executor] = {}
+        attributes, seals = read_attributes(root), index.read_seals(root, self.numbers)
+        frame_s = attributes["hop"] / attributes["sample_rate"]
+        self._compression: Compression = attributes["compression"]
+        self._seconds = {n: seal["frames"] * frame_s for n, seal in zip(self.numbers, seals, strict=True)}
+
+    def run(self, step: FeatureStep) -> dict[str, Any]:
+        """Make a feature in all parts that lack it, and return what it took."""
+        missing = _parts_without(self._root, step, self.numbers)
+        _report_plan(step.spec, self._seconds, missing, self._observer)
+        device = _device_for(step.feature, self._device, self._scheduler)
+        executor = self._executor(device) if missing else self._executors.get(device)
+        tasks = [
+            AddTask(
+                store=self._root,
+                number=number,
+                feature=step.feature,
+                specs=step.specs,
+                device=executor.device if executor else device,
+                compression=self._compression,
+                seconds=self._seconds[number],
+            )
+            for number in missing
+        ]
+        return _run_tasks(tasks, executor, self._observer) | {"parts": len(self.numbers)}
+
+    def _executor(self, device: str) -> dask_cluster.Executor:
+        """Return the workers for a device; start them where there are none yet."""
+        if device not in self._executors:
+            workers = _start_workers(len(self.numbers), self._workers, self._scheduler, device, self._observer)
+            self._executors[device] = self._stack.enter_context(workers)
+        return self._executors[device]
 
 
 def _learn_steps(
     root: StoragePath, steps: Sequence[FeatureStep], numbers: Sequence[int], observer: AddObserver
 ) -> Iterator[FeatureStep]:
-    """The steps, each with what it learns learned and its spec as that makes it. The parts have what the ones before
-    it make by the time that it is asked for.
+    """Yield the steps, each after its model is learned, with the spec that follows from the model.
+
+    A step is asked for when the parts have the features of all steps before it.
 
     Raises:
-        RecipeMismatch: something was learned for other options.
+        RecipeMismatch: a model was learned with other options.
     """
     known: dict[str, FeatureSpec] = {}
     for step in steps:
@@ -177,26 +205,26 @@ def _learn_steps(
 def _learned_digest(
     root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: AddObserver
 ) -> str:
-    """The digest of what a feature learns; learned now where it was not before."""
+    """Return the digest of a feature's model, which is learned now unless the store has it."""
     spec, file = feature.spec(specs), learned_models.model_file(feature.name)
     if (model := learned_models.digests(root).get(feature.name)) is None:
         observer.note(f"{feature.name} is learned from {len(numbers)} parts, into {file}")
         parts = [sealed_part(root, number, specs) for number in numbers]
         return learned_state.write(root, spec, feature.learn(parts, observer.note))
-    remedy = f"finish that with the same options, or begin anew by removing {file}, and {feature.name} from all parts"
+    remedy = f"finish that with the same options, or start over by removing {file}, and {feature.name} from all parts"
     check_same_recipe(learned_state.learned_for(root, feature.name), spec, remedy)
     return model
 
 
 def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int]) -> list[int]:
-    """Parts that have not got the array. Those that have were made from what is there, in the same way."""
+    """Return the parts that lack the feature. Check that the others made it from the same inputs and recipe."""
 
     def is_there(number: int) -> bool:
         name = step.spec.name
         seal = added_arrays.read_seal(root, name, number)
         if seal is None:
             return False
-        remedy = f"finish that with the same options, or begin anew by removing {name} from all parts"
+        remedy = f"finish that with the same options, or start over by removing {name} from all parts"
         check_same_recipe(FeatureSpec.from_json(seal), step.spec, remedy)
         if seal["inputs"] != added_arrays.input_digests(root, number, step.feature.needs):
             folder = layout.part_path(root, number) / name
@@ -207,7 +235,7 @@ def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int])
 
 
 def _device_for(feature: Derived, asked: str, scheduler: str | None) -> str:
-    """Where a feature is made: cpu or cuda; on a running cluster also auto, which its workers settle."""
+    """Return where a feature is made: cpu or cuda; on a running cluster also auto, which its workers decide."""
     if not feature.on_gpu or asked == "cpu":
         return "cpu"
     return asked if scheduler else engine.choose("torch", asked).device
@@ -216,7 +244,7 @@ def _device_for(feature: Derived, asked: str, scheduler: str | None) -> str:
 def _start_workers(
     parts: int, asked: int | None, scheduler: str | None, device: str, observer: AddObserver
 ) -> AbstractContextManager[dask_cluster.Executor]:
-    """Workers for so many parts."""
+    """Start workers for `parts` tasks."""
     if not scheduler:
         takes, reason = dask_cluster.capacity(device)
         asked, reason = (asked, "asked for") if asked else (takes, reason)
@@ -231,7 +259,7 @@ def _report_plan(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence
 
 
 def _run_tasks(tasks: Sequence[AddTask], pool: dask_cluster.Executor | None, observer: AddObserver) -> dict[str, Any]:
-    """Do what is to be done, and give account of it."""
+    """Run the tasks and summarise their reports."""
     started, counts = time.perf_counter(), Counter[str]()
     reports: list[AddReport] = []
     for report in pool.map(add_part, tasks) if pool else ():
@@ -242,10 +270,10 @@ def _run_tasks(tasks: Sequence[AddTask], pool: dask_cluster.Executor | None, obs
 
 
 def add_part(task: AddTask, threads: int = 1) -> AddReport:
-    """Make, write and seal one array of one part. Doing it twice gives the same bytes.
+    """Make, write and seal one array of one part. Running it twice writes the same bytes.
 
     Raises:
-        StoreError: the store is not to be seen or cannot be written from here.
+        StoreError: the store cannot be read or written from this worker.
     """
     check_store(task.store)
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""From a corpus to a store: scan, plan, extract part by part, seal, index. Resumes by skipping what is sealed."""
+"""Build a store from a corpus: scan, plan, extract part by part, seal, index. Resuming skips sealed parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from headrace.featurize.files.source import root_of
 from headrace.featurize.pipeline import add_features, build_report, corpus_growth, store_state
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features, dependencies
 from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
+from headrace.featurize.pipeline.observer import SILENT, BuildObserver
 from headrace.featurize.pipeline.part_worker import PartReport, PartTask, PartTaskT, Recipe, inputs_digest, process_part
 from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_features_for
 from headrace.featurize.scheduling import dask_cluster
@@ -36,25 +37,25 @@ from headrace.store.writer import Compression
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """What `featurize build` was asked for."""
+    """Options of `featurize build`."""
 
     corpus: StoragePath
     out: StoragePath
     preset: Preset
     features: tuple[str, ...]
     format: str | None = None
-    """One of `headrace.featurize.corpus.scanner.FORMATS`; None recognises it."""
+    """One of `headrace.featurize.corpus.scanner.FORMATS`; None detects it."""
     follow_outside: bool = False
     language: str = "en"
-    """Of utterances whose corpus does not say, an ISO code."""
+    """ISO code of the language of utterances whose corpus does not name one."""
     alignments: StoragePath | None = None
-    """A folder that holds them, laid out as the corpus; None looks in that itself."""
-    split: float | None = None
-    """Seconds; utterances that are longer are cut at pauses of their alignment. None cuts nothing."""
+    """Folder of alignment files, laid out like the corpus; None looks for them in the corpus."""
+    max_segment_s: float | None = None
+    """Utterances longer than this are split at pauses of their alignment. None splits nothing."""
     part_hours: float | None = None
-    """Audio per part; None chooses by the size of the corpus."""
+    """Hours of audio per part; None chooses by the size of the corpus."""
     workers: int | None = None
-    """Processes on this machine; None has as many as it takes."""
+    """Worker processes on this machine; None starts as many as it has CPUs and memory for."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used instead."""
     engine: str = "auto"
@@ -62,17 +63,18 @@ class BuildConfig:
     compression: Compression = "none"
     limits: Limits = USUAL
     symbols: str = DEFAULT
-    """Table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
+    """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
     languages: tuple[str, ...] = ()
-    """Of the corpus, once it is scanned: who reads them is part of the recipe."""
+    """Languages of the scanned corpus. Their frontends are part of the recipe."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of derived features, by name: what their user chose; None where he did not."""
+    """Options of derived features, by the feature's name; None stands for the default."""
 
     @property
     def recipe(self) -> Recipe:
-        """
+        """Return what to make of every utterance.
+
         Raises:
-            UsageError: a name in `features` is none, or what reads a language is not installed.
+            UsageError: `features` has an unknown name, or the frontend of a language is not installed.
         """
         features = (*self.features, *sealed_features_for(dependencies(self.derived)))
         frontends = g2p.versions(self.languages) if "phones" in features else {}
@@ -86,42 +88,32 @@ class BuildConfig:
 
     @property
     def derived(self) -> tuple[Derived, ...]:
-        """What joins the parts when they are sealed.
+        """Return the features that are added to the sealed parts.
 
         Raises:
-            UsageError: an option is for a feature that is not made, or cannot be.
+            UsageError: an option belongs to a feature that was not asked for, or has an impossible value.
         """
         return create_features([name for name in self.features if name in DERIVED_FEATURES], self.options)
 
     def of(self, utterances: Iterable[Utterance]) -> BuildConfig:
-        """The same for these utterances."""
+        """Return this configuration with the languages of these utterances."""
         return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
-
-
-class BuildObserver(dask_cluster.WorkerObserver, Protocol):
-    """Told what happens, as it happens."""
-
-    def scanning(self, utterances: int, rejects: int) -> None: ...
-
-    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
-
-    def part_done(self, report: PartReport) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedCorpus:
-    """A corpus as scanned: everything in it is in one list or the other."""
+    """A scanned corpus: each of its utterances is in one of the two lists."""
 
     root: StoragePath
     utterances: list[Utterance]
     rejects: list[Reject]
 
 
-def scan(config: BuildConfig, observer: BuildObserver) -> ScannedCorpus:
-    """Read what the corpus holds; decode nothing.
+def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus:
+    """Read what the corpus holds, without decoding.
 
     Raises:
-        CorpusError: there is nothing usable in it.
+        CorpusError: it has no usable utterance.
     """
     utterances: list[Utterance] = []
     rejects: list[Reject] = []
@@ -132,7 +124,7 @@ def scan(config: BuildConfig, observer: BuildObserver) -> ScannedCorpus:
         limits=config.limits,
         language=config.language,
         alignments=config.alignments,
-        split_s=config.split,
+        split_s=config.max_segment_s,
     ):
         if isinstance(item, Utterance):
             utterances.append(item)
@@ -142,19 +134,19 @@ def scan(config: BuildConfig, observer: BuildObserver) -> ScannedCorpus:
     if not utterances:
         reasons = Counter(reject.reason for reject in rejects).most_common(3)
         raise CorpusError(
-            f"None of the {len(rejects)} utterances of {config.corpus} can be used; the commonest reasons:",
+            f"None of the {len(rejects)} utterances of {config.corpus} can be used. The most frequent reasons:",
             *(f"{count} x {reason}" for reason, count in reasons),
         )
     return ScannedCorpus(root_of(config.corpus), utterances, rejects)
 
 
 def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
-    """Cut the corpus into parts of neighbouring lengths. The same corpus gives the same plan on any machine.
+    """Divide the corpus into parts of similar lengths. The same corpus gives the same plan on any machine.
 
     Args:
-        kept: parts of the store that stay as they are; the others share out what these do not hold.
+        kept: numbers of the parts of the store that stay. Further parts hold the utterances that these lack.
     Raises:
-        StoreError: a kept part was made from something that is not in the corpus now.
+        StoreError: a kept part was made from utterances that the corpus no longer has.
     """
     recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
     members, rest = corpus_growth.assign_to_parts(corpus.utterances, config.out, kept, recipe)
@@ -178,21 +170,21 @@ def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] =
     ]
 
 
-def build(config: BuildConfig, observer: BuildObserver) -> dict[str, Any]:
-    """Make or finish a store.
+def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, Any]:
+    """Build a store, or resume building it.
 
     Returns:
-        What `build.json` holds: counts, hours, seconds, rate, seconds by stage, versions.
+        The content of `build.json`: counts, hours, seconds, rate, seconds by stage and library versions.
     Raises:
-        UsageError: a feature that is none, or a folder that is no store.
-        CorpusError: nothing usable in the corpus.
+        UsageError: `features` has an unknown name, or `out` is a folder that is not a store.
+        CorpusError: the corpus has no usable utterance.
         RecipeMismatch: the store was begun with other features or another preset.
-        StoreError: the corpus changed since the store was begun otherwise than by growing, the disk is full, or another
-            build is at work.
-        HeadraceError: parts could not be done; all others are sealed.
+        StoreError: since the store was begun the corpus changed other than by growing; or the disk is full, or another
+            command writes the store.
+        HeadraceError: parts failed; all others are sealed.
     """
     started = time.perf_counter()
-    derived, _ = config.derived, config.recipe  # what is asked for cannot be: better said before the scan
+    derived, _ = config.derived, config.recipe  # errors in the options are raised before the scan
     store_state.check_output(config.out)
     there = store_state.read_root(config.out)
     corpus = scan(config, observer)
@@ -223,13 +215,13 @@ def build_parts(
     steps: Sequence[FeatureStep] = (),
     grown: corpus_growth.Generations = (),
 ) -> dict[str, Any]:
-    """From the plan of a store to the store: what is not sealed yet is made, then the index.
+    """Make the planned parts that are not sealed yet, add derived features, and write the index and the report.
 
     Args:
-        process: what a worker does with a task.
-        started: when the command was, by `time.perf_counter`.
-        steps: features that join the parts when they are sealed.
-        grown: as `grow.Plan` has it.
+        process: the function that a worker calls with a task and a number of threads.
+        started: time of the command's start, by `time.perf_counter`.
+        steps: features that are added to the sealed parts.
+        grown: as in `corpus_growth.StorePlan`.
     """
     with storage_of(config.out).write_lock(config.out):
         attributes = store_state.root_attributes(tasks[0].recipe) | {
@@ -263,7 +255,7 @@ def _run_tasks(
     observer: BuildObserver,
     started: float,
 ) -> dict[str, Any]:
-    """Do what is to be done, and give account of it."""
+    """Run the tasks and summarise their reports."""
     reports: list[PartReport] = []
     used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
     if pending:
@@ -282,7 +274,7 @@ def _run_tasks(
 def _start_workers(
     config: BuildConfig, parts: int, observer: BuildObserver
 ) -> Iterator[tuple[dask_cluster.Executor, Choice]]:
-    """Workers for so many parts, and the engine on them: the choice is made where the work is done."""
+    """Start workers for so many parts, and choose the engine where the work is done."""
     if config.scheduler:
         with dask_cluster.executor(0, config.scheduler, config.device, observer) as workers:
             offered = f"the workers there offer {'GPUs' if workers.device == 'cuda' else 'no GPU'}"

@@ -70,8 +70,20 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+def sealed(out: Path) -> int:
+    """How many parts a build has sealed so far."""
+    return len(list(out.glob("parts/0*")))
+
+
+def until_sealed(out: Path, parts: float, process: subprocess.Popen[str]) -> None:
+    until(lambda: sealed(out) >= parts, process)
+
+
 def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> None:
-    """Kill a build at random moments of its life, one after the other over the same store, then let it finish."""
+    """Kill a build at random moments of its life, one after the other over the same store, then let it finish.
+
+    One in nine moments is a time after the start. The others are a share of the parts, however fast these are made.
+    """
     corpus = make_tree(tmp_path / "corpus", count, seconds=1.5)
     begun = time.monotonic()
     wait(start(corpus, tmp_path / "whole", "--workers", workers))
@@ -80,16 +92,19 @@ def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> 
     killed = 0
     for number in range(kills):
         out = tmp_path / f"killed{number}"
-        for moment in random.uniform(0.3, 1.0, 1 + number % 2) * took:
+        for moment in random.uniform(0, 0.9, 1 + number % 2):
             process = start(corpus, out, "--workers", workers)
-            time.sleep(moment)
+            if moment < 0.1:
+                time.sleep(moment * took)
+            else:
+                until_sealed(out, moment * sealed(tmp_path / "whole"), process)
             workers_there = workers_of(process)
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=60)
             killed += process.returncode == -signal.SIGKILL
             assert not psutil.wait_procs(workers_there, timeout=30)[1], "workers end with the command"
         assert finish(corpus, out) == whole
-    assert killed >= kills / 2, "most moments lie before the end of a build"
+    assert killed >= kills, "all moments lie before the end of a build"
 
 
 def test_a_killed_build_is_finished_to_the_same_bytes(tmp_path: Path) -> None:
@@ -102,16 +117,19 @@ def test_twenty_killed_builds_with_two_workers(tmp_path: Path) -> None:
 
 
 def kill_workers(tmp_path: Path, *, kills: int, count: int) -> None:
-    """Kill one worker after the other while the build goes on."""
+    """Kill one worker after the other while the build runs, each after a few more parts. The build stands still
+    meanwhile, so that it cannot end first."""
     corpus = make_tree(tmp_path / "corpus", count, seconds=3.0)
-    out, random, killed = tmp_path / "STORE", np.random.default_rng(kills), 0
+    out, random, killed, parts = tmp_path / "STORE", np.random.default_rng(kills), 0, 1
     process = start(corpus, out, "--workers", 2)
     while process.poll() is None and killed < kills:
-        time.sleep(random.uniform(0.2, 2.0))
-        there = workers_of(process)
-        if there and list(out.glob("parts/0*")):
+        until_sealed(out, parts, process)
+        os.killpg(process.pid, signal.SIGSTOP)
+        if there := workers_of(process):
             there[random.integers(len(there))].kill()
             killed += 1
+        os.killpg(process.pid, signal.SIGCONT)
+        parts = sealed(out) + int(random.integers(1, 4))
     wait(process)
     assert killed == kills, "the corpus is large enough to kill so many workers over"
     assert part_bytes(out) == finish(corpus, tmp_path / "undisturbed")
