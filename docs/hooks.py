@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = (
@@ -29,8 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             added = File.generated(config, name, abs_src_path=str(path))
-            if name not in ("ARCHITECTURE.md", "CHANGELOG.md"):
-                added.inclusion = added.inclusion.NOT_IN_NAV
+            if name.startswith("benchmarks/"):
+                added.inclusion = InclusionLevel.NOT_IN_NAV
             files.append(added)
     return files
 

@@ -81,6 +81,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_the_commands_of(page: str, prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"

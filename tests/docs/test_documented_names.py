@@ -19,7 +19,7 @@ from tests.helpers import documentation
 from tests.helpers.documentation import ROOT
 
 COMMANDS = {"featurize": featurize, "store": store, "train": train}
-PAGES = [*documentation.pages(), "CHANGELOG.md", "benchmarks/results/*.md"]
+PAGES = [*documentation.pages(), "CHANGELOG.md", "benchmarks/results/*.md", "tests/cli/help.txt"]
 TEXTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for page in PAGES for path in ROOT.glob(page)
 }
