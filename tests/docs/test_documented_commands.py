@@ -27,9 +27,9 @@ EXAMPLES = [
 
 PREPARE = """
 python -m benchmarks.speak corpus --minutes 1.2
-featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align
+featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align --workers 1
 train run STORE --stage sovits --preset tiny --out VOICE --max-steps 2 --validate-every 0
-featurize add STORE semantic --sovits VOICE
+featurize add STORE semantic --sovits VOICE --workers 1
 train run STORE --stage gpt --preset tiny --out TEXT --max-steps 2 --validate-every 0
 """
 """Leaves what the quickstart leaves. The quickstart itself is run by its own test."""
