@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer_formats import NAMES, Payload, Rows, one_by_one
-from headrace.store import index, layout
+from headrace.store import layout
+from headrace.store.arrays.array_reader import load_array
 
 
 def _places(payload: Payload) -> list[tuple[int, Sequence[slice]]]:
@@ -15,7 +16,7 @@ def _places(payload: Payload) -> list[tuple[int, Sequence[slice]]]:
     places: list[tuple[int, Sequence[slice]]] = []
     axes = [layout.LENGTH_COLUMNS[payload.store.features[name].axis] for name in NAMES]
     for number in layout.sealed_parts(payload.store.path):
-        lengths = {axis: index.load(layout.part_path(payload.store.path, number) / axis) for axis in set(axes)}
+        lengths = {axis: load_array(layout.part_path(payload.store.path, number) / axis) for axis in set(axes)}
         bounds = {axis: layout.offsets(column).tolist() for axis, column in lengths.items()}
         count = len(bounds[axes[0]]) - 1
         places += [(number, [slice(bounds[a][n], bounds[a][n + 1]) for a in axes]) for n in range(count)]

@@ -91,7 +91,7 @@ def compared(corpus: Store, *, reading: float, computing: float, grad_accum: int
 def test_a_slow_model_does_not_wait(corpus: Store) -> None:
     found, _ = compared(corpus, reading=0, computing=0.04)
     assert found.bottleneck == "model"
-    assert found.wait_share < bottleneck.WAITING
+    assert found.wait_share < bottleneck.WAIT_SHARE_LIMIT
     assert found.verdict("pray").startswith("data is not the bottleneck: ")
     assert found.data.frames_per_s > 3 * found.together.frames_per_s
     assert found.together.frames_per_s == pytest.approx(found.model.frames_per_s, rel=0.2)
