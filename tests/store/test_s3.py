@@ -33,8 +33,7 @@ from headrace.store.storage import StoragePath, parse_path, s3, storage_of
 from headrace.store.storage.s3 import S3Path
 from headrace.store.writer import write_part
 from headrace.train.data.stream import Stream, StreamConfig
-from tests.featurize.corpus import test_scan
-from tests.helpers import training_store
+from tests.helpers import corpus_formats, training_store
 from tests.helpers.commands import add, build, call
 from tests.helpers.corpora import buzz, make_tree
 from tests.helpers.parts import make_part, make_store
@@ -372,21 +371,21 @@ def scanned(path: StoragePath, **options: bool) -> list[object]:
     return list(corpora.scan(path, **options))
 
 
-@pytest.mark.parametrize("make", [test_scan.make_ljspeech, test_scan.make_kaldi, test_scan.make_tree])
+@pytest.mark.parametrize("make", [corpus_formats.make_ljspeech, corpus_formats.make_kaldi, corpus_formats.make_tree])
 def test_every_format_scans_as_on_disk(bucket: S3Path, tmp_path: Path, make: Callable[[Path], Path]) -> None:
     here = make(tmp_path / "corpus")
     for table in here.glob("wav.scp"):
         table.write_text(table.read_text().replace(f"{here}/", ""))
     (here / ".hidden").mkdir()
-    test_scan.record(here / ".hidden" / "a.wav")
-    test_scan.record(here / "b" / "forgotten.wav")
+    corpus_formats.record(here / ".hidden" / "a.wav")
+    corpus_formats.record(here / "b" / "forgotten.wav")
     there = upload(here, bucket / "corpus")
     assert scanned(there) == scanned(here) and corpora.recognise(there) == corpora.recognise(here)
 
 
 def test_a_list_names_what_lies_in_the_bucket_and_nothing_else(bucket: S3Path, tmp_path: Path) -> None:
     for name in ("a.wav", "sub/b.flac"):
-        test_scan.record(tmp_path / "corpus" / name)
+        corpus_formats.record(tmp_path / "corpus" / name)
     there = upload(tmp_path / "corpus", bucket / "corpus")
     lines = ["a.wav|anna|EN|One.", f"{there}/sub/b.flac|anna|EN|Two.", "/etc/passwd|x|EN|Three.", "../c.wav|x|EN|Four."]
     (there / "train.list").write(["\n".join([*lines, "s3://other/d.wav|x|EN|Five.", "e.wav|x|EN|Six."]).encode()])
@@ -399,7 +398,7 @@ def test_a_list_names_what_lies_in_the_bucket_and_nothing_else(bucket: S3Path, t
 
 def test_headers_are_read_by_ranges(bucket: S3Path, proxy: Proxy, tmp_path: Path) -> None:
     for suffix in ("wav", "flac"):
-        test_scan.record(tmp_path / "c" / f"a.{suffix}", 1_000_000)
+        corpus_formats.record(tmp_path / "c" / f"a.{suffix}", 1_000_000)
         (tmp_path / "c" / f"a.{suffix}").with_suffix(".txt").write_text("Words.")
     upload(tmp_path / "c", bucket)
     proxy.requests.clear()
