@@ -14,8 +14,6 @@ from headrace.cli.run_options import BENCH, run_options
 from headrace.store.units import format_hours
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from headrace.store.storage import StoragePath
 
 png_option = option("--png", type=FILE, metavar="FILE", help="Plot the results into this PNG file too.")
@@ -130,7 +128,7 @@ def bench_training(
 
 def _print_rates(found: dict[str, Any]) -> None:
     states = [state for state in ("warm", "cold") if found[state]]
-    table = _table(("", *states))
+    table = output.make_table("", *states)
     for heading, key, form in (
         ("first batch", "first_batch_s", "{:.3f} s"),
         ("utterances/s", "utterances_per_s", "{:,.0f}"),
@@ -140,12 +138,12 @@ def _print_rates(found: dict[str, Any]) -> None:
         ("padding", "padding", "{:.1%}"),
         ("of memory copies' rate", "of_copies", "{:.0%}"),
         ("of the disk's rate", "of_disk", "{:.0%}"),
-        ("came from the disk", "fetched", "{:.0%}"),
+        ("read from the disk", "fetched", "{:.0%}"),
     ):
         values = [found[state].get(key) for state in states]
         if any(value is not None for value in values):
             table.add_row(heading, *("" if value is None else form.format(value) for value in values))
-    head = _table(())
+    head = output.make_table()
     head.add_row("store", f"{found['store']}: {found['utterances']:,} utterances, {format_hours(found['hours'])}")
     head.add_row("features", ", ".join(found["features"]))
     head.add_row("read", found["reading"])
@@ -153,36 +151,20 @@ def _print_rates(found: dict[str, Any]) -> None:
     if found["warm"]:
         head.add_row("memory copies", f"{found['copy_gb_per_s']:.2f} GB/s, of the same sizes, one thread")
     if "disk_gb_per_s" in found:
-        how = "O_DIRECT" if found["disk_direct"] else "through the page cache, since O_DIRECT is not to be had"
+        how = "O_DIRECT" if found["disk_direct"] else "through the page cache, since O_DIRECT is not available"
         head.add_row("disk", f"{found['disk_gb_per_s']:.2f} GB/s, sequentially, {how}")
-    _print(head, table)
+    output.print_tables(head, table)
 
 
 def _print_bottleneck(found: dict[str, Any]) -> None:
-    table = _table(("", "frames/s", "utterances/s", "s per step"))
+    table = output.make_table("", "frames/s", "utterances/s", "s per step")
     for name, heading in (("data", "data alone"), ("model", "model alone"), ("together", "together")):
         pace = found[name]
         step = f"{pace['seconds'] / pace['steps']:.4f}"
         table.add_row(heading, f"{pace['frames_per_s']:,.0f}", f"{pace['utterances_per_s']:,.1f}", step)
-    head = _table(())
+    head = output.make_table()
     head.add_row("store", f"{found['store']}, {', '.join(found['features'])}")
     head.add_row("read", found["reading"])
-    _print(head, table)
+    output.print_tables(head, table)
     click.echo(f"waiting for data: {found['wait_share']:.2%} of the time")
     click.echo(found["verdict"])
-
-
-def _table(headings: tuple[str, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    return table
-
-
-def _print(*tables: Table) -> None:
-    from rich.console import Console
-
-    for table in tables:
-        Console(highlight=False, markup=False).print(table)

@@ -116,7 +116,7 @@ def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
 
 
 class _ExportProgress:
-    """Prints now and then how many utterances are written."""
+    """Print now and then how many utterances are written."""
 
     def __init__(self, count: int, *, quiet: bool) -> None:
         self._count, self._quiet, self._printed = count, quiet, time.monotonic()

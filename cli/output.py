@@ -19,6 +19,7 @@ from headrace.store.errors import HeadraceError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 P = ParamSpec("P")
 
@@ -42,6 +43,28 @@ def log(line: str) -> None:
 def print_json(data: Any) -> None:
     """Print the one JSON object of a command that runs with --json."""
     click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def make_table(*headings: str) -> Table:
+    """Make a table without borders: of names and values, or with these headings over aligned numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading)
+    if not headings:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+    return table
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables to stdout, without those that have no rows."""
+    from rich.console import Console
+
+    for table in tables:
+        if table.row_count:
+            Console(highlight=False, markup=False).print(table)
 
 
 def handle_errors(function: Callable[P, int | None]) -> Callable[P, None]:

@@ -1,4 +1,4 @@
-"""Live lines for long work: a bar with rate and ETA on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar with rate and ETA on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from headrace.featurize.pipeline.part_worker import PartReport
 
 LINE_EVERY_S = 10.0
-"""Seconds between lines where there is no terminal to draw on."""
+"""Seconds between two lines where there is no terminal."""
 
 
 class BuildProgress:
-    """Shows a build: parts, hours of audio per second, ETA, rejects so far, workers. An observer of
-    `headrace.featurize.pipeline.build`."""
+    """Show the progress of a build: parts, hours of audio per second, ETA, rejects and workers.
+
+    An observer of `headrace.featurize.pipeline.build`.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -41,7 +43,7 @@ class BuildProgress:
     def workers(self, count: int) -> None:
         self._workers = count
         if not count:
-            self.note("no worker is there: waiting for one")
+            self.note("no worker is connected: waiting for one")
         if self._bar is not None:
             self._show()
 
@@ -102,13 +104,13 @@ class BuildProgress:
 
 
 class PartsProgress:
-    """Shows how many parts, or other things, are done. A `headrace.store.integrity.verify.Watch`."""
+    """Show how many parts, or other things, are done. Called with the number done and the number of all."""
 
     def __init__(self, done: str, *, quiet: bool, what: str = "parts") -> None:
         """
         Args:
-            done: what is said of a part.
-            what: it is, if no parts.
+            done: what was done with them, such as "checked".
+            what: what they are.
         """
         self._done, self._quiet, self._what = done, quiet, what
         self._bar: Any = None

@@ -1,4 +1,4 @@
-"""How a training run looks while it lasts: a panel on a terminal, a plain line now and then elsewhere."""
+"""Progress of a training run: a panel on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from headrace.train.monitoring.evaluation_samples import Sample
 
 RECENT = 20
-"""Steps that rates are averaged over."""
-REDRAWN = 4.0
-"""Times a second, at most."""
-NOT_LISTED = ("loss_gen_all", "loss_scale")
+"""Steps over which rates are averaged."""
+REDRAWS_PER_S = 4.0
+"""How often the panel is drawn, at most."""
+UNLISTED = ("loss_gen_all", "loss_scale")
 
 
 class TrainProgress:
-    """Shows a run: how far it is, losses, rates, precision, what failed, ETA. An `Observer`."""
+    """Show the progress of a run: steps, losses, rates, precision, failures and ETA. An `Observer`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -34,7 +34,7 @@ class TrainProgress:
         self._tracked: Sequence[str] = ()
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._validation: dict[str, Any] | None = None
-        self._first = self._left_out = 0
+        self._first = self._skipped = 0
         self._printed = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -53,16 +53,16 @@ class TrainProgress:
         if not self._quiet and output.console().is_terminal:
             from rich.live import Live
 
-            self._live = Live(console=output.console(), get_renderable=self._panel, refresh_per_second=REDRAWN)
+            self._live = Live(console=output.console(), get_renderable=self._panel, refresh_per_second=REDRAWS_PER_S)
             self._live.start()
 
     def recorded(self, record: dict[str, Any]) -> None:
         if record["split"] == "validation":
             self._validation = record
-            self.log(f"step {record['step']}: validation {self._terms(record)}{_opinion(record)}")
+            self.log(f"step {record['step']}: validation {self._terms(record)}{_dnsmos(record)}")
             return
         self._recent.append(record)
-        self._left_out += bool(record["skipped"])
+        self._skipped += bool(record["skipped"])
         if self._live is None and time.monotonic() - self._printed >= LINE_EVERY_S:
             self._printed = time.monotonic()
             self.log(self._line())
@@ -87,7 +87,7 @@ class TrainProgress:
         )
 
     def _panel(self) -> RenderableType:
-        """What is drawn again and again, at the bottom of the terminal."""
+        """Return what is drawn at the bottom of the terminal."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -96,11 +96,11 @@ class TrainProgress:
             return "first step"
         newest = self._recent[-1]
         table = Table.grid(padding=(0, 2))
-        table.add_row("step", f"{self._place()}, epoch {newest['epoch']}{_after(self._eta())}")
+        table.add_row("step", f"{self._place()}, epoch {newest['epoch']}{_comma(self._eta())}")
         for name in self._tracked:
-            table.add_row(output.metric_label(name), self._course(newest, name))
-        table.add_row("losses", _listed(newest, "loss_"))
-        table.add_row("gradients", f"{_listed(newest, 'grad_norm')}, learning rate {newest['lr']:.3g}")
+            table.add_row(output.metric_label(name), self._with_validation(newest, name))
+        table.add_row("losses", _terms_of_kind(newest, "loss_"))
+        table.add_row("gradients", f"{_terms_of_kind(newest, 'grad_norm')}, learning rate {newest['lr']:.3g}")
         step_s = sum(record["step_s"] for record in self._recent) / len(self._recent)
         table.add_row("speed", f"{self._rate()}, {step_s:.3f} s per step, {newest['padding']:.1%} padding")
         table.add_row("data", f"waited for {self._wait_share():.1%} of the time")
@@ -117,9 +117,9 @@ class TrainProgress:
     def _terms(self, record: dict[str, Any]) -> str:
         return ", ".join(f"{output.metric_label(name)} {_number(record[name])}" for name in self._tracked)
 
-    def _course(self, newest: dict[str, Any], name: str) -> str:
-        held = self._validation
-        return _number(newest[name]) + (f", {_number(held[name])} held out{_opinion(held)}" if held else "")
+    def _with_validation(self, newest: dict[str, Any], name: str) -> str:
+        last = self._validation
+        return _number(newest[name]) + (f", {_number(last[name])} held out{_dnsmos(last)}" if last else "")
 
     def _rate(self) -> str:
         seconds = sum(record["step_s"] for record in self._recent)
@@ -131,7 +131,7 @@ class TrainProgress:
 
     def _trouble(self) -> str:
         quarantined = self._recent[-1]["quarantined"]
-        counts = ((self._left_out, "updates left out"), (quarantined, "utterances quarantined"))
+        counts = ((self._skipped, "updates left out"), (quarantined, "utterances quarantined"))
         return ", ".join(f"{count} {what}" for count, what in counts if count)
 
     def _eta(self) -> str:
@@ -141,9 +141,9 @@ class TrainProgress:
         return f"{format_duration(max(0, self._last - self._recent[-1]['step']) * each)} left"
 
 
-def _listed(record: dict[str, Any], prefix: str) -> str:
-    """All terms of a kind, without what they have in common."""
-    terms = [name for name in record if name.startswith(prefix) and name not in NOT_LISTED]
+def _terms_of_kind(record: dict[str, Any], prefix: str) -> str:
+    """List all terms whose names begin with `prefix`, without it."""
+    terms = [name for name in record if name.startswith(prefix) and name not in UNLISTED]
     return ", ".join(f"{name.removeprefix(prefix).strip('_')} {_number(record[name])}".strip() for name in terms)
 
 
@@ -151,9 +151,9 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3g}"
 
 
-def _opinion(record: dict[str, Any]) -> str:
+def _dnsmos(record: dict[str, Any]) -> str:
     return f", DNSMOS {record['mos']:.2f}" if "mos" in record else ""
 
 
-def _after(part: str) -> str:
+def _comma(part: str) -> str:
     return f", {part}" if part else ""

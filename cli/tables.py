@@ -1,135 +1,119 @@
-"""Tables for people: what a corpus holds, what a build did, what a store is."""
+"""Results of `featurize` and `store` as tables on stdout."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from headrace.cli.output import make_table, print_tables
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
-MOST = 12
-"""Rows of a list that is shown in part."""
+MAX_ITEMS = 12
+"""Items of a list that are printed; of the others only the number is."""
 
 
 def print_survey(report: dict[str, Any]) -> None:
-    """The result of `featurize scan`, on stdout."""
+    """Print the result of `featurize scan`."""
     lengths, estimate = report["seconds"], report["estimate"]
-    table = _table()
-    table.add_row("utterances", f"{report['utterances']:,} usable, {report['rejects']:,} rejected")
-    table.add_row("audio", format_hours(report["hours"]))
-    table.add_row(
+    corpus = make_table()
+    corpus.add_row("utterances", f"{report['utterances']:,} usable, {report['rejects']:,} rejected")
+    corpus.add_row("audio", format_hours(report["hours"]))
+    corpus.add_row(
         "lengths",
         f"{lengths['shortest']:.2f} s to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s",
     )
-    table.add_row("formats", _some(f"{kind} ({count:,})" for kind, count in report["formats"].items()))
-    table.add_row("languages", _some(f"{k} ({format_hours(v)})" for k, v in report["languages"].items()))
-    table.add_row("speakers", _some(f"{k} ({format_hours(v)})" for k, v in report["speakers"].items()))
-    table.add_row("aligned", f"{report['aligned']:,} with a TextGrid")
-    _print(table)
+    corpus.add_row("formats", _first_of(f"{name} ({count:,})" for name, count in report["formats"].items()))
+    for key in ("languages", "speakers"):
+        corpus.add_row(key, _first_of(f"{name} ({format_hours(hours)})" for name, hours in report[key].items()))
+    corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
+    print_tables(corpus)
     _print_histogram(report["histogram"])
     _print_problems(report["problems"])
-    table = _table()
+    table = make_table()
     table.add_row("store", f"{format_size(estimate['store_bytes'])} with preset {estimate['preset']}")
     table.add_row(
         "build",
         f"about {format_duration(estimate['seconds'])} with {estimate['workers']} workers "
         f"({estimate['hours_per_second']:.3f} h/s, from {estimate['calibration_seconds_of_audio']:.0f} s of audio)",
     )
-    _print(table)
+    print_tables(table)
 
 
-def print_build(out: StoragePath, account: dict[str, Any]) -> None:
-    """The result of `featurize build`, on stdout."""
-    table = _table()
+def print_build(out: StoragePath, report: dict[str, Any]) -> None:
+    """Print the result of `featurize build` or `store import`."""
+    table = make_table()
     table.add_row("store", str(out))
-    table.add_row("holds", f"{account['utterances']:,} utterances, {format_hours(account['hours'])}")
-    table.add_row("rejects", _rejects(out, account["rejects"]))
-    built = f"{account['parts_built']} of {account['parts']} parts in {format_duration(account['seconds'])}"
-    table.add_row("built", f"{built}, {account['hours_per_second']:.4f} h of audio per second")
-    stages = account["seconds_by_stage"]
-    if stages:
-        total = sum(stages.values())
-        table.add_row("time went to", _some(f"{name} {spent / total:.0%}" for name, spent in stages.items()))
-    _print(table)
-    print_added(account.get("added", {}))
+    table.add_row("contains", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
+    table.add_row("rejects", _rejects(out, report["rejects"]))
+    built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
+    table.add_row("built", f"{built}, {report['hours_per_second']:.4f} h of audio per second")
+    seconds_by_stage = report["seconds_by_stage"]
+    if seconds_by_stage:
+        total = sum(seconds_by_stage.values())
+        table.add_row("time spent", _first_of(f"{name} {s / total:.0%}" for name, s in seconds_by_stage.items()))
+    print_tables(table)
+    print_added(report.get("added", {}))
 
 
 def print_added(added: dict[str, Any]) -> None:
-    """The result of `featurize add`, on stdout."""
-    table = _table()
-    for name, account in added.items():
-        made = f"{account['parts_built']} of {account['parts']} parts in {format_duration(account['seconds'])}"
-        rate = f", {account['hours_per_second']:.4f} h of audio per second" if account["parts_built"] else ""
-        counts = "".join(f"; {count:,} {what}" for what, count in account["counts"].items())
-        table.add_row(name, made + rate + counts)
-    _print(table)
+    """Print the result of `featurize add`."""
+    table = make_table()
+    for name, report in added.items():
+        built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
+        rate = f", {report['hours_per_second']:.4f} h of audio per second" if report["parts_built"] else ""
+        counts = "".join(f"; {count:,} {what}" for what, count in report["counts"].items())
+        table.add_row(name, built + rate + counts)
+    print_tables(table)
 
 
 def _rejects(out: StoragePath, count: int) -> str:
     return f"{count:,}, each with its reason in {out / 'rejects.jsonl'}" if count else "none"
 
 
-def print_info(store: Store, report: dict[str, Any]) -> None:
-    """The result of `store info`, on stdout."""
-    table = _table()
+def print_info(store: Store, summary: dict[str, Any]) -> None:
+    """Print the result of `store info`."""
+    table = make_table()
     table.add_row("store", str(store.path))
-    table.add_row("preset", f"{report['preset']}, {report['sample_rate']} Hz, hop {report['hop']}")
-    table.add_row("holds", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
-    parts = f"{report['parts']} of {report['parts_planned']} sealed"
-    table.add_row("parts", parts + ("" if report["complete"] else ": run featurize build again to finish"))
-    table.add_row("rejects", _rejects(store.path, report["rejects"]))
-    table.add_row("speakers", _some(f"{k} ({v:,})" for k, v in report["speakers"].items()))
-    table.add_row("languages", _some(f"{k} ({v:,})" for k, v in report["languages"].items()))
-    table.add_row("aligned", f"{report['aligned']:,}")
-    table.add_row("read", report["reading"])
-    _print(table)
-    features = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_row("preset", f"{summary['preset']}, {summary['sample_rate']} Hz, hop {summary['hop']}")
+    table.add_row("contains", f"{summary['utterances']:,} utterances, {format_hours(summary['hours'])}")
+    parts = f"{summary['parts']} of {summary['parts_planned']} sealed"
+    table.add_row("parts", parts + ("" if summary["complete"] else ": run featurize build again to finish"))
+    table.add_row("rejects", _rejects(store.path, summary["rejects"]))
+    for key in ("speakers", "languages"):
+        table.add_row(key, _first_of(f"{name} ({count:,})" for name, count in summary[key].items()))
+    table.add_row("aligned", f"{summary['aligned']:,}")
+    table.add_row("read", summary["reading"])
     columns = ("name", "axis", "dtype", "row", "fingerprint", "size")
-    for heading in columns:
-        features.add_column(heading)
-    for feature in report["features"]:
+    features = make_table(*columns)
+    for feature in summary["features"]:
         features.add_row(*(str(feature[key]) for key in columns))
-    _print(features)
+    print_tables(table, features)
 
 
 def _print_histogram(histogram: dict[str, int]) -> None:
-    edges, most = list(histogram), max(histogram.values()) or 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    edges, largest = list(histogram), max(histogram.values()) or 1
+    table = make_table()
     for edge, above in zip(edges, [*edges[1:], ""], strict=True):
         count = histogram[edge]
         label = f"{edge} to {above} s" if above else f"over {edge} s"
-        table.add_row(label, "█" * round(40 * count / most), f"{count:,}")
-    _print(table)
+        table.add_row(label, "█" * round(40 * count / largest), f"{count:,}")
+    print_tables(table)
 
 
 def _print_problems(problems: dict[str, int]) -> None:
-    table = _table()
-    for reason, count in list(problems.items())[:MOST]:
+    table = make_table()
+    for reason, count in list(problems.items())[:MAX_ITEMS]:
         table.add_row(f"{count:,} rejected", reason)
-    if len(problems) > MOST:
-        table.add_row("", f"and {len(problems) - MOST} further reasons; --json lists them all")
-    _print(table)
+    if len(problems) > MAX_ITEMS:
+        table.add_row("", f"and {len(problems) - MAX_ITEMS} further reasons; --json lists them all")
+    print_tables(table)
 
 
-def _table() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _some(items: Any) -> str:
-    shown = list(items)
-    rest = f" and {len(shown) - MOST} more" if len(shown) > MOST else ""
-    return ", ".join(shown[:MOST]) + rest
-
-
-def _print(table: Table) -> None:
-    if table.row_count:
-        Console(highlight=False, markup=False).print(table)
+def _first_of(items: Iterable[str]) -> str:
+    listed = list(items)
+    rest = f" and {len(listed) - MAX_ITEMS} more" if len(listed) > MAX_ITEMS else ""
+    return ", ".join(listed[:MAX_ITEMS]) + rest

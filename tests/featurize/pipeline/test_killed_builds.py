@@ -149,7 +149,7 @@ def test_workers_join_late_and_leave_early(tmp_path: Path) -> None:
     with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
         process = start(corpus, out, "--scheduler", cluster.scheduler_address)
         assert process.stderr is not None
-        assert any("no worker is there: waiting" in line for line in process.stderr)
+        assert any("no worker is connected: waiting" in line for line in process.stderr)
         cluster.scale(1)
         until(lambda: bool(list(out.glob("parts/0*"))), process)
         cluster.scale(2)
