@@ -1,7 +1,7 @@
-"""Training on several devices: one process each, as torchrun starts them, and what they have to agree on.
+"""Distributed training: one process per device, as torchrun starts them, and collective operations between them.
 
-Without torchrun there is one rank, and everything here gives back what it was given. Tensors on a CPU go by gloo,
-those on CUDA by NCCL. Every rank has to call the same functions in the same order.
+Without torchrun there is one rank, and every function returns what it was given. Tensors on a CPU use gloo, those on
+CUDA NCCL. Every rank has to call the same functions in the same order.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-BUCKET = 25_000_000
-"""Elements of gradients that are summed over ranks in one go: 100 MB, enough to fill any link."""
+BUCKET_SIZE = 25_000_000
+"""Gradient elements of one all-reduce: 100 MB, enough to fill any link."""
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within it the processes that torchrun started know one another."""
+def process_group() -> Iterator[None]:
+    """Make the processes that torchrun started a group for the duration of this context."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -34,56 +34,58 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def world() -> int:
+def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local() -> int:
-    """Number of this process on its machine: that of its device."""
+def local_rank() -> int:
+    """Return the number of this process on its machine, which is that of its device."""
     return int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over ranks. Nobody waits for a CUDA device."""
-    if world() == 1:
+def all_reduce(x: Tensor) -> Tensor:
+    """Return the sum over ranks. Does not synchronise with a CUDA device."""
+    if world_size() == 1:
         return x
     x = x.clone()
     dist.all_reduce(x)
     return x
 
 
-def gathered(thing: T) -> list[T]:
-    """What each rank has, in their order. Objects are pickled, between processes of one run."""
-    if world() == 1:
-        return [thing]
-    things: list[T | None] = [None] * world()
-    dist.all_gather_object(things, thing)
-    return things  # type: ignore[return-value]
+def all_gather(value: T) -> list[T]:
+    """Return the object of each rank, in their order. Objects are pickled, between processes of one run."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradient of every parameter that is learnt by its sum over ranks."""
-    if world() == 1:
+def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradient of every trainable parameter by its sum over ranks."""
+    if world_size() == 1:
         return
     bucket: list[Tensor] = []
     for parameter in (p for p in parameters if p.requires_grad):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
-        if sum(grad.numel() for grad in bucket) >= BUCKET:
+        if sum(grad.numel() for grad in bucket) >= BUCKET_SIZE:
             _sum_in_place(bucket)
             bucket = []
     if bucket:
         _sum_in_place(bucket)
 
 
-def share_buffers(module: nn.Module) -> None:
-    """Give every rank the buffers of rank 0: what they have learnt outside of gradients, as a codebook does."""
-    if world() > 1:
+def broadcast_buffers(module: nn.Module) -> None:
+    """Copy the buffers of rank 0 to every rank: what is learnt without gradients, like a codebook."""
+    if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 

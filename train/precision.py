@@ -1,6 +1,6 @@
-"""Arithmetic of the networks: float32, float16 with a scaled loss, or bfloat16.
+"""Precision of the networks: float32, float16 with a scaled loss, or bfloat16.
 
-What is float32 in all of them:
+These are float32 in all of them:
 
 | what | why | where |
 |---|---|---|
@@ -26,29 +26,29 @@ from headrace.train import distributed
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FP32_STEPS = 500
-"""Steps before float16 begins, where nobody says otherwise."""
-EXPLODED = 30.0
-"""Times the usual norm of its gradients: an update with more is scaled down to what is usual. Runs stay below 18."""
-FOLLOWED = 0.1
-"""How much of what is usual each update is, in logarithms."""
+"""Default number of steps before float16 begins."""
+EXPLOSION_FACTOR = 30.0
+"""Gradients whose norm is more than this many times the usual one are scaled down to it. Healthy runs stay below 18."""
+NORM_MOMENTUM = 0.1
+"""Weight of each update in the running mean, in logarithms, of the usual norm."""
 
 
-class Descent(NamedTuple):
-    """What an update came to."""
+class StepResult(NamedTuple):
+    """Gradient norm of an update, and whether it was applied as it was."""
 
     norm: Tensor
-    """() of the gradient of all ranks, before it is scaled down."""
+    """() norm of the gradient of all ranks, before it is scaled down."""
     skipped: Tensor
-    """() bool: the gradient was not finite, and changed nothing."""
+    """() bool: the gradient was not finite, and no weight was changed."""
     exploded: Tensor
-    """() bool: it was finite, but larger than usual by far."""
+    """() bool: it was finite, but far larger than usual."""
 
 
 class Precision:
-    """A choice of arithmetic and the reason for it."""
+    """The precision of a run, with its loss scale, and the reason for it."""
 
     step_number = 0
-    """Updates that are done: whoever runs the steps counts them here."""
+    """Updates that are done; the training loop sets it."""
 
     def __init__(self, name: str, reason: str, device: torch.device, fp32_steps: int = 0) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Precision:
 
     @classmethod
     def choose(cls, name: str, device: torch.device, fp32_steps: int | None = None) -> Precision:
-        """Settle what a user asked for on this device.
+        """Choose the precision on this device.
 
         Args:
             name: auto, fp32, fp16 or bf16.
@@ -81,28 +81,29 @@ class Precision:
         return cls(name, f"{name}: as asked", device, _settled(name, fp32_steps))
 
     @property
-    def halved(self) -> bool:
+    def is_half(self) -> bool:
         """Whether the networks run in half precision at this step."""
         return self.name != "fp32" and self.step_number >= self.fp32_steps
 
     def autocast(self) -> torch.autocast:
-        """Context in which the networks run forward."""
-        return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.halved)
+        """Return the context in which the forward pass runs."""
+        return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.is_half)
 
-    def descend(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> Descent:
-        """Sum gradients over ranks and update the weights from them, unless they are not finite. Those of a loss that
-        explodes are scaled down to their usual norm, which the first group of the optimiser keeps: Adam would go on in
-        their direction for a dozen updates, and then hardly move for hundreds.
+    def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
+        """Sum gradients over ranks, clip them and update the weights, unless they are not finite.
 
-        Nobody waits for the device: a fused optimiser reads `found_inf` in its kernel. That is how GradScaler
-        talks to it; without a scaler it is said here.
+        Gradients that explode are scaled down to their usual norm, which the first group of the optimiser keeps: Adam
+        would continue in their direction for a dozen updates, and then hardly move for hundreds.
+
+        It does not synchronise with the device: a fused optimiser reads `found_inf` in its kernel. GradScaler sets it;
+        without a scaler it is set here.
 
         Args:
             optimizer: a fused one, or ScaledAdam. Its gradients are of the scaled loss.
             limit: gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0 for none.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        distributed.sum_gradients(parameters)
+        distributed.all_reduce_gradients(parameters)
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         usual, exploded = _usual(optimizer.param_groups[0], norm)
@@ -113,23 +114,23 @@ class Precision:
         else:
             optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             optimizer.step()
-        return Descent(norm, ~norm.isfinite(), exploded)
+        return StepResult(norm, ~norm.isfinite(), exploded)
 
     def state_dict(self) -> dict[str, Any]:
         return {"name": self.name, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the loss scale. A run may go on in another precision: then the scale starts afresh."""
+        """Restore the loss scale. A run may continue in another precision: then the scale starts anew."""
         if state["name"] == self.name:
             self.scaler.load_state_dict(state["scaler"])
 
 
 def _usual(group: dict[str, Any], norm: Tensor) -> tuple[Tensor, Tensor]:
-    """The norm that gradients had until now, and whether this one is beyond. It is followed as far as it is not."""
+    """Return the usual norm of gradients until now, and whether this one exploded. Updates the norm in `group`."""
     known = group.get("usual_norm", norm).to(norm.device)
     usual = torch.where(known.isfinite() & (known > 0), known, norm)
-    exploded = (norm > EXPLODED * usual) & norm.isfinite()
-    followed = usual * (norm.minimum(EXPLODED * usual) / usual) ** FOLLOWED
+    exploded = (norm > EXPLOSION_FACTOR * usual) & norm.isfinite()
+    followed = usual * (norm.minimum(EXPLOSION_FACTOR * usual) / usual) ** NORM_MOMENTUM
     group["usual_norm"] = torch.where(norm.isfinite() & (norm > 0), followed, usual)
     return usual, exploded
 

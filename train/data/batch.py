@@ -124,5 +124,5 @@ def amounts(batches: Sequence[Batch]) -> dict[str, Any]:
         batches: of this rank, on the host.
     """
     counts = [[int(b.frames.sum()), len(b), len(b) * int(b.frames.max())] for b in batches]
-    frames, utterances, padded = distributed.total(torch.tensor(counts).sum(0)).tolist()
+    frames, utterances, padded = distributed.all_reduce(torch.tensor(counts).sum(0)).tolist()
     return {"frames": frames, "utterances": utterances, "padding": 1 - frames / padded}

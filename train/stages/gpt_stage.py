@@ -143,7 +143,7 @@ class GptStage:
         """Do what `step` does, with prepared inputs."""
         self.optimizer.zero_grad()
         parts = [self.backward(inputs, self._corruption(inputs)) for inputs in microbatches]
-        sums = {name: distributed.total(torch.stack([part[name] for part in parts]).sum()) for name in parts[0]}
+        sums = {name: distributed.all_reduce(torch.stack([part[name] for part in parts]).sum()) for name in parts[0]}
         return _means(sums) | self.optimizer_step(sums["predictions"])
 
     def backward(self, inputs: GptInputs, corruption: SequenceCorruption | None = None) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ class GptStage:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         limit = self.optim.max_grad_norm and self.optim.max_grad_norm * predictions
-        norm, skipped, exploded = self.precision.descend(self.optimizer, limit)
+        norm, skipped, exploded = self.precision.step(self.optimizer, limit)
         self.precision.scaler.update()
         self.updates += 1
         return {"grad_norm": norm / predictions, "skipped": skipped.float(), "exploded": exploded.float()}

@@ -170,7 +170,7 @@ class SovitsStage:
         """
         frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
         counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
-        totals = distributed.total(counts.to(self._device, non_blocking=True))
+        totals = distributed.all_reduce(counts.to(self._device, non_blocking=True))
         return self.microbatches.run(
             batches, lambda parts: self.update([self._microbatch(batch, totals) for batch in parts])
         )
@@ -303,7 +303,7 @@ class SovitsStage:
             scores = [score.chunk(2) for score, _ in outputs]
             loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
             terms.append(self._backward({"loss_disc": loss * microbatch.utterance_share}))
-        norm, skipped, exploded = self.precision.descend(self.optim_d, self.optim.max_grad_norm)
+        norm, skipped, exploded = self.precision.step(self.optim_d, self.optim.max_grad_norm)
         return _sum_terms(terms) | {"grad_norm_d": norm, "skipped": skipped, "exploded": exploded}
 
     def _update_generator(
@@ -313,8 +313,8 @@ class SovitsStage:
         terms = []
         for microbatch in microbatches:
             terms.append(self._backward(self._losses(microbatch, output or self._synthesise(microbatch))))
-        norm, skipped, exploded = self.precision.descend(self.optim_g, self.optim.max_grad_norm)
-        distributed.share_buffers(self.generator)
+        norm, skipped, exploded = self.precision.step(self.optim_g, self.optim.max_grad_norm)
+        distributed.broadcast_buffers(self.generator)
         metrics = _sum_terms(terms)
         metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
         return metrics | {"grad_norm_g": norm, "skipped": skipped, "exploded": exploded}
@@ -360,7 +360,7 @@ class SovitsStage:
 def _sum_terms(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Sum each term over all microbatches and ranks."""
     names = terms[0].keys()
-    totals = distributed.total(torch.stack([torch.stack([term[name] for name in names]) for term in terms]).sum(0))
+    totals = distributed.all_reduce(torch.stack([torch.stack([term[name] for name in names]) for term in terms]).sum(0))
     return dict(zip(names, totals.unbind(), strict=True))
 
 

@@ -22,7 +22,7 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     Raises:
         UsageError: CUDA was asked for and there is none.
     """
-    there, number = torch.cuda.is_available(), distributed.local()
+    there, number = torch.cuda.is_available(), distributed.local_rank()
     if asked == "cuda" and not there:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
     on_cuda = asked == "cuda" or (asked == "auto" and there)

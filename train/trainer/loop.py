@@ -43,7 +43,7 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
     """
     if Checkpoints(config.out / "checkpoints").steps():
         raise RunError(f"{config.out} holds a run: go on with it by --resume, or choose another --out.")
-    with distributed.joined():
+    with distributed.process_group():
         return _train(Run(config, None, observer or CompositeObserver()))
 
 
@@ -65,7 +65,7 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
         observer.log(f"going on after step {state['step']}")
     else:
         observer.log(f"{out} has no checkpoint yet: beginning at step 0")
-    with distributed.joined():
+    with distributed.process_group():
         return _train(Run(config, state, observer))
 
 
@@ -79,7 +79,7 @@ def _train(run: Run) -> dict[str, Any] | None:
             if run.finished or run.is_due(schedule.validate_every):
                 run.validate()
             # Read once: a signal that comes after this line is handled after the next step.
-            caught = [number for numbers in distributed.gathered(list(stop)) for number in numbers]
+            caught = [number for numbers in distributed.all_gather(list(stop)) for number in numbers]
             if run.finished or caught or run.is_due(schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:

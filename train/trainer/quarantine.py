@@ -65,7 +65,7 @@ class Quarantine:
         """
         precision = stage.precision
         finite = all(isfinite(value) for name, value in values.items() if not name.startswith("grad_norm"))
-        if finite and precision.halved and precision.scaler.is_enabled():
+        if finite and precision.is_half and precision.scaler.is_enabled():
             return []
         alone = _over_ranks(_not_finite(stage, batches, device))
         known = set(self.quarantined)
@@ -112,4 +112,4 @@ def _not_finite(stage: Validatable, batches: Sequence[Batch], device: torch.devi
 
 
 def _over_ranks(numbers: list[int]) -> list[int]:
-    return [number for of_rank in distributed.gathered(numbers) for number in of_rank]
+    return [number for of_rank in distributed.all_gather(numbers) for number in of_rank]

@@ -113,7 +113,7 @@ class Run:
 
     def save(self) -> None:
         """Save a checkpoint: the random state of all ranks, all else of the first one."""
-        random = distributed.gathered(random_state())
+        random = distributed.all_gather(random_state())
         if distributed.rank():
             return
         state = {
@@ -144,7 +144,7 @@ class Run:
             "stage": config.model.stage,
             "preset": config.model.preset,
             "device": str(self.device),
-            "ranks": distributed.world(),
+            "ranks": distributed.world_size(),
             "precision": self.precision.name,
             "batch_frames": config.data.batch_frames,
             "validation_utterances": len(self.data.validation),
@@ -194,9 +194,9 @@ class Run:
     def _begin_step(self) -> str:
         """Set the precision of this step, and return its name."""
         self.precision.step_number = self.step
-        if self.precision.halved and self.step == self.precision.fp32_steps:
+        if self.precision.is_half and self.step == self.precision.fp32_steps:
             self.stage.microbatches.splits = 1  # what float32 had no memory for may fit from here on
-        return self.precision.name if self.precision.halved else "fp32"
+        return self.precision.name if self.precision.is_half else "fp32"
 
     def _follow_validation(self, loss: float) -> None:
         """Note the best step, grow batches, and say when the run stops early."""

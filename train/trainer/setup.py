@@ -48,7 +48,7 @@ class TrainingSetup:
             ),
             position=position,
             rank=distributed.rank(),
-            world=distributed.world(),
+            world=distributed.world_size(),
             pin=self.device.type == "cuda",
             repeated=data.repeated,
         )
@@ -66,8 +66,8 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     """
     device, reason = auto_settings.choose_device(config.compute.device)
     observer.log(f"device {device}: {reason}")
-    if distributed.world() > 1:
-        observer.log(f"{distributed.world()} processes: gradients are summed over them")
+    if distributed.world_size() > 1:
+        observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
     observer.log(f"precision {precision.reason}")
     frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)

@@ -203,7 +203,7 @@ def test_gradients_that_explode_are_scaled_down_to_what_is_usual() -> None:
     for size in (float("inf"), 2.0, 2.0, 50.0, 2000.0, 2.0):
         weight.data.zero_()
         weight.grad = torch.tensor([size, 0, 0, 0])
-        norm, skipped, exploded = precision.descend(optimizer, 0.0)
+        norm, skipped, exploded = precision.step(optimizer, 0.0)
         assert float(norm) == size
         found.append((bool(skipped), bool(exploded), -float(weight.detach()[0])))
     usual = 2 * 25**0.1  # of logarithms, a tenth each
@@ -217,15 +217,15 @@ def test_half_precision_begins_after_the_first_steps() -> None:
     assert [halved(precision, step) for step in range(5)] == [False, False, False, True, True]
     assert Precision("fp16", "", CPU, 500).fp32_steps == 500
     assert Precision.choose("bf16", CPU).fp32_steps == 0
-    assert not Precision.choose("fp32", CPU, 3).halved
+    assert not Precision.choose("fp32", CPU, 3).is_half
 
 
 def halved(precision: Precision, step: int) -> bool:
     precision.step_number = step
     with precision.autocast():
         dtype = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-    assert (dtype == torch.bfloat16) == precision.halved
-    return precision.halved
+    assert (dtype == torch.bfloat16) == precision.is_half
+    return precision.is_half
 
 
 def test_a_plateau_grows_batches_and_then_ends_patience() -> None:

@@ -53,7 +53,7 @@ def update(batch: Batch) -> dict[str, Any]:
     made._microbatch = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
     terms = made.step([batch])
     decoder = gpt_stage(replace(SMALL_GPT, dropout=0.0))
-    said = decoder.step([text_batch([12, 30, 17, 25]).select(CUTS[distributed.world()][distributed.rank()])])
+    said = decoder.step([text_batch([12, 30, 17, 25]).select(CUTS[distributed.world_size()][distributed.rank()])])
     return {
         "terms": {name: float(value) for name, value in (terms | said).items()},
         "generator": gradients(made.generator),
@@ -88,7 +88,7 @@ def worker(store: Path, out: Path) -> None:
     utterances = speech_batch([21, 30, 17, 40])
     stages: list[SovitsStage] = []
     step = SovitsStage.step
-    with distributed.joined():
+    with distributed.process_group():
         torch.save(update(utterances.select(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
         SovitsStage.step = lambda self, batches: stages.append(self) or step(self, batches)  # type: ignore
         summary = loop.start(config(store, out / "run"), Silent())
