@@ -26,7 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks import report
 from headrace.featurize.audio import decode_pool
-from headrace.featurize.audio.recording import USUAL
+from headrace.featurize.audio.recording import DEFAULT_LIMITS
 from headrace.featurize.corpus import scanner
 from headrace.featurize.pipeline.presets import Preset, get_preset
 from headrace.featurize.spectral import cuda_engine, dali, engine, whitening
@@ -48,7 +48,9 @@ def decoded(root: Path, utterances: Iterable[Utterance], preset: Preset, threads
     """Waves as an engine wants them: whole hops, long enough."""
     recipe = preset.spectral
     rate, level = recipe.sample_rate, preset.level
-    waves = decode_pool.decoded(root, utterances, rate, level, isolated=False, threads=threads, limits=USUAL)
+    waves = decode_pool.decode_utterances(
+        root, utterances, rate, level, isolated=False, threads=threads, limits=DEFAULT_LIMITS
+    )
     for utterance, wave in waves:
         if isinstance(wave, np.ndarray) and len(wave) >= recipe.min_frames * recipe.hop:
             yield utterance.id, wave[: len(wave) // recipe.hop * recipe.hop]

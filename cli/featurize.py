@@ -224,7 +224,7 @@ def _config(
     features: str,
     **rest: Any,
 ) -> BuildConfig:
-    from headrace.featurize.audio.recording import USUAL, Limits
+    from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
     from headrace.featurize.pipeline.build import BuildConfig
 
     return BuildConfig(
@@ -232,7 +232,7 @@ def _config(
         out=out,
         preset=_preset(preset, recipe),
         features=split_names(features),
-        limits=Limits(longest_s=max_duration) if max_duration else USUAL,
+        limits=Limits(max_duration_s=max_duration) if max_duration else DEFAULT_LIMITS,
         max_segment_s=max_segment,
         **rest,
     )

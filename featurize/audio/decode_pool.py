@@ -1,11 +1,11 @@
-"""Many recordings decoded, each to its waveform or to the reason why there is none, whatever they do to their decoder.
+"""Decode many recordings, each to a waveform or to a reject, even if some crash or hang their decoder.
 
-    at first    in this process, by one thread or by several that work a bounded way ahead. A watchdog ends the process
-                when a decoder hangs, as a crash would have done.
-    isolated    in a child process, one after the other: what crashes or hangs there is rejected, and a new child goes
-                on. For a part over which a worker died.
+    first attempt   in this process, in one thread or in several that decode a bounded amount in advance. A watchdog
+                    ends the process when a decoder hangs, as a crash would.
+    isolated        in a child process, one recording at a time. A recording that crashes or hangs the child is
+                    rejected, and a new child continues. Used for a part whose worker died.
 
-So the first attempt costs nothing, and a recording that ends processes ends a worker and a child, and is found.
+The first attempt has no overhead. A recording that crashes its decoder costs one worker and one child, and is found.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ import numpy as np
 
 from headrace.featurize.audio import decode
 from headrace.featurize.audio.decode import Decoder, Level
-from headrace.featurize.audio.recording import Limits, is_whole
-from headrace.featurize.audio.subprocess_decoder import TICK_S, Child
+from headrace.featurize.audio.recording import Limits, is_whole_recording
+from headrace.featurize.audio.subprocess_decoder import POLL_INTERVAL_S, DecoderProcess
 from headrace.featurize.files import source
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
-Wave: TypeAlias = np.ndarray | Rejected
+WaveOrReject: TypeAlias = np.ndarray | Rejected
 
-AHEAD_SAMPLES = 1 << 24
-"""That are decoded, or about to be, before they are asked for: 100 MB at worst, nine minutes at 32 kHz. What is longer
-is decoded when all before it has been taken."""
-HANGING = 86
+MAX_PENDING_SAMPLES = 1 << 24
+"""Samples decoded, or queued for decoding, before they are consumed: at most 100 MB, nine minutes at 32 kHz. A longer
+utterance is decoded once all before it have been consumed."""
+HANG_EXIT_CODE = 86
 """Exit code of a process that its watchdog ended."""
 
 
-def decoded(
+def decode_utterances(
     root: StoragePath,
     utterances: Iterable[Utterance],
     sample_rate: int,
@@ -51,71 +51,79 @@ def decoded(
     threads: int,
     limits: Limits,
     decoder: Decoder = decode.waveform,
-) -> Iterator[tuple[Utterance, Wave]]:
-    """Decode utterances, in the order given.
+) -> Iterator[tuple[Utterance, WaveOrReject]]:
+    """Decode utterances in the order given.
 
     Args:
         root: of the corpus.
+        utterances: to decode.
+        sample_rate: of the result, in Hz.
+        level: level normalisation.
         isolated: decode in a child process, so that a file which crashes or hangs its decoder is found and rejected.
-        threads: that decode at once in this process.
+        threads: number of threads that decode in this process.
+        limits: maximum duration and decoding time.
         decoder: an importable function.
     Yields:
-        An utterance with its waveform, (samples,) int16 at `sample_rate`, or with why there is none.
+        An utterance with its waveform, (samples,) int16 at `sample_rate`, or with the reason why it is rejected.
     """
     if isolated:
-        with closing(Child(decoder, sample_rate, level, limits)) as child:
+        with closing(DecoderProcess(decoder, sample_rate, level, limits)) as child:
             for utterance in utterances:
-                yield utterance, _fetched(root, utterance, child.decode)
+                yield utterance, _decode_local_copy(root, utterance, child.decode)
         return
-    threads = threads if isinstance(root, Path) else max(threads, source.DOWNLOADS_AT_ONCE)
+    threads = threads if isinstance(root, Path) else max(threads, source.CONCURRENT_DOWNLOADS)
     with closing(_Watchdog()) as watchdog:
 
-        def watched(here: StoragePath, utterance: Utterance) -> Wave:
-            with watchdog.watching(utterance.audio, limits.allowance(utterance)):
+        def decode_watched(folder: StoragePath, utterance: Utterance) -> WaveOrReject:
+            with watchdog.watching(utterance.audio, limits.decode_timeout_s(utterance)):
                 try:
-                    return decoder(here, utterance, sample_rate, level, limits)
+                    return decoder(folder, utterance, sample_rate, level, limits)
                 except Rejected as error:
                     return error
 
-        def work(utterance: Utterance) -> Wave:
-            # A segment is read from where it is: a copy of its recording may be a thousand times as large.
-            return _fetched(root, utterance, watched) if is_whole(utterance) else watched(root, utterance)
+        def decode_one(utterance: Utterance) -> WaveOrReject:
+            if is_whole_recording(utterance):
+                return _decode_local_copy(root, utterance, decode_watched)
+            # A segment is read in place: a copy of its recording may be a thousand times as large.
+            return decode_watched(root, utterance)
 
         if threads == 1:
             for utterance in utterances:
-                yield utterance, work(utterance)
+                yield utterance, decode_one(utterance)
         else:
-            yield from _ahead(work, utterances, threads, sample_rate)
+            yield from _decode_ahead(decode_one, utterances, threads, sample_rate)
 
 
-def _fetched(root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], Wave]) -> Wave:
-    """Decode from this machine: for how long a bucket is waited for is no fault of the recording."""
+def _decode_local_copy(
+    root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], WaveOrReject]
+) -> WaveOrReject:
+    """Decode a local copy, so that the time of a download does not count as decoding time."""
     try:
-        with source.copied(root, utterance.audio) as here:
-            return decode(here, utterance)
+        with source.local_folder(root, utterance.audio) as folder:
+            return decode(folder, utterance)
     except Rejected as error:
         return error
 
 
-def _ahead(
-    work: Callable[[Utterance], Wave], utterances: Iterable[Utterance], threads: int, rate: int
-) -> Iterator[tuple[Utterance, Wave]]:
-    """`work` by several threads. libsndfile and soxr hold no lock of Python's."""
-    pending: deque[tuple[Utterance, int, Future[Wave]]] = deque()
-    ahead = 0
+def _decode_ahead(
+    decode: Callable[[Utterance], WaveOrReject], utterances: Iterable[Utterance], threads: int, rate: int
+) -> Iterator[tuple[Utterance, WaveOrReject]]:
+    """Decode in several threads. libsndfile and soxr release the GIL."""
+    pending: deque[tuple[Utterance, int, Future[WaveOrReject]]] = deque()
+    pending_samples = 0
     pool = ThreadPoolExecutor(threads)
     try:
         for utterance in utterances:
             samples = int(utterance.seconds * rate)
-            while pending and ahead + samples > AHEAD_SAMPLES:
-                done, taken, future = pending.popleft()
-                ahead -= taken
-                yield done, future.result()
-            pending.append((utterance, samples, pool.submit(work, utterance)))
-            ahead += samples
+            while pending and pending_samples + samples > MAX_PENDING_SAMPLES:
+                first, first_samples, future = pending.popleft()
+                pending_samples -= first_samples
+                yield first, future.result()
+            pending.append((utterance, samples, pool.submit(decode, utterance)))
+            pending_samples += samples
         while pending:
-            done, _, future = pending.popleft()
-            yield done, future.result()
+            first, _, future = pending.popleft()
+            yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -123,12 +131,12 @@ def _ahead(
 @dataclass(slots=True)
 class _Watched:
     name: str
-    allowance: float
-    left: float
+    timeout_s: float
+    remaining_s: float
 
 
 class _Watchdog:
-    """Ends the process when something takes longer than it may, in any of its threads."""
+    """Ends the process when decoding exceeds its timeout in any thread."""
 
     def __init__(self) -> None:
         self._watched: dict[int, _Watched] = {}
@@ -136,13 +144,10 @@ class _Watchdog:
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     @contextmanager
-    def watching(self, name: str, allowance: float) -> Iterator[None]:
-        """
-        Args:
-            allowance: in seconds.
-        """
+    def watching(self, name: str, timeout_s: float) -> Iterator[None]:
+        """End the process if this thread does not leave the context within `timeout_s`."""
         key = threading.get_ident()
-        self._watched[key] = _Watched(name, allowance, allowance)
+        self._watched[key] = _Watched(name, timeout_s, timeout_s)
         try:
             yield
         finally:
@@ -152,11 +157,11 @@ class _Watchdog:
         self._closed.set()
 
     def _run(self) -> None:
-        while not self._closed.wait(TICK_S):
+        while not self._closed.wait(POLL_INTERVAL_S):
             for watched in list(self._watched.values()):
-                watched.left -= TICK_S
-                if watched.left <= 0:
-                    said = f"Decoding {watched.name} takes more than {watched.allowance:.0f} s: this worker is ended.\n"
-                    sys.stderr.write(said)
+                watched.remaining_s -= POLL_INTERVAL_S
+                if watched.remaining_s <= 0:
+                    limit = f"{watched.timeout_s:.0f} s"
+                    sys.stderr.write(f"Decoding {watched.name} takes more than {limit}: this worker is ended.\n")
                     sys.stderr.flush()
-                    os._exit(HANGING)
+                    os._exit(HANG_EXIT_CODE)

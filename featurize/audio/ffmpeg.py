@@ -1,7 +1,7 @@
-"""Recordings that libsndfile does not know, through the ffmpeg that is installed, if one is.
+"""Decode recordings that libsndfile does not support with the installed ffmpeg, if there is one.
 
-What a file is, its first bytes say, and ffmpeg is told: it neither guesses nor follows references to other files or
-hosts, as a playlist under another name would have it do.
+The first bytes of a file decide its format, and ffmpeg is given that format: it does not guess, and it follows no
+references to other files or hosts, which a disguised playlist would make it do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import soundfile
 from headrace.featurize.audio import descriptors
 from headrace.store.errors import Rejected
 
-_FIRST_BYTES = (
+_MAGIC_BYTES = (
     (4, b"ftyp", "mov"),
     (0, b"\x1a\x45\xdf\xa3", "matroska"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
@@ -35,51 +35,55 @@ _FIRST_BYTES = (
     (0, b"\xff\xf9", "aac"),
 )
 _NOISE = re.compile(r"^(\[[^]]*\] )+|\s*\(?\b0x[0-9a-fA-F]+\b\)?")
-"""Addresses in memory, which differ from run to run, and numbers in hexadecimal, which mean nothing to a user."""
-SCAN_S = 60.0
-"""So long may ffmpeg take to count a file's packets, before it counts as hanging."""
+"""Memory addresses, which differ from run to run, and hexadecimal numbers, which mean nothing to a user."""
+PROBE_TIMEOUT_S = 60.0
+"""Seconds that ffmpeg may take to count a file's packets before it counts as hanging."""
 
 
-def demuxer(head: bytes) -> str:
-    """ffmpeg's name for the container that begins with these 16 bytes, empty where it is none for ffmpeg."""
-    return next((name for at, magic, name in _FIRST_BYTES if head[at:].startswith(magic)), "")
+def demuxer(first_bytes: bytes) -> str:
+    """Return ffmpeg's name of the container that begins with these 16 bytes, empty if it is not one for ffmpeg."""
+    return next((name for offset, magic, name in _MAGIC_BYTES if first_bytes[offset:].startswith(magic)), "")
 
 
-def length(descriptor: int, path: str | Path, demuxer: str) -> tuple[int, int]:
-    """Samples, within a frame of the codec or two, and sample rate. Reads the whole file and decodes nothing.
+def probe_length(descriptor: int, path: str | Path, demuxer: str) -> tuple[int, int]:
+    """Return the number of samples, to within two frames of the codec, and the sample rate.
+
+    Reads the whole file and decodes nothing.
 
     Args:
-        descriptor, path: of the same file; the path is used where a process cannot inherit a descriptor.
+        descriptor, path: of the same file. The path is used on systems where a process cannot inherit a descriptor.
+        demuxer: ffmpeg's name of the container.
     Raises:
-        Rejected: no ffmpeg here, or it finds fault with the file.
+        Rejected: ffmpeg is not installed, or it reports an error in the file.
     """
-    rate, tick, end = 0, Fraction(0), 0
-    with _running(descriptor, path, demuxer, SCAN_S, "-c", "copy", "-f", "framecrc") as output:
+    rate, time_base, end = 0, Fraction(0), 0
+    with _running(descriptor, path, demuxer, PROBE_TIMEOUT_S, "-c", "copy", "-f", "framecrc") as output:
         for line in output:
             name, _, value = line.decode().partition(":")
             if name == "#tb 0":
-                tick = Fraction(value.strip())
+                time_base = Fraction(value.strip())
             elif name == "#sample_rate 0":
                 rate = int(value)
             elif not name.startswith("#"):
-                _, _, shown_at, duration, *_ = name.split(",")
-                end = max(end, int(shown_at) + int(duration))
-    return round(end * tick * rate), rate
+                _, _, presentation_time, duration, *_ = name.split(",")
+                end = max(end, int(presentation_time) + int(duration))
+    return round(end * time_base * rate), rate
 
 
 @contextmanager
-def stream(
+def open_stream(
     descriptor: int, path: str | Path, demuxer: str, segment: tuple[int, int] | None, timeout: float
 ) -> Iterator[soundfile.SoundFile]:
-    """Its samples, to be read to their end; whether that was their true end shows when this context is left.
+    """Open the decoded samples, to be read to their end. Errors of ffmpeg are raised when the context is left.
 
     Args:
-        descriptor, path: as in `length`.
-        segment: first sample and one past the last; None for all of it. All before it is decoded too, since what
-            ffmpeg seeks to is off by up to 1000 samples.
+        descriptor, path: as in `probe_length`.
+        demuxer: ffmpeg's name of the container.
+        segment: first sample and one past the last; None for the whole recording. Everything before a segment is
+            decoded too, since ffmpeg's seeking is off by up to 1000 samples.
         timeout: in seconds.
     Raises:
-        Rejected: no ffmpeg here, or it finds fault with the file.
+        Rejected: ffmpeg is not installed, or it reports an error in the file.
     """
     sound = None
     cut = ("-af", f"atrim=start_sample={segment[0]}:end_sample={segment[1]}") if segment else ()
@@ -95,34 +99,34 @@ def stream(
 
 
 @cache
-def program() -> str | None:
-    """Where it is. Looked up once."""
+def executable() -> str | None:
+    """Return the path of ffmpeg, or None. It is looked up once per process."""
     return shutil.which("ffmpeg")
 
 
 @contextmanager
-def _running(descriptor: int, path: str | Path, demuxer: str, timeout: float, *how: str) -> Iterator[IO[bytes]]:
-    """What ffmpeg writes to its standard output."""
-    found = program()
-    if found is None:
+def _running(descriptor: int, path: str | Path, demuxer: str, timeout: float, *options: str) -> Iterator[IO[bytes]]:
+    """Run ffmpeg and give its standard output. Raise Rejected when the context is left if ffmpeg reported an error."""
+    program = executable()
+    if program is None:
         raise Rejected("decode", "only ffmpeg reads it, and none is installed here: install it, or convert to FLAC")
-    quietly = ("-nostdin", "-v", "error", "-xerror", "-threads", "1", "-protocol_whitelist", "file")
+    quiet = ("-nostdin", "-v", "error", "-xerror", "-threads", "1", "-protocol_whitelist", "file")
     source, inherited = (f"/dev/fd/{descriptor}", (descriptor,)) if descriptors.SHARED else (path, ())
-    words = (*quietly, "-f", demuxer, "-i", f"file:{source}", "-map", "0:a:0", *how, "pipe:1")
+    arguments = (*quiet, "-f", demuxer, "-i", f"file:{source}", "-map", "0:a:0", *options, "pipe:1")
     timed_out = threading.Event()
     with (
-        TemporaryFile() as said,
+        TemporaryFile() as errors,
         subprocess.Popen(
-            [found, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, pass_fds=inherited
+            [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, pass_fds=inherited
         ) as process,
     ):
         assert process.stdout is not None
 
-        def end() -> None:
+        def kill() -> None:
             timed_out.set()
             process.kill()
 
-        timer = threading.Timer(timeout, end)
+        timer = threading.Timer(timeout, kill)
         timer.start()
         try:
             yield process.stdout
@@ -131,9 +135,9 @@ def _running(descriptor: int, path: str | Path, demuxer: str, timeout: float, *h
         finally:
             timer.cancel()
             process.kill()
-        said.seek(0)
-        complaint = said.readline(1000).decode(errors="replace")
+        errors.seek(0)
+        message = errors.readline(1000).decode(errors="replace")
     if code and timed_out.is_set():
         raise Rejected("decode", f"ffmpeg takes more than {timeout:.0f} s to read it")
-    if code or complaint:
-        raise Rejected("decode", f"ffmpeg finds fault with it: {_NOISE.sub('', complaint).strip()}")
+    if code or message:
+        raise Rejected("decode", f"ffmpeg finds fault with it: {_NOISE.sub('', message).strip()}")

@@ -1,7 +1,6 @@
-"""What is done to every sample of a recording, each in one pass, compiled: NumPy takes three to five, and thirty times
-as long for the mean of two channels.
+"""Compiled operations on the samples of a recording, each in one pass over memory.
 
-Shapes: S samples, C channels.
+NumPy needs three to five passes, and 30 times as long for the mean of two channels. Shapes: S samples, C channels.
 """
 
 from __future__ import annotations
@@ -13,38 +12,43 @@ import numpy as np
 from headrace.featurize.spectral.simd import compiled
 
 
-def mean(samples: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Of the channels, full scale at 1.
+def mix_down(samples: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Write the mean of the channels to `out`, with full scale at 1.
 
     Args:
         samples: (S, C) int16 or float32, contiguous.
-        out: (S,) float32 or longer.
+        out: at least (S,) float32.
     Returns:
         (S,) float32, the beginning of `out`.
     """
     length, channels = samples.shape
     scale = np.float32(1 / (channels * 32768 if samples.dtype == np.int16 else channels))
-    _mean(samples.reshape(-1), channels, scale, out)
+    _mix_down(samples.reshape(-1), channels, scale, out)
     return out[:length]
 
 
-def peak_of(samples: np.ndarray) -> np.float32:
-    """Largest magnitude of (S,) float32; not finite if any of them is not."""
-    return np.int32(_largest(samples.view(np.int32))).view(np.float32)
+def peak_magnitude(samples: np.ndarray) -> np.float32:
+    """Return the largest magnitude of (S,) float32 samples. It is not finite if any sample is not."""
+    return np.int32(_largest_magnitude(samples.view(np.int32))).view(np.float32)
 
 
-def levelled(samples: np.ndarray, divisor: np.float32, loud: np.float32, plain: np.float32, out: np.ndarray) -> None:
-    """x / divisor * loud + x * plain, clipped to what int16 holds and truncated towards zero.
+def apply_level(
+    samples: np.ndarray, peak: np.float32, normalised: np.float32, original: np.float32, out: np.ndarray
+) -> None:
+    """Write x / peak * normalised + x * original to `out`, clipped to int16 and truncated towards zero.
 
     Args:
         samples: (S,) float32, finite.
+        peak: the recording's largest magnitude.
+        normalised: gain of the waveform scaled to a peak of 1.
+        original: gain of the waveform itself.
         out: (S,) int16.
     """
-    _levelled(samples, divisor, loud, plain, out)
+    _apply_level(samples, peak, normalised, original, out)
 
 
 @compiled
-def _mean(samples: Any, channels: int, scale: Any, out: Any) -> None:
+def _mix_down(samples: Any, channels: int, scale: Any, out: Any) -> None:
     length = len(samples) // channels
     if channels == 1:
         for i in range(length):
@@ -61,8 +65,8 @@ def _mean(samples: Any, channels: int, scale: Any, out: Any) -> None:
 
 
 @compiled
-def _largest(bits: Any) -> Any:
-    # Magnitudes are ordered as their bits are, infinity and NaN above all; a maximum of integers is vectorised.
+def _largest_magnitude(bits: Any) -> Any:
+    # Magnitudes sort like their bits, with infinity and NaN last; LLVM vectorises the maximum of integers.
     largest = np.int32(0)
     for i in range(len(bits)):
         largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
@@ -70,7 +74,7 @@ def _largest(bits: Any) -> Any:
 
 
 @compiled
-def _levelled(samples: Any, divisor: Any, loud: Any, plain: Any, out: Any) -> None:
+def _apply_level(samples: Any, peak: Any, normalised: Any, original: Any, out: Any) -> None:
     for i in range(len(samples)):
-        value = samples[i] / divisor * loud + samples[i] * plain
+        value = samples[i] / peak * normalised + samples[i] * original
         out[i] = np.int16(min(max(value, np.float32(-32768)), np.float32(32767)))

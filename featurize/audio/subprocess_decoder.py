@@ -1,8 +1,8 @@
-"""A process that decodes and does nothing else, so that a decoder which crashes or hangs costs one recording.
+"""Decode in a child process, so that a decoder which crashes or hangs costs only one recording.
 
-It is started by name, not forked and not through multiprocessing, which lets no worker of Dask have children. It loads
-no torch, and is there in 0.2 s. What it is told comes pickled, from us; what it answers is plain bytes, since a
-recording may have made a decoder do anything:
+The child is a new interpreter. It is not forked, and not a process of multiprocessing, whose daemonic workers, such as
+Dask's, cannot have children. It does not load torch and starts in 0.2 s. Requests are pickled. Results are plain bytes
+and not pickled, since a malicious recording may have taken over the decoder:
 
     int64 n >= 0, then n int16      the waveform
     int64 n < 0, then -n bytes      the reason for a reject, UTF-8
@@ -30,143 +30,150 @@ from headrace.featurize.audio.recording import Limits
 from headrace.store.errors import HeadraceError, Rejected
 from headrace.store.schema import Utterance
 
-TICK_S = 0.25
-"""An allowance is counted in ticks of a process that runs: to one that is stopped, by Ctrl-Z say, no time passes."""
+POLL_INTERVAL_S = 0.25
+"""Timeouts are counted in intervals in which this process runs. None pass while it is suspended, as by Ctrl-Z."""
 _READY = struct.pack("<q", 0)
-_TRIES = 3
-_FROM_OUTSIDE = {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")} - {0}
-"""Exit codes of a process that another one ended: no decoder ends like this by itself."""
-_CHILD = "from headrace.featurize.audio.subprocess_decoder import serve; serve()"
+_MAX_ATTEMPTS = 3
+_KILLED_EXIT_CODES = {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")} - {0}
+"""Exit codes of a process that was ended by another one: a crash of the decoder does not end with these signals."""
+_CHILD_CODE = "from headrace.featurize.audio.subprocess_decoder import serve; serve()"
+
+_Results: TypeAlias = "SimpleQueue[np.ndarray | Rejected | None]"
 
 
-_Answers: TypeAlias = "SimpleQueue[np.ndarray | Rejected | None]"
-
-
-class Child:
-    """The process, begun anew whenever it has died."""
+class DecoderProcess:
+    """A child process that decodes recordings. It is started again whenever it has died."""
 
     def __init__(self, decoder: Decoder, sample_rate: int, level: str, limits: Limits) -> None:
-        """
+        """Prepare to decode; the process starts with the first recording.
+
         Args:
             decoder: an importable function.
+            sample_rate: of the results, in Hz.
+            level: level normalisation.
+            limits: maximum duration and decoding time.
         """
-        self._job = decoder, sample_rate, level, limits
+        self._settings = decoder, sample_rate, level, limits
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
-        self._answers: _Answers = SimpleQueue()
+        self._results: _Results = SimpleQueue()
 
     def decode(self, root: Path, utterance: Utterance) -> np.ndarray | Rejected:
-        """(samples,) int16, or why there are none.
+        """Return the waveform, (samples,) int16, or the reason why the recording is rejected.
 
         Args:
             root: of the corpus.
+            utterance: to decode.
         """
-        for _ in range(_TRIES):
-            process = self._process = self._process or self._started()
-            answer = self._answer(process, root, utterance)
-            if answer is not None:
-                return answer
+        for _ in range(_MAX_ATTEMPTS):
+            process = self._process = self._process or self._start()
+            result = self._request(process, root, utterance)
+            if result is not None:
+                return result
             self.close()
-            if process.returncode not in _FROM_OUTSIDE:
-                return Rejected("decode", f"its decoder crashes on it ({_cause(process.returncode)})")
-        return Rejected("decode", f"its decoder was killed {_TRIES} times: is there too little memory for it?")
+            if process.returncode not in _KILLED_EXIT_CODES:
+                return Rejected("decode", f"its decoder crashes on it ({_describe_exit(process.returncode)})")
+        return Rejected("decode", f"its decoder was killed {_MAX_ATTEMPTS} times: is there too little memory for it?")
 
     def close(self) -> None:
-        """End the process, if it has not ended already."""
+        """End the process if it is running."""
         if self._process is not None:
             with suppress(BrokenPipeError), self._process as process:
-                process.kill()  # which is nothing to one that has been waited for
+                process.kill()  # has no effect on a process that has been waited for
             self._process = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD],
+            [sys.executable, "-c", _CHILD_CODE],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        _send(process, self._job)
+        _send(process, self._settings)
         if _output(process).read(len(_READY)) != _READY:
-            raise HeadraceError(f"A process to decode in does not start: {_cause(process.wait())}.")
-        self._answers = SimpleQueue()
-        threading.Thread(target=_read_answers, args=(_output(process), self._answers), daemon=True).start()
+            raise HeadraceError(f"The decoder's process does not start: {_describe_exit(process.wait())}.")
+        self._results = SimpleQueue()
+        threading.Thread(target=_read_results, args=(_output(process), self._results), daemon=True).start()
         return process
 
-    def _answer(
+    def _request(
         self, process: subprocess.Popen[bytes], root: Path, utterance: Utterance
     ) -> np.ndarray | Rejected | None:
-        """None where the process died."""
+        """Decode in the process. Return None if it died."""
         _send(process, (root, utterance))
-        allowance = left = self._limits.allowance(utterance)
-        while left > 0:
+        timeout_s = remaining_s = self._limits.decode_timeout_s(utterance)
+        while remaining_s > 0:
             try:
-                answer = self._answers.get(timeout=TICK_S)
+                result = self._results.get(timeout=POLL_INTERVAL_S)
             except Empty:
-                left -= TICK_S
+                remaining_s -= POLL_INTERVAL_S
                 continue
-            if answer is None:
+            if result is None:
                 process.wait()
-            return answer
+            return result
         self.close()
-        return Rejected("decode", f"its decoder takes more than {allowance:.0f} s")
+        return Rejected("decode", f"its decoder takes more than {timeout_s:.0f} s")
 
 
 def _output(process: subprocess.Popen[bytes]) -> BufferedReader:
     return cast(BufferedReader, process.stdout)
 
 
-def _read_answers(output: BufferedReader, answers: _Answers) -> None:
-    """Pass on what the process answers; None once it has died. A thread, since Windows waits for no pipe."""
+def _read_results(output: BufferedReader, results: _Results) -> None:
+    """Put the results of the process into a queue, and None once it has died.
+
+    Runs in a thread, since Windows cannot wait for a pipe with a timeout.
+    """
     with suppress(ValueError):  # the pipe is closed
-        while len(head := output.read(8)) == 8:
-            (count,) = struct.unpack("<q", head)
+        while len(header := output.read(8)) == 8:
+            (count,) = struct.unpack("<q", header)
             if count < 0:
-                answers.put(Rejected("decode", output.read(-count).decode(errors="replace")))
+                results.put(Rejected("decode", output.read(-count).decode(errors="replace")))
                 continue
             wave = np.empty(count, np.int16)
             if output.readinto(wave.data) < wave.nbytes:
                 break
-            answers.put(wave)
+            results.put(wave)
             del wave
-    answers.put(None)
+    results.put(None)
 
 
 def _send(process: subprocess.Popen[bytes], message: Any) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it is dead; that shows when it is to answer
+    with suppress(BrokenPipeError):  # the process is dead, which is noticed when its result is read
         pickle.dump(message, process.stdin)
         process.stdin.flush()
 
 
-def _cause(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def serve() -> None:
-    """The life of the process: decode what comes in on standard input, until it ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # for whatever libraries print
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the parent decides
-    messages: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_receive, args=(messages,), daemon=True).start()
-    decoder, *rest = messages.get()
-    answers.write(_READY)
+    """Run the child process: decode the requests on standard input until it is closed."""
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries that print must not write into the results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    requests: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
+    decoder, *settings = requests.get()
+    results.write(_READY)
     while True:
-        answers.flush()
+        results.flush()
         try:
-            wave = decoder(*messages.get(), *rest)
+            wave = decoder(*requests.get(), *settings)
         except Rejected as error:
             reason = error.reason.encode()
-            answers.write(struct.pack("<q", -len(reason)) + reason)
+            results.write(struct.pack("<q", -len(reason)) + reason)
         else:
-            answers.write(struct.pack("<q", len(wave)))
-            answers.write(wave.data)
+            results.write(struct.pack("<q", len(wave)))
+            results.write(wave.data)
 
 
-def _receive(messages: SimpleQueue[Any]) -> None:
-    """Also notices at once that the parent is gone, whatever the decoder is at."""
-    # Not from sys.stdin: a process that ends in a regular way, by an error say, would wait for it.
+def _receive(requests: SimpleQueue[Any]) -> None:
+    """Receive requests. End the process as soon as the parent is gone, even while it is decoding."""
+    # Does not read sys.stdin: a process that exits normally, after an error for example, would wait for its lock.
     with suppress(EOFError), open(os.dup(0), "rb") as source:
         while True:
-            messages.put(pickle.load(source))
+            requests.put(pickle.load(source))
     os._exit(0)

@@ -48,7 +48,7 @@ def _local(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:
     """A file of a corpus, or of the folder apart that has its alignments."""
     file = parse_path(name)
     apart = name.startswith(SCHEME) or posixpath.isabs(name)
-    return source.local(file.parent, file.name) if apart else source.local(corpus, name)
+    return source.local_file(file.parent, file.name) if apart else source.local_file(corpus, name)
 
 
 class Alignments:
@@ -125,7 +125,7 @@ def _is_timed(where: Source, name: str) -> bool:
     """A `.lab` may be a text too."""
     if folders.suffix(name) != ".lab":
         return True
-    with source.local(where.root, name) as path:
+    with source.local_file(where.root, name) as path:
         return label_files.holds_times(label_files.decoded(path))
 
 

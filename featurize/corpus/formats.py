@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 from sys import intern
 
-from headrace.featurize.files.folders import AUDIO, join, recordings, suffix
+from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, recordings, suffix
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject
@@ -110,7 +110,7 @@ def read_ljspeech(source: Source) -> Entries:
         name, *texts = (field.strip() for field in line.split("|"))
         if len(texts) not in (1, 2):
             raise Rejected("scan", f"{len(texts) + 1} fields between bars instead of name|text|normalised text")
-        candidates = [f"wavs/{name}{suffix}" for suffix in AUDIO]
+        candidates = [f"wavs/{name}{suffix}" for suffix in AUDIO_SUFFIXES]
         audio = next(filter(there.__contains__, candidates), candidates[0])
         return Entry(where=where, audio=audio, speaker=intern(source.root.name), text=texts[-1] or texts[0], name=name)
 
@@ -203,9 +203,9 @@ def read_tree(source: Source) -> Entries:
 def _recordings(paths: list[str], speaker: str) -> Entries:
     """Of the files of one name: every recording, with the text that they share."""
     texts = sorted((p for p in paths if suffix(p) in TEXTS), key=lambda path: TEXTS.index(suffix(path)))
-    recordings = [path for path in paths if suffix(path) in AUDIO]
+    recordings = [path for path in paths if suffix(path) in AUDIO_SUFFIXES]
     if texts and not recordings:
-        yield Reject(texts[0], "scan", f"text without audio: no {', '.join(AUDIO)} of its name beside it")
+        yield Reject(texts[0], "scan", f"text without audio: no {', '.join(AUDIO_SUFFIXES)} of its name beside it")
     for audio in recordings:
         yield Entry(
             where=audio,

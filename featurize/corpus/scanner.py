@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from headrace.featurize.audio.recording import USUAL, Limits
+from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import formats, lhotse_cuts
 from headrace.featurize.corpus.alignment_files import Alignments
 from headrace.featurize.corpus.formats import FORMATS, Entry
@@ -45,7 +45,7 @@ def scan(
     format: str | None = None,
     *,
     follow_outside: bool = False,
-    limits: Limits = USUAL,
+    limits: Limits = DEFAULT_LIMITS,
     language: str = "en",
     alignments: StoragePath | None = None,
     split_s: float | None = None,
@@ -70,9 +70,9 @@ def scan(
         raise UsageError(f"{format!r} is no corpus format; known are {', '.join(FORMATS)}")
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _recognise(path, found, file)
-    if split_s is not None and split_s > limits.longest_s:
+    if split_s is not None and split_s > limits.max_duration_s:
         raise UsageError(
-            f"--max-segment {split_s:g} leaves more than the {limits.longest_s:g} s of --max-duration: give less."
+            f"--max-segment {split_s:g} leaves more than the {limits.max_duration_s:g} s of --max-duration: give less."
         )
     examiner = Examiner(found, Alignments(found, alignments), limits, language, split_s)
     return _scan(path, examiner, format, found, _entries(path, format, found, file))
@@ -101,7 +101,7 @@ def _recognise(path: StoragePath, found: Source, file: str) -> str:
         "lhotse    a .jsonl or .jsonl.gz file of cuts, itself named as the corpus",
         "ljspeech  metadata.csv and wavs/",
         "kaldi     wav.scp and text",
-        f"tree      files {', '.join(folders.AUDIO)}, each with a .txt, .lab or .TextGrid of its name beside it",
+        f"tree      {', '.join(folders.AUDIO_SUFFIXES)} files, each with a .txt, .lab or .TextGrid of its name beside it",
     )
 
 

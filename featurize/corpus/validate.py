@@ -16,7 +16,7 @@ from headrace.featurize.corpus import alignment_files, split_at_pauses
 from headrace.featurize.corpus.alignment_files import Alignments
 from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.files import folders
-from headrace.featurize.files.source import Source, local
+from headrace.featurize.files.source import Source, local_file
 from headrace.store.errors import Rejected
 from headrace.store.schema import Reject, Stage, Utterance
 
@@ -76,8 +76,8 @@ class Examiner:
             raise Rejected("scan", entry.problem)
         header, size = self._header(audio)
         start, stop = _samples(entry.seconds, header.samples, header.sample_rate)
-        if self._split_s is None and stop - start > self._limits.longest_s * header.sample_rate:
-            raise Rejected("scan", recording.too_long(self._limits))
+        if self._split_s is None and stop - start > self._limits.max_duration_s * header.sample_rate:
+            raise Rejected("scan", recording.too_long_reason(self._limits))
         text = entry.text or (entry.text_file and self._read_text(entry.text_file))
         if not text:
             raise Rejected("scan", "the text is empty")
@@ -99,13 +99,13 @@ class Examiner:
     def _read_header(self, audio: str) -> tuple[Header, int]:
         """And its size in bytes."""
         size = self._source.size(audio)
-        return recording.header(self._source.root, audio, size, self._limits), size
+        return recording.read_header(self._source.root, audio, size, self._limits), size
 
     def _read_text(self, name: str) -> str:
         """The text of a .txt or .lab, on one line, or of a TextGrid's tier of words."""
         self._source.size(name)
         if folders.suffix(name) == ".textgrid":
-            with local(self._source.root, name) as path:
+            with local_file(self._source.root, name) as path:
                 return read_words(path)
         try:
             text = (self._source.root / name).read_bytes().decode("utf-8-sig")

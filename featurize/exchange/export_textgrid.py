@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from headrace.featurize.alignment.words import spoken
 from headrace.featurize.exchange.export_gpt_sovits import new_folder
 from headrace.featurize.exchange.gpt_sovits_dir import name_of
-from headrace.featurize.files.folders import AUDIO
+from headrace.featurize.files.folders import AUDIO_SUFFIXES
 from headrace.featurize.text.symbols import TABLES
 from headrace.store import alignment
 from headrace.store.alignment import Segments
@@ -71,7 +71,7 @@ def file_name(id: str, taken: set[str]) -> str:
     segment = match[0] if (match := _SEGMENT.search(id)) else ""
     audio = PurePosixPath(id.removesuffix(segment))
     folders = [part for part in audio.parts[:-1] if part not in ("/", "..")]
-    last = audio.stem if audio.suffix.lower() in AUDIO else audio.name
+    last = audio.stem if audio.suffix.lower() in AUDIO_SUFFIXES else audio.name
     name = "/".join((*folders, f"{last}{segment}.TextGrid"))
     if name in taken or last in ("", ".."):
         name = f"{name_of(id)}.TextGrid"

@@ -1,6 +1,6 @@
-"""Where a corpus lies: a folder of this machine, or a prefix in a bucket. What is there, and what of it may be taken.
+"""Access the files of a corpus, in a folder of this machine or under a prefix in a bucket.
 
-Names are POSIX paths relative to the corpus; in a folder of this machine they may be absolute too, with leave to.
+Names are POSIX paths relative to the corpus. In a folder of this machine they may be absolute if that is permitted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
-from headrace.featurize.files.folders import HOW_TO_FOLLOW, Listing
+from headrace.featurize.files.folders import FOLLOW_HINT, Listing
 from headrace.store.errors import HeadraceError, Rejected, UsageError
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import SCHEME, S3Path
 
 HEADER_BYTES = 1 << 16
-"""Hold the header of nearly every recording."""
-DOWNLOADS_AT_ONCE = 8
-"""That keep one decoder busy: a copy from a bucket takes two or three times as long to come as to decode."""
+"""Enough for the header of nearly every recording."""
+CONCURRENT_DOWNLOADS = 8
+"""Keep the decoders busy: a recording takes two or three times as long to download as to decode."""
 
 
 class Source(Protocol):
@@ -33,50 +33,57 @@ class Source(Protocol):
 
     root: StoragePath
     threads: int
-    """That may ask it at once: over a network every question waits for a round trip or two."""
+    """Number of threads that may query it at once. Over a network every query waits for a round trip or two."""
 
     def relative(self, path: str) -> str:
-        """A path as it goes into identities: normalised, relative to the corpus unless it lies outside."""
+        """Return a path as utterance ids contain it: normalised, and relative to the corpus unless it lies outside."""
         ...
 
     def size(self, name: str) -> int:
-        """Bytes of a regular file. Raises Rejected("scan") where it is none, or lies outside of the corpus."""
+        """Return the size of a regular file in bytes.
+
+        Raises:
+            Rejected: stage "scan"; it is not a regular file, or lies outside of the corpus.
+        """
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Return whether there is a file or folder of this name."""
         ...
 
     def walk(self) -> Iterator[Listing]:
-        """Every folder with the names of its files, as `folders.walk`."""
+        """Yield every folder with the names of its files, like `folders.walk`."""
         ...
 
 
 def find(path: StoragePath, *, follow_outside: bool = False) -> tuple[Source, str]:
-    """The corpus at `path`, and, where `path` is a file in it, the name of that file.
+    """Return the corpus at `path` and, if `path` is a file in it, the name of that file, else an empty string.
 
+    Args:
+        path: a folder, a prefix in a bucket, or a file in one of them.
+        follow_outside: whether paths and links may lead out of a folder.
     Raises:
-        UsageError: there is nothing.
-        StorageError: the bucket cannot be used.
+        UsageError: `path` does not exist.
+        StorageError: the bucket cannot be accessed.
     """
     storage_of(path).check_access(path)
     folder = root_of(path)
     file = path.name if folder != path.resolve() else ""
     source: Source = Bucket(folder) if isinstance(folder, S3Path) else Folder(folder, follow_outside)
-    there = os.path.exists(path) if isinstance(path, Path) else source.exists(file)
-    if not there:
+    exists = os.path.exists(path) if isinstance(path, Path) else source.exists(file)
+    if not exists:
         raise UsageError(f"There is no {path}: give a folder of recordings and transcripts, or a .list file")
     return source, file
 
 
 def root_of(path: StoragePath) -> StoragePath:
-    """The folder of a corpus that is given as itself or as a file in it."""
+    """Return the corpus folder of `path`, which is the folder itself or a file in it."""
     is_file = bool(path.key) and path.exists() if isinstance(path, S3Path) else not path.is_dir()
     return (path.parent if is_file else path).resolve()
 
 
 class Folder:
-    """A corpus folder of this machine. Left through links and paths only with leave to."""
+    """A corpus in a folder of this machine. Links and paths may lead out of it only if that is permitted."""
 
     threads = 16
 
@@ -108,7 +115,7 @@ class Folder:
         return folders.walk(Path(self._root), follow_outside=self._follow_outside)
 
     def _permitted(self, path: str) -> str:
-        """The full path, once it is clear that it does not lead out of the corpus, through links neither."""
+        """Return the full path. Raise Rejected if it leads out of the corpus, directly or through links."""
         if "\0" in path:
             raise Rejected("scan", "its path holds a null byte")
         full = os.path.join(self._root, path)
@@ -116,7 +123,7 @@ class Folder:
             return full
         inside = self._is_folder_inside(os.path.dirname(full))
         if not inside or (os.path.islink(full) and not self._leads_inside(full)):
-            raise Rejected("scan", f"{path} lies outside of the corpus folder; {HOW_TO_FOLLOW}")
+            raise Rejected("scan", f"{path} lies outside of the corpus folder; {FOLLOW_HINT}")
         return full
 
     def _leads_inside(self, path: str) -> bool:
@@ -124,7 +131,7 @@ class Folder:
 
 
 class Bucket:
-    """A corpus in a bucket. Listed once: one request brings a thousand names and sizes."""
+    """A corpus in a bucket. It is listed once: one request returns a thousand names and sizes."""
 
     threads = 64
 
@@ -138,18 +145,18 @@ class Bucket:
 
     def _add(self, key: str) -> None:
         folder, _, name = key.rpartition("/")
-        self._enter(folder)
+        self._add_folder(folder)
         self._files[folder].append(name)
 
-    def _enter(self, folder: str) -> None:
-        """Make a folder known, and those that it lies in."""
+    def _add_folder(self, folder: str) -> None:
+        """Register a folder and its parents."""
         if folder in self._files:
             return
         self._files[folder], self._folders[folder] = [], []
         if folder:
-            above, _, name = folder.rpartition("/")
-            self._enter(above)
-            self._folders[above].append(name)
+            parent, _, name = folder.rpartition("/")
+            self._add_folder(parent)
+            self._folders[parent].append(name)
 
     def relative(self, path: str) -> str:
         name = path.removeprefix(f"{self.root}/")
@@ -171,20 +178,21 @@ class Bucket:
         pending = [""]
         while pending:
             folder = pending.pop()
-            inside = self._files  # some tools make an object of size 0 for a folder too
-            names = sorted(self._files.get(folder, ()))
-            yield folder, [n for n in names if n[0] != "." and folders.join(folder, n) not in inside]
-            below = sorted(name for name in self._folders.get(folder, ()) if name[0] != ".")
-            pending += [folders.join(folder, name) for name in reversed(below)]
+            names = sorted(name for name in self._files.get(folder, ()) if name[0] != ".")
+            # Some tools create an object of size 0 for a folder, too.
+            yield folder, [name for name in names if folders.join(folder, name) not in self._files]
+            subfolders = sorted(name for name in self._folders.get(folder, ()) if name[0] != ".")
+            pending += [folders.join(folder, name) for name in reversed(subfolders)]
 
 
 @contextmanager
-def copied(root: StoragePath, name: str) -> Iterator[Path]:
-    """A folder of this machine that holds a file of a corpus under its name: the corpus itself, or one with a copy of
-    that file, for as long as the `with` block lasts.
+def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
+    """Give a folder of this machine that holds a file of a corpus under its name.
+
+    For a corpus in a bucket it is a temporary folder with a copy of that file, which exists as long as the context.
 
     Raises:
-        Rejected: stage "decode"; it is not in the bucket any more.
+        Rejected: stage "decode"; the file is not in the bucket any more.
     """
     if isinstance(root, Path):
         yield root
@@ -200,40 +208,42 @@ def copied(root: StoragePath, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def local(root: StoragePath, name: str) -> Iterator[Path]:
-    """The file itself of this machine: of a corpus in a bucket a copy, as `copied`."""
-    with copied(root, name) as folder:
+def local_file(root: StoragePath, name: str) -> Iterator[Path]:
+    """Give the path of a file of a corpus on this machine, with a temporary copy as in `local_folder`."""
+    with local_folder(root, name) as folder:
         yield folder / name
 
 
 @contextmanager
-def opened(root: StoragePath, name: str, size: int, block: int = HEADER_BYTES) -> Iterator[BinaryIO]:
-    """A file of a corpus, open for reading; in a bucket by ranges, for whoever needs little of it.
+def open_file(root: StoragePath, name: str, size: int, block: int = HEADER_BYTES) -> Iterator[BinaryIO]:
+    """Open a file of a corpus for reading. In a bucket only the byte ranges that are read are requested.
 
     Args:
+        root: of the corpus.
+        name: of the file.
         size: in bytes, as listed.
-        block: bytes that one range has at least.
+        block: smallest size of a requested range, in bytes.
     Raises:
-        StorageError: once the `with` block ends, also where a library has made something else of it.
+        StorageError: a request failed. Raised when the context is left, even if a library replaced the error.
     """
     if isinstance(root, Path):
         with open(root / name, "rb") as file:
             yield file
         return
-    ranges = _Ranges(root / name, size)
+    reader = _RangeReader(root / name, size)
     try:
-        yield io.BufferedReader(ranges, block)
+        yield io.BufferedReader(reader, block)
     finally:
-        if ranges.trouble:
-            raise ranges.trouble
+        if reader.error:
+            raise reader.error
 
 
-class _Ranges(io.RawIOBase):
-    """An object read by ranges."""
+class _RangeReader(io.RawIOBase):
+    """Reads an object in a bucket by byte ranges."""
 
     def __init__(self, file: S3Path, size: int) -> None:
-        self.trouble: HeadraceError | OSError | None = None
-        """What a read ran into. C libraries that read through callbacks swallow it, and see the end of the file."""
+        self.error: HeadraceError | OSError | None = None
+        """The error of a failed read. C libraries that read through callbacks drop it and see the end of the file."""
         self._file, self._size, self._position = file, size, 0
 
     def readable(self) -> bool:
@@ -256,7 +266,7 @@ class _Ranges(io.RawIOBase):
         try:
             (data,) = self._file.read_ranges([(self._position, stop)])
         except (HeadraceError, OSError) as error:
-            self.trouble = error
+            self.error = error
             return 0
         count = len(data)
         buffer[:count] = data

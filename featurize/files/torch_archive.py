@@ -1,8 +1,8 @@
-"""Load files that `torch.save` wrote as data: check them before torch sees them, and run nothing that they name.
+"""Load files of `torch.save` safely: check them before torch reads them, and run no code that they name.
 
-`torch.load` takes a flipped bit for a weight, inflates whatever an archive declares, and its restricted unpickler is a
-single barrier. So an archive's sizes and checksums are checked first, then the names in its pickles are read without
-running them, and only then does torch load it, with `weights_only=True`.
+`torch.load` does not verify checksums, inflates whatever an archive declares, and its restricted unpickler is the only
+protection. So an archive's sizes and checksums are checked first. Then the names in its pickles are read without
+running them. Only then does torch load it, with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TENSOR_NAMES = frozenset(
 )
 """Every name that tensors in dicts and lists need."""
 LEGACY_PICKLES = 5
-"""Of a file without an archive: magic number, protocol, system, object, keys of the storages; raw storages follow."""
+"""Pickles of a file without an archive: magic number, protocol, system, object, storage keys. Raw storages follow."""
 
 
 class HParams:
@@ -38,7 +38,7 @@ class HParams:
 
 
 GPT_SOVITS: Mapping[str, type] = {"utils.HParams": HParams}
-"""The one class of its own that GPT-SoVITS' files name."""
+"""The only class of its own that GPT-SoVITS names in its files."""
 
 
 class ArchiveError(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.featurize.audio.recording import USUAL, Limits
+from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.files.source import root_of
@@ -61,7 +61,7 @@ class BuildConfig:
     engine: str = "auto"
     device: str = "auto"
     compression: Compression = "none"
-    limits: Limits = USUAL
+    limits: Limits = DEFAULT_LIMITS
     symbols: str = DEFAULT
     """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
     languages: tuple[str, ...] = ()

@@ -26,8 +26,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from headrace.featurize.audio.decode_pool import decoded
-from headrace.featurize.audio.recording import USUAL, Limits
+from headrace.featurize.audio.decode_pool import decode_utterances
+from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.phone_rows import add_phones
 from headrace.featurize.pipeline.presets import Preset
@@ -50,7 +50,7 @@ class Recipe:
     preset: Preset
     specs: tuple[FeatureSpec, ...]
     compression: Compression = "none"
-    limits: Limits = USUAL
+    limits: Limits = DEFAULT_LIMITS
     engine: str = "torch"
     device: str = "cpu"
     frontends: Mapping[str, str] = field(default_factory=dict)
@@ -214,7 +214,7 @@ def extract(
     """
     rejects: list[Reject] = []
     rate, level = recipe.preset.spectral.sample_rate, recipe.preset.level
-    waves = decoded(corpus, utterances, rate, level, isolated=isolated, threads=threads, limits=recipe.limits)
+    waves = decode_utterances(corpus, utterances, rate, level, isolated=isolated, threads=threads, limits=recipe.limits)
     if recipe.device == "cuda":
         waves = _first_decoded(waves)
     samples = _samples(corpus, waves, recipe, watch, rejects)

@@ -22,7 +22,7 @@ from zarr.storage import ObjectStore
 from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
-from headrace.featurize.audio.decode_pool import decoded
+from headrace.featurize.audio.decode_pool import decode_utterances
 from headrace.featurize.audio.recording import Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.store import index, layout
@@ -423,7 +423,7 @@ def test_segments_of_a_long_recording_are_read_by_ranges(bucket: S3Path, proxy: 
     how = {"isolated": False, "threads": 1, "limits": Limits()}
     proxy.requests.clear()
     ours, theirs = (
-        [wave for _, wave in decoded(root, utterances, 32_000, "gpt-sovits", **how)] for root in (here, there)
+        [wave for _, wave in decode_utterances(root, utterances, 32_000, "gpt-sovits", **how)] for root in (here, there)
     )
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert len(proxy.requests) < 5 * 8
@@ -441,7 +441,7 @@ def test_a_storage_that_stays_away_is_no_fault_of_a_recording(
     upload(corpus, bucket)
     utterances = scanned(bucket)
     proxy.fault = lambda method, path, number: "503" if path.endswith("003.flac") else ""
-    waves = decoded(bucket, utterances, 32_000, "gpt-sovits", isolated=isolated, threads=1, limits=Limits())
+    waves = decode_utterances(bucket, utterances, 32_000, "gpt-sovits", isolated=isolated, threads=1, limits=Limits())
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):
         assert all(isinstance(wave, np.ndarray) for _, wave in waves)
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):

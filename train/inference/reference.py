@@ -157,7 +157,7 @@ def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
     """Read (S,) float32 in [-1, 1] at the recipe's sample rate, levelled as training data is."""
     try:
         size = path.stat().st_size
-        header = recording.header(path.parent, path.name, size)
+        header = recording.read_header(path.parent, path.name, size)
         utterance = Utterance(
             id=path.name,
             audio=path.name,

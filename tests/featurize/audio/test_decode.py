@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from headrace.featurize.audio.decode import Level, to_int16, waveform
-from headrace.featurize.audio.recording import BLOCK
+from headrace.featurize.audio.recording import BLOCK_SAMPLES
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 
@@ -71,7 +71,18 @@ def test_images_lie_under_80_dB(tmp_path: Path, rate: int, hz: float) -> None:
     assert 10 * np.log10(elsewhere.max() / power[at]) < -80
 
 
-@pytest.mark.parametrize("samples", [1, 2, BLOCK // 2 - 1, BLOCK // 2, BLOCK // 2 + 1, BLOCK, 3 * BLOCK // 2 + 1])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        1,
+        2,
+        BLOCK_SAMPLES // 2 - 1,
+        BLOCK_SAMPLES // 2,
+        BLOCK_SAMPLES // 2 + 1,
+        BLOCK_SAMPLES,
+        3 * BLOCK_SAMPLES // 2 + 1,
+    ],
+)
 @pytest.mark.parametrize("rate, channels", [(44_100, 2), (16_000, 1), (48_000, 3)])
 def test_in_blocks_comes_the_same_as_in_one_piece(tmp_path: Path, samples: int, rate: int, channels: int) -> None:
     wave = np.random.default_rng(0).integers(-20_000, 20_000, (samples, channels)).astype(np.int16)

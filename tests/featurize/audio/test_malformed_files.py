@@ -21,7 +21,7 @@ from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.featurize.audio import decode_pool, ffmpeg, recording
 from headrace.featurize.audio.decode import waveform
-from headrace.featurize.audio.recording import USUAL, Limits
+from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner
 from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.errors import Rejected
@@ -44,10 +44,10 @@ def with_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = tmp_path_factory.mktemp("bin")
         (folder / "ffmpeg").symlink_to(program)
         os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
-    ffmpeg.program.cache_clear()
+    ffmpeg.executable.cache_clear()
     yield
     os.environ["PATH"] = before
-    ffmpeg.program.cache_clear()
+    ffmpeg.executable.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,11 @@ def scanned(root: Path, **options: object) -> tuple[list[Utterance], dict[str, R
     return [item for item in found if isinstance(item, Utterance)], {r.id: r for r in found if isinstance(r, Reject)}
 
 
-def decoded(root: Path, utterances: list[Utterance], **options: object) -> list[tuple[Utterance, decode_pool.Wave]]:
-    how: dict[str, object] = {"isolated": False, "threads": 1, "limits": USUAL}
-    return list(decode_pool.decoded(root, utterances, RATE, PRESET.level, **how | options))  # type: ignore[arg-type]
+def decoded(
+    root: Path, utterances: list[Utterance], **options: object
+) -> list[tuple[Utterance, decode_pool.WaveOrReject]]:
+    how: dict[str, object] = {"isolated": False, "threads": 1, "limits": DEFAULT_LIMITS}
+    return list(decode_pool.decode_utterances(root, utterances, RATE, PRESET.level, **how | options))  # type: ignore[arg-type]
 
 
 def test_every_kind_is_made(expected: tuple[Path, dict[str, malformed_files.Outcome]]) -> None:
@@ -146,7 +148,7 @@ def test_what_crashes_or_hangs_its_decoder_is_found_and_costs_no_other() -> None
             Path("/nowhere"),
             [malformed_files.described(name) for name in names],
             isolated=True,
-            limits=Limits(patience_s=1.0),
+            limits=Limits(hang_timeout_s=1.0),
             decoder=malformed_files.crashing_decoder,
         )
     )
@@ -175,11 +177,11 @@ def test_a_build_survives_what_crashes_its_worker(tmp_path: Path, monkeypatch: p
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    ffmpeg.program.cache_clear()
+    ffmpeg.executable.cache_clear()
     out = tmp_path / "STORE"
     words = ["build", str(corpus), "--out", str(out), "--workers", "1", "--features", "wave", "--part-hours", "1"]
     result = CliRunner().invoke(featurize, words)
-    ffmpeg.program.cache_clear()
+    ffmpeg.executable.cache_clear()
     assert result.exit_code == 0, result.output
     (reject,) = (
         Reject(**json.loads(line)) for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
@@ -195,12 +197,12 @@ from pathlib import Path
 from headrace.featurize.audio import decode_pool, recording
 from tests.helpers import malformed_files
 utterances = [malformed_files.described(name) for name in ("a", "b", "hang")]
-limits, decoder = recording.Limits(patience_s=1.0), malformed_files.crashing_decoder
+limits, decoder = recording.Limits(hang_timeout_s=1.0), malformed_files.crashing_decoder
 how = dict(isolated=False, threads={threads}, limits=limits, decoder=decoder)
-list(decode_pool.decoded(Path(), utterances, 32_000, "none", **how))
+list(decode_pool.decode_utterances(Path(), utterances, 32_000, "none", **how))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == decode_pool.HANGING, done.stderr
+    assert done.returncode == decode_pool.HANG_EXIT_CODE, done.stderr
     assert done.stderr.count("Decoding hang takes more than 1 s") == 1
 
 
@@ -211,7 +213,7 @@ def test_the_process_that_decodes_alone_loads_no_torch() -> None:
 
 
 def test_threads_keep_order_and_work_a_bounded_way_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_pool, "AHEAD_SAMPLES", 1000)
+    monkeypatch.setattr(decode_pool, "MAX_PENDING_SAMPLES", 1000)
     begun: list[int] = []
 
     def decoder(root: object, utterance: Utterance, *_: object) -> np.ndarray:
@@ -221,8 +223,8 @@ def test_threads_keep_order_and_work_a_bounded_way_ahead(monkeypatch: pytest.Mon
     lengths = [300, 300, 300, 300, 5000, 10, 400, 5000, 5000, 1]
     utterances = [malformed_files.described(str(n), length) for n, length in enumerate(lengths)]
     taken = 0
-    waves = decode_pool.decoded(
-        Path(), utterances, RATE, PRESET.level, isolated=False, threads=3, limits=USUAL, decoder=decoder
+    waves = decode_pool.decode_utterances(
+        Path(), utterances, RATE, PRESET.level, isolated=False, threads=3, limits=DEFAULT_LIMITS, decoder=decoder
     )
     for number, (utterance, wave) in enumerate(waves):
         taken += len(wave)
@@ -237,7 +239,7 @@ def test_a_file_that_changes_while_it_is_read_is_rejected(tmp_path: Path, how: s
     path = tmp_path / "a.wav"
     soundfile.write(path, buzz(6.0, RATE, 0), RATE)
     utterance = malformed_files.described("a.wav", 6 * RATE, size=path.stat().st_size)
-    blocks = recording.blocks(tmp_path, utterance, USUAL)
+    blocks = recording.decode_blocks(tmp_path, utterance, DEFAULT_LIMITS)
     next(blocks)
     with path.open("r+b") as file:
         if how == "grows":
@@ -267,13 +269,13 @@ def test_what_is_longer_than_allowed_is_rejected_by_header_and_by_content(tmp_pa
     contents = malformed_files.wav_files() | malformed_files.mp3_files()
     for name in ("s16.wav", "plain.mp3", "xing-too-few.mp3"):
         malformed_files.with_text(tmp_path / name).write_bytes(contents[name][0])
-    utterances, rejects = scanned(tmp_path, limits=Limits(longest_s=0.3))
+    utterances, rejects = scanned(tmp_path, limits=Limits(max_duration_s=0.3))
     assert set(rejects) == {"s16.wav", "plain.mp3"}
     assert all("--max-duration" in reject.reason for reject in rejects.values())
     (lying,) = utterances
     assert lying.seconds < 0.3
     with pytest.raises(Rejected, match="longer than 0 s"):
-        waveform(tmp_path, lying, RATE, "none", Limits(longest_s=0.3))
+        waveform(tmp_path, lying, RATE, "none", Limits(max_duration_s=0.3))
 
 
 def test_without_ffmpeg_a_reject_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A file read as if some of its bytes were others: headers are put right without a copy of what follows them."""
+"""Read a file with some of its bytes replaced: a wrong header is corrected without copying the rest of the file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from itertools import accumulate
 from headrace.featurize.audio.descriptors import read_at
 
 
-def spliced(descriptor: int, pieces: Sequence[range | bytes]) -> io.BufferedReader:
-    """Pieces of an open file and bytes of ours, end to end.
+def open_patched(descriptor: int, pieces: Sequence[range | bytes]) -> io.BufferedReader:
+    """Return a reader of byte ranges of an open file and of replacement bytes, concatenated.
 
     Args:
-        descriptor: of the file; stays open, and its own position is not used.
-        pieces: each a range of the file's bytes, or bytes to stand there.
+        descriptor: of the file. It stays open, and its position does not change.
+        pieces: each a range of the file's bytes, or the bytes themselves.
     """
-    return io.BufferedReader(_Spliced(descriptor, pieces))
+    return io.BufferedReader(_PatchedFile(descriptor, pieces))
 
 
-class _Spliced(io.RawIOBase):
+class _PatchedFile(io.RawIOBase):
     def __init__(self, descriptor: int, pieces: Sequence[range | bytes]) -> None:
         self._descriptor = descriptor
         self._pieces = [piece for piece in pieces if len(piece)]
@@ -39,13 +39,13 @@ class _Spliced(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Fill `buffer` as far as one piece goes."""
+        """Fill `buffer` from one piece."""
         number = bisect_right(self._bounds, self._position) - 1
         if number == len(self._pieces):
             return 0
         start = self._position - self._bounds[number]
-        wanted = self._pieces[number][start : start + len(buffer)]
-        read = wanted if isinstance(wanted, bytes) else read_at(self._descriptor, len(wanted), wanted.start)
-        buffer[: len(read)] = read
-        self._position += len(read)
-        return len(read)
+        piece = self._pieces[number][start : start + len(buffer)]
+        data = piece if isinstance(piece, bytes) else read_at(self._descriptor, len(piece), piece.start)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
