@@ -101,7 +101,7 @@ def _recognise(path: StoragePath, found: Source, file: str) -> str:
         "lhotse    a .jsonl or .jsonl.gz file of cuts, itself named as the corpus",
         "ljspeech  metadata.csv and wavs/",
         "kaldi     wav.scp and text",
-        f"tree      {', '.join(folders.AUDIO_SUFFIXES)} files, each with a .txt, .lab or .TextGrid of its name beside it",
+        f"tree      {', '.join(folders.AUDIO_SUFFIXES)}, each with a .txt, .lab or .TextGrid of its name beside it",
     )
 
 

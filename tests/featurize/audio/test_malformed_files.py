@@ -279,7 +279,7 @@ def test_what_is_longer_than_allowed_is_rejected_by_header_and_by_content(tmp_pa
 
 
 def test_without_ffmpeg_a_reject_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "program", lambda: None)
+    monkeypatch.setattr(ffmpeg, "executable", lambda: None)
     for head in (b"\0\0\0\x1cftypM4A ", b"\x1a\x45\xdf\xa3", b"#!AMR\n", b"\xff\xf1\x50\x80"):
         malformed_files.with_text(tmp_path / "a.m4a").write_bytes(head + bytes(100))
         reject = scanned(tmp_path)[1]["a.m4a"]
@@ -303,8 +303,8 @@ def test_an_ffmpeg_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     script = tmp_path / "ffmpeg"
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     script.chmod(0o755)
-    monkeypatch.setattr(ffmpeg, "program", lambda: str(script))
-    monkeypatch.setattr(ffmpeg, "SCAN_S", 0.5)
+    monkeypatch.setattr(ffmpeg, "executable", lambda: str(script))
+    monkeypatch.setattr(ffmpeg, "PROBE_TIMEOUT_S", 0.5)
     malformed_files.with_text(tmp_path / "a.m4a").write_bytes(b"\0\0\0\x1cftypM4A ")
     assert "ffmpeg takes more than 0 s" in scanned(tmp_path)[1]["a.m4a"].reason
 
