@@ -1,9 +1,9 @@
-"""What there is to know of a whole store's quality, in one pass over its parts.
+"""Quality statistics of a whole store, in one pass over its parts.
 
-Columns are kept of every utterance, a number each; recordings are heard, and near-duplicates looked for, among at most
-so many utterances from all over the store.
+Every column has one number for each utterance. Audio is analysed, and near duplicates are searched for, in at most a
+given number of utterances, which are spread evenly over the store.
 
-N utterances, H of them heard.
+N utterances, of which the audio of A is analysed.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ COMPARED_TEXTS = 1_000_000
 """Texts among which nearly equal ones are looked for, at most: 128 bytes each."""
 
 Pairs = tuple[np.ndarray, np.ndarray]
-"""(K, 2) int64 numbers of utterances, (K,) how alike they are; the most alike first."""
+"""(K, 2) int64 numbers of utterances, and (K,) their similarity, 0 to 1; the most similar pair first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Appraisal:
-    """Of a store."""
+class CorpusStatistics:
+    """What `compute_statistics` returns."""
 
     speakers: Counter[str]
-    """Frames of each."""
+    """Frames of each speaker."""
     languages: Counter[str]
     columns: dict[str, np.ndarray]
     """By name, (N,) float32: `duration`, `rate` and what else a number is known of; NaN of an utterance of which it is
     not known."""
-    heard: np.ndarray
-    """(H,) int64 numbers of the utterances whose recordings were read."""
+    analysed: np.ndarray
+    """(A,) int64 numbers of the utterances whose recordings were read."""
     compared: int
     """Texts among which nearly equal ones were looked for."""
     same_text: np.ndarray
@@ -50,12 +50,12 @@ class Appraisal:
 
 
 @dataclass
-class _Gathered:
+class _Accumulator:
     speakers: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     keys: list[np.ndarray] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
-    heard: list[int] = field(default_factory=list)
+    analysed: list[int] = field(default_factory=list)
     outlines: list[np.ndarray] = field(default_factory=list)
     measured: list[tuple[float, ...]] = field(default_factory=list)
 
@@ -67,65 +67,66 @@ def parts(store: Store) -> Iterator[Part]:
             yield sealed_part(member.path, number, store.features)
 
 
-def appraise(store: Store, listen: int, watch: Callable[[int, int], None]) -> Appraisal:
-    """
+def compute_statistics(store: Store, max_recordings: int, progress: Callable[[int, int], None]) -> CorpusStatistics:
+    """Compute statistics of a store.
+
     Args:
-        listen: recordings that are read, at most.
-        watch: told how many parts are done, and how many there are.
+        max_recordings: utterances whose audio is analysed, at most.
+        progress: called with the number of parts that are done, and of all parts.
     Raises:
         StoreError: the store is empty.
     """
     if not len(store):
         raise StoreError(f"{store.path} holds no utterance: there is nothing to report.")
-    every = math.ceil(len(store) / max(listen, 1)) if "wave" in store.features and listen else 0
+    every = math.ceil(len(store) / max(max_recordings, 1)) if "wave" in store.features and max_recordings else 0
     every_text = math.ceil(len(store) / COMPARED_TEXTS)
-    found, first = _Gathered(), 0
+    totals, first = _Accumulator(), 0
     for done, part in enumerate(parts(store), 1):
         frames = np.asarray(part.strings("frames"), np.int64)
-        _read_names(found, part, frames, first, every_text)
+        _read_names(totals, part, frames, first, every_text)
         if every:
-            _listen(found, part, frames, first, every)
+            _analyse(totals, part, frames, first, every)
         first += len(frames)
-        watch(done, len(store.parts))
-    heard = np.array(found.heard, np.int64)
-    texts, likely = near_duplicates.alike_texts(np.concatenate(found.signatures))
-    keys = np.concatenate(found.keys)
+        progress(done, len(store.parts))
+    analysed = np.array(totals.analysed, np.int64)
+    texts, text_similarity = near_duplicates.similar_texts(np.concatenate(totals.signatures))
+    keys = np.concatenate(totals.keys)
     different = keys[texts[:, 0] * every_text] != keys[texts[:, 1] * every_text]
-    sounds, alike = near_duplicates.alike_sounds(
-        np.array(found.outlines).reshape(-1, near_duplicates.OUTLINE), store.frames[heard]
+    sounds, sound_similarity = near_duplicates.similar_sounds(
+        np.array(totals.outlines).reshape(-1, near_duplicates.OUTLINE), store.frames[analysed]
     )
-    return Appraisal(
-        speakers=found.speakers,
-        languages=found.languages,
-        columns=_columns(store, heard, found.measured),
-        heard=heard,
-        compared=sum(map(len, found.signatures)),
+    return CorpusStatistics(
+        speakers=totals.speakers,
+        languages=totals.languages,
+        columns=_columns(store, analysed, totals.measured),
+        analysed=analysed,
+        compared=sum(map(len, totals.signatures)),
         same_text=_repeated(keys),
-        near_text=(texts[different] * every_text, likely[different]),
-        near_sound=(heard[sounds], alike),
+        near_text=(texts[different] * every_text, text_similarity[different]),
+        near_sound=(analysed[sounds], sound_similarity),
     )
 
 
-def _read_names(found: _Gathered, part: Part, frames: np.ndarray, first: int, every: int) -> None:
-    for counter, name in ((found.speakers, "speaker"), (found.languages, "language")):
+def _read_names(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, every: int) -> None:
+    for counter, name in ((totals.speakers, "speaker"), (totals.languages, "language")):
         for value, count in zip(part.strings(name), frames.tolist(), strict=True):
             counter[value] += count
     texts = list(map(near_duplicates.normalised, part.strings("text")))
-    found.keys.append(near_duplicates.keys(texts))
-    found.signatures.append(near_duplicates.signatures(texts[-first % every :: every]))
+    totals.keys.append(near_duplicates.keys(texts))
+    totals.signatures.append(near_duplicates.signatures(texts[-first % every :: every]))
 
 
-def _listen(found: _Gathered, part: Part, frames: np.ndarray, first: int, every: int) -> None:
+def _analyse(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, every: int) -> None:
     mels = part.utterances("mel") if "mel" in part.specs else [None] * len(frames)
     for number, (wave, mel) in enumerate(zip(part.utterances("wave"), mels, strict=True), first):
         if number % every:
             continue
         levels = signal_quality.levels(wave)
-        found.heard.append(number)
-        found.outlines.append(
+        totals.analysed.append(number)
+        totals.outlines.append(
             near_duplicates.outline(levels[:, None] / signal_quality.DB_OF_NAT if mel is None else mel)
         )
-        found.measured.append(
+        totals.measured.append(
             (
                 signal_quality.level(levels),
                 signal_quality.snr(levels),
@@ -135,15 +136,15 @@ def _listen(found: _Gathered, part: Part, frames: np.ndarray, first: int, every:
         )
 
 
-def _columns(store: Store, heard: np.ndarray, measured: list[tuple[float, ...]]) -> dict[str, np.ndarray]:
-    """Those that the store has are taken from there."""
+def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...]]) -> dict[str, np.ndarray]:
+    """Return all columns; what the store has as a column is read from there."""
     duration = (store.frames * (store.hop / store.sample_rate)).astype(np.float32)
     columns: dict[str, np.ndarray] = {"duration": duration}
     if "phones" in store.features:
         columns["rate"] = store.phones_n / duration
     for number, kind in enumerate(signal_quality.KINDS):
         column = np.full(len(store), np.nan, np.float32)
-        column[heard] = [values[number] for values in measured]
+        column[analysed] = [values[number] for values in measured]
         columns[kind.name] = column
     for name in (*(kind.name for kind in signal_quality.KINDS), "confidence", "mos"):
         if name in store.features:
@@ -152,7 +153,7 @@ def _columns(store: Store, heard: np.ndarray, measured: list[tuple[float, ...]])
 
 
 def _repeated(keys: np.ndarray) -> np.ndarray:
-    """(M, 2) as `Appraisal.same_text`, in the store's order."""
+    """Return `CorpusStatistics.same_text`, in the order of the store."""
     order = np.argsort(keys, kind="stable")
     fresh = np.append(True, keys[order[1:]] != keys[order[:-1]])
     firsts = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]]
@@ -162,7 +163,7 @@ def _repeated(keys: np.ndarray) -> np.ndarray:
 
 
 class Names:
-    """Identity and text of single utterances, read from their parts: all of ten million take gigabytes."""
+    """Reads ids and texts of single utterances from their parts: those of ten million utterances take gigabytes."""
 
     def __init__(self, store: Store) -> None:
         counts = [np.diff(member.index.bounds) for member in store.members]
@@ -173,7 +174,7 @@ class Names:
         self._read: dict[tuple[int, str], np.ndarray] = {}
 
     def __call__(self, name: str, number: int) -> str:
-        """`id`, `speaker`, `language` or `text` of an utterance."""
+        """Return `id`, `speaker`, `language` or `text` of an utterance."""
         part = int(np.searchsorted(self._bounds, number, side="right")) - 1
         if (part, name) not in self._read:
             self._read[part, name] = load_array(self._folders[part] / name)

@@ -1,4 +1,4 @@
-"""What comes twice in a corpus, or nearly so: texts by MinHash (Broder 1997), sounds by their outline.
+"""Find near duplicates in a corpus: texts by MinHash (Broder 1997), recordings by their energy contour.
 
 N texts, or utterances.
 """
@@ -16,7 +16,7 @@ GRAM = 3
 HASHES, BANDS = 32, 8
 """Of a text; two texts are compared where all hashes of a band are equal: 98 % of those that share 80 % of their
 shingles are, and 0.2 % of those that share 20 %."""
-ALIKE_TEXT = 0.8
+SIMILAR_TEXT = 0.8
 """Share of equal hashes, which estimates the share of equal shingles (Jaccard), from which two texts are nearly one."""
 NO_TEXT = np.uint64(0)
 """Key of a text without a letter or digit."""
@@ -25,7 +25,7 @@ SEGMENTS, OUTLINE_BANDS = 16, 8
 OUTLINE = SEGMENTS * OUTLINE_BANDS
 DEPTH = 5.0
 """Nats of amplitude, 43 dB, below the loudest: what lies deeper counts as that deep, for noise and codecs change it."""
-ALIKE_SOUND = 0.985
+SIMILAR_SOUND = 0.985
 """Cosine of outlines from which two utterances sound like one recording."""
 LENGTHS = 1.02
 """How much longer one of them may be."""
@@ -37,18 +37,18 @@ _MIXERS = _RANDOM.integers(1, 1 << 63, HASHES, np.uint64) | np.uint64(1)
 
 
 def normalised(text: str) -> str:
-    """Letters and digits alone, of one case and one width: what two texts have in common that read the same."""
+    """Return only the letters and digits of a text, without differences of case and width."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def keys(texts: Sequence[str]) -> np.ndarray:
-    """(N,) uint64, equal where normalised texts are; NO_TEXT where nothing is left of one."""
+    """Return (N,) uint64 keys, equal where normalised texts are; NO_TEXT for an empty one."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() if text else bytes(8) for text in texts)
     return np.frombuffer(digests, np.uint64)
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
-    """MinHashes of normalised texts: of all shingles of a text the least, by each of several hashes.
+    """Return MinHashes of normalised texts: by each of several hashes, the least hash of all shingles.
 
     Returns:
         (N, HASHES) uint32; zeros for an empty text.
@@ -75,11 +75,11 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def alike_texts(signatures_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of texts that are nearly one. Of many that share a band, neighbours are compared.
+def similar_texts(signatures_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of nearly equal texts. Of many that share a band, neighbours are compared.
 
     Returns:
-        (K, 2) int64 numbers, the lower one first; (K,) float64 estimates; the most alike first.
+        (K, 2) int64 numbers, the lower one first; (K,) float64 estimates; the most similar first.
     """
     width, found = HASHES // BANDS, []
     there = np.flatnonzero(signatures_NH.any(1))
@@ -90,12 +90,14 @@ def alike_texts(signatures_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         same = np.flatnonzero(own[order[1:]] == own[order[:-1]])
         found.append(there[np.stack([order[same], order[same + 1]], 1)])
     pairs = np.unique(np.sort(np.concatenate(found), 1), axis=0)
-    return _best(pairs, (signatures_NH[pairs[:, 0]] == signatures_NH[pairs[:, 1]]).mean(1), ALIKE_TEXT)
+    return _best(pairs, (signatures_NH[pairs[:, 0]] == signatures_NH[pairs[:, 1]]).mean(1), SIMILAR_TEXT)
 
 
 def outline(rows: np.ndarray) -> np.ndarray:
-    """How the energy in a few bands goes through an utterance, without its level and its colour. Of the lower half of
-    all bands, which telephones too let pass: all of 61 copies through one were found so, 43 by all bands.
+    """Return the energy contour of an utterance in a few bands, without its level and its spectral tilt.
+
+    Only the lower half of the bands counts, which telephones transmit too: of 61 copies through a telephone all were
+    found by it, and 43 by all bands.
 
     Args:
         rows: (T, C) log amplitudes in nats; C a number of bands, or 1.
@@ -114,15 +116,15 @@ def outline(rows: np.ndarray) -> np.ndarray:
     return np.pad(flat, (0, OUTLINE - flat.size)) / max(float(np.linalg.norm(flat)), 1e-6)
 
 
-def alike_sounds(outlines_ND: np.ndarray, frames_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of utterances of nearly one length and one outline: of each, the most alike of those that are longer.
+def similar_sounds(outlines_ND: np.ndarray, frames_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of utterances with nearly the same length and outline: each with the most similar longer one.
 
     Returns:
-        As `alike_texts`.
+        As `similar_texts`.
     """
     order = np.argsort(frames_N, kind="stable")
     frames, sorted_ND = frames_N[order], outlines_ND[order]
-    nearest, likeness = np.arange(len(order)), np.zeros(len(order))
+    nearest, similarity = np.arange(len(order)), np.zeros(len(order))
     for first in range(0, len(order), BLOCK):
         rows = np.arange(first, min(first + BLOCK, len(order)))
         stop = int(np.searchsorted(frames, frames[rows[-1]] * LENGTHS, side="right"))
@@ -130,11 +132,11 @@ def alike_sounds(outlines_ND: np.ndarray, frames_N: np.ndarray) -> tuple[np.ndar
         later = np.arange(first, stop) > rows[:, None]
         cosines[~later | (frames[first:stop] > frames[rows, None] * LENGTHS)] = 0
         best = cosines.argmax(1)
-        nearest[rows], likeness[rows] = first + best, cosines[np.arange(len(rows)), best]
-    return _best(np.sort(order[np.stack([np.arange(len(order)), nearest], 1)], 1), likeness, ALIKE_SOUND)
+        nearest[rows], similarity[rows] = first + best, cosines[np.arange(len(rows)), best]
+    return _best(np.sort(order[np.stack([np.arange(len(order)), nearest], 1)], 1), similarity, SIMILAR_SOUND)
 
 
-def _best(pairs: np.ndarray, likeness: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    chosen = np.flatnonzero(likeness >= least)
-    chosen = chosen[np.argsort(-likeness[chosen], kind="stable")]
-    return pairs[chosen], likeness[chosen]
+def _best(pairs: np.ndarray, similarity: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    chosen = np.flatnonzero(similarity >= least)
+    chosen = chosen[np.argsort(-similarity[chosen], kind="stable")]
+    return pairs[chosen], similarity[chosen]

@@ -1,4 +1,4 @@
-"""Utterances in a page: to be seen and heard without anything beside it."""
+"""Players and pictures of utterances as data URLs, which a page needs no other file for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 160, 40
 
 
 def player(wave: np.ndarray, rate: int) -> str:
-    """The beginning of a recording as a data URL: MP3, which every browser plays, at about 5 kB a second.
+    """Return the beginning of a recording as a data URL: MP3, which every browser plays, at about 5 kB a second.
 
     Args:
         wave: (T, hop) int16.
@@ -37,7 +37,7 @@ def player(wave: np.ndarray, rate: int) -> str:
 
 
 def outline(wave: np.ndarray) -> str:
-    """The waveform as the path of an SVG of WIDTH by HEIGHT: its largest magnitudes, mirrored."""
+    """Return the waveform as the path of an SVG of WIDTH by HEIGHT: its largest magnitudes, mirrored."""
     samples = np.abs(wave.reshape(-1).astype(np.int32))
     bounds = np.linspace(0, len(samples), min(WIDTH, len(samples)), endpoint=False).astype(np.int64)
     peaks = np.maximum.reduceat(samples, bounds) / 32768 * (HEIGHT / 2)
@@ -48,7 +48,7 @@ def outline(wave: np.ndarray) -> str:
 
 
 def picture(store: Store, number: int) -> str:
-    """The mel spectrogram as a small grey PNG, dark where there is energy; empty where the store has none."""
+    """Return the mel spectrogram as a small grey PNG, dark where there is energy; empty where the store has none."""
     if "mel" not in store.features:
         return ""
     mel = store.read("mel", number).astype(np.float32).T[::-1]

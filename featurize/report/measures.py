@@ -1,4 +1,4 @@
-"""What a report says of a store's utterances: measures, the conditions that they suggest, and the worst of each.
+"""Measures of utterances, the `--where` conditions that they suggest, and the worst utterances by each.
 
 A condition is counted by what `train run --where` counts with.
 """
@@ -12,33 +12,33 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headrace.featurize.quality.corpus_statistics import Appraisal
+from headrace.featurize.quality.corpus_statistics import CorpusStatistics
 from headrace.store.conditions import MAX_CHARACTERS
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.store.selection import Selection, columns_of, select
 
-FAR_OUT = 2.0
-"""Interquartile ranges beyond the quartiles (as Tukey 1977 has fences) from which a value is far out of its corpus."""
+OUTLIER_IQRS = 2.0
+"""Interquartile ranges beyond the quartiles (as Tukey 1977 has fences) from which a value is an outlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A number of every utterance."""
+    """A number that utterances are ranked by."""
 
     name: str
-    """Of its column in an `Appraisal`."""
+    """Of its column in an `CorpusStatistics`."""
     title: str
     unit: str
-    says: str
-    """What it is, for a person."""
+    description: str
+    """One or two sentences for the reader of the page."""
     where: str
     """How a condition names it."""
     low: str = ""
-    """What those are called that have little of it; empty where that is no fault."""
+    """Name of the list of the lowest values; empty where low values are not a fault."""
     high: str = ""
     limits: tuple[float | None, float | None] = (None, None)
-    """What is usual: a value below the first or above the second is to be looked at. None: what lies far out."""
+    """What is usual: a value below the first or above the second is an outlier. None: by quartiles."""
     by_ratio: bool = False
     """Whether twice as much is as far from what is usual as half as much."""
     scale: float = 1.0
@@ -50,7 +50,7 @@ MEASURES = (
         name="duration",
         title="Length",
         unit="s",
-        says="Seconds of audio. Very short utterances teach little, very long ones do not fit into a batch.",
+        description="Seconds of audio. Very short utterances teach little, very long ones do not fit into a batch.",
         where="duration",
         low="shortest",
         high="longest",
@@ -60,7 +60,7 @@ MEASURES = (
         name="rate",
         title="Phones per second",
         unit="/s",
-        says="A text that is longer or shorter than what is said shows here first.",
+        description="A text that is longer or shorter than what is said shows here first.",
         where="phones / duration",
         low="slowest",
         high="fastest",
@@ -70,7 +70,7 @@ MEASURES = (
         name="confidence",
         title="Alignment confidence",
         unit="nats",
-        says="How well the sound fits the phones of its text, 0 at best. A wrong text is far below the others.",
+        description="How well the sound fits the phones of its text, 0 at best. A wrong text is far below the others.",
         where="confidence",
         low="least like their text",
     ),
@@ -78,7 +78,7 @@ MEASURES = (
         name="level",
         title="Level",
         unit="dB",
-        says="Mean power of the whole utterance, in dB of full scale.",
+        description="Mean power of the whole utterance, in dB of full scale.",
         where="level",
         low="quietest",
         limits=(-40.0, None),
@@ -87,7 +87,7 @@ MEASURES = (
         name="snr",
         title="Signal to noise",
         unit="dB",
-        says="Between the loud frames (95 % quantile) and the quiet ones (10 %): too low where nobody pauses.",
+        description="Between the loud frames (95 % quantile) and the quiet ones (10 %): too low where nobody pauses.",
         where="snr",
         low="noisiest",
         limits=(15.0, None),
@@ -96,7 +96,7 @@ MEASURES = (
         name="silence",
         title="Silence",
         unit="%",
-        says="Share of frames 30 dB or more below the loud ones.",
+        description="Share of frames 30 dB or more below the loud ones.",
         where="silence",
         high="with most silence",
         limits=(None, 0.5),
@@ -106,7 +106,7 @@ MEASURES = (
         name="clipped",
         title="Clipping",
         unit="%",
-        says="Share of samples on flattened peaks: three or more in a row within 1 % of the utterance's largest.",
+        description="Share of samples on flattened peaks: three or more in a row within 1 % of the largest sample.",
         where="clipped",
         high="most clipped",
         limits=(None, 0.001),
@@ -116,9 +116,9 @@ MEASURES = (
         name="mos",
         title="DNSMOS",
         unit="",
-        says="Opinion on the first nine seconds that a network foretells, from 1, bad, to 5, excellent.",
+        description="Rating of the first nine seconds, predicted by a network, from 1, bad, to 5, excellent.",
         where="mos",
-        low="worst to the ear",
+        low="lowest rated",
     ),
 )
 
@@ -137,28 +137,30 @@ class Filter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
-    """An utterance in a list of the worst."""
+class Entry:
+    """An utterance in a list, with the value that it is listed for."""
 
     number: int
     value: str
-    twin: int | None = None
-    """The one that it is like."""
+    duplicate_of: int | None = None
+    """Number of the utterance that it is a duplicate of."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worst:
+class WorstList:
+    """Utterances that are the worst by one measure."""
+
     title: str
     count: int
-    """Of all that there are."""
+    """Utterances that the list was chosen from."""
     remark: str
-    listed: Sequence[Listed] = field(repr=False)
+    entries: Sequence[Entry] = field(repr=False)
 
 
 def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float | None]:
-    """Below which, and above which, a value is to be looked at."""
+    """Return the values below which, and above which, an utterance is an outlier; None where neither is a fault."""
     first, third = np.quantile(np.log(np.maximum(values, 1e-3)) if measure.by_ratio else values, [0.25, 0.75])
-    far = np.array([first - FAR_OUT * (third - first), third + FAR_OUT * (third - first)])
+    far = np.array([first - OUTLIER_IQRS * (third - first), third + OUTLIER_IQRS * (third - first)])
     low, high = (np.exp(far) if measure.by_ratio else far).tolist()
     usual_low, usual_high = measure.limits
     return (
@@ -168,22 +170,22 @@ def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float
 
 
 def _rounded(value: float, to: Callable[[float], int]) -> float:
-    """Outward, to three digits for people to read: what is no further out than the limit stays in."""
+    """Round to three digits with `to`, outward: an utterance within the exact limit stays within the rounded one."""
     unit = 10.0 ** (math.floor(math.log10(abs(value) or 1)) - 2)
     return float(f"{to(value / unit) * unit:.3g}")
 
 
-def conditions(store: Store, found: Appraisal) -> list[Filter]:
-    """One for each measure and limit, for these together, and for what comes twice."""
-    made = list(_of_measures(store, found))
+def conditions(store: Store, statistics: CorpusStatistics) -> list[Filter]:
+    """Return a condition for each measure and limit, for all of these together, and for duplicates."""
+    made = list(_of_measures(store, statistics))
     usable = [one.where for one in made if one.selection and one.selection.excluded.utterances]
-    together = [counted(store, "All these", " and ".join(usable))] if len(usable) > 1 else []
-    return [*made, *together, *_of_pairs(store, found)]
+    together = [count_selection(store, "All these", " and ".join(usable))] if len(usable) > 1 else []
+    return [*made, *together, *_of_pairs(store, statistics)]
 
 
-def _of_measures(store: Store, found: Appraisal) -> Iterable[Filter]:
+def _of_measures(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
     for measure in MEASURES:
-        values = known(found, measure)
+        values = known_values(statistics, measure)
         if not len(values):
             continue
         low, high = limits_of(measure, values)
@@ -198,7 +200,7 @@ def _of_limit(store: Store, measure: Measure, limit: str, fails: np.ndarray) -> 
     if measure.where == measure.name and measure.name not in columns_of(store):
         measured = f"{fails.sum():,} of the {len(fails):,} measured"
         return _later(store, measure.title, where, measure.name, measured)
-    return counted(store, measure.title, where)
+    return count_selection(store, measure.title, where)
 
 
 def _later(store: Store, title: str, where: str, column: str, fails: str) -> Filter:
@@ -208,30 +210,33 @@ def _later(store: Store, title: str, where: str, column: str, fails: str) -> Fil
     return Filter(title=title, where=where, remark=remark, commands=commands)
 
 
-def _of_pairs(store: Store, found: Appraisal) -> Iterable[Filter]:
-    title, where, again = "Same text", "repeated == 0", len(found.same_text)
+def _of_pairs(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
+    title, where, again = "Same text", "repeated == 0", len(statistics.same_text)
     if "repeated" in store.features:
-        yield counted(store, title, where)
+        yield count_selection(store, title, where)
     elif again:
         yield _later(store, title, where, "repeated", f"{again:,} utterances")
-    for title, pairs in (("Nearly the same text", found.near_text), ("Nearly the same sound", found.near_sound)):
+    for title, pairs in (
+        ("Nearly the same text", statistics.near_text),
+        ("Nearly the same sound", statistics.near_sound),
+    ):
         later = np.unique(pairs[0][:, 1])
         if len(later):
             yield _named(store, title, later)
 
 
 def _named(store: Store, title: str, numbers: np.ndarray) -> Filter:
-    """All but some utterances, by their names, as far as a condition may be that long."""
+    """Return a condition that excludes some utterances by name, if a condition may be that long."""
     short = len(numbers) < MAX_CHARACTERS
     where = f"id not in [{', '.join(repr(str(name)) for name in store.ids[numbers])}]" if short else ""
     if short and len(where) <= MAX_CHARACTERS:
-        return counted(store, title, where)
+        return count_selection(store, title, where)
     remark = f"{len(numbers):,} utterances; a condition that names them would be longer than one may be."
     return Filter(title=title, where="", remark=remark)
 
 
-def counted(store: Store, title: str, where: str) -> Filter:
-    """The condition, with what it lets in and what not."""
+def count_selection(store: Store, title: str, where: str) -> Filter:
+    """Return a condition with the utterances that it keeps and excludes."""
     one = Filter(title=title, where=where)
     try:
         return replace(one, selection=select(store, where))
@@ -239,55 +244,60 @@ def counted(store: Store, title: str, where: str) -> Filter:
         return replace(one, remark=error.message)
 
 
-def known(found: Appraisal, measure: Measure) -> np.ndarray:
-    """Values of the utterances of which it is known."""
-    values = found.columns.get(measure.name, np.empty(0))
+def known_values(statistics: CorpusStatistics, measure: Measure) -> np.ndarray:
+    """Return the values of the utterances of which the measure is known."""
+    values = statistics.columns.get(measure.name, np.empty(0))
     return values[np.isfinite(values)]
 
 
-def worst_lists(found: Appraisal, most: int) -> list[Worst]:
-    """Of every measure the ends that are a fault, and pairs that are alike; each at most so long."""
+def worst_lists(statistics: CorpusStatistics, most: int) -> list[WorstList]:
+    """Return the worst utterances by each measure, and near duplicates; at most `most` in each list."""
     lists = [
-        _extremes(found, measure, name, sign, most)
+        _extremes(statistics, measure, name, sign, most)
         for measure in MEASURES
         for name, sign in ((measure.low, 1), (measure.high, -1))
-        if name and len(known(found, measure))
+        if name and len(known_values(statistics, measure))
     ]
-    same = Worst(
+    same = WorstList(
         title="Same text",
-        count=len(found.same_text),
+        count=len(statistics.same_text),
         remark="Letters and digits alone are compared. It is no fault where several voices read one text.",
-        listed=[Listed(number=a, value="same text", twin=b) for a, b in found.same_text[:most].tolist()],
+        entries=[Entry(number=a, value="same text", duplicate_of=b) for a, b in statistics.same_text[:most].tolist()],
     )
     near = [
         _pairs(title, pairs, remark, most)
         for title, pairs, remark in (
             (
                 "Nearly the same text",
-                found.near_text,
-                f"Among {found.compared:,} texts, by MinHash.",
+                statistics.near_text,
+                f"Among {statistics.compared:,} texts, by MinHash.",
             ),
-            ("Nearly the same sound", found.near_sound, f"Among the {len(found.heard):,} heard, by outline of energy."),
+            (
+                "Nearly the same sound",
+                statistics.near_sound,
+                f"Among the {len(statistics.analysed):,} analysed, by energy contour.",
+            ),
         )
     ]
-    return [one for one in (*lists, same, *near) if one.listed]
+    return [one for one in (*lists, same, *near) if one.entries]
 
 
-def _extremes(found: Appraisal, measure: Measure, name: str, sign: int, most: int) -> Worst:
-    values = found.columns[measure.name]
+def _extremes(statistics: CorpusStatistics, measure: Measure, name: str, sign: int, most: int) -> WorstList:
+    values = statistics.columns[measure.name]
     there = np.flatnonzero(np.isfinite(values))
     keys = sign * values[there]
     few = np.argpartition(keys, min(most, len(keys) - 1))[:most]
     chosen = there[few[np.argsort(keys[few], kind="stable")]].tolist()
-    shown = [Listed(number=n, value=shown_value(measure, float(values[n]))) for n in chosen]
-    return Worst(title=f"{measure.title}: {name}", count=len(there), remark=measure.says, listed=shown)
+    formatted = [Entry(number=n, value=format_value(measure, float(values[n]))) for n in chosen]
+    return WorstList(title=f"{measure.title}: {name}", count=len(there), remark=measure.description, entries=formatted)
 
 
-def _pairs(title: str, pairs: tuple[np.ndarray, np.ndarray], remark: str, most: int) -> Worst:
-    shown = zip(pairs[0][:most].tolist(), pairs[1][:most].tolist(), strict=True)
-    listed = [Listed(number=b, value=f"{likeness:.0%} alike", twin=a) for (a, b), likeness in shown]
-    return Worst(title=title, count=len(pairs[0]), remark=remark, listed=listed)
+def _pairs(title: str, pairs: tuple[np.ndarray, np.ndarray], remark: str, most: int) -> WorstList:
+    formatted = zip(pairs[0][:most].tolist(), pairs[1][:most].tolist(), strict=True)
+    entries = [Entry(number=b, value=f"{similarity:.0%} similar", duplicate_of=a) for (a, b), similarity in formatted]
+    return WorstList(title=title, count=len(pairs[0]), remark=remark, entries=entries)
 
 
-def shown_value(measure: Measure, value: float) -> str:
+def format_value(measure: Measure, value: float) -> str:
+    """Return a value with its unit."""
     return f"{value * measure.scale:.3g} {measure.unit}".strip()

@@ -11,9 +11,18 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from headrace.featurize.quality.corpus_statistics import Appraisal, Names
+from headrace.featurize.quality.corpus_statistics import CorpusStatistics, Names
 from headrace.featurize.report import clips
-from headrace.featurize.report.measures import MEASURES, Filter, Listed, Measure, Worst, known, limits_of, shown_value
+from headrace.featurize.report.measures import (
+    MEASURES,
+    Entry,
+    Filter,
+    Measure,
+    WorstList,
+    format_value,
+    known_values,
+    limits_of,
+)
 from headrace.store.reader import Store
 from headrace.store.units import format_hours
 
@@ -23,7 +32,7 @@ SPEAKERS = 30
 """That are named."""
 EDGES = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 60)
 """Seconds: classes of length."""
-LONGEST_TEXT = 400
+MAX_TEXT = 400
 """Characters of a text that are shown."""
 BINS = 40
 
@@ -31,58 +40,59 @@ BINS = 40
 def write(
     target: Path,
     store: Store,
-    found: Appraisal,
+    statistics: CorpusStatistics,
     filters: Sequence[Filter],
-    worst: Sequence[Worst],
-    watch: Callable[[int, int], None],
+    worst: Sequence[WorstList],
+    progress: Callable[[int, int], None],
 ) -> None:
-    """
+    """Write the page.
+
     Args:
-        watch: told how many lists of utterances are drawn, and how many there are.
+        progress: called with the number of lists that are drawn, and of all lists.
     """
     budget, drawn = SOUND_BYTES // max(1, len(worst)), []
-    show = _Shower(store)
+    render = _Renderer(store)
     for done, one in enumerate(worst, 1):
-        drawn.append(show(one, budget))
-        watch(done, len(worst))
+        drawn.append(render(one, budget))
+        progress(done, len(worst))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["hours"] = format_hours
-    speakers = _ranked(store, found.speakers.most_common(SPEAKERS))
-    others = len(found.speakers) - len(speakers)
+    speakers = _ranked(store, statistics.speakers.most_common(SPEAKERS))
+    others = len(statistics.speakers) - len(speakers)
     page = environment.get_template("page.html").render(
         name=str(store.path).rstrip("/").rpartition("/")[2],
-        facts=_facts(store, found),
-        languages=_ranked(store, found.languages.most_common(SPEAKERS)),
-        lengths=_lengths(found.columns["duration"]),
+        facts=_facts(store, statistics),
+        languages=_ranked(store, statistics.languages.most_common(SPEAKERS)),
+        lengths=_lengths(statistics.columns["duration"]),
         speakers=speakers,
         more_speakers=f" (and {others:,} more)" if others else "",
-        measures=[_distribution(found, one) for one in MEASURES if len(known(found, one))],
+        measures=[_distribution(statistics, one) for one in MEASURES if len(known_values(statistics, one))],
         filters=filters,
         worst=drawn,
-        notes=_notes(store, found),
+        notes=_notes(store, statistics),
     )
     target.write_text(page, encoding="utf-8", errors="replace")
 
 
-def _facts(store: Store, found: Appraisal) -> list[tuple[str, str]]:
+def _facts(store: Store, statistics: CorpusStatistics) -> list[tuple[str, str]]:
     return [
         ("utterances", f"{len(store):,}"),
         ("audio", format_hours(store.hours)),
-        ("speakers", f"{len(found.speakers):,}"),
-        ("languages", f"{len(found.languages):,}"),
-        ("repeated texts", f"{len(found.same_text):,}"),
+        ("speakers", f"{len(statistics.speakers):,}"),
+        ("languages", f"{len(statistics.languages):,}"),
+        ("repeated texts", f"{len(statistics.same_text):,}"),
         ("sample rate", f"{store.sample_rate:,} Hz"),
     ]
 
 
-def _notes(store: Store, found: Appraisal) -> list[str]:
-    every = "all" if len(found.heard) == len(store) else "evenly spread through the store"
+def _notes(store: Store, statistics: CorpusStatistics) -> list[str]:
+    every = "all of them" if len(statistics.analysed) == len(store) else "spread evenly over the store"
     return [
-        f"{len(found.heard):,} of {len(store):,} recordings were heard, {every}. Numbers that the store has as columns "
-        "are of all utterances; the others are of those heard.",
-        f"Equal texts were looked for among all, nearly equal ones among {found.compared:,}.",
+        f"{len(statistics.analysed):,} of {len(store):,} recordings were analysed, {every}. Numbers that the store has "
+        "as columns are of all utterances; the others are of those analysed.",
+        f"Equal texts were searched for among all, nearly equal ones among {statistics.compared:,}.",
         f"Players hold the first {clips.SECONDS:g} seconds, as MP3 of small size, and {SOUND_BYTES >> 20} MiB of them "
         "in all, shared evenly by the lists: where one's share is used up, its last utterances have none. Listen for "
         "noise, clipping and wrong texts; the fine sound is in the store.",
@@ -90,7 +100,7 @@ def _notes(store: Store, found: Appraisal) -> list[str]:
 
 
 def _ranked(store: Store, frames: Sequence[tuple[str, int]]) -> list[tuple[str, str, str]]:
-    """Name, hours, and share of the largest in per cent."""
+    """Return name, hours, and share of the largest in per cent, of each."""
     most = max((count for _, count in frames), default=1) or 1
     to_hours = store.hop / store.sample_rate / 3600
     return [(name or "unnamed", format_hours(n * to_hours), f"{100 * n / most:.1f}") for name, n in frames]
@@ -104,9 +114,9 @@ def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
     return [(name, format_hours(one), f"{100 * one / hours.max():.1f}") for name, one in rows if one]
 
 
-def _distribution(found: Appraisal, measure: Measure) -> dict[str, Any]:
-    """A histogram in a field of 300 by 80."""
-    values = known(found, measure)
+def _distribution(statistics: CorpusStatistics, measure: Measure) -> dict[str, Any]:
+    """Return what the template draws of a measure: a histogram of 300 by 80."""
+    values = known_values(statistics, measure)
     low = float(np.quantile(values, 0.005, method="lower"))
     high = float(np.quantile(values, 0.995, method="higher"))
     span = (low, high) if high > low else (low - 0.5, low + 0.5)
@@ -115,36 +125,36 @@ def _distribution(found: Appraisal, measure: Measure) -> dict[str, Any]:
     limits = [limit for limit in limits_of(measure, values) if limit is not None and span[0] <= limit <= span[1]]
     return {
         "title": measure.title,
-        "says": measure.says,
+        "description": measure.description,
         "count": f"{len(values):,}",
-        "low": shown_value(measure, low),
-        "median": shown_value(measure, float(np.median(values))),
-        "high": shown_value(measure, high),
+        "low": format_value(measure, low),
+        "median": format_value(measure, float(np.median(values))),
+        "high": format_value(measure, high),
         "bars": [(f"{n * width:.1f}", f"{width - 1:.1f}", round(h, 1)) for n, h in enumerate(heights.tolist())],
         "limits": [f"{300 * (limit - span[0]) / (span[1] - span[0]):.1f}" for limit in limits],
     }
 
 
-class _Shower:
+class _Renderer:
     """Draws lists of utterances; one that is in several of them is drawn and encoded once."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._name = store, Names(store)
-        self._looks: dict[int, tuple[str, str]] = {}
+        self._images: dict[int, tuple[str, str]] = {}
         self._sounds: dict[int, str] = {}
 
-    def __call__(self, worst: Worst, budget: int) -> dict[str, Any]:
+    def __call__(self, worst: WorstList, budget: int) -> dict[str, Any]:
         utterances = []
-        for one in worst.listed:
-            shown = self._utterance(one, budget)
-            budget -= sum(map(len, shown["sounds"]))
-            utterances.append(shown)
+        for one in worst.entries:
+            rendered = self._utterance(one, budget)
+            budget -= sum(map(len, rendered["sounds"]))
+            utterances.append(rendered)
         count = f"{len(utterances):,} of {worst.count:,}"
         return {"title": worst.title, "remark": worst.remark, "shown": count, "utterances": utterances}
 
-    def _utterance(self, one: Listed, budget: int) -> dict[str, Any]:
-        store, wave, mel = self._store, *self._look(one.number)
-        numbers = [one.number] if one.twin is None else [one.number, one.twin]
+    def _utterance(self, one: Entry, budget: int) -> dict[str, Any]:
+        store, wave, mel = self._store, *self._image(one.number)
+        numbers = [one.number] if one.duplicate_of is None else [one.number, one.duplicate_of]
         sounds = [self._sound(number) for number in numbers] if budget > 0 and "wave" in store.features else []
         return {
             "value": one.value,
@@ -154,20 +164,20 @@ class _Shower:
             "seconds": f"{store.frames[one.number] * store.hop / store.sample_rate:.2f}",
             "text": self._text(one.number),
             **{name: self._name(name, one.number) for name in ("id", "speaker", "language")},
-            "twin": "" if one.twin is None else self._name("id", one.twin),
-            "twin_text": "" if one.twin is None else self._text(one.twin),
+            "duplicate_of": "" if one.duplicate_of is None else self._name("id", one.duplicate_of),
+            "duplicate_text": "" if one.duplicate_of is None else self._text(one.duplicate_of),
         }
 
     def _text(self, number: int) -> str:
         text = self._name("text", number)
-        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+        return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
-    def _look(self, number: int) -> tuple[str, str]:
-        if number not in self._looks:
+    def _image(self, number: int) -> tuple[str, str]:
+        if number not in self._images:
             store = self._store
             wave = clips.outline(store.read("wave", number)) if "wave" in store.features else ""
-            self._looks[number] = wave, clips.picture(store, number)
-        return self._looks[number]
+            self._images[number] = wave, clips.picture(store, number)
+        return self._images[number]
 
     def _sound(self, number: int) -> str:
         if number not in self._sounds:

@@ -1,8 +1,10 @@
-"""The quality of a corpus: numbers mean what they say, likes are found, and the page says what `--where` does."""
+"""The quality of a corpus: numbers are right, near duplicates are found, and conditions are what `--where` does."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,8 +16,9 @@ import soxr
 from headrace import store
 from headrace.cli.store import main
 from headrace.featurize.quality import near_duplicates, signal_quality
-from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, Names, appraise
-from headrace.featurize.report.measures import MEASURES, counted, limits_of
+from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, Names, compute_statistics
+from headrace.featurize.report import write_report
+from headrace.featurize.report.measures import MEASURES, count_selection, limits_of
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
@@ -176,12 +179,12 @@ def test_signatures_do_not_depend_on_the_company() -> None:
     assert np.array_equal(alone, near_duplicates.signatures(texts))
 
 
-def test_what_is_alike_is_found_and_nothing_else(made: Store) -> None:
-    found = appraise(made, 100, quiet)
+def test_near_duplicates_are_found_and_nothing_else(made: Store) -> None:
+    found = compute_statistics(made, 100, quiet)
     assert found.same_text.tolist() == [[2, 1]]
     assert {tuple(pair) for pair in found.near_text[0].tolist()} in ({(1, 3)}, {(2, 3)}, {(1, 3), (2, 3)})
     assert found.near_sound[0].tolist() == [[5, 6]]
-    assert found.heard.tolist() == list(range(8)) and found.compared == 8 < COMPARED_TEXTS
+    assert found.analysed.tolist() == list(range(8)) and found.compared == 8 < COMPARED_TEXTS
 
 
 def test_a_copy_that_is_softer_noisier_and_narrower_is_found() -> None:
@@ -192,20 +195,20 @@ def test_a_copy_that_is_softer_noisier_and_narrower_is_found() -> None:
     copies = [0.4 * (wave + 0.005 * wave.std() * random.normal(size=wave.shape)) for wave in narrow]
     heard = [mel_of(as_stored(wave.reshape(-1, HOP))) / 2 for wave in (*whole, *copies)]
     outlines = np.stack(list(map(near_duplicates.outline, heard)))
-    assert (np.diag(outlines[:6] @ outlines[6:].T) >= near_duplicates.ALIKE_SOUND).all()
+    assert (np.diag(outlines[:6] @ outlines[6:].T) >= near_duplicates.SIMILAR_SOUND).all()
     assert (outlines[:6] @ outlines[:6].T)[~np.eye(6, dtype=bool)].max() < 0.9
 
 
 def test_hours_add_up(made: Store) -> None:
-    found = appraise(made, 0, quiet)
+    found = compute_statistics(made, 0, quiet)
     frames = int(made.frames.sum())
     assert sum(found.speakers.values()) == sum(found.languages.values()) == frames
-    assert np.isnan(found.columns["snr"]).all() and not len(found.heard)
+    assert np.isnan(found.columns["snr"]).all() and not len(found.analysed)
 
 
-def test_a_few_are_heard_all_over_the_store(made: Store) -> None:
-    found = appraise(made, 3, quiet)
-    assert found.heard.tolist() == [0, 3, 6]
+def test_the_analysed_recordings_are_spread_over_the_store(made: Store) -> None:
+    found = compute_statistics(made, 3, quiet)
+    assert found.analysed.tolist() == [0, 3, 6]
     assert np.flatnonzero(np.isfinite(found.columns["level"])).tolist() == [0, 3, 6]
 
 
@@ -218,7 +221,7 @@ def test_names_of_single_utterances(made: Store) -> None:
 def test_an_empty_store_has_no_report(made: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "__len__", lambda self: 0)
     with pytest.raises(StoreError, match="nothing to report"):
-        appraise(made, 1, quiet)
+        compute_statistics(made, 1, quiet)
 
 
 class Reader(HTMLParser):
@@ -257,7 +260,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
     return store.open(folder / "S"), folder / "r.html", json.loads(done.stdout)
 
 
-def test_columns_are_what_was_heard(report: tuple[Store, Path, dict]) -> None:
+def test_columns_are_what_was_measured(report: tuple[Store, Path, dict]) -> None:
     opened = report[0]
     for kind in signal_quality.KINDS:
         expected = [kind.of(opened.read("wave", n)) for n in range(len(opened))]
@@ -303,7 +306,7 @@ def test_ratings_of_a_few_are_shown(made: Store, tmp_path: Path) -> None:
     pytest.importorskip("speechmos")
     done = call(main, "report", made.path, "--out", tmp_path / "r.html", "--mos", 2, "--worst", 1, "--json")
     said = json.loads(done.stdout)
-    assert said["measures"]["mos"]["known"] == 2 and "DNSMOS: worst to the ear" in said["lists"]
+    assert said["measures"]["mos"]["known"] == 2 and "DNSMOS: lowest rated" in said["lists"]
     assert any("mos >=" in one["where"] and "of the 2 measured" in one["remark"] for one in said["filters"])
 
 
@@ -322,12 +325,29 @@ def test_several_stores_are_one_corpus(made: Store, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(f"{made.path}\n{other.path}\n")
     done = call(main, "report", tmp_path / "all.txt", "--out", tmp_path / "r.html", "--mos", 0, "--worst", 1, "--json")
     said, page = json.loads(done.stdout), (tmp_path / "r.html").read_text()
-    assert said["utterances"] == said["heard"] == 16 and said["same_text"] == 8 and said["near_sound"] >= 8
+    assert said["utterances"] == said["analysed"] == 16 and said["same_text"] == 8 and said["near_sound"] >= 8
     assert all(f"featurize add {one.path} level" in page for one in (made, other))
 
 
+def test_a_report_is_written_from_python(made: Store, tmp_path: Path) -> None:
+    stages: list[str] = []
+
+    @contextmanager
+    def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: stages.append(f"{stage} {done}/{total}")
+
+    found = write_report(made, tmp_path / "r.html", max_recordings=3, max_mos=0, max_listed=1, progress=progress)
+    assert found.path == tmp_path / "r.html" and "<!doctype html>" in found.path.read_text()
+    assert found.statistics.analysed.tolist() == [0, 3, 6] and all(len(one.entries) == 1 for one in found.lists)
+    assert stages[:2] == ["read 1/2", "read 2/2"] and stages[-1] == f"drawn {len(found.lists)}/{len(found.lists)}"
+    options = ("--max-recordings", 3, "--mos", 0, "--worst", 1, "--json")
+    command = call(main, "report", made.path, "--out", tmp_path / "c.html", *options)
+    paths = {"page": str(tmp_path / "c.html"), "bytes": (tmp_path / "c.html").stat().st_size}
+    assert json.loads(command.stdout) == json.loads(json.dumps(found.to_json())) | paths
+
+
 def test_a_condition_that_nothing_meets_is_told(made: Store) -> None:
-    one = counted(made, "Length", "duration > 1000")
+    one = count_selection(made, "Length", "duration > 1000")
     assert one.selection is None and "No utterance" in one.remark
 
 
