@@ -10,9 +10,10 @@ from typing import Any
 
 from headrace.store.errors import RunError, UsageError
 from headrace.store.storage import StoragePath, parse_path
+from headrace.train.models import presets
 
 STAGES = ("sovits", "gpt")
-PRESETS = ("tiny", "v1", "v2", "v2Pro", "v2ProPlus")
+PRESETS = tuple(presets.PRESETS)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")

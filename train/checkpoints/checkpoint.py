@@ -1,7 +1,7 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-A checkpoint is written beside its name, forced to disk and renamed: it is there whole or not at all. It is checked
-against the CRC-32 of its every record before it is used, because `torch.load` takes a flipped bit for a weight.
+A checkpoint is written under another name, synced to disk and renamed, so it never exists in part. The CRC-32 of each
+record is checked before use, because `torch.load` would take a flipped bit for a weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headrace.store.storage.local import commit_file
 
 FORMAT = 2
 KEEP_NEWEST = 3
-"""Newest checkpoints that stay."""
+"""This many of the newest checkpoints are kept."""
 
 
 class Checkpoints:
@@ -30,22 +30,23 @@ class Checkpoints:
         self.folder = folder
 
     def path(self, step: int) -> Path:
+        """Return the path of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}.pt"
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, ascending."""
+        """Return the steps of the checkpoints that exist, ascending."""
         names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.folder.glob("step-*.pt"))
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
-        """Write the checkpoint of a step; afterwards the newest `KEEP` are there, and the best one if it is.
+        """Write the checkpoint of a step; delete all but the newest `KEEP_NEWEST` and the best one. Returns its path.
 
         Args:
             state: tensors, numbers, strings, and lists and dicts of them. The format and the versions of what wrote it
                 are added.
             best: the step that validated best.
         Raises:
-            RunError: it cannot be written. Those already there are untouched.
+            RunError: it cannot be written. Earlier checkpoints remain.
         """
         target = self.path(step)
         draft = target.with_suffix(".tmp")
@@ -56,14 +57,14 @@ class Checkpoints:
             commit_file(draft, target)
         except (OSError, RuntimeError) as error:
             draft.unlink(missing_ok=True)
-            raise self._unwritten(target, error) from error
+            raise self._write_error(target, error) from error
         for old in self.steps()[:-KEEP_NEWEST]:
             if old != best:
                 self.path(old).unlink()
         return target
 
-    def _unwritten(self, target: Path, error: OSError | RuntimeError) -> Exception:
-        """torch's archive writer may turn the OSError of a write into a RuntimeError; that one is its context."""
+    def _write_error(self, target: Path, error: OSError | RuntimeError) -> Exception:
+        """Return the error to raise: torch's archive writer may hide an OSError in the context of a RuntimeError."""
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             return error
@@ -73,10 +74,10 @@ class Checkpoints:
         )
 
     def load_newest(self) -> tuple[dict[str, Any], list[str]]:
-        """The newest checkpoint that is intact, and a line for each newer one that is not.
+        """Load the newest intact checkpoint. Returns it, and a message for each newer one that is damaged.
 
         Raises:
-            RunError: there is none, or another version wrote it.
+            RunError: there is none, or it was written by another version.
         """
         damaged: list[str] = []
         for step in reversed(self.steps()):
@@ -89,15 +90,17 @@ class Checkpoints:
 
 
 class CorruptCheckpoint(Exception):
-    """A file is not the checkpoint that was written."""
+    """A checkpoint is damaged, or is none."""
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One checkpoint, on the CPU. Its checksums are verified at about 3 GB/s; nothing in it is executed.
+    """Load a checkpoint onto the CPU.
+
+    Checksums are verified at about 3 GB/s. Nothing in the file is executed.
 
     Raises:
-        Damaged: the file is cut short, a record does not match its checksum, or it holds other things than data.
-        RunError: another version wrote it.
+        Damaged: the file is truncated, a record does not match its checksum, or it holds anything but data.
+        RunError: it was written by another version.
     """
     try:
         state: dict[str, Any] = torch_archive.load(path)
@@ -111,16 +114,17 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """States of torch's generators on the CPU and on every CUDA device."""
+    """Return the states of torch's random generators on the CPU and on every CUDA device."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore `random_state`. A run that moves to a machine with other devices keeps what fits."""
+    """Restore `random_state`. On a machine with other devices, only the states of those present are restored."""
     torch.set_rng_state(state["cpu"])
     for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
         torch.cuda.set_rng_state(cuda, device)
 
 
 def software_versions() -> dict[str, str]:
+    """Return the versions of Headrace, torch and NumPy."""
     return {"headrace": version("headrace"), "torch": str(torch.__version__), "numpy": np.__version__}

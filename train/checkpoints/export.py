@@ -1,4 +1,4 @@
-"""Trained weights as upstream's inference and web UI load them: half precision, its config, its names, its heads."""
+"""Export trained weights as upstream's inference and web UI load them: in half precision, with its config and names."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ TRAINING_FIELDS = (
     "discriminator_width",
     "activation_checkpointing",
 )
-"""Fields that matter in training alone."""
+"""Fields that matter only in training."""
 TRAINING_PART = "enc_q."
-"""The posterior encoder: speaking needs none, so upstream's files have none."""
+"""Prefix of the posterior encoder's weights. Inference needs none, so upstream's files have none."""
 
 
 def sovits_file(name: str, epoch: int, step: int) -> str:
-    """What upstream calls such a file."""
+    """Return the name that upstream gives to a file of SoVITS weights."""
     return f"{name}_e{epoch}_s{step}.pth"
 
 
 def gpt_file(name: str, epoch: int) -> str:
-    """What upstream calls such a file."""
+    """Return the name that upstream gives to a file of GPT weights."""
     return f"{name}-e{epoch}.ckpt"
 
 
 def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int) -> str:
-    """Write a generator. Returns its version.
+    """Export a generator. Returns its version.
 
     Args:
-        name: of the voice, for the config.
+        name: name of the voice, for the config.
     Raises:
         UsageError: no published version has these sizes, so upstream could not load it.
         RunError: the file cannot be written.
@@ -59,7 +59,7 @@ def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, s
 
 
 def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
-    """Write a decoder. Returns its version; v2's serves v2Pro and v2ProPlus too.
+    """Export a decoder. Returns its version; v2Pro and v2ProPlus use that of v2.
 
     Raises:
         As `export_sovits`.
@@ -71,7 +71,7 @@ def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
 
 
 def sovits_sections(config: SovitsConfig, version: str, name: str) -> dict[str, Any]:
-    """The sections that upstream builds a generator from."""
+    """Return the config sections from which upstream constructs a generator."""
     same = ("inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers", "kernel_size", "p_dropout")
     upsampling = ("resblock_kernel_sizes", "upsample_rates", "upsample_initial_channel", "upsample_kernel_sizes")
     return {
@@ -95,7 +95,7 @@ def sovits_sections(config: SovitsConfig, version: str, name: str) -> dict[str, 
 
 
 def gpt_sections(config: GptConfig) -> dict[str, Any]:
-    """The sections that upstream builds a decoder from."""
+    """Return the config sections from which upstream constructs a decoder."""
     return {
         "data": {"max_sec": 54, "pad_val": config.end},
         "model": {
@@ -107,11 +107,15 @@ def gpt_sections(config: GptConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _version_of(config: Any, published: dict[str, Any], unheard: Iterable[str]) -> str:
-    """The version whose sizes a config has, whatever it says in the fields of `unheard`."""
-    fields = [field.name for field in dataclasses.fields(config) if field.name not in unheard]
-    for version, of in published.items():
-        if all(getattr(config, field) == getattr(of, field) for field in fields):
+def _version_of(config: Any, published: dict[str, Any], ignored: Iterable[str]) -> str:
+    """Return the version whose sizes a config has, except in ignored fields.
+
+    Raises:
+        UsageError: no published version has these sizes.
+    """
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in ignored]
+    for version, sizes in published.items():
+        if all(getattr(config, field) == getattr(sizes, field) for field in fields):
             return version
     v2 = published["v2"]
     raise UsageError(
@@ -126,5 +130,5 @@ def _version_of(config: Any, published: dict[str, Any], unheard: Iterable[str]) 
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, as they are in JSON."""
+    """Return tuples as lists, as JSON has them."""
     return [_listed(item) for item in value] if isinstance(value, tuple) else value

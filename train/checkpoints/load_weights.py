@@ -1,4 +1,4 @@
-"""Weights into a module: all of them, or a report of what does not fit."""
+"""Load weights into a module: all of them, or fail with a report of what does not fit."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from headrace.store.errors import RunError
 
 
 def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a module that has exactly these entries; they may be in another precision.
+    """Load weights into a module that has exactly these entries. They may have another dtype.
 
     Args:
-        source: where they come from, for the message.
+        source: where they come from, for messages.
     Raises:
-        RunError: an entry is missing, is not the module's, or has another shape. The module is as it was.
+        RunError: an entry is missing, unknown or has another shape. The module does not change.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in weights]
-    foreign = [name for name in weights if name not in own]
-    reshaped = [name for name in own if name in weights and own[name].shape != weights[name].shape]
-    if missing or foreign or reshaped:
+    unknown = [name for name in weights if name not in own]
+    mismatched = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if missing or unknown or mismatched:
         raise RunError(
-            f"The weights of {source} are not of this model: {len(missing)} missing, {len(foreign)} unknown to it, "
-            f"{len(reshaped)} of another shape; use the preset that they were trained with.",
+            f"The weights of {source} are not of this model: {len(missing)} missing, {len(unknown)} unknown to it, "
+            f"{len(mismatched)} of another shape; use the preset that they were trained with.",
             *_by_part("missing", missing),
-            *_by_part("unknown", foreign),
-            *(f"{name}: {_shape(weights[name])} given, {_shape(own[name])} expected" for name in reshaped[:5]),
+            *_by_part("unknown", unknown),
+            *(f"{name}: {_shape(weights[name])} given, {_shape(own[name])} expected" for name in mismatched[:5]),
         )
     module.load_state_dict(dict(weights))
 
 
 def _by_part(what: str, names: Iterable[str]) -> Iterable[str]:
-    """A line for each part of the model, the first piece of a name, that has such entries."""
+    """Yield a line for each part of the model, the first component of names, that has such entries."""
     for part, members in groupby(sorted(names), key=lambda name: name.partition(".")[0]):
         first, *more = members
         yield f"{what} in {part}: {first}" + (f" and {len(more)} more" if more else "")

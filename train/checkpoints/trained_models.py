@@ -1,4 +1,4 @@
-"""Trained networks, out of a run of one's own or one of upstream's files."""
+"""Load trained networks from a run or from one of upstream's files, and export those of a run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from headrace.train.models.sovits_config import SovitsConfig
 
 
 def load_sovits(path: Path) -> SynthesizerTrn:
-    """The SoVITS generator of a run, or of a pretrained or exported file, for speaking: without its posterior encoder.
+    """Load the SoVITS generator of a run or of a file for inference, without its posterior encoder.
 
     Raises:
-        RunError: there is none, or it is damaged or of another network.
+        RunError: there is none, it is damaged, or it belongs to another network.
     """
     if path.is_dir():
         config, state = _newest(path, "sovits")
@@ -37,15 +37,15 @@ def load_sovits(path: Path) -> SynthesizerTrn:
         sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
     model = SynthesizerTrn(sizes)
     del model.enc_q
-    load_strict(model, _speaking(weights), str(path))
+    load_strict(model, _without_posterior_encoder(weights), str(path))
     return model.eval()
 
 
 def load_gpt(path: Path) -> Text2SemanticDecoder:
-    """The text-to-semantic decoder of a run or of a file.
+    """Load the text-to-semantic decoder of a run or of a file.
 
     Raises:
-        RunError: as `generator`.
+        RunError: there is none, it is damaged, or it belongs to another network.
     """
     if path.is_dir():
         config, state = _newest(path, "gpt")
@@ -60,12 +60,14 @@ def load_gpt(path: Path) -> Text2SemanticDecoder:
 
 
 def export_run(run: Path, out: Path) -> tuple[Path, str]:
-    """Write the newest weights of a run as upstream loads them.
+    """Export the newest weights of a run in upstream's format.
 
     Args:
-        out: a file, or a folder that is there: then the file is called what upstream would call it.
+        out: a file, or an existing folder: then the file gets the name that upstream would give it.
+
     Returns:
-        The file, and the version that it is of.
+        The file and its version.
+
     Raises:
         RunError: there is no run or no checkpoint, or the file cannot be written.
         UsageError: no published version has the sizes of the run's model.
@@ -104,19 +106,19 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
-    """Of a run's generator: those of its preset, with as many phones as the run's store had."""
+    """Return the sizes of a run's generator: those of its preset, with the number of phones of its store."""
     symbols = len(weights["enc_p.text_embedding.weight"])
     return replace(PRESETS[config.model.preset].sovits, symbols=symbols, freeze_quantizer=config.model.init is not None)
 
 
 def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
-    """Of a run's decoder, likewise, and with as many codes."""
+    """Return the sizes of a run's decoder: those of its preset, with the numbers of phones and codes of its store."""
     symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
     vocabulary = len(weights["ar_predict_layer.weight"])
     return replace(PRESETS[config.model.preset].gpt, symbols=symbols, codes=vocabulary - 1)
 
 
-def _speaking(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_posterior_encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(export.TRAINING_PART)}
 
 

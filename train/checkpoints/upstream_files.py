@@ -1,8 +1,7 @@
-"""Checkpoint files of GPT-SoVITS itself, read and written.
+"""Read and write checkpoint files of GPT-SoVITS itself.
 
-They are torch's archives of pickles. Two kinds of a model are told apart by what stands in place of the first two bytes
-of the archive, or by the size of the file. What a file holds is read by torch's restricted unpickler, and only after
-every name in it was found to be one of tensors or of the one plain class that upstream keeps its config in.
+They are archives of torch. Upstream tells versions apart by two bytes that replace the first two of the archive, or by
+the size of the file. `headrace.featurize.files.torch_archive` reads them as data.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ from headrace.store.storage.local import commit_file
 from headrace.train.checkpoints.load_weights import load_strict
 
 VERSION_HEADERS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
-"""Versions that stand in the first two bytes, where they do not say that it is an archive."""
+"""The first two bytes of a file to its version, where they are not those of an archive."""
 ARCHIVE = torch_archive.MAGIC
 V2_BYTES = 82_978 * 1024
-"""A SoVITS file without a head is of v1 if it is smaller than this, and of v2 if not."""
+"""A SoVITS file without such a header is of v1 if it is smaller than this, and else of v2."""
 ROOT = "headrace-weights.1"
-"""Name of the folder within an archive. Each of its some 680 records repeats it, so it decides on which side of
-V2_BYTES a file comes to lie: 18 characters as upstream's own leave 28 KB, and 4 would make of v2 a v1."""
+"""Name of the folder within an archive. Each of about 680 records repeats it, so its length decides on which side of
+V2_BYTES a file lies: the 18 characters of upstream's own leave 28 KB, and 4 would turn a v2 into a v1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCheckpoint:
-    """What a file holds."""
+    """The content of a file."""
 
     weights: dict[str, Tensor]
-    """On the CPU, as precise as they were saved, named as in our modules."""
+    """On the CPU, in the dtype of the file, named as in our modules."""
     config: dict[str, Any]
-    """Sections as dicts; empty where the file has none."""
+    """Sections as dicts; empty if the file has none."""
     info: str
-    """What upstream says of the training, such as 8epoch_1234iteration."""
-    head: str
-    """The version that the first two bytes name; empty where they name none."""
+    """Upstream's note on the training, such as 8epoch_1234iteration."""
+    version: str
+    """The version that the first two bytes name; empty if they name none."""
 
 
 def read(path: Path) -> UpstreamCheckpoint:
-    """Read weights of any of upstream's files: pretrained, trained, or saved to resume from.
+    """Read any of upstream's files of weights: pretrained, exported, or saved to resume from.
 
     Raises:
-        RunError: it cannot be read, is damaged, is not one of these files, or would run code.
+        RunError: it cannot be read, is damaged, is another file, or would run code.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error
-    head = data[:2]
-    if head != ARCHIVE and head not in VERSION_HEADERS:
-        raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {head!r}.")
+    header = data[:2]
+    if header != ARCHIVE and header not in VERSION_HEADERS:
+        raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {header!r}.")
     try:
         content = torch_archive.load(ARCHIVE + data[2:], classes=torch_archive.GPT_SOVITS)
     except torch_archive.UnsafeError as error:
@@ -71,7 +70,7 @@ def read(path: Path) -> UpstreamCheckpoint:
         weights={str(name).removeprefix("model."): value for name, value in weights.items()},
         config=_plain(content.get("config", {})),
         info=str(content.get("info", "")),
-        head=VERSION_HEADERS.get(head, ""),
+        version=VERSION_HEADERS.get(header, ""),
     )
 
 
@@ -90,7 +89,7 @@ def initialise(module: nn.Module, path: Path) -> int:
 
 
 def describe(weights: Mapping[str, Tensor]) -> str:
-    """Which network weights belong to, in words, by their names and shapes."""
+    """Describe in words which network weights belong to, by their names and shapes."""
     if "ar_predict_layer.weight" in weights:
         symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
         return f"a text-to-semantic decoder of {'v1' if symbols == 512 else 'v2'}"
@@ -104,12 +103,14 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     return f"a SoVITS generator of {'v1' if len(weights['enc_p.text_embedding.weight']) == 322 else 'v2'}"
 
 
-def write(path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], info: str, head: bytes = ARCHIVE) -> None:
-    """Write weights in half precision as upstream does, whole or not at all.
+def write(
+    path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], info: str, header: bytes = ARCHIVE
+) -> None:
+    """Write weights in half precision as upstream does, completely or not at all.
 
     Args:
         config: JSON types only; sections as dicts.
-        head: the first two bytes.
+        header: the first two bytes.
     Raises:
         RunError: it cannot be written.
     """
@@ -119,7 +120,7 @@ def write(path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], inf
         draft.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"weight": half, "config": config, "info": info}, draft)
         with draft.open("r+b") as file:
-            file.write(head)
+            file.write(header)
         commit_file(draft, path)
     except (OSError, RuntimeError) as error:  # the latter from torch's archive writer, of a full disk for one
         raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
@@ -128,7 +129,7 @@ def write(path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], inf
 
 
 def _plain(config: Any) -> Any:
-    """A config as dicts."""
+    """Return a config with its sections as dicts."""
     if isinstance(config, torch_archive.HParams):
         config = vars(config)
     return {str(key): _plain(value) for key, value in config.items()} if isinstance(config, Mapping) else config

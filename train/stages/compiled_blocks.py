@@ -1,8 +1,8 @@
-"""Blocks of the networks as a few kernels each (Ansel et al. 2024, "PyTorch 2"), made once for every shape of a batch.
+"""Compile blocks of the networks into a few kernels each (Ansel et al. 2024, "PyTorch 2"), for every shape of a batch.
 
-Blocks are compiled, not whole networks: the layers of a decoder are alike, so all of them run what is made for one, in
-a tenth of the time that the whole takes. Shapes are static, so what is computed depends on the batch alone, and a run
-that is resumed computes it again to the last bit.
+Blocks are compiled, not whole networks: all layers of a decoder share the kernels of one, which compile in a tenth of
+the time of the whole. Shapes are static, so results depend only on the batch, and a resumed run reproduces them to the
+last bit.
 """
 
 from __future__ import annotations
@@ -27,35 +27,39 @@ from headrace.train.stages.stage import Stage
 
 BLOCKS = (Layer, Encoder, WaveNet, ResBlock, ScaleDiscriminator, PeriodDiscriminator)
 MAX_RECOMPILES = 10_000
-"""That a block of code may become: it is compiled for each shape, with gradients of weights and without."""
+"""Limit of compilations of a block: one for each shape, with and without gradients of weights."""
 INDUCTOR_OPTIONS: dict[str, Any] = {"fallback_random": True}
-"""Dropout draws what it draws without compiling."""
+"""Dropout draws the same random numbers as without compiling."""
 
 
 def compile_stage(stage: Stage) -> int:
-    """Compile the blocks of a stage's networks, from the next step on. Returns how many those are.
+    """Compile the blocks of a stage's networks when they first run. Returns how many blocks there are.
 
     Raises:
         UsageError: this machine cannot compile.
     """
     _check_compiler()
-    import torch._dynamo  # a second, which only those wait who compile
+    import torch._dynamo  # takes a second to import
 
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MAX_RECOMPILES
     networks = [value for value in vars(stage).values() if isinstance(value, nn.Module)]
     blocks = [module for network in networks for module in network.modules() if isinstance(module, BLOCKS)]
     for module in blocks:
-        module.forward = _in_training(module, module.forward)  # type: ignore[method-assign]
+        module.forward = _compile_for_training(module, module.forward)  # type: ignore[method-assign]
     return len(blocks)
 
 
-def _in_training(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled in training alone: validation and speech come in lengths of all kinds."""
+def _compile_for_training(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `forward`, compiled in training only: lengths vary too much in validation and speech."""
     compiled = torch.compile(forward, dynamic=False, options=INDUCTOR_OPTIONS)
-    return lambda *given: (compiled if module.training else forward)(*given)
+    return lambda *inputs: (compiled if module.training else forward)(*inputs)
 
 
 def _check_compiler() -> None:
+    """
+    Raises:
+        UsageError: the C++ compiler or Python's headers are missing.
+    """
     if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise UsageError("compile needs a C++ compiler, and there is none on the PATH: install g++, or leave it out.")
     header = Path(sysconfig.get_path("include"), "Python.h")

@@ -34,7 +34,7 @@ def test_its_trained_weights_are_read(golden: Path, name: str, head: str) -> Non
     facts = json.loads((golden / "data_mini.json").read_text())["ckpt_samples"][f"{name}.pth"]
     made = read(golden / "ckpt_samples" / f"{name}.pth")
     assert {key: [str(of.dtype), list(of.shape)] for key, of in made.weights.items()} == facts["weight"]
-    assert (made.info, made.head) == (facts["info"], head)
+    assert (made.info, made.version) == (facts["info"], head)
     assert made.config["train"] == {"epochs": 8} and made.config["model"] == {"version": "v2"}
     assert type(made.config["data"]) is dict
 
@@ -42,7 +42,7 @@ def test_its_trained_weights_are_read(golden: Path, name: str, head: str) -> Non
 def test_its_checkpoints_to_resume_from_are_read(golden: Path) -> None:
     made = read(golden / "ckpt_samples" / "G_123.pth")
     assert {name: list(of.shape) for name, of in made.weights.items()} == {"weight": [2, 2], "bias": [2]}
-    assert (made.config, made.info, made.head) == ({}, "", "")
+    assert (made.config, made.info, made.version) == ({}, "", "")
 
 
 class Run:
@@ -128,7 +128,7 @@ def test_a_round_trip_keeps_every_tensor(tmp_path: Path, head: bytes) -> None:
     made = read(tmp_path / "x.pth")
     assert_equal(made.weights, {name: of.half() for name, of in WEIGHTS.items()})
     assert (made.config, made.info) == (config, "8epoch_9iteration")
-    assert made.head == {b"PK": "", b"05": "v2Pro", b"06": "v2ProPlus", b"01": "v2"}[head]
+    assert made.version == {b"PK": "", b"05": "v2Pro", b"06": "v2ProPlus", b"01": "v2"}[head]
     assert (tmp_path / "x.pth").read_bytes()[:2] == head
     assert os.listdir(tmp_path) == ["x.pth"]
 
