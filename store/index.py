@@ -93,40 +93,42 @@ def read(root: StoragePath, *, check: bool = False) -> Index:
         raise DamagedStore(
             f"{folder} was written by another version: delete that folder, it is derived from the parts."
         )
-    checksums = attributes["arrays"]
-
-    def read_array(name: str) -> np.ndarray:
-        return _read_array(folder / name, checksums[name] if check else "")
-
+    read_array = partial(_read_array, folder, attributes["arrays"] if check else {})
     columns = list(attributes["columns"])
     names = ["parts", "bounds", *columns]
     arrays = dict(zip(names, storage_of(root).map(read_array, names), strict=True))
-    numbers = arrays["parts"].tolist()
-
-    def read_names(name: str) -> np.ndarray:
-        # A build may have deleted the index since, or written another one for a store that grew.
-        try:
-            same = checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes
-        except DamagedStore:
-            same = False
-        if same:
-            return read_array(name)
-        return read_column(root, numbers, name, object, partial(_block_checksums, root) if check else no_checksums)
-
     return Index(
         parts=arrays["parts"],
         bounds=arrays["bounds"],
         columns={name: arrays[name] for name in columns},
-        names=NameColumns(read_names),
+        names=NameColumns(partial(_read_names, root, attributes, arrays["parts"].tolist(), check)),
         fingerprint=str(attributes["fingerprint"]),
     )
 
 
-def _read_array(path: StoragePath, checksums: str) -> np.ndarray:
-    blocks = verified_block_checksums(path, checksums)
-    if path.name in NAMES:
-        return load_array(path, blocks)
-    array = open_array(path, checksums=blocks)
+def _read_names(
+    root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int], check: bool, name: str
+) -> np.ndarray:
+    """Read a column of names from the index if that still has these attributes, otherwise from the parts.
+
+    A build may have deleted the index since it was opened, or written another one for a store that grew.
+    """
+    folder = root / "index"
+    try:
+        unchanged = checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes
+    except DamagedStore:
+        unchanged = False
+    if unchanged:
+        return _read_array(folder, attributes["arrays"] if check else {}, name)
+    return read_column(root, numbers, name, object, partial(_block_checksums, root) if check else no_checksums)
+
+
+def _read_array(folder: StoragePath, checksums: Mapping[str, str], name: str) -> np.ndarray:
+    """Read an array of the index, and compare its checksums; no checksums at all check nothing."""
+    blocks = verified_block_checksums(folder / name, checksums[name] if checksums else "")
+    if name in NAMES:
+        return load_array(folder / name, blocks)
+    array = open_array(folder / name, checksums=blocks)
     return array.read([(0, len(array))])[0]
 
 

@@ -246,8 +246,8 @@ class Store:
         if stop[-1] - start[0] != count * length or part[0] != part[-1]:  # nearly all other batches fail this test
             return None
         rows = self._rows(int(part[0]), feature)
-        apart = (start[1:] != stop[:-1]).any() or (lengths != length).any() or (part != part[0]).any()
-        if apart or not isinstance(rows, MappedArray):
+        scattered = (start[1:] != stop[:-1]).any() or (lengths != length).any() or (part != part[0]).any()
+        if scattered or not isinstance(rows, MappedArray):
             return None
         return rows.read([(int(start[0]), int(stop[-1]))])[0].reshape(count, length, *rows.values.shape[1:])
 

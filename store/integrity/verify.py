@@ -47,13 +47,13 @@ def verify(
     if missing:
         yield Problem(what=f"{len(missing)} parts are not sealed yet, the first is {missing[0]:05d}")
     specs = [FeatureSpec.from_json(spec) for spec in attributes["features"]]
-    whole = True
+    intact = True
     for problem in _verify_parts(root, numbers, {spec.name: spec for spec in specs}, quick, watch):
-        whole = whole and not problem.drop
+        intact = intact and not problem.drop
         yield problem
-    if whole:
+    if intact:
         yield from _verify_index(root, numbers)
-    if whole and not missing:
+    if intact and not missing:
         yield from _verify_totals(root, attributes, numbers)
 
 
