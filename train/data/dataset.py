@@ -64,7 +64,7 @@ class BatchDataset(IterableDataset[Batch]):
 
     @property
     def epoch(self) -> int:
-        """Of the next batch, from 0."""
+        """Epoch of the next batch, from 0."""
         return self._position.epoch
 
     def __iter__(self) -> Iterator[Batch]:

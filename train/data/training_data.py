@@ -79,7 +79,7 @@ def open_training_data(
     for name, expected in needs.items():
         _check_recipe(path, name, store.features[name].recipe, expected)
     if not store.complete:
-        raise StoreError(f"{path} is not complete: run featurize build again, it goes on with what is not sealed yet.")
+        raise StoreError(f"{path} is not complete: run featurize build again, which continues where it stopped.")
     if not len(store):
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
     selection = select(store, config.where)

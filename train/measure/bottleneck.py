@@ -57,11 +57,11 @@ class Comparison:
     """Paces of data and model."""
 
     data: Pace
-    """Of data alone."""
+    """Data without a model."""
     model: Pace
-    """Of the model alone, with the batches of `together` in memory."""
+    """The model without reading: with the batches of `together` in memory."""
     together: Pace
-    """Of a model that reads data."""
+    """The model while it reads data."""
     waits_s: tuple[float, ...]
     """Seconds that each step of `together` waited for data."""
 

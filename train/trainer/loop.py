@@ -32,7 +32,7 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
     """Start a training run, and train until it is finished.
 
     Args:
-        observer: is told what happens; None for nobody.
+        observer: is told what happens; None for none.
     Returns:
         `Run.summary` on the first rank, None on the others.
     Raises:
@@ -42,7 +42,7 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
     if Checkpoints(config.out / "checkpoints").steps():
-        raise RunError(f"{config.out} holds a run: go on with it by --resume, or choose another --out.")
+        raise RunError(f"{config.out} holds a run: continue it with --resume, or choose another --out.")
     with distributed.process_group():
         return _train(Run(config, None, observer or CompositeObserver()))
 
@@ -62,9 +62,9 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
         state, damaged = checkpoints.load_newest()
         for line in damaged:
             observer.log(line)
-        observer.log(f"going on after step {state['step']}")
+        observer.log(f"continuing after step {state['step']}")
     else:
-        observer.log(f"{out} has no checkpoint yet: beginning at step 0")
+        observer.log(f"{out} has no checkpoint yet: starting at step 0")
     with distributed.process_group():
         return _train(Run(config, state, observer))
 

@@ -67,13 +67,13 @@ class Quarantine:
         finite = all(isfinite(value) for name, value in values.items() if not name.startswith("grad_norm"))
         if finite and precision.is_half and precision.scaler.is_enabled():
             return []
-        alone = _over_ranks(_not_finite(stage, batches, device))
+        culprits = _over_ranks(_not_finite(stage, batches, device))
         known = set(self.quarantined)
-        counted = [number for number in alone or utterances_of(batches) if number not in known]
+        counted = [number for number in culprits or utterances_of(batches) if number not in known]
         if not counted:
             return []
         self._failures.update(counted)
-        whose = "because" if alone else "one"
+        whose = "because" if culprits else "one"
         messages = [f"gradients are not finite, the update is left out: {whose} of {self._listed(counted)}"]
         if added := sorted(set(self.quarantined) - known):
             messages.append(f"quarantined, no longer trained on: {self._listed(added)}")

@@ -132,7 +132,7 @@ class Run:
         """Return what to tell the user when a signal stops the run."""
         return (
             f"{number.name} came: stopped after step {self.step}, saved {self.checkpoints.path(self.step)}. "
-            f"Go on with: train run {self.config.store} --out {self.config.out} --resume"
+            f"Continue with: train run {self.config.store} --out {self.config.out} --resume"
         )
 
     def summary(self) -> dict[str, Any]:

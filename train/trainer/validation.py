@@ -49,7 +49,7 @@ class Validator:
         try:
             samples = self._samples.write(step)
         except OSError as error:
-            self._observer.log(f"step {step}: samples are not written, training goes on: {error.strerror}")
+            self._observer.log(f"step {step}: samples are not written, training continues: {error.strerror}")
             return {}
         self._observer.samples_written(step, samples)
         return evaluation_samples.mean_scores(samples)

@@ -113,7 +113,7 @@ class TestSamples:
         monkeypatch.setattr(evaluation_samples, "write_wave", full)
         observer, summary = go(config, tmp_path / "run", samples=1)
         assert summary["steps"] == 4
-        assert "step 2: samples are not written, training goes on: No space left on device" in observer.said
+        assert "step 2: samples are not written, training continues: No space left on device" in observer.said
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -115,7 +115,7 @@ def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
         f"Error: {number.name} came: stopped after step {step}, saved {out}/checkpoints/step-{step:08d}.pt. "
-        f"Go on with: train run {corpus} --out {out} --resume"
+        f"Continue with: train run {corpus} --out {out} --resume"
     )
     assert 3 <= step < STEPS
     assert untimed_lines(out)[-1]["step"] == step
@@ -150,7 +150,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, u
     damage(Checkpoints(out / "checkpoints"))
     observer = Silent()
     loop.resume(out, {"max_steps": STEPS}, observer)
-    assert "is damaged" in observer.said[0] and observer.said[1] == f"going on after step {2 * EVERY}"
+    assert "is damaged" in observer.said[0] and observer.said[1] == f"continuing after step {2 * EVERY}"
     assert_same_run(out, undisturbed, steps=STEPS)
 
 

@@ -151,7 +151,7 @@ class TestRefusals:
     """One clear line each."""
 
     def test_a_run_is_not_overwritten(self, trained, config):
-        with pytest.raises(RunError, match="holds a run: go on with it by --resume"):
+        with pytest.raises(RunError, match="holds a run: continue it with --resume"):
             loop.start(config.with_options(out=trained[0]), Silent())
 
     def test_a_run_keeps_what_makes_it_that_run(self, trained):
@@ -356,7 +356,7 @@ class TestCommand:
         assert "batch_frames 300: asked for" in result.stderr
         again = self.invoke(corpus, "--out", out, "--resume", "--max-steps", 3)
         assert again.exit_code == 0
-        assert "going on after step 2" in again.stderr
+        assert "continuing after step 2" in again.stderr
 
     def test_mistakes_are_one_line_and_a_code(self, corpus, tmp_path):
         result = self.invoke(tmp_path, "--out", tmp_path / "run")
