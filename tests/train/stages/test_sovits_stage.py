@@ -293,7 +293,7 @@ def test_the_end_of_the_decoder_is_float32(batch: Batch) -> None:
     made, seen = sovits_stage(precision="bf16"), []
     for up in made.generator.dec.ups:
         up.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    out, _ = made._synthesise(made._microbatch(batch, torch.tensor([3.0, 68.0])))
+    out = made._synthesise(made._microbatch(batch, torch.tensor([3.0, 68.0]))).synthesis
     assert seen == [torch.bfloat16] * 3 + [torch.float32] * FLOAT32_STAGES
     assert out.wave.dtype == torch.float32
 

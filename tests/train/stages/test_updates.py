@@ -143,7 +143,7 @@ def test_a_single_utterance_that_does_not_fit_is_said() -> None:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(RunError, match="An utterance of 40 frames does not fit"):
-        MicrobatchRunner().fit([speech_batch([40, 21])], never)
+        MicrobatchRunner().run([speech_batch([40, 21])], never)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
