@@ -128,7 +128,7 @@ def bench_training(
 
 def _print_rates(found: dict[str, Any]) -> None:
     states = [state for state in ("warm", "cold") if found[state]]
-    table = output.make_table("", *states)
+    table = output.make_table("", *states, numbers=True)
     for heading, key, form in (
         ("first batch", "first_batch_s", "{:.3f} s"),
         ("utterances/s", "utterances_per_s", "{:,.0f}"),
@@ -157,7 +157,7 @@ def _print_rates(found: dict[str, Any]) -> None:
 
 
 def _print_bottleneck(found: dict[str, Any]) -> None:
-    table = output.make_table("", "frames/s", "utterances/s", "s per step")
+    table = output.make_table("", "frames/s", "utterances/s", "s per step", numbers=True)
     for name, heading in (("data", "data alone"), ("model", "model alone"), ("together", "together")):
         pace = found[name]
         step = f"{pace['seconds'] / pace['steps']:.4f}"

@@ -45,13 +45,17 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, ensure_ascii=False))
 
 
-def make_table(*headings: str) -> Table:
-    """Make a table without borders: of names and values, or with these headings over aligned numbers."""
+def make_table(*headings: str, numbers: bool = False) -> Table:
+    """Make a table without borders, of names and values, or with headings.
+
+    Args:
+        numbers: all columns but the first are of numbers, and aligned at the right.
+    """
     from rich.table import Table
 
     table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if numbers and position else "left")
     if not headings:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")

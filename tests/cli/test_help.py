@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,19 @@ HEAVY = {"torch", "dask", "distributed", "nvidia", "zarr", "numpy", "matplotlib"
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_light_and_quick(command: str) -> None:
     script = f"""
-import sys
+import sys, time
 from headrace.cli.{command} import main
 try:
     main(["--help"])
 except SystemExit as end:
     assert end.code == 0
+print(time.process_time(), file=sys.stderr)
 heavy = {HEAVY} & set(sys.modules)
 sys.exit(f"imported {{heavy}}" if heavy else 0)
 """
-    timings = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-        timings.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(timings) < 2.0, "0.1 s on an idle machine; torch alone takes 2"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stderr) < 1.5, "0.2 CPU-seconds are usual; torch alone takes 2"
 
 
 def pages() -> dict[str, click.Context]:
