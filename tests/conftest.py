@@ -13,8 +13,12 @@ TESTS = Path(__file__).parent
 
 
 SLOW = {
+    "benchmarks/test_demo_corpus.py",
     "compatibility/test_made_before.py",
     "docs/test_documented_commands.py",
+    "featurize/audio/test_malformed_files.py",
+    "featurize/exchange/test_gpt_sovits_dir.py",
+    "featurize/pipeline/test_add_features.py",
     "featurize/pipeline/test_killed_builds.py",
     "featurize/pipeline/test_scale.py",
     "featurize/scheduling/test_dask_cluster.py",

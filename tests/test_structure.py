@@ -131,3 +131,27 @@ def test_every_package_is_distributed() -> None:
 
 def test_slow_modules_exist() -> None:
     assert {name for name in SLOW if not (ROOT / "tests" / name).is_file()} == set()
+
+
+def test_test_modules_do_not_import_one_another() -> None:
+    """What several of them use is in tests/helpers."""
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files("tests")
+        for name in imports(path)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    }
+    assert found == set()
+
+
+def test_what_is_public_has_a_docstring() -> None:
+    """Its first line says what it does or is, in words that stand on their own."""
+    found = {}
+    for package in PACKAGES:
+        for path in files(package):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    docstring = ast.get_docstring(node) or ""
+                    if not docstring or docstring.startswith("Of "):
+                        found[f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"] = docstring
+    assert found == {}

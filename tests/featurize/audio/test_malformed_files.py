@@ -112,7 +112,6 @@ def test_every_kind_decodes_alike(
         check(id, outcomes[id], reject)
 
 
-@pytest.mark.slow
 def test_the_whole_list_through_builds_with_one_and_two_workers(
     expected: tuple[Path, dict[str, malformed_files.Outcome]], tmp_path: Path
 ) -> None:
@@ -164,7 +163,6 @@ def test_what_crashes_or_hangs_its_decoder_is_found_and_costs_no_other() -> None
     assert all(wave.tolist() == [1] * 10 for wave in found.values() if not isinstance(wave, Rejected))
 
 
-@pytest.mark.slow
 def test_a_build_survives_what_crashes_its_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ffmpeg that answers the scan, and then takes the process that asked it to decode down with it."""
     corpus = make_tree(tmp_path / "corpus", 6)

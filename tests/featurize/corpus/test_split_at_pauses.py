@@ -177,6 +177,7 @@ def test_pieces_are_no_longer_than_an_utterance_may_be(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "--max-segment 30 leaves more than the 20 s of --max-duration" in refused.stderr
 
 
+@pytest.mark.slow
 def test_what_has_no_times_is_aligned_first_then_split(tmp_path: Path) -> None:
     """By what is learned from it: built, aligned, exported, and built again from the same recordings."""
     corpus, root = tmp_path / "corpus", tmp_path / "STORE"
