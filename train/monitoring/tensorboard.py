@@ -17,7 +17,7 @@ NOT_CURVES = ("step", "step_s", "wait_s")
 
 
 class TensorBoard:
-    """Write metrics and samples into a folder of TensorBoard events. An `Observer`; use it in a `with` statement.
+    """Writes metrics and samples into a folder of TensorBoard events. An `Observer`; use it in a `with` statement.
 
     Numbers come from lines of metrics.jsonl, which are on the host already: no step synchronises for them.
     """
