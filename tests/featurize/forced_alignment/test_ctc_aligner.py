@@ -16,8 +16,9 @@ from transformers import Wav2Vec2ForCTC
 
 from headrace import store
 from headrace.featurize.features.derived import Derived, Part
-from headrace.featurize.forced_alignment import ctc_aligner
-from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence, Grid, Heard
+from headrace.featurize.forced_alignment import ctc_network
+from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
+from headrace.featurize.forced_alignment.ctc_network import CtcNetwork, Grid, NetworkInput
 from headrace.featurize.forced_alignment.ctc_path import best_way, tokens_of
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary
 from headrace.featurize.forced_alignment.hmm_aligner import NEVER
@@ -135,7 +136,7 @@ def test_a_network_in_a_batch_is_transformers_own_forward_alone(
     numbers = json.loads((tmp_path / "vocab.json").read_text())
     part = part_of(waves, phones)
     for budget in (1, 70, 10_000):
-        monkeypatch.setattr(ctc_aligner, "BATCH", budget)
+        monkeypatch.setattr(ctc_network, "BATCH", budget)
         times, gaps = made(CtcAlign(ctc=tmp_path), part), made(CtcConfidence(ctc=tmp_path), part)
         if budget == 1:
             alone = times
@@ -153,15 +154,15 @@ def test_a_network_in_a_batch_is_transformers_own_forward_alone(
 def test_a_network_hears_what_it_was_trained_to_hear(tmp_path: Path) -> None:
     """Every utterance at mean 0 and variance 1, unless its folder says otherwise; enough for a frame at least."""
     networks.ctc(tmp_path, ARPABET)
-    assert ctc_aligner._normalises(tmp_path)
-    samples = ctc_aligner._prepared(wave(50) + np.int16(900), 32_000, 400, True)
+    assert ctc_network.normalises(tmp_path)
+    samples = ctc_network.prepare(wave(50) + np.int16(900), 32_000, 400, True)
     assert abs(samples.mean()) < 1e-4 and samples.var() == pytest.approx(1, abs=1e-3) and len(samples) == 16_000
-    plain = ctc_aligner._prepared(wave(1)[:, :100], 32_000, 400, False)
+    plain = ctc_network.prepare(wave(1)[:, :100], 32_000, 400, False)
     assert len(plain) == 400 and 0 < abs(plain).max() < 1 and not plain[50:].any()
     other = tmp_path / "other"
     networks.ctc(other, ARPABET)
     (other / "preprocessor_config.json").write_text('{"do_normalize": false, "sampling_rate": 16000}')
-    assert not ctc_aligner._normalises(other)
+    assert not ctc_network.normalises(other)
 
 
 def heard_as(monkeypatch: pytest.MonkeyPatch, frames: int, peaks: Sequence[tuple[int, int]], size: int = 60) -> None:
@@ -171,10 +172,10 @@ def heard_as(monkeypatch: pytest.MonkeyPatch, frames: int, peaks: Sequence[tuple
     for frame, token in peaks:
         log_probs[frame, [0, token]] = -20, -0.1
 
-    def by(self: Any, part: Part, precision: str, heard: Sequence[Heard]) -> list[np.ndarray]:
+    def by(self: Any, part: Part, weights: str, precision: str, heard: Sequence[NetworkInput]) -> list[np.ndarray]:
         return [np.append(log_probs[:, one.columns], log_probs.max(1, keepdims=True), 1) for one in heard]
 
-    monkeypatch.setattr(ctc_aligner._ByCtc, "_by", by)
+    monkeypatch.setattr(CtcNetwork, "_by", by)
 
 
 def number_of(folder: Path, token: str) -> int:
@@ -303,16 +304,16 @@ def test_what_is_longer_than_attention_reaches_is_heard_in_pieces(
 ) -> None:
     """Of frames that see their own field alone, these are the same; and none is missing or double."""
 
-    def by(self: Any, part: Part, precision: str, heard: Sequence[Heard]) -> list[np.ndarray]:
+    def by(self: Any, part: Part, weights: str, precision: str, heard: Sequence[NetworkInput]) -> list[np.ndarray]:
         return [np.lib.stride_tricks.sliding_window_view(one.samples, 400)[::320].mean(1)[:, None] for one in heard]
 
-    monkeypatch.setattr(ctc_aligner._ByCtc, "_by", by)
-    heard = Heard(np.random.default_rng(0).normal(size=100_123).astype(np.float32), np.array([0]))
-    feature, part, grid = CtcAlign(ctc=phonetic), part_of([], [["AA1"]][:0]), Grid.of({})
-    (whole,) = feature._emissions(part, iter([heard]), grid)
+    monkeypatch.setattr(CtcNetwork, "_by", by)
+    heard = NetworkInput(np.random.default_rng(0).normal(size=100_123).astype(np.float32), np.array([0]))
+    network, part = CtcNetwork(phonetic, "fp32"), part_of([], [["AA1"]][:0])
+    (whole,) = network.emissions(part, iter([heard]), "")
     for name, frames in (("WHOLE", 100), ("PIECE", 50), ("MARGIN", 20)):
-        monkeypatch.setattr(ctc_aligner, name, frames)
-    (pieces,) = feature._emissions(part, iter([heard]), grid)
+        monkeypatch.setattr(ctc_network, name, frames)
+    (pieces,) = network.emissions(part, iter([heard]), "")
     assert len(whole) == (100_123 - 400) // 320 + 1 and np.array_equal(whole, pieces)
 
 
@@ -343,7 +344,7 @@ def configured(**changes: Any) -> Callable[[Path], None]:
         (configured(architectures=["Wav2Vec2ForPreTraining"]), "holds Wav2Vec2ForPreTraining"),
         (configured(model_type="hubert"), "holds a network of type hubert"),
         (configured(add_adapter=True), "has add_adapter"),
-        (written("preprocessor_config.json", {"sampling_rate": 8000}), "hears at 8000 Hz, and 16000"),
+        (written("preprocessor_config.json", {"sampling_rate": 8000}), "reads audio at 8000 Hz, and 16000 Hz"),
         (written("preprocessor_config.json", "[]"), "not what transformers writes"),
     ],
 )
