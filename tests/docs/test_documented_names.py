@@ -171,3 +171,19 @@ def messages() -> list[str]:
 def test_the_table_of_environment_variables_is_complete() -> None:
     ours = {name for text in TEXTS.values() for name in re.findall(r"\bHEADRACE_[A-Z_]+", text)}
     assert ours == {"HEADRACE_GOLDEN", "HEADRACE_CHROMIUM"}
+
+
+@pytest.mark.parametrize("page", documentation.pages())
+def test_constants_and_fields_in_inline_code_exist(page: str) -> None:
+    sources = "\n".join(
+        p.read_text(encoding="utf-8") for t in COMMANDS | {"cli": None} for p in (ROOT / t).rglob("*.py")
+    )
+    code = re.findall(r"`([^`\n]+)`", documentation.prose(page))
+    fields = [(name, field) for text in code for name, field in re.findall(r"\b(?!Trainer)([A-Z]\w+)\((\w+)=", text)]
+    for name, field in fields:
+        assert re.search(rf"\b{field}\b", sources), f"{page}: {name} has no {field}"
+    for name in {text for text in code if re.fullmatch(r"[A-Z]+_[A-Z_]+", text)} - {
+        "HEADRACE_GOLDEN",
+        "HEADRACE_CHROMIUM",
+    }:
+        assert re.search(rf"\b{name}\b", sources), f"{page} names {name}"
