@@ -179,6 +179,7 @@ def test_constants_and_fields_in_inline_code_exist(page: str) -> None:
         p.read_text(encoding="utf-8") for t in COMMANDS | {"cli": None} for p in (ROOT / t).rglob("*.py")
     )
     code = re.findall(r"`([^`\n]+)`", documentation.prose(page))
+    # Trainer is Lightning's
     fields = [(name, field) for text in code for name, field in re.findall(r"\b(?!Trainer)([A-Z]\w+)\((\w+)=", text)]
     for name, field in fields:
         assert re.search(rf"\b{field}\b", sources), f"{page}: {name} has no {field}"
