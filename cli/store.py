@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli import bench, import_export, output, report
+from headrace.cli import bench, import_export, output, quality_report
 from headrace.cli.options import LOCAL_PATH, json_option, option, store_argument
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main() -> None:
 main.add_command(import_export.import_prepared)
 main.add_command(import_export.export)
 main.add_command(bench.bench_store)
-main.add_command(report.report)
+main.add_command(quality_report.report)
 
 
 @main.command()
