@@ -1,6 +1,6 @@
-"""From labelled intervals to phones with durations in frames, and from either index to the other.
+"""Convert labelled intervals to symbols with durations in frames.
 
-    P  phones, silences among them      T  frames
+    P  phones, including silences
 
 The alignment law: the durations of an utterance's phones sum to its frames.
 """
@@ -17,21 +17,21 @@ from headrace.featurize.text.languages.frontend import MARKS
 from headrace.featurize.text.symbols import BREATH, SILENCE, SYMBOLS
 from headrace.store.errors import Rejected
 
-UPSTREAM = ("zh", "ja", "ko", "yue")
-"""Languages with symbols of their own in GPT-SoVITS' table."""
-SLACK_S = 1e-4
-"""Gaps and overlaps below this are rounding, not silence and not mistakes."""
+UPSTREAM_LANGUAGES = ("zh", "ja", "ko", "yue")
+"""Languages other than English that have symbols in GPT-SoVITS' table."""
+ROUNDING_S = 1e-4
+"""Gaps and overlaps below this are rounding errors, and neither silence nor mistakes."""
 
 _SILENT_LABELS = frozenset(
     {"", "sil", "sp", "spn", "pau", "epi", "h#", "nsn", "silence", "noise", "_", "#", "<eps>", "<sil>", "<p>", "<p:>"}
 )
 _UNSPOKEN = frozenset({SILENCE, BREATH})
-_BREATHS = frozenset({"br", "breath", "[breath]", "<breath>", "{breath}", "<br>", "{br}", "++breath++"})
+_BREATH_LABELS = frozenset({"br", "breath", "[breath]", "<breath>", "{breath}", "<br>", "{br}", "++breath++"})
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Labelled intervals in order; there may be gaps between them."""
+    """Labelled intervals in order. There may be gaps between them."""
 
     labels: tuple[str, ...]
     starts_s: np.ndarray
@@ -42,25 +42,29 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What is said when in a stretch of speech, in seconds from its first sample."""
+    """Phones and words of an utterance, with times in seconds from its first sample."""
 
     phones: Tier
+    """Empty if the source names no phones."""
     words: Tier
-    """Empty where the source names no words."""
+    """Empty if the source names no words."""
     duration_s: float
     """Of the speech. No pause begins after it."""
 
 
 def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[str], np.ndarray]:
-    """The phones of an alignment as symbols without gaps: what no interval covers is SP, neighbouring SPs are one, and
-    so are breaths.
+    """Return the phones of an alignment as symbols without gaps.
 
-    A label that is several symbols (the vowel of *fire* in IPA) is shared out evenly.
+    Gaps become SP. Adjacent SPs are merged, and so are breaths. If a label is several symbols, like the vowel of *fire*
+    in IPA, its interval is divided evenly.
 
+    Args:
+        alignment: with at least one phone.
+        language: ISO code.
     Returns:
-        P symbols, and where each ends: (P,) float64, seconds; the last is the end of the speech.
+        P symbols, and (P,) float64 where each ends, in seconds. The last ends with the speech.
     Raises:
-        Rejected: stage "align"; a label that is no phone of the language, or no phone at all.
+        Rejected: stage "align"; a label is not a phone of the language, or all are silence.
     """
     names: list[str] = []
     ends: list[float] = [0.0]
@@ -75,35 +79,38 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
     tier = alignment.phones
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
         *firsts, last = label_symbols(label, language)
-        if last in _UNSPOKEN and alignment.duration_s - start <= SLACK_S:
+        if last in _UNSPOKEN and alignment.duration_s - start <= ROUNDING_S:
             continue
-        if start - ends[-1] > SLACK_S:
+        if start - ends[-1] > ROUNDING_S:
             add(SILENCE, start)
         for number, name in enumerate(firsts, 1):
             add(name, start + (end - start) * number / (len(firsts) + 1))
         add(last, end)
-    if alignment.duration_s - ends[-1] > SLACK_S:
+    if alignment.duration_s - ends[-1] > ROUNDING_S:
         add(SILENCE, alignment.duration_s)
     if set(names) <= _UNSPOKEN:
-        raise Rejected("align", "its alignment holds silence alone: align the utterance again")
+        raise Rejected("align", "its alignment holds only silence: align the utterance again")
     return names, np.asarray(ends[1:])
 
 
 def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
-    """Symbols of one interval's label, at least one: SP of a silence, SP2 of a breath, a mark as it is, else of a
-    phone.
+    """Return the symbols of one interval's label, at least one.
 
-    English: ARPAbet as it is, IPA by the table. ARPAbet may lack its stress digits, which are then 0, and be in lower
-    case, as in TIMIT. Other languages: symbols of upstream's table as they are; of those that it has none for, IPA.
+    A silence is SP, a breath SP2, and a punctuation mark itself. Anything else is a phone. English: ARPAbet, or IPA
+    that is converted to it. ARPAbet may be in lower case and lack its stress digits, which are then 0, as in TIMIT.
+    Languages of GPT-SoVITS' table: its symbols. Other languages: IPA.
+
+    Raises:
+        Rejected: stage "align"; the label is not a phone of the language.
     """
     if label.casefold() in _SILENT_LABELS:
         return (SILENCE,)
-    if label.casefold() in _BREATHS or label == "AP":  # as DiffSinger's corpora have it; in IPA, "ap" is two phones
+    if label.casefold() in _BREATH_LABELS or label == "AP":  # in DiffSinger's corpora; "ap" in IPA is two phones
         return (BREATH,)
     if label in MARKS | _UNSPOKEN:
         return (label,)
     if language != "en":
-        return _foreign(label, language)
+        return _non_english_symbols(label, language)
     for spelling in (label.upper(), label.upper() + "0"):
         if spelling in ipa.ARPABET:
             return (spelling,)
@@ -116,8 +123,8 @@ def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
     return phones
 
 
-def _foreign(label: str, language: str) -> tuple[str, ...]:
-    if language in UPSTREAM:
+def _non_english_symbols(label: str, language: str) -> tuple[str, ...]:
+    if language in UPSTREAM_LANGUAGES:
         if label not in SYMBOLS:
             raise Rejected("align", f"its alignment has a phone {label[:40]!r}: no symbol of GPT-SoVITS v2")
         return (label,)
@@ -127,33 +134,24 @@ def _foreign(label: str, language: str) -> tuple[str, ...]:
     return found
 
 
-def phone_index(ends_s: np.ndarray, *, sample_rate: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where phones end, in samples and in frames.
+def phone_boundaries(ends_s: np.ndarray, *, sample_rate: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of phones in samples and their durations in frames.
 
-    Each boundary is rounded to the nearest frame by itself, so that errors do not add up: none exceeds hop / 2.
-    A phone shorter than a frame may get none.
+    Each boundary is rounded to the nearest frame independently, so that errors do not accumulate: none exceeds hop / 2.
+    A phone shorter than a frame may get a duration of 0.
 
     Args:
-        ends_s: (P,) ascending, seconds.
+        ends_s: (P,) in seconds, ascending.
         sample_rate: of the store, in Hz.
+        hop: samples per frame.
+        frames: of the utterance.
     Returns:
-        phone_end (P,) int32: in samples at `sample_rate`, clipped to the `frames * hop` that are stored.
-        phone_frames (P,) int32: durations; they sum to `frames`.
-        In both the last phone reaches the end.
+        phone_end (P,) int32: in samples at `sample_rate`, clipped to the `frames * hop` samples that are stored.
+        phone_frames (P,) int32: durations, which sum to `frames`.
+        In both, the last phone ends with the utterance.
     """
     samples = frames * hop
     phone_end = np.clip(np.rint(ends_s * sample_rate), 0, samples).astype(np.int32)
     phone_end[-1] = samples
     boundaries = (phone_end + hop // 2) // hop
     return phone_end, np.diff(boundaries, prepend=0).astype(np.int32)
-
-
-def phone_of_frame(phone_frames: np.ndarray) -> np.ndarray:
-    """(T,) int64: the phone that every frame belongs to."""
-    return np.repeat(np.arange(len(phone_frames)), phone_frames)
-
-
-def frames_of_phone(phone_frames: np.ndarray) -> np.ndarray:
-    """(P, 2) int64: every phone's first frame and one past its last."""
-    stops = np.cumsum(phone_frames, dtype=np.int64)
-    return np.stack([stops - phone_frames, stops], axis=1)

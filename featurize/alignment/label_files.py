@@ -1,7 +1,7 @@
-"""Times of phones and words from files: what all forms share, and those that are lines: `.lab`, CTM.
+"""Read times of phones and words from `.lab` files and lines of CTM, and check intervals of any format.
 
-Alignments that one file has for many utterances are carried in the utterance itself, as JSON: whoever makes its part
-needs no more files, and a store notices when they change. That takes some 25 bytes a phone.
+An alignment from a file that has many utterances' is carried in the utterance itself, as JSON: the worker that makes
+its part needs no further files, and a store notices when the alignment changes. It takes about 25 bytes per phone.
 """
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.featurize.alignment.intervals import SLACK_S, Alignment, Tier
+from headrace.featurize.alignment.intervals import ROUNDING_S, Alignment, Tier
 from headrace.store.errors import Rejected
 
 PHONE_TIERS = frozenset({"phones", "phone", "phonemes", "phoneme", "segments", "segment"})
 WORD_TIERS = frozenset({"words", "word"})
-TOLERANCE_S = 0.05
-"""How far from the audio's end an alignment may end. Aligners round to their frames, 10 to 25 ms."""
-LARGEST = 1 << 26
-"""Bytes of one utterance's file: 64 MB are a day of speech."""
-NO_WORDS = frozenset({"", "sil", "sp", "spn", "pau", "<eps>", "<sil>", "<unk>", "<s>", "</s>"})
-"""Labels of words, in lower case, where none is said, or nobody knows which."""
+END_TOLERANCE_S = 0.05
+"""Seconds by which an alignment's end may differ from the audio's. Aligners round to their frames, 10 to 25 ms."""
+MAX_BYTES = 1 << 26
+"""Maximum size of one utterance's file: 64 MB are a day of speech."""
+NON_WORD_LABELS = frozenset({"", "sil", "sp", "spn", "pau", "<eps>", "<sil>", "<unk>", "<s>", "</s>"})
+"""Labels, in lower case, of intervals of a word tier that are not a word, or an unknown one."""
 
-_HTK_UNITS = 10**7
-"""Of 100 ns, in a second."""
-_BRIEFEST = 100_000
-"""In HTK's units, 10 ms: whole numbers below are words of a text."""
+_HTK_UNITS_PER_S = 10**7
+_MIN_HTK_END = 100_000
+"""In HTK's units of 100 ns: 10 ms. Smaller whole numbers are words of a text."""
 _CONTEXT = re.compile(r"[^\^]+\^[^-]+-(.+?)\+")
-"""A full-context label of HTS: the phone stands between its neighbours."""
+"""A full-context label of HTS, with the phone between its neighbours."""
 _STATE = re.compile(r"(.+)\[(\d)\]")
-"""HTS' label of one state of a phone."""
+"""A label of HTS for one state of a phone."""
 _POSITION = re.compile(r"(?<=.)_[BIES]$")
-"""What Kaldi adds to a phone for its place in the word."""
+"""Kaldi's suffix of a phone for its position in the word."""
 
 
-class Row(NamedTuple):
-    """One interval, in seconds."""
+class Interval(NamedTuple):
+    """A labelled interval, in seconds."""
 
     start: float
     end: float
@@ -48,174 +47,203 @@ class Row(NamedTuple):
 
     @property
     def middle(self) -> float:
+        """The time halfway between start and end."""
         return (self.start + self.end) / 2
 
 
-def decoded(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 as its first bytes say.
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 if it begins with a byte order mark.
 
     Raises:
-        Rejected: stage "align"; it cannot be read, is in another encoding or too large.
+        Rejected: stage "align"; the file cannot be read, has another encoding, or is too large.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise Rejected("align", f"{path.name} has more than {LARGEST >> 20} MB: no utterance is that long")
+        if path.stat().st_size > MAX_BYTES:
+            raise Rejected("align", f"{path.name} has more than {MAX_BYTES >> 20} MB: no utterance is that long")
         data = path.read_bytes()
     except OSError as error:
         raise Rejected("align", f"{path.name} cannot be read: {error.strerror}") from None
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
-        at = f"from byte {error.start + 1} on"
-        raise Rejected("align", f"{path.name} is neither UTF-8 nor UTF-16 {at}: save it as UTF-8 text") from None
+        position = f"from byte {error.start + 1} on"
+        raise Rejected("align", f"{path.name} is neither UTF-8 nor UTF-16 {position}: save it as UTF-8 text") from None
 
 
-def tier_of(where: str, rows: Iterable[Row]) -> Tier:
-    """Intervals as a tier. Raises Rejected("align") where one is none, or they are not one after the other."""
-    taken = list(rows)
-    before = -math.inf
-    for start, end, label in taken:
+def make_tier(location: str, intervals: Iterable[Interval]) -> Tier:
+    """Return intervals as a tier.
+
+    Args:
+        location: of the intervals, for messages.
+        intervals: in order.
+    Raises:
+        Rejected: stage "align"; an interval ends before it starts, is not finite, or overlaps with the one before.
+    """
+    items = list(intervals)
+    previous_end = -math.inf
+    for start, end, label in items:
         if not -math.inf < start <= end < math.inf:
-            raise Rejected("align", f"{where}: {label[:40]!r} runs from {start:g} to {end:g} s")
-        if start < before - SLACK_S:
-            raise Rejected(
-                "align", f"{where}: intervals overlap, {label[:40]!r} at {start:g} s with one to {before:g} s"
-            )
-        before = end
-    starts, ends, labels = zip(*taken, strict=True) if taken else ((), (), ())
+            raise Rejected("align", f"{location}: {label[:40]!r} runs from {start:g} to {end:g} s")
+        if start < previous_end - ROUNDING_S:
+            overlap = f"{label[:40]!r} at {start:g} s with one to {previous_end:g} s"
+            raise Rejected("align", f"{location}: intervals overlap, {overlap}")
+        previous_end = end
+    starts, ends, labels = zip(*items, strict=True) if items else ((), (), ())
     return Tier(labels, np.asarray(starts, float), np.asarray(ends, float))
 
 
-def no_words() -> Tier:
-    """Of an alignment that names none."""
-    return tier_of("", ())
+def empty_tier() -> Tier:
+    """Return a tier without intervals."""
+    return make_tier("", ())
 
 
-def said(words: Tier) -> list[int]:
-    """Which intervals of a tier of words are words."""
-    return [n for n, label in enumerate(words.labels) if label.casefold() not in NO_WORDS]
+def word_indices(words: Tier) -> list[int]:
+    """Return the indices of the intervals of a word tier that are words, and not silence or an unknown word."""
+    return [n for n, label in enumerate(words.labels) if label.casefold() not in NON_WORD_LABELS]
 
 
-def check_inside(where: str, tier: Tier, start_s: float, stop_s: float) -> None:
-    """Raise Rejected("align") where a tier goes beyond what the audio covers."""
-    if tier.labels and (tier.starts_s[0] < start_s - TOLERANCE_S or tier.ends_s[-1] > stop_s + TOLERANCE_S):
-        reach = f"{tier.starts_s[0]:.3f} to {tier.ends_s[-1]:.3f} s"
-        raise Rejected("align", f"{where} has intervals from {reach}, outside of {start_s:.3f} to {stop_s:.3f} s")
+def check_bounds(location: str, tier: Tier, start_s: float, stop_s: float) -> None:
+    """Raise Rejected, stage "align", if a tier begins before or ends after the audio."""
+    if tier.labels and (tier.starts_s[0] < start_s - END_TOLERANCE_S or tier.ends_s[-1] > stop_s + END_TOLERANCE_S):
+        extent = f"{tier.starts_s[0]:.3f} to {tier.ends_s[-1]:.3f} s"
+        raise Rejected("align", f"{location} has intervals from {extent}, outside of {start_s:.3f} to {stop_s:.3f} s")
 
 
-def checked(where: str, phones: Tier, words: Tier, duration_s: float) -> Alignment:
-    """An alignment from the audio's first sample on. Where it ends with the audio but for rounding, there is no silence
-    after it.
+def make_alignment(location: str, phones: Tier, words: Tier, duration_s: float) -> Alignment:
+    """Return the alignment of an utterance.
 
+    If the last phone ends within END_TOLERANCE_S of the audio's end, no silence follows it.
+
+    Args:
+        location: of the intervals, for messages.
+        phones, words: with times from the audio's first sample on.
+        duration_s: of the audio.
     Raises:
-        Rejected: stage "align"; it goes beyond the audio.
+        Rejected: stage "align"; a tier ends after the audio.
     """
     for tier in (phones, words):
-        check_inside(where, tier, 0.0, duration_s)
+        check_bounds(location, tier, 0.0, duration_s)
     end = phones.ends_s[-1] if phones.labels else 0.0
-    return Alignment(phones, words, end if abs(end - duration_s) <= TOLERANCE_S else duration_s)
+    return Alignment(phones, words, end if abs(end - duration_s) <= END_TOLERANCE_S else duration_s)
 
 
-def packed(where: str, phones: Iterable[Row], words: Iterable[Row]) -> str:
-    """An alignment as an utterance carries it. Nothing where there are no intervals."""
-    held = {"where": where, "phones": [*phones], "words": [*words]}
-    found = held["phones"] or held["words"]
-    return json.dumps(held, ensure_ascii=False, separators=(",", ":")) if found else ""
+def to_json(location: str, phones: Iterable[Interval], words: Iterable[Interval]) -> str:
+    """Return an alignment in the form that an utterance carries, or an empty string if there are no intervals."""
+    content = {"where": location, "phones": [*phones], "words": [*words]}
+    is_empty = not content["phones"] and not content["words"]
+    return "" if is_empty else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-def is_packed(alignment: str) -> bool:
-    """Whether it is an alignment itself, not the path of one."""
+def is_json(alignment: str) -> bool:
+    """Return whether an utterance's alignment is the alignment itself and not the path of a file."""
     return alignment.startswith('{"where":')
 
 
-def unpacked(alignment: str, duration_s: float) -> Alignment:
-    """Raises Rejected("align") as `tier_of` and `checked` do."""
-    held = json.loads(alignment)
-    where = held["where"]
-    phones, words = (tier_of(where, (Row(*row) for row in held[name])) for name in ("phones", "words"))
-    return checked(where, phones, words, duration_s)
+def from_json(alignment: str, duration_s: float) -> Alignment:
+    """Return the alignment that `to_json` wrote.
+
+    Args:
+        alignment: the JSON.
+        duration_s: of the audio.
+    Raises:
+        Rejected: stage "align"; as in `make_tier` and `make_alignment`.
+    """
+    content = json.loads(alignment)
+    location = content["where"]
+    phones, words = (make_tier(location, (Interval(*item) for item in content[name])) for name in ("phones", "words"))
+    return make_alignment(location, phones, words, duration_s)
 
 
-def holds_times(lab: str) -> bool:
-    """Whether the content of a `.lab` is an alignment, by its first lines; else it is a text."""
+def has_times(lab: str) -> bool:
+    """Return whether the content of a `.lab` is an alignment, by its first lines. Otherwise it is a text."""
     lines = [line.split() for line in lab.splitlines() if line.strip()]
     if ["#"] in lines:
         lines = lines[lines.index(["#"]) + 1 :]
-        return bool(lines) and all(map(_is_timed, lines[:2]))
-    if len(lines) < 2 or not all(map(_is_timed, lines[:2])):
+        return bool(lines) and all(map(_begins_with_times, lines[:2]))
+    if len(lines) < 2 or not all(map(_begins_with_times, lines[:2])):
         return False
-    last = max((fields for fields in lines if _is_timed(fields)), key=lambda fields: float(fields[1]))[1]
-    return not last.isdigit() or int(last) >= _BRIEFEST
+    last = max((fields for fields in lines if _begins_with_times(fields)), key=lambda fields: float(fields[1]))[1]
+    return not last.isdigit() or int(last) >= _MIN_HTK_END
 
 
 def read_lab(path: Path, duration_s: float) -> Alignment:
-    """Phones of a `.lab` with times.
+    """Read the phones of a `.lab` with times.
 
-    HTK: `start end label`, in whole units of 100 ns, or in seconds where any time has a point. Festival: after a line
-    that is `#`, `end colour label`, in seconds. Of a full-context label the phone is taken, and the states of one phone
-    are one interval.
+    HTK: `start end label`, in whole units of 100 ns, or in seconds if any time has a decimal point. Festival: after a
+    line `#`, `end colour label`, in seconds. A full-context label is reduced to its phone, and the states of a phone
+    are merged.
 
+    Args:
+        path: of the file.
+        duration_s: of the audio.
     Raises:
-        Rejected: stage "align"; a line that is none, intervals that overlap or end after the audio.
+        Rejected: stage "align"; a line is malformed, or intervals overlap or end after the audio.
     """
-    lines = [line.split() for line in decoded(path).splitlines()]
-    head = lines.index(["#"]) + 1 if ["#"] in lines else 0
-    numbered = [(number, line) for number, line in enumerate(lines[head:], head + 1) if line]
-    for number, fields in numbered:
-        if not _is_timed(fields):
+    lines = [line.split() for line in read_text(path).splitlines()]
+    header_lines = lines.index(["#"]) + 1 if ["#"] in lines else 0
+    rows = []
+    for number, fields in enumerate(lines[header_lines:], header_lines + 1):
+        if fields and not _begins_with_times(fields):
             raise Rejected("align", f"{path.name}:{number}: {' '.join(fields)[:40]!r} is not start, end and label")
-    whole = not head and all(time.isdigit() for _, line in numbered for time in line[:2])
-    timed = _festival(numbered) if head else _htk(numbered, _HTK_UNITS if whole else 1)
-    return checked(path.name, tier_of(path.name, _phones(timed)), no_words(), duration_s)
+        if fields:
+            rows.append(fields)
+    in_htk_units = not header_lines and all(time.isdigit() for fields in rows for time in fields[:2])
+    units_per_s = _HTK_UNITS_PER_S if in_htk_units else 1
+    intervals = _festival_intervals(rows) if header_lines else _htk_intervals(rows, units_per_s)
+    return make_alignment(path.name, make_tier(path.name, _merge_states(intervals)), empty_tier(), duration_s)
 
 
-def _htk(numbered: Iterable[tuple[int, Sequence[str]]], units: int) -> Iterator[Row]:
-    return (Row(float(start) / units, float(end) / units, label) for _, (start, end, label, *_) in numbered)
+def _htk_intervals(rows: Iterable[Sequence[str]], units_per_s: int) -> Iterator[Interval]:
+    return (Interval(float(start) / units_per_s, float(end) / units_per_s, label) for start, end, label, *_ in rows)
 
 
-def _festival(numbered: Iterable[tuple[int, Sequence[str]]]) -> Iterator[Row]:
-    before = 0.0
-    for _, (end, _, label, *_) in numbered:
-        yield Row(before, float(end), label)
-        before = float(end)
+def _festival_intervals(rows: Iterable[Sequence[str]]) -> Iterator[Interval]:
+    previous_end = 0.0
+    for end, _, label, *_ in rows:
+        yield Interval(previous_end, float(end), label)
+        previous_end = float(end)
 
 
-def _phones(rows: Iterable[Row]) -> Iterator[Row]:
-    """What is one phone as one interval, by its name alone."""
-    last, last_state = None, 0
-    for start, end, label in rows:
-        stated = _STATE.fullmatch(label)
-        whole, state = (stated[1], int(stated[2])) if stated else (label, 0)
-        context = _CONTEXT.match(whole)
-        row = Row(start, end, context[1] if context else whole)
-        if last and 0 < last_state < state and row.label == last.label:
-            row = Row(last.start, end, row.label)
-        elif last:
-            yield last
-        last, last_state = row, state
-    if last:
-        yield last
+def _merge_states(intervals: Iterable[Interval]) -> Iterator[Interval]:
+    """Reduce full-context labels to their phones, and merge the intervals of one phone's states."""
+    previous, previous_state = None, 0
+    for start, end, label in intervals:
+        match = _STATE.fullmatch(label)
+        phone, state = (match[1], int(match[2])) if match else (label, 0)
+        context = _CONTEXT.match(phone)
+        interval = Interval(start, end, context[1] if context else phone)
+        if previous and 0 < previous_state < state and interval.label == previous.label:
+            interval = Interval(previous.start, end, interval.label)
+        elif previous:
+            yield previous
+        previous, previous_state = interval, state
+    if previous:
+        yield previous
 
 
-def _is_timed(fields: Sequence[str]) -> bool:
-    return len(fields) > 2 and number(fields[0]) is not None and number(fields[1]) is not None
+def _begins_with_times(fields: Sequence[str]) -> bool:
+    return len(fields) > 2 and parse_number(fields[0]) is not None and parse_number(fields[1]) is not None
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
+    """Return a number, or None if the text is not one."""
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def ctm_row(where: str, line: str) -> Row:
-    """Of a CTM's line after the name: `channel start duration label [confidence]`, NIST's and Kaldi's form.
+def parse_ctm_line(location: str, line: str) -> Interval:
+    """Parse a line of a CTM after its name: `channel start duration label [confidence]`, as NIST and Kaldi write it.
 
+    Args:
+        location: of the line, for messages.
+        line: without the name.
     Raises:
-        Rejected: stage "align"; it is none.
+        Rejected: stage "align"; the line is malformed.
     """
     fields = line.split()
-    start, length = (number(field) for field in fields[1:3]) if len(fields) in (4, 5) else (None, None)
-    if start is None or length is None:
-        raise Rejected("align", f"{where}: {line[:40]!r} is not channel, start, duration and label")
-    return Row(start, start + length, _POSITION.sub("", fields[3]))
+    start, duration = (parse_number(field) for field in fields[1:3]) if len(fields) in (4, 5) else (None, None)
+    if start is None or duration is None:
+        raise Rejected("align", f"{location}: {line[:40]!r} is not channel, start, duration and label")
+    return Interval(start, start + duration, _POSITION.sub("", fields[3]))

@@ -1,8 +1,8 @@
-"""TextGrids as Praat and aligners write them: either text form, in UTF-8 or UTF-16.
+"""Read TextGrids of Praat and of aligners, in the long or the short text format, in UTF-8 or UTF-16.
 
-Read here and not by Praat, which damaged files bring down, and the process with it. Boersma and Weenink describe the
-form in Praat's manual, "TextGrid file formats": what counts are numbers, texts in quotes and flags that stand free, in
-order; all else is there for people to read.
+Praat itself is not used, because damaged files crash it and with it the process. Praat's manual describes the format
+(Boersma and Weenink, "TextGrid file formats"): free-standing numbers, quoted texts and flags count, in this order.
+Everything else is only for people to read.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Literal, NamedTuple, NoReturn
 
 from headrace.featurize.alignment.intervals import Alignment, Tier
 from headrace.featurize.alignment.label_files import (
+    END_TOLERANCE_S,
     PHONE_TIERS,
-    TOLERANCE_S,
     WORD_TIERS,
-    Row,
-    check_inside,
-    decoded,
-    no_words,
-    number,
-    said,
-    tier_of,
+    Interval,
+    check_bounds,
+    empty_tier,
+    make_tier,
+    parse_number,
+    read_text,
+    word_indices,
 )
 from headrace.store.errors import Rejected
 
@@ -34,121 +34,132 @@ _TOKEN = re.compile(
         | \s+ | ![^\n]* | [^\s"!] [^\s"]*""",
     re.VERBOSE,
 )
-"""The last three are there for people."""
+"""The last three alternatives are ignored."""
 _HEADER = "ooTextFile"
 
 
 class TextGrid(NamedTuple):
-    """What one holds, in seconds on its own clock."""
+    """The content of a TextGrid, with its times in seconds."""
 
     tiers: list[tuple[str, Tier]]
-    """Of intervals, with their names; intervals without a label are left out."""
-    others: int
-    """Tiers of points."""
+    """Interval tiers with their names, without the intervals that have no label."""
+    point_tiers: int
+    """Number of point tiers, which are not read."""
     start: float
     end: float
 
 
 def read_textgrid(path: Path, start_s: float, stop_s: float) -> Alignment:
-    """Phones and words of a TextGrid.
+    """Read phones and words of a TextGrid.
 
-    Tiers are known by name, in any case: phones, phone, phonemes, segments, ...; words, word; with a speaker in
-    front as the Montreal Forced Aligner writes them ("anna - phones"). Of a TextGrid that has no tiers but one of words
-    the phones are empty.
+    Tiers are found by name, in any case: phones, phone, phonemes, segments, ... and words, word. A speaker may stand in
+    front, as the Montreal Forced Aligner writes it ("anna - phones"). If the only tier is one of words, the tier of
+    phones is empty.
 
     Args:
-        start_s, stop_s: the time, on the TextGrid's clock, that the audio covers; times are returned from start_s on.
+        path: of the file.
+        start_s, stop_s: the part of the TextGrid's time that the audio covers. Returned times count from `start_s`.
     Raises:
-        Rejected: stage "align"; no TextGrid, two tiers of phones or none, intervals that overlap or lie outside, or a
-            TextGrid that is not of this audio by its length.
+        Rejected: stage "align"; the file is not a TextGrid, has no tier of phones or two, has intervals that overlap or
+            lie outside of the audio, or does not fit the audio's duration.
     """
     grid = parse(path)
-    if abs(grid.start - start_s) > TOLERANCE_S or abs(grid.end - stop_s) > TOLERANCE_S:
-        runs = f"runs from {grid.start:.3f} to {grid.end:.3f} s"
-        raise Rejected("align", f"{path.name} {runs}, the audio from {start_s:.3f} to {stop_s:.3f} s")
-    phones, words = _tier(grid, PHONE_TIERS, path), _tier(grid, WORD_TIERS, path)
-    if phones is None and (words is None or len(grid.tiers) + grid.others > 1):
-        named = ", ".join(name for name, _ in grid.tiers) or "none"
-        raise Rejected("align", f"{path.name} has no tier of phones; its tiers of intervals: {named}")
-    tiers = [tier or no_words() for tier in (phones, words)]
+    if abs(grid.start - start_s) > END_TOLERANCE_S or abs(grid.end - stop_s) > END_TOLERANCE_S:
+        extent = f"runs from {grid.start:.3f} to {grid.end:.3f} s"
+        raise Rejected("align", f"{path.name} {extent}, the audio from {start_s:.3f} to {stop_s:.3f} s")
+    phones, words = _find_tier(grid, PHONE_TIERS, path), _find_tier(grid, WORD_TIERS, path)
+    if phones is None and (words is None or len(grid.tiers) + grid.point_tiers > 1):
+        names = ", ".join(name for name, _ in grid.tiers) or "none"
+        raise Rejected("align", f"{path.name} has no tier of phones; its tiers of intervals: {names}")
+    tiers = [tier or empty_tier() for tier in (phones, words)]
     for tier in tiers:
-        check_inside(path.name, tier, start_s, stop_s)
-    moved = [Tier(tier.labels, tier.starts_s - start_s, tier.ends_s - start_s) for tier in tiers]
-    return Alignment(moved[0], moved[1], grid.end - start_s)
+        check_bounds(path.name, tier, start_s, stop_s)
+    shifted = [Tier(tier.labels, tier.starts_s - start_s, tier.ends_s - start_s) for tier in tiers]
+    return Alignment(shifted[0], shifted[1], grid.end - start_s)
 
 
-def read_words(path: Path) -> str:
-    """The text of a TextGrid: the labels of its tier of words. Raises Rejected("align") where there is none."""
-    words = _tier(parse(path), WORD_TIERS, path)
+def read_transcript(path: Path) -> str:
+    """Return the text of a TextGrid: the labels of its tier of words, joined by spaces.
+
+    Raises:
+        Rejected: stage "align"; the file is not a TextGrid, or has no tier of words.
+    """
+    words = _find_tier(parse(path), WORD_TIERS, path)
     if words is None:
         raise Rejected("align", f"{path.name} has no tier of words to take the text from")
-    return " ".join(words.labels[n] for n in said(words))
+    return " ".join(words.labels[n] for n in word_indices(words))
 
 
 def parse(path: Path) -> TextGrid:
-    """
+    """Parse a TextGrid.
+
     Raises:
-        Rejected: stage "align"; no TextGrid, or a damaged one.
+        Rejected: stage "align"; the file is not a TextGrid, or is damaged.
     """
-    values = _Values(path.name, decoded(path))
-    if not values.next("text").startswith(_HEADER) or values.next("text") != "TextGrid":
-        values.refuse("no TextGrid in text form is that: let Praat save it as one")
-    start, end = values.number(), values.number()
+    reader = _Reader(path.name, read_text(path))
+    if not reader.next("text").startswith(_HEADER) or reader.next("text") != "TextGrid":
+        reader.fail("it is not a TextGrid in text format: let Praat save it as one")
+    start, end = reader.number(), reader.number()
     tiers: list[tuple[str, Tier] | None] = []
-    if values.next("flag") == "<exists>":
-        tiers = [_read_tier(values, path) for _ in range(values.count())]
+    if reader.next("flag") == "<exists>":
+        tiers = [_read_tier(reader, path) for _ in range(reader.count())]
     return TextGrid([tier for tier in tiers if tier], tiers.count(None), start, end)
 
 
-def _read_tier(values: _Values, path: Path) -> tuple[str, Tier] | None:
-    """None of a tier of points."""
-    kind, name = values.next("text"), values.next("text")
-    values.number(), values.number()
-    points = kind == "TextTier"
-    if not points and kind != "IntervalTier":
-        values.refuse(f"a tier is a {kind[:40]!r}, not of intervals or points")
-    rows = []
-    for _ in range(values.count()):
-        start = values.number()
-        rows.append(Row(start, start if points else values.number(), values.next("text").strip()))
-    return None if points else (name, tier_of(f"{path.name}: {name}", (row for row in rows if row.label)))
+def _read_tier(reader: _Reader, path: Path) -> tuple[str, Tier] | None:
+    """Read the next tier. Return its name and intervals, or None if it is a point tier."""
+    kind, name = reader.next("text"), reader.next("text")
+    reader.number(), reader.number()
+    has_points = kind == "TextTier"
+    if not has_points and kind != "IntervalTier":
+        reader.fail(f"a tier is a {kind[:40]!r}, not of intervals or points")
+    intervals = []
+    for _ in range(reader.count()):
+        start = reader.number()
+        intervals.append(Interval(start, start if has_points else reader.number(), reader.next("text").strip()))
+    if has_points:
+        return None
+    return name, make_tier(f"{path.name}: {name}", (interval for interval in intervals if interval.label))
 
 
-class _Values:
-    """The values of a text form, one after the other."""
+class _Reader:
+    """Reads the values of a text format one after the other."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text, self._position = name, text, 0
 
     def next(self, kind: Literal["text", "number", "flag"]) -> str:
-        while (found := _TOKEN.match(self._text, self._position)) and not found.lastgroup:
-            self._position = found.end()
-        if not found or found.lastgroup != kind:
-            self.refuse(f"a {kind} was expected" + (", and it ends" if self._position == len(self._text) else ""))
-        self._position = found.end()
-        return found[kind].replace('""', '"')
+        """Return the next value. Raise Rejected if it is of another kind."""
+        while (match := _TOKEN.match(self._text, self._position)) and not match.lastgroup:
+            self._position = match.end()
+        if not match or match.lastgroup != kind:
+            self.fail(f"a {kind} was expected" + (", and it ends" if self._position == len(self._text) else ""))
+        self._position = match.end()
+        return match[kind].replace('""', '"')
 
     def number(self) -> float:
         text = self.next("number")
-        value = number(text)
+        value = parse_number(text)
         if value is None or not math.isfinite(value):
-            self.refuse(f"{text[:40]!r} is no time")
+            self.fail(f"{text[:40]!r} is not a time")
         return value
 
     def count(self) -> int:
         value = self.number()
         if value < 0 or value % 1:
-            self.refuse(f"{value:g} is no count")
+            self.fail(f"{value:g} is not a count")
         return int(value)
 
-    def refuse(self, reason: str) -> NoReturn:
+    def fail(self, reason: str) -> NoReturn:
+        """Raise Rejected with the current line and a reason."""
         line = self._text.count("\n", 0, self._position) + 1
         raise Rejected("align", f"{self._name} cannot be read from line {line} on: {reason}")
 
 
-def _tier(grid: TextGrid, names: frozenset[str], path: Path) -> Tier | None:
+def _find_tier(grid: TextGrid, names: frozenset[str], path: Path) -> Tier | None:
+    """Return the tier whose name is one of `names`, or None. Raise Rejected if there are several."""
     found = [(name, tier) for name, tier in grid.tiers if name.rpartition(" - ")[2].strip().casefold() in names]
     if len(found) > 1:
-        named = ", ".join(name for name, _ in found)
-        raise Rejected("align", f"{path.name} has {len(found)} tiers of the kind ({named}): keep one")
+        listed = ", ".join(name for name, _ in found)
+        raise Rejected("align", f"{path.name} has {len(found)} tiers of one kind ({listed}): keep one")
     return found[0][1] if found else None

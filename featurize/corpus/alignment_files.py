@@ -1,7 +1,8 @@
-"""Where the alignments of a corpus lie, and reading the one of an utterance.
+"""Find the alignments of a corpus, and read the alignment of an utterance.
 
-Beside a recording, or at its place in a folder apart, as the Montreal Forced Aligner writes them: `.TextGrid`, or a
-`.lab` that holds times. For all of a corpus, in its folder or that apart: `phones.ctm` and `words.ctm`.
+An alignment is a `.TextGrid`, or a `.lab` with times. It lies beside its recording, or at the same relative path in a
+separate folder, as the Montreal Forced Aligner writes it. `phones.ctm` and `words.ctm`, in the corpus folder or in the
+separate one, have the alignments of all utterances.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 
 from headrace.featurize.alignment import label_files
 from headrace.featurize.alignment.intervals import Alignment
-from headrace.featurize.alignment.label_files import Row
+from headrace.featurize.alignment.label_files import Interval
 from headrace.featurize.alignment.textgrid import read_textgrid
-from headrace.featurize.alignment.words import check_text
+from headrace.featurize.alignment.words import check_words_match_text
 from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
@@ -24,122 +25,136 @@ from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import SCHEME
 
 SUFFIXES = (".TextGrid", ".textgrid", ".lab")
-CTM = ("phones.ctm", "words.ctm")
+CTM_FILES = ("phones.ctm", "words.ctm")
 
 
-def read(corpus: StoragePath, utterance: Utterance) -> Alignment:
-    """The alignment that an utterance names or holds.
+def read_alignment(corpus: StoragePath, utterance: Utterance) -> Alignment:
+    """Read the alignment that an utterance names or contains.
 
+    Args:
+        corpus: folder that `utterance.alignment` is relative to.
+        utterance: one whose `alignment` is not empty.
     Raises:
-        Rejected: stage "align"; it cannot be read, is not of this audio by its times, or its words are of another text.
+        Rejected: stage "align"; the alignment cannot be read, does not fit the audio's duration, or has the words of
+            another text.
     """
     start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
-    if label_files.is_packed(utterance.alignment):
-        found = label_files.unpacked(utterance.alignment, stop - start)
+    if label_files.is_json(utterance.alignment):
+        alignment = label_files.from_json(utterance.alignment, stop - start)
     else:
-        with _local(corpus, utterance.alignment) as path:
+        with _local_file(corpus, utterance.alignment) as path:
             is_lab = folders.suffix(path.name) == ".lab"
-            found = label_files.read_lab(path, stop - start) if is_lab else read_textgrid(path, start, stop)
-    check_text(found.words, utterance.text)
-    return found
+            alignment = label_files.read_lab(path, stop - start) if is_lab else read_textgrid(path, start, stop)
+    check_words_match_text(alignment.words, utterance.text)
+    return alignment
 
 
-def _local(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:
-    """A file of a corpus, or of the folder apart that has its alignments."""
+def _local_file(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:
+    """Give the path of an alignment in the corpus, or in a separate folder if its name is absolute."""
     file = parse_path(name)
-    apart = name.startswith(SCHEME) or posixpath.isabs(name)
-    return source.local_file(file.parent, file.name) if apart else source.local_file(corpus, name)
+    is_absolute = name.startswith(SCHEME) or posixpath.isabs(name)
+    return source.local_file(file.parent, file.name) if is_absolute else source.local_file(corpus, name)
 
 
-class Alignments:
-    """Finds the alignments of a corpus. Of many threads at once."""
+class AlignmentFinder:
+    """Finds the alignments of a corpus. It can be used by many threads at once."""
 
-    def __init__(self, corpus: Source, apart: StoragePath | None = None) -> None:
-        """
+    def __init__(self, corpus: Source, folder: StoragePath | None = None) -> None:
+        """Read the CTM files.
+
         Args:
-            apart: a folder that holds them, laid out as the corpus.
+            corpus: files of the corpus.
+            folder: a separate folder of alignments, laid out like the corpus.
         Raises:
-            UsageError: there is no such folder.
+            UsageError: `folder` does not exist.
             CorpusError: a CTM cannot be read.
         """
         self._corpus = corpus
-        self._apart = None if apart is None else _folder(apart)
-        self._ctm = {name: _lines(self._apart or corpus, name) for name in CTM}
+        self._folder = None if folder is None else _find_folder(folder)
+        self._ctm = {name: _read_ctm(self._folder or corpus, name) for name in CTM_FILES}
 
-    def of(self, entry: Entry, audio: str, span_s: tuple[float, float]) -> str:
-        """What `Utterance.alignment` is to be; empty where there is none. What lies apart goes before all else.
+    def find(self, entry: Entry, audio: str, span_s: tuple[float, float]) -> str:
+        """Return the value for `Utterance.alignment`, empty if there is none. The separate folder has precedence.
 
         Args:
-            audio: the recording, relative to the corpus folder where it lies in it.
-            span_s: where in the recording the utterance is.
+            entry: of the corpus.
+            audio: the recording, relative to the corpus folder if it lies in it.
+            span_s: start and end of the utterance in the recording.
         Raises:
-            Rejected: stage "align"; a file that the corpus names is not there, or a line that is none.
+            Rejected: stage "align"; a file that the corpus names does not exist, or a line of a CTM is malformed.
         """
-        whole = entry.seconds is None
-        apart = self._at(self._apart, audio) if self._apart and whole else ""
-        if self._apart and apart:
-            return str(self._apart.root / apart)
-        beside = self._at(self._corpus, audio) if entry.alignment is None and whole else ""
-        return self._given(entry.alignment or "") or beside or self._rows(entry, audio, span_s)
+        is_whole = entry.seconds is None
+        separate = self._file_of(self._folder, audio) if self._folder and is_whole else ""
+        if self._folder and separate:
+            return str(self._folder.root / separate)
+        beside = self._file_of(self._corpus, audio) if entry.alignment is None and is_whole else ""
+        return self._named_by_corpus(entry.alignment or "") or beside or self._from_ctm(entry, audio, span_s)
 
-    def _given(self, alignment: str) -> str:
-        if not alignment or label_files.is_packed(alignment):
+    def _named_by_corpus(self, alignment: str) -> str:
+        if not alignment or label_files.is_json(alignment):
             return alignment
         name = self._corpus.relative(alignment)
         try:
             self._corpus.size(name)
         except Rejected as error:
             raise Rejected("align", f"its alignment, {name}: {error.reason}") from None
-        return name if _is_timed(self._corpus, name) else ""
+        return name if _has_times(self._corpus, name) else ""
 
-    def _at(self, where: Source, audio: str) -> str:
+    def _file_of(self, folder: Source, audio: str) -> str:
+        """Return the name of a recording's alignment in a folder, empty if there is none."""
         stem = posixpath.splitext(audio)[0]
-        there = (stem + suffix for suffix in SUFFIXES if where.exists(stem + suffix))
-        return next((name for name in there if _is_timed(where, name)), "")
+        candidates = (stem + suffix for suffix in SUFFIXES if folder.exists(stem + suffix))
+        return next((name for name in candidates if _has_times(folder, name)), "")
 
-    def _rows(self, entry: Entry, audio: str, span_s: tuple[float, float]) -> str:
-        """Of CTMs: by the utterance's name with times of its own, else by its recording's with those of that."""
+    def _from_ctm(self, entry: Entry, audio: str, span_s: tuple[float, float]) -> str:
+        """Return the alignment in CTMs. Lines named after the utterance count from its start, others are cropped."""
         name = entry.name or posixpath.splitext(audio)[0]
         if any(name in lines for lines in self._ctm.values()):
-            return label_files.packed(f"CTM: {name}", *(self._named(kind, name) for kind in CTM))
+            return label_files.to_json(f"CTM: {name}", *(self._intervals(file, name) for file in CTM_FILES))
         start, stop = span_s
-        rows = ([row for row in self._named(kind, entry.recording) if start <= row.middle < stop] for kind in CTM)
-        moved = ([Row(row.start - start, row.end - start, row.label) for row in some] for some in rows)
-        return label_files.packed(f"CTM: {name}", *moved)
+        tiers = (
+            [
+                Interval(interval.start - start, interval.end - start, interval.label)
+                for interval in self._intervals(file, entry.recording)
+                if start <= interval.middle < stop
+            ]
+            for file in CTM_FILES
+        )
+        return label_files.to_json(f"CTM: {name}", *tiers)
 
-    def _named(self, kind: str, name: str) -> list[Row]:
-        return [label_files.ctm_row(f"{kind}: {name}", line) for line in self._ctm[kind].get(name, ())]
+    def _intervals(self, file: str, name: str) -> list[Interval]:
+        return [label_files.parse_ctm_line(f"{file}: {name}", line) for line in self._ctm[file].get(name, ())]
 
 
-def _folder(apart: StoragePath) -> Source:
+def _find_folder(path: StoragePath) -> Source:
     try:
-        found, file = source.find(apart, follow_outside=True)
+        found, file = source.find(path, follow_outside=True)
     except UsageError:
-        file, found = apart.name, None
+        file, found = path.name, None
     if file or not found:
-        raise UsageError(f"--alignments {apart} is no folder: give one that is laid out as the corpus.")
+        raise UsageError(f"--alignments {path} is not a folder: give one that is laid out like the corpus.")
     return found
 
 
-def _is_timed(where: Source, name: str) -> bool:
-    """A `.lab` may be a text too."""
+def _has_times(folder: Source, name: str) -> bool:
+    """Return whether a file is an alignment. A `.lab` may also be a text."""
     if folders.suffix(name) != ".lab":
         return True
-    with source.local_file(where.root, name) as path:
-        return label_files.holds_times(label_files.decoded(path))
+    with source.local_file(folder.root, name) as path:
+        return label_files.has_times(label_files.read_text(path))
 
 
-def _lines(where: Source, name: str) -> dict[str, list[str]]:
-    """Of a CTM, by what each line begins with, what follows. Empty where there is no such file."""
-    found: dict[str, list[str]] = {}
-    if not where.exists(name):
-        return found
+def _read_ctm(folder: Source, name: str) -> dict[str, list[str]]:
+    """Return the rests of a CTM's lines by their first word. It is empty if the file does not exist."""
+    rests: dict[str, list[str]] = {}
+    if not folder.exists(name):
+        return rests
     try:
-        text = (where.root / name).read_bytes().decode("utf-8-sig")
+        text = (folder.root / name).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{where.root / name} cannot be read as UTF-8: {error}.") from None
+        raise CorpusError(f"{folder.root / name} cannot be read as UTF-8: {error}.") from None
     for line in text.split("\n"):
         first, *rest = line.split(maxsplit=1)[:2] or [";;"]
         if not first.startswith(";;"):
-            found.setdefault(first, []).append("".join(rest))
-    return found
+            rests.setdefault(first, []).append("".join(rest))
+    return rests

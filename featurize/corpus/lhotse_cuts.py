@@ -1,4 +1,4 @@
-"""Lhotse's cuts as a corpus. They are lines of JSON: Lhotse itself is not needed."""
+"""Read Lhotse's cuts as a corpus. They are lines of JSON, so Lhotse itself is not needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from math import inf
 from sys import intern
 from typing import Any
 
-from headrace.featurize.alignment.label_files import PHONE_TIERS, WORD_TIERS, Row, packed
+from headrace.featurize.alignment.label_files import PHONE_TIERS, WORD_TIERS, Interval, to_json
 from headrace.featurize.corpus.formats import LANGUAGE_TAGS, Entries, Entry
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected
@@ -23,70 +23,76 @@ _LANGUAGES = {"english": "en", "chinese": "zh", "mandarin": "zh", "japanese": "j
 
 
 def read_cuts(source: Source, file: str) -> Entries:
-    """Lhotse: a line of the manifest is a cut of one recording. A recording that is a command is never run."""
-    for number, line in enumerate(_lines(source, file), 1):
-        where = f"{file}:{number}"
+    """Read a manifest, whose lines are cuts of one recording each. A recording that is a command is not run."""
+    for number, line in enumerate(_read_lines(source, file), 1):
+        location = f"{file}:{number}"
         try:
-            yield _entry(source, where, json.loads(line))
+            yield _entry(source, location, json.loads(line))
         except Rejected as error:
-            yield Reject(where, error.stage, error.reason)
+            yield Reject(location, error.stage, error.reason)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            yield Reject(where, "scan", f"no cut of one recording with text ({error!r:.100})")
+            yield Reject(location, "scan", f"not a cut of one recording with text ({error!r:.100})")
 
 
-def _lines(source: Source, file: str) -> Iterator[bytes]:
+def _read_lines(source: Source, file: str) -> Iterator[bytes]:
     try:
         data = (source.root / file).read_bytes()
-        opened = gzip.GzipFile(fileobj=io.BytesIO(data)) if file.endswith(".gz") else io.BytesIO(data)
-        yield from (line for line in opened if line.strip())
+        lines = gzip.GzipFile(fileobj=io.BytesIO(data)) if file.endswith(".gz") else io.BytesIO(data)
+        yield from (line for line in lines if line.strip())
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{source.root / file} cannot be read: {error}.") from None
 
 
-def _entry(source: Source, where: str, cut: Mapping[str, Any]) -> Entry:
+def _entry(source: Source, location: str, cut: Mapping[str, Any]) -> Entry:
     if cut["type"] != "MonoCut":
-        raise Rejected("scan", f"a {cut['type']}: only a MonoCut is a stretch of one recording as it is")
-    recording, spoken = cut["recording"], cut["supervisions"]
-    (origin,) = recording["sources"]
-    if origin["type"] != "file":
-        raise Rejected("scan", f"its recording is a {origin['type']}, and none is run or fetched: save it as a file")
-    if len(origin["channels"]) > 1:
-        raise Rejected("scan", f"one of {len(origin['channels'])} channels: save it as a recording of its own")
-    speakers = {str(supervision["speaker"]) for supervision in spoken if supervision.get("speaker")}
+        raise Rejected("scan", f"a {cut['type']}: only a MonoCut is an unmodified part of one recording")
+    recording, supervisions = cut["recording"], cut["supervisions"]
+    (audio_source,) = recording["sources"]
+    kind, channels = audio_source["type"], audio_source["channels"]
+    if kind != "file":
+        raise Rejected("scan", f"its recording is a {kind}, which is neither run nor downloaded: save it as a file")
+    if len(channels) > 1:
+        raise Rejected("scan", f"one of {len(channels)} channels: save it as a recording of its own")
+    speakers = {str(supervision["speaker"]) for supervision in supervisions if supervision.get("speaker")}
     if len(speakers) > 1:
         raise Rejected("scan", f"{len(speakers)} speakers: cut it between them")
     start, stop = float(cut["start"]), float(cut["start"]) + float(cut["duration"])
     sample = 1 / float(recording["sampling_rate"])
-    to_the_end = abs(stop - float(recording["duration"])) <= sample
-    whole = to_the_end and start < sample
-    language = next((str(supervision["language"]) for supervision in spoken if supervision.get("language")), "")
+    ends_with_recording = abs(stop - float(recording["duration"])) <= sample
+    is_whole = ends_with_recording and start < sample
+    languages = (str(supervision["language"]) for supervision in supervisions if supervision.get("language"))
+    phones = (str((supervision.get("custom") or {}).get("phones", "")) for supervision in supervisions)
     return Entry(
-        where=where,
-        audio=str(origin["source"]),
+        location=location,
+        audio=str(audio_source["source"]),
         speaker=intern(next(iter(speakers), source.root.name)),
-        language=_language(language),
-        text=" ".join(str(supervision["text"]).strip() for supervision in spoken if supervision.get("text")),
-        phones=" ".join(str((supervision.get("custom") or {}).get("phones", "")) for supervision in spoken).strip(),
-        seconds=None if whole else (start, inf if to_the_end else stop),
-        alignment=_alignment(where, spoken) or (None if whole else ""),
+        language=_language_code(next(languages, "")),
+        text=" ".join(str(supervision["text"]).strip() for supervision in supervisions if supervision.get("text")),
+        phones=" ".join(phones).strip(),
+        seconds=None if is_whole else (start, inf if ends_with_recording else stop),
+        alignment=_alignment_json(location, supervisions) or (None if is_whole else ""),
         name=str(cut["id"]),
     )
 
 
-def _alignment(where: str, spoken: Iterable[Mapping[str, Any]]) -> str:
-    """Of a cut's supervisions, whose clock is the cut's."""
-    held = [(str(name).casefold(), items) for one in spoken for name, items in (one.get("alignment") or {}).items()]
+def _alignment_json(location: str, supervisions: Iterable[Mapping[str, Any]]) -> str:
+    """Return the alignment of a cut's supervisions. Their times count from the cut's start."""
+    tiers = [tier for supervision in supervisions for tier in (supervision.get("alignment") or {}).items()]
     try:
         phones, words = (
-            [Row(float(start), float(start) + float(length), str(label).strip()) for label, start, length, *_ in items]
-            for items in ([item for name, some in held if name in names for item in some] for names in TIERS)
+            [_interval(*item) for name, items in tiers if str(name).casefold() in names for item in items]
+            for names in TIERS
         )
     except (ValueError, TypeError) as error:
         raise Rejected("align", f"an interval is not label, start and duration ({error!r:.100})") from None
-    return packed(where, phones, words)
+    return to_json(location, phones, words)
 
 
-def _language(named: str) -> str:
-    """ISO code of a language by its tag or its English name."""
-    lower = named.lower()
+def _interval(label: Any, start: Any, duration: Any, *_: Any) -> Interval:
+    return Interval(float(start), float(start) + float(duration), str(label).strip())
+
+
+def _language_code(language: str) -> str:
+    """Return the ISO code of a language, given by its tag or its English name."""
+    lower = language.lower()
     return _LANGUAGES.get(lower) or LANGUAGE_TAGS.get(lower, lower)

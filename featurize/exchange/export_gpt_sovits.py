@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.featurize.alignment.words import counted
+from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.corpus.formats import LANGUAGE_TAGS
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.symbols import DEFAULT, SYMBOLS
@@ -160,7 +160,7 @@ def _spelled(store: Store, number: int) -> tuple[str, str]:
     if "phone_word" in store.features:
         words, recipe = store.read("phone_word", number), store.features["phone_word"].recipe
         timed = bool(store.column("aligned")[number])
-        text = counted(text, store.languages[number], words, recipe, timed=timed) or text
+        text = indexed_text(text, store.languages[number], words, recipe, aligned=timed) or text
         counts = np.bincount(words, minlength=len(text)) if len(words) and words.min() >= 0 else counts
     # Where it is words that phones belong to, characters have none.
     return " ".join(text.split()), str(counts.tolist()) if counts.all() else "None"

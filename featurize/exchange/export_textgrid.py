@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from headrace.featurize.alignment.words import spoken
+from headrace.featurize.alignment.words import spoken_words
 from headrace.featurize.exchange.export_gpt_sovits import new_folder
 from headrace.featurize.exchange.gpt_sovits_dir import name_of
 from headrace.featurize.files.folders import AUDIO_SUFFIXES
@@ -112,6 +112,7 @@ def tiers_of(store: Store, number: int, segments: Segments) -> dict[str, list[In
     labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]
     phones = list(map(Interval, starts.tolist(), ends.tolist(), labels))
     words = [
-        Interval(phones[word.first].start, phones[word.stop - 1].end, word.label) for word in spoken(store, number)
+        Interval(phones[word.first].start, phones[word.stop - 1].end, word.label)
+        for word in spoken_words(store, number)
     ]
     return {"words": words, "phones": phones} if words else {"phones": phones}

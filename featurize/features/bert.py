@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from headrace.featurize.alignment.words import counted
+from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.features import huggingface, weight_files
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.huggingface import Precision
@@ -94,7 +94,7 @@ def _characters(part: Part, language: str, written: str, aligned: int, words_P: 
     """The characters that phones were counted by; none where there are no features to be."""
     if language != LANGUAGE or not (words_P >= 0).any():
         return ""
-    characters = counted(written, language, words_P, part.specs["phone_word"].recipe, timed=bool(aligned))
+    characters = indexed_text(written, language, words_P, part.specs["phone_word"].recipe, aligned=bool(aligned))
     if not characters:
         part.counts["texts whose phones are of other characters: zeros"] += 1
     return characters

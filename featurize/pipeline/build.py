@@ -124,7 +124,7 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
         limits=config.limits,
         language=config.language,
         alignments=config.alignments,
-        split_s=config.max_segment_s,
+        max_segment_s=config.max_segment_s,
     ):
         if isinstance(item, Utterance):
             utterances.append(item)

@@ -25,13 +25,15 @@ def add_phones(corpus: StoragePath, sample: UtteranceFeatures, spectral: Spectra
         Rejected: stage "text" or "align"; there are none, or not in this table.
     """
     utterance, frames = sample.utterance, sample.columns["frames"]
-    found = alignment_files.read(corpus, utterance) if utterance.alignment else None
+    found = alignment_files.read_alignment(corpus, utterance) if utterance.alignment else None
     if found and found.phones.labels:
         stored_s = frames * spectral.hop / spectral.sample_rate
         within = replace(found, duration_s=min(found.duration_s, stored_s))
         names, ends = intervals.symbols_and_ends(within, utterance.language)
         ids, words = symbols.ids(names, table, "align"), phone_word(found.words, ends, utterance.text)
-        end, durations = intervals.phone_index(ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames)
+        end, durations = intervals.phone_boundaries(
+            ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames
+        )
     else:
         ids, words = _phones_of_text(utterance, table)
         end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)

@@ -118,12 +118,12 @@ def _draw_image(axis: Axes, rows: np.ndarray, seconds: float, label: str) -> Non
 
 def _draw_phones(axes: np.ndarray, store: Store, number: int, segments: Segments) -> None:
     """Boundaries over every panel, those of words stronger; symbols above the first, words above those."""
-    from headrace.featurize.alignment.words import spoken
+    from headrace.featurize.alignment.words import spoken_words
     from headrace.featurize.text.symbols import TABLES
 
     sounds = segments.phones != alignment.SILENCE
     starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
-    words = spoken(store, number)
+    words = spoken_words(store, number)
     edges = {edge for word in words for edge in (word.first, word.stop)}
     for n, phone in enumerate(store.read("phones", number).tolist()):
         for axis in axes:

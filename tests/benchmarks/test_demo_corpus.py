@@ -76,13 +76,13 @@ def test_every_utterance_is_aligned(utterances: list[Utterance], spoken: Path) -
     for utterance in utterances:
         found = textgrid.read_textgrid(spoken / utterance.alignment, 0.0, utterance.seconds)
         assert found.duration_s == utterance.seconds
-        assert textgrid.read_words(spoken / utterance.alignment) == utterance.text
+        assert textgrid.read_transcript(spoken / utterance.alignment) == utterance.text
         at_voice_rate = found.phones.ends_s * 22_050
         assert np.abs(at_voice_rate - np.rint(at_voice_rate)).max() < 1e-6
         names, ends = intervals.symbols_and_ends(found)
         assert set(names) <= {*symbols.SYMBOLS} and names.count("SP") < len(names) / 3
         frames = int(utterance.seconds * 32_000) // 640
-        _, phone_frames = intervals.phone_index(ends, sample_rate=32_000, hop=640, frames=frames)
+        _, phone_frames = intervals.phone_boundaries(ends, sample_rate=32_000, hop=640, frames=frames)
         assert phone_frames.sum() == frames
         all_frames.append(phone_frames)
     assert (np.concatenate(all_frames) == 0).mean() < 0.03, "phones shorter than half a hop are rare"

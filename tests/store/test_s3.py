@@ -380,7 +380,7 @@ def test_every_format_scans_as_on_disk(bucket: S3Path, tmp_path: Path, make: Cal
     corpus_formats.record(here / ".hidden" / "a.wav")
     corpus_formats.record(here / "b" / "forgotten.wav")
     there = upload(here, bucket / "corpus")
-    assert scanned(there) == scanned(here) and corpora.recognise(there) == corpora.recognise(here)
+    assert scanned(there) == scanned(here) and corpora.detect_format(there) == corpora.detect_format(here)
 
 
 def test_a_list_names_what_lies_in_the_bucket_and_nothing_else(bucket: S3Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_exported_and_built_again_it_is_the_same(tree: Path) -> None:
     for id in ("grid.wav", "tail.wav", "apart.wav", "htk.wav", "festival.wav"):
         for name in ("phones", "phone_end", "phone_frames", "phone_word"):
             assert np.array_equal(one.read(name, one.find(id)), again.read(name, again.find(id))), (id, name)
-    assert [word.label for word in words.spoken(one, one.find("grid.wav"))] == ["hi", "bye"]
+    assert [word.label for word in words.spoken_words(one, one.find("grid.wav"))] == ["hi", "bye"]
 
 
 def test_cuts_of_it_are_the_same(tree: Path) -> None:
@@ -251,16 +251,16 @@ def test_a_folder_apart_goes_first(tmp_path: Path) -> None:
 def test_a_folder_apart_that_is_none(tmp_path: Path) -> None:
     record(tmp_path / "1.wav")
     for none in (tmp_path / "gone", tmp_path / "1.txt"):
-        with pytest.raises(UsageError, match="is no folder"):
+        with pytest.raises(UsageError, match="is not a folder"):
             list(scanner.scan(tmp_path, alignments=none))
 
 
 def test_the_end_is_no_pause_but_for_one() -> None:
     """What an aligner's rounding leaves at the end is none."""
-    rows = [label_files.Row(0.0, 0.97, "B")]
-    near = label_files.unpacked(label_files.packed("x", rows, []), 1.0)
+    rows = [label_files.Interval(0.0, 0.97, "B")]
+    near = label_files.from_json(label_files.to_json("x", rows, []), 1.0)
     assert near.duration_s == 0.97
-    assert label_files.unpacked(label_files.packed("x", rows, []), 1.2).duration_s == 1.2
+    assert label_files.from_json(label_files.to_json("x", rows, []), 1.2).duration_s == 1.2
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,8 @@ def test_the_end_is_no_pause_but_for_one() -> None:
 )
 def test_words_have_a_place_in_the_text(text: str, said: list[str], places: list[int]) -> None:
     ends = np.arange(1.0, len(said) + 1)
-    tier = label_files.tier_of(
-        "", [label_files.Row(end - 1, end, label) for end, label in zip(ends, said, strict=True)]
+    tier = label_files.make_tier(
+        "", [label_files.Interval(end - 1, end, label) for end, label in zip(ends, said, strict=True)]
     )
     assert words.phone_word(tier, ends, text).tolist() == places
 
@@ -296,12 +296,12 @@ def test_words_have_a_place_in_the_text(text: str, said: list[str], places: list
     ],
 )
 def test_words_of_another_text(text: str, said: str, fits: bool) -> None:
-    tier = label_files.tier_of("", [label_files.Row(n, n + 1, label) for n, label in enumerate(said.split())])
+    tier = label_files.make_tier("", [label_files.Interval(n, n + 1, label) for n, label in enumerate(said.split())])
     if fits:
-        words.check_text(tier, text)
+        words.check_words_match_text(tier, text)
     else:
         with pytest.raises(Rejected, match="not those of the text"):
-            words.check_text(tier, text)
+            words.check_words_match_text(tier, text)
 
 
 GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n1\n'
@@ -311,14 +311,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "short.TextGrid": ((GRID + '3\n0\n0.5\n"B"\n0.5\n1\n"B"\n').encode(), "a number was expected, and it ends"),
     "cut.TextGrid": ((GRID + '2\n0\n0.5\n"B').encode(), "a text was expected"),
     "many.TextGrid": ((GRID + "1000000000\n0\n1\n").encode(), "a text was expected, and it ends"),
-    "half a count.TextGrid": ((GRID + "1.5\n").encode(), "1.5 is no count"),
-    "minus.TextGrid": ((GRID + "-1\n").encode(), "-1 is no count"),
-    "1e400.TextGrid": ((GRID + '1\n0\n1e400\n"B"').encode(), "'1e400' is no time"),
+    "half a count.TextGrid": ((GRID + "1.5\n").encode(), "1.5 is not a count"),
+    "minus.TextGrid": ((GRID + "-1\n").encode(), "-1 is not a count"),
+    "1e400.TextGrid": ((GRID + '1\n0\n1e400\n"B"').encode(), "'1e400' is not a time"),
     "nan.TextGrid": ((GRID + '1\nnan\n1\n"B"').encode(), "a number was expected"),
     "tier.TextGrid": (GRID.replace("IntervalTier", "Pitch").encode(), "a tier is a 'Pitch'"),
     "tierless.TextGrid": (GRID.replace("<exists>", "<absent>").encode(), "its tiers of intervals: none"),
     "empty.TextGrid": ((GRID + "0\n").encode(), ""),
-    "sound.TextGrid": (GRID.replace("TextGrid", "Sound").encode(), "no TextGrid in text form"),
+    "sound.TextGrid": (GRID.replace("TextGrid", "Sound").encode(), "not a TextGrid in text format"),
     "code.TextGrid": (b"__import__('os').system('touch executed')", "cannot be read from line 1"),
     "quotes.TextGrid": (b'"ooTextFile" "TextGrid" "' + b'""' * 500_000, "a number was expected"),
     "gaps.lab": (b"0 2000000 B\n1000000 3000000 B\n", "intervals overlap"),
@@ -371,7 +371,7 @@ def test_any_damage_is_a_reject_or_an_alignment(tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("damaged") / ("a.lab" if form else "a.TextGrid")
     path.write_bytes(content)
     try:
-        label_files.holds_times(label_files.decoded(path))
+        label_files.has_times(label_files.read_text(path))
         found = read(path)
     except Rejected as error:
         assert error.stage == "align" and "\n" not in error.reason

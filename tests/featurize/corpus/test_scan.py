@@ -123,11 +123,11 @@ def test_cuts(tmp_path: Path) -> None:
         ({"recording": {"sources": [{"type": "command", "channels": [0], "source": "touch ran"}]}}, "is a command"),
         ({"recording": {"sources": [{"type": "url", "channels": [0], "source": "http://a"}]}}, "is a url"),
         ({"recording": {"sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}}, "one of 2 channels"),
-        ({"recording": {"sources": []}}, "no cut of one recording"),
+        ({"recording": {"sources": []}}, "not a cut of one recording"),
         ({"supervisions": [{"text": "a", "speaker": "x"}, {"text": "b", "speaker": "y"}]}, "2 speakers"),
         ({"supervisions": []}, "the text is empty"),
-        ({"supervisions": None}, "no cut of one recording"),
-        ({"start": "soon"}, "no cut of one recording"),
+        ({"supervisions": None}, "not a cut of one recording"),
+        ({"start": "soon"}, "not a cut of one recording"),
         ({"duration": 9.0, "start": 0.05}, "the segment runs from 0.05 to 9.05 s"),
     ],
 )
@@ -159,7 +159,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("format", scanner.FORMATS)
 def test_formats_are_recognised(tmp_path: Path, format: str) -> None:
     path = MAKERS[format](tmp_path)
-    assert scanner.recognise(path) == format
+    assert scanner.detect_format(path) == format
     assert scan(path) == scan(path, format=format)
 
 
@@ -478,7 +478,7 @@ def test_not_recognised(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="--format") as caught:
         scanner.scan(tmp_path)
     assert all(any(format in line for line in caught.value.details) for format in scanner.FORMATS)
-    with pytest.raises(CorpusError, match=r"a file, and not a \.list"):
+    with pytest.raises(CorpusError, match=r"a file and not a \.list"):
         scanner.scan(tmp_path / "notes.md")
 
 

@@ -17,7 +17,7 @@ from headrace.cli.store import main
 from headrace.featurize.alignment import label_files
 from headrace.featurize.alignment.intervals import Alignment, Tier
 from headrace.featurize.corpus import split_at_pauses
-from headrace.featurize.corpus.split_at_pauses import PAUSE_S, split
+from headrace.featurize.corpus.split_at_pauses import MIN_PAUSE_S, split
 from headrace.store.errors import Rejected
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import Reject, Utterance
@@ -73,25 +73,25 @@ def test_all_that_is_said_is_in_one_piece(lengths: list[tuple[float, float]], lo
     assert all(len(owner) == 1 for owner in owners), "every word is whole in one piece"
     for (_, stop), (start, _) in pairwise(bounds):
         nearest = [b for _, b in samples if b <= start][-1], next(a for a, _ in samples if a >= stop)
-        assert nearest[0] <= stop <= start <= nearest[1] and nearest[1] - nearest[0] >= PAUSE_S * RATE - 1
+        assert nearest[0] <= stop <= start <= nearest[1] and nearest[1] - nearest[0] >= MIN_PAUSE_S * RATE - 1
     assert list(split(utterance, alignment, longest_s)) == pieces
     for piece, (start, stop) in zip(pieces, bounds, strict=True):
         own = [n for n, (a, b) in enumerate(samples) if start <= a and b <= stop]
         if isinstance(piece, Reject):
             gaps = [samples[n + 1, 0] - samples[n, 1] for n in own[:-1]]
             assert (
-                max(gaps, default=0) <= PAUSE_S * RATE + 1
+                max(gaps, default=0) <= MIN_PAUSE_S * RATE + 1
                 and samples[own[-1], 1] - samples[own[0], 0] > longest_s * RATE - 2
             )
             assert piece.stage == "align" and f"from {start / RATE:.2f} to" in piece.reason
             continue
         assert (piece.start, piece.stop) == (start, stop) and stop - start <= longest_s * RATE
-        held = label_files.unpacked(piece.alignment, piece.seconds)
+        held = label_files.from_json(piece.alignment, piece.seconds)
         kept = [label for label in held.phones.labels if label != ","]
         assert kept == [name for n in own for name in (PHONES[n % 5], "T")]
         at = (800 - start) / RATE
-        assert np.allclose(held.words.starts_s[label_files.said(held.words)], spoken[own, 0] + at, atol=1e-4)
-        assert [held.words.labels[n] for n in label_files.said(held.words)] == [f"w{n}" for n in own]
+        assert np.allclose(held.words.starts_s[label_files.word_indices(held.words)], spoken[own, 0] + at, atol=1e-4)
+        assert [held.words.labels[n] for n in label_files.word_indices(held.words)] == [f"w{n}" for n in own]
     if all(isinstance(piece, Utterance) for piece in pieces):
         marks = sum(piece.alignment.count('","]') for piece in pieces)
         assert marks == len(lengths) // 2, "a mark is of one piece"
@@ -114,7 +114,7 @@ def test_a_text_of_other_words_is_not_shared_out() -> None:
             Utterance(**{**{key: getattr(utterance, key) for key in utterance.__slots__}, "text": text}), alignment, 2.0
         )
         assert [piece.text for piece in pieces if isinstance(piece, Utterance)] == ["w0", "w1"]
-    assert split_at_pauses._texts("我们，走！", ["我们", "走"]) == ["我们，", "走！"]
+    assert split_at_pauses._word_texts("我们，走！", ["我们", "走"]) == ["我们，", "走！"]
 
 
 def test_without_words_nothing_is_split() -> None:
@@ -123,7 +123,7 @@ def test_without_words_nothing_is_split() -> None:
         list(split(utterance, Alignment(alignment.phones, tier([]), 4.5), 2.0))
     noise = Alignment(tier([(0, 1, "AA1"), (2, 3, "spn")]), tier([(0, 1, "ah")]), 4.5)
     _, lost = split(utterance, noise, 2.0)
-    assert isinstance(lost, Reject) and "names no word for what it says" in lost.reason
+    assert isinstance(lost, Reject) and "marks speech there, but names no word" in lost.reason
 
 
 def long_recording(corpus: Path, name: str, words: int, pause_s: float) -> np.ndarray:
@@ -163,7 +163,7 @@ def test_a_store_of_pieces(tmp_path: Path) -> None:
         assert np.array_equal(wave, sound[start:][: len(wave)]) and len(wave) <= 6 * RATE
         assert opened.read("phone_frames", n).sum() == opened.frames[n]
     rejects = {line["id"]: line for line in map(json.loads, (root / "rejects.jsonl").read_text().splitlines())}
-    assert "without times nobody knows" in rejects.pop("untimed.wav")["reason"]
+    assert "cannot be split without an alignment" in rejects.pop("untimed.wav")["reason"]
     ((name, reject),) = rejects.items()
     assert name.startswith("breathless.wav#") and "there is no pause of 0.2 s" in reject["reason"]
     before = part_bytes(root)
@@ -174,7 +174,7 @@ def test_a_store_of_pieces(tmp_path: Path) -> None:
 def test_pieces_are_no_longer_than_an_utterance_may_be(tmp_path: Path) -> None:
     long_recording(tmp_path / "corpus", "a", 3, 0.4)
     refused = build(tmp_path / "corpus", tmp_path / "S", "--max-segment", 30, "--max-duration", 20)
-    assert refused.exit_code == 2 and "--max-segment 30 leaves more than the 20 s of --max-duration" in refused.stderr
+    assert refused.exit_code == 2 and "--max-segment 30 exceeds the 20 s of --max-duration" in refused.stderr
 
 
 @pytest.mark.slow
