@@ -19,8 +19,8 @@ from headrace.featurize.alignment import label_files
     ],
 )
 def test_an_alignment_that_ends_near_the_audio_ends_with_it(end_s: float, duration_s: float, speech_s: float) -> None:
-    packed = label_files.packed("a.lab", [label_files.Row(0.0, end_s, "AY1")], [])
-    alignment = label_files.unpacked(packed, duration_s)
+    encoded = label_files.to_json("a.lab", [label_files.Interval(0.0, end_s, "AY1")], [])
+    alignment = label_files.from_json(encoded, duration_s)
     assert alignment.duration_s == speech_s
     assert alignment.phones.ends_s == [end_s]
 
@@ -37,4 +37,4 @@ def test_an_alignment_that_ends_near_the_audio_ends_with_it(end_s: float, durati
     ],
 )
 def test_whole_numbers_below_ten_milliseconds_are_words(lab: str, timed: bool) -> None:
-    assert label_files.holds_times(lab) is timed
+    assert label_files.has_times(lab) is timed
