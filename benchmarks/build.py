@@ -184,7 +184,7 @@ def scaling(flac: Path, rounds: int) -> list[dict[str, Any]]:
     for _ in range(rounds):
         for workers, values in rates.items():
             out = _fresh(flac.parent / "scaling") / "store"
-            command = [sys.executable, "-m", "headrace.cli.featurize", "build", str(flac), "--out", str(out), "--json"]
+            command = [sys.executable, "-m", "headrace.featurize", "build", str(flac), "--out", str(out), "--json"]
             options = ["--features", ",".join(FEATURES), "--workers", str(workers)]
             done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
             values.append(json.loads(done.stdout)["hours_per_second"])

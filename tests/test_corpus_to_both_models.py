@@ -126,7 +126,7 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_bytes(tmp_path: Pat
 def run(corpus: Path, root: Path, kill_after: float = 3600.0) -> int:
     """The command with two workers, as a process of its own; killed with all its own after so many seconds. Its exit
     code."""
-    command = [sys.executable, "-m", "headrace.cli.featurize", "build", corpus, "--out", root, "--workers", 2, *WORDS]
+    command = [sys.executable, "-m", "headrace.featurize", "build", corpus, "--out", root, "--workers", 2, *WORDS]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, start_new_session=True)
     try:
         process.communicate(timeout=kill_after)

@@ -32,7 +32,7 @@ def start(corpus: Path, out: Path, *words: object) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "headrace.cli.featurize",
+        "headrace.featurize",
         "build",
         str(corpus),
         "--out",
