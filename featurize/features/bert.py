@@ -45,7 +45,9 @@ class Bert(Derived):
     LONGEST = POSITIONS - 2  # characters between begin and end; what is longer is read in pieces
 
     def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        folder = huggingface.look(self.bert, "bert", "--bert", hidden_size=WIDTH, max_position_embeddings=POSITIONS)
+        folder = huggingface.inspect_folder(
+            self.bert, "bert", "--bert", hidden_size=WIDTH, max_position_embeddings=POSITIONS
+        )
         vocabulary = weight_files.digest([_vocabulary_file(self.bert)])
         read = {"layer": LAYER, "language": LANGUAGE, "missing": "zeros", "precision": self.precision}
         return {"network": "bert", **folder.recipe, "vocabulary": vocabulary, **read}

@@ -59,7 +59,7 @@ class Hubert(Derived):
             raise UsageError(
                 f"HuBERT has {HZ} frames a second, this store {rate / hop:g}: build one with --preset gpt-sovits-v2."
             )
-        folder = huggingface.look(self.hubert, "hubert", "--hubert", hidden_size=WIDTH)
+        folder = huggingface.inspect_folder(self.hubert, "hubert", "--hubert", hidden_size=WIDTH)
         stride = math.prod(folder.config.get("conv_stride", STRIDES))
         if stride * HZ != RATE:
             raise UsageError(f"--hubert {self.hubert} makes a frame of {stride} samples, {RATE // HZ} are needed here.")

@@ -31,7 +31,7 @@ _UNUSED = ("masked_spec_embed", "pooler.")
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of one kind of network, as far as it was looked at."""
+    """A folder of one kind of network, as far as it was inspected."""
 
     path: Path
     config: dict[str, Any]
@@ -43,7 +43,7 @@ class Folder:
         return {"weights": weight_files.digest(self.files), "config": digest(self.config)[:12]}
 
 
-def look(path: Path, kind: str, option: str, **expected: int) -> Folder:
+def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Folder:
     """
     Args:
         kind: what the config must call the network.
@@ -80,18 +80,18 @@ def network(model: str, path: Path, kind: str, option: str, expected: str, devic
 
     Args:
         model: its class in transformers.
-        path, kind, option: as in `look`.
+        path, kind, option: as in `inspect_folder`.
         expected: the weights' digest.
         device: cpu or cuda.
         precision: one of DTYPES.
     Raises:
-        UsageError: as `look` and `weights.read`, or the weights are not of this config.
+        UsageError: as `inspect_folder` and `weights.read`, or the weights are not of this config.
     """
     import transformers
 
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
-    folder, cls = look(path, kind, option), getattr(transformers, model)
+    folder, cls = inspect_folder(path, kind, option), getattr(transformers, model)
     state = weight_files.tensors(weight_files.read(folder.files, expected), folder.files[0])
     try:
         config = cls.config_class.from_dict(folder.config)

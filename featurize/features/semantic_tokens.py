@@ -24,8 +24,8 @@ from headrace.store.schema import FeatureSpec
 CODES = 1024
 """Of GPT-SoVITS."""
 ROUNDS = 25
-TAUGHT = 1 << 18
-"""Vectors that clusters are learned from, at the most: 256 for each of 1024."""
+MAX_VECTORS = 1 << 18
+"""Vectors that clusters are learned from, at most: 256 for each of 1024 codes."""
 _PARTS = {"weight": "ssl_proj.weight", "bias": "ssl_proj.bias", "entries": "quantizer.vq.layers.0._codebook.embed"}
 
 
@@ -86,13 +86,13 @@ class Clustered(Derived):
             raise UsageError(f"--codes {self.codes}: 2 to {1 << 15} can be told apart.")
 
     def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        return {"quantiser": "k-means", "codebook": self.codes, "hz": 25, "rounds": ROUNDS, "taught": TAUGHT}
+        return {"quantiser": "k-means", "codebook": self.codes, "hz": 25, "rounds": ROUNDS, "taught": MAX_VECTORS}
 
     def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
         total = sum(int(np.concatenate(list(part.utterances("tokens_n"))).sum()) for part in parts)
         if total < self.codes:
             raise StoreError(f"{total} vectors cannot make {self.codes} codes: take more audio, or --codes {total}.")
-        x_NW = torch.cat([_every(-(-total // TAUGHT), part) for part in parts])
+        x_NW = torch.cat([_every(-(-total // MAX_VECTORS), part) for part in parts])
         means_KW, error = kmeans.fit(x_NW, self.codes, ROUNDS)
         note(f"{self.codes} codes learned from {len(x_NW)} vectors: {error:.1%} of their variance is left")
         return {"means": means_KW.numpy()}

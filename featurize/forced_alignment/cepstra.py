@@ -1,4 +1,4 @@
-"""What the aligner hears: MFCC every 10 ms with their deltas, normalised by speaker.
+"""What the aligner reads: MFCC every 10 ms with their deltas, normalised by speaker.
 
 Shapes: T frames of 10 ms, D = 3 COEFFICIENTS numbers of each.
 """

@@ -28,7 +28,7 @@ from headrace.featurize.forced_alignment.ctc_network import (
     normalises,
     prepare,
 )
-from headrace.featurize.forced_alignment.ctc_path import REACH, Way, best_way, bounds_of, times_of, tokens_of
+from headrace.featurize.forced_alignment.ctc_path import REACH, TokenPath, best_path, bounds_of, times_of, tokens_of
 from headrace.featurize.forced_alignment.ctc_vocabulary import Stretch
 from headrace.featurize.forced_alignment.hmm_aligner import NEVER, UNFITTING, UNKNOWN
 from headrace.featurize.text import g2p
@@ -83,7 +83,7 @@ class _ByCtc(Derived):
             part.counts[f"{name}: no token in the vocabulary"] += 1
         return [ctc_vocabulary.spelt(line) for line in found]
 
-    def ways(self, part: Part, lines: Sequence[Sequence[Stretch]]) -> Iterator[Way | None]:
+    def ways(self, part: Part, lines: Sequence[Sequence[Stretch]]) -> Iterator[TokenPath | None]:
         """Of every utterance; None where nothing spells it, or it is too short for that."""
         blank, grid = self._network.vocabulary().blank, self._network.grid()
         rate, centred = part.specs["wave"].recipe["sample_rate"], normalises(self.ctc)
@@ -94,7 +94,7 @@ class _ByCtc(Derived):
         )
         emissions = self._network.emissions(part, inputs, part.specs[self.name].recipe["weights"])
         for line in lines:
-            yield best_way(next(emissions), tokens_of(line), blank) if line else None
+            yield best_path(next(emissions), tokens_of(line), blank) if line else None
 
 
 @dataclass(frozen=True, kw_only=True)

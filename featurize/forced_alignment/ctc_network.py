@@ -83,7 +83,7 @@ class CtcNetwork:
 
     def folder(self) -> Folder:
         """Inspect the folder. Raises UsageError where it holds another network."""
-        folder = huggingface.look(self.path, "wav2vec2", OPTION)
+        folder = huggingface.inspect_folder(self.path, "wav2vec2", OPTION)
         kinds = folder.config.get("architectures") or [NETWORK]
         if kinds != [NETWORK]:
             raise UsageError(f"{OPTION} {self.path} holds {', '.join(kinds)}, and {NETWORK} is needed here.")

@@ -27,7 +27,7 @@ REACH = 3
 _NAMES = TABLES["headrace-ipa"]
 
 
-class Way(NamedTuple):
+class TokenPath(NamedTuple):
     """The best one of an utterance's tokens through its frames."""
 
     tokens: np.ndarray
@@ -42,7 +42,7 @@ def tokens_of(line: Sequence[Stretch]) -> list[int]:
     return [token for one in line for token in (*one.before, *one.tokens)]
 
 
-def best_way(emission: np.ndarray, tokens: Sequence[int], blank: int) -> Way | None:
+def best_path(emission: np.ndarray, tokens: Sequence[int], blank: int) -> TokenPath | None:
     """
     Args:
         emission: (T, K + 1) log-probabilities of the different tokens and the blank, in ascending order, and of the
@@ -57,10 +57,12 @@ def best_way(emission: np.ndarray, tokens: Sequence[int], blank: int) -> Way | N
     log_probs = torch.from_numpy(np.ascontiguousarray(emission[None, :, :-1]))
     asked = torch.from_numpy(np.searchsorted(columns, targets))[None]
     path, scores = forced_align(log_probs, asked, blank=int(np.searchsorted(columns, blank)))
-    return Way(columns[path[0].numpy()], blank, float((scores[0].numpy() - emission[:, -1]).mean(dtype=np.float64)))
+    return TokenPath(
+        columns[path[0].numpy()], blank, float((scores[0].numpy() - emission[:, -1]).mean(dtype=np.float64))
+    )
 
 
-def bounds_of(way: Way, line: Sequence[Stretch]) -> list[np.ndarray]:
+def bounds_of(way: TokenPath, line: Sequence[Stretch]) -> list[np.ndarray]:
     """Of every stretch where its tokens begin, and its last one ends: (tokens + 1,) in half frames."""
     before, after = np.append(way.blank, way.tokens[:-1]), np.append(way.tokens[1:], way.blank)
     spoken = way.tokens != way.blank

@@ -35,7 +35,7 @@ UNKNOWN, SOUNDLESS = -1, -2
 """In the place of a class: like nothing that was learned from; a symbol that is no phone, as of a rising pitch."""
 METHOD = "hmm-gmm"
 UNFITTING = "phones that do not fit into their recording"
-UNTAUGHT = "phones that align was not taught, as of a language that came later"
+UNSEEN = "phones that align has not learned, as of a language that came later"
 NEVER = -100.0
 """Confidence where the phones do not fit into the recording at all."""
 
@@ -63,9 +63,9 @@ class Align(Derived):
 
     def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
         class_of = classes(phones for part in parts for phones in part.utterances("phones"))
-        found = heard(parts, every=max(1, math.ceil(_hours(parts) / self.hours)))
+        found = read_utterances(parts, every=max(1, math.ceil(_hours(parts) / self.hours)))
         voices = cepstra.normalise([one.x_TD for one in found], [one.speaker for one in found], {})
-        chains = ((one.x_TD, chain_of(one, class_of).units) for one in found)
+        chains = ((one.x_TD, unit_sequence(one, class_of).units) for one in found)
         fitting = [(x_TD, chain) for x_TD, chain in chains if hmm.fits(len(x_TD), chain)]
         if not fitting:
             raise StoreError("align learns from utterances with phones, and the store has none that fit their audio.")
@@ -82,7 +82,7 @@ class Align(Derived):
                 continue
             times = model.times(utterance)
             if times is None:
-                part.counts[UNTAUGHT if model.untaught(utterance) else UNFITTING] += 1
+                part.counts[UNSEEN if model.has_unseen_phones(utterance) else UNFITTING] += 1
             yield np.full((len(ends), 2), UNKNOWN, np.int32) if times is None else times
 
 
@@ -109,7 +109,7 @@ class Confidence(Derived):
 
 
 class Utterance(NamedTuple):
-    """As the aligner hears it."""
+    """What the aligner reads of an utterance."""
 
     x_TD: np.ndarray
     """(T, D) float32."""
@@ -121,8 +121,8 @@ class Utterance(NamedTuple):
     speaker: str
 
 
-def heard(parts: Sequence[Part], every: int = 1) -> list[Utterance]:
-    """Every n-th utterance of some parts, not normalised yet."""
+def read_utterances(parts: Sequence[Part], every: int = 1) -> list[Utterance]:
+    """Return every n-th utterance of some parts, not normalised yet."""
     make = Cepstra(parts[0].specs["wave"].recipe["sample_rate"])
     read = islice(chain.from_iterable(map(_read, parts)), 0, None, every)
     return [Utterance(make(wave), wave.size, phones, words, speaker) for wave, phones, words, speaker in read]
@@ -144,7 +144,7 @@ def classes(phones: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def base(symbol: str) -> str:
-    """A phone without its stress or tone; empty where it has no sound of its own."""
+    """Return a phone without its stress or tone; empty where it has no sound of its own."""
     bare = symbol.strip("/").lstrip("ˈˌ").rstrip("0123456789")
     return bare if bare[:1].isalpha() and symbol != "UNK" and symbol not in MARKS else ""
 
@@ -163,7 +163,7 @@ class Chain(NamedTuple):
     """(U,) which phone each is; UNKNOWN where it is a pause without a mark."""
 
 
-def chain_of(utterance: Utterance, class_of: np.ndarray) -> Chain:
+def unit_sequence(utterance: Utterance, class_of: np.ndarray) -> Chain:
     """One without phones, which nothing fits, where a phone is like none that was learned from."""
     units, phones = [PAUSE], [UNKNOWN]
     kinds, words = class_of[utterance.phones].tolist(), utterance.words.tolist()
@@ -182,23 +182,23 @@ def chain_of(utterance: Utterance, class_of: np.ndarray) -> Chain:
 
 
 class Model:
-    """What was learned, and a part as it hears it."""
+    """The phone models of a store, and the utterances of a part as they read them."""
 
     def __init__(self, part: Part) -> None:
         learned = part.learned("align")
         rate = part.specs["wave"].recipe["sample_rate"]
         self._models, self._class_of = Models.from_arrays(learned), learned["class_of"]
         self._score, self._step = Scorer(self._models), cepstra.recipe(rate).hop
-        self.utterances = heard([part])
+        self.utterances = read_utterances([part])
         cepstra.normalise([one.x_TD for one in self.utterances], [one.speaker for one in self.utterances], learned)
 
-    def untaught(self, utterance: Utterance) -> bool:
-        """Whether there are phones like none that was learned from."""
+    def has_unseen_phones(self, utterance: Utterance) -> bool:
+        """Return whether there are phones that nothing was learned of."""
         return bool((self._class_of[utterance.phones] == UNKNOWN).any())
 
     def times(self, utterance: Utterance) -> np.ndarray | None:
-        """(P, 2) int32, in samples; None where there is no way."""
-        units, phones = chain_of(utterance, self._class_of)
+        """Return (P, 2) int32 times in samples; None where no path fits."""
+        units, phones = unit_sequence(utterance, self._class_of)
         path = hmm.align(self._score(utterance.x_TD), units, self._models.stay)
         if path is None:
             return None
@@ -212,7 +212,7 @@ class Model:
         return times
 
     def confidence(self, utterance: Utterance, times: np.ndarray) -> float:
-        """In nats a frame, 0 or less."""
+        """Return the confidence in nats a frame, 0 or less."""
         x_TD, kinds = utterance.x_TD, np.maximum(self._class_of[utterance.phones], PAUSE)
         if not len(times) or times[0, 0] == UNKNOWN:
             return NEVER

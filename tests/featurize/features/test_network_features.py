@@ -79,7 +79,7 @@ def rows_of(feature: Derived, arrays: Mapping[str, Sequence[np.ndarray]], **more
 
 
 def loaded(path: Path) -> Any:
-    digest = huggingface.look(path, "hubert", "").recipe["weights"]
+    digest = huggingface.inspect_folder(path, "hubert", "").recipe["weights"]
     return huggingface.network("HubertModel", path, "hubert", "", digest, "cpu", "fp32")
 
 

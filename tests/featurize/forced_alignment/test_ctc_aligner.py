@@ -19,7 +19,7 @@ from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.forced_alignment import ctc_network
 from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
 from headrace.featurize.forced_alignment.ctc_network import CtcNetwork, Grid, NetworkInput
-from headrace.featurize.forced_alignment.ctc_path import best_way, tokens_of
+from headrace.featurize.forced_alignment.ctc_path import best_path, tokens_of
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary
 from headrace.featurize.forced_alignment.hmm_aligner import NEVER
 from headrace.featurize.text import g2p, ipa
@@ -110,7 +110,7 @@ def test_the_way_is_the_best_there_is() -> None:
             tokens = random.integers(1, 7, 4).tolist()
             columns = np.unique([0, *tokens])
             emission = np.concatenate([log_probs[:, columns], log_probs.max(1, keepdims=True)], 1)
-            way = best_way(emission.astype(np.float32), tokens, 0)
+            way = best_path(emission.astype(np.float32), tokens, 0)
             wanted = reference(log_probs, tokens)
             if way is None:
                 assert wanted == -np.inf

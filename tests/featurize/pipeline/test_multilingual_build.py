@@ -141,7 +141,7 @@ def test_a_language_that_is_new_changes_nothing_for_the_others(tmp_path: Path) -
     assert opened.attributes["frontends"] == g2p.versions(("en", "zh"))
     assert (opened.read("align", opened.find("c.wav")) == -1).all()
     told = json.loads((root / "build.json").read_bytes())["added"]["align"]["counts"]
-    assert told == {"phones that align was not taught, as of a language that came later": 1}
+    assert told == {"phones that align has not learned, as of a language that came later": 1}
     assert build(grown, root, *words).exit_code == 0 and part_bytes(root) == after
 
 
