@@ -194,7 +194,7 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
         store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
     joined = store_state.added_specs(there)
     own = {spec.name: spec for spec in recipe.specs}
-    steps = plan_steps(derived, own | joined, learned_models.digests(config.out))
+    steps = plan_steps(derived, own | joined, learned_models.digests(config.out), joined)
     found = there["plan"] if there else None
     store_plan = corpus_growth.choose_plan(config.out, found, partial(plan_parts, corpus, config))
     if there and store_plan.to_json() != there["plan"]:

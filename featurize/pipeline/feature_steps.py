@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -33,13 +33,20 @@ def specs_of_store(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
 
 
 def plan_steps(
-    features: Sequence[Derived], there: Mapping[str, FeatureSpec], digests: Mapping[str, str] = MappingProxyType({})
+    features: Sequence[Derived],
+    there: Mapping[str, FeatureSpec],
+    digests: Mapping[str, str] = MappingProxyType({}),
+    added: Collection[str] = (),
 ) -> list[FeatureStep]:
-    """What to make, in order: before each feature whatever it needs and the store has not.
+    """Return what to make, in order: before each feature whatever it needs and the store does not have.
 
     Args:
+        features: those asked for.
+        there: specs of the features that the store has.
         digests: by feature, of what was learned already. What is made from something that is still to be
-            learned has another spec once it is: `make` knows.
+            learned has another spec once it is: `run_steps` replaces it.
+        added: those of `there` that were added to sealed parts. New parts of a store that grows do not have them, so
+            they are steps again if a feature needs them and their recipe is known.
     Raises:
         StoreError: something is needed that only a build can make.
         RecipeMismatch: a feature is there, made otherwise.
@@ -48,10 +55,17 @@ def plan_steps(
     known = dict(there)
     steps: dict[str, FeatureStep] = {}
 
+    def same_as_default(name: str) -> Derived | None:
+        default = DERIVED_FEATURES[name]() if name in DERIVED_FEATURES else None
+        same = default and default.spec(known, digests.get(name, "")).fingerprint == there[name].fingerprint
+        return default if same else None
+
     def visit(feature: Derived) -> None:
         for name in feature.needs:
             if name not in known:
                 visit(asked.get(name) or _default(name, feature, known))
+            elif name in added and name not in steps and (again := asked.get(name) or same_as_default(name)):
+                visit(again)
         model = there[feature.name].recipe.get(learned_models.MODEL_DIGEST, "") if feature.name in there else ""
         spec = feature.spec(known, digests.get(feature.name, model))
         check_same_recipe(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
