@@ -62,7 +62,9 @@ def hours(waves: Iterable[Wave], recipe: SpectralRecipe) -> float:
 
 def agreement(waves: Sequence[Wave], recipe: SpectralRecipe) -> Table:
     reference = features(engine.load("torch", "cpu", recipe, np.float32), waves)
-    others: list[tuple[str, Engine]] = [("torch cuda's code, on a CPU", cuda_engine.Batched(recipe, "cpu", np.float32))]
+    others: list[tuple[str, Engine]] = [
+        ("torch cuda's code, on a CPU", cuda_engine.BatchedEngine(recipe, "cpu", np.float32))
+    ]
     others += [(f"{name} {place}", engine.load(name, place, recipe, np.float32)) for name, place in here()[1:]]
     rows = []
     for name, made in others:
@@ -105,12 +107,12 @@ def cpu_time(waves: Sequence[Wave], recipe: SpectralRecipe, rounds: int) -> Tabl
 def whitened(waves: Iterable[Wave], recipe: SpectralRecipe) -> None:
     block, n = dali.BLOCK["cpu"], recipe.n_fft
     white, gain = np.empty((block, n), np.float32), np.empty((block, n // 2 + 1), np.float32)
-    shape, unit = window(recipe) / 32768, whitening.waves(n)
+    shape, unit = window(recipe) / 32768, whitening.cosines_and_sines(n)
     for _, wave in waves:
         frames = sliding_window_view(np.pad(wave, recipe.padding, mode="reflect"), n)[:: recipe.hop]
         for at in range(0, len(frames), block):
             rows = slice(min(block, len(frames) - at))
-            whitening.in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
+            whitening.whiten_in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
 
 
 def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, wanted: float) -> list[Table]:
@@ -146,12 +148,14 @@ def elapsed(results: Iterable[object]) -> float:
 
 def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) -> Table:
     """The torch engine's copies and kernels, its batches pinned beforehand."""
-    made = cuda_engine.Batched(recipe, "cuda")
+    made = cuda_engine.BatchedEngine(recipe, "cuda")
     pinned = []
-    for batch in cuda_engine.batches(iter(waves), cuda_engine.BATCH):
+    for batch in cuda_engine.make_batches(iter(waves), cuda_engine.BATCH_SAMPLES):
         layout = cuda_engine.Layout(recipe, [len(wave) for _, wave in batch])
         samples = layout.stream([wave for _, wave in batch])
-        pinned.append(([key for key, _ in batch], layout, list(cuda_engine.blocks(samples, cuda_engine.BLOCK, True))))
+        pinned.append(
+            ([key for key, _ in batch], layout, list(cuda_engine.make_blocks(samples, cuda_engine.BLOCK_SAMPLES, True)))
+        )
     seconds = elapsed(flown(made, pinned))
     seconds = elapsed(flown(made, pinned * repeats))
     length = hours(waves, recipe) * repeats
@@ -182,17 +186,17 @@ def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) ->
     return f"{length:.1f} hours on {torch.cuda.get_device_name(0)}", head, rows
 
 
-def flown(made: cuda_engine.Batched, pinned: Sequence[tuple]) -> Iterator[cuda_engine.Flight]:
-    flights: deque[cuda_engine.Flight] = deque()
+def flown(made: cuda_engine.BatchedEngine, pinned: Sequence[tuple]) -> Iterator[cuda_engine.PendingBatch]:
+    flights: deque[cuda_engine.PendingBatch] = deque()
     for keys, layout, samples in pinned:
-        flights.append(made.launch(keys, layout, samples))
-        if len(flights) > cuda_engine.AHEAD:
+        flights.append(made.submit(keys, layout, samples))
+        if len(flights) > cuda_engine.MAX_PENDING_BATCHES:
             yield landed(flights.popleft())
     while flights:
         yield landed(flights.popleft())
 
 
-def landed(flight: cuda_engine.Flight) -> cuda_engine.Flight:
+def landed(flight: cuda_engine.PendingBatch) -> cuda_engine.PendingBatch:
     flight.wait()
     return flight
 

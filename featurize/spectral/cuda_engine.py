@@ -1,9 +1,9 @@
-"""The torch engine on CUDA: ragged batches, decoded here while the device works on the ones before.
+"""The torch engine on CUDA: ragged batches, decoded on the host while the device computes the previous ones.
 
-A batch is one stream of int16 samples. Each utterance, reflected at both ends, starts at a whole hop, and as many hops
-lie free behind it as its padding takes: one framing of the stream then gives every utterance exactly its own frames,
-and a few between utterances that nobody reads. Frames are transformed in chunks of one shape, so that FFT and matrix
-products are the same kernels whatever else is in the batch: an utterance's numbers do not depend on its neighbours.
+A batch is concatenated to one array of int16 samples. Each utterance, reflected at both ends, starts at a multiple of
+the hop, followed by as many free hops as its padding needs. Framing the array then gives every utterance exactly its
+own frames, and a few frames between utterances that are ignored. Frames are transformed in chunks of one shape, so that
+FFT and matrix products use the same kernels whatever else is in the batch: results do not depend on neighbours.
 
     host       waves -> pinned blocks ┐                     ┌> pinned results -> Spectra
     copy in                           └> stream ┐           │
@@ -34,134 +34,144 @@ import torch
 from torch import Tensor
 
 from headrace.featurize.spectral.dsp import SpectralRecipe, dct, slaney_mel, window
-from headrace.featurize.spectral.engine import Key, Spectra, checked
+from headrace.featurize.spectral.engine import Key, Spectra, reject_if_not_finite
 from headrace.store.errors import Rejected
 
-BATCH = 1 << 24
-"""Samples after which a batch is sent off: 9 minutes at 32 kHz, 33 MB. Batches are computed in whole chunks: of a small
-one much would be nothing."""
-BLOCK = 1 << 20
-"""Samples of a pinned block, 2 MB. Hours of one recording go through the same few blocks."""
-CHUNK = 2048
-"""Frames transformed at a time. A dozen kernels a chunk, 5 us each to launch: with fewer frames a device waits for the
-host. Temporaries, 50 kB a frame, are all that it holds beside the batch."""
-AHEAD = 2
-"""Batches under way while the next one is decoded."""
-DECIBEL = 10 / math.log(10)
-"""To a neper of power."""
+BATCH_SAMPLES = 1 << 24
+"""Samples after which a batch is submitted: 9 minutes at 32 kHz, 33 MB. Batches are padded to whole chunks, so that a
+smaller one would waste computation."""
+BLOCK_SAMPLES = 1 << 20
+"""Samples of a pinned block, 2 MB. Long recordings reuse the same few blocks."""
+CHUNK_FRAMES = 2048
+"""Frames transformed at a time. A chunk takes a dozen kernels, 5 us each to launch: with fewer frames the device would
+wait for the host. Temporaries take 50 kB per frame."""
+MAX_PENDING_BATCHES = 2
+"""Batches in flight while the next one is decoded."""
+DB_PER_NEPER = 10 / math.log(10)
+"""Decibels per neper of power."""
 
 
-class Lane:
-    """A CUDA stream; on a CPU nothing, since everything there happens at once."""
+class Stream:
+    """A CUDA stream. On a CPU it does nothing, since everything is computed immediately."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self) -> AbstractContextManager:
-        """Context in which work is queued here."""
+        """Return a context in which work is queued on this stream."""
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
-    def follow(self, other: Lane, *tensors: Tensor) -> None:
-        """Work queued here from now on comes after all that is queued there; `tensors`, made there, are read here.
+    def wait_for(self, other: Stream, *tensors: Tensor) -> None:
+        """Make later work on this stream wait for all that is queued on `other`.
 
-        The allocator must hear of the latter: it would hand their memory out again as soon as `other` is past them.
+        Args:
+            other: stream that computes `tensors`.
+            tensors: read on this stream. The allocator is told, or it would reuse their memory as soon as `other` is
+                done with them.
         """
         if self._stream and other._stream:
             self._stream.wait_stream(other._stream)
             for tensor in tensors:
                 tensor.record_stream(self._stream)
 
-    def mark(self) -> torch.cuda.Event | None:
-        """An event behind all that is queued here. Who waits for it sleeps, and leaves the core to the decoders."""
+    def record_event(self) -> torch.cuda.Event | None:
+        """Record an event after all queued work. Waiting for it blocks, so that the core is free for the decoders."""
         return self._stream.record_event(torch.cuda.Event(blocking=True)) if self._stream else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flight(Generic[Key]):
-    """A batch under way."""
+class PendingBatch(Generic[Key]):
+    """A batch in flight."""
 
     keys: Sequence[Key]
     rows: Sequence[slice]
-    """Of each utterance's frames among those of the stream."""
+    """The frames of each utterance in the batch."""
     mel: Tensor
-    """(frames, M), on the host; to be read after `landed`."""
+    """(frames, M) on the host, valid after `finished`."""
     mfcc: Tensor
     """(frames, C), likewise."""
-    landed: torch.cuda.Event | None
+    finished: torch.cuda.Event | None
 
     def wait(self) -> None:
-        if self.landed:
-            self.landed.synchronize()
+        """Wait until the results are on the host."""
+        if self.finished:
+            self.finished.synchronize()
 
-    def land(self) -> Iterator[tuple[Key, Spectra | Rejected]]:
-        """Wait, then give each utterance its own copy: the pinned memory goes back to be used again."""
+    def results(self) -> Iterator[tuple[Key, Spectra | Rejected]]:
+        """Wait, then yield a copy of each utterance's results, so that the pinned memory can be reused."""
         self.wait()
         mel, mfcc = self.mel.numpy(), self.mfcc.numpy()
         for key, rows in zip(self.keys, self.rows, strict=True):
-            yield key, checked(Spectra(mel[rows].copy(), mfcc[rows].copy()))
+            yield key, reject_if_not_finite(Spectra(mel[rows].copy(), mfcc[rows].copy()))
 
 
-class Batched:
-    """Engine of one recipe on one device."""
+class BatchedEngine:
+    """The engine of one recipe on one device."""
 
     def __init__(self, recipe: SpectralRecipe, device: str, dtype: type[np.floating] = np.float16) -> None:
-        """
+        """Allocate the tables on the device.
+
         Args:
-            dtype: of the results; float32 where engines are compared.
+            recipe: of the spectra.
+            device: cpu or cuda.
+            dtype: of the results; float32 to compare engines.
         """
         torch.set_float32_matmul_precision("highest")  # NVIDIA's containers set TF32, which has 10 bits of mantissa
         self._recipe = recipe
         self._dtype = getattr(torch, np.dtype(dtype).name)
         self._device = torch.device(device)
         self._pinned = self._device.type == "cuda"
-        self._in, self._compute, self._out = (Lane(self._device) for _ in range(3))
+        self._copy_in, self._compute, self._copy_out = (Stream(self._device) for _ in range(3))
         self._window = self._table(window(recipe) / 32768, torch.float64)
         self._mel_basis_FM = self._table(slaney_mel(recipe), torch.float32)
-        self._dct_MC = self._table(dct(recipe.n_mels, recipe.n_mfcc) * DECIBEL, torch.float64)
+        self._dct_MC = self._table(dct(recipe.n_mels, recipe.n_mfcc) * DB_PER_NEPER, torch.float64)
         self._floor = torch.tensor(1e-4, device=self._device)
 
     def _table(self, values: np.ndarray, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(values).to(self._device, dtype)
 
     def spectra(self, waves: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
-        flights: deque[Flight[Key]] = deque()
-        for batch in batches(waves, BATCH):
-            flights.append(self._take_off(batch))
-            if len(flights) > AHEAD:
-                yield from flights.popleft().land()
-        while flights:
-            yield from flights.popleft().land()
+        pending: deque[PendingBatch[Key]] = deque()
+        for batch in make_batches(waves, BATCH_SAMPLES):
+            pending.append(self._submit(batch))
+            if len(pending) > MAX_PENDING_BATCHES:
+                yield from pending.popleft().results()
+        while pending:
+            yield from pending.popleft().results()
 
-    def _take_off(self, batch: Sequence[tuple[Key, np.ndarray]]) -> Flight[Key]:
-        """Queue all work of a batch; wait for none of it."""
+    def _submit(self, batch: Sequence[tuple[Key, np.ndarray]]) -> PendingBatch[Key]:
+        """Queue all work of a batch without waiting for it."""
         layout = Layout(self._recipe, [len(wave) for _, wave in batch])
-        samples = blocks(layout.stream([wave for _, wave in batch]), BLOCK, self._pinned)
-        return self.launch([key for key, _ in batch], layout, samples)
+        samples = make_blocks(layout.stream([wave for _, wave in batch]), BLOCK_SAMPLES, self._pinned)
+        return self.submit([key for key, _ in batch], layout, samples)
 
     @torch.inference_mode()
-    def launch(self, keys: Sequence[Key], layout: Layout, samples: Iterable[Tensor]) -> Flight[Key]:
-        """
+    def submit(self, keys: Sequence[Key], layout: Layout, samples: Iterable[Tensor]) -> PendingBatch[Key]:
+        """Queue the copies and the computation of a batch without waiting for them.
+
         Args:
-            samples: of the stream that `layout` describes, int16, pinned where the device is not this one.
+            keys: one per utterance, returned with the results.
+            layout: of the batch.
+            samples: int16 blocks of the batch as `layout` describes it, in pinned memory for a CUDA device.
         """
-        with self._in():
+        with self._copy_in():
             stream = self._upload(layout, samples)
             owner = self._send(torch.from_numpy(layout.owner()))
         with self._compute():
-            self._compute.follow(self._in, stream, owner)
+            self._compute.wait_for(self._copy_in, stream, owner)
             mel, mfcc = self.features(stream, owner, len(keys))
-        with self._out():
-            self._out.follow(self._compute, mel, mfcc)
+        with self._copy_out():
+            self._copy_out.wait_for(self._compute, mel, mfcc)
             mel, mfcc = self._fetch(mel), self._fetch(mfcc)
-        return Flight(keys=keys, rows=layout.rows, mel=mel, mfcc=mfcc, landed=self._out.mark())
+        return PendingBatch(keys=keys, rows=layout.rows, mel=mel, mfcc=mfcc, finished=self._copy_out.record_event())
 
     def _upload(self, layout: Layout, samples: Iterable[Tensor]) -> Tensor:
-        """(layout.samples,) int16 on the device, sent block by block."""
+        """Copy the samples to the device block by block. Return (layout.samples,) int16."""
         stream = torch.empty(layout.samples, dtype=torch.int16, device=self._device)
-        sent = 0
+        start = 0
         for block in samples:
-            stream[sent : sent + len(block)].copy_(block, non_blocking=True)
-            sent += len(block)
+            stream[start : start + len(block)].copy_(block, non_blocking=True)
+            start += len(block)
         return stream
 
     def _send(self, host: Tensor) -> Tensor:
@@ -172,11 +182,12 @@ class Batched:
         return host.copy_(result, non_blocking=True)
 
     def features(self, stream: Tensor, owner: Tensor, utterances: int) -> tuple[Tensor, Tensor]:
-        """What the device does with a stream that lies there; rows that nobody owns mean nothing.
+        """Compute the spectra of a batch on the device. Rows that belong to no utterance are undefined.
 
         Args:
-            stream: (samples,) int16, as `Layout` has it.
-            owner: (frames,) int64.
+            stream: (samples,) int16, as `Layout` describes it.
+            owner: (frames,) int64, the utterance of every frame.
+            utterances: their number.
         Returns:
             mel (frames, M) and mfcc (frames, C), in the engine's dtype.
         """
@@ -184,17 +195,17 @@ class Batched:
         return mel, self._mfcc(loudness, owner, utterances)
 
     def _bands(self, stream: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """(samples,) int16 to log-mel and the logarithm of the power mel, in float32, both natural and (frames, M).
+        """Return log-mel and the natural logarithm of the power mel, both (frames, M).
 
-        `out` spares passes over memory: on CUDA types are converted inside the kernel that computes.
+        `out` saves passes over memory: on CUDA the kernel that computes also converts types.
         """
         recipe = self._recipe
         mel = torch.empty(frames, recipe.n_mels, dtype=self._dtype, device=self._device)
         loudness = torch.empty(frames, recipe.n_mels, device=self._device)
-        magnitude = torch.empty(CHUNK, recipe.n_fft // 2 + 1, device=self._device)
+        magnitude = torch.empty(CHUNK_FRAMES, recipe.n_fft // 2 + 1, device=self._device)
         framed = stream.unfold(0, recipe.n_fft, recipe.hop)
-        for start in range(0, frames, CHUNK):
-            at = slice(start, start + CHUNK)
+        for start in range(0, frames, CHUNK_FRAMES):
+            at = slice(start, start + CHUNK_FRAMES)
             spectrum = torch.fft.rfft(framed[at] * self._window)
             torch.hypot(spectrum.real, spectrum.imag, out=magnitude)
             power = magnitude.square() @ self._mel_basis_FM
@@ -204,53 +215,55 @@ class Batched:
         return mel, loudness
 
     def _mfcc(self, loudness: Tensor, owner: Tensor, utterances: int) -> Tensor:
-        """(frames, C), floored 80 dB under the peak of each utterance. Rows that nobody owns count as one more."""
+        """Return (frames, C), floored 80 dB under each utterance's peak. All other rows count as one utterance."""
         loudest = loudness.amax(1)
         peak = loudest.new_full((utterances + 1,), -torch.inf).scatter_reduce_(0, owner, loudest, "amax")
-        floor = peak - 80 / DECIBEL
+        floor = peak - 80 / DB_PER_NEPER
         return (torch.maximum(loudness, floor[owner, None]).double() @ self._dct_MC).to(self._dtype)
 
 
-def batches(waves: Iterable[tuple[Key, np.ndarray]], samples: int) -> Iterator[list[tuple[Key, np.ndarray]]]:
-    """Neighbours, until there are as many samples or more."""
+def make_batches(waves: Iterable[tuple[Key, np.ndarray]], samples: int) -> Iterator[list[tuple[Key, np.ndarray]]]:
+    """Yield batches of consecutive waves, each with at least `samples` samples; the last may have fewer."""
     batch: list[tuple[Key, np.ndarray]] = []
-    held = 0
+    total = 0
     for key, wave in waves:
         batch.append((key, wave))
-        held += len(wave)
-        if held >= samples:
+        total += len(wave)
+        if total >= samples:
             yield batch
-            batch, held = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
 
 
 class Layout:
-    """Where the utterances of a batch lie in its stream."""
+    """The positions of the utterances in a batch."""
 
     def __init__(self, recipe: SpectralRecipe, lengths: Sequence[int]) -> None:
-        """
+        """Lay the utterances out.
+
         Args:
-            lengths: samples of each utterance, whole hops.
+            recipe: of the spectra.
+            lengths: samples of each utterance, multiples of the hop.
         """
         self._recipe = recipe
         guard = -(-2 * recipe.padding // recipe.hop)
         owned = np.asarray(lengths) // recipe.hop
         stops = np.cumsum(owned + guard)
         self.rows = [slice(int(b - guard - n), int(b - guard)) for b, n in zip(stops, owned, strict=True)]
-        self.frames = -(-int(stops[-1]) // CHUNK) * CHUNK
-        """Of the stream, those between utterances included: whole chunks."""
+        self.frames = -(-int(stops[-1]) // CHUNK_FRAMES) * CHUNK_FRAMES
+        """Frames of the batch, including those between utterances: a multiple of CHUNK_FRAMES."""
         self.samples = self.frames * recipe.hop + 2 * recipe.padding
 
     def owner(self) -> np.ndarray:
-        """(frames,) int64: the utterance whose frame it is, or the number of utterances where it is nobody's."""
+        """Return (frames,) int64: the utterance of every frame, or the number of utterances if it belongs to none."""
         owner = np.full(self.frames, len(self.rows))
         for number, rows in enumerate(self.rows):
             owner[rows] = number
         return owner
 
     def stream(self, waves: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """The samples of the stream, in pieces."""
+        """Yield the samples of the batch in pieces, int16."""
         pad, at = self._recipe.padding, 0
         for wave, rows in zip(waves, self.rows, strict=True):
             yield np.zeros(rows.start * self._recipe.hop - at, np.int16)
@@ -261,11 +274,11 @@ class Layout:
         yield np.zeros(self.samples - at, np.int16)
 
 
-def blocks(pieces: Iterable[np.ndarray], size: int, pinned: bool) -> Iterator[Tensor]:
-    """The same samples in blocks of `size`, the last one shorter.
+def make_blocks(pieces: Iterable[np.ndarray], size: int, pinned: bool) -> Iterator[Tensor]:
+    """Yield the samples of pieces in blocks of `size`; the last is shorter.
 
-    A pinned block given up here is handed out again only after the copies out of it are done: torch's allocator of
-    pinned memory keeps an event for each.
+    The memory of a pinned block is reused only after the copies from it are done: torch's allocator of pinned memory
+    keeps an event for each block.
     """
     block, filled = torch.empty(size, dtype=torch.int16, pin_memory=pinned), 0
     for piece in pieces:

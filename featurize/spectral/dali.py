@@ -1,19 +1,18 @@
-"""The DALI engine: NVIDIA's Data Loading Library, on a CPU without a driver or on CUDA. The one file that knows it.
+"""The DALI engine: NVIDIA's Data Loading Library, on a CPU without a driver or on CUDA. Only this file imports it.
 
-DALI gets clean samples: decoding, checks and resampling lie outside, file by file, since one bad file costs it the
-batch and the pipeline, and its own resampler has no filter. Here it transforms, filters into mel bands and takes
-logarithms. What it is fed are not waves but blocks of frames, always as many, whatever utterances they come from: so
-its memory, which it never gives back, is that of a block, after an hour of one recording too.
+Decoding, checks and resampling take place outside of DALI, since one bad file would cost it the batch and the pipeline,
+and its own resampler has no filter. DALI computes transform, mel bands and logarithms. It is fed blocks of a fixed
+number of frames, whatever utterances they come from: its memory, which it never releases, is that of one block.
 
 The frames come windowed and whitened (`whitening`), because DALI's transform is float32: fed plain waves it was
 4e-3 off in the quiet bands of real speech, 9e-4 at the 99.9th percentile, where engines may differ by 5e-4 and 5e-5.
 Whitened, it is 1.8e-4 and 1.8e-5 off at gpt-sovits-v2; in the 400 points of whisper-16k a few bands in a million are up
-to 2e-3 off. Whitening is done before, in float64: on a CPU by Numba in 5 us a frame of 2048, on CUDA by torch, where
-the frames lie.
+to 2e-3 off. Frames are whitened before, in float64: on a CPU by Numba in 5 us a frame of 2048, on CUDA by torch on the
+device.
 
 That makes DALI the slower engine: on a CPU it takes six times as long as torch (benchmarks/results/engines.md), and on
-CUDA whitening moves more bytes than all that the torch engine does. It is for a second opinion on the numbers, and for
-whoever has it as the standard of the house.
+CUDA whitening moves more bytes than the whole torch engine. It serves as a second opinion on the numbers, and for those
+who use DALI everywhere.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from nvidia.dali.data_node import DataNode
 
 from headrace.featurize.spectral import whitening
 from headrace.featurize.spectral.dsp import SpectralRecipe, dct, window
-from headrace.featurize.spectral.engine import Key, Spectra, checked
+from headrace.featurize.spectral.engine import Key, Spectra, reject_if_not_finite
 from headrace.store.errors import Rejected
 
 BLOCK = {"cpu": 256, "cuda": 2048}
 """Frames a run of the pipeline, by device: on a CPU 64 took a fifth longer, 1024 as long. A run of 256 is fed 3 MB."""
 AHEAD = 2
-"""Runs under way while the next block is filled."""
+"""Runs in flight while the next block is filled."""
 
 INPUTS = ("white", "gain")
-"""Of the pipeline: (K, n_fft) whitened frames and (K, n_fft // 2 + 1) the gain that their power lacks, float32."""
+"""Inputs of the pipeline: (K, n_fft) whitened frames and (K, n_fft // 2 + 1) the gain of their power, float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Utterance(Generic[Key]):
-    """What has come back of an utterance so far."""
+class _PartialSpectra(Generic[Key]):
+    """The spectra of an utterance, filled block by block."""
 
     key: Key
     mel: np.ndarray
@@ -55,23 +54,26 @@ class Utterance(Generic[Key]):
     """(T, M) float32."""
 
 
-Share = tuple[Utterance[Key], slice, slice]
-"""Whose frames these are, which of its own, and which of the block's."""
+Portion = tuple[_PartialSpectra[Key], slice, slice]
+"""Frames of an utterance in a block: the utterance, its own frames, and the block's rows."""
 
 
-class Dali:
-    """Engine of one recipe on one device."""
+class DaliEngine:
+    """The engine of one recipe on one device."""
 
     def __init__(self, recipe: SpectralRecipe, device: str, dtype: type[np.floating] = np.float16) -> None:
-        """
+        """Build the pipeline.
+
         Args:
-            dtype: of the results; float32 where engines are compared.
+            recipe: of the spectra.
+            device: cpu or cuda.
+            dtype: of the results; float32 to compare engines.
         """
         self._recipe = recipe
         self._dtype = dtype
         self._device = torch.device(device)
         self._window = torch.from_numpy(window(recipe) / 32768).to(self._device)
-        self._waves = torch.from_numpy(whitening.waves(recipe.n_fft)).to(self._device)
+        self._waves = torch.from_numpy(whitening.cosines_and_sines(recipe.n_fft)).to(self._device)
         self._dct_MC = dct(recipe.n_mels, recipe.n_mfcc)
         self._blocks = self._ring(recipe.n_fft, torch.int16)
         self._white, self._gain = (self._ring(n, torch.float32) for n in (recipe.n_fft, recipe.n_fft // 2 + 1))
@@ -79,12 +81,12 @@ class Dali:
         self._prime()
 
     def _ring(self, width: int, dtype: torch.dtype) -> Iterator[np.ndarray]:
-        """Arrays for one block after the other. One comes round again when the run that read it is over."""
+        """Yield arrays for successive blocks. One is reused when the run that read it is over."""
         shape, pinned = (BLOCK[self._device.type], width), self._device.type == "cuda"
         return itertools.cycle([torch.zeros(shape, dtype=dtype, pin_memory=pinned).numpy() for _ in range(AHEAD + 1)])
 
     def _prime(self) -> None:
-        """The first `schedule_run` of a pipeline runs as often as its queue is deep, every later one once."""
+        """Fill the queue: the first `schedule_run` of a pipeline runs once per place in its queue, later ones once."""
         for _ in range(AHEAD):
             self._feed(next(self._blocks))
         self._pipeline.schedule_run()
@@ -92,16 +94,16 @@ class Dali:
             self._skip()
 
     def _feed(self, block: np.ndarray) -> None:
-        """(K, n_fft) int16 frames."""
-        for name, data in zip(INPUTS, self._whitened(block), strict=True):
+        """Feed a block of (K, n_fft) int16 frames to the pipeline."""
+        for name, data in zip(INPUTS, self._whiten(block), strict=True):
             self._pipeline.feed_input(name, [data])
 
-    def _whitened(self, block: np.ndarray) -> tuple[Any, Any]:
+    def _whiten(self, block: np.ndarray) -> tuple[Any, Any]:
         if self._device.type == "cuda":
             frames = torch.from_numpy(block).to(self._device, non_blocking=True) * self._window
-            return whitening.in_tensors(frames, self._waves)
+            return whitening.whiten_tensors(frames, self._waves)
         white, gain = next(self._white), next(self._gain)
-        whitening.in_place(block, self._window.numpy(), self._waves.numpy(), white, gain)
+        whitening.whiten_in_place(block, self._window.numpy(), self._waves.numpy(), white, gain)
         return white, gain
 
     def _skip(self) -> None:
@@ -109,61 +111,63 @@ class Dali:
         self._pipeline.release_outputs()
 
     def spectra(self, waves: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
-        flying: deque[list[Share[Key]]] = deque()
+        pending: deque[list[Portion[Key]]] = deque()
         try:
-            for block, shares in self._filled(waves):
-                if len(flying) == AHEAD:
-                    yield from self._landed(flying.popleft())
+            for block, portions in self._fill_blocks(waves):
+                if len(pending) == AHEAD:
+                    yield from self._collect(pending.popleft())
                 self._feed(block)
                 self._pipeline.schedule_run()
-                flying.append(shares)
-            while flying:
-                yield from self._landed(flying.popleft())
+                pending.append(portions)
+            while pending:
+                yield from self._collect(pending.popleft())
         finally:
-            for _ in flying:  # whoever stops listening leaves nothing for the next to find
+            for _ in pending:  # a consumer that stops early must leave no results in the queue
                 self._skip()
 
-    def _filled(self, waves: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[np.ndarray, list[Share[Key]]]]:
-        """Blocks, full but for the last one, whose rest is what was there before."""
-        block, shares, filled = next(self._blocks), list[Share[Key]](), 0
+    def _fill_blocks(self, waves: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[np.ndarray, list[Portion[Key]]]]:
+        """Yield full blocks. The rest of the last block keeps old frames."""
+        block, portions, filled = next(self._blocks), list[Portion[Key]](), 0
         hop, pad, n = self._recipe.hop, self._recipe.padding, self._recipe.n_fft
         for key, wave in waves:
-            utterance, at = self._utterance(key, len(wave) // hop), 0
+            utterance, start = self._new_utterance(key, len(wave) // hop), 0
             frames = sliding_window_view(np.pad(wave, pad, mode="reflect"), n)[::hop]
-            while at < len(frames):
-                stop = min(at + len(block) - filled, len(frames))
-                rows = slice(filled, filled + stop - at)
-                block[rows] = frames[at:stop]
-                shares.append((utterance, slice(at, stop), rows))
-                at, filled = stop, rows.stop
+            while start < len(frames):
+                stop = min(start + len(block) - filled, len(frames))
+                rows = slice(filled, filled + stop - start)
+                block[rows] = frames[start:stop]
+                portions.append((utterance, slice(start, stop), rows))
+                start, filled = stop, rows.stop
                 if filled == len(block):
-                    yield block, shares
-                    block, shares, filled = next(self._blocks), [], 0
-        if shares:
-            yield block, shares
+                    yield block, portions
+                    block, portions, filled = next(self._blocks), [], 0
+        if portions:
+            yield block, portions
 
-    def _utterance(self, key: Key, frames: int) -> Utterance[Key]:
+    def _new_utterance(self, key: Key, frames: int) -> _PartialSpectra[Key]:
         shape = (frames, self._recipe.n_mels)
-        return Utterance(key=key, mel=np.empty(shape, self._dtype), decibel=np.empty(shape, np.float32))
+        return _PartialSpectra(key=key, mel=np.empty(shape, self._dtype), decibel=np.empty(shape, np.float32))
 
-    def _landed(self, shares: list[Share[Key]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
-        """Take the results of the oldest run out of DALI's hands; give on the utterances that they complete."""
+    def _collect(self, portions: list[Portion[Key]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
+        """Copy the results of the oldest run, and yield the utterances that they complete."""
         mel, decibel = (output.as_cpu().as_array()[0] for output in self._pipeline.share_outputs())
-        for utterance, own, rows in shares:
+        for utterance, own, rows in portions:
             utterance.mel[own], utterance.decibel[own] = mel[rows], decibel[rows]
         self._pipeline.release_outputs()
-        for utterance, own, _ in shares:
+        for utterance, own, _ in portions:
             if own.stop == len(utterance.mel):
-                yield utterance.key, self._finished(utterance)
+                yield utterance.key, self._finish(utterance)
 
-    def _finished(self, utterance: Utterance[Key]) -> Spectra | Rejected:
-        """Floor and cosine transform belong to the whole utterance, which DALI has not seen in one piece."""
+    def _finish(self, utterance: _PartialSpectra[Key]) -> Spectra | Rejected:
+        """Apply the floor and the DCT, which need the whole utterance."""
         floored = np.maximum(utterance.decibel, utterance.decibel.max() - 80)
-        return checked(Spectra(utterance.mel, (floored.astype(np.float64) @ self._dct_MC).astype(self._dtype)))
+        return reject_if_not_finite(
+            Spectra(utterance.mel, (floored.astype(np.float64) @ self._dct_MC).astype(self._dtype))
+        )
 
 
 def pipeline(recipe: SpectralRecipe, device_id: int | None) -> Pipeline:
-    """From `INPUTS` to log-mel and the power mel in dB, both (K, M) float32."""
+    """Return a pipeline from INPUTS to log-mel and the power mel in dB, both (K, M) float32."""
     pipe = Pipeline(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=AHEAD)
     with pipe:
         place = "cpu" if device_id is None else "gpu"
@@ -174,15 +178,15 @@ def pipeline(recipe: SpectralRecipe, device_id: int | None) -> Pipeline:
             center_windows=False, layout="tf",
         )  # fmt: skip
         power = flat * gain
-        mel = math.log(math.max(_filtered(math.sqrt(power + 1e-8), recipe), 1e-5))
-        decibel = fn.to_decibels(_filtered(power, recipe), multiplier=10.0, reference=1.0, cutoff_db=-100.0)
+        mel = math.log(math.max(_mel_bands(math.sqrt(power + 1e-8), recipe), 1e-5))
+        decibel = fn.to_decibels(_mel_bands(power, recipe), multiplier=10.0, reference=1.0, cutoff_db=-100.0)
         pipe.set_outputs(mel, decibel)
     pipe.build()
     return pipe
 
 
-def _filtered(spectrum: DataNode, recipe: SpectralRecipe) -> DataNode:
-    """(K, F) to (K, M). By its layout, frames first: frequency first takes twice as long on a CPU."""
+def _mel_bands(spectrum: DataNode, recipe: SpectralRecipe) -> DataNode:
+    """Filter (K, F) to (K, M). Frames come first: frequencies first take twice as long on a CPU."""
     return fn.mel_filter_bank(
         fn.reshape(spectrum, layout="tf"), sample_rate=recipe.sample_rate, nfilter=recipe.n_mels,
         freq_low=recipe.fmin, freq_high=recipe.fmax,

@@ -1,4 +1,4 @@
-"""Signal processing: the one definition of spectrogram, log-mel and MFCC, for the featurizer and the trainer.
+"""Compute spectrogram, log-mel and MFCC, by one definition for the featurizer and the trainer.
 
 Shapes: B batch, S samples, T = S // hop frames, F = n_fft // 2 + 1 bins, M mel bands, C cepstral coefficients.
 Windows, filters and the DCT are built in float64 and cast once; autocast is switched off inside.
@@ -68,6 +68,7 @@ class SpectralRecipe:
         return self.padding // self.hop + 1
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON stores them."""
         return asdict(self)
 
 
@@ -87,7 +88,7 @@ class Spectral(nn.Module):
         self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 
     def magnitude(self, wave: Tensor) -> Tensor:
-        """Linear spectrogram sqrt(re^2 + im^2 + 1e-8).
+        """Return the linear spectrogram sqrt(re^2 + im^2 + 1e-8).
 
         Args:
             wave: (..., S) samples in [-1, 1], S > padding. Differentiable.
@@ -98,7 +99,7 @@ class Spectral(nn.Module):
             return torch.sqrt(self._power(self._frames(wave.float()), self.window) + 1e-8)
 
     def log_mel(self, magnitude: Tensor) -> Tensor:
-        """Natural log of the mel-filtered linear spectrogram, floored at 1e-5.
+        """Return the natural log of the mel-filtered linear spectrogram, floored at 1e-5.
 
         Args:
             magnitude: (..., T, F). Differentiable.
@@ -110,7 +111,7 @@ class Spectral(nn.Module):
 
     @torch.inference_mode()
     def features(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel and MFCC of one utterance from one STFT, on the CPU wherever the module is.
+        """Return log-mel and MFCC of one utterance, computed on the CPU wherever the module is.
 
         MFCC is the orthonormal DCT-II of the power mel in dB, floored 80 dB under the utterance's peak (Davis and
         Mermelstein 1980; the conventions are librosa's).
@@ -120,7 +121,7 @@ class Spectral(nn.Module):
         Returns:
             mel (T, M) and mfcc (T, C), both float32.
         Raises:
-            ValueError: too few samples to be reflected, or for one frame.
+            ValueError: there are too few samples to reflect, or for one frame.
         """
         from headrace.featurize.spectral import (
             cpu_kernel,  # not above: Numba takes 0.3 s to import, and training never needs it
@@ -135,10 +136,10 @@ class Spectral(nn.Module):
 
     @cached_property
     def _tables(self) -> Any:
-        from headrace.featurize.spectral.kernel_tables import tables
+        from headrace.featurize.spectral.kernel_tables import make_tables
 
         recipe = self.recipe
-        return tables(recipe.hop, window(recipe), slaney_mel(recipe), dct(recipe.n_mels, recipe.n_mfcc))
+        return make_tables(recipe.hop, window(recipe), slaney_mel(recipe), dct(recipe.n_mels, recipe.n_mfcc))
 
     def _frames(self, wave: Tensor) -> Tensor:
         """(..., S) to (..., T, n_fft): overlapping views of the padded waveform."""
@@ -154,7 +155,7 @@ class Spectral(nn.Module):
 
 
 def window(recipe: SpectralRecipe) -> np.ndarray:
-    """Periodic Hann window of `win` samples, centred between zeros. (n_fft,) float64."""
+    """Return the periodic Hann window of `win` samples, centred between zeros: (n_fft,) float64."""
     before = (recipe.n_fft - recipe.win) // 2
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(recipe.win) / recipe.win)
     return np.pad(hann, (before, recipe.n_fft - recipe.win - before))
@@ -197,7 +198,7 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
 
 
 def dct(n: int, count: int) -> np.ndarray:
-    """The first `count` columns of the orthonormal DCT-II of length n. (n, count) float64."""
+    """Return the first `count` columns of the orthonormal DCT-II of length n: (n, count) float64."""
     k, i = np.arange(count), np.arange(n)[:, None]
     basis = np.cos(np.pi * k * (2 * i + 1) / (2 * n)) * math.sqrt(2 / n)
     basis[:, 0] /= math.sqrt(2)
@@ -205,7 +206,7 @@ def dct(n: int, count: int) -> np.ndarray:
 
 
 def mfcc_content(mfcc_BTC: Tensor, frames_B: Tensor, width: int) -> Tensor:
-    """Content features for a model whose user has no HuBERT at hand: MFCC, deltas, delta-deltas, in context.
+    """Return content features without HuBERT: MFCC, deltas and delta-deltas of neighbouring frames.
 
     Each utterance is brought to zero mean and unit variance per coefficient; deltas are regressions over two frames
     to either side (HTK Book 5.6.5). As many neighbouring frames as fit are laid side by side; the rest of the width

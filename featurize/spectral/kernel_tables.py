@@ -15,46 +15,46 @@ from headrace.featurize.spectral.simd import LANES
 
 
 class Tables(NamedTuple):
-    """One recipe's."""
+    """The tables of one recipe."""
 
     hop: int
     bands: int
     cepstra: int
     window: np.ndarray
-    """(n_fft,) float64 and zeros to a multiple of eight. Halved: that saves halving E and O."""
+    """(n_fft,) float64, padded with zeros to a multiple of eight. Halved, so that E and O need not be."""
     radices: np.ndarray
-    """Factors of h, one a pass."""
+    """Factors of h, one per pass."""
     twiddles: np.ndarray
-    """For each pass, exp(-2 pi i jq / n) of j < n / radix, q < radix."""
+    """For each pass over blocks of n points, exp(-2 pi i jq / n) with j < n / radix and q < radix."""
     roots: np.ndarray
-    """For each pass, exp(-2 pi i q / radix) of q < radix."""
+    """For each pass, exp(-2 pi i q / radix) with q < radix."""
     order: np.ndarray
-    """(h + 1,) the place of each frequency in the transform. Frequency h is frequency 0."""
+    """(h + 1,) the index of each frequency in the permuted transform. Frequency h is frequency 0."""
     split: np.ndarray
-    """w^k of k <= h / 2."""
+    """w^k with k <= h / 2."""
     first: np.ndarray
-    """(M,) the first bin of each band, M being `bands` brought to a multiple of eight by empty ones."""
+    """(M,) the first bin of each band, with M being `bands` rounded up to a multiple of eight by empty bands."""
     ends: np.ndarray
     """(M + 1,) where the weights of each band begin and end."""
     weights: np.ndarray
     """float32."""
     dct: np.ndarray
-    """(bands, cepstra) float64, flat, each row with zeros to a multiple of eight. From natural logarithms to dB too."""
+    """(bands, cepstra) float64, flat, rows padded with zeros to a multiple of eight. Also converts nepers to dB."""
 
 
-def tables(hop: int, window: np.ndarray, basis_FM: np.ndarray, dct_MC: np.ndarray) -> Tables:
-    """For one recipe.
+def make_tables(hop: int, window: np.ndarray, basis_FM: np.ndarray, dct_MC: np.ndarray) -> Tables:
+    """Return the tables of one recipe.
 
     Args:
-        hop: n_fft - hop is even.
-        window: (n_fft,), n_fft even.
-        basis_FM: mel filters, without gaps.
-        dct_MC: of their decibels.
+        hop: samples per frame; n_fft - hop is even.
+        window: (n_fft,) with n_fft even.
+        basis_FM: mel filters, whose non-zero bins are contiguous.
+        dct_MC: DCT of the bands in dB.
     """
     points = len(window) // 2
     radices, length, twiddles = _radices(points), points, []
     for radix in radices:
-        twiddles.append(_circle(np.outer(np.arange(length // radix), np.arange(radix)) / length))
+        twiddles.append(_unit_circle(np.outer(np.arange(length // radix), np.arange(radix)) / length))
         length //= radix
     order = np.zeros(1, int)
     for radix in reversed(radices):  # part q of a block holds its frequencies q, q + radix, ...
@@ -67,9 +67,9 @@ def tables(hop: int, window: np.ndarray, basis_FM: np.ndarray, dct_MC: np.ndarra
         window=np.pad(window / 2, (0, -len(window) % LANES)),
         radices=np.array(radices),
         twiddles=np.concatenate(twiddles),
-        roots=np.concatenate([_circle(np.arange(radix) / radix) for radix in radices]),
+        roots=np.concatenate([_unit_circle(np.arange(radix) / radix) for radix in radices]),
         order=np.append(order, 0),
-        split=_circle(np.arange(points // 2 + 1) / len(window)),
+        split=_unit_circle(np.arange(points // 2 + 1) / len(window)),
         first=np.array([bins[0] if len(bins) else 0 for bins in used]),
         ends=np.cumsum([0, *map(len, used)]),
         weights=basis_FM.T[basis_FM.T != 0].astype(np.float32),
@@ -78,13 +78,13 @@ def tables(hop: int, window: np.ndarray, basis_FM: np.ndarray, dct_MC: np.ndarra
 
 
 def _radices(points: int) -> list[int]:
-    """Fours, then the primes that are left."""
+    """Return the radices of the passes: factors of four, then the remaining primes."""
     if points % 4 == 0:
         return [4, *_radices(points // 4)]
     prime = next((n for n in range(2, points + 1) if points % n == 0), None)
     return [prime, *_radices(points // prime)] if prime else []
 
 
-def _circle(turns: np.ndarray) -> np.ndarray:
-    """exp(-2 pi i turns), flat."""
+def _unit_circle(turns: np.ndarray) -> np.ndarray:
+    """Return exp(-2 pi i turns) as alternating real and imaginary parts."""
     return np.exp(-2j * np.pi * turns).ravel().view(np.float64)

@@ -1,7 +1,7 @@
-"""Vectors for Numba: code that is written for one frame and runs for eight, one in each lane of a vector register.
+"""Vector types for Numba: code that is written for one frame runs for eight, one in each lane of a vector register.
 
 LLVM vectorises a loop over lanes only where it can prove that loads and stores do not overlap, and in a Fourier
-transform in place it cannot. Here the vector is a type, so nothing is left to prove:
+transform in place it cannot. Here the vector is a type, and nothing has to be proved:
 
     a, b = load(x, i), load(x, i + 8)       # x[i : i + 8], x[i + 8 : i + 16]
     store(x, i, a + b * scale)
@@ -29,7 +29,7 @@ ELEMENTS = {types.int16: ir.IntType(16), types.float32: ir.FloatType(), types.fl
 
 
 class Lanes(types.Type):
-    """A vector of eight numbers, one of each frame. LLVM splits it into as many registers as the machine needs."""
+    """The type of a vector of eight numbers, one for each frame. LLVM maps it to as many registers as needed."""
 
     def __init__(self, element: Any) -> None:
         super().__init__(f"Lanes({element})")
@@ -48,28 +48,28 @@ def _pointer(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any
     return builder.bitcast(builder.gep(data, [at]), Lanes(array.dtype).llvm.as_pointer())
 
 
-def _loaded(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
+def _load(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
     return builder.load(_pointer(context, builder, array, value, at), align=array.dtype.bitwidth // 8)
 
 
-def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    """Lanes chosen from a, 0 to 7, and b, 8 to 15."""
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    """Return a vector of lanes chosen from a (0 to 7) and b (8 to 15)."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), LANES), lanes))
 
 
 @intrinsic
 def load(_: Any, array: Any, at: Any) -> Any:
-    """Lanes from array[at : at + 8]."""
+    """Load array[at : at + 8]."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _loaded(context, builder, array, *args)
+        return _load(context, builder, array, *args)
 
     return Lanes(array.dtype)(array, types.intp), code
 
 
 @intrinsic
 def store(_: Any, array: Any, at: Any, lanes: Any) -> Any:
-    """array[at : at + 8] = lanes."""
+    """Store lanes to array[at : at + 8]."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _pointer(context, builder, array, *args[:2]), align=array.dtype.bitwidth // 8)
@@ -79,40 +79,40 @@ def store(_: Any, array: Any, at: Any, lanes: Any) -> Any:
 
 
 @intrinsic
-def transposed(_: Any, array: Any, at: Any, stride: Any) -> Any:
-    """Eight Lanes: number i of the j-th is array[at + i * stride + j]."""
+def load_transposed(_: Any, array: Any, at: Any, stride: Any) -> Any:
+    """Load eight vectors, transposed: lane i of vector j is array[at + i * stride + j]."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         starts = (builder.add(args[1], builder.mul(args[2], args[2].type(i))) for i in range(LANES))
-        rows = [_loaded(context, builder, array, args[0], start) for start in starts]
+        rows = [_load(context, builder, array, args[0], start) for start in starts]
         for width in (4, 2, 1):  # in squares of 8, 4 and 2, two of the quarters change places
             first = [i + LANES - width if i & width else i for i in range(LANES)]
             second = [i + LANES if i & width else i + width for i in range(LANES)]
             for i in (i for i in range(LANES) if not i & width):
                 a, b = rows[i], rows[i + width]
-                rows[i], rows[i + width] = _shuffled(builder, a, b, first), _shuffled(builder, a, b, second)
+                rows[i], rows[i + width] = _shuffle(builder, a, b, first), _shuffle(builder, a, b, second)
         return context.make_tuple(builder, signature.return_type, rows)
 
     return types.UniTuple(Lanes(array.dtype), LANES)(array, types.intp, types.intp), code
 
 
 @intrinsic
-def single(_: Any, lanes: Any) -> Any:
-    """float64 lanes rounded to float32."""
+def to_float32(_: Any, lanes: Any) -> Any:
+    """Round float64 lanes to float32."""
     narrow = Lanes(types.float32)
     return narrow(lanes), lambda context, builder, signature, args: builder.fptrunc(args[0], narrow.llvm)
 
 
 @intrinsic
-def double(_: Any, lanes: Any) -> Any:
-    """int16 or float32 lanes as float64."""
+def to_float64(_: Any, lanes: Any) -> Any:
+    """Convert int16 or float32 lanes to float64."""
     wide, widen = Lanes(types.float64), "sitofp" if lanes.element == types.int16 else "fpext"
     return wide(lanes), lambda context, builder, signature, args: getattr(builder, widen)(args[0], wide.llvm)
 
 
 @intrinsic
-def root(_: Any, lanes: Any) -> Any:
-    """Square roots."""
+def sqrt(_: Any, lanes: Any) -> Any:
+    """Return the square roots of lanes."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         name = f"llvm.sqrt.v{LANES}f{lanes.element.bitwidth}"
@@ -123,7 +123,7 @@ def root(_: Any, lanes: Any) -> Any:
 
 
 def _elementwise(sign: Callable[..., Any], instruction: str) -> None:
-    """Lanes `sign` Lanes or a scalar. A product may be fused with the sum it goes into."""
+    """Implement an operator for lanes, and lanes and a scalar. A product may be fused with a following sum."""
 
     @intrinsic
     def apply(_: Any, a: Any, b: Any) -> Any:
@@ -132,7 +132,7 @@ def _elementwise(sign: Callable[..., Any], instruction: str) -> None:
             if b != a:
                 scalar = context.cast(builder, right, b, a.element)
                 lone = builder.insert_element(ir.Constant(a.llvm, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-                right = _shuffled(builder, lone, lone, [0] * LANES)
+                right = _shuffle(builder, lone, lone, [0] * LANES)
             return getattr(builder, instruction)(left, right, flags=("contract",))
 
         return a(a, b), code
@@ -151,7 +151,7 @@ _elementwise(operator.mul, "fmul")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `headrace.store.arrays.jit.compiled`, of functions that use the lanes of this file."""
-    # Numba compiles anew when the function's file changes. This one has to show in the name that it is kept under.
+    """Compile a function that uses lanes, like `headrace.store.arrays.jit.compiled`."""
+    # Numba recompiles when the function's own file changes. The checksum in the name covers this file too.
     function.__qualname__ += f"_{zlib.crc32(Path(__file__).read_bytes()):08x}"
     return machine_code(function)

@@ -1,13 +1,13 @@
-"""Frames made flat before a float32 transform, so that its rounding stays under their quiet bands.
+"""Whiten frames before a float32 transform, so that its rounding errors stay below their quiet bands.
 
-A float32 FFT rounds to some 1e-7 of a frame's whole energy, in every bin alike. Speech spans 100 dB: its quiet bands
+A float32 FFT rounds to about 1e-7 of a frame's whole energy, in every bin alike. Speech spans 100 dB: its quiet bands
 come out wrong by up to 2e-2 in log-mel. Here each windowed frame x is filtered by its own linear predictor
 A(z) = 1 + a_1 z^-1 + ... (Makhoul 1975, the autocorrelation method), in float64, and only then rounded:
 
     y[n] = sum_k a_k x[(n - k) mod N]        Y[j] = A(e^(2 pi i j / N)) X[j]
 
-Since filter and autocorrelation run around the frame's end, the second line is exact: |Y|^2 / |A|^2 is the power of x,
-and Y is nearly flat. For an engine whose transform has no float64.
+Since filter and autocorrelation are circular, the second line is exact: |Y|^2 / |A|^2 is the power of x,
+and Y is nearly flat. Used by engines whose transform has no float64.
 """
 
 from __future__ import annotations
@@ -22,31 +22,34 @@ from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 ORDER = 8
-"""Of the predictor. Over 60 utterances of real speech at 16 to 32 kHz, 4 leaves log-mel up to 7e-4 off where a band is
-silent below a loud voice, and steady tones up to 2e-3; 8 leaves 4e-4."""
-LOAD, LEAST = 1e-9, 1e-12
-"""A pure tone is predicted to within the one, and silence to within the other: no division is by 0."""
+"""Order of the predictor. Over 60 utterances of real speech at 16 to 32 kHz, 4 leaves log-mel up to 7e-4 off where a
+band is silent below a loud voice, and steady tones up to 2e-3; 8 leaves 4e-4."""
+DIAGONAL_LOADING, MIN_ENERGY = 1e-9, 1e-12
+"""Added to the energy, relative and absolute, so that pure tones and silence do not lead to a division by 0."""
 
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 def _jit(function: Callable) -> Callable:
-    """Compiled in 5 s, once on a machine; where no folder for that can be written, in each process."""
+    """Compile a function in 5 s, once per machine, or in each process if there is no writable cache folder."""
     try:
         return njit(cache=True, **_FLAGS)(function)
     except RuntimeError:
         return njit(**_FLAGS)(function)
 
 
-def waves(n: int) -> np.ndarray:
-    """cos and sin of 2 pi j k / n, for k = 0..ORDER and the bins j of a real transform of n.
-    (2, ORDER + 1, n // 2 + 1) float64."""
+def cosines_and_sines(n: int) -> np.ndarray:
+    """Return cos and sin of 2 pi j k / n for k = 0..ORDER and the bins j of a real transform of n.
+
+    Returns:
+        (2, ORDER + 1, n // 2 + 1) float64.
+    """
     angle = 2 * np.pi / n * np.outer(np.arange(ORDER + 1), np.arange(n // 2 + 1))
     return np.stack((np.cos(angle), np.sin(angle)))
 
 
-def in_tensors(frames: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
-    """Whiten windowed frames on any device. Forty passes over memory: on a CPU `in_place` takes a tenth of the time.
+def whiten_tensors(frames: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
+    """Whiten windowed frames on any device. On a CPU `whiten_in_place` takes a tenth of the time.
 
     Args:
         frames: (T, N) float64.
@@ -58,17 +61,19 @@ def in_tensors(frames: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     wrapped = torch.cat((frames[:, -ORDER:], frames), 1)
     delayed = [wrapped[:, ORDER - k : ORDER - k + n] for k in range(ORDER + 1)]
     correlation = torch.stack([(frames * x).sum(1) for x in delayed], 1)
-    correlation[:, 0] = correlation[:, 0] * (1 + LOAD) + LEAST
+    correlation[:, 0] = correlation[:, 0] * (1 + DIAGONAL_LOADING) + MIN_ENERGY
     a = torch.linalg.solve(correlation[:, (orders[:, None] - orders).abs()], -correlation[:, 1:])
     white = frames.clone()
     for k in range(ORDER):
         white.addcmul_(a[:, k, None], delayed[k + 1])
-    real, imaginary = waves[0, 0] + a @ waves[0, 1:], a @ waves[1, 1:]
+    real, imaginary = cosines_and_sines[0, 0] + a @ cosines_and_sines[0, 1:], a @ cosines_and_sines[1, 1:]
     return white.float(), (1 / (real.square() + imaginary.square())).float()
 
 
 @_jit
-def in_place(frames: np.ndarray, window: np.ndarray, waves: np.ndarray, white: np.ndarray, gain: np.ndarray) -> None:
+def whiten_in_place(
+    frames: np.ndarray, window: np.ndarray, waves: np.ndarray, white: np.ndarray, gain: np.ndarray
+) -> None:
     """Window frames and whiten them, on a CPU: 5 us a frame of 2048.
 
     Args:
@@ -87,28 +92,28 @@ def in_place(frames: np.ndarray, window: np.ndarray, waves: np.ndarray, white: n
             frame[i] = frames[t, i] * window[i]
         wrapped[:ORDER] = wrapped[n:]
         for k in range(ORDER + 1):
-            correlation[k] = _product(frame, wrapped[ORDER - k :])
+            correlation[k] = _dot(frame, wrapped[ORDER - k :])
         a = _predictor(correlation)
         _filter(wrapped, a, white[t])
-        _inverse_response(a, waves, gain[t])
+        _inverse_response(a, cosines_and_sines, gain[t])
 
 
 @_jit
 def _predictor(correlation: np.ndarray) -> np.ndarray:
-    """(ORDER + 1,) a_0 = 1, a_1, ... by Levinson's recursion."""
+    """Return (ORDER + 1,) a_0 = 1, a_1, ... by Levinson's recursion."""
     a = np.zeros(ORDER + 1)
     a[0] = 1
-    error = correlation[0] * (1 + LOAD) + LEAST
+    error = correlation[0] * (1 + DIAGONAL_LOADING) + MIN_ENERGY
     for m in range(1, ORDER + 1):
-        reflection = -_product(a[:m], correlation[m:0:-1]) / error
+        reflection = -_dot(a[:m], correlation[m:0:-1]) / error
         a[1 : m + 1] += reflection * a[m - 1 :: -1].copy()
         error *= 1 - reflection * reflection
     return a
 
 
 @_jit
-def _product(a: np.ndarray, b: np.ndarray) -> float:
-    """Over a's length. Indices that may be negative would keep the loop from becoming SIMD: it took 4 times as long."""
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the dot product over a's length. A loop with indices that may be negative is not vectorised."""
     total = 0.0
     for i in range(len(a)):
         total += a[i] * b[i]
@@ -117,7 +122,7 @@ def _product(a: np.ndarray, b: np.ndarray) -> float:
 
 @_jit
 def _filter(x: np.ndarray, a: np.ndarray, y: np.ndarray) -> None:
-    """y[n] = sum_k a_k x[ORDER + n - k], over y's length."""
+    """Compute y[n] = sum_k a_k x[ORDER + n - k] over y's length."""
     delayed = as_strided(x, (len(y), ORDER + 1), (8, 8))  # float64; as numbers, the loop becomes SIMD
     reverse = a[::-1].copy()
     for n in range(len(y)):
@@ -129,10 +134,10 @@ def _filter(x: np.ndarray, a: np.ndarray, y: np.ndarray) -> None:
 
 @_jit
 def _inverse_response(a: np.ndarray, waves: np.ndarray, gain: np.ndarray) -> None:
-    """1 / |A|^2. Through the autocorrelation of a it is half the work, but where A is 1e-5 its square is lost in it."""
+    """Compute 1 / |A|^2. The autocorrelation of a would take half the work, but loses the square of a small A."""
     for j in range(len(gain)):
         real = imaginary = 0.0
         for k in range(ORDER + 1):
-            real += a[k] * waves[0, k, j]
-            imaginary += a[k] * waves[1, k, j]
+            real += a[k] * cosines_and_sines[0, k, j]
+            imaginary += a[k] * cosines_and_sines[1, k, j]
         gain[j] = 1 / (real * real + imaginary * imaginary)

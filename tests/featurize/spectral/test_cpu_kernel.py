@@ -1,4 +1,4 @@
-"""The compiled way to the features: frames in lanes, code that is kept, other processors. Its numbers: test_dsp."""
+"""The compiled kernel: frames in lanes, cached code, other processors. test_dsp checks the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from tests.featurize.spectral.test_dsp import RECIPES, narrow, voice
+from tests.helpers.signals import RECIPES, narrow, voice
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,9 +64,9 @@ def test_what_is_not_a_number_stays_in_its_frames() -> None:
 EXACT = """
 from headrace.featurize.spectral import cpu_kernel
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from tests.featurize.spectral.test_dsp import assert_exact, voice
+from tests.helpers.signals import assert_exact, voice
 assert_exact(voice(SpectralRecipe(), 1.0), SpectralRecipe())
-print(sum(kernel._run.stats.cache_hits.values()))
+print(sum(cpu_kernel._compute_mel.stats.cache_hits.values()))
 """
 
 

@@ -18,15 +18,15 @@ from headrace.featurize.spectral import cuda_engine, engine, whitening
 from headrace.featurize.spectral.dsp import SpectralRecipe, window
 from headrace.featurize.spectral.engine import Engine, Spectra
 from headrace.store.errors import Rejected, UsageError
-from tests.featurize.spectral.test_dsp import narrow, voice
 from tests.helpers.commands import build
 from tests.helpers.corpora import make_tree
+from tests.helpers.signals import narrow, voice
 
 Waves = list[tuple[str, np.ndarray]]
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 ENGINES = [
-    pytest.param(lambda recipe: cuda_engine.Batched(recipe, "cpu", np.float32), id="torch batched, cpu"),
+    pytest.param(lambda recipe: cuda_engine.BatchedEngine(recipe, "cpu", np.float32), id="torch batched, cpu"),
     pytest.param(lambda recipe: engine.load("dali", "cpu", recipe, np.float32), id="dali cpu"),
     pytest.param(lambda recipe: engine.load("torch", "cuda", recipe, np.float32), id="torch cuda", marks=CUDA),
     pytest.param(lambda recipe: engine.load("dali", "cuda", recipe, np.float32), id="dali cuda", marks=CUDA),
@@ -91,10 +91,10 @@ def test_an_utterances_numbers_do_not_depend_on_its_batch(make: Make) -> None:
 
 def test_batches_blocks_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = PRESETS["whisper-16k"].spectral
-    whole = features(cuda_engine.Batched(recipe, "cpu", np.float32), made(recipe))
+    whole = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
     for name, size in (("CHUNK", 7), ("BLOCK", 1000), ("BATCH", 20_000)):
         monkeypatch.setattr(cuda_engine, name, size)
-    cut = features(cuda_engine.Batched(recipe, "cpu", np.float32), made(recipe))
+    cut = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
     for key, spectra in whole.items():
         assert np.allclose(cut[key].mel, spectra.mel, atol=1e-5) and np.allclose(cut[key].mfcc, spectra.mfcc, atol=1e-3)
 
@@ -135,7 +135,7 @@ def test_nothing_in_nothing_out(make: Make) -> None:
 
 def test_a_spectrum_that_is_not_finite_costs_its_utterance_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = PRESETS["gpt-sovits-v2"].spectral
-    batched, waves = cuda_engine.Batched(recipe, "cpu"), made(recipe)
+    batched, waves = cuda_engine.BatchedEngine(recipe, "cpu"), made(recipe)
     good = features(batched, waves)
     transform = batched._bands
 
@@ -155,14 +155,14 @@ def test_a_spectrum_that_is_not_finite_costs_its_utterance_alone(monkeypatch: py
 @pytest.mark.parametrize("how", ["in place", "in tensors"])
 def test_whitened_frames_with_their_gain_have_the_power_of_the_frames(name: str, how: str) -> None:
     recipe = PRESETS[name].spectral
-    n, hann, unit = recipe.n_fft, window(recipe), whitening.waves(recipe.n_fft)
+    n, hann, unit = recipe.n_fft, window(recipe), whitening.cosines_and_sines(recipe.n_fft)
     for key, wave in made(recipe):
         cut = np.lib.stride_tricks.sliding_window_view(np.pad(wave, recipe.padding, mode="reflect"), n)[:: recipe.hop]
         white, gain = np.empty(cut.shape, np.float32), np.empty((len(cut), n // 2 + 1), np.float32)
         if how == "in place":
-            whitening.in_place(cut, hann, unit, white, gain)
+            whitening.whiten_in_place(cut, hann, unit, white, gain)
         else:
-            white, gain = (x.numpy() for x in whitening.in_tensors(*map(torch.from_numpy, (cut * hann, unit))))
+            white, gain = (x.numpy() for x in whitening.whiten_tensors(*map(torch.from_numpy, (cut * hann, unit))))
         power = np.abs(np.fft.rfft(cut * hann)) ** 2
         found = np.abs(np.fft.rfft(white.astype(np.float64))) ** 2 * gain
         # Power that is 1e-9 of the frame's own is the least that these rounded frames can hold.
@@ -212,7 +212,7 @@ from headrace.featurize.pipeline.presets import PRESETS
 
 recipe = PRESETS["gpt-sovits-v2"].spectral
 name = sys.argv[1]
-made = device.Batched(recipe, "cpu") if name == "batched" else engine.load(name, "cpu", recipe)
+made = device.BatchedEngine(recipe, "cpu") if name == "batched" else engine.load(name, "cpu", recipe)
 second = np.random.default_rng(0).integers(-9000, 9000, 100 * recipe.hop).astype(np.int16)
 list(made.spectra([(0, second)]))
 wave = np.tile(second, 1800)
