@@ -102,7 +102,7 @@ def test_batches_blocks_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("make", ENGINES)
 def test_a_result_comes_before_the_last_wave_is_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = PRESETS["whisper-16k"].spectral
-    monkeypatch.setattr(cuda_engine, "BATCH", 50_000)
+    monkeypatch.setattr(cuda_engine, "BATCH_SAMPLES", 50_000)
     asked = []
 
     def decoded() -> Iterator[tuple[int, np.ndarray]]:
