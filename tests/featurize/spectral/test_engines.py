@@ -92,7 +92,7 @@ def test_an_utterances_numbers_do_not_depend_on_its_batch(make: Make) -> None:
 def test_batches_blocks_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = PRESETS["whisper-16k"].spectral
     whole = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
-    for name, size in (("CHUNK", 7), ("BLOCK", 1000), ("BATCH", 20_000)):
+    for name, size in (("CHUNK_FRAMES", 7), ("BLOCK_SAMPLES", 1000), ("BATCH_SAMPLES", 20_000)):
         monkeypatch.setattr(cuda_engine, name, size)
     cut = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
     for key, spectra in whole.items():
