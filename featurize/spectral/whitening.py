@@ -66,7 +66,7 @@ def whiten_tensors(frames: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
     white = frames.clone()
     for k in range(ORDER):
         white.addcmul_(a[:, k, None], delayed[k + 1])
-    real, imaginary = cosines_and_sines[0, 0] + a @ cosines_and_sines[0, 1:], a @ cosines_and_sines[1, 1:]
+    real, imaginary = waves[0, 0] + a @ waves[0, 1:], a @ waves[1, 1:]
     return white.float(), (1 / (real.square() + imaginary.square())).float()
 
 
@@ -95,7 +95,7 @@ def whiten_in_place(
             correlation[k] = _dot(frame, wrapped[ORDER - k :])
         a = _predictor(correlation)
         _filter(wrapped, a, white[t])
-        _inverse_response(a, cosines_and_sines, gain[t])
+        _inverse_response(a, waves, gain[t])
 
 
 @_jit
@@ -138,6 +138,6 @@ def _inverse_response(a: np.ndarray, waves: np.ndarray, gain: np.ndarray) -> Non
     for j in range(len(gain)):
         real = imaginary = 0.0
         for k in range(ORDER + 1):
-            real += a[k] * cosines_and_sines[0, k, j]
-            imaginary += a[k] * cosines_and_sines[1, k, j]
+            real += a[k] * waves[0, k, j]
+            imaginary += a[k] * waves[1, k, j]
         gain[j] = 1 / (real * real + imaginary * imaginary)
