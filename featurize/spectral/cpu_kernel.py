@@ -93,11 +93,11 @@ def _odd_radix_pass(z: Any, start: int, length: int, twiddles: Any, radix: int, 
         for m in range(half + 1):
             even_re, even_im, odd_re, odd_im = zero_re, zero_im, zero_re * 0.0, zero_im * 0.0
             for q in range(1, half + 1):
-                pair, sqrt = 2 * q * COMPLEX_POINT, 2 * (m * q % radix)
-                even_re = even_re + load(pairs, pair) * roots[sqrt]
-                even_im = even_im + load(pairs, pair + LANES) * roots[sqrt]
-                odd_re = odd_re + load(pairs, pair + COMPLEX_POINT) * roots[sqrt + 1]
-                odd_im = odd_im + load(pairs, pair + COMPLEX_POINT + LANES) * roots[sqrt + 1]
+                pair, root = 2 * q * COMPLEX_POINT, 2 * (m * q % radix)
+                even_re = even_re + load(pairs, pair) * roots[root]
+                even_im = even_im + load(pairs, pair + LANES) * roots[root]
+                odd_re = odd_re + load(pairs, pair + COMPLEX_POINT) * roots[root + 1]
+                odd_im = odd_im + load(pairs, pair + COMPLEX_POINT + LANES) * roots[root + 1]
             other = (radix - m) % radix
             _store_rotated(z, base + other * step, even_re + odd_im, even_im - odd_re, twiddles, radix * j + other)
             _store_rotated(z, base + m * step, even_re - odd_im, even_im + odd_re, twiddles, radix * j + m)

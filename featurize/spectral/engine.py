@@ -97,7 +97,7 @@ def load(engine: str, device: str, recipe: SpectralRecipe, dtype: type[np.floati
         dtype: of the results; float32 to compare engines.
     """
     if engine == "dali":
-        return _dali().Dali(recipe, device, dtype)
+        return _dali().DaliEngine(recipe, device, dtype)
     if device == "cpu":
         return TorchCpuEngine(recipe, dtype)
     from headrace.featurize.spectral.cuda_engine import BatchedEngine
