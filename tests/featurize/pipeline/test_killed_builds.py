@@ -21,26 +21,9 @@ from distributed import LocalCluster
 
 from headrace.store.integrity.verify import verify
 from headrace.store.storage import storage_of
+from tests.helpers.build_processes import SMALL_PARTS, start_build, worker_processes
 from tests.helpers.commands import build, part_bytes
 from tests.helpers.corpora import make_tree
-
-PARTS = ("--part-hours", "0.002")
-
-
-def start(corpus: Path, out: Path, *words: object) -> subprocess.Popen[str]:
-    """The command, as a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "headrace.featurize",
-        "build",
-        str(corpus),
-        "--out",
-        str(out),
-        *PARTS,
-        *map(str, words),
-    ]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait(process: subprocess.Popen[str]) -> None:
@@ -51,23 +34,10 @@ def wait(process: subprocess.Popen[str]) -> None:
 
 
 def finish(corpus: Path, out: Path) -> dict[str, bytes]:
-    done = build(corpus, out, *PARTS)
+    done = build(corpus, out, *SMALL_PARTS)
     assert done.exit_code == 0, done.stderr
     assert not list(verify(out))
     return part_bytes(out)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Its worker processes, as far as they have come up."""
-    with_parents = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in with_parents if any("spawn_main" in word for word in _command(child))]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def sealed(out: Path) -> int:
@@ -86,19 +56,19 @@ def kill_and_finish(tmp_path: Path, *, kills: int, workers: int, count: int) -> 
     """
     corpus = make_tree(tmp_path / "corpus", count, seconds=1.5)
     begun = time.monotonic()
-    wait(start(corpus, tmp_path / "whole", "--workers", workers))
+    wait(start_build(corpus, tmp_path / "whole", "--workers", workers))
     took = time.monotonic() - begun
     whole, random = part_bytes(tmp_path / "whole"), np.random.default_rng(workers)
     killed = 0
     for number in range(kills):
         out = tmp_path / f"killed{number}"
         for moment in random.uniform(0, 0.9, 1 + number % 2):
-            process = start(corpus, out, "--workers", workers)
+            process = start_build(corpus, out, "--workers", workers)
             if moment < 0.1:
                 time.sleep(moment * took)
             else:
                 until_sealed(out, moment * sealed(tmp_path / "whole"), process)
-            workers_there = workers_of(process)
+            workers_there = worker_processes(process)
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=60)
             killed += process.returncode == -signal.SIGKILL
@@ -121,11 +91,11 @@ def kill_workers(tmp_path: Path, *, kills: int, count: int) -> None:
     meanwhile, so that it cannot end first."""
     corpus = make_tree(tmp_path / "corpus", count, seconds=3.0)
     out, random, killed, parts = tmp_path / "STORE", np.random.default_rng(kills), 0, 1
-    process = start(corpus, out, "--workers", 2)
+    process = start_build(corpus, out, "--workers", 2)
     while process.poll() is None and killed < kills:
         until_sealed(out, parts, process)
         os.killpg(process.pid, signal.SIGSTOP)
-        if there := workers_of(process):
+        if there := worker_processes(process):
             there[random.integers(len(there))].kill()
             killed += 1
         os.killpg(process.pid, signal.SIGCONT)
@@ -147,7 +117,7 @@ def test_a_build_whose_workers_are_killed_ten_times_comes_to_the_same_bytes(tmp_
 def test_workers_join_late_and_leave_early(tmp_path: Path) -> None:
     corpus, out = make_tree(tmp_path / "corpus", 40, seconds=3.0), tmp_path / "STORE"
     with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
-        process = start(corpus, out, "--scheduler", cluster.scheduler_address)
+        process = start_build(corpus, out, "--scheduler", cluster.scheduler_address)
         assert process.stderr is not None
         assert any("no worker is connected: waiting" in line for line in process.stderr)
         cluster.scale(1)
@@ -163,7 +133,7 @@ def test_two_sets_of_workers_come_and_go(tmp_path: Path) -> None:
     """Machines of two clusters: each set is started, works for a while, is killed or asked to leave, and comes back."""
     corpus, out, random = make_tree(tmp_path / "corpus", 900, seconds=3.0), tmp_path / "STORE", np.random.default_rng(0)
     with dask_scheduler(tmp_path) as address:
-        process = start(corpus, out, "--scheduler", address)
+        process = start_build(corpus, out, "--scheduler", address)
         sets: list[list[subprocess.Popen[bytes]]] = [[], []]
         changes = 0
         while process.poll() is None:
@@ -186,7 +156,7 @@ def test_a_scheduler_that_goes_away_ends_the_build_in_one_line(tmp_path: Path) -
     corpus, out = make_tree(tmp_path / "corpus", 40, seconds=3.0), tmp_path / "STORE"
     with dask_scheduler(tmp_path) as address:
         worker = dask("worker", address, "--nthreads", "1")
-        process = start(corpus, out, "--scheduler", address)
+        process = start_build(corpus, out, "--scheduler", address)
         until(lambda: bool(list(out.glob("parts/0*"))), process)
     _, stderr = process.communicate(timeout=120)
     worker.wait(timeout=120)
@@ -218,9 +188,9 @@ def until(true: object, process: subprocess.Popen[str] | subprocess.Popen[bytes]
 @pytest.mark.parametrize("when", [pytest.param("starting", marks=pytest.mark.soak), "at work"])
 def test_ctrl_c_ends_in_one_line_and_the_next_build_finishes(tmp_path: Path, when: str) -> None:
     corpus, out = make_tree(tmp_path / "corpus", 40, seconds=3.0), tmp_path / "STORE"
-    process = start(corpus, out, "--workers", 2)
+    process = start_build(corpus, out, "--workers", 2)
     until(lambda: bool(list(out.glob("zarr.json" if when == "starting" else "parts/0*"))), process)
-    workers = workers_of(process)
+    workers = worker_processes(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
@@ -260,7 +230,7 @@ def test_a_full_disk_stops_the_build_and_room_lets_it_finish(tmp_path: Path) -> 
     size = sum(map(len, whole.values()))
     for number, share in enumerate(np.random.default_rng(0).uniform(0.05, 0.95, 4)):
         with small_disk(tmp_path / f"disk{number}", int(size * share)) as disk:
-            full = build(corpus, disk / "STORE", *PARTS)
+            full = build(corpus, disk / "STORE", *SMALL_PARTS)
             assert full.exit_code == 1 and full.stderr.count("Error: No space left on the device") == 1, full.stderr
             assert "run the same command again" in full.stderr
             subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(disk)], check=True)

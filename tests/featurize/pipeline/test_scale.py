@@ -27,7 +27,7 @@ from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Spectra
 from headrace.store.schema import FeatureSpec, Utterance
 from headrace.store.writer import create_store
-from tests.featurize.pipeline.test_killed_builds import start, workers_of
+from tests.helpers.build_processes import start_build, worker_processes
 from tests.helpers.corpora import buzz, make_tree, sentence
 
 MOST_WORKER_BYTES = 1.5e9
@@ -104,9 +104,9 @@ def peak_bytes(pid: int) -> int:
 
 def build_and_watch(corpus: Path, out: Path, *words: object) -> int:
     """Build with one worker. Returns the most memory that it held."""
-    process, peak = start(corpus, out, "--workers", 1, *words), 0
+    process, peak = start_build(corpus, out, "--workers", 1, *words), 0
     while process.poll() is None:
-        peak = max([peak, *(peak_bytes(worker.pid) for worker in workers_of(process))])
+        peak = max([peak, *(peak_bytes(worker.pid) for worker in worker_processes(process))])
         time.sleep(0.1)
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr

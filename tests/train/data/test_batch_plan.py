@@ -12,16 +12,11 @@ from hypothesis import strategies as st
 
 from headrace.store.errors import UsageError
 from headrace.train.data.batch_plan import Plan, Position, held_out, padding_of, plan_epoch
+from tests.helpers.utterance_lengths import log_normal
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=120).map(np.array)
 BUDGET = st.integers(1, 6000)
 SEED = st.integers(0, 2**32)
-
-
-def log_normal(count: int, seed: int = 0) -> np.ndarray:
-    """Frames of utterances of 5 s in the median, 1 to 20 s."""
-    seconds = np.exp(np.log(5) + 0.55 * np.random.default_rng(seed).standard_normal(count))
-    return (np.clip(seconds, 1, 20) * 50).astype(np.int32)
 
 
 def batches(plan: Plan) -> list[np.ndarray]:
@@ -228,7 +223,7 @@ def test_steps_do_not_come_in_order_of_length():
 
 BUDGET_OF_TEN_MILLION = """
 import resource, time
-from tests.train.data.test_batch_plan import log_normal
+from tests.helpers.utterance_lengths import log_normal
 from headrace.train.data.batch_plan import Position, plan_epoch
 lengths = log_normal(10_000_000)
 begun = time.process_time()
