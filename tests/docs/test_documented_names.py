@@ -31,7 +31,7 @@ NOT_OURS = {
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")
-BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_]+)")
+BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_0-9]+)")
 FILE = re.compile(r"(?<![\w/.:])(?:store|featurize|train|cli|tests|benchmarks|docs)/[\w./-]*[\w/]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ROOMS = re.compile(r"^\| `((?:store|featurize|train|cli)/[\w/]*)` \|", re.MULTILINE)

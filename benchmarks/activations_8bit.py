@@ -1,11 +1,10 @@
-"""What it saves, costs and changes to keep activations in 8 bits (`train run --activations-8bit`), beside keeping them
-as they are.
+"""Measure what 8-bit activations (`train run --activations-8bit`) save, what they cost and how losses change.
 
-    python -m benchmarks.packing --sovits STORE --gpt STORE [--steps 300] [--preset v2]
+    python -m benchmarks.activations_8bit --sovits STORE --gpt STORE [--steps 300] [--preset v2]
 
-Drift and time: two models of preset tiny with the same weights take the same batches, each step of one after the same
-step of the other. Memory: one step of the preset on noise, each way in a process of its own; the peak above what the
-process had before the step.
+Loss and time: two models of preset tiny start from the same weights and train on the same batches, in turns. Memory:
+one step of the preset on noise, exact and in 8 bits, each in its own process; the peak above what the process used
+before the step.
 """
 
 from __future__ import annotations
@@ -42,30 +41,32 @@ from headrace.train.trainer.setup import set_up
 
 WINDOW = 20
 """Steps that losses are averaged over."""
-AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Has the C library give back memory when it is freed, so that the process is as large as what it uses."""
+FREE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Environment in which the C library returns freed memory at once, so that a process is as large as what it uses."""
 UTTERANCES, FRAMES = 2, 400
-"""Of the step whose memory is measured: 8 s each."""
+"""Size of the step whose memory is measured: utterances, and frames of each (8 s)."""
 
 
-def drift(config: RunConfig, steps: int) -> dict[str, Any]:
-    """Both ways, step by step."""
-    ways = [set_up(config.with_options(activations_8bit=packed), CompositeObserver()) for packed in (False, True)]
-    shown = ways[0].stage.tracked_metrics[0]
+def compare_losses(config: RunConfig, steps: int) -> dict[str, Any]:
+    """Train exactly and with 8-bit activations, in turns, and compare losses and times."""
+    setups = [
+        set_up(config.with_options(activations_8bit=quantized), CompositeObserver()) for quantized in (False, True)
+    ]
+    metric = setups[0].stage.tracked_metrics[0]
     losses, seconds = np.zeros((2, steps)), np.zeros((2, steps))
     states = [torch.get_rng_state()] * 2
-    with ways[0].stream(Position.start()) as stream:
+    with setups[0].stream(Position.start()) as stream:
         for step in range(steps):
-            batches = [next(stream) for _ in range(ways[0].stage.optim.grad_accum)]
-            for way, setup in enumerate(ways):
-                torch.set_rng_state(states[way])
-                begun = time.process_time()
-                losses[way, step] = metrics.to_floats(setup.stage.step(batches))[shown]
-                seconds[way, step] = time.process_time() - begun
-                states[way] = torch.get_rng_state()
+            batches = [next(stream) for _ in range(setups[0].stage.optim.grad_accum)]
+            for which, setup in enumerate(setups):
+                torch.set_rng_state(states[which])
+                started = time.process_time()
+                losses[which, step] = metrics.to_floats(setup.stage.step(batches))[metric]
+                seconds[which, step] = time.process_time() - started
+                states[which] = torch.get_rng_state()
     means = losses.reshape(2, -1, WINDOW).mean(2)
     return {
-        "loss": shown,
+        "loss": metric,
         "exact": float(means[0, -1]),
         "packed": float(means[1, -1]),
         "furthest": float(abs(means[1] / means[0] - 1).max()),
@@ -74,16 +75,16 @@ def drift(config: RunConfig, steps: int) -> dict[str, Any]:
     }
 
 
-def peak(stage: str, preset: str, packed: bool) -> float:
-    """Bytes that the second step takes beside what the first one leaves. Linux."""
-    made = _stage(stage, preset)
-    if packed:
-        quantize_activations(made)
-    batch = _batch(made.features)
-    made.step([batch])
+def peak_memory(stage: str, preset: str, quantized: bool) -> float:
+    """Return the peak of bytes in the second step, above those in use after the first one. Linux only."""
+    model = _stage(stage, preset)
+    if quantized:
+        quantize_activations(model)
+    batch = _batch(model.features)
+    model.step([batch])
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    made.step([batch])
+    model.step([batch])
     return _status("VmHWM") - before
 
 
@@ -99,7 +100,7 @@ def _stage(stage: str, preset: str) -> Stage:
 
 
 def _batch(features: Sequence[str]) -> Batch:
-    """Noise, in the shapes of speech: a phone every five frames."""
+    """Return a batch of noise in the shapes of speech: a phone every five frames."""
     frames, phones = torch.full((UTTERANCES,), FRAMES), torch.full((UTTERANCES,), FRAMES // 5)
     tensors = {
         "wave": torch.randint(-3000, 3000, (UTTERANCES, FRAMES, 640), dtype=torch.int16),
@@ -121,51 +122,51 @@ def _status(name: str) -> float:
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def _apart(preset: str, stage: str, packed: bool) -> float:
-    words = [sys.executable, "-m", "benchmarks.packing", "--preset", preset, "--peak-of", stage]
-    words += ["--packed"] if packed else []
-    done = subprocess.run(words, env=os.environ | AT_ONCE, capture_output=True, text=True, check=True)
+def _peak_in_subprocess(preset: str, stage: str, quantized: bool) -> float:
+    command = [sys.executable, "-m", "benchmarks.activations_8bit", "--preset", preset, "--peak-of", stage]
+    command += ["--quantized"] if quantized else []
+    done = subprocess.run(command, env=os.environ | FREE_AT_ONCE, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
 
 
 @click.command()
-@click.option("--sovits", type=click.Path(path_type=Path), help="Store to train the generator on.")
-@click.option("--gpt", type=click.Path(path_type=Path), help="Store to train the decoder of text on.")
+@click.option("--sovits", type=click.Path(path_type=Path), help="Store to train SoVITS on.")
+@click.option("--gpt", type=click.Path(path_type=Path), help="Store to train the GPT on.")
 @click.option("--steps", default=300, show_default=True, help=f"A multiple of {WINDOW}.")
-@click.option("--preset", default="v2", show_default=True, help="Whose memory is measured.")
+@click.option("--preset", default="v2", show_default=True, help="Preset whose memory is measured.")
 @click.option("--peak-of", type=click.Choice(STAGES), hidden=True)
-@click.option("--packed", is_flag=True, hidden=True)
-def main(sovits: Path | None, gpt: Path | None, steps: int, preset: str, peak_of: str | None, packed: bool) -> None:
-    """Measure."""
+@click.option("--quantized", is_flag=True, hidden=True)
+def main(sovits: Path | None, gpt: Path | None, steps: int, preset: str, peak_of: str | None, quantized: bool) -> None:
+    """Measure memory, time and loss of training with 8-bit activations."""
     if peak_of:
-        click.echo(json.dumps(peak(peak_of, preset, packed)))
+        click.echo(json.dumps(peak_memory(peak_of, preset, quantized)))
         return
     found = {stage: _measure(stage, path, steps, preset) for stage, path in (("sovits", sovits), ("gpt", gpt)) if path}
     write(found, steps, preset)
 
 
 def write(found: dict[str, dict[str, Any]], steps: int, preset: str) -> None:
-    """Of each stage what `_measure` found."""
+    """Write what `_measure` found for each stage, as a table and as JSON."""
     rows = [
         (
             stage,
-            f"{one['loss']} {one['exact']:.4g}",
-            f"{one['packed']:.4g}",
-            f"{one['furthest']:.2%}",
-            f"{one['time']:.2f}",
-            f"{one['bytes'][0] / 2**30:.2f}",
-            f"{one['bytes'][1] / 2**30:.2f}",
+            f"{row['loss']} {row['exact']:.4g}",
+            f"{row['packed']:.4g}",
+            f"{row['furthest']:.2%}",
+            f"{row['time']:.2f}",
+            f"{row['bytes'][0] / 2**30:.2f}",
+            f"{row['bytes'][1] / 2**30:.2f}",
         )
-        for stage, one in found.items()
+        for stage, row in found.items()
     ]
-    head = ("stage", "exact", "in 8 bits", "furthest apart", "CPU time", f"GiB of {preset}", "in 8 bits")
-    said = (
-        f"Losses: means of the last {WINDOW} of {steps} steps of preset tiny on a CPU, and how far those means lie "
-        f"apart at most. CPU time: of a step in 8 bits, over one that is exact. GiB: one step of preset {preset} on "
+    head = ("stage", "exact", "in 8 bits", "largest difference", "CPU time", f"GiB of {preset}", "in 8 bits")
+    notes = (
+        f"Losses: means of the last {WINDOW} of {steps} steps of preset tiny on a CPU, and the largest difference of "
+        f"such means. CPU time: of a step in 8 bits, relative to an exact one. GiB: one step of preset {preset} on "
         f"{UTTERANCES} utterances of 8 s, above weights and optimiser."
     )
-    markdown = f"{said}\n\n{report.table(head, rows)}"
-    report.save("packing", markdown, {"steps": steps, "preset": preset, **found})
+    markdown = f"{notes}\n\n{report.table(head, rows)}"
+    report.save("activations-8bit", markdown, {"steps": steps, "preset": preset, **found})
     click.echo(markdown)
 
 
@@ -173,8 +174,8 @@ def _measure(stage: str, store: Path, steps: int, preset: str) -> dict[str, Any]
     config = RunConfig.from_options(
         store=store, out=Path("RUN"), stage=stage, preset="tiny", batch_frames=300, max_utterances=3, max_steps=steps
     )
-    sizes = [_apart(preset, stage, way) for way in (False, True)]
-    return drift(config, steps) | {"bytes": sizes}
+    peaks = [_peak_in_subprocess(preset, stage, quantized) for quantized in (False, True)]
+    return compare_losses(config, steps) | {"bytes": peaks}
 
 
 if __name__ == "__main__":
