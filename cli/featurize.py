@@ -244,3 +244,7 @@ def _preset(name: str | None, recipe: Path | None) -> Preset:
     if name and recipe:
         raise UsageError(f"--preset {name} and --recipe {recipe}: give one of them; a recipe can extend a preset.")
     return presets.read_recipe(recipe) if recipe else presets.get_preset(name or PRESET)
+
+
+if __name__ == "__main__":
+    main(prog_name="featurize")

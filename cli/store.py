@@ -130,3 +130,7 @@ def show(path: StoragePath, utterance: str, out: Path | None) -> None:
     target = out or Path(opened.ids[number].replace("/", "_")).with_suffix(".png")
     draw_utterance(opened, number, target)
     click.echo(str(target))
+
+
+if __name__ == "__main__":
+    main(prog_name="store")

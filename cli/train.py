@@ -183,3 +183,7 @@ def sample(out: Path, **options: Any) -> None:
     speech.write(out)
     rating = f", DNSMOS {speech.scores['mos']:.2f}" if speech.scores else ""
     output.log(f"{out}: {speech.seconds:.2f} s, {len(speech.codes)} codes{rating}")
+
+
+if __name__ == "__main__":
+    main(prog_name="train")

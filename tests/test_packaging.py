@@ -87,6 +87,7 @@ def test_the_installed_package_is_what_is_imported(installed: Path, workplace: P
 @pytest.mark.parametrize("command", COMMANDS)
 def test_modules_and_console_scripts_are_the_same_command(command: str, installed: Path, workplace: Path) -> None:
     as_module = run_python("-m", f"headrace.{command}", "--help", cwd=workplace, path=installed)
+    assert run_python("-m", f"headrace.cli.{command}", "--help", cwd=workplace, path=installed) == as_module
     (script,) = (installed / "bin").glob(f"{command}*")
     as_script = run_python(script, "--help", cwd=workplace, path=installed)
     assert as_module.startswith(f"Usage: {command} [OPTIONS]")
