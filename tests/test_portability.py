@@ -107,9 +107,9 @@ from pathlib import Path
 from headrace.featurize.audio import decode_pool, recording
 from tests.helpers import malformed_files
 utterances = [malformed_files.described(name) for name in ("a", "crash", "hang", "b")]
-limits, decoder = recording.Limits(patience_s=1.0), malformed_files.crashing_decoder
+limits, decoder = recording.Limits(hang_timeout_s=1.0), malformed_files.crashing_decoder
 how = dict(isolated=True, threads=1, limits=limits, decoder=decoder)
-for utterance, wave in decode_pool.decoded(Path(), utterances, 32_000, "none", **how):
+for utterance, wave in decode_pool.decode_utterances(Path(), utterances, 32_000, "none", **how):
     print(utterance.id, getattr(wave, "reason", "decoded"))
 """
     lines = run(environment, "-c", code).splitlines()

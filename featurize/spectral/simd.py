@@ -151,7 +151,7 @@ _elementwise(operator.mul, "fmul")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that uses lanes, like `headrace.store.arrays.jit.compiled`."""
+    """Compile a function that uses lanes, like `headrace.store.arrays.jit.jit`."""
     # Numba recompiles when the function's own file changes. The checksum in the name covers this file too.
     function.__qualname__ += f"_{zlib.crc32(Path(__file__).read_bytes()):08x}"
     return machine_code(function)

@@ -212,7 +212,7 @@ from headrace.featurize.pipeline.presets import PRESETS
 
 recipe = PRESETS["gpt-sovits-v2"].spectral
 name = sys.argv[1]
-made = device.BatchedEngine(recipe, "cpu") if name == "batched" else engine.load(name, "cpu", recipe)
+made = cuda_engine.BatchedEngine(recipe, "cpu") if name == "batched" else engine.load(name, "cpu", recipe)
 second = np.random.default_rng(0).integers(-9000, 9000, 100 * recipe.hop).astype(np.int16)
 list(made.spectra([(0, second)]))
 wave = np.tile(second, 1800)
