@@ -6,12 +6,12 @@ These are float32 in all of them:
 |---|---|---|
 | weights, gradients, optimisers | updates are a ten-thousandth of a weight | autocast casts copies |
 | STFT, log-mel | quiet bands lie 1e-5 under loud ones | `headrace.featurize.spectral.dsp`, autocast off |
-| content projection, quantiser | the nearest of 1024 codes is a matter of the last bits | `SynthesizerTrn.quantise` |
+| content projection, quantiser | which of 1024 codes is nearest depends on the last bits | `SynthesizerTrn.quantise` |
 | layer norms, softmax | sums of many terms | autocast's own list |
-| the last two stages of the decoder | rounding is noise that covers quiet bands | `HifiGanDecoder` |
+| the last two stages of the decoder | rounding noise masks quiet bands | `HifiGanDecoder` |
 | voice vector's mean | a sum over frames | `MelStyleEncoder` |
 | losses | sums and exponentials | `headrace.train.models.losses`, `headrace.train.stages.gpt_losses` |
-| the first steps, in fp16 | gradients of fresh networks leave its range | `Precision.autocast` |
+| the first steps of fp16 | gradients of untrained networks exceed its range | `Precision.autocast` |
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headrace.train import distributed
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FP32_STEPS = 500
-"""Default number of steps before float16 begins."""
+"""Default number of steps in float32 before those in float16."""
 EXPLOSION_FACTOR = 30.0
 """Gradients whose norm is more than this many times the usual one are scaled down to it. Healthy runs stay below 18."""
 NORM_MOMENTUM = 0.1
@@ -34,10 +34,10 @@ NORM_MOMENTUM = 0.1
 
 
 class StepResult(NamedTuple):
-    """Gradient norm of an update, and whether it was applied as it was."""
+    """The gradient norm of an update, and whether the update was skipped or scaled down."""
 
     norm: Tensor
-    """() norm of the gradient of all ranks, before it is scaled down."""
+    """() norm of the gradient, summed over ranks, before it is scaled down."""
     skipped: Tensor
     """() bool: the gradient was not finite, and no weight was changed."""
     exploded: Tensor
@@ -45,10 +45,10 @@ class StepResult(NamedTuple):
 
 
 class Precision:
-    """The precision of a run, with its loss scale, and the reason for it."""
+    """The precision of a run and the reason for it, its loss scale, and its optimiser steps."""
 
     step_number = 0
-    """Updates that are done; the training loop sets it."""
+    """Number of updates done; the training loop sets it."""
 
     def __init__(self, name: str, reason: str, device: torch.device, fp32_steps: int = 0) -> None:
         self.name = name
@@ -73,12 +73,12 @@ class Precision:
                 name, why = "fp16", "matrix units of the GPU, the range kept by loss scaling"
             else:
                 name, why = "fp32", "a CPU gains nothing from half precision here"
-            return cls(name, f"{name}: {why}", device, _settled(name, fp32_steps))
+            return cls(name, f"{name}: {why}", device, _fp32_steps(name, fp32_steps))
         if name not in _DTYPES:
             raise UsageError(f"There is no precision {name!r}; choose from auto, {', '.join(_DTYPES)}.")
         if name == "fp16" and not cuda:
             raise UsageError(f"Precision fp16 needs a CUDA device and this one is {device.type}: use fp32 or bf16.")
-        return cls(name, f"{name}: as asked", device, _settled(name, fp32_steps))
+        return cls(name, f"{name}: as asked", device, _fp32_steps(name, fp32_steps))
 
     @property
     def is_half(self) -> bool:
@@ -92,23 +92,23 @@ class Precision:
     def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
         """Sum gradients over ranks, clip them and update the weights, unless they are not finite.
 
-        Gradients that explode are scaled down to their usual norm, which the first group of the optimiser keeps: Adam
-        would continue in their direction for a dozen updates, and then hardly move for hundreds.
+        Gradients that explode are scaled down to their usual norm, which is kept in the first parameter group. With
+        the full gradient, Adam would continue in its direction for a dozen updates, and then hardly move for hundreds.
 
-        It does not synchronise with the device: a fused optimiser reads `found_inf` in its kernel. GradScaler sets it;
-        without a scaler it is set here.
+        This does not synchronise with the device: a fused optimiser reads `found_inf` in its kernel. GradScaler sets
+        it; without a scaler it is set here.
 
         Args:
-            optimizer: a fused one, or ScaledAdam. Its gradients are of the scaled loss.
-            limit: gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0 for none.
+            optimizer: a fused one, or ScaledAdam, with gradients of the scaled loss.
+            limit: largest norm; larger gradients are scaled down to it (Pascanu et al. 2013). 0 for no limit.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         distributed.all_reduce_gradients(parameters)
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        usual, exploded = _usual(optimizer.param_groups[0], norm)
-        asked = limit if isinstance(limit, Tensor) else norm.new_full((), limit or torch.inf)
-        nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / torch.where(exploded, usual.minimum(asked), asked))
+        usual, exploded = _update_usual_norm(optimizer.param_groups[0], norm)
+        max_norm = limit if isinstance(limit, Tensor) else norm.new_full((), limit or torch.inf)
+        nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / torch.where(exploded, usual.minimum(max_norm), max_norm))
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
         else:
@@ -117,23 +117,25 @@ class Precision:
         return StepResult(norm, ~norm.isfinite(), exploded)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the name of the precision and the state of the loss scale."""
         return {"name": self.name, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the loss scale. A run may continue in another precision: then the scale starts anew."""
+        """Restore the loss scale, unless the run continues in another precision: then it starts from its default."""
         if state["name"] == self.name:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def _usual(group: dict[str, Any], norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the usual norm of gradients until now, and whether this one exploded. Updates the norm in `group`."""
-    known = group.get("usual_norm", norm).to(norm.device)
-    usual = torch.where(known.isfinite() & (known > 0), known, norm)
+def _update_usual_norm(group: dict[str, Any], norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the usual norm before this gradient, and whether this one exploded. Updates the norm in `group`."""
+    previous = group.get("usual_norm", norm).to(norm.device)
+    usual = torch.where(previous.isfinite() & (previous > 0), previous, norm)
     exploded = (norm > EXPLOSION_FACTOR * usual) & norm.isfinite()
-    followed = usual * (norm.minimum(EXPLOSION_FACTOR * usual) / usual) ** NORM_MOMENTUM
-    group["usual_norm"] = torch.where(norm.isfinite() & (norm > 0), followed, usual)
+    updated = usual * (norm.minimum(EXPLOSION_FACTOR * usual) / usual) ** NORM_MOMENTUM
+    group["usual_norm"] = torch.where(norm.isfinite() & (norm > 0), updated, usual)
     return usual, exploded
 
 
-def _settled(name: str, fp32_steps: int | None) -> int:
+def _fp32_steps(name: str, fp32_steps: int | None) -> int:
+    """Return the number of first steps in float32: as given, or the default of the precision."""
     return (FP32_STEPS if name == "fp16" else 0) if fp32_steps is None else fp32_steps

@@ -33,8 +33,10 @@ def repetitions(groups: np.ndarray, frames: np.ndarray, strength: float) -> np.n
 
 
 def copies(repeated: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw how often each utterance comes in one epoch: its repetitions rounded up or down by systematic sampling, so
-    that they are right on average over epochs and over consecutive utterances.
+    """Draw how often each utterance comes in one epoch.
+
+    Its average number is rounded up or down by systematic sampling, so that averages over epochs and over consecutive
+    utterances are right.
 
     Returns:
         (N,) int64, at least 1.

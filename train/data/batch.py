@@ -20,7 +20,7 @@ from headrace.train.data.batch_plan import Position
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ragged:
-    """A feature that is padded on the device: rows of the utterances one after the other."""
+    """A feature that is padded on the device: the rows of all utterances, concatenated."""
 
     rows: Tensor
     """(sum of lengths, *row_shape)."""
@@ -36,8 +36,8 @@ class Ragged:
         if isinstance(which, slice):
             rows = self.rows[starts[0] : ends[which][-1]]
         else:
-            pieces = zip(starts.tolist(), lengths.tolist(), strict=True)
-            rows = torch.cat([self.rows[start : start + length] for start, length in pieces])
+            spans = zip(starts.tolist(), lengths.tolist(), strict=True)
+            rows = torch.cat([self.rows[start : start + length] for start, length in spans])
         return replace(self, rows=rows, lengths=lengths)
 
     def padded(self, device: torch.device | str) -> Tensor:
@@ -77,8 +77,8 @@ class Batch:
         return self.ragged[feature].padded("cpu") if feature in self.ragged else self.tensors[feature]
 
     def __repr__(self) -> str:
-        held = {**self.tensors, **{name: ragged.rows for name, ragged in self.ragged.items()}}
-        shapes = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in held.items())
+        features = {**self.tensors, **{name: ragged.rows for name, ragged in self.ragged.items()}}
+        shapes = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in features.items())
         return f"Batch({len(self)} utterances on {self.frames.device}: {shapes})"
 
     @property
@@ -100,9 +100,9 @@ class Batch:
 
     def split(self, count: int) -> list[Batch]:
         """Split into at most `count` batches whose sizes differ by one utterance at most."""
-        pieces = min(count, len(self))
-        bounds = [len(self) * piece // pieces for piece in range(pieces + 1)]
-        return [self.select(slice(start, stop)) for start, stop in pairwise(bounds)] if pieces > 1 else [self]
+        parts = min(count, len(self))
+        bounds = [len(self) * part // parts for part in range(parts + 1)]
+        return [self.select(slice(start, stop)) for start, stop in pairwise(bounds)] if parts > 1 else [self]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device, all of it padded; from page-locked memory the copy is asynchronous."""

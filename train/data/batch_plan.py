@@ -6,8 +6,8 @@ Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, 
 - every rank has the same number of steps, and the batches of one step are of similar length, so no rank waits long;
 - a run resumed in mid-epoch, on as many ranks as before or on others, sees exactly what remained.
 
-`shuffle` orders and cuts them. How far they are shuffled is chosen by what may be padding: 1 % of all frames, or
-half as much again as sorted batches have, whichever is more. `python -m benchmarks.plan` measures what that gives.
+`shuffle` orders utterances and cuts the order into batches. They are shuffled as far as padding stays within 1 % of all
+frames, or within 1.5 times the padding of sorted batches, whichever is more. `python -m benchmarks.plan` measures it.
 
 N utterances, M = S * W batches, S steps, W world size.
 """
@@ -25,9 +25,9 @@ from headrace.store.errors import UsageError
 from headrace.train.data.shuffle import Limits, cut, random_of, shuffled
 
 PADDING = 0.0098
-"""Share of padded frames up to which utterances are shuffled: with what single epochs stray, under 1 %."""
+"""Share of padded frames up to which utterances are shuffled. Single epochs deviate from it, but stay under 1 %."""
 VALIDATION_SHARE = 0.01
-VALIDATION_MOST = 512
+MAX_VALIDATION = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +36,17 @@ class Position:
 
     epoch: int
     history: tuple[tuple[int, int], ...]
-    """(world size, steps done) of every stretch of this epoch. The last one is under way; those before it ended when
-    the run was interrupted and went on with another number of ranks."""
+    """(world size, steps done) of every stretch of this epoch. The last one is in progress; an earlier one ended when
+    the run was interrupted and resumed on another number of ranks."""
 
     @classmethod
     def start(cls, world: int = 1, epoch: int = 0) -> Position:
+        """Return the beginning of an epoch."""
         return cls(epoch=epoch, history=((world, 0),))
 
     @property
     def steps(self) -> int:
-        """Done in the stretch under way."""
+        """Steps done in the current stretch."""
         return self.history[-1][1]
 
     def for_world(self, world: int) -> Position:
@@ -56,17 +57,21 @@ class Position:
         return Position(epoch=self.epoch, history=tuple(done))
 
     def after_step(self) -> Position:
+        """Return the position one step later in the same epoch."""
         *before, (world, steps) = self.history
         return Position(epoch=self.epoch, history=(*before, (world, steps + 1)))
 
     def next_epoch(self) -> Position:
+        """Return the beginning of the next epoch."""
         return Position.start(self.history[-1][0], self.epoch + 1)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the position as a JSON object."""
         return {"epoch": self.epoch, "history": [list(stretch) for stretch in self.history]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Position:
+        """Return the position that `to_json` described."""
         return cls(epoch=data["epoch"], history=tuple((world, steps) for world, steps in data["history"]))
 
 
@@ -75,7 +80,7 @@ class Plan:
     """The batches of an epoch, or of what is left of one."""
 
     order: np.ndarray
-    """(N,) int64: every utterance once, by length as far as they are not shuffled."""
+    """(N,) int64: every utterance once, in order of length as far as they are not shuffled."""
     bounds: np.ndarray
     """(M + 1,) int64: batch i is order[bounds[i]:bounds[i + 1]], never empty."""
     turns: np.ndarray
@@ -83,10 +88,12 @@ class Plan:
 
     @property
     def steps(self) -> int:
+        """Number of steps, which is the same on all ranks."""
         return self.turns.shape[0]
 
     @property
     def world(self) -> int:
+        """Number of ranks."""
         return self.turns.shape[1]
 
     def batch(self, step: int, rank: int) -> np.ndarray:
@@ -196,18 +203,18 @@ def _fit_to_ranks(bounds: np.ndarray, world: int) -> np.ndarray:
 def _split(bounds: np.ndarray, more: int) -> np.ndarray:
     """Split batches, largest share first, until there are `more` of them. They hold enough utterances for that."""
     counts = np.diff(bounds)
-    pieces = np.ones_like(counts)
+    splits = np.ones_like(counts)
     for _ in range(more):
-        pieces[np.argmax(counts / pieces)] += 1
-    starts = [start + n * np.arange(k) // k for start, n, k in zip(bounds, counts, pieces, strict=False)]
+        splits[np.argmax(counts / splits)] += 1
+    starts = [start + n * np.arange(k) // k for start, n, k in zip(bounds, counts, splits, strict=False)]
     return np.concatenate((*starts, bounds[-1:]))
 
 
-def held_out(ids: Iterable[str], share: float = VALIDATION_SHARE, most: int = VALIDATION_MOST) -> np.ndarray:
+def held_out(ids: Iterable[str], share: float = VALIDATION_SHARE, most: int = MAX_VALIDATION) -> np.ndarray:
     """Choose the utterances to validate on by a hash of their ids.
 
-    Those with the smallest hashes: `share` of all, at least one, at most `most`, and never all. Adding utterances to
-    a corpus never moves one that was trained on into the validation set.
+    Those with the smallest hashes are chosen: `share` of all, at least one, at most `most`, and never all. Adding
+    utterances to a corpus never moves one that was trained on into the validation set.
 
     Returns:
         (N,) bool.

@@ -52,7 +52,7 @@ class BatchDataset(IterableDataset[Batch]):
     ) -> None:
         """
         Args:
-            features: to read, by name.
+            features: names of the features to read.
             numbers: (N,) int64: the utterances of the store to train on; None for all.
             repeated: (N,) float64, at least 1: how often each comes in an epoch on average; None for once.
             pin: read into page-locked memory. Needs CUDA.
@@ -101,10 +101,11 @@ class BatchDataset(IterableDataset[Batch]):
         return {"position": position.to_json(), "of": self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the dataset of this state was. Takes effect with the next iteration.
+        """Continue from the position of a saved state, from the next iteration on.
 
         Raises:
-            RunError: that one had another store, other utterances or other settings; the details name each.
+            RunError: the state is of a dataset with another store, other utterances or other settings; the details name
+                each.
         """
         own, saved = self._identity(), {FORMER_NAMES.get(name, name): value for name, value in state["of"].items()}
         differing = [name for name in own if saved.get(name) != own[name]]
@@ -116,7 +117,7 @@ class BatchDataset(IterableDataset[Batch]):
         self._position = Position.from_json(state["position"])
 
     def _identity(self) -> dict[str, Any]:
-        """Return all that decides which utterances are in which batch."""
+        """Return everything that determines which utterances are in which batch."""
         settings = {name: value for name, value in asdict(self._config).items() if name not in READ_AHEAD}
         repeated = np.empty(0) if self._repeated is None else self._repeated
         return {

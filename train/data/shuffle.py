@@ -2,7 +2,7 @@
 
 Ranked by length, utterances fall into two halves: the even ranks and the odd ones. In each epoch one half stays where
 it is and the other moves up by random distances; in the next epoch they change roles. So two utterances of a batch
-part: one that moved and one that stayed, because now the other one moves; two that stayed, because they move by
+separate: one that moved and one that stayed, because now the other one moves; two that stayed, because they move by
 different distances; two that moved, because each goes back to where it belongs. Moving all of them in every epoch takes
 2.6 times the padding for the same chance to meet again in the next epoch. The price: two that stayed are likelier to
 meet again in the epoch after that, when both stay again.
@@ -12,9 +12,9 @@ square root of how many utterances there are per frame of length: the fewest mee
 together until the padding to be expected reaches what is allowed.
 
 All is computed in integers, and in float64 by single operations that IEEE 754 defines to the last bit: every machine
-comes to the same order.
+computes the same order.
 
-N utterances, M batches, R ranks looked at to choose the windows.
+N utterances, M batches, R ranks sampled to choose the windows.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ WIDEST = 32
 RELATIVE = 1.5
 """Padding that is allowed in any case, in relation to that of sorted batches: so that a small corpus mixes too."""
 SAMPLES = 1024
-"""Ranks looked at to choose the windows, at least, where there are more."""
-HALVINGS = 30
-"""Of the interval in which the windows' common factor is sought."""
-ALIKE = 1.05
-"""Lengths that differ by this factor count for how many utterances there are per frame."""
+"""At least this many ranks are sampled to choose the windows, if there are more."""
+BISECTIONS = 30
+"""Bisections of the interval in which the windows' common factor is searched."""
+SIMILAR = 1.05
+"""Lengths within this factor count as similar, to estimate how many utterances there are per frame of length."""
 STRIDE = 0.718281828
-"""From one moving utterance to the next, of the window's share drawn. The fraction of e spreads neighbours more evenly
-over the windows met here than other irrational numbers that were tried; the golden ratio lets 8 % more meet."""
+"""Difference of the uniform numbers of one moving utterance and the next. The fractional part of e spreads neighbours
+more evenly over typical windows than other irrational numbers that were tried; with the golden ratio, 8 % more meet."""
 CUTS = (np.arange(4) + 0.5) / 4
-"""Shares of a batch: where one is cut, in what is to be expected."""
+"""Positions within a batch, as shares of it, over which the expected padding is averaged."""
 DRAWS = (np.arange(8) + 0.5) / 8
-"""Evenly distributed numbers that stand for those drawn."""
+"""Evenly spaced numbers that stand for the uniform random ones in the expected padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +68,13 @@ def shuffled(lengths: np.ndarray, limits: Limits, epoch: int, seed: tuple[int, .
 
     Args:
         lengths: (N,) int frames, at least 1.
-        seed: gives, with `epoch` and the lengths, always the same order.
+        seed: determines the order, together with `epoch` and the lengths.
     """
     ranked = np.argsort(lengths, kind="stable")
     widths = _windows(lengths[ranked], limits)[epoch % 2 :: 2]
-    # Who moves stands as in the epoch before, when it stayed: neighbours of that epoch are given unlike distances.
-    moving = _among_equals(ranked[epoch % 2 :: 2], lengths, random_of(*seed, epoch))
-    staying = _among_equals(ranked[1 - epoch % 2 :: 2], lengths, random_of(*seed, epoch + 1))
+    # Those that move are ordered as when they stayed, one epoch ago: neighbours of that epoch get unlike distances.
+    moving = _shuffle_equals(ranked[epoch % 2 :: 2], lengths, random_of(*seed, epoch))
+    staying = _shuffle_equals(ranked[1 - epoch % 2 :: 2], lengths, random_of(*seed, epoch + 1))
     places = 2.0 * np.arange(len(moving))
     drawn = (np.arange(len(moving)) * STRIDE + random_of(*seed, epoch, 1).random()) % 1
     places += widths * _share_of_window(drawn)
@@ -101,7 +101,7 @@ def cut(lengths: np.ndarray, limits: Limits, first_share: float = 1.0) -> np.nda
     return np.asarray(bounds, np.int64)
 
 
-def _among_equals(ranked: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _shuffle_equals(ranked: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Shuffle utterances of equal length."""
     keys = random.random(len(lengths))[ranked]
     keys += lengths[ranked]
@@ -109,8 +109,11 @@ def _among_equals(ranked: np.ndarray, lengths: np.ndarray, random: np.random.Gen
 
 
 def _share_of_window(drawn: np.ndarray) -> np.ndarray:
-    """Map uniform random numbers to distances, as shares of the window. The density falls linearly to 0 at the end of
-    the window: of all distributions of the same mean, this one lets the fewest utterances meet again."""
+    """Map uniform random numbers to distances, as shares of the window.
+
+    The density falls linearly to 0 at the end of the window: of all distributions of the same mean, this one lets the
+    fewest utterances meet again.
+    """
     return 1 - np.sqrt(1 - drawn)
 
 
@@ -119,11 +122,11 @@ def _windows(ascending: np.ndarray, limits: Limits) -> np.ndarray:
     every = max(1, len(ascending) // SAMPLES)
     at = np.arange(0, len(ascending), every)
     length, room = ascending[at], limits.max_utterances(ascending[at])
-    alike = np.searchsorted(ascending, length * ALIKE, "right") - np.searchsorted(ascending, length / ALIKE)
-    widths, widest = room * np.sqrt(alike / length), float(WIDEST) * room
+    similar = np.searchsorted(ascending, length * SIMILAR, "right") - np.searchsorted(ascending, length / SIMILAR)
+    widths, widest = room * np.sqrt(similar / length), float(WIDEST) * room
     allowed = max(limits.padding, RELATIVE * _padding(ascending, at, room, np.zeros(len(at))))
     low, high = 0.0, float((widest / widths).max())
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         within = _padding(ascending, at, room, np.minimum(middle * widths, widest)) <= allowed
         low, high = (middle, high) if within else (low, middle)
@@ -131,8 +134,10 @@ def _windows(ascending: np.ndarray, limits: Limits) -> np.ndarray:
 
 
 def _padding(ascending: np.ndarray, at: np.ndarray, room: np.ndarray, widths: np.ndarray) -> float:
-    """Return the expected share of padding of the utterances at these ranks, in batches cut anywhere, when every other
-    utterance moves."""
+    """Return the expected share of padding at these ranks when every other utterance moves.
+
+    Batches may begin at any rank.
+    """
     moves = np.concatenate((np.zeros(len(DRAWS)), _share_of_window(DRAWS)))
     ends = np.multiply.outer(CUTS, room - 1)
     last = at + ends[:, None] + moves[None, :, None] * widths  # ranks of the longest: (4, 16, R)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import psutil
 
-from headrace.store.arrays import batch_copy  # noqa: F401 - takes 0.8 s, which the first batch would take longer
+from headrace.store.arrays import batch_copy  # noqa: F401 - importing it takes 0.8 s, which the first batch would wait for
 from headrace.train.data import fixed_shapes
 from headrace.train.data.balance import copies
 from headrace.train.data.batch import Batch
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from headrace.store.schema import Axis
 
 READAHEAD_BATCHES = 16
-"""Batches that the kernel is advised of before they are read: with fewer, a disk has too few requests to be busy."""
+"""Batches that the kernel is told to prefetch before they are read: with fewer, requests do not keep a disk busy."""
 MEMORY_SHARE = 0.5
-"""Share of this machine's memory: features that take more are not in memory when they are read again."""
+"""Share of this machine's memory. Features that take more are assumed to have left the page cache before the next
+epoch."""
 LARGEST_KEPT_BLOCK = (32 << 20) - 4096
 """Bytes: about the largest mmap threshold that glibc sets by itself."""
 
@@ -126,7 +127,9 @@ class Stream:
         """Seconds that the last `next` waited."""
         self._store, self._features, self._numbers = store, tuple(features), numbers
         self._config, self._rank, self._pin, self._repeated = config, rank, pin, repeated
-        self._shapes = _shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
+        self._shapes = (
+            _choose_shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
+        )
         self._large = not fits_memory(store, self._features)
         _keep_freed_memory()
         self._planned = self._plan_from(self.position)
@@ -140,17 +143,17 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         future, next_position = self._reading[0]
         batch = future.result()
         self._reading.popleft()
         self._submit()
-        self.position, self.wait_s = next_position, time.perf_counter() - begun
+        self.position, self.wait_s = next_position, time.perf_counter() - start
         return batch
 
     def epoch(self, position: Position) -> Epoch:
         """Plan the epoch of a position: what was left of it when the number of ranks last changed."""
-        config, numbers = self._config, self._numbers_of(position.epoch)
+        config, numbers = self._config, self._utterances_of(position.epoch)
         lengths = self._store.frames[numbers]
         padded = self._shapes.round_up(lengths) if self._shapes else lengths
         plan = plan_epoch(
@@ -190,7 +193,7 @@ class Stream:
         self.close()
 
     def _submit(self) -> None:
-        """Have one more batch read, and the kernel advised, well before, of those that follow."""
+        """Submit the next batch for reading, with later ones that the kernel should prefetch."""
         advised = []
         while len(self._upcoming) <= READAHEAD_BATCHES:
             planned = next(self._planned)
@@ -199,8 +202,8 @@ class Stream:
         planned = self._upcoming.popleft()
         self._reading.append((self._pool.submit(self._read, planned.numbers, advised), planned.next_position))
 
-    def _read(self, numbers: np.ndarray, advised: Sequence[np.ndarray]) -> Batch:
-        for batch in advised:
+    def _read(self, numbers: np.ndarray, upcoming: Sequence[np.ndarray]) -> Batch:
+        for batch in upcoming:
             self._store.prefetch(self._features, batch)
         return self.read(numbers)
 
@@ -215,7 +218,7 @@ class Stream:
                 position = position.next_epoch() if last else position.after_step()
                 yield _PlannedBatch(numbers[plan.batch(step, self._rank)], position, cold)
 
-    def _numbers_of(self, epoch: int) -> np.ndarray:
+    def _utterances_of(self, epoch: int) -> np.ndarray:
         """Return the utterances of an epoch; those that are repeated appear several times."""
         if self._repeated is None:
             return self._numbers
@@ -223,12 +226,15 @@ class Stream:
 
 
 def _keep_freed_memory() -> None:
-    """Let the allocator keep the memory of freed batches. glibc returns it to the kernel, and page faults then take a
-    quarter of a batch's time, until a block of LARGEST_KEPT_BLOCK was freed once (mallopt(3), M_MMAP_THRESHOLD)."""
+    """Let the allocator keep the memory of freed batches.
+
+    By default glibc returns it to the kernel, and page faults then take a quarter of a batch's time. Freeing one block
+    of LARGEST_KEPT_BLOCK raises its threshold (mallopt(3), M_MMAP_THRESHOLD).
+    """
     np.empty(LARGEST_KEPT_BLOCK, np.uint8)
 
 
-def _shapes(store: Store, features: Sequence[str], numbers: np.ndarray, count: int) -> Shapes:
+def _choose_shapes(store: Store, features: Sequence[str], numbers: np.ndarray, count: int) -> Shapes:
     """Choose fixed shapes for these utterances, along every axis that is read."""
     axes: set[Axis] = {"frames", *(store.features[name].axis for name in features)}
     return fixed_shapes.choose({axis: store.lengths(axis)[numbers] for axis in sorted(axes)}, count)

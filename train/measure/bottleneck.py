@@ -1,4 +1,4 @@
-"""Whether a model waits for data: the rates of data alone, of the model alone, and of both together."""
+"""Measure whether a model waits for data: the rates of data alone, of the model alone, and of both together."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer.setup import TrainingSetup, set_up
 
 WAIT_SHARE_LIMIT = 0.05
-"""Share of the time from which waiting makes data the bottleneck; steps vary by less."""
+"""Data is the bottleneck where waiting for it takes more than this share of the time. Step times vary by less."""
 DATA_SECONDS = 2.0
-"""Seconds for which data alone is streamed, at least."""
+"""Data without a model is streamed for at least this many seconds."""
 WARM_UP = 2
 """First steps that do not count: the model allocates and tries algorithms, the stream has not read ahead yet."""
 
@@ -33,7 +33,7 @@ Update = Sequence[Batch]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast steps were made, or batches delivered."""
+    """The pace at which steps were made or batches delivered."""
 
     seconds: float
     steps: int
@@ -46,7 +46,7 @@ class Pace:
         """Compute the pace of steps.
 
         Args:
-            steps: frames and utterances of each.
+            steps: frames and utterances of each step.
         """
         frames, utterances = (sum(column) / seconds for column in zip(*steps, strict=True))
         return cls(seconds=seconds, steps=len(steps), frames_per_s=frames, utterances_per_s=utterances)
@@ -54,7 +54,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Paces of data and model."""
+    """The paces of data, of a model and of both together."""
 
     data: Pace
     """Data without a model."""
@@ -67,11 +67,12 @@ class Comparison:
 
     @property
     def wait_share(self) -> float:
+        """Share of the time of `together` that the model waited for data, 0 to 1."""
         return sum(self.waits_s) / self.together.seconds
 
     @property
     def bottleneck(self) -> str:
-        """`data` or `model`."""
+        """What limits training: `data` or `model`."""
         return "data" if self.wait_share > WAIT_SHARE_LIMIT else "model"
 
     def verdict(self, remedy: str) -> str:
@@ -80,11 +81,11 @@ class Comparison:
         Args:
             remedy: what to do where data is the bottleneck.
         """
-        offered, alone, used = (f"{pace.frames_per_s:,.0f}" for pace in (self.data, self.model, self.together))
+        offered, model_alone, used = (f"{pace.frames_per_s:,.0f}" for pace in (self.data, self.model, self.together))
         if self.bottleneck == "model":
             return f"data is not the bottleneck: {offered} frames/s offered, {used} used"
         return (
-            f"data is the bottleneck: {offered} frames/s offered, the model could use {alone}, and waits "
+            f"data is the bottleneck: {offered} frames/s offered, the model could use {model_alone}, and waits "
             f"{self.wait_share:.0%} of the time; {remedy}"
         )
 
@@ -96,7 +97,7 @@ def compare(stage: Stage, open_stream: Callable[[], Stream], steps: int, check: 
 
     Args:
         open_stream: opens a stream of the same batches each time.
-        steps: of the model that are measured.
+        steps: number of steps of the model that are measured.
         check: called once with each batch that the model reads.
     """
     with open_stream() as stream:
@@ -118,9 +119,9 @@ def bench(config: RunConfig, *, steps: int, cold: bool | None, observer: Observe
 
     Args:
         config: `out` is not used.
-        steps: of the model, alone and with data.
-        cold: whether the store is dropped from memory before each measurement; None does what epochs after the first
-            one find.
+        steps: number of steps of the model, alone and with data.
+        cold: whether the store is dropped from memory before each measurement; None for the state that later epochs
+            find it in.
     Returns:
         data, model, together (each a `Pace`), waits_s, wait_share, bottleneck, verdict, and how it was measured.
     Raises:
@@ -184,25 +185,29 @@ def _reopened(setup: TrainingSetup) -> TrainingSetup:
 
 
 def _read_all(setup: TrainingSetup) -> None:
+    """Read an epoch, so that the store is in memory as far as it fits."""
     with _reopened(setup).stream(Position.start()) as stream:
         while stream.position.epoch == 0:
             next(stream)
 
 
 def _updates(stage: Stage, stream: Stream) -> Iterator[Update]:
+    """Yield the batches of each update, without end."""
     while True:
         yield [next(stream) for _ in range(stage.optim.grad_accum)]
 
 
 def _data_alone(updates: Iterator[Update], steps: int) -> Pace:
-    begun, amounts = time.perf_counter(), list[tuple[int, int]]()
-    while len(amounts) < steps or time.perf_counter() - begun < DATA_SECONDS:
+    """Return the pace of data without a model."""
+    start, amounts = time.perf_counter(), list[tuple[int, int]]()
+    while len(amounts) < steps or time.perf_counter() - start < DATA_SECONDS:
         amounts.append(_amounts(next(updates)))
-    return Pace.of(amounts, time.perf_counter() - begun)
+    return Pace.of(amounts, time.perf_counter() - start)
 
 
 def _model_alone(stage: Stage, updates: Sequence[Update]) -> Pace:
-    seconds = [_timed(stage, update) for update in updates]
+    """Return the pace of a model whose batches are in memory."""
+    seconds = [_step_seconds(stage, update) for update in updates]
     return Pace.of([_amounts(update) for update in updates[WARM_UP:]], sum(seconds[WARM_UP:]))
 
 
@@ -210,19 +215,21 @@ def _together(stage: Stage, stream: Stream, steps: int) -> tuple[Pace, tuple[flo
     """Return the pace of a model that reads data, and the seconds that each step waited."""
     updates, amounts, seconds, waits = _updates(stage, stream), list[tuple[int, int]](), list[float](), list[float]()
     for _ in range(WARM_UP + steps):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         update = next(updates)
-        waits.append(time.perf_counter() - begun)
-        seconds.append(waits[-1] + _timed(stage, update))
+        waits.append(time.perf_counter() - start)
+        seconds.append(waits[-1] + _step_seconds(stage, update))
         amounts.append(_amounts(update))
     return Pace.of(amounts[WARM_UP:], sum(seconds[WARM_UP:])), tuple(waits[WARM_UP:])
 
 
-def _timed(stage: Stage, update: Update) -> float:
-    begun = time.perf_counter()
+def _step_seconds(stage: Stage, update: Update) -> float:
+    """Make a step and return the seconds that it took."""
+    start = time.perf_counter()
     metrics.to_floats(stage.step(update))  # synchronises with the device
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def _amounts(update: Update) -> tuple[int, int]:
+    """Return the frames and the utterances of an update."""
     return sum(int(batch.frames.sum()) for batch in update), sum(map(len, update))

@@ -33,7 +33,7 @@ STATE_BYTES = 12
 SPARE = 1.25
 """Factor on the memory of a step: workspaces of kernels, fragmentation."""
 USABLE = 0.92
-"""Usable share of a card's memory: the rest is the driver's, or lost to fragmentation."""
+"""Usable share of a card's memory: the driver takes the rest, or fragmentation wastes it."""
 CARDS = {"T4": 15.0, "V100": 31.7, "A100 40": 39.4, "L40S": 44.5, "A100 80": 79.2, "H100": 79.2, "H200": 139.8}
 """Card to GiB that a program can use."""
 GIB = 2**30
@@ -47,13 +47,13 @@ class StepMeasurement:
     """Padded."""
     utterances: int
     peak: int
-    """The most bytes that it held at once, gradients included."""
+    """Peak of bytes in use, gradients included."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """Bytes of a step: a fixed part, a part for each padded frame, and one for each utterance."""
+    """The peak memory of a step as a linear model: bytes that are fixed, per padded frame and per utterance."""
 
     fixed: float
     frame: float
@@ -132,8 +132,8 @@ def _memory(device: torch.device) -> int:
 def _spread_batches(epoch: Epoch) -> list[np.ndarray]:
     """Return batches from the shortest utterances to the longest, as indices into `epoch.numbers`."""
     plan = epoch.plan
-    every = np.linspace(0, len(plan.bounds) - 2, min(BATCHES, len(plan.bounds) - 1)).round().astype(int)
-    return [np.sort(plan.order[plan.bounds[batch] : plan.bounds[batch + 1]]) for batch in every]
+    chosen = np.linspace(0, len(plan.bounds) - 2, min(BATCHES, len(plan.bounds) - 1)).round().astype(int)
+    return [np.sort(plan.order[plan.bounds[batch] : plan.bounds[batch + 1]]) for batch in chosen]
 
 
 def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.ndarray) -> StepMeasurement:
@@ -142,9 +142,9 @@ def _measure(setup: TrainingSetup, stream: Stream, epoch: Epoch, members: np.nda
     check_ids(setup.stage, setup.data.store, batch)
     with MemoryTracker() as memory:
         metrics.to_floats(setup.stage.step([batch]))
-    begun = time.perf_counter()
+    start = time.perf_counter()
     metrics.to_floats(setup.stage.step([batch]))  # synchronises with the device
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     frames = len(members) * int(epoch.padded[members].max())
     return StepMeasurement(frames=frames, utterances=len(members), peak=memory.peak, seconds=seconds)
 

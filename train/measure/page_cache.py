@@ -1,4 +1,4 @@
-"""The page cache and the disk below it: what measuring of reading needs. None of it needs root."""
+"""Control of the page cache and direct reads from disk, for measurements of reading. None of it needs root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from headrace.store.errors import UsageError
 
 BLOCK = 4 << 20
-"""Bytes of one read: of 1 to 8 MiB a disk gave 1.0 GB/s, of 32 MiB 0.6."""
+"""Bytes of one read. A disk delivered 1.0 GB/s in reads of 1 to 8 MiB, and 0.6 GB/s in reads of 32 MiB."""
 
 
 def files_in(*folders: Path) -> list[Path]:
@@ -67,8 +67,9 @@ def supports_direct_io(*folders: Path) -> bool:
 
 
 def disk_rate(*folders: Path, seconds: float = inf) -> float:
-    """Measure the bytes per second of reading files sequentially from the disk: past the page cache where that is
-    possible, else through it, after they were dropped from it.
+    """Measure the bytes per second of reading files sequentially from the disk.
+
+    They are read past the page cache where that is possible, else through it, after they were dropped from it.
 
     Args:
         seconds: stop after this time.
@@ -76,12 +77,12 @@ def disk_rate(*folders: Path, seconds: float = inf) -> float:
     files, direct = files_in(*folders), supports_direct_io(*folders)
     if not direct:
         evict(*folders)
-    begun, count = time.perf_counter(), 0
+    start, count = time.perf_counter(), 0
     for size in _read_blocks(files, os.O_DIRECT if direct else 0):
         count += size
-        if time.perf_counter() - begun > seconds:
+        if time.perf_counter() - start > seconds:
             break
-    return count / (time.perf_counter() - begun)
+    return count / (time.perf_counter() - start)
 
 
 def _read_blocks(files: list[Path], flags: int) -> Iterator[int]:

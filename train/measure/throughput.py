@@ -1,7 +1,7 @@
 """Throughput of reading batches from a store, compared with what this machine's memory and disk can do.
 
-By the clock, in one run: batches out of the page cache, between two measurements of plain memory copies of the same
-sizes; batches from the disk, right after the disk was read sequentially.
+All of it is measured in one run: batches from the page cache, between two measurements of plain memory copies of the
+same sizes; batches from the disk, right after the disk was read sequentially.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from headrace.train.trainer import auto_settings
 
 BATCH_FRAMES = 9600
 COPY_SOURCE_BYTES = 1 << 29
-"""Bytes of memory that plain copies read from: more than the caches of a processor hold."""
+"""Bytes of memory that plain copies read from: more than fits into a processor's caches."""
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamMeasurement:
-    """What a stream delivered while nothing used its batches."""
+    """What a stream delivered while no model used its batches."""
 
     store: Store
     features: tuple[str, ...]
@@ -49,7 +49,7 @@ class StreamMeasurement:
 
     @property
     def stored(self) -> int:
-        """Bytes without padding: those that had to be read."""
+        """Bytes without padding: those that had to be read from the store."""
         numbers, specs = np.concatenate(self.numbers), [self.store.features[name] for name in self.features]
         return sum(
             int(self.store.lengths(spec.axis)[numbers].sum(dtype=np.int64))
@@ -82,13 +82,13 @@ def measure_stream(
     skipped: int = 0,
     epochs: float = inf,
 ) -> StreamMeasurement:
-    """Open a store and stream all of its utterances; the clock starts when the first epoch is planned.
+    """Open a store, stream its utterances and measure. The time starts when the first epoch is planned.
 
     Args:
-        features: to read, by name.
-        seconds: to measure for, at least.
-        skipped: epochs that come before.
-        epochs: at whose end to stop, whatever `seconds` says.
+        features: names of the features to read.
+        seconds: measure for at least this time.
+        skipped: number of first epochs that are not measured.
+        epochs: stop after this many epochs, even before `seconds` have passed.
     """
     opened, first, elapsed = time.perf_counter(), 0.0, 0.0
     store, numbers, sizes = stores.open(path), list[np.ndarray](), list[list[int]]()
@@ -122,9 +122,9 @@ def bench(
     """Measure how fast a store is read on this machine.
 
     Args:
-        features: to read, by name; none for all.
-        batch_frames: most padded frames of a batch.
-        seconds: of each measurement, at least.
+        features: names of the features to read; none for all.
+        batch_frames: upper limit of padded frames in a batch.
+        seconds: least duration of each measurement.
         warm, cold: whether to measure with the store in the page cache, and without.
         log: is told what is being measured.
     Returns:
@@ -134,14 +134,14 @@ def bench(
         delivered: 0 means that the page cache could not be dropped.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
-        StoreError: there is nothing in it.
-        UsageError: it has no such feature, or cannot be measured as asked.
+        StoreError: the store holds no utterance.
+        UsageError: it has no such feature, or cannot be measured as requested.
     """
     store = stores.open(path)
-    features = _chosen(store, features)
+    features = _select_features(store, features)
     utterances, _ = auto_settings.choose_max_utterances(0, batch_frames)
     config = StreamConfig(batch_frames=batch_frames, max_utterances=utterances)
-    warm = warm and _can_be_warm(store, features, cold, log)
+    warm = warm and _check_warm(store, features, cold, log)
     found = {
         "store": str(path),
         "utterances": len(store),
@@ -151,16 +151,16 @@ def bench(
         "batch_frames": batch_frames,
         "max_utterances": utterances,
     }
-    measured_warm = _warm(path, features, config, seconds, log) if warm else {"warm": None}
-    measured_cold = _cold(path, features, config, seconds, log) if cold else {"cold": None}
+    measured_warm = _measure_warm(path, features, config, seconds, log) if warm else {"warm": None}
+    measured_cold = _measure_cold(path, features, config, seconds, log) if cold else {"cold": None}
     return found | measured_warm | measured_cold
 
 
-def _can_be_warm(store: Store, features: Sequence[str], cold: bool, log: Log) -> bool:
-    """Return whether the store can be measured from memory; says why not where it is measured cold.
+def _check_warm(store: Store, features: Sequence[str], cold: bool, log: Log) -> bool:
+    """Return whether the store can be measured from memory; logs the reason if not.
 
     Raises:
-        UsageError: it cannot, and it is not to be measured cold either.
+        UsageError: it cannot, and no cold measurement was requested.
     """
     reason = reason_never_warm(store, features)
     if reason and not cold:
@@ -176,7 +176,7 @@ def local_folders(store: Store) -> list[Path]:
 
 
 def drop_page_cache(store: Store) -> bool:
-    """Drop a store from the page cache, except what other processes map. Returns False where it lies in a bucket."""
+    """Drop a store from the page cache, except what other processes map. Returns False if it lies in a bucket."""
     gc.collect()  # what is mapped stays in the page cache
     page_cache.sync(*local_folders(store))
     page_cache.evict(*local_folders(store))
@@ -184,13 +184,14 @@ def drop_page_cache(store: Store) -> bool:
 
 
 def reason_never_warm(store: Store, features: Sequence[str]) -> str:
-    """Return why a store is not in memory even when all of it was read; an empty string where it is."""
+    """Return why a store is not in memory even after all of it was read; an empty string if it is."""
     if len(local_folders(store)) < len(store.members):
         return "it lies in a bucket"
     return "" if fits_memory(store, features) else "these features take more than half of this machine's memory"
 
 
-def _chosen(store: Store, features: Sequence[str]) -> tuple[str, ...]:
+def _select_features(store: Store, features: Sequence[str]) -> tuple[str, ...]:
+    """Return the features to measure, after checking that the store has them; all if none are named."""
     if not len(store):
         raise StoreError(f"{store.path} holds no utterance: there is nothing to measure.")
     if missing := [name for name in features if name not in store.features]:
@@ -199,9 +200,10 @@ def _chosen(store: Store, features: Sequence[str]) -> tuple[str, ...]:
     return tuple(features or store.features)
 
 
-def _warm(
+def _measure_warm(
     path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, log: Log
 ) -> dict[str, Any]:
+    """Measure batches from memory, and plain copies before and after them."""
     log("warm: reading all of it once, then from memory")
     copy_rate = copy_rate_of(measure_stream(path, features, config, epochs=1).sizes)
     before = copy_rate(seconds / 2)
@@ -210,9 +212,10 @@ def _warm(
     return {"warm": found | {"of_copies": found["gb_per_s"] / copies}, "copy_gb_per_s": copies}
 
 
-def _cold(
+def _measure_cold(
     path: StoragePath, features: tuple[str, ...], config: StreamConfig, seconds: float, log: Log
 ) -> dict[str, Any]:
+    """Measure batches from the disk or the bucket, and the sequential rate of the disk."""
     store = stores.open(path)
     folders = local_folders(store)
     if not drop_page_cache(store):
@@ -235,9 +238,9 @@ def copy_rate_of(sizes: Sequence[Sequence[int]]) -> Callable[[float], float]:
     """Prepare plain memory copies of these sizes: from random places into buffers that are reused.
 
     Args:
-        sizes: of each feature of each batch, in bytes.
+        sizes: bytes of each feature of each batch.
     Returns:
-        A function that copies for so many seconds and returns the bytes per second.
+        A function that copies for a number of seconds and returns the bytes per second.
     """
     source, random = np.ones(COPY_SOURCE_BYTES, np.uint8), np.random.default_rng(0)
     buffers = [np.ones(max(some), np.uint8) for some in zip(*sizes, strict=True)]
@@ -245,12 +248,12 @@ def copy_rate_of(sizes: Sequence[Sequence[int]]) -> Callable[[float], float]:
     batches = list(zip(sizes, starts.tolist(), strict=True))
 
     def rate(seconds: float) -> float:
-        begun, copied = time.perf_counter(), 0
+        started, copied = time.perf_counter(), 0
         for counts, places in itertools.cycle(batches):
             for buffer, count, start in zip(buffers, counts, places, strict=True):
                 buffer[:count] = source[start : start + count]
             copied += sum(counts)
-            if (elapsed := time.perf_counter() - begun) >= seconds:
+            if (elapsed := time.perf_counter() - started) >= seconds:
                 return copied / elapsed
         raise AssertionError("unreachable")
 

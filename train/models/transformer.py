@@ -18,7 +18,7 @@ from headrace.train.models.prefix_attention import AttentionFn
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one projection for queries, keys and values.
 
-    Its caller passes the attention itself, so that masks and caches are not known here.
+    The caller passes the attention function, which knows masks and caches.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
