@@ -1,4 +1,4 @@
-"""Reading one batch of a store: padded features, into memory that suits the device."""
+"""Read one batch of a store: padded features, in memory that suits the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_batch(
         rows: axis to the length that its features are padded to; None for that of the longest utterance.
         ragged: leave features along `frames` to be padded on the device.
         pin: read into page-locked memory. Needs CUDA.
-        views: return mapped memory, which is read-only, where the batch is one contiguous piece of it.
+        views: return mapped memory, which is read-only, where the batch is contiguous in it.
     """
     specs = {name: store.features[name] for name in features}
     spans = {axis: store.locate(axis, numbers) for axis in {"frames", "phones", *(s.axis for s in specs.values())}}
@@ -46,8 +46,8 @@ def read_batch(
     tensors = _mapped_features(store, specs, spans, longest) if views else {}
     for name, spec in specs.items():
         if name not in tensors:
-            rows_of = (int(spans[spec.axis].lengths.sum()),) if name in unpadded else (len(numbers), longest[spec.axis])
-            tensors[name] = _empty((*rows_of, *spec.row_shape), spec.dtype, pin)
+            leading = (int(spans[spec.axis].lengths.sum()),) if name in unpadded else (len(numbers), longest[spec.axis])
+            tensors[name] = _empty((*leading, *spec.row_shape), spec.dtype, pin)
             store.read_into(name, spans[spec.axis], tensors[name].numpy())
     return _batch(numbers, {name: tensors[name] for name in features}, unpadded, spans, longest["frames"])
 
@@ -59,6 +59,7 @@ def _batch(
     spans: Mapping[Axis, Spans],
     longest: int,
 ) -> Batch:
+    """Return the batch of tensors that were read."""
     lengths = {axis: torch.from_numpy(span.lengths) for axis, span in spans.items()}
     frames = spans["frames"].lengths
     ragged = {name: Ragged(rows=tensors[name], lengths=frames, longest=longest) for name in tensors if name in unpadded}
@@ -82,8 +83,10 @@ def _empty(shape: tuple[int, ...], dtype: str, pin: bool) -> torch.Tensor:
 def _mapped_features(
     store: Store, specs: Mapping[str, FeatureSpec], spans: Mapping[Axis, Spans], longest: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:
-    """Return the features of a batch that are contiguous in mapped memory and need no padding. torch warns, once, that
-    they are read-only."""
+    """Return the features of a batch that are contiguous in mapped memory and need no padding.
+
+    torch warns once that they are read-only.
+    """
     found = {name: store.view_batch(name, spans[spec.axis]) for name, spec in specs.items()}
     return {
         name: torch.from_numpy(rows)

@@ -19,7 +19,7 @@ CANDIDATES = 512
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Lengths along every ragged axis, K of each."""
+    """The fixed lengths along every ragged axis, K of each."""
 
     rows: Mapping[str, np.ndarray]
     """Axis to (K,) ascending lengths. Those of `frames` are the chosen ones; along another axis it is the length of the
@@ -55,8 +55,10 @@ def choose(lengths: Mapping[str, np.ndarray], count: int) -> Shapes:
 
 
 def _cheapest(lengths: np.ndarray, count: int) -> np.ndarray:
-    """Return (K,) ascending lengths, K <= count, the last one the longest of all. Dynamic programming over how many of
-    the candidates are covered by how many shapes."""
+    """Return (K,) ascending lengths, K <= count, the last one the longest of all.
+
+    Dynamic programming over how many of the candidates are covered by how many shapes.
+    """
     ranks = np.unique(np.linspace(0, len(lengths) - 1, CANDIDATES).round().astype(np.int64))
     different = np.unique(lengths)
     values = (different if len(different) <= CANDIDATES else np.unique(np.sort(lengths)[ranks])).astype(np.int64)

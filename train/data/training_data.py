@@ -28,7 +28,7 @@ ADDED_FEATURES = frozenset({"content", "semantic", "bert", "speaker_vector"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """A store, and which of its utterances a run is trained and validated on."""
+    """A store, and the utterances of it that a run is trained and validated on."""
 
     store: Store
     training: np.ndarray
@@ -42,14 +42,15 @@ class TrainingData:
 
     def lines(self) -> list[str]:
         """Return lines that tell the user what the run is trained on."""
-        held = f"training on {measure(self.store, self.training)}; {measure(self.store, self.validation)} held out"
+        split = f"training on {measure(self.store, self.training)}; {measure(self.store, self.validation)} held out"
         if self.repeated is None:
-            return [*self.selection.lines(), held]
+            return [*self.selection.lines(), split]
         epoch = measure(self.store, self.training, self.repeated)
         balance = f"balance: an epoch has {epoch}; none comes more than {self.repeated.max():.1f} times on average"
-        return [*self.selection.lines(), held, balance]
+        return [*self.selection.lines(), split, balance]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the selection, and the sizes of training, validation and an epoch, as a JSON object."""
         return {
             **self.selection.to_json(),
             "training": asdict(measure(self.store, self.training)),
@@ -66,11 +67,11 @@ def open_training_data(
     """Open a store for training, check it against what the model reads, and select and split its utterances.
 
     Args:
-        needed: returns what the model reads of a store with these features, and the recipes that it expects.
+        needed: returns, for a store, the features that the model reads and the recipes that it expects.
     Raises:
         NotAStore, DamagedStore: as `store.open`.
-        StoreError: a feature is missing, the build was not finished, or there is nothing in it.
-        RecipeMismatch: a feature was made otherwise than the model expects.
+        StoreError: a feature is missing, the build was not finished, or the store holds no utterance.
+        RecipeMismatch: a feature was made by another recipe than the model expects.
         UsageError: `where` is no condition on what the store holds, or nothing meets it.
     """
     store = stores.open(path)
@@ -98,7 +99,7 @@ def check_same_store(store: Store, trained_on: str, features: Iterable[str]) -> 
     """Check that a store is the one that a run was trained on.
 
     Args:
-        trained_on: `fingerprint_of` these features, of the store of the run.
+        trained_on: `fingerprint_of` these features in the store of the run.
     Raises:
         RunError: it is another store, or it has grown since.
     """
@@ -118,32 +119,34 @@ def check_same_store(store: Store, trained_on: str, features: Iterable[str]) -> 
     )
 
 
-def _check_features(path: StoragePath, needs: Requirements, there: Mapping[str, FeatureSpec]) -> None:
-    missing = [name for name in needs if name not in there]
+def _check_features(path: StoragePath, needs: Requirements, present: Mapping[str, FeatureSpec]) -> None:
+    """Check that the store has all features; the error says how to make those that are missing."""
+    missing = [name for name in needs if name not in present]
     if not missing:
         return
-    ways = []
+    commands = []
     if not ADDED_FEATURES.issuperset(missing):
         built = ",".join(name for name in needs if name not in ADDED_FEATURES)
-        ways.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
-    if joining := [name for name in missing if name in ADDED_FEATURES]:
-        ways.append(f"run featurize add {'STORE' if ways else path} {','.join(joining)}")
+        commands.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
+    if to_add := [name for name in missing if name in ADDED_FEATURES]:
+        commands.append(f"run featurize add {'STORE' if commands else path} {','.join(to_add)}")
     raise StoreError(
-        f"{path} holds {', '.join(there)}, but this stage reads {', '.join(missing)} too: {', then '.join(ways)}."
+        f"{path} holds {', '.join(present)}, but this stage reads {', '.join(missing)} too: {', then '.join(commands)}."
     )
 
 
 def _check_recipe(path: StoragePath, feature: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Check that a feature has the recipe that the model expects."""
     differing = {key for key, value in expected.items() if found.get(key) != value}
     if not differing:
         return
 
-    def said(recipe: Mapping[str, Any]) -> str:
+    def describe(recipe: Mapping[str, Any]) -> str:
         return " ".join(f"{key}={recipe.get(key)}" for key in expected if key in differing)
 
     rows = [("", "in store", "expected"), *((key, found.get(key, "-"), value) for key, value in expected.items())]
     raise RecipeMismatch(
-        f"{path} holds {feature} made with {said(found)}, but this model expects {said(expected)}: "
+        f"{path} holds {feature} made with {describe(found)}, but this model expects {describe(expected)}: "
         "build another store with featurize build CORPUS --out STORE --preset gpt-sovits-v2.",
         *(f"{key:<12} {a!s:<14} {b!s:<14} {'differs' if key in differing else ''}".rstrip() for key, a, b in rows),
     )

@@ -28,7 +28,7 @@ EMPTY = torch.zeros(0, dtype=torch.int64)
 def reference_from_recording(
     path: Path, text: str | None, language: str, codes: str | None, speaker: Path | None, model: SovitsConfig
 ) -> Reference:
-    """Make a reference of a recording.
+    """Create a reference from a recording.
 
     Args:
         text: its transcript; with `codes`, the prompt that the GPT continues from.
@@ -37,7 +37,7 @@ def reference_from_recording(
         model: sizes of the SoVITS generator.
     Raises:
         UsageError: text without codes or codes without text, or one of them is invalid.
-        CorpusError: it is no recording.
+        CorpusError: the file is not a usable recording.
     """
     if (text is None) != (codes is None):
         raise UsageError("--reference-text and --reference-semantic belong together: give both, or neither.")
@@ -55,17 +55,17 @@ def reference_from_recording(
     )
 
 
-def reference_from_store(place: StoragePath, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
-    """Make a reference of an utterance of a store.
+def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, prompt: bool) -> Reference:
+    """Create a reference from an utterance of a store.
 
     Args:
         name: id of the utterance, or its number.
         model: sizes of the SoVITS generator.
         prompt: whether the GPT continues from its phones and codes, where the store has them.
     Raises:
-        StoreError: there is no such utterance, or the store has no recordings, or no speaker vector that is needed.
+        StoreError: there is no such utterance, or the store lacks recordings or a speaker vector that is needed.
     """
-    store, recipe = stores.open(place), SpectralRecipe()
+    store, recipe = stores.open(path), SpectralRecipe()
     _check_store(store, recipe, model)
     number = int(name) if name.isdigit() and int(name) < len(store) else store.find(name)
 
@@ -83,38 +83,40 @@ def reference_from_store(place: StoragePath, name: str, model: SovitsConfig, *, 
     )
 
 
-def text_to_phones(text: str, language: str, known: int) -> torch.Tensor:
+def text_to_phones(text: str, language: str, symbol_count: int) -> torch.Tensor:
     """Return (P,) int64: the ids of the phones of a text.
 
     Args:
-        known: number of symbols that the model knows.
+        symbol_count: number of symbols that the model knows.
     Raises:
         UsageError: the text has no phones, or the model does not know them.
     """
     try:
-        phones = ids(phonemise(text, language).phones, "headrace-ipa").astype(np.int64)  # all that there are
+        phones = ids(phonemise(text, language).phones, "headrace-ipa").astype(np.int64)
     except Rejected as error:
         raise UsageError(f"The text cannot be spoken: {error.reason}.") from error
-    if phones.max() >= known:
+    if phones.max() >= symbol_count:
         raise UsageError(
-            f"This model knows {known} symbols, and the text in {language} needs others: take a model that was trained "
-            "on a store with a larger table."
+            f"This model knows {symbol_count} symbols, and the text in {language} needs others: take a model that was "
+            "trained on a store with a larger table."
         )
     return torch.from_numpy(phones)
 
 
-def parse_codes(written: str, known: int) -> torch.Tensor:
+def parse_codes(text: str, codebook_size: int) -> torch.Tensor:
     """Parse whole numbers between spaces into (Y,) int64 codes.
 
     Raises:
-        UsageError: they are no codes of the model, which knows 0 to `known` - 1.
+        UsageError: a word is not a code from 0 to `codebook_size` - 1, or there is none.
     """
     try:
-        codes = [int(word) for word in written.split()]
+        codes = [int(word) for word in text.split()]
     except ValueError as error:
-        raise UsageError(f"codes {written!r}: give whole numbers between spaces.") from error
-    if not codes or not all(0 <= code < known for code in codes):
-        raise UsageError(f"codes of this model are from 0 to {known - 1}, and one at least is needed: {written!r}.")
+        raise UsageError(f"codes {text!r}: give whole numbers between spaces.") from error
+    if not codes or not all(0 <= code < codebook_size for code in codes):
+        raise UsageError(
+            f"codes of this model are from 0 to {codebook_size - 1}, and one at least is needed: {text!r}."
+        )
     return torch.tensor(codes)
 
 
@@ -122,7 +124,7 @@ def load_matrix(path: Path, option: str) -> torch.Tensor:
     """Read the array of an .npy file as float32. Nothing in it is executed.
 
     Raises:
-        UsageError: it cannot be read; `option` named it.
+        UsageError: it cannot be read, or is no such array; the message names `option`.
     """
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
@@ -133,6 +135,7 @@ def load_matrix(path: Path, option: str) -> torch.Tensor:
 
 
 def _check_store(store: Store, recipe: SpectralRecipe, model: SovitsConfig) -> None:
+    """Check that a store has the features that the model needs of a reference, at its sample rate."""
     needed = ("wave", "speaker_vector") if model.speaker_channels else ("wave",)
     if missing := [name for name in needed if name not in store.features]:
         raise StoreError(
@@ -146,6 +149,7 @@ def _check_store(store: Store, recipe: SpectralRecipe, model: SovitsConfig) -> N
 
 
 def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Tensor:
+    """Return a speaker vector as (V,) float32, after checking its size."""
     if vector.numel() != model.speaker_channels:
         raise UsageError(
             f"The speaker vector of {source} has {vector.numel()} numbers, this model reads {model.speaker_channels}."
@@ -154,7 +158,7 @@ def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Te
 
 
 def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
-    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, levelled as training data is."""
+    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, at the level of training data."""
     try:
         size = path.stat().st_size
         header = recording.read_header(path.parent, path.name, size)

@@ -36,7 +36,7 @@ class _ConvStack(nn.Module):
 
 
 class ScaleDiscriminator(_ConvStack):
-    """Strided grouped convolutions over the waveform."""
+    """Discriminator of strided grouped convolutions over the waveform."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ScaleDiscriminator(_ConvStack):
 
 
 class PeriodDiscriminator(_ConvStack):
-    """Convolutions along every `period`-th sample: the waveform is folded to (B, 1, S / D, D)."""
+    """Discriminator of convolutions along every `period`-th sample: the waveform is folded to (B, 1, S / D, D)."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class PeriodDiscriminator(_ConvStack):
 
     def forward(self, wave_B1S: Tensor) -> DiscriminatorOutput:
         """Score waveforms (B, 1, S), padded by reflection to a multiple of the period."""
-        short = -wave_B1S.shape[2] % self.period
-        whole_B1S = F.pad(wave_B1S, (0, short), mode="reflect") if short else wave_B1S
-        return self.score(whole_B1S.unflatten(2, (-1, self.period)))
+        missing = -wave_B1S.shape[2] % self.period
+        padded_B1S = F.pad(wave_B1S, (0, missing), mode="reflect") if missing else wave_B1S
+        return self.score(padded_B1S.unflatten(2, (-1, self.period)))
 
 
 class MultiPeriodDiscriminator(nn.Module):

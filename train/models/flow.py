@@ -53,7 +53,7 @@ class WaveNet(nn.Module):
 
 
 class PosteriorEncoder(nn.Module):
-    """Linear spectrogram to the Gaussian posterior of the latent, one per frame."""
+    """Encodes a linear spectrogram as the Gaussian posterior of the latent, one per frame."""
 
     def __init__(
         self, bins: int, channels: int, hidden: int, layers: int, voice: int, *, activation_checkpointing: bool = False

@@ -1,4 +1,4 @@
-"""The text-to-semantic decoder of GPT-SoVITS: phones and their BERT features to content codes at 25 Hz.
+"""The text-to-semantic decoder of GPT-SoVITS: it generates content codes at 25 Hz from phones and BERT features.
 
 A transformer reads the phones of an utterance and then its codes, and predicts each code from everything before it
 (AudioLM, Borsos et al. 2022, in the arrangement of VALL-E, Wang et al. 2023, first stage). Parameters have the names

@@ -22,7 +22,7 @@ class GptConfig:
 
     @property
     def end(self) -> int:
-        """The id that ends a sequence."""
+        """Id that ends a sequence."""
         return self.codes
 
     @property

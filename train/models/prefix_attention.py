@@ -4,9 +4,9 @@ A sequence is n text positions, then semantic codes, then padding. Position i at
 
     j < n or j <= i.
 
-For a code, i >= n, every j < n is also j <= i: what is left is j <= i, plain causal attention. It never reaches the
-padding, which comes last. For text, i < n, what is left is j < n: attention within the text. So two calls of a fused
-kernel give the whole: a causal one over everything, whose rows are used for codes, and one over the text columns with
+For a code, i >= n, every j < n is also j <= i: the condition is j <= i, plain causal attention. It never includes the
+padding, which comes last. For text, i < n, the condition is j < n: attention within the text. So two calls of a fused
+kernel suffice: a causal one over everything, whose rows are used for codes, and one over the text columns with
 a key mask, (B, 1, 1, X), whose rows are used for text. Neither the kernel nor its backward pass stores scores, and
 memory grows with L instead of with L x L. The causal output for text and the text's output for codes are discarded.
 

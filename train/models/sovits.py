@@ -61,7 +61,7 @@ class TextEncoder(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesis:
-    """Outputs of a forward pass in training."""
+    """Output of a forward pass in training."""
 
     wave: Tensor
     """(B, 1, N * hop), the decoded segments."""
@@ -80,11 +80,11 @@ class Synthesis:
     """(B, C, T), mean and log standard deviation of the prior."""
     m_q: Tensor
     logs_q: Tensor
-    """(B, C, T), of the posterior."""
+    """(B, C, T), mean and log standard deviation of the posterior."""
 
 
 class SynthesizerTrn(nn.Module):
-    """The generator. All randomness except dropout and codebook learning is passed as arguments."""
+    """The SoVITS generator. All randomness except dropout and codebook updates is passed as arguments."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
@@ -217,8 +217,8 @@ class SynthesizerTrn(nn.Module):
         Returns:
             quantised (B, W, Q), codes (B, Q), commitment loss ().
         """
-        learning = torch.is_grad_enabled() and not self.config.freeze_quantizer
-        with torch.autocast(content_BWT.device.type, enabled=False), torch.set_grad_enabled(learning):
+        needs_grad = torch.is_grad_enabled() and not self.config.freeze_quantizer
+        with torch.autocast(content_BWT.device.type, enabled=False), torch.set_grad_enabled(needs_grad):
             return self.quantizer(self.ssl_proj(content_BWT.float()), mask_B1T[:, 0, ::2])
 
     def decode(
@@ -265,5 +265,5 @@ def _latent(m_q_BCT: Tensor, logs_q_BCT: Tensor, noise_BCT: Tensor, mask_B1T: Te
 
 
 def _to_frames(codes_BWQ: Tensor) -> Tensor:
-    """Repeat each code: from 25 Hz to 50 Hz."""
+    """Repeat each code, from 25 Hz to 50 Hz."""
     return codes_BWQ.repeat_interleave(2, dim=2)

@@ -79,7 +79,7 @@ class SovitsConfig:
 
     @property
     def hop(self) -> int:
-        """Samples that the decoder generates for a frame."""
+        """Number of samples that the decoder generates for a frame."""
         return prod(self.upsample_rates)
 
 

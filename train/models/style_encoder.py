@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
 
 
 class MelStyleEncoder(nn.Module):
-    """Spectrogram to a voice vector."""
+    """Encodes a spectrogram as a voice vector."""
 
     def __init__(self, bins: int, channels: int, voice: int) -> None:
         super().__init__()

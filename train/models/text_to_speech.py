@@ -129,7 +129,7 @@ def synthesize(
 
 
 def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
-    """Write a WAV file of 16 bit PCM, whatever the path's suffix.
+    """Write a WAV file of 16-bit PCM, whatever the suffix of the path.
 
     Raises:
         OSError: it cannot be written. The file is not written by libsndfile, whose errors carry no reason.

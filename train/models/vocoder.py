@@ -44,7 +44,7 @@ class ResBlock(nn.Module):
 
 
 class HifiGanDecoder(nn.Module):
-    """Latent frames to waveform.
+    """Decodes latent frames to a waveform.
 
     Each stage upsamples, halves the channels and averages residual blocks of several kernel sizes.
     """

@@ -2,7 +2,7 @@
 
 RUN/samples/
   recorded/00012-NAME.wav       a held-out recording
-  step-00000500/00012-NAME.wav  the same utterance by the model, and a picture of it, 00012-NAME.png
+  step-00000500/00012-NAME.wav  the same utterance by the model, and a plot of it, 00012-NAME.png
 
 Shapes: S samples, T frames, M mel bands, P phones, Y codes, C channels, H heads.
 """
@@ -40,7 +40,7 @@ from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.stages.stage import Stage
 
 SPARE_CODES = 25
-"""A decoder that finds no end is stopped one second after twice the recording's length."""
+"""A decoder that does not end is stopped this many codes, a second, after twice the recording's length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Sample:
     phone_ends: np.ndarray | None
     """(P,) int: the frame in which each phone ends; None where the utterance is not aligned."""
     scores: dict[str, float]
-    """Ratings of `generated`, by `dnsmos.NAMES`; empty where DNSMOS is not installed."""
+    """Scores of `generated`, by `dnsmos.NAMES`; empty if DNSMOS is not installed."""
 
     @property
     def seconds(self) -> float:
@@ -78,12 +78,15 @@ class Synthesizer(Protocol):
     """Features that it reads."""
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Synthesise a batch of one utterance on the model's device. Returns (S,) samples in [-1, 1], and (T, P)
-        attention as in `Sample`."""
+        """Synthesise a batch of one utterance on the model's device.
+
+        Returns:
+            (S,) samples in [-1, 1], and (T, P) attention as in `Sample`.
+        """
 
 
 class SovitsSynthesizer:
-    """Lets a SoVITS generator in training speak the codes and phones of a recording in its own voice."""
+    """Synthesises with a SoVITS generator in training: the codes and phones of a recording, in its own voice."""
 
     def __init__(self, stage: SovitsStage) -> None:
         self._stage, self.features = stage, stage.features
@@ -91,7 +94,7 @@ class SovitsSynthesizer:
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         model, frames = self._stage.generator, int(batch.frames[0])
         x = sovits_inputs.prepare_inputs(batch, self._stage.spectral, self._stage.config)
-        with _evaluating(model), _attention_weights(model.enc_p.mrte.cross_attention) as seen:
+        with _evaluating(model), _attention_weights(model.enc_p.mrte.cross_attention) as attention:
             codes_1Y = x.codes
             if codes_1Y is None:
                 assert x.content is not None, "neither content features nor codes"
@@ -103,33 +106,37 @@ class SovitsSynthesizer:
                 x.spec[0, :, :frames],
                 speaker_V=None if x.speaker is None else x.speaker[0],
             )
-        return wave_S[: frames * model.config.hop], seen[0][0]
+        return wave_S[: frames * model.config.hop], attention[0][0]
 
 
 class GptSynthesizer:
-    """Lets a GPT in training predict codes from phones, and a trained generator speak them in the recording's voice."""
+    """Synthesises with a GPT in training: it predicts codes, and a trained generator decodes them.
+
+    The voice is that of the recording.
+    """
 
     def __init__(self, stage: GptStage, voice: Path, device: torch.device) -> None:
         """
         Raises:
-            RunError: `voice` is no generator, or one of other codes.
+            RunError: `voice` is not a generator.
+            UsageError: its codebook has another size.
         """
         self._stage, self._generator = stage, trained_models.load_sovits(voice).to(device)
         check_codebooks(stage.config, self._generator.config)
         self._spectral = Spectral(SpectralRecipe()).to(device)
-        of_voice = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
-        self.features = (*stage.features, *of_voice)
+        voice_features = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
+        self.features = (*stage.features, *voice_features)
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         model, x = self._stage.model, gpt_inputs.prepare_inputs(batch)
-        longest = 2 * int(x.codes_n[0]) + SPARE_CODES
+        max_codes = 2 * int(x.codes_n[0]) + SPARE_CODES
         with _evaluating(model):
-            said_Y = generate_semantic(
-                model, x.phones[0], SamplingConfig(max_codes=longest), bert_PE=None if x.bert is None else x.bert[0]
+            codes_Y = generate_semantic(
+                model, x.phones[0], SamplingConfig(max_codes=max_codes), bert_PE=None if x.bert is None else x.bert[0]
             )
         spec_TF = self._spectral.magnitude(batch["wave"].float().flatten(1)[0] / 32768)
         speaker = batch["speaker_vector"].flatten().float() if "speaker_vector" in batch.tensors else None
-        return decode_semantic(self._generator, said_Y, x.phones[0], spec_TF.mT, speaker_V=speaker), None
+        return decode_semantic(self._generator, codes_Y, x.phones[0], spec_TF.mT, speaker_V=speaker), None
 
 
 class SampleWriter:
@@ -150,11 +157,11 @@ class SampleWriter:
 
     def describe(self) -> str:
         """Return a line that says how many samples are written, and where."""
-        scored = "scored by DNSMOS" if self._score else "not scored: pip install 'headrace[mos]' for DNSMOS"
-        return f"each validation speaks {len(self._numbers)} utterances into {self._folder}, {scored}"
+        scoring = "scored by DNSMOS" if self._score else "not scored: pip install 'headrace[mos]' for DNSMOS"
+        return f"each validation speaks {len(self._numbers)} utterances into {self._folder}, {scoring}"
 
     def write(self, step: int) -> list[Sample]:
-        """Synthesise all samples and write them. The random state of training stays as it is, and so does the model.
+        """Synthesise all samples and write them. Training's random state and the model stay as they are.
 
         Raises:
             OSError: files cannot be written.
@@ -203,15 +210,15 @@ class SampleWriter:
 
 
 def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: torch.device) -> SampleWriter | None:
-    """Return what writes the samples of a run; None where none were asked for, or no utterance is held out.
+    """Return the sample writer of a run; None if no samples are requested, or no utterance is held out.
 
     Raises:
-        RunError: as `GptSynthesizer`.
+        RunError, UsageError: as `GptSynthesizer`.
     """
     if not config.sample_count or not len(data.validation):
         return None
     spread = np.unique(np.linspace(0, len(data.validation) - 1, config.sample_count).round().astype(int))
-    with preserved_random_state(device):  # a generator is made with random weights before its own are loaded
+    with preserved_random_state(device):  # a generator is constructed with random weights before its own are loaded
         synthesizer: Synthesizer
         if isinstance(stage, GptStage):
             assert config.monitoring.voice is not None, "sample_count is 0 without"
@@ -223,8 +230,8 @@ def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: t
 
 
 def mean_scores(samples: list[Sample]) -> dict[str, float]:
-    """Return the mean of each score over the samples; nothing where they have none."""
-    return {name: fmean(one.scores[name] for one in samples) for name in samples[0].scores} if samples else {}
+    """Return the mean of each score over the samples; empty if they have none."""
+    return {name: fmean(sample.scores[name] for sample in samples) for name in samples[0].scores} if samples else {}
 
 
 @contextmanager
@@ -236,6 +243,7 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode within this context."""
     training = model.training
     model.eval()
     try:
@@ -246,11 +254,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _attention_weights(attention: MultiHeadAttention) -> Iterator[list[Tensor]]:
-    """Collect the (B, T, P) weights of every call, averaged over heads: the attention itself need not keep them."""
+    """Collect the (B, T, P) weights of every call, averaged over heads, since the module does not keep them."""
     collected: list[Tensor] = []
 
-    def collect(_: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> None:
-        x_BCT, memory_BCP, mask_B1P = given
+    def collect(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        x_BCT, memory_BCP, mask_B1P = inputs
         query, key = (
             conv(x).unflatten(1, (attention.heads, -1))
             for conv, x in ((attention.conv_q, x_BCT), (attention.conv_k, memory_BCP))
@@ -266,5 +274,5 @@ def _attention_weights(attention: MultiHeadAttention) -> Iterator[list[Tensor]]:
 
 
 def _file_name(name: str) -> str:
-    """Return an id as the name of a file: ids may be paths."""
+    """Return a file name for an id, which may be a path."""
     return re.sub(r"[^\w.-]+", "_", name)[:120]

@@ -19,13 +19,13 @@ Record = dict[str, Any]
 
 _NOT_DRAWN = ("loss_gen_all", "loss_scale")
 WINDOW = 20
-"""Steps that the first and the last loss of a summary are averaged over."""
+"""Number of steps that the first and the last loss of a summary are averaged over."""
 
 
 class MetricsLog:
     """Appends lines to metrics.jsonl of a run. Lines after the last step of a resumed run are dropped.
 
-    So the file of a run that was killed and resumed reads as if it had not stopped.
+    The file of a run that was killed and resumed is therefore the same as if it had not stopped.
     """
 
     def __init__(self, path: Path, *, last_step: int) -> None:
@@ -101,12 +101,12 @@ def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, An
 
 def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -> None:
     """Draw the tracked metrics over steps, the other losses, and the time of steps, as a PNG."""
-    from matplotlib.figure import Figure  # a second to import, needed once
+    from matplotlib.figure import Figure  # takes a second to import
 
     records = list(records)
     steps = [record for record in records if record["split"] == "train"]
     validations = [record for record in records if record["split"] == "validation"]
-    at, validated_at = [record["step"] for record in steps], [record["step"] for record in validations]
+    at, validation_at = [record["step"] for record in steps], [record["step"] for record in validations]
     losses = {name for name in steps[0] if name.startswith("loss_")} - {*tracked, *_NOT_DRAWN}
     others = sorted(name for name in losses if any(record[name] for record in steps))
     figure = Figure(figsize=(11, 2.7 * (len(tracked) + 1 + bool(others))), layout="constrained")
@@ -114,7 +114,7 @@ def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -
 
     for name, axes in zip(tracked, panels, strict=False):
         axes.plot(at, _drawable(steps, name), linewidth=0.8, label=name)
-        axes.plot(validated_at, _drawable(validations, name), "o-", label="validation")
+        axes.plot(validation_at, _drawable(validations, name), "o-", label="validation")
         axes.set_ylabel(name)
     for name in others:
         panels[-1].plot(at, _drawable(steps, name), linewidth=0.8, label=name)

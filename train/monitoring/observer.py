@@ -1,4 +1,4 @@
-"""Observers of a run: who is told what happens while it trains."""
+"""Observers of a run: they are notified of events while it trains."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Is told of events as they happen."""
+    """Receives the events of a run as they happen."""
 
     def log(self, line: str) -> None:
-        """Take a message for the user: a remark, or an automatic choice with its reason."""
+        """Receive a message for the user: a remark, or an automatic setting with its reason."""
 
     def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
-        """Take the start of training.
+        """Receive the start of training.
 
         Args:
             step: steps that are done already.
-            last_step: the step to stop at, or about there, where it is known.
+            last_step: the step at which training stops, as far as it is known; None if it is not.
             tracked: names of the metrics to show, the most important first.
         """
 
     def recorded(self, record: Record) -> None:
-        """Take a line of metrics.jsonl."""
+        """Receive a line of metrics.jsonl."""
 
     def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
-        """Take the samples that a validation synthesised."""
+        """Receive the samples that a validation synthesised."""
 
 
 class CompositeObserver:
-    """Pass events on to several observers, or to none."""
+    """Passes events on to several observers, or to none."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

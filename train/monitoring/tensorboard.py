@@ -1,4 +1,4 @@
-"""TensorBoard of a run: metrics as curves, samples as audio and pictures."""
+"""TensorBoard events of a run: metrics as curves, samples as audio and plots."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from headrace.train.monitoring.evaluation_samples import Sample
 from headrace.train.monitoring.metrics import Record
 from headrace.train.monitoring.sample_plots import draw_sample
 
-NOT_CURVES = ("step", "step_s", "wait_s")
+NOT_DRAWN = ("step", "step_s", "wait_s")
 
 
 class TensorBoard:
     """Writes metrics and samples into a folder of TensorBoard events. An `Observer`; use it in a `with` statement.
 
-    Numbers come from lines of metrics.jsonl, which are on the host already: no step synchronises for them.
+    Numbers come from lines of metrics.jsonl, which are on the host: no step synchronises with the device for them.
     """
 
     def __init__(self, folder: Path) -> None:
         """
         Args:
-            folder: of the events; a run that is resumed adds to it.
+            folder: folder of the events; a resumed run adds to it.
         Raises:
             UsageError: TensorBoard is not installed.
         """
@@ -46,22 +46,25 @@ class TensorBoard:
         self._writer.close()
 
     def log(self, line: str) -> None:
-        pass
+        """Ignore messages for the user."""
 
     def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
-        self._writer = self._open(str(self._folder), purge_step=step + 1)  # steps after a checkpoint come again
+        """Open the events, without those of steps that are repeated."""
+        self._writer = self._open(str(self._folder), purge_step=step + 1)  # steps after the checkpoint are repeated
 
     def recorded(self, record: Record) -> None:
+        """Write the numbers of a line of metrics.jsonl as points of curves."""
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
         if record["split"] == "train":
             numbers["wait_share"] = record["wait_s"] / record["step_s"]
         for name, value in numbers.items():
-            if isfinite(value) and name not in NOT_CURVES:
+            if isfinite(value) and name not in NOT_DRAWN:
                 self._writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
         if record["split"] == "validation":
             self._writer.flush()
 
     def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
+        """Write samples as audio and plots; recordings only once."""
         for sample in samples:
             if sample.name not in self._recordings_written:
                 self._recordings_written.add(sample.name)

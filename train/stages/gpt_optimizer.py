@@ -1,4 +1,4 @@
-"""How the text-to-semantic decoder is optimised: ScaledAdam as published or AdamW, and their learning rates."""
+"""Optimisation of the text-to-semantic decoder: ScaledAdam, as published, or AdamW, and their learning rates."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class GptOptimConfig:
 
     @classmethod
     def for_preset(cls, name: str) -> GptOptimConfig:
-        """Return the policy for a model of `headrace.train.models.presets`."""
+        """Return the config for a model of `headrace.train.models.presets`."""
         if name == "tiny":
             return cls(schedule="warmup_cosine", warmup_steps=100, total_steps=2000, grad_accum=1)
         return cls()
 
     @classmethod
     def from_config(cls, config: RunConfig) -> GptOptimConfig:
-        """Return the preset's policy, changed as a run's config asks for.
+        """Return the preset's config, changed by the options of a run.
 
         A warm-up and AdamW, whose published learning rates do not suit it, take the cosine schedule.
         """

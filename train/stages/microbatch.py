@@ -1,4 +1,4 @@
-"""Updates that fit into memory: batches are split into microbatches, as many as it takes."""
+"""Splitting of batches into microbatches, as many as it takes to fit into memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which features of a store SoVITS reads, and the sizes that it has for them."""
+"""The features of a store that SoVITS reads, and its sizes for them."""
 
 from __future__ import annotations
 

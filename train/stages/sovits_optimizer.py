@@ -1,4 +1,4 @@
-"""How SoVITS is optimised: AdamW for both networks, with a lower learning rate for the text encoder."""
+"""Optimisation of SoVITS: AdamW for both networks, with a lower learning rate for the text encoder."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class SovitsOptimConfig:
 
     @classmethod
     def for_preset(cls, name: str) -> SovitsOptimConfig:
-        """Return the policy for a model of `headrace.train.models.presets`."""
+        """Return the config for a model of `headrace.train.models.presets`."""
         return cls(learning_rate=1e-3) if name == "tiny" else cls()
 
     @classmethod
     def from_config(cls, config: RunConfig) -> SovitsOptimConfig:
-        """Return the preset's policy, changed as a run's config asks for."""
+        """Return the preset's config, changed by the options of a run."""
         return replace(cls.for_preset(config.model.preset), **given_update_options(config.optim))
 
     def rate(self, epoch: int, update: int) -> float:

@@ -1,4 +1,4 @@
-"""What the trainer knows of a model in training: the protocol `Stage`."""
+"""The protocol `Stage`: what the training loop knows of a model in training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from headrace.train.stages.microbatch import MicrobatchRunner
 
 
 class UpdatePolicy(Protocol):
-    """How updates are made of batches."""
+    """How batches are combined into updates."""
 
     @property
     def grad_accum(self) -> int:
-        """Batches of one update."""
+        """Number of batches in an update."""
 
 
 class Stage(Protocol):
     """A model in training.
 
-    Its class methods tell what it needs of a store, and construct it for one.
+    Class methods tell what it needs of a store, and construct it for one.
     """
 
     precision: Precision
@@ -57,7 +57,7 @@ class Stage(Protocol):
 
     @property
     def id_limits(self) -> Mapping[str, int]:
-        """Feature to the number of ids that the model knows."""
+        """Number of ids that the model knows, by feature."""
 
     @property
     def quantizable_networks(self) -> Iterable[nn.Module]:
@@ -68,14 +68,15 @@ class Stage(Protocol):
         """Numbers of heads of the attention layers of those networks."""
 
     @property
-    def optim(self) -> UpdatePolicy: ...
+    def optim(self) -> UpdatePolicy:
+        """How updates are made."""
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
 
     def check_store(self, store: Store) -> None:
-        """Check what the recipes of features do not tell.
+        """Check what the recipes of features do not show.
 
         Raises:
             StoreError: the model cannot be trained on this store.
@@ -115,7 +116,7 @@ def given_update_options(optim: OptimConfig) -> dict[str, Any]:
 
 
 def check_ids(stage: Stage, store: Store, batch: Batch) -> None:
-    """Check that the model knows all ids of a batch. On a CUDA device, an unknown one would fail without a reason.
+    """Check that the model knows all ids of a batch. On CUDA, an unknown one fails without a useful message.
 
     Args:
         batch: on the host.

@@ -11,7 +11,7 @@ CPU_BATCH_FRAMES = 1600
 CUDA_BATCH_FRAMES_PER_GIB = 125
 """One utterance of 5 s for every 2 GiB: about upstream's default batch sizes."""
 MIN_FRAMES_COUNTED = 128
-"""Frames that the shortest utterance counts for: a whole segment of it is decoded and discriminated."""
+"""The least number of frames that an utterance counts for: a whole segment of it is decoded and discriminated."""
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
@@ -22,20 +22,20 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     Raises:
         UsageError: CUDA was asked for and there is none.
     """
-    there, number = torch.cuda.is_available(), distributed.local_rank()
-    if asked == "cuda" and not there:
+    available, number = torch.cuda.is_available(), distributed.local_rank()
+    if asked == "cuda" and not available:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
-    on_cuda = asked == "cuda" or (asked == "auto" and there)
+    on_cuda = asked == "cuda" or (asked == "auto" and available)
     if on_cuda and number >= torch.cuda.device_count():
         raise UsageError(f"Process {number} of this machine has no CUDA device: start {torch.cuda.device_count()}.")
     if on_cuda:
         torch.cuda.set_device(number)
     device = torch.device("cuda", number) if on_cuda else torch.device("cpu")
-    return device, f"{'a' if there else 'no'} CUDA device is there" if asked == "auto" else "asked for"
+    return device, f"{'a' if available else 'no'} CUDA device is there" if asked == "auto" else "asked for"
 
 
 def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:
-    """Return the upper limit of padded frames in a batch, and why. Without one asked for, `asked` is 0."""
+    """Return the upper limit of padded frames in a batch, and why. `asked` is 0 if the user gave no value."""
     if asked:
         return asked, "asked for"
     if device.type == "cpu":
@@ -45,7 +45,7 @@ def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:
 
 
 def choose_max_utterances(asked: int, batch_frames: int) -> tuple[int, str]:
-    """Return the upper limit of utterances in a batch, and why. Without one asked for, `asked` is 0."""
+    """Return the upper limit of utterances in a batch, and why. `asked` is 0 if the user gave no value."""
     if asked:
         return asked, "asked for"
     chosen = max(1, batch_frames // MIN_FRAMES_COUNTED)

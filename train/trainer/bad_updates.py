@@ -1,4 +1,4 @@
-"""What a run does after an update whose gradients were not finite, or exploded: names utterances, or stops."""
+"""Handling of updates whose gradients are not finite or explode: name their utterances, or stop the run."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ dozen."""
 
 
 class BadUpdates:
-    """Follows updates that were skipped or scaled down."""
+    """Reports updates that were skipped or scaled down, and detects divergence."""
 
     def __init__(self, stage: Stage, quarantine: Quarantine, device: torch.device, observer: Observer) -> None:
         self._stage, self._quarantine, self._device, self._observer = stage, quarantine, device, observer
         self._skipped_in_a_row = 0
 
     def report(self, step: int, batches: Sequence[Batch], values: Mapping[str, float]) -> dict[str, Any]:
-        """Tell whose utterances are to blame for an update, where it was skipped or scaled down.
+        """Log which utterances may have caused an update to be skipped or scaled down.
 
         Args:
             values: metrics of the update.
         Returns:
-            The ids of its utterances, as fields for metrics.jsonl; nothing for an ordinary update.
+            The ids of its utterances, as fields for metrics.jsonl; empty for an ordinary update.
         """
         if not values["skipped"] and not values["exploded"]:
             return {}
@@ -44,9 +44,10 @@ class BadUpdates:
         return {"left_out": ids}
 
     def check_divergence(self, step: int, values: Mapping[str, float]) -> None:
-        """
+        """Count updates that are skipped in a row.
+
         Raises:
-            RunError: so many updates in a row were skipped that the run does not learn any more.
+            RunError: so many were skipped in a row that the run no longer learns.
         """
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if values["skipped"] else 0
         if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:

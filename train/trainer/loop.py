@@ -36,7 +36,7 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
     Returns:
         `Run.summary` on the first rank, None on the others.
     Raises:
-        UsageError: a choice that this machine does not have.
+        UsageError: this machine does not support a setting.
         StoreError: the store is not one that this model can be trained on.
         RunError: `config.out` holds a run already, a checkpoint cannot be written, or training diverged.
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.

@@ -14,17 +14,17 @@ MAX_GROWTH = 4
 
 @dataclass(kw_only=True)
 class Plateau:
-    """Follows one loss from validation to validation. Its fields are kept in checkpoints."""
+    """Tracks one loss over validations. Its fields are kept in checkpoints."""
 
     best: float = inf
     best_step: int = 0
     since: int = 0
     """Validations since the best one, or since batches grew."""
     growth: int = 1
-    """How many times as large batches are as at first."""
+    """Factor on the size of batches, 1 at first."""
 
     def update(self, step: int, loss: float) -> None:
-        """Take the loss of a validation. One that is not finite is never better."""
+        """Record the loss of a validation. One that is not finite is never better."""
         if loss < self.best:
             self.best, self.best_step, self.since = loss, step, 0
         else:
@@ -38,4 +38,5 @@ class Plateau:
         return True
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
         return asdict(self)

@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 SKIPPED = 3
-"""First steps that are not profiled: they allocate memory and try algorithms."""
+"""Number of first steps that are not profiled: they allocate memory and try algorithms."""
 ROWS = 25
 
 

@@ -1,4 +1,4 @@
-"""Quarantine of utterances that make gradients infinite or NaN: they are named, and after two updates left out."""
+"""Quarantine of utterances that make gradients infinite or NaN: they are named, and left out after two updates."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ MAX_NAMED = 8
 
 
 class Validatable(Protocol):
+    """What the quarantine needs of a stage."""
+
     precision: Precision
 
-    def validate(self, batch: Batch) -> dict[str, Tensor]: ...
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean losses of a batch on the device."""
 
 
 class Quarantine:
-    """Counts the failed updates of each utterance: those whose gradients were not finite. The same on all ranks."""
+    """Counts, for each utterance, updates whose gradients were not finite. The same on all ranks."""
 
     def __init__(self, ids: np.ndarray, failures: Mapping[str, int] | None = None) -> None:
         """
         Args:
-            ids: (N,) str: of all utterances of the store.
-            failures: of an earlier one, by `to_json`.
+            ids: (N,) str: ids of all utterances of the store.
+            failures: counts to continue from, as `to_json` returned them.
         """
         self._ids = ids
         self._failures = Counter({int(number): count for number, count in (failures or {}).items()})
@@ -45,8 +48,10 @@ class Quarantine:
         return sorted(number for number, count in self._failures.items() if count >= MAX_FAILURES)
 
     def without_quarantined(self, batch: Batch) -> Batch:
-        """Return the batch without quarantined utterances; unchanged where none would be left, since ranks step
-        together: such an update is skipped again."""
+        """Return the batch without quarantined utterances.
+
+        It stays as it is if none would be left, since ranks step together: such an update is skipped again.
+        """
         good = np.flatnonzero(~np.isin(batch.numbers, self.quarantined))
         return batch if len(good) in (0, len(batch)) else batch.select(good)
 
@@ -55,7 +60,7 @@ class Quarantine:
     ) -> list[str]:
         """Count a skipped update against the utterances whose own losses are not finite, or else against all.
 
-        It counts against none where losses are finite and only their gradients, scaled for float16, are not: then the
+        It counts against none if losses are finite and only their gradients, scaled for float16, are not: then the
         loss scale was too large, and has been lowered.
 
         Args:
@@ -67,40 +72,43 @@ class Quarantine:
         finite = all(isfinite(value) for name, value in values.items() if not name.startswith("grad_norm"))
         if finite and precision.is_half and precision.scaler.is_enabled():
             return []
-        culprits = _over_ranks(_not_finite(stage, batches, device))
+        culprits = _gather(_find_not_finite(stage, batches, device))
         known = set(self.quarantined)
         counted = [number for number in culprits or utterances_of(batches) if number not in known]
         if not counted:
             return []
         self._failures.update(counted)
         whose = "because" if culprits else "one"
-        messages = [f"gradients are not finite, the update is left out: {whose} of {self._listed(counted)}"]
+        messages = [f"gradients are not finite, the update is left out: {whose} of {self._join_ids(counted)}"]
         if added := sorted(set(self.quarantined) - known):
-            messages.append(f"quarantined, no longer trained on: {self._listed(added)}")
+            messages.append(f"quarantined, no longer trained on: {self._join_ids(added)}")
         return messages
 
     def describe_explosion(self, batches: Sequence[Batch]) -> str:
         """Return a message about an update whose gradients exploded. It counts against no utterance."""
-        whose = self._listed(utterances_of(batches))
+        whose = self._join_ids(utterances_of(batches))
         return f"gradients are far larger than usual, the update is scaled down: one of {whose}"
 
     def ids(self, numbers: Sequence[int]) -> list[str]:
+        """Return the ids of utterances."""
         return [str(self._ids[number]) for number in numbers]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the number of failed updates by utterance, as a JSON object."""
         return {str(number): count for number, count in sorted(self._failures.items())}
 
-    def _listed(self, numbers: Sequence[int]) -> str:
+    def _join_ids(self, numbers: Sequence[int]) -> str:
+        """Return the first MAX_NAMED ids, and how many more there are."""
         more = len(numbers) - MAX_NAMED
         return ", ".join(self.ids(numbers[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def utterances_of(batches: Sequence[Batch]) -> list[int]:
     """Return the numbers of the utterances of an update, over all ranks."""
-    return _over_ranks(np.concatenate([batch.numbers for batch in batches]).tolist())
+    return _gather(np.concatenate([batch.numbers for batch in batches]).tolist())
 
 
-def _not_finite(stage: Validatable, batches: Sequence[Batch], device: torch.device) -> list[int]:
+def _find_not_finite(stage: Validatable, batches: Sequence[Batch], device: torch.device) -> list[int]:
     """Return the utterances whose own losses are not finite."""
     found = []
     for batch in batches:
@@ -111,5 +119,6 @@ def _not_finite(stage: Validatable, batches: Sequence[Batch], device: torch.devi
     return found
 
 
-def _over_ranks(numbers: list[int]) -> list[int]:
+def _gather(numbers: list[int]) -> list[int]:
+    """Return the numbers of all ranks."""
     return [number for of_rank in distributed.all_gather(numbers) for number in of_rank]

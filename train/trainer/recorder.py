@@ -1,4 +1,4 @@
-"""What a run writes beside checkpoints: config.json, metrics.jsonl, curves.png and the events of TensorBoard."""
+"""Recorder of a run: writes config.json, metrics.jsonl, curves.png and the events of TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class RunRecorder:
             UsageError: TensorBoard was asked for and is not installed.
         """
         self._first_rank = distributed.rank() == 0
-        wanted = config.monitoring.tensorboard and self._first_rank
-        self._tensorboard = TensorBoard(config.out / "tensorboard") if wanted else None
+        use_tensorboard = config.monitoring.tensorboard and self._first_rank
+        self._tensorboard = TensorBoard(config.out / "tensorboard") if use_tensorboard else None
         observers = [observer, *([self._tensorboard] if self._tensorboard else [])] if self._first_rank else []
         self.observer = CompositeObserver(*observers)
         self._out = config.out
         self._metrics: MetricsLog | None = None
 
     def open(self, config: RunConfig, step: int) -> None:
-        """Make the folder of the run and write config.json; metrics.jsonl continues after `step`."""
+        """Create the folder of the run, write config.json and open metrics.jsonl to continue after `step`."""
         if not self._first_rank:
             return
         self._out.mkdir(parents=True, exist_ok=True)

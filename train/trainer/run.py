@@ -63,12 +63,12 @@ class Run:
         )
 
     def is_due(self, every: int) -> bool:
-        """Return whether what happens every so many steps, 0 for never, happens after this one."""
+        """Return whether an action that happens every `every` steps, 0 for never, is due after this step."""
         return every > 0 and self.step % every == 0
 
     def train_step(self) -> None:
         """Make one update, from as many batches as it takes, and record its metrics."""
-        begun, epoch, rate = time.perf_counter(), self.stream.position.epoch, self.stage.learning_rate
+        start, epoch, rate = time.perf_counter(), self.stream.position.epoch, self.stage.learning_rate
         batches, wait = self._next_batches()
         precision = self._begin_step()
         microbatches = self.stage.microbatches.splits
@@ -87,7 +87,7 @@ class Run:
             lr=rate,
             loss_scale=self.precision.scaler.get_scale(),
             precision=precision,
-            step_s=time.perf_counter() - begun,
+            step_s=time.perf_counter() - start,
             wait_s=wait,
             **amounts(batches),
             quarantined=len(self.quarantine.quarantined),
@@ -96,8 +96,8 @@ class Run:
         self.bad_updates.check_divergence(self.step, values)
 
     def validate(self) -> None:
-        """Validate, record the losses, and do what follows from them: grow batches, note the best step."""
-        begun = time.perf_counter()
+        """Validate and record the losses; then note the best step, and grow batches where that is due."""
+        start = time.perf_counter()
         values = self.validator.validate(self.step)
         if not values:
             return
@@ -107,7 +107,7 @@ class Run:
             epoch=self.stream.position.epoch + 1,
             **values,
             utterances=len(self.data.validation),
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - start,
         )
         self._follow_validation(values[self.stage.tracked_metrics[0]])
 
@@ -155,11 +155,13 @@ class Run:
         }
 
     def _begin(self) -> Position:
+        """Load pretrained weights and return the first position."""
         for line in self.stage.load_pretrained(self.config.model):
             self.observer.log(line)
         return Position.start()
 
     def _restore(self, state: dict[str, Any]) -> Position:
+        """Restore the state of a checkpoint and return its position."""
         check_same_store(self.data.store, state["store"], self.stage.features)
         self.stage.load_state_dict(state["stage"])
         self.stage.microbatches.splits = state["pieces"]
@@ -195,7 +197,7 @@ class Run:
         """Set the precision of this step, and return its name."""
         self.precision.step_number = self.step
         if self.precision.is_half and self.step == self.precision.fp32_steps:
-            self.stage.microbatches.splits = 1  # what float32 had no memory for may fit from here on
+            self.stage.microbatches.splits = 1  # half precision may fit what float32 did not
         return self.precision.name if self.precision.is_half else "fp32"
 
     def _follow_validation(self, loss: float) -> None:

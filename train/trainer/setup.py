@@ -1,4 +1,4 @@
-"""Setup of training: automatic settings chosen, the store opened, the model constructed. For runs and measurements."""
+"""Setup of training, for runs and measurements: choose settings, open the store and construct the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from headrace.train.trainer import auto_settings
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """What steps of training need."""
+    """Everything that training steps need."""
 
     config: RunConfig
     """The config, with automatic settings resolved."""
@@ -31,7 +31,7 @@ class TrainingSetup:
     precision: Precision
     data: TrainingData
     stage: Stage
-    """The model, with weights by the seed of the config; the same on all ranks."""
+    """The model, with weights drawn from the config's seed; the same on all ranks."""
 
     def stream(self, position: Position) -> Stream:
         """Open a stream of this rank's batches from a position on."""

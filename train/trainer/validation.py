@@ -16,7 +16,7 @@ from headrace.train.trainer.setup import TrainingSetup
 
 
 class Validator:
-    """Computes validation losses, always over the same batches, and has samples synthesised."""
+    """Computes validation losses, always over the same batches, and writes samples."""
 
     def __init__(self, setup: TrainingSetup, samples: SampleWriter | None, observer: Observer) -> None:
         """
@@ -29,8 +29,10 @@ class Validator:
             observer.log(samples.describe())
 
     def validate(self, step: int) -> dict[str, float]:
-        """Return mean losses, and mean scores of the samples; nothing where no utterance is held out. Weights and
-        random state stay as they are."""
+        """Return mean losses, and mean scores of the samples; empty if no utterance is held out.
+
+        Weights and random state stay as they are.
+        """
         setup, sums = self._setup, dict[str, Tensor]()
         for numbers in self._batches:
             batch = read_batch(setup.data.store, setup.stage.features, numbers)
@@ -43,7 +45,7 @@ class Validator:
         return metrics.to_floats({name: value / count for name, value in sums.items()}) | self._write_samples(step)
 
     def _write_samples(self, step: int) -> dict[str, float]:
-        """Synthesise and write the samples. Returns their mean scores. Training continues where the disk is full."""
+        """Synthesise and write the samples. Returns their mean scores. Training continues if the disk is full."""
         if self._samples is None:
             return {}
         try:
