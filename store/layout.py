@@ -1,4 +1,4 @@
-"""Where things lie in a store, and how a corpus is cut into parts.
+"""Layout of a store: its files, and how a corpus is divided into parts.
 
 STORE/
   zarr.json        attributes: format, sample_rate, hop, preset, features, plan

@@ -1,4 +1,4 @@
-"""Models that features learned from the whole store, such as cluster centres: one file each, known by its digest."""
+"""Models that features learned from the whole store, such as cluster centres: one file each, identified by digest."""
 
 from __future__ import annotations
 

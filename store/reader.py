@@ -1,6 +1,6 @@
 """Reads a store: single utterances without a copy, batches with one copy for each feature.
 
-`array_reader` reads the rows of one array. This module finds out, for a whole batch at once, which rows they are: no
+`array_reader` reads the rows of one array. This module finds, for a whole batch at once, which rows they are: no
 Python runs for a frame, and no more than a slice for an utterance.
 """
 

@@ -20,7 +20,7 @@ def format_size(count: float) -> str:
 def format_duration(seconds: float) -> str:
     """Format a time span: 75 -> `1 min 15 s`."""
     minutes, rest = divmod(round(seconds), 60)
-    whole, minutes = divmod(minutes, 60)
-    parts = [(whole, "h"), (minutes, "min"), (rest, "s")]
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
     nonzero = [f"{count} {unit}" for count, unit in parts if count]
     return " ".join(nonzero[:2]) or f"{seconds:.1f} s"

@@ -171,7 +171,7 @@ def write_array(
         values: (rows, ...) numbers.
         dimensions: a name for each axis.
     Returns:
-        The CRC-32C of the metadata and of each inner chunk as stored, eight hexadecimal digits each, joined.
+        The CRC-32C of the metadata and of each inner chunk as stored, eight hexadecimal digits each, concatenated.
     """
     import zarr
     from zarr.codecs import ZstdCodec

@@ -28,7 +28,7 @@ MAX_OPEN_SHARE = 0.25
 MAX_MAPPINGS = 65530
 """Default limit of Linux for the memory mappings of a process."""
 MAX_GAP_BYTES = 32 << 10
-"""Two pieces no farther apart are prefetched as one: reading the gap costs less than a second request."""
+"""Two spans no farther apart are prefetched as one: reading the gap costs less than a second request."""
 
 
 class MappedArray:
@@ -69,10 +69,10 @@ class MappedArray:
         return [self.values[start:stop] for start, stop in spans]
 
     def addresses(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
-        """Return where pieces of the array lie in memory.
+        """Return the addresses of spans of rows in memory.
 
         Args:
-            start, stop: (B,) int64, first row and one past the last of each piece.
+            start, stop: (B,) int64, first row and one past the last of each span.
         Returns:
             (B,) int64 addresses, and an object to keep alive as long as they are used.
         """
@@ -84,7 +84,7 @@ class MappedArray:
         """Ask the kernel to read rows from the disk while this process does something else. Windows is not asked.
 
         Args:
-            start, stop: (B,) int64, first row and one past the last of each piece; ascending.
+            start, stop: (B,) int64, first row and one past the last of each span; ascending.
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return

@@ -1,6 +1,6 @@
 """Compiled loops over the utterances of a batch.
 
-NumPy takes 2.3 us for each piece that it concatenates, half as long as copying the piece. Importing this takes 0.8 s.
+NumPy takes 2.3 us for each block that it concatenates, half as long as copying the block. Importing this takes 0.8 s.
 
 Shapes: B utterances of the batch, N of the store, P parts.
 """
@@ -51,16 +51,16 @@ def locate(numbers: Any, bounds: Any, offsets: Any) -> tuple[np.ndarray, np.ndar
 
 @eager_jit(types.uint8[::1], INTEGERS, INTEGERS, types.int64)
 def gather(out: Any, sources: Any, sizes: Any, stride: int) -> None:
-    """Copy pieces of memory into a buffer, one after the other.
+    """Copy blocks of memory into a buffer, one after the other.
 
     Args:
         out: (bytes,) uint8, the buffer.
-        sources: (B,) int64, addresses of the pieces.
-        sizes: (B,) int64, sizes of the pieces in bytes.
-        stride: bytes from the beginning of one piece in `out` to that of the next, padded with zeros; -1 packs the
-            pieces without padding.
+        sources: (B,) int64, addresses of the blocks.
+        sizes: (B,) int64, sizes of the blocks in bytes.
+        stride: bytes from the beginning of one block in `out` to that of the next, padded with zeros; -1 packs the
+            blocks without padding.
     Raises:
-        ValueError: the pieces do not fill `out`, or one is longer than the stride. Nothing is written past the end.
+        ValueError: the blocks do not fill `out`, or one is longer than the stride. Nothing is written past the end.
     """
     start, position = out.ctypes.data, 0
     for i in range(len(sources)):

@@ -102,16 +102,16 @@ class ShardedArray:
 
         def span(start: int, stop: int) -> np.ndarray:
             first = start // count
-            pieces = [rows[chunk] for chunk in range(first, -(-stop // count))] or [self._to_rows(b"")]  # no rows
-            joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-            return joined[start - first * count : stop - first * count]
+            chunks = [rows[chunk] for chunk in range(first, -(-stop // count))] or [self._to_rows(b"")]  # no rows
+            all_rows = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+            return all_rows[start - first * count : stop - first * count]
 
         return [span(start, stop) for start, stop in spans]
 
     def addresses(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
-        """Return where pieces of the array lie in memory, and what keeps them there, as `MappedArray.addresses`."""
-        pieces = self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
-        return np.array([address_of(piece) for piece in pieces]), pieces
+        """Return the addresses of spans of rows, and the arrays that hold them, as `MappedArray.addresses`."""
+        arrays = self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
+        return np.array([address_of(array) for array in arrays]), arrays
 
     def _fetch(self, chunks: list[int]) -> list[np.ndarray]:
         bounds = [(start, stop) for start, stop in self._bounds[chunks].tolist()]

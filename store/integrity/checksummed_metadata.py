@@ -26,7 +26,7 @@ def crc32c(data: Any) -> str:
 
 
 def split_checksums(checksums: str) -> list[str]:
-    """Split the joined checksums of an array: that of its metadata, then that of each block."""
+    """Split the concatenated checksums of an array: that of its metadata, then that of each block."""
     return [checksums[start : start + 8] for start in range(0, len(checksums), 8)]
 
 

@@ -1,4 +1,4 @@
-"""Where stores and corpora lie: folders of this machine, or prefixes of a bucket.
+"""Storage of stores and corpora: folders of this machine, or prefixes of a bucket.
 
     path = parse_path("s3://bucket/store")
     names = storage_of(path).list_names(path)

@@ -32,10 +32,10 @@ T = TypeVar("T")
 SCHEME = "s3://"
 CONCURRENT_REQUESTS = 32
 """Requests to a bucket at once. Each waits some 30 ms for its answer."""
-UPLOAD_PIECE_BYTES = 8 << 20
-"""Size of a piece of a multipart upload. A piece is sent again when the connection breaks, and has to arrive within
-`read_timeout`; with all pieces that a part uploads at once, that takes 3.5 Mbit/s."""
-CONCURRENT_PIECES = 2
+UPLOAD_PART_BYTES = 8 << 20
+"""Size of a part of a multipart upload. A part is sent again when the connection breaks, and has to arrive within
+`read_timeout`; with all parts that are uploaded at once, that takes 3.5 Mbit/s."""
+CONCURRENT_UPLOADS = 2
 
 TIMEOUTS: ClientConfig = {"connect_timeout": "5s", "read_timeout": "120s", "timeout": "1h"}
 RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": timedelta(minutes=4)}
@@ -130,14 +130,14 @@ class S3Path:
 
         def copy() -> None:
             with file.open("wb") as opened:
-                opened.writelines(self._client.get(self.key).stream(UPLOAD_PIECE_BYTES))
+                opened.writelines(self._client.get(self.key).stream(UPLOAD_PART_BYTES))
 
         self._request("read", copy)
 
     def write(self, chunks: Iterable[bytes]) -> None:
         """Create or replace the object: readers see the old content or the new one.
 
-        A large object is uploaded in pieces. Those of an interrupted upload are invisible, but stored and paid for
+        A large object is uploaded in parts. Those of an interrupted upload are invisible, but stored and paid for
         until the bucket's lifecycle rule AbortIncompleteMultipartUpload deletes them.
 
         Args:
@@ -146,12 +146,12 @@ class S3Path:
 
         def put() -> None:
             rest = iter(chunks)
-            first = _take_bytes(rest, UPLOAD_PIECE_BYTES)
-            if len(first) < UPLOAD_PIECE_BYTES:
+            first = _take_bytes(rest, UPLOAD_PART_BYTES)
+            if len(first) < UPLOAD_PART_BYTES:
                 self._client.put(self.key, first, use_multipart=False)
             else:
-                pieces = chain([first], rest)
-                self._client.put(self.key, pieces, chunk_size=UPLOAD_PIECE_BYTES, max_concurrency=CONCURRENT_PIECES)
+                all_chunks = chain([first], rest)
+                self._client.put(self.key, all_chunks, chunk_size=UPLOAD_PART_BYTES, max_concurrency=CONCURRENT_UPLOADS)
 
         self._request("written", put)
 
@@ -229,10 +229,10 @@ def endpoint() -> str:
 
 def _take_bytes(chunks: Iterator[bytes], size: int) -> bytes:
     """Return chunks from the front of an iterator, joined, until they are `size` bytes or more."""
-    taken = bytearray()
-    while len(taken) < size and (chunk := next(chunks, b"")):
-        taken += chunk
-    return bytes(taken)
+    joined = bytearray()
+    while len(joined) < size and (chunk := next(chunks, b"")):
+        joined += chunk
+    return bytes(joined)
 
 
 class S3Storage:

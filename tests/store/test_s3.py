@@ -301,10 +301,8 @@ def test_throttling_and_broken_connections_are_survived(
     assert lasting(contents(bucket / "S")) == built and not list(verify(bucket / "S"))
 
 
-def test_large_files_go_up_in_pieces_and_survive_too(
-    bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(s3, "UPLOAD_PIECE_BYTES", 5 << 20)
+def test_multipart_uploads_survive_too(bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "UPLOAD_PART_BYTES", 5 << 20)
     data = [bytes([n]) * (1 << 20) for n in range(13)]
     faulty = {3: "503", 5: "reset", 7: "cut"}
     for shift in range(3):

@@ -17,7 +17,7 @@ ALIGNMENT_COLOUR = "#2fb5e0"
 def draw_sample(sample: Sample) -> Figure:
     """Draw log-mels of the recording and of the synthesised speech.
 
-    Below them is the attention of frames to phones, if the model has it, with the aligned phones, if the store has them.
+    Below them is the attention of frames to phones if the model has it, with aligned phones if the store has them.
     """
     from matplotlib.figure import Figure  # takes a second to import
 

@@ -1,4 +1,4 @@
-"""From a batch of the store to the inputs of the text-to-semantic decoder.
+"""Preparation of the inputs of the text-to-semantic decoder from a batch of the store.
 
 Shapes: B batch, X phones of the longest utterance, Y codes of the longest, E channels of BERT.
 """

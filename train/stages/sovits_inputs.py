@@ -1,4 +1,4 @@
-"""From a batch of the store to the inputs of the SoVITS networks.
+"""Preparation of the inputs of the SoVITS networks from a batch of the store.
 
 Shapes: B batch, T frames of the longest utterance, padded; S samples, H samples of a hop, W content channels,
 F spectrogram bins, P phones, C latent channels, V channels of a speaker vector.
