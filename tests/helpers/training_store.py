@@ -137,13 +137,13 @@ class Silent:
     """A `headrace.train.monitoring.observer.Observer` that remembers."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.records: list[dict[str, Any]] = []
         self.spoken: dict[int, list[Sample]] = {}
         self.begun: tuple[int, int | None, tuple[str, ...]] | None = None
 
     def log(self, line: str) -> None:
-        self.said.append(line)
+        self.messages.append(line)
 
     def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
         self.begun = (step, last_step, tuple(tracked))

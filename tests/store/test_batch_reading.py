@@ -113,7 +113,7 @@ def test_a_compressed_batch_is_no_view(tmp_path: Path) -> None:
     assert compressed.view_batch("mel", compressed.locate("frames", np.arange(1, 4))) is None
 
 
-def test_the_way_of_reading_is_told_with_its_reason(mapped: Store, tmp_path: Path) -> None:
+def test_the_read_method_is_described(mapped: Store, tmp_path: Path) -> None:
     assert mapped.read_method == "mapped into memory, since it is not compressed and lies on this machine"
     assert make(tmp_path, "zstd").read_method.endswith("since it is compressed")
 
@@ -207,7 +207,7 @@ def test_a_chunk_that_could_not_be_fetched_is_tried_again() -> None:
     assert len(cache.get("file", [0, 1], lambda chunks: [np.zeros(1) for _ in chunks])) == 2
 
 
-def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_locality_fetches_each_chunk_about_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cache of a tenth of the store."""
     reading.make(tmp_path / "STORE", 1200, "zstd")
     monkeypatch.setattr(shard.ChunkCache.__init__, "__defaults__", (10 << 20,))
@@ -233,7 +233,7 @@ def test_steps_that_keep_together_fetch_each_chunk_about_once(tmp_path: Path, mo
 @given(
     st.lists(st.integers(1, 2000), min_size=1, max_size=90), st.integers(1, 9), st.integers(1, 3), st.integers(0, 99)
 )
-def test_steps_keep_together_and_none_is_lost(lengths: list[int], together: int, world: int, seed: int) -> None:
+def test_chunk_locality_loses_no_step(lengths: list[int], together: int, world: int, seed: int) -> None:
     frames, world = np.array(lengths), min(world, len(lengths))
     plan = plan_epoch(frames, Position.start(world), batch_frames=4000, seed=seed, chunk_locality=together)
     assert sorted(plan.turns.ravel()) == list(range(len(plan.bounds) - 1))
@@ -271,7 +271,7 @@ def test_a_store_checks_each_mapped_block_once(mapped: Store, monkeypatch: pytes
     assert len([size for size in compared if size > 2000]) == blocks  # what is smaller are metadata
 
 
-def test_the_kernel_is_told_of_all_that_will_be_read(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_advised_of_all_reads(mapped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """And of no more than the gaps between it."""
     told = list[list[int]]()
     monkeypatch.setattr(prefetch, "prefetch", lambda address, spans, advice: told.extend(spans.tolist()))
@@ -313,7 +313,7 @@ def resident() -> int:
 
 
 @pytest.mark.soak
-def test_streaming_for_long_grows_nothing(tmp_path: Path) -> None:
+def test_long_streaming_leaks_nothing(tmp_path: Path) -> None:
     """With random pauses, seeks and restarts, in other worlds and by other numbers of threads. For half an hour, or
     HEADRACE_SOAK_SECONDS."""
     reading.make(tmp_path / "STORE", 3000)

@@ -104,7 +104,7 @@ def test_a_condition_means_what_it_means_in_python(where):
         ("None", "neither a number nor a text", 0),
     ],
 )
-def test_what_cannot_be_used_is_shown_in_its_place(where, message, place):
+def test_errors_point_to_their_position(where, message, place):
     with pytest.raises(UsageError, match=message) as caught:
         matching(where)
     assert caught.value.exit_code == 2
@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_shown_in_its_place(where, message, place):
         "duration < 3 " * 999,
     ],
 )
-def test_nothing_else_is_understood(where):
+def test_other_syntax_is_refused(where):
     with pytest.raises(UsageError):
         matching(where)
 

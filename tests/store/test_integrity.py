@@ -169,7 +169,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_damaged_goes_and_all_else_stays(root: Path, damage: str) -> None:
+def test_repair_deletes_damaged_parts_only(root: Path, damage: str) -> None:
     before = everything(root)
     DAMAGE[damage](root)
     hurt = everything(root)
@@ -238,7 +238,7 @@ def test_a_repair_killed_at_any_moment_is_finished_by_the_next(
     assert moment > 20
 
 
-def test_a_store_of_which_nothing_is_whole_is_left_alone(root: Path) -> None:
+def test_a_store_with_nothing_intact_is_left_unchanged(root: Path) -> None:
     """As one looks that another version wrote."""
     for file in (root / "zarr.json", *root.glob("parts/0*/zarr.json")):
         file.write_bytes(file.read_bytes().replace(b'"crc32c": "', b'"checksum": "'))
@@ -247,7 +247,7 @@ def test_a_store_of_which_nothing_is_whole_is_left_alone(root: Path) -> None:
     assert result.exit_code == 1 and "build another store" in result.stderr and everything(root) == before
 
 
-def test_broken_laws_are_told_and_nothing_is_dropped_for_them(tmp_path: Path) -> None:
+def test_inconsistencies_are_reported_and_nothing_is_deleted(tmp_path: Path) -> None:
     part = make_part(0, [5, 6])
     part.arrays["mel"][3, 7] = np.inf
     create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 2}})

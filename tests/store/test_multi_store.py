@@ -51,7 +51,7 @@ def joined(request: pytest.FixtureRequest, tmp_path: Path, roots: list[Path]) ->
     return store.open(roots if request.param == "list" else listed(tmp_path, roots))
 
 
-def test_it_holds_what_each_of_them_holds(joined: Store, roots: list[Path]) -> None:
+def test_a_multi_store_holds_the_utterances_of_each_store(joined: Store, roots: list[Path]) -> None:
     alone = [store.open(root) for root in roots]
     assert len(joined) == sum(map(len, alone)) == 8 and joined.complete and len(joined.parts) == 1 + 2 + 3
     for of in ("ids", "speakers", "languages", "texts", "frames", "phones_n"):
@@ -66,7 +66,7 @@ def test_it_holds_what_each_of_them_holds(joined: Store, roots: list[Path]) -> N
             number += 1
 
 
-def test_batches_over_the_seam(joined: Store) -> None:
+def test_batches_across_stores(joined: Store) -> None:
     numbers = np.array([6, 0, 3, 7, 2, 4])
     out = np.full((6, 1000, 128), 7, np.float16)
     joined.read_into("mel", joined.locate("frames", numbers), out)
@@ -161,14 +161,14 @@ def test_an_utterance_may_not_come_twice(tmp_path: Path, roots: list[Path]) -> N
         ),
     ],
 )
-def test_mistakes_are_told(
+def test_errors_are_reported(
     roots: list[Path], where: Callable[[list[Path]], object], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         store.open(where(roots))  # type: ignore[arg-type]
 
 
-def test_commands_take_a_list_of_stores(tmp_path: Path, roots: list[Path]) -> None:
+def test_commands_accept_a_list_of_stores(tmp_path: Path, roots: list[Path]) -> None:
     info = json.loads(call(store_command, "info", listed(tmp_path, roots), "--json").stdout)
     assert info["utterances"] == 8 and info["parts"] == info["parts_planned"] == 6 and info["complete"]
     assert "8 utterances" in call(store_command, "info", listed(tmp_path, roots)).stdout

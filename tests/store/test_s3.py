@@ -187,7 +187,7 @@ def test_damage_is_found_and_named(root: StoragePath) -> None:
     assert "cannot be read" in next(iter(verify(root))).what
 
 
-def test_what_is_damaged_is_dropped_and_can_be_made_again(root: StoragePath, tmp_path: Path) -> None:
+def test_damaged_parts_are_deleted_and_can_be_rebuilt(root: StoragePath, tmp_path: Path) -> None:
     parts, there = make_store(root), parse_path(root)
     mel = layout.part_path(root, 1) / "mel" / layout.shard_name(2)
     storage_of(mel).write(mel, [mel.read_bytes()[:-9]])
@@ -214,7 +214,7 @@ def delete(file: StoragePath) -> None:
         file.unlink()
 
 
-def test_a_part_without_its_seal_is_not_there(bucket: S3Path) -> None:
+def test_a_part_without_its_seal_is_ignored(bucket: S3Path) -> None:
     make_store(bucket)
     index.delete(bucket)
     delete(bucket / "parts/00001/zarr.json")
@@ -222,7 +222,7 @@ def test_a_part_without_its_seal_is_not_there(bucket: S3Path) -> None:
     assert opened.parts.tolist() == [0] and not opened.complete
 
 
-def test_no_store_is_one_line(root: StoragePath) -> None:
+def test_a_missing_store_is_a_one_line_error(root: StoragePath) -> None:
     with pytest.raises(NotAStore, match="is not a Headrace store: make one with featurize build"):
         store.open(root)
 
@@ -264,7 +264,7 @@ def test_a_build_into_a_bucket_is_the_one_on_disk(corpus: Path, built: dict[str,
     assert again["parts_built"] == 0 and lasting(contents(bucket)) == built
 
 
-def test_features_join_a_store_in_a_bucket_as_they_do_on_disk(bucket: S3Path, tmp_path: Path) -> None:
+def test_features_are_added_in_a_bucket_as_on_disk(bucket: S3Path, tmp_path: Path) -> None:
     """The array's metadata come last, at first without the seal: until they have it the array counts for nothing."""
     for root in (bucket, tmp_path / "S"):
         training_store.build(root, parts=3)
@@ -381,7 +381,7 @@ def test_every_format_scans_as_on_disk(bucket: S3Path, tmp_path: Path, make: Cal
     assert scanned(there) == scanned(here) and corpora.detect_format(there) == corpora.detect_format(here)
 
 
-def test_a_list_names_what_lies_in_the_bucket_and_nothing_else(bucket: S3Path, tmp_path: Path) -> None:
+def test_a_listing_names_the_objects_of_the_bucket(bucket: S3Path, tmp_path: Path) -> None:
     for name in ("a.wav", "sub/b.flac"):
         corpus_formats.record(tmp_path / "corpus" / name)
     there = upload(tmp_path / "corpus", bucket / "corpus")
@@ -433,7 +433,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_a_storage_that_stays_away_is_no_fault_of_a_recording(
+def test_unreachable_storage_does_not_reject_recordings(
     bucket: S3Path, proxy: Proxy, corpus: Path, impatient: None, isolated: bool
 ) -> None:
     upload(corpus, bucket)
@@ -474,9 +474,7 @@ def said(result: Result, code: int, line: str) -> None:
     assert result.exit_code == code and line in error, result.stderr
 
 
-def test_what_is_wrong_with_the_storage_is_said_at_once(
-    bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_errors_are_reported_at_once(bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     proxy.fault = lambda *_: "403"
     said(call(store_command, "info", bucket), 1, "403 Forbidden (AccessDenied). Check AWS_ACCESS_KEY_ID")
@@ -496,9 +494,7 @@ def test_what_is_wrong_with_the_storage_is_said_at_once(
     assert time.monotonic() - started < 10
 
 
-def test_a_storage_that_stays_away_ends_in_one_line(
-    bucket: S3Path, proxy: Proxy, corpus: Path, impatient: None
-) -> None:
+def test_unreachable_storage_is_a_one_line_error(bucket: S3Path, proxy: Proxy, corpus: Path, impatient: None) -> None:
     proxy.fault = lambda method, path, number: "503" if method == "PUT" and "/mel/" in path else ""
     result = build(corpus, bucket, "--part-hours", 0.001)
     said(result, 1, "503 Service Unavailable (SlowDown). Once that is fixed, run the same command again to continue.")

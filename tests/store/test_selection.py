@@ -22,7 +22,7 @@ def corpus(tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("where") / "store").path
 
 
-def test_a_selection_says_what_is_out_and_why(corpus):
+def test_a_selection_reports_excluded_utterances(corpus):
     data = open_training_data(corpus, lambda _: {}, DataConfig(where="frames < 80 and id != 'utt3' and 'la' in text"))
     kept = [n for n, frames in enumerate(FRAMES) if frames < 80 and n != 3]
     assert sorted([*data.training, *data.validation]) == kept
@@ -39,7 +39,7 @@ def test_a_selection_says_what_is_out_and_why(corpus):
     assert any("not frames < 80: 5 utterances (0.1 min)" in line for line in data.lines())
 
 
-def test_every_column_of_a_store_can_be_asked_for(corpus):
+def test_every_column_of_a_store_can_be_used(corpus):
     wanted = (
         "duration < 1.5 and frames < 75 and phones > 1 and phones_n > 1 and aligned and "
         "characters == 2 and text == 'la' and speaker == 's' and language == 'en' and id != ''"

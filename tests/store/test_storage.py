@@ -17,7 +17,7 @@ from headrace.store.storage.s3 import S3Path, S3Storage
 from tests.helpers.parts import make_store
 
 
-def test_a_path_or_url_names_where_it_lies(tmp_path: Path) -> None:
+def test_paths_and_urls_are_parsed(tmp_path: Path) -> None:
     assert parse_path(str(tmp_path)) == parse_path(tmp_path) == tmp_path
     assert parse_path("s3://bucket/a//b/") == S3Path("bucket", "a/b") == parse_path(S3Path("bucket", "a/b"))
     assert isinstance(storage_of(S3Path("bucket", "a")), S3Storage)
@@ -80,7 +80,7 @@ def test_tails_and_ranges_of_a_file(tmp_path: Path) -> None:
         storage.size(tmp_path / "other")
 
 
-def test_a_store_is_read_where_the_kernel_takes_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_is_read_without_madvise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: no `madvise`, and no `resource`."""
     monkeypatch.delattr(mmap, "MADV_WILLNEED")
     monkeypatch.setitem(sys.modules, "resource", None)

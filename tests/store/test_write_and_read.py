@@ -141,7 +141,7 @@ def test_verify_names_the_part_the_array_and_the_block(root: Path) -> None:
 
 
 @pytest.mark.parametrize("law", ["alignment", "finite", "order", "total"])
-def test_verify_knows_the_laws(tmp_path: Path, law: str) -> None:
+def test_verify_finds_inconsistencies(tmp_path: Path, law: str) -> None:
     create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 4 if law == "total" else 3}})
     part = make_part(0, [10, 20, 30] if law != "order" else [10, 30, 20])
     if law == "alignment":
@@ -175,7 +175,7 @@ def test_a_cut_shard_is_refused_and_named(root: Path) -> None:
         opened.read("mel", 11)
 
 
-def test_unknown_utterances_get_near_ones_named(root: Path) -> None:
+def test_unknown_ids_suggest_similar_ones(root: Path) -> None:
     opened = store.open(root)
     assert opened.ids[opened.find("s0/ünï 3.wav")] == "s0/ünï 3.wav"
     with pytest.raises(StoreError, match=r"s0/ünï 3\.wav"):

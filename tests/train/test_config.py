@@ -30,7 +30,7 @@ def former(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_config_round_trip() -> None:
     given = config(stage="gpt", voice=Path("s2G.pth"), samples=2, init=Path("s1.ckpt"), max_steps=7)
     assert RunConfig.from_json(given.to_json()) == given
 
@@ -57,7 +57,7 @@ def test_options_that_a_run_keeps_are_named_as_on_the_command_line(former: Path)
     assert caught.value.details == (f"--seed: 3 in {former}, 4 now", f"--grad-accum: 2 in {former}, 8 now")
 
 
-def test_an_option_that_is_not_there() -> None:
+def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="no option 'accumulate'"):
         config(accumulate=2)
 

@@ -19,6 +19,6 @@ def test_every_name_can_be_imported() -> None:
         assert getattr(train, name).__doc__, name
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"module 'headrace\.train' has no attribute 'nothing'"):
         train.nothing  # noqa: B018

@@ -72,7 +72,7 @@ def test_a_file_that_would_run_code_is_refused_by_name(tmp_path: Path, place: st
     assert trace.exists()  # it would have
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     for data in (b"", b"P", b"RIFFxxxx", b"07" + bytes(50), b"PK", b"05" + bytes(50)):
         path.write_bytes(data)
@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "absent.pth")
 
 
-def test_a_damaged_file_is_never_taken_for_a_sound_one(tmp_path: Path) -> None:
+def test_damaged_files_are_always_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     write(path, WEIGHTS, {"model": {"version": "v2"}}, "1epoch_2iteration")
     sound, dice = path.read_bytes(), random.Random(0)
@@ -133,7 +133,7 @@ def test_a_round_trip_keeps_every_tensor(tmp_path: Path, head: bytes) -> None:
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_write_errors_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="Cannot write"):
         write(tmp_path / "file" / "x.pth", WEIGHTS, {}, "")
@@ -146,7 +146,7 @@ def generator(config: sovits_config.SovitsConfig) -> SynthesizerTrn:
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "v2Pro", "v2ProPlus"])
-def test_generators_are_written_as_upstream_knows_them(golden: Path, tmp_path: Path, version: str) -> None:
+def test_generators_are_written_in_upstream_s_format(golden: Path, tmp_path: Path, version: str) -> None:
     published = json.loads((golden / f"s2G_{version}_state.json").read_text())["state"]
     path, model = tmp_path / "voice.pth", generator(getattr(sovits_config, version)())
     assert export.export_sovits(path, model, name="voice", epoch=8, step=120) == version
@@ -168,7 +168,7 @@ def test_generators_are_written_as_upstream_knows_them(golden: Path, tmp_path: P
     assert made.config["data"]["filter_length"] == 2048 and made.config["data"]["hop_length"] == 640
 
 
-def test_decoders_are_written_as_upstream_knows_them(golden: Path, tmp_path: Path) -> None:
+def test_decoders_are_written_in_upstream_s_format(golden: Path, tmp_path: Path) -> None:
     published = json.loads((golden / "s1_v2_state.json").read_text())["state"]
     with torch.device("meta"):
         model = Text2SemanticDecoder(gpt_config.v2())
@@ -186,7 +186,7 @@ def test_decoders_are_written_as_upstream_knows_them(golden: Path, tmp_path: Pat
     assert_equal(dict(fresh.state_dict()), {name: of.float() for name, of in read(path).weights.items()})
 
 
-def test_files_are_called_what_upstream_calls_them() -> None:
+def test_files_have_upstream_s_names() -> None:
     assert export.sovits_file("anna", 8, 120) == "anna_e8_s120.pth"
     assert export.gpt_file("anna", 15) == "anna-e15.ckpt"
 
@@ -204,7 +204,7 @@ def test_sizes_that_upstream_does_not_know_are_not_written(tmp_path: Path) -> No
     assert export.export_sovits(tmp_path / "x.pth", trained, name="x", epoch=1, step=1) == "v2"
 
 
-def test_weights_of_another_model_are_refused_in_words(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_described(tmp_path: Path) -> None:
     path = tmp_path / "D.pth"
     with torch.device("meta"):
         six, eight = (MultiPeriodDiscriminator(of.periods, 64) for of in (sovits_config.v2(), sovits_config.v2Pro()))
@@ -236,7 +236,7 @@ def test_a_report_tells_what_does_not_fit() -> None:
     assert module["a"].weight.dtype == torch.float32 and (module["a"].weight == 0.25).all()
 
 
-def test_weights_written_for_speaking_alone_do_not_begin_a_training(tmp_path: Path) -> None:
+def test_inference_weights_do_not_initialise_training(tmp_path: Path) -> None:
     model = generator(sovits_config.v2())
     export.export_sovits(tmp_path / "x.pth", model, name="x", epoch=1, step=1)
     with pytest.raises(RunError, match="103 missing") as caught:

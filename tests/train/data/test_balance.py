@@ -26,7 +26,7 @@ def test_balancing_leaves_no_utterance_out(corpus, evenness, seed):
     assert abs(times.sum() - repeated.sum()) < 1
 
 
-def test_evenness_goes_from_as_it_is_to_equal():
+def test_balance_strength_goes_from_unchanged_to_equal():
     groups, frames = np.array([*"aaaaaaab"]), np.full(8, 100)
     np.testing.assert_array_equal(repetitions(groups, frames, 0.0), np.ones(8))
     even = repetitions(groups, frames, 1.0)

@@ -56,7 +56,7 @@ def test_every_utterance_comes_exactly_once(lengths, budget, seed, epoch, neighb
 
 @settings(deadline=None)
 @given(LENGTHS, BUDGET, st.integers(1, 12), st.none() | st.integers(1, 9))
-def test_batches_keep_their_budget(lengths, budget, world, most):
+def test_batches_stay_within_their_limits(lengths, budget, world, most):
     if world > len(lengths):
         return
     plan = plan_epoch(lengths, Position.start(world), batch_frames=budget, seed=0, max_utterances=most)
@@ -116,7 +116,7 @@ def test_resuming_on_as_many_ranks_changes_nothing():
     assert position.next_epoch() == Position(epoch=1, history=((3, 0),))
 
 
-def test_too_few_left_for_all_ranks_is_said():
+def test_too_few_utterances_for_all_ranks_is_an_error():
     lengths = np.full(8, 100)
     position = Position.start().after_step().for_world(8)
     with pytest.raises(UsageError, match="4 utterances are left of epoch 0 and cannot be dealt to 8 ranks: use 4"):
@@ -158,7 +158,7 @@ def test_small_and_large_corpora(count, padded, again):
     assert meeting_again(*plans) < again
 
 
-def test_padding_is_what_it_is_said_to_be():
+def test_padding_of_counts_padded_frames():
     lengths = log_normal(2000)
     plan = plan_epoch(lengths, Position.start(), batch_frames=9600, seed=0)
     padded = sum(len(b) * int(lengths[b].max()) for b in batches(plan))
@@ -166,7 +166,7 @@ def test_padding_is_what_it_is_said_to_be():
 
 
 @pytest.mark.parametrize("share", [0.005, 0.01, 0.02])
-def test_the_padding_that_is_allowed_is_what_comes(share):
+def test_padding_reaches_the_allowed_share(share):
     lengths = log_normal(20_000)
     plan = plan_epoch(lengths, Position.start(), batch_frames=9600, seed=0, padding=share)
     assert padding_of(lengths, plan) == pytest.approx(share, rel=0.03)
@@ -184,7 +184,7 @@ def test_neighbours_are_mostly_of_one_length_and_meet_again_half_of_the_time():
     assert 0.3 < meeting_again(*plans) < 1
 
 
-def test_utterances_meet_all_that_are_about_as_long():
+def test_utterances_meet_all_of_similar_length():
     """Over many epochs an utterance of 250 frames has been with most of those that differ by less than 1 %."""
     lengths = log_normal(20_000)
     one = int(np.argmin(np.abs(lengths - 250)))
@@ -197,7 +197,7 @@ def test_utterances_meet_all_that_are_about_as_long():
     assert len(met & alike) / len(alike) > 0.6
 
 
-def test_an_order_is_for_ever():
+def test_orders_never_change_between_versions():
     """A run under way is resumed by it: on another machine, with another version of NumPy, in a year."""
     plan = plan_epoch(50 + np.arange(5000) ** 2 % 953, Position.start(3, epoch=2), batch_frames=9600, seed=7)
     order = np.concatenate(batches(plan)).astype("<i8")

@@ -45,7 +45,7 @@ def no_thread_is_left_behind():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
 
 
-def take(stream: Stream, count: int) -> list[np.ndarray]:
+def next_numbers(stream: Stream, count: int) -> list[np.ndarray]:
     return [batch.numbers for batch in itertools.islice(stream, count)]
 
 
@@ -81,13 +81,13 @@ def test_batches_come_in_the_order_of_the_plan(corpus):
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 13])
-def test_a_stream_goes_on_where_another_stopped(corpus, done):
+def test_a_stream_continues_where_another_stopped(corpus, done):
     with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
-        take(stream, done)
+        next_numbers(stream, done)
         position = json.loads(json.dumps(stream.position.to_json()))
-        expected = take(stream, 12)
+        expected = next_numbers(stream, 12)
     with Stream(corpus, FEATURES, EVERYTHING, CONFIG, position=Position.from_json(position)) as stream:
-        for seen, wanted in zip(take(stream, 12), expected, strict=True):
+        for seen, wanted in zip(next_numbers(stream, 12), expected, strict=True):
             np.testing.assert_array_equal(seen, wanted)
 
 
@@ -118,9 +118,9 @@ class Watched:
         self._corpus.read_into(feature, spans, out)
 
 
-def test_an_error_of_a_reading_thread_comes_out_as_it_is(corpus):
+def test_an_error_of_a_reading_thread_is_raised(corpus):
     with Stream(corpus, FEATURES, EVERYTHING, CONFIG) as stream:
-        order = take(stream, 11)
+        order = next_numbers(stream, 11)
     broken_at = 4
     watched = Watched(corpus, broken=int(order[broken_at][0]))
     with Stream(watched, FEATURES, EVERYTHING, CONFIG) as stream:
@@ -133,10 +133,10 @@ def test_an_error_of_a_reading_thread_comes_out_as_it_is(corpus):
     assert caught.value.details == ("run store verify",)
 
 
-def test_no_more_is_read_ahead_than_asked_for(corpus):
+def test_read_ahead_is_limited_to_prefetch(corpus):
     watched = Watched(corpus)
     with Stream(watched, ("wave",), EVERYTHING, CONFIG) as stream:
-        take(stream, 2)
+        next_numbers(stream, 2)
         time.sleep(0.2)
         assert watched.reads == 2 + CONFIG.prefetch
 
@@ -216,7 +216,7 @@ def test_fixed_shapes_are_the_cheapest(lengths, count):
     assert all(chosen.for_batch(n)["phones"] >= n // 2 for n in lengths)
 
 
-def test_what_is_repeated_comes_more_often(corpus):
+def test_repeated_utterances_come_more_often(corpus):
     """Nothing is left out, and the epoch is as long as its repetitions say."""
     repeated = np.where(EVERYTHING < 5, 2.5, 1.0)
     seen = np.zeros((4, len(EVERYTHING)), int)
@@ -245,7 +245,7 @@ def test_a_dataset_iterates_over_epochs_within_a_data_loader(corpus):
 
 @settings(deadline=None, max_examples=15)
 @given(done=st.integers(0, 20))
-def test_a_dataset_goes_on_from_its_state(corpus, done):
+def test_a_dataset_resumes_from_its_state(corpus, done):
     """Batch for batch, wherever it stopped: within an epoch, at its end, before its beginning."""
 
     def endless(data: BatchDataset) -> Iterator[list[int]]:
@@ -265,7 +265,7 @@ def test_a_dataset_goes_on_from_its_state(corpus, done):
     going_on.close()
 
 
-def test_a_dataset_goes_on_after_the_batch_it_is_told_of(corpus):
+def test_a_dataset_resumes_after_a_given_batch(corpus):
     """For loops that take batches before they train on them."""
     data = dataset(corpus)
     for batch, ahead in itertools.pairwise(data):
@@ -293,7 +293,7 @@ def test_ranks_of_a_dataset_share_what_another_number_of_ranks_left(corpus):
     assert sorted(np.concatenate(seen)) == EVERYTHING.tolist()
 
 
-def test_a_dataset_reads_in_its_own_process(corpus, monkeypatch):
+def test_a_dataset_refuses_worker_processes(corpus, monkeypatch):
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
     with pytest.raises(UsageError, match="num_workers=0"):
         next(iter(dataset(corpus)))

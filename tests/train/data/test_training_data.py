@@ -24,7 +24,7 @@ def options(corpus: Path, out: Path, *more: str) -> list[str]:
     return ["run", str(corpus), "--out", str(out), "--preset", "tiny", "--max-steps", "1", "--json", *more]
 
 
-def test_train_run_tells_and_keeps_its_condition(corpus, tmp_path):
+def test_train_run_reports_and_keeps_its_condition(corpus, tmp_path):
     """--json carries the report, the checkpoint the condition; with another one the run does not go on."""
     out = tmp_path / "run"
     done = CliRunner().invoke(main, options(corpus, out, "--where", "frames < 60", "--balance", "speaker"))
@@ -45,7 +45,7 @@ def test_train_run_tells_and_keeps_its_condition(corpus, tmp_path):
     assert "there is no column sixty" in wrong.stderr
 
 
-def test_a_run_sees_what_was_selected_alone(corpus, tmp_path):
+def test_a_run_trains_on_selected_utterances_only(corpus, tmp_path):
     observer = Silent()
     config = RunConfig.from_options(
         store=corpus, out=tmp_path / "run", preset="tiny", max_epochs=1, where="frames < 60"
@@ -53,7 +53,7 @@ def test_a_run_sees_what_was_selected_alone(corpus, tmp_path):
     loop.start(config, observer)
     kept = sum(frames < 60 for frames in FRAMES)
     assert sum(record["utterances"] for record in observer.records if record["split"] == "train") == kept - 1
-    assert any(line.startswith("where frames < 60: ") for line in observer.said)
+    assert any(line.startswith("where frames < 60: ") for line in observer.messages)
     with pytest.raises(RunError, match="another --where and --balance"):
         loop.resume(config.out, {"where": "", "balance": "language"}, Silent())
     assert config.with_options(balance_strength=1.0).data.balance_strength == 1.0

@@ -49,13 +49,13 @@ class Bench:
         monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=14))
 
     def sample(self, *words: object) -> Result:
-        always = ("--sovits", "x", "--text", TEXT, "--out", self.folder / "said.wav", "--device", "cpu")
+        always = ("--sovits", "x", "--text", TEXT, "--out", self.folder / "speech.wav", "--device", "cpu")
         return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
 
     def wave(self, *words: object) -> np.ndarray:
         result = self.sample(*words)
         assert result.exit_code == 0, result.output
-        return np.asarray(soundfile.read(self.folder / "said.wav", dtype="float32")[0])
+        return np.asarray(soundfile.read(self.folder / "speech.wav", dtype="float32")[0])
 
     def expected(self, heard: Reference, **changes: Any) -> np.ndarray:
         """What the models make of it, as 16 bit."""
@@ -104,15 +104,15 @@ class TestReference:
         made = bench.wave("--gpt", "y", "--store", store.path, "--utterance", name)
         close(made, bench.expected(heard_in(store, 2)))
 
-    def test_a_recording_is_a_voice_alone_or_with_what_it_says(self, bench: Bench, voice: Path) -> None:
+    def test_a_recording_is_a_voice_with_or_without_its_transcript(self, bench: Bench, voice: Path) -> None:
         alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         assert len(alone.phones) == len(alone.codes) == 0
         close(bench.wave("--gpt", "y", "--reference", voice), bench.expected(alone))
         prompt = replace(
             alone, phones=reference.text_to_phones("One two.", "en", 732), codes=torch.tensor([5, 6, 7, 8])
         )
-        said = ("--reference-text", "One two.", "--reference-semantic", "5 6 7 8")
-        made = bench.wave("--gpt", "y", "--reference", voice, *said)
+        transcript = ("--reference-text", "One two.", "--reference-semantic", "5 6 7 8")
+        made = bench.wave("--gpt", "y", "--reference", voice, *transcript)
         close(made, bench.expected(prompt))
 
     def test_a_speaker_vector_comes_from_a_file(self, bench: Bench, voice: Path) -> None:
@@ -144,7 +144,7 @@ class TestText:
         result = bench.sample("--gpt", "y", "--reference", voice, "--bert", bench.folder / "bert.npy")
         assert f"has shape ({count - 1}, 1024), the text and the decoder need ({count}, 1024)" in result.stderr
 
-    def test_every_choice_reaches_the_sampler(self, bench: Bench, voice: Path) -> None:
+    def test_every_option_is_passed_to_the_sampler(self, bench: Bench, voice: Path) -> None:
         words = ("--top-k", 7, "--top-p", 0.8, "--temperature", 0.7, "--repetition-penalty", 1.1)
         alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         expected = bench.expected(alone, top_k=7, top_p=0.8, temperature=0.7, repetition_penalty=1.1)

@@ -53,7 +53,7 @@ def strict(output: str) -> dict[str, Any]:
     return found
 
 
-class Asleep:
+class SlowStage:
     """A stage that does nothing for so long."""
 
     def __init__(self, seconds: float, grad_accum: int = 1) -> None:
@@ -66,7 +66,7 @@ class Asleep:
         return {"skipped": torch.zeros(())}
 
 
-class Throttled:
+class SlowStore:
     """A store whose features take so long to read."""
 
     def __init__(self, corpus: Store, delay: float) -> None:
@@ -80,10 +80,10 @@ class Throttled:
         self._corpus.read_into(feature, spans, out)
 
 
-def compared(corpus: Store, *, reading: float, computing: float, grad_accum: int = 1) -> tuple[Comparison, Asleep]:
+def compared(corpus: Store, *, reading: float, computing: float, grad_accum: int = 1) -> tuple[Comparison, SlowStage]:
     """With so many seconds for each batch read, and each step computed."""
     everything = np.arange(len(corpus))
-    stage, store = Asleep(computing, grad_accum), Throttled(corpus, reading / len(FEATURES))
+    stage, store = SlowStage(computing, grad_accum), SlowStore(corpus, reading / len(FEATURES))
     found = compare(stage, lambda: Stream(store, FEATURES, everything, CONFIG), 8, lambda _: None)  # type: ignore[arg-type]
     return found, stage
 
@@ -98,7 +98,7 @@ def test_a_slow_model_does_not_wait(corpus: Store) -> None:
 
 
 @pytest.mark.parametrize("computing", [0.005, 0.04])
-def test_a_slow_reader_is_waited_for(corpus: Store, computing: float) -> None:
+def test_a_model_waits_for_a_slow_reader(corpus: Store, computing: float) -> None:
     """Also where it is not much slower than the model, and what is read ahead could hide it for a while."""
     found, _ = compared(corpus, reading=0.06, computing=computing)
     assert found.bottleneck == "data"
@@ -147,7 +147,7 @@ def test_train_bench_of_a_reader_that_is_slow(words: list[object], monkeypatch: 
     assert len(found["waits_s"]) == found["together"]["steps"] == 2
 
 
-def test_what_to_do_depends_on_how_it_is_read(corpus: Store) -> None:
+def test_the_remedy_depends_on_how_the_store_is_read(corpus: Store) -> None:
     def members(path: object, compression: str) -> Any:
         return SimpleNamespace(members=[SimpleNamespace(path=path, attributes={"compression": compression})])
 
@@ -159,7 +159,7 @@ def test_what_to_do_depends_on_how_it_is_read(corpus: Store) -> None:
     assert "disk" not in bottleneck.remedy(corpus, False)
 
 
-def test_what_is_counted(corpus: Store) -> None:
+def test_measured_rates(corpus: Store) -> None:
     found = throughput.measure_stream(corpus.path, FEATURES, CONFIG, epochs=1)
     assert sorted(np.concatenate(found.numbers).tolist()) == list(range(len(FRAMES)))
     assert found.stored == sum(FRAMES) * ROW + int(corpus.phones_n.sum()) * 2
@@ -236,14 +236,14 @@ def test_files_are_read_whole_and_from_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [store_command, train_command])
 @pytest.mark.parametrize("path", ["nowhere", "s4://bucket/store"])
-def test_bad_input_is_one_line(command: object, path: str, corpus: Store) -> None:
+def test_bad_input_is_a_one_line_error(command: object, path: str, corpus: Store) -> None:
     result = call(command, "bench", path)
     assert result.exit_code != 0
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1
     assert not result.stdout
 
 
-def test_a_feature_that_is_not_there(corpus: Store) -> None:
+def test_a_missing_feature_is_refused(corpus: Store) -> None:
     result = call(store_command, "bench", corpus.path, "--features", "wave,mell")
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: ") and "no feature mell: choose from wave, " in result.stderr

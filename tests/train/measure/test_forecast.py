@@ -22,7 +22,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("forecast") / "store").path
 
 
-def test_what_lives_is_counted_while_it_lives() -> None:
+def test_memory_is_counted_while_tensors_exist() -> None:
     layer, x = nn.Linear(100, 100, bias=False), torch.ones(10, 100)
     with MemoryTracker() as memory:
         hidden = layer(x).exp()  # what exp was given is gone
@@ -39,7 +39,7 @@ def test_what_lives_is_counted_while_it_lives() -> None:
     assert memory.current == 0
 
 
-def test_need_is_found_again_and_room_is_what_fills_a_card() -> None:
+def test_the_memory_model_fits_and_finds_the_largest_batch() -> None:
     sizes = [(1600, 12), (1500, 6), (1580, 3), (1200, 1)]
     steps = [StepMeasurement(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, seconds=1) for f, u in sizes]
     memory_model = MemoryModel.fit(steps)
@@ -76,7 +76,7 @@ def test_the_table(corpus: Path) -> None:
     assert "room on this device" in table and "room on H200" in table and "M parameters" in table
 
 
-def test_what_saves_memory_or_takes_more_is_measured(corpus: Path) -> None:
+def test_options_that_change_memory_are_measured(corpus: Path) -> None:
     gpt = "--stage", "gpt", "--batch-frames", "1200", "--max-utterances", "20"
     plain = planned(corpus, *gpt)["step_gib"]
     assert planned(corpus, *gpt, "--activation-checkpointing")["step_gib"] < 0.9 * plain

@@ -58,7 +58,7 @@ def watched(model: Text2SemanticDecoder, x: GptInputs) -> tuple[Tensor, Tensor, 
     return *passed, logits
 
 
-def test_every_intermediate_is_the_reference_s(golden: Path) -> None:
+def test_every_intermediate_matches_the_reference(golden: Path) -> None:
     want = np.load(golden / "s1_golden.npz")
     x = gpt_inputs("s1small", SMALL_GPT, [9, 6], [14, 11])
     given = (x.phones, x.phones_n, x.codes_n, x.bert.mT)
@@ -75,7 +75,7 @@ def test_every_intermediate_is_the_reference_s(golden: Path) -> None:
             np.testing.assert_allclose(made[row, : len(seen)].numpy(), seen, rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
+def test_losses_and_gradients_match_the_reference(golden: Path) -> None:
     facts = json.loads((golden / "s1_golden.json").read_text())
     model, x = reference(SMALL_GPT), gpt_inputs("s1small", SMALL_GPT, [9, 6], [14, 11])
     logits = ask(model, x, upstream_mask=True)
@@ -93,7 +93,7 @@ def test_losses_and_gradients_are_the_reference_s(golden: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_full_size_decoder_is_the_reference_s(golden: Path) -> None:
+def test_the_full_size_decoder_matches_the_reference(golden: Path) -> None:
     want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["full"]
     model, x = reference(gpt_config.v2()), gpt_inputs("s1full", gpt_config.v2(), [31, 22], [60, 47])
     with torch.no_grad():
@@ -114,7 +114,7 @@ def seen_by_each(attention: PrefixAttention, rows: int, size: int) -> Tensor:
     return attention(nothing, nothing, torch.eye(size).expand(rows, 1, -1, -1), 0.0)[:, 0] > 0
 
 
-def test_text_sees_all_text_and_codes_see_what_came_before() -> None:
+def test_text_attends_to_all_text_and_codes_attend_causally() -> None:
     text_n, size = torch.tensor([4, 2]), 9
     seen = seen_by_each(PrefixAttention(text_n, 4), 2, size)
     i, j = torch.arange(size)[:, None], torch.arange(size)
@@ -122,7 +122,7 @@ def test_text_sees_all_text_and_codes_see_what_came_before() -> None:
         assert torch.equal(seen[row], (j < n) | (j <= i) & (i >= n))
 
 
-def test_the_reference_s_mask_can_be_had(golden: Path) -> None:
+def test_upstream_mask_matches_the_reference(golden: Path) -> None:
     want = np.load(golden / "s1_golden.npz")
     attention = PrefixAttention(torch.tensor([9, 6]), 9).attend_from_padding(torch.tensor([23, 17]), 23)
     seen = seen_by_each(attention, 2, 23).numpy()
@@ -153,7 +153,7 @@ def row_alone(x: GptInputs, row: int) -> GptInputs:
 
 
 @torch.no_grad()
-def test_an_utterance_in_a_batch_is_the_utterance_alone() -> None:
+def test_outputs_do_not_depend_on_the_batch() -> None:
     model, x = decoder(), random_inputs(TINY, [7, 3, 5], [4, 10, 1])
     logits = ask(model, x)
     for row, codes in enumerate(x.codes_n.tolist()):
@@ -170,7 +170,7 @@ def test_masks_agree_where_all_lengths_are_equal() -> None:
 
 
 @torch.no_grad()
-def test_no_code_knows_the_future_and_every_code_knows_the_text() -> None:
+def test_codes_depend_on_all_text_and_no_later_code() -> None:
     model, x = decoder(), random_inputs(TINY, [5], [8])
     logits = ask(model, x)
     x.codes[0, 4] = (x.codes[0, 4] + 1) % TINY.codes
@@ -187,7 +187,7 @@ def test_a_language_without_bert_counts_as_zeros() -> None:
     )
 
 
-def test_layers_run_again_give_the_same_gradients() -> None:
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
     model, x = decoder().train(), random_inputs(TINY, [7, 3], [4, 10])
     gradients = []
     for checkpointing in (False, True):
@@ -200,7 +200,7 @@ def test_layers_run_again_give_the_same_gradients() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_queries_times_keys_are_never_allocated(training: bool) -> None:
+def test_attention_scores_are_never_allocated(training: bool) -> None:
     """Not in one direction nor the other, with dropout or without, whether lengths differ or not."""
     config = GptConfig(symbols=20, codes=16, bert_channels=8, channels=32, heads=16, layers=1, dropout=0.1)
     model, x = decoder(config).train(training), random_inputs(config, [300, 200], [700, 900])
@@ -211,7 +211,7 @@ def test_queries_times_keys_are_never_allocated(training: bool) -> None:
     assert largest.numel < 2 * config.heads * L * L / 5
 
 
-def test_weights_dropped_by_rows_are_dropped_as_often() -> None:
+def test_dropout_in_blocks_has_the_same_rate() -> None:
     """Attention to equal values is a sum of weights: 1 where none are dropped, on average 1 where some are."""
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 4, 300, 8), torch.randn(1, 4, 300, 8), torch.ones(1, 4, 300, 8)
@@ -223,7 +223,7 @@ def test_weights_dropped_by_rows_are_dropped_as_often() -> None:
     torch.testing.assert_close(kept, exact, rtol=0, atol=1e-5)
 
 
-def test_top_three_accuracy_is_the_reference_s(golden: Path) -> None:
+def test_top_three_accuracy_matches_the_reference(golden: Path) -> None:
     want = json.loads((golden / "data_mini.json").read_text())["acc"]["value"]
     logits, targets = torch.from_numpy(normal("acc.logits", (2, 65, 40))).mT.clone(), integers("acc.t", (2, 40), 0, 65)
     targets[1, 30:] = 64

@@ -51,7 +51,7 @@ def test_greedy_codes_at_full_size_are_those_of_the_reference(golden: Path) -> N
 
 
 @torch.no_grad()
-def test_the_kv_cache_gives_what_a_full_forward_pass_gives() -> None:
+def test_the_kv_cache_matches_a_full_forward_pass() -> None:
     model, phones = decoder(), torch.arange(7)
     prompt = torch.tensor([3, 1, 4])
     codes_so_far = prompt

@@ -86,7 +86,7 @@ def spoken(golden: Path, request: pytest.FixtureRequest) -> tuple[SovitsCase, Sy
 
 
 @pytest.mark.slow
-def test_every_intermediate_is_the_reference_s(spoken) -> None:
+def test_every_intermediate_matches_the_reference(spoken) -> None:
     case, _, made = spoken
     forward = {name for name in case.expected if not name.startswith("decode")}
     assert forward <= set(made)
@@ -96,7 +96,7 @@ def test_every_intermediate_is_the_reference_s(spoken) -> None:
 
 
 @pytest.mark.parametrize(("speed", "noise", "expected"), [(1.0, "noise_dec", ""), (1.3, "noise_dec13", "_speed1p3")])
-def test_decoding_speaks_as_the_reference_does(spoken, speed: float, noise: str, expected: str) -> None:
+def test_decoding_matches_the_reference(spoken, speed: float, noise: str, expected: str) -> None:
     case, model, made = spoken
     x, channels = case.inputs, case.config.inter_channels
     size = x.spec.shape[2] if speed == 1 else int(x.spec.shape[2] / speed) + 1
@@ -116,7 +116,7 @@ def test_decoding_speaks_as_the_reference_does(spoken, speed: float, noise: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["v2", "v2Pro"])
-def test_discriminators_judge_as_the_reference_s(golden: Path, version: str) -> None:
+def test_discriminators_match_the_reference(golden: Path, version: str) -> None:
     facts = json.loads((golden / "disc_losses.json").read_text())
     expected = np.load(golden / "disc_losses.npz")
     model = MultiPeriodDiscriminator(facts[f"periods_{version}"], 1024)
@@ -139,7 +139,7 @@ def test_discriminators_judge_as_the_reference_s(golden: Path, version: str) -> 
     assert float(losses.feature_matching_loss(real_maps, fake_maps)) == pytest.approx(want["fm"], rel=1e-5)
 
 
-def test_kl_is_the_reference_s(golden: Path) -> None:
+def test_kl_matches_the_reference(golden: Path) -> None:
     want = json.loads((golden / "disc_losses.json").read_text())["kl"]["value"]
     scales = {"z_p": 1, "logs_q": 0.3, "m_p": 1, "logs_p": 0.3}
     tensors = [torch.from_numpy(normal(f"kl.{name}", (2, 6, 11), std)) for name, std in scales.items()]
@@ -155,7 +155,7 @@ def test_kl_of_equal_gaussians_vanishes_on_average() -> None:
     assert abs(float(loss)) < 0.1  # 8 channels, each of variance 1/2 over 40,000 samples
 
 
-def test_the_padding_of_a_batch_does_not_reach_into_its_utterances() -> None:
+def test_padding_does_not_affect_utterances() -> None:
     """Beyond the four frames past the end that the style encoder's convolutions see, as in the published weights."""
     torch.manual_seed(0)
     model = SynthesizerTrn(tiny()).eval()
@@ -225,7 +225,7 @@ def clusters(count: int, each: int) -> tuple[Tensor, Tensor]:
     return centres, centres.repeat_interleave(each, 0) + torch.randn(count * each, 4) * 0.01
 
 
-def test_the_codebook_starts_at_the_clusters_of_the_first_batch() -> None:
+def test_the_codebook_is_initialised_by_clusters_of_the_first_batch() -> None:
     torch.manual_seed(0)
     centres, x = clusters(5, 40)
     book = Codebook(16, 4)
@@ -237,7 +237,7 @@ def test_the_codebook_starts_at_the_clusters_of_the_first_batch() -> None:
     torch.testing.assert_close(book.embed, before)
 
 
-def test_the_codebook_follows_its_inputs_and_dead_codes_move_to_them() -> None:
+def test_the_codebook_follows_its_inputs_and_replaces_unused_entries() -> None:
     torch.manual_seed(0)
     centres, x = clusters(4, 50)
     book, everything = Codebook(8, 4), torch.ones(200, dtype=torch.bool)
@@ -252,7 +252,7 @@ def test_the_codebook_follows_its_inputs_and_dead_codes_move_to_them() -> None:
     assert float(closest.max()) < 0.1
 
 
-def test_padding_teaches_the_codebook_nothing() -> None:
+def test_padding_does_not_update_the_codebook() -> None:
     states = []
     for padding in (0.0, 1e3):
         torch.manual_seed(0)
@@ -279,7 +279,7 @@ def test_gradients_pass_straight_through_the_quantiser() -> None:
     assert float((codes.flatten() == distances.argmin(1)).float().mean()) > 0.9  # the codes have moved a little since
 
 
-def test_a_frozen_quantiser_keeps_still_in_training() -> None:
+def test_a_frozen_quantiser_does_not_change_in_training() -> None:
     torch.manual_seed(0)
     model = SynthesizerTrn(replace(tiny(), freeze_quantizer=True)).train()
     before = {name: value.clone() for name, value in model.quantizer.state_dict().items()}

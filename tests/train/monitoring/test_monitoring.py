@@ -60,7 +60,7 @@ def watched(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 class TestSamples:
-    def test_validations_speak_what_was_held_out(self, watched: tuple[Path, Silent]) -> None:
+    def test_validations_synthesise_held_out_utterances(self, watched: tuple[Path, Silent]) -> None:
         out, observer = watched
         assert list(observer.spoken) == [2, 4]
         one = observer.spoken[4][0]
@@ -72,23 +72,23 @@ class TestSamples:
         np.testing.assert_allclose(recorded, one.recorded, atol=1e-4)
         assert (out / "samples" / "step-00000002" / f"{one.name}.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_opinions_are_in_the_record_of_the_validation(self, watched: tuple[Path, Silent]) -> None:
+    def test_scores_are_in_the_record_of_the_validation(self, watched: tuple[Path, Silent]) -> None:
         held = [record for record in watched[1].records if record["split"] == "validation"]
         for record, heard in zip(held, watched[1].spoken.values(), strict=True):
             assert record["mos"] == pytest.approx(np.mean([abs(one.generated).max() for one in heard]))
 
-    def test_hearing_changes_nothing_in_training(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
+    def test_writing_samples_does_not_change_training(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
         unheard, _ = go(config, tmp_path / "run")
         assert not unheard.spoken
         assert untimed(unheard.records) == untimed(watched[1].records)
 
-    def test_frames_share_out_their_attention_and_alignments_end_with_the_frames(self, watched: Any) -> None:
+    def test_attention_sums_to_one_and_alignments_end_with_the_frames(self, watched: Any) -> None:
         for one in watched[1].spoken[4]:
             np.testing.assert_allclose(one.attention.sum(1), 1, atol=1e-5)
             assert one.attention.shape == (len(one.mel_recorded), len(one.phone_ends))
             assert one.phone_ends[-1] == len(one.mel_recorded)
 
-    def test_what_is_drawn_is_what_the_attention_did(self) -> None:
+    def test_drawn_attention_is_that_of_the_model(self) -> None:
         """Its weights, times what is looked at, are its answer."""
         torch.manual_seed(0)
         attention = MultiHeadAttention(8, 1).eval()
@@ -99,12 +99,12 @@ class TestSamples:
             torch.testing.assert_close(attention.conv_o((seen[0] @ values).mT), answer)
         assert (seen[0][..., 3] == 0).all()
 
-    def test_a_decoder_of_text_is_heard_through_a_voice(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
+    def test_gpt_samples_are_decoded_by_a_generator(self, config: RunConfig, watched: Any, tmp_path: Path) -> None:
         observer, _ = go(config, tmp_path / "run", stage="gpt", voice=watched[0], samples=3, max_steps=2)
         assert len(observer.spoken[2]) == min(3, observer.records[-1]["utterances"])
         assert all(one.attention is None and len(one.generated) % 1280 == 0 for one in observer.spoken[2])
 
-    def test_a_disk_that_is_full_costs_samples_and_no_training(
+    def test_a_full_disk_loses_samples_but_training_continues(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object) -> None:
@@ -113,7 +113,7 @@ class TestSamples:
         monkeypatch.setattr(evaluation_samples, "write_wave", full)
         observer, summary = go(config, tmp_path / "run", samples=1)
         assert summary["steps"] == 4
-        assert "step 2: samples are not written, training continues: No space left on device" in observer.said
+        assert "step 2: samples are not written, training continues: No space left on device" in observer.messages
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -125,7 +125,7 @@ class TestSamples:
             ({"stage": "gpt", "optimizer": "sgd"}, "choose from scaled_adam, adamw"),
         ],
     )
-    def test_what_does_not_go_together(self, config: RunConfig, changes: dict[str, Any], message: str) -> None:
+    def test_contradicting_options_are_refused(self, config: RunConfig, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             config.with_options(**changes)
 
@@ -138,7 +138,7 @@ class TestSamples:
             go(config, tmp_path / "run", store=store.path, stage="gpt", voice=watched[0], samples=1)
 
 
-class TestBoard:
+class TestTensorBoard:
     def events(self, folder: Path) -> Any:
         found = board.EventAccumulator(str(folder), size_guidance={"audio": 0, "images": 0, "scalars": 0})
         found.Reload()
@@ -153,14 +153,14 @@ class TestBoard:
         assert len(events.Scalars("train/wait_share")) == 4
         assert [scalar.step for scalar in events.Scalars("validation/loss_mel")] == [2, 4]
 
-    def test_sound_and_pictures_are_those_of_the_samples(self, watched: tuple[Path, Silent]) -> None:
+    def test_audio_and_plots_are_those_of_the_samples(self, watched: tuple[Path, Silent]) -> None:
         events, spoken = self.events(watched[0] / "tensorboard"), watched[1].spoken[4]
         for one in spoken:
             assert [audio.step for audio in events.Audio(f"{one.name}/made")] == [2, 4]
             assert events.Audio(f"{one.name}/recorded")[0].sample_rate == 32_000
             assert [image.step for image in events.Images(f"{one.name}/picture")] == [2, 4]
 
-    def test_a_run_that_goes_on_draws_no_step_twice(self, config: RunConfig, tmp_path: Path) -> None:
+    def test_a_resumed_run_draws_no_step_twice(self, config: RunConfig, tmp_path: Path) -> None:
         out = tmp_path / "run"
         go(config, out, tensorboard=True, samples=0, max_steps=3, checkpoint_every=2)
         (out / "checkpoints" / "step-00000003.pt").unlink()
@@ -168,7 +168,7 @@ class TestBoard:
         events = self.events(out / "tensorboard")
         assert [scalar.step for scalar in events.Scalars("train/loss_mel")] == [1, 2, 3, 4]
 
-    def test_without_the_package_it_is_one_line(
+    def test_missing_tensorboard_is_a_one_line_error(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -199,7 +199,7 @@ class TestTerminal:
             progress.samples_written(20, [])
         return str(console.export_text())
 
-    def test_a_terminal_shows_all_that_matters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_terminal_shows_progress_and_metrics(self, monkeypatch: pytest.MonkeyPatch) -> None:
         text = self.watch(monkeypatch, terminal=True)
         for shown in (
             "20 of 100, epoch 2, 40 s left",
@@ -224,12 +224,12 @@ class TestTerminal:
     def test_json_keeps_it_silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert self.watch(monkeypatch, terminal=True, quiet=True) == ""
 
-    def test_what_is_not_finite_is_said(self) -> None:
+    def test_losses_that_are_not_finite_are_reported(self) -> None:
         progress = TrainProgress(quiet=True)
         progress.started(0, None, ("loss_mel",))
         progress.recorded(RECORD | {"loss_mel": None})
         assert "mel loss not finite" in progress._line()
 
-    def test_a_run_of_epochs_knows_about_when_it_ends(self, config: RunConfig, tmp_path: Path) -> None:
+    def test_a_run_of_epochs_estimates_its_last_step(self, config: RunConfig, tmp_path: Path) -> None:
         observer, summary = go(config, tmp_path / "run", max_steps=0, max_epochs=1, validate_every=0, batch_frames=700)
         assert observer.begun is not None and observer.begun[1] == summary["steps"]

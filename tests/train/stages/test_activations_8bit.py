@@ -108,14 +108,14 @@ def test_values_are_within_a_sixteenth_whatever_their_scale(dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(poison: float) -> None:
+def test_values_that_are_not_finite_stay_so(poison: float) -> None:
     x = torch.randn(4, 128)
     x[1, 7] = poison
     back = Float8Tensor(x).dequantize()
     assert not back[1].isfinite().all() and back[[0, 2, 3]].isfinite().all()
 
 
-def test_attention_s_gradients_are_close() -> None:
+def test_gradients_of_attention_are_close() -> None:
     class Attention(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             q, k, v = (x @ w for w in self.weights)
@@ -134,7 +134,7 @@ def test_attention_s_gradients_are_close() -> None:
 
 
 @pytest.mark.parametrize("stage", ["sovits", "gpt"])
-def test_runs_learn_all_the_same(stage: str, tmp_path: Path) -> None:
+def test_quantised_runs_learn_equally_well(stage: str, tmp_path: Path) -> None:
     store = build(tmp_path / "store", frames=[100] * 8)
     config = RunConfig.from_options(
         store=store.path, out=tmp_path / "a", stage=stage, preset="tiny", batch_frames=400, max_steps=2
@@ -142,7 +142,7 @@ def test_runs_learn_all_the_same(stage: str, tmp_path: Path) -> None:
     plain, packed = Silent(), Silent()
     loop.start(config, plain)
     loop.start(config.with_options(out=tmp_path / "b", activations_8bit=True), packed)
-    assert "activations wait for the backward pass in 8 bits" in packed.said
+    assert "activations wait for the backward pass in 8 bits" in packed.messages
     assert plain.begun is not None
     norm = {"sovits": "grad_norm_g", "gpt": "grad_norm"}[stage]
     steps = [[record for record in observer.records if "lr" in record] for observer in (plain, packed)]

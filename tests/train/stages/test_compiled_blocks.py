@@ -34,13 +34,13 @@ def config(tmp_path: Path, stage: str, **more: Any) -> RunConfig:
 def trained(config: RunConfig) -> list[dict[str, Any]]:
     observer = Silent()
     loop.start(config, observer)
-    assert config.compute.compile == any("blocks of the networks are compiled" in line for line in observer.said)
+    assert config.compute.compile == any("blocks of the networks are compiled" in line for line in observer.messages)
     return [record for record in observer.records if "lr" in record]
 
 
 @needs_compiler
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_is_the_same_but_for_rounding(stage: str, tmp_path: Path) -> None:
+def test_compiled_runs_are_equal_except_for_rounding(stage: str, tmp_path: Path) -> None:
     plain = config(tmp_path, stage, max_steps=2)
     counters.clear()
     eager = trained(plain)
@@ -57,7 +57,7 @@ def test_a_run_is_the_same_but_for_rounding(stage: str, tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_resumed_run_is_the_same_to_the_last_bit(stage: str, tmp_path: Path) -> None:
+def test_resumed_compiled_runs_are_bit_identical(stage: str, tmp_path: Path) -> None:
     whole = config(tmp_path, stage, max_steps=4, compile=True)
     trained(whole)
     stopped = replace(whole, out=tmp_path / "stopped", max_steps=2)
@@ -66,10 +66,10 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(stage: str, tmp_path: Path) -
     assert_same_run(stopped.out, whole.out, steps=4)
 
 
-def test_what_it_needs_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirements_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = config(tmp_path, "gpt", max_steps=1, compile=True)
-    for wrong, said in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"activations_8bit": True}, "choose one")):
-        with pytest.raises(UsageError, match=said):
+    for wrong, message in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"activations_8bit": True}, "choose one")):
+        with pytest.raises(UsageError, match=message):
             replace(whole, **wrong)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

@@ -34,7 +34,7 @@ def batch() -> Batch:
     return text_batch([12, 30, 17])
 
 
-def test_a_run_is_the_reference_s(golden: Path) -> None:
+def test_a_run_matches_the_reference(golden: Path) -> None:
     """42 batches, an update after the fifth and then after every fourth, without dropout."""
     log = json.loads((golden / "s1_golden.json").read_text())["train_log"]
     made = gpt_stage(REFERENCE_GPT, GptOptimConfig(upstream_mask=True), bert=True)
@@ -83,7 +83,7 @@ def spans_of_reference(rows: int, size: int) -> SequenceCorruption:
     return SequenceCorruption(repeat=repeat, start=start, stop=stop, max_repeat=int(((stop - start) * repeat).max()))
 
 
-def test_preference_is_the_reference_s(golden: Path) -> None:
+def test_the_preference_loss_matches_the_reference(golden: Path) -> None:
     want, facts = np.load(golden / "s1_golden.npz"), json.loads((golden / "s1_golden.json").read_text())["dpo"]
     made = gpt_stage(REFERENCE_GPT, GptOptimConfig(upstream_mask=True), bert=True)
     fill(made.model)
@@ -104,7 +104,7 @@ def test_preference_is_the_reference_s(golden: Path) -> None:
     assert preference - chosen.sum().item() == pytest.approx(facts["loss_total"], rel=1e-5)
 
 
-def test_corruption_repeats_or_leaves_out_a_span() -> None:
+def test_corruption_repeats_or_deletes_a_span() -> None:
     codes = torch.arange(1, 8).repeat(3, 1)
     corruption = SequenceCorruption(
         repeat=torch.tensor([True, False, True]),
@@ -137,7 +137,7 @@ def test_corrupted_codes_are_codes_of_their_utterance() -> None:
     assert kinds == {True, False}
 
 
-def test_it_learns_to_say_what_it_reads() -> None:
+def test_training_fits_its_data() -> None:
     made = gpt_stage(
         replace(SMALL_GPT, dropout=0.0),
         replace(GPT_OPTIM, grad_accum=1, peak_rate=0.02, warmup_steps=20, total_steps=150),
@@ -155,18 +155,18 @@ def weights(of: GptStage) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
-def test_summed_batches_are_one_batch(optimizer: str) -> None:
+def test_accumulated_batches_equal_one_batch(optimizer: str) -> None:
     optim = replace(GPT_OPTIM, optimizer=optimizer, max_grad_norm=1.0)
     whole = gpt_stage(replace(SMALL_GPT, dropout=0.0), replace(optim, grad_accum=1))
     parts = gpt_stage(replace(SMALL_GPT, dropout=0.0), replace(optim, grad_accum=3))
-    rows, pieces = [12, 30, 17], [text_batch([12]), text_batch([30]), text_batch([17])]
+    rows, batches = [12, 30, 17], [text_batch([12]), text_batch([30]), text_batch([17])]
     at_once = text_batch(rows)
-    for row, piece in enumerate(pieces):  # the same phones, so the same codes
+    for row, single in enumerate(batches):  # the same phones, so the same codes
         phones = -(-rows[row] // 3)
-        piece.tensors["phones"][0] = at_once["phones"][row, :phones]
-        piece.tensors["semantic"][0] = at_once["semantic"][row, : rows[row]]
+        single.tensors["phones"][0] = at_once["phones"][row, :phones]
+        single.tensors["semantic"][0] = at_once["semantic"][row, : rows[row]]
     first = whole.step([at_once])
-    last = parts.step(pieces)
+    last = parts.step(batches)
     for name in ("loss", "accuracy", "grad_norm"):
         assert float(last[name]) == pytest.approx(float(first[name]), rel=1e-4), name
     for made, want in zip(weights(parts), weights(whole), strict=True):
@@ -174,7 +174,7 @@ def test_summed_batches_are_one_batch(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["scaled_adam", "adamw"])
-def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch, optimizer: str) -> None:
+def test_a_resumed_run_is_bit_identical(batch: Batch, optimizer: str) -> None:
     optim = replace(GPT_OPTIM, optimizer=optimizer, dpo=True)
     straight = gpt_stage(optim=optim)
     for _ in range(3):
@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch, optimizer
     assert metrics["skipped"] == 0 and not all(map(torch.equal, weights(made), before))
 
 
-def test_norms_are_of_the_mean_gradient_and_clipped_where_asked(batch: Batch) -> None:
+def test_norms_are_of_the_mean_gradient_and_are_clipped(batch: Batch) -> None:
     optim = replace(GPT_OPTIM, grad_accum=1, optimizer="adamw")
     still = replace(SMALL_GPT, dropout=0.0)
     free, clipped = gpt_stage(still, optim), gpt_stage(still, replace(optim, max_grad_norm=1e-3))
@@ -231,7 +231,7 @@ def test_norms_are_of_the_mean_gradient_and_clipped_where_asked(batch: Batch) ->
     assert float(applied) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
+def test_validation_is_deterministic_and_changes_nothing(batch: Batch) -> None:
     made = gpt_stage()
     made.step([batch])
     before, random = weights(made), torch.get_rng_state()
@@ -242,7 +242,7 @@ def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
     assert set(first) == {"loss", "accuracy"} and all(value.isfinite() for value in first.values())
 
 
-def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
+def test_a_step_does_not_synchronise_with_the_device(batch: Batch) -> None:
     made = gpt_stage(optim=replace(GPT_OPTIM, optimizer="adamw", dpo=True))
     made.step([batch])
     with NoDeviceSync():
@@ -256,7 +256,7 @@ def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
     ("options", "precision", "float8"),
     [({}, "fp32", False), ({"activation_checkpointing": True}, "bf16", False), ({"dpo": True}, "fp32", True)],
 )
-def test_a_step_never_allocates_queries_times_keys(options: dict[str, bool], precision: str, float8: bool) -> None:
+def test_a_step_allocates_no_attention_scores(options: dict[str, bool], precision: str, float8: bool) -> None:
     """Nor a quarter of it, forward, backward, in the update: of padded rows, with dropout."""
     heads, lengths = 16, [600, 450, 75]
     made = gpt_stage(replace(SMALL_GPT, heads=heads, layers=1), replace(GPT_OPTIM, **options), precision)
@@ -268,7 +268,7 @@ def test_a_step_never_allocates_queries_times_keys(options: dict[str, bool], pre
     assert 4 * SMALL_GPT.channels * len(lengths) * L <= largest.numel < len(lengths) * heads * L * L / 4
 
 
-def test_bert_is_read_where_there_is_some() -> None:
+def test_bert_features_are_read_if_present() -> None:
     assert gpt_stage().features == ("phones", "semantic")
     made, batch = gpt_stage(bert=True), text_batch([12, 30], bert=True)
     assert made.features == ("phones", "semantic", "bert")
@@ -289,7 +289,7 @@ def test_bfloat16_follows_float32(batch: Batch) -> None:
     assert float(rough["loss"]) != float(exact["loss"])
 
 
-def test_presets_end_where_the_codebook_does() -> None:
+def test_the_end_id_follows_the_codebook() -> None:
     ends = {name: preset.gpt.end for name, preset in PRESETS.items()}
     assert ends == {
         "tiny": sovits_config.tiny().codebook_size,

@@ -28,7 +28,7 @@ def parameters() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize(("tag", "period", "steps"), [("sa1000", 1000, 12), ("sa8", 8, 40)])
-def test_steps_are_the_reference_s(golden: Path, tag: str, period: int, steps: int) -> None:
+def test_steps_match_the_reference(golden: Path, tag: str, period: int, steps: int) -> None:
     want, at = np.load(golden / "s1_golden.npz"), parameters()
     optimizer, compared = ScaledAdam(at, lr=0.02, clipping_period=period), 0
     for step in range(steps):
@@ -43,7 +43,7 @@ def test_steps_are_the_reference_s(golden: Path, tag: str, period: int, steps: i
     assert compared == sum(name.startswith(f"{tag}.") for name in want)
 
 
-def test_steps_are_those_of_the_definition_in_the_long_run() -> None:
+def test_many_steps_follow_the_definition() -> None:
     """For equal elements and gradients of 1, sizes not learnt: a recursion in four numbers."""
     tensor = nn.Parameter(torch.ones(3, 2))
     optimizer = ScaledAdam([tensor], lr=0.005, scalar_rate=0.0)
@@ -66,7 +66,7 @@ def gradients(at: list[nn.Parameter], step: int) -> None:
         parameter.grad = torch.randn_like(parameter)
 
 
-def test_a_resumed_optimiser_goes_on_with_the_same_bits() -> None:
+def test_a_resumed_optimiser_is_bit_identical() -> None:
     straight, resumed = parameters(), parameters()
     one = ScaledAdam(straight, lr=0.02, clipping_period=4)
     for step in range(9):
@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert not torch.equal(at[0], before[0])
 
 
-def test_rates_are_the_reference_s(golden: Path) -> None:
+def test_learning_rates_match_the_reference(golden: Path) -> None:
     facts = json.loads((golden / "samplers_lr.json").read_text())["lr_s1"]
     # What the reference's scheduler says for an update is set for the one after it.
     assert [published_rate(step) for step in range(3)] == [event["group_lr"] for event in facts["log"][:3]]

@@ -122,7 +122,7 @@ def test_gpt(more: dict[str, Any], precision: str) -> None:
     assert {term.device for term in stage.validate(batch().to(CUDA)).values()} == {CUDA}
 
 
-def test_scaled_adam_waits_once() -> None:
+def test_scaled_adam_synchronises_once() -> None:
     with pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
         gpt("fp16", optimizer="scaled_adam").step([batch()])
 
@@ -138,7 +138,7 @@ def gpt(precision: str, **optim: Any) -> GptStage:
     )
 
 
-def test_what_is_on_the_wrong_device_is_found() -> None:
+def test_tensors_on_the_wrong_device_are_found() -> None:
     stage = gpt("fp32", optimizer="adamw")
     stage.model.ar_text_position.alpha = nn.Parameter(torch.ones(1))
     with pytest.raises(RuntimeError, match="two different devices"):

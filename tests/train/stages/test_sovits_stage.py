@@ -40,7 +40,7 @@ def batch() -> Batch:
 @pytest.mark.parametrize(
     ("name", "rounding"), [("small_v2", 0), ("small_v2Pro", 0), ("full_v2", 16), ("full_v2Pro", 16)]
 )
-def test_a_step_is_the_reference_s(golden: Path, name: str, rounding: int) -> None:
+def test_a_step_matches_the_reference(golden: Path, name: str, rounding: int) -> None:
     """`rounding`: of the numbers that are compared, those that nobody can give again, not even on other threads."""
     case = sovits_case(golden, name)
     want = case.facts["train_step"]
@@ -118,7 +118,7 @@ def test_a_bias_on_keys_has_no_gradient() -> None:
         assert largest["conv_k"] < 1e-13 < 1e-4 < largest["conv_q"]
 
 
-def test_learning_rates_are_the_reference_s(golden: Path) -> None:
+def test_learning_rates_match_the_reference(golden: Path) -> None:
     rates = json.loads((golden / "samplers_lr.json").read_text())["lr_s2"]["epoch_lr"]
     made = sovits_stage(optim=SovitsOptimConfig())
     for epoch in range(1, len(rates) + 1):
@@ -128,7 +128,7 @@ def test_learning_rates_are_the_reference_s(golden: Path) -> None:
         made.end_epoch()
 
 
-def test_groups_hold_every_parameter_once_and_the_text_side_is_slower() -> None:
+def test_parameter_groups_are_complete_and_text_parts_are_slower() -> None:
     made = sovits_stage(optim=SovitsOptimConfig(learning_rate=1.0, text_rate_factor=0.5, decay_per_epoch=0.9))
     names = {parameter: name for name, parameter in made.generator.named_parameters()}
     groups = [[names[parameter] for parameter in group["params"]] for group in made.optim_g.param_groups]
@@ -148,7 +148,7 @@ def test_the_mel_loss_falls() -> None:
     assert np.mean(losses[-10:]) < 2 / 3 * np.mean(losses[:10])
 
 
-def test_a_resumed_run_goes_on_with_the_same_bits(batch: Batch) -> None:
+def test_a_resumed_run_is_bit_identical(batch: Batch) -> None:
     straight = sovits_stage()
     for _ in range(3):
         straight.step([batch])
@@ -188,7 +188,7 @@ def test_spectra_of_another_recipe_are_refused() -> None:
         )
 
 
-def test_spectra_in_a_batch_are_those_of_each_utterance_alone() -> None:
+def test_spectra_do_not_depend_on_the_batch() -> None:
     frames = [3, 30, 29, 2]
     mixed, spectral = speech_batch(frames), Spectral(SpectralRecipe())
     inputs = prepare_inputs(mixed, spectral, SMALL_SOVITS)
@@ -249,7 +249,7 @@ def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pyt
     assert not torch.equal(made.generator.dec.conv_post.weight, before)
 
 
-def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
+def test_the_generator_s_losses_do_not_update_the_discriminator(batch: Batch) -> None:
     made = sovits_stage()
     norm = made.step([batch])["grad_norm_d"]
     left = nn.utils.get_total_norm([parameter.grad for parameter in made.discriminator.parameters()])
@@ -257,7 +257,7 @@ def test_only_its_own_loss_teaches_the_discriminator(batch: Batch) -> None:
     assert all(parameter.requires_grad for parameter in made.discriminator.parameters())
 
 
-def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
+def test_validation_is_deterministic_and_changes_nothing(batch: Batch) -> None:
     made = sovits_stage()
     made.step([batch])
     before, random = copy_state(made.generator), torch.get_rng_state()
@@ -271,7 +271,7 @@ def test_validation_repeats_itself_and_leaves_no_trace(batch: Batch) -> None:
     assert set(first) == {"loss_mel", "loss_kl"} and all(value.isfinite() for value in first.values())
 
 
-def test_a_step_never_waits_for_the_device(batch: Batch) -> None:
+def test_a_step_does_not_synchronise_with_the_device(batch: Batch) -> None:
     made = sovits_stage()
     made.step([batch])  # the first batch starts the codebook, which may wait
     with NoDeviceSync():
@@ -288,7 +288,7 @@ def test_bfloat16_follows_float32(batch: Batch) -> None:
     assert float(rough["loss_mel"]) != float(exact["loss_mel"])
 
 
-def test_the_end_of_the_decoder_is_float32(batch: Batch) -> None:
+def test_the_last_decoder_stages_are_float32(batch: Batch) -> None:
     """In half precision rounding would cover the quiet bands of the waveform."""
     made, seen = sovits_stage(precision="bf16"), []
     for up in made.generator.dec.ups:

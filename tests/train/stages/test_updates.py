@@ -1,5 +1,5 @@
-"""How updates are made of batches: pieces, accumulation, warm-up, clipping, codes in place of content; and what is done
-about utterances that spoil them."""
+"""Updates: microbatches, gradient accumulation, warm-up, clipping, codes instead of content; and the handling of
+utterances that make gradients infinite or NaN."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def rows(drawn: RandomInputs, start: int, stop: int) -> RandomInputs:
 
 
 def codebook_of(content: Tensor, into: SovitsStage) -> None:
-    """Entries that are taken from what is to be quantised: all of them win something."""
+    """Set the entries to some of the vectors to be quantised, so that each entry is used."""
     projected = into.generator.ssl_proj(content).mT.flatten(0, 1).detach()
     into.generator.quantizer.codebook.embed.copy_(projected[:: len(projected) // 8][:8])
 
 
-def test_codes_train_as_the_content_that_they_were_made_of() -> None:
+def test_codes_train_like_the_content_they_quantise() -> None:
     """To the last bit, dropout included; the utterances are of odd and even length."""
     batch = speech_batch([21, 30, 17, 8])
     by_content = sovits_stage(replace(SMALL_SOVITS, freeze_quantizer=True))
@@ -85,7 +85,7 @@ def assert_like(made: Tensor, want: Tensor) -> None:
     assert float((made - want).norm() / want.norm()) < 1e-4
 
 
-def test_an_update_in_pieces_is_the_update() -> None:
+def test_microbatches_give_the_same_update() -> None:
     batch = speech_batch([21, 30, 17, 8])
     whole, parts = sovits_stage(FROZEN), sovits_stage(FROZEN)
     for made in (whole, parts):
@@ -117,18 +117,18 @@ def test_an_update_in_pieces_is_the_update() -> None:
     assert_like(gradients(parts.discriminator), gradients(whole.discriminator))
 
 
-def test_running_out_of_memory_halves_the_pieces_and_the_step_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_halves_microbatches_and_completes_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the generator's half of a step: the discriminator is not updated a second time."""
     made, sizes, updates = sovits_stage(FROZEN), [], []
     losses, update = made._losses, made._update_discriminator
 
-    def cramped(piece: Microbatch, *rest: Any) -> dict[str, Tensor]:
-        sizes.append(len(piece.inputs.frames))
+    def out_of_memory(microbatch: Microbatch, *rest: Any) -> dict[str, Tensor]:
+        sizes.append(len(microbatch.inputs.frames))
         if sizes[-1] > 1:
             raise torch.OutOfMemoryError("no room")
-        return losses(piece, *rest)
+        return losses(microbatch, *rest)
 
-    monkeypatch.setattr(made, "_losses", cramped)
+    monkeypatch.setattr(made, "_losses", out_of_memory)
     monkeypatch.setattr(made, "_update_discriminator", lambda *given: updates.append(1) or update(*given))
     metrics = made.step([speech_batch([21, 30, 17])])
     assert sizes == [3, 1, 2, 1, 1, 1] or sizes == [3, 2, 1, 1, 1]
@@ -138,23 +138,23 @@ def test_running_out_of_memory_halves_the_pieces_and_the_step_is_done(monkeypatc
     assert sizes[-2:] == [1, 1]
 
 
-def test_a_single_utterance_that_does_not_fit_is_said() -> None:
-    def never(pieces: list[Batch]) -> None:
+def test_a_single_utterance_that_does_not_fit_is_an_error() -> None:
+    def out_of_memory(microbatches: list[Batch]) -> None:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(RunError, match="An utterance of 40 frames does not fit"):
-        MicrobatchRunner().run([speech_batch([40, 21])], never)
+        MicrobatchRunner().run([speech_batch([40, 21])], out_of_memory)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_pieces_hold_every_utterance_once(count: int) -> None:
-    pieces = speech_batch([5, 6, 7, 8, 9]).split(count)
-    assert len(pieces) == min(count, 5)
-    assert np.concatenate([piece.numbers for piece in pieces]).tolist() == [0, 1, 2, 3, 4]
-    assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+def test_splits_hold_every_utterance_once(count: int) -> None:
+    splits = speech_batch([5, 6, 7, 8, 9]).split(count)
+    assert len(splits) == min(count, 5)
+    assert np.concatenate([split.numbers for split in splits]).tolist() == [0, 1, 2, 3, 4]
+    assert max(map(len, splits)) - min(map(len, splits)) <= 1
 
 
-def test_blocks_computed_twice_give_the_same_bits_and_keep_less() -> None:
+def test_activation_checkpointing_is_bit_identical_and_saves_less() -> None:
     batch, kept, states = speech_batch([60, 60]), [], []
     for checkpointing in (False, True):
         made = sovits_stage(replace(FROZEN, activation_checkpointing=checkpointing, posterior_layers=8))
@@ -187,7 +187,7 @@ def test_learning_rates_warm_up() -> None:
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
 
 
-def test_gradients_are_clipped_where_asked() -> None:
+def test_gradients_are_clipped_at_max_grad_norm() -> None:
     made = sovits_stage(FROZEN, SovitsOptimConfig(learning_rate=1e-3, max_grad_norm=0.5))
     norms = made.step([speech_batch([21, 30])])
     for norm, network in (("grad_norm_g", made.generator), ("grad_norm_d", made.discriminator)):
@@ -195,7 +195,7 @@ def test_gradients_are_clipped_where_asked() -> None:
         assert float(gradients(network).norm()) == pytest.approx(0.5, rel=1e-3)
 
 
-def test_gradients_that_explode_are_scaled_down_to_what_is_usual() -> None:
+def test_exploding_gradients_are_scaled_to_the_usual_norm() -> None:
     weight = nn.Parameter(torch.zeros(4))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
     precision = Precision.choose("fp32", CPU)
@@ -228,7 +228,7 @@ def halved(precision: Precision, step: int) -> bool:
     return precision.is_half
 
 
-def test_a_plateau_grows_batches_and_then_ends_patience() -> None:
+def test_a_plateau_grows_batches_up_to_the_limit() -> None:
     plateau = Plateau()
     for step, loss in enumerate([5.0, 4.0, 4.5, 4.2]):
         plateau.update(step, loss)
@@ -252,7 +252,7 @@ class TestQuarantine:
         assert quarantine.quarantined == [1]
         assert quarantine.to_json() == {"1": 2, "2": 1}
 
-    def test_what_is_held_leaves_its_batches(self) -> None:
+    def test_quarantined_utterances_leave_their_batches(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2})
         batch = speech_batch([5, 6, 7])
         left = quarantine.without_quarantined(batch)
@@ -263,7 +263,7 @@ class TestQuarantine:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    store = build(tmp_path_factory.mktemp("policy") / "store").path
+    store = build(tmp_path_factory.mktemp("updates") / "store").path
     return RunConfig.from_options(
         store=store,
         out=Path("nowhere"),
@@ -277,11 +277,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 NOISE = 0.1
-"""Runs by other seeds end as far apart: from 52 to 57."""
+"""Relative difference of final losses of runs with other seeds: they range from 52 to 57."""
 
 
-def ended(observer: Silent) -> float:
-    """Mean of the last losses."""
+def final_loss(observer: Silent) -> float:
+    """Return the mean of the last losses."""
     assert observer.begun is not None
     return float(np.mean([r[observer.begun[2][0]] for r in observer.records][-5:]))
 
@@ -305,13 +305,13 @@ def test_growing_and_stopping_early(config: RunConfig, tmp_path: Path, monkeypat
     monkeypatch.setattr(SovitsStage, "validate", lambda self, batch: {"loss_mel": torch.tensor(1.0)})
     summary, observer = go(config, tmp_path / "run", validate_every=1, grow_batch=True, patience=3)
     assert summary["steps"] == 1 + 2 + 2 + 3 < config.schedule.max_steps
-    assert "validation no longer improves: updates of 2 times as many batches" in observer.said
-    assert observer.said[-1] == "stopping: no validation since step 1 was better"
+    assert "validation no longer improves: updates of 2 times as many batches" in observer.messages
+    assert observer.messages[-1] == "stopping: no validation since step 1 was better"
     sizes = [r["utterances"] for r in observer.records if r["split"] == "train"]
     assert max(sizes) > 4 >= max(sizes[:3])
 
 
-def test_the_checkpoint_that_validated_best_stays(config: RunConfig, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_best_checkpoint_is_kept(config: RunConfig, tmp_path: Path, monkeypatch: Any) -> None:
     losses = iter([3.0, 1.0, *[2.0] * 9])
     monkeypatch.setattr(SovitsStage, "validate", lambda self, batch: {"loss_mel": torch.tensor(next(losses))})
     go(config, tmp_path / "run", validate_every=1, checkpoint_every=1, max_steps=8)
@@ -321,38 +321,38 @@ def test_the_checkpoint_that_validated_best_stays(config: RunConfig, tmp_path: P
 @pytest.fixture(scope="module")
 def healthy(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     out = tmp_path_factory.mktemp("healthy")
-    return {stage: ended(go(config, out / stage, stage=stage)[1]) for stage in ("sovits", "gpt")}
+    return {stage: final_loss(go(config, out / stage, stage=stage)[1]) for stage in ("sovits", "gpt")}
 
 
-def test_a_profile_says_where_steps_went(config: RunConfig, tmp_path: Path) -> None:
+def test_a_profile_is_written(config: RunConfig, tmp_path: Path) -> None:
     _, observer = go(config, tmp_path / "run", profile=2, max_steps=6, stage="gpt")
     assert "aten::" in (tmp_path / "run" / "profile.txt").read_text()
     trace = json.loads((tmp_path / "run" / "trace.json").read_text())
     assert any(event.get("name", "").startswith("aten::") for event in trace["traceEvents"])
-    assert any(line.startswith("profile of 2 steps: ") for line in observer.said)
+    assert any(line.startswith("profile of 2 steps: ") for line in observer.messages)
 
 
-class TestPoison:
-    """Each is survived, named and reported, and training ends where it would have ended without."""
+class TestBadUpdates:
+    """Each bad update is reported, and the final loss is that of a run without it."""
 
-    def test_an_utterance_that_is_not_a_number(
+    def test_an_utterance_of_nan_is_quarantined(
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path
     ) -> None:
         poisoned = build(tmp_path / "store", poisoned=(7,)).path
         summary, observer = go(config, tmp_path / "run", store=poisoned)
-        spoilt = [r for r in observer.records if r["skipped"]]
-        assert len(spoilt) == summary["skipped"] == 2
-        assert all("utt7" in r["left_out"] and len(r["left_out"]) > 1 for r in spoilt)
-        first = f"step {spoilt[0]['step']}: gradients are not finite, the update is left out: because of utt7"
-        assert first in observer.said
-        assert observer.said[-1] == f"step {spoilt[1]['step']}: quarantined, no longer trained on: utt7"
+        skipped = [r for r in observer.records if r["skipped"]]
+        assert len(skipped) == summary["skipped"] == 2
+        assert all("utt7" in r["left_out"] and len(r["left_out"]) > 1 for r in skipped)
+        first = f"step {skipped[0]['step']}: gradients are not finite, the update is left out: because of utt7"
+        assert first in observer.messages
+        assert observer.messages[-1] == f"step {skipped[1]['step']}: quarantined, no longer trained on: utt7"
         assert summary["quarantined"] == ["utt7"]
-        assert ended(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
+        assert final_loss(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
         again = Silent()
         loop.resume(tmp_path / "run", {"max_steps": 20}, again)
         assert not any(r["skipped"] for r in again.records)
 
-    def test_a_loss_that_explodes(
+    def test_an_infinite_loss_skips_the_update(
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         mel_loss, calls = SovitsStage._mel_loss, iter(range(10_000))
@@ -360,17 +360,17 @@ class TestPoison:
             SovitsStage, "_mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e38 if next(calls) == 4 else 1)
         )
         summary, observer = go(config, tmp_path / "run")
-        (spoilt,) = [r for r in observer.records if r["skipped"]]
-        assert spoilt["step"] == 5
-        (said,) = [line for line in observer.said if "gradients are not finite" in line]
-        assert said.startswith("step 5: ") and all(name in said for name in spoilt["left_out"])
+        (skipped,) = [r for r in observer.records if r["skipped"]]
+        assert skipped["step"] == 5
+        (message,) = [line for line in observer.messages if "gradients are not finite" in line]
+        assert message.startswith("step 5: ") and all(name in message for name in skipped["left_out"])
         assert summary["quarantined"] == [] and summary["skipped"] == 1
-        assert ended(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
+        assert final_loss(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
 
-    def test_a_loss_that_explodes_within_the_range_of_numbers(
+    def test_exploding_finite_gradients_are_scaled_down(
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without scaling down, the run ends at 69 instead of 53, and nobody is told."""
+        """Without scaling down, the final loss is 69 instead of 53, and nothing is reported."""
         mel_loss, calls = SovitsStage._mel_loss, iter(range(10_000))
         monkeypatch.setattr(
             SovitsStage, "_mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e3 if next(calls) == 4 else 1)
@@ -378,24 +378,24 @@ class TestPoison:
         summary, observer = go(config, tmp_path / "run")
         (large,) = [r for r in observer.records if r["exploded"]]
         assert large["step"] == 5 and large["loss_mel"] > 1e4 and not large["skipped"]
-        (said,) = [line for line in observer.said if "far larger than usual" in line]
-        assert said.startswith("step 5: ") and all(name in said for name in large["scaled_down"])
+        (message,) = [line for line in observer.messages if "far larger than usual" in line]
+        assert message.startswith("step 5: ") and all(name in message for name in large["scaled_down"])
         assert summary["quarantined"] == [] and summary["skipped"] == 0
-        assert ended(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
+        assert final_loss(observer) == pytest.approx(healthy["sovits"], rel=NOISE)
 
     @pytest.mark.parametrize("stage", ["sovits", "gpt"])
-    def test_gradients_beyond_half_precision(
+    def test_gradients_that_overflow_half_precision_lower_the_loss_scale(
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
     ) -> None:
-        """Float16 as on a GPU, which CPUs compute too, if slowly: from its first loss scale, that is too large."""
+        """Float16 as on a GPU, computed slowly on a CPU. The initial loss scale is too large."""
         half = Precision("fp16", "fp16: of this test", CPU, fp32_steps=2)
         monkeypatch.setattr(Precision, "choose", lambda *_: half)
         summary, observer = go(config, tmp_path / "run", stage=stage)
         assert [r["precision"] for r in observer.records[:3]] == ["fp32", "fp32", "fp16"]
-        spoilt = [r for r in observer.records if r["skipped"]]
-        assert 1 <= len(spoilt) < 12 and all(r["left_out"] for r in spoilt)
+        skipped = [r for r in observer.records if r["skipped"]]
+        assert 1 <= len(skipped) < 12 and all(r["left_out"] for r in skipped)
         scales = [r["loss_scale"] for r in observer.records]
-        assert scales[0] == 2.0**16 and scales[-1] == 2.0 ** (16 - len(spoilt))
-        assert summary["skipped"] == len(spoilt)
-        assert summary["quarantined"] == [] and not any("not finite" in line for line in observer.said)
-        assert ended(observer) == pytest.approx(healthy[stage], rel=NOISE)
+        assert scales[0] == 2.0**16 and scales[-1] == 2.0 ** (16 - len(skipped))
+        assert summary["skipped"] == len(skipped)
+        assert summary["quarantined"] == [] and not any("not finite" in line for line in observer.messages)
+        assert final_loss(observer) == pytest.approx(healthy[stage], rel=NOISE)

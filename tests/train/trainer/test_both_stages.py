@@ -79,7 +79,7 @@ def decoder_run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class TestDecoder:
-    def test_it_learns_and_says_loss_and_accuracy(self, decoder_run: Any) -> None:
+    def test_loss_falls_and_accuracy_is_reported(self, decoder_run: Any) -> None:
         out, summary, observer = decoder_run
         assert observer.begun == (0, 30, ("loss", "accuracy"))
         records = metrics.read(out / "metrics.jsonl")
@@ -106,14 +106,14 @@ class TestDecoder:
 
 
 class TestInit:
-    def test_it_begins_with_these_weights_and_keeps_their_quantiser(
+    def test_pretrained_weights_are_loaded_and_their_quantiser_is_frozen(
         self, config: RunConfig, pretrained: Any, tmp_path: Path
     ) -> None:
         files = {"init": pretrained["s2G"], "init_discriminator": pretrained["s2D"]}
         summary, observer = go(config, tmp_path / "run", **files)
         count = len(SynthesizerTrn(sovits_config.tiny()).state_dict())
-        assert f"init: {count} tensors of {pretrained['s2G']}" in observer.said
-        assert "quantiser frozen: content is semantic" in observer.said
+        assert f"init: {count} tensors of {pretrained['s2G']}" in observer.messages
+        assert "quantiser frozen: content is semantic" in observer.messages
         assert all(r["loss_commit"] == 0 for r in observer.records if r["split"] == "train")
         begun = torch.load(pretrained["s2G"], weights_only=True)["weight"]
         made = torch.load(summary["checkpoint"], weights_only=True)["stage"]["generator"]
@@ -122,7 +122,7 @@ class TestInit:
         distance = (made["dec.conv_pre.weight"] - begun["dec.conv_pre.weight"]).abs().max()
         assert 0 < distance < 3 * 1e-3 * 1.1
 
-    def test_it_is_taken_up_where_it_stopped(self, config: RunConfig, pretrained: Any, tmp_path: Path) -> None:
+    def test_a_run_from_pretrained_weights_resumes(self, config: RunConfig, pretrained: Any, tmp_path: Path) -> None:
         once, twice = tmp_path / "once", tmp_path / "twice"
         go(config, once, init=pretrained["s2G"], max_steps=4)
         go(config, twice, init=pretrained["s2G"], max_steps=2)
@@ -137,7 +137,7 @@ class TestInit:
 
     def test_the_decoder_too(self, config: RunConfig, pretrained: Any, tmp_path: Path) -> None:
         _, observer = go(config, tmp_path / "run", stage="gpt", init=pretrained["s1"], max_steps=1)
-        assert any(line.startswith("init: ") and line.endswith("s1.ckpt") for line in observer.said)
+        assert any(line.startswith("init: ") and line.endswith("s1.ckpt") for line in observer.messages)
 
     @pytest.mark.parametrize(
         ("fault", "message"),
@@ -153,7 +153,7 @@ class TestInit:
             ("for speaking", "are not of this model: [0-9]+ missing"),
         ],
     )
-    def test_files_that_will_not_do(
+    def test_unsuitable_files_are_refused(
         self, config: RunConfig, pretrained: Any, tmp_path: Path, fault: str, message: str
     ) -> None:
         path = tmp_path / "x.pth"
@@ -173,7 +173,7 @@ class TestInit:
             go(config, tmp_path / "run", init=path)
         assert not (tmp_path / "run").exists() and not (tmp_path / "executed").exists()
 
-    def test_a_decoder_has_no_discriminator(self, config: RunConfig) -> None:
+    def test_init_discriminator_is_refused_for_gpt(self, config: RunConfig) -> None:
         with pytest.raises(UsageError, match="init_discriminator is for the stage sovits"):
             config.with_options(stage="gpt", init_discriminator=Path("s2D.pth"))
 
@@ -226,7 +226,7 @@ def call(*words: object) -> Result:
 
 
 class TestExport:
-    def test_a_run_is_written_as_upstream_knows_it(self, store: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def test_an_exported_run_has_upstream_s_format(self, store: Path, tmp_path: Path, monkeypatch: Any) -> None:
         """Of the tiny sizes, as if they had been published."""
         monkeypatch.setitem(export.SOVITS_SIZES, "v2", sovits_config.tiny())
         monkeypatch.setitem(export.GPT_SIZES, "v2", tiny())
@@ -241,7 +241,7 @@ class TestExport:
             assert made.weights.keys() == {name for name in weights if not name.startswith("enc_q.")}
             assert all(torch.equal(tensor, weights[name].half()) for name, tensor in made.weights.items())
 
-    def test_what_cannot_be_written(self, decoder_run: Any, tmp_path: Path) -> None:
+    def test_export_errors(self, decoder_run: Any, tmp_path: Path) -> None:
         tiny_run = call("export", decoder_run[0], "--out", tmp_path / "x.ckpt")
         assert tiny_run.exit_code == 2 and "No published version has the sizes of this model" in tiny_run.stderr
         assert "is not the folder of a run" in call("export", tmp_path, "--out", tmp_path / "x").stderr
@@ -258,26 +258,26 @@ def speaker(config: RunConfig, pretrained: Any, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def arguments(speaker: list[object], tmp_path: Path) -> list[object]:
-    return [*speaker, "--out", tmp_path / "said.wav"]
+    return [*speaker, "--out", tmp_path / "speech.wav"]
 
 
 class TestSample:
     def test_text_becomes_speech(self, arguments: list[object], decoder_run: Any, tmp_path: Path) -> None:
         result = call(*arguments, "--gpt", decoder_run[0])
         assert result.exit_code == 0, result.stderr
-        wave, rate = soundfile.read(tmp_path / "said.wav")
+        wave, rate = soundfile.read(tmp_path / "speech.wav")
         assert rate == 32_000 and len(wave) % 1280 == 0 and len(wave) >= 11 * 1280
         again = call(*arguments, "--gpt", decoder_run[0], "--seed", 0)
         assert again.exit_code == 0
-        np.testing.assert_array_equal(soundfile.read(tmp_path / "said.wav")[0], wave)
+        np.testing.assert_array_equal(soundfile.read(tmp_path / "speech.wav")[0], wave)
 
     def test_codes_become_speech(
         self, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("headrace.train.inference.synthesis.scorer", lambda: None)
         result = call(*arguments, "--semantic", "1 2 3 63 5")
-        assert result.stderr == f"{tmp_path / 'said.wav'}: 0.20 s, 5 codes\n"
-        assert len(soundfile.read(tmp_path / "said.wav")[0]) == 5 * 1280
+        assert result.stderr == f"{tmp_path / 'speech.wav'}: 0.20 s, 5 codes\n"
+        assert len(soundfile.read(tmp_path / "speech.wav")[0]) == 5 * 1280
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -295,7 +295,7 @@ class TestSample:
     def test_bad_input(self, arguments: list[object], changes: list[str], message: str, tmp_path: Path) -> None:
         result = call(*arguments, *changes)
         assert result.exit_code in (1, 2) and message in result.stderr
-        assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "said.wav").exists()
+        assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "speech.wav").exists()
 
     def test_runs_of_the_other_stage_are_told_apart(self, arguments: list[object], decoder_run: Any) -> None:
         result = call(*arguments, "--semantic", "1", "--sovits", decoder_run[0])

@@ -50,20 +50,22 @@ def update(batch: Batch) -> dict[str, Any]:
     made.generator.eval()
     made.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=_seed(0)))
     prepared = made._microbatch
-    made._microbatch = lambda piece, totals: with_draw(prepared(piece, totals), piece)  # type: ignore[method-assign]
+    made._microbatch = lambda batch, totals: with_draw(prepared(batch, totals), batch)  # type: ignore[method-assign]
     terms = made.step([batch])
     decoder = gpt_stage(replace(SMALL_GPT, dropout=0.0))
-    said = decoder.step([text_batch([12, 30, 17, 25]).select(CUTS[distributed.world_size()][distributed.rank()])])
+    decoder_terms = decoder.step(
+        [text_batch([12, 30, 17, 25]).select(CUTS[distributed.world_size()][distributed.rank()])]
+    )
     return {
-        "terms": {name: float(value) for name, value in (terms | said).items()},
+        "terms": {name: float(value) for name, value in (terms | decoder_terms).items()},
         "generator": gradients(made.generator),
         "discriminator": gradients(made.discriminator),
         "decoder": gradients(decoder.model),
     }
 
 
-def with_draw(piece: Microbatch, batch: Batch) -> Microbatch:
-    return replace(piece, random=drawn(piece.inputs, batch.numbers))
+def with_draw(microbatch: Microbatch, batch: Batch) -> Microbatch:
+    return replace(microbatch, random=drawn(microbatch.inputs, batch.numbers))
 
 
 def gradients(of: nn.Module) -> Tensor:
@@ -113,15 +115,15 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     try:
         for process in processes:
-            _, said = process.communicate(timeout=120)
-            assert process.returncode == 0, said
+            _, stderr = process.communicate(timeout=120)
+            assert process.returncode == 0, stderr
     finally:
         for process in processes:
             process.kill()
     return out
 
 
-def test_two_ranks_make_the_update_of_one(both: Path) -> None:
+def test_two_ranks_make_the_same_update_as_one(both: Path) -> None:
     """Though one has three utterances and the other one, all of other lengths."""
     want = update(speech_batch([21, 30, 17, 40]))
     for rank in range(2):
@@ -143,7 +145,7 @@ def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
     assert not torch.equal(state["random"][0]["cpu"], state["random"][1]["cpu"])
 
 
-def test_a_run_of_two_ranks_goes_on_alone(both: Path) -> None:
+def test_a_run_of_two_ranks_resumes_on_one(both: Path) -> None:
     observer = Silent()
     summary = loop.resume(both / "run", {"max_steps": 0, "max_epochs": 2}, observer)
     assert summary is not None and summary["ranks"] == 1

@@ -144,13 +144,13 @@ def test_killed_before_the_first_checkpoint(corpus, kind, undisturbed, tmp_path)
     assert_same_run(out, undisturbed, steps=STEPS)
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(corpus, kind, undisturbed, tmp_path):
+def test_a_damaged_newest_checkpoint_loses_only_its_steps(corpus, kind, undisturbed, tmp_path):
     out = tmp_path / "run"
     loop.start(config(corpus, out, kind).with_options(max_steps=2 * EVERY + 1), Silent())
     damage(Checkpoints(out / "checkpoints"))
     observer = Silent()
     loop.resume(out, {"max_steps": STEPS}, observer)
-    assert "is damaged" in observer.said[0] and observer.said[1] == f"continuing after step {2 * EVERY}"
+    assert "is damaged" in observer.messages[0] and observer.messages[1] == f"continuing after step {2 * EVERY}"
     assert_same_run(out, undisturbed, steps=STEPS)
 
 

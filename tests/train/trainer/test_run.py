@@ -57,7 +57,7 @@ def test_the_model_learns(trained):
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:2])
 
 
-def test_a_line_a_step(trained):
+def test_every_step_writes_a_line(trained):
     out, observer, _ = trained
     lines = metrics.read(out / "metrics.jsonl")
     assert lines == observer.records
@@ -83,7 +83,7 @@ def test_a_line_a_step(trained):
         assert 0 < record["utterances"] <= 3
 
 
-def test_epochs_visit_everything_but_the_held_out(trained):
+def test_epochs_visit_all_training_utterances(trained):
     steps = untimed(trained[1].records)
     per_epoch = [sum(r["utterances"] for r in group) for _, group in itertools.groupby(steps, lambda r: r["epoch"])]
     assert len(per_epoch) > 1
@@ -97,7 +97,7 @@ def test_the_learning_rate_falls_once_an_epoch(trained):
     assert all(a > b for (a,), (b,) in itertools.pairwise(rates))
 
 
-def test_what_a_run_leaves(trained):
+def test_files_of_a_run(trained):
     out, observer, summary = trained
     assert Checkpoints(out / "checkpoints").steps() == [8, 12, 16]
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -110,19 +110,19 @@ def test_what_a_run_leaves(trained):
     assert observer.begun == (0, 16, ("loss_mel",))
 
 
-def test_choices_are_said_with_their_reason(trained):
-    said = trained[1].said
+def test_settings_are_logged_with_their_reason(trained):
+    messages = trained[1].messages
     for choice in ("device cpu: ", "precision fp32: ", "batch_frames 300: asked for", "max_utterances 3: asked for"):
-        assert any(line.startswith(choice) for line in said), choice
+        assert any(line.startswith(choice) for line in messages), choice
 
 
-def test_validating_changes_nothing(trained, config, tmp_path):
+def test_validating_does_not_change_training(trained, config, tmp_path):
     observer = Silent()
     loop.start(config.with_options(out=tmp_path / "run", max_steps=7, validate_every=0), observer)
     assert untimed(observer.records) == untimed(trained[1].records)[:7]
 
 
-def test_going_on_for_longer(trained, config, tmp_path):
+def test_a_run_can_be_extended(trained, config, tmp_path):
     """A run that reached its end, and is given more steps, is the run that was given them at once."""
     out, observer = tmp_path / "run", Silent()
     loop.start(config.with_options(out=out, max_steps=6), observer)
@@ -245,7 +245,7 @@ class TestCheckpoints:
         assert torch.equal(state["weights"], WEIGHTS["weights"])
 
     @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign"])
-    def test_a_damaged_one_is_said_and_passed_over(self, tmp_path, damage):
+    def test_a_damaged_checkpoint_is_reported_and_skipped(self, tmp_path, damage):
         checkpoints = self.checkpoints(tmp_path)
         path = checkpoints.path(3)
         content = bytearray(path.read_bytes())
@@ -263,7 +263,7 @@ class TestCheckpoints:
         assert checkpoints.load_newest()[0]["step"] == 2
         assert not (tmp_path / "executed").exists()
 
-    def test_none_that_can_be_used(self, tmp_path):
+    def test_no_usable_checkpoint_is_an_error(self, tmp_path):
         checkpoints = self.checkpoints(tmp_path, steps=1)
         checkpoints.path(1).write_bytes(b"")
         with pytest.raises(RunError, match="No checkpoint in"):
@@ -276,7 +276,7 @@ class TestCheckpoints:
             checkpoints.load_newest()
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-    def test_a_full_disk_costs_nothing_that_is_saved(self, tmp_path):
+    def test_a_full_disk_keeps_saved_checkpoints(self, tmp_path):
         checkpoints = self.checkpoints(tmp_path)
         checkpoints.path(4).with_suffix(".tmp").symlink_to("/dev/full")
         with pytest.raises(RunError, match=r"No space left on device\. .* step 3 is the newest"):
@@ -287,7 +287,7 @@ class TestCheckpoints:
 
 
 class TestMetrics:
-    def test_lines_after_the_checkpoint_go(self, tmp_path):
+    def test_lines_after_the_checkpoint_are_dropped(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
         with MetricsLog(path, last_step=0) as log:
             for step in range(1, 6):
@@ -303,7 +303,7 @@ class TestMetrics:
             (4, True),
         ]
 
-    def test_a_run_without_one_finite_loss_can_be_summed_up(self):
+    def test_a_run_without_finite_losses_is_summarised(self):
         step = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5, "step_s": 2}
         summary = metrics.summarise([step | {"step": 1, "loss_mel": None, "skipped": 1.0}], ["loss_mel"])
         assert summary["loss_mel_first"] is None and summary["loss_mel_last"] is None
@@ -319,8 +319,8 @@ class TestMetrics:
             "skipped": 0.0,
         }
         steps = [record | {"step": n, "loss_mel": float(n), "step_s": 2.0} for n in range(1, 41)]
-        held = [{"split": "validation", "step": 20, "loss_mel": 7.0}]
-        summary = metrics.summarise(steps + held, ["loss_mel"])
+        validations = [{"split": "validation", "step": 20, "loss_mel": 7.0}]
+        summary = metrics.summarise(steps + validations, ["loss_mel"])
         assert summary["loss_mel_first"] == 10.5
         assert summary["loss_mel_last"] == 30.5
         assert summary["loss_mel_validation"] == 7.0
@@ -348,7 +348,7 @@ class TestCommand:
         assert result.exit_code == 0
         assert json.loads(result.stdout)["steps"] == 2
 
-    def test_a_person_gets_reasons_and_a_table(self, corpus, tmp_path):
+    def test_text_output_has_reasons_and_a_table(self, corpus, tmp_path):
         out = tmp_path / "run"
         result = self.invoke(corpus, "--out", out, "--preset", "tiny", "--batch-frames", 300, "--max-steps", 2)
         assert result.exit_code == 0
@@ -358,7 +358,7 @@ class TestCommand:
         assert again.exit_code == 0
         assert "continuing after step 2" in again.stderr
 
-    def test_mistakes_are_one_line_and_a_code(self, corpus, tmp_path):
+    def test_errors_are_one_line_and_an_exit_code(self, corpus, tmp_path):
         result = self.invoke(tmp_path, "--out", tmp_path / "run")
         assert result.exit_code == 1
         assert "is not a Headrace store" in result.stderr
