@@ -15,7 +15,7 @@ import numpy as np
 from headrace.store.reader import Store
 
 SILENCE = -1
-"""Index of a segment that is no phone."""
+"""Index of a segment that is not a phone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Segments:
     def phones_within(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first, and one past the last, of the phones that lie by half or more in a range of frames.
 
-        Adjacent ranges share out the phones, each to one of them.
+        Of adjacent ranges, each phone belongs to exactly one.
         """
         middles = self.frames_of_phone().sum(1)
         first, last = np.searchsorted(middles, [2 * start, 2 * stop])
@@ -58,8 +58,8 @@ def segments_of_times(times: np.ndarray, *, frames: int, hop: int) -> Segments:
 
     Args:
         times: (P, 2), first sample of each phone and one past the last; ascending.
-        frames: of the utterance.
-        hop: samples of a frame.
+        frames: number of frames of the utterance.
+        hop: number of samples in a frame.
     """
     count, end = len(times), frames * hop
     silences = np.append(times[1:, 0], end)  # each ends where the next phone begins

@@ -73,8 +73,10 @@ class Interrupted(HeadraceError):
 
 
 class Rejected(HeadraceError):
-    """An utterance cannot be used. It is raised while the utterance is processed, and becomes a
-    `headrace.store.schema.Reject`."""
+    """An utterance cannot be used.
+
+    It is raised while the utterance is processed, and becomes a `headrace.store.schema.Reject`.
+    """
 
     def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")

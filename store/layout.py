@@ -44,7 +44,7 @@ def shard_name(dimensions: int) -> str:
 
 
 def sealed_parts(root: StoragePath) -> list[int]:
-    """Return the numbers of the sealed parts, ascending. A part that is not sealed is not there at all."""
+    """Return the numbers of the sealed parts, ascending. Parts that are not sealed do not count."""
     folder = root / "parts"
     return sorted(int(name) for name in storage_of(folder).list_groups(folder) if name.isdigit())
 
@@ -74,8 +74,8 @@ def offsets(lengths: np.ndarray) -> np.ndarray:
 def default_part_seconds(total_seconds: float) -> float:
     """Return how much audio a part holds by default: about an hour, less if the corpus is small.
 
-    So every core has work, and little has to be repeated after a crash. It depends on the corpus only: every machine
-    cuts a corpus in the same way.
+    With parts of this size every core has work, and little has to be repeated after a crash. The size depends on the
+    corpus only, so that every machine divides a corpus in the same way.
     """
     return min(3600.0, max(60.0, total_seconds / 16))
 

@@ -1,4 +1,4 @@
-"""What a store was before it grew."""
+"""Recognition of an earlier, smaller state of a store that has grown."""
 
 from __future__ import annotations
 

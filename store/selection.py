@@ -1,4 +1,4 @@
-"""Selects the utterances of a store that meet a condition, and counts those that do not."""
+"""Select the utterances of a store that meet a condition, and count those that do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of GPT-SoVITS from a feature store, and speech from what was trained.
+"""Training of GPT-SoVITS from a feature store, and synthesis of speech with trained models.
 
 Read a store in a training loop of your own:
 

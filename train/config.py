@@ -1,4 +1,4 @@
-"""Configuration of a training run, and which of it a run keeps for life."""
+"""Configuration of a training run, and the options that a run keeps for life."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which utterances are trained on, and how they are batched."""
+    """Selection, balancing and batching of utterances."""
 
     batch_frames: int = 0
     """Upper limit of padded frames in a batch. 0 chooses by the device."""
@@ -112,7 +112,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """What the networks are computed on, and how."""
+    """Device, precision and memory use of computation."""
 
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is a device."""
@@ -163,7 +163,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringConfig:
-    """What a run shows of itself beside its metrics."""
+    """Samples, TensorBoard and profiles, beside the metrics of a run."""
 
     samples: int | None = None
     """Held-out utterances that each validation synthesises into RUN/samples/. None: two with TensorBoard, else none."""

@@ -1,7 +1,7 @@
 """Distributed training: one process per device, as torchrun starts them, and collective operations between them.
 
-Without torchrun there is one rank, and every function returns what it was given. Tensors on a CPU use gloo, those on
-CUDA NCCL. Every rank has to call the same functions in the same order.
+Without torchrun there is one rank, and every function returns its argument unchanged. Tensors on a CPU use gloo, those
+on CUDA NCCL. Every rank has to call the same functions in the same order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUCKET_SIZE = 25_000_000
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Make the processes that torchrun started a group for the duration of this context."""
+    """Join the processes that torchrun started into a group for the duration of this context."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -84,13 +84,14 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Copy the buffers of rank 0 to every rank: what is learnt without gradients, like a codebook."""
+    """Copy the buffers of rank 0 to every rank: state that is learnt without gradients, such as a codebook."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def _sum_in_place(tensors: list[Tensor]) -> None:
+    """Replace tensors by their sums over ranks, in one collective operation."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
     for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

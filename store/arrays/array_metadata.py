@@ -21,7 +21,7 @@ BYTES, CRC = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayMetadata:
-    """How an array is stored: numbers in one shard of several chunks, or strings in one block."""
+    """The layout of a stored array: numbers in one shard of several chunks, or strings in one block."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

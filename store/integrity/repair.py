@@ -22,7 +22,7 @@ from headrace.store.storage import StoragePath, storage_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What a repair deletes, and what remains to be done."""
+    """The parts and arrays that a repair deletes, and the commands to run after it."""
 
     problems: tuple[Problem, ...]
     """All problems that were found."""

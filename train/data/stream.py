@@ -41,7 +41,7 @@ LARGEST_KEPT_BLOCK = (32 << 20) - 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """How utterances are batched, and how batches are read ahead."""
+    """Batching of utterances, and reading ahead of batches."""
 
     batch_frames: int | None = None
     """Upper limit of padded frames in a batch on one rank: its utterances times the longest of them. None for no limit:
@@ -78,7 +78,7 @@ class _PlannedBatch(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What is left of an epoch."""
+    """The part of an epoch that is left."""
 
     numbers: np.ndarray
     """(N,) int64: its utterances; those that are repeated appear several times."""

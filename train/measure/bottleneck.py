@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def bottleneck(self) -> str:
-        """What limits training: `data` or `model`."""
+        """The side that limits training: `data` or `model`."""
         return "data" if self.wait_share > WAIT_SHARE_LIMIT else "model"
 
     def verdict(self, remedy: str) -> str:

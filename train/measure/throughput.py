@@ -35,7 +35,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class StreamMeasurement:
-    """What a stream delivered while no model used its batches."""
+    """The batches and bytes that a stream delivered while no model used them."""
 
     store: Store
     features: tuple[str, ...]

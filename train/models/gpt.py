@@ -32,6 +32,7 @@ class Embedding(nn.Module):
         self.word_embeddings = nn.Embedding(entries, channels)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of ids."""
         return self.word_embeddings(ids)
 
 

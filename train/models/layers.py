@@ -1,6 +1,6 @@
 """Layers that several SoVITS networks share.
 
-Shapes: B batch, C channels, T frames, N length of a segment. Masks are boolean, (B, 1, T), True where a frame counts.
+Shapes: B batch, C channels, T frames, N length of a segment. Masks are boolean, (B, 1, T), True where a frame is valid.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class WeightNormConv1d(WeightNorm, nn.Conv1d):
     """1-d convolution with weight normalisation."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve with the normalised weight."""
         return self._conv_forward(x, self.normalised(), self.bias)
 
 
@@ -56,6 +57,7 @@ class WeightNormConv2d(WeightNorm, nn.Conv2d):
     """2-d convolution with weight normalisation."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve with the normalised weight."""
         return self._conv_forward(x, self.normalised(), self.bias)
 
 
@@ -65,6 +67,7 @@ class WeightNormConvTranspose1d(WeightNorm, nn.ConvTranspose1d):
     padding: tuple[int]
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve with the normalised weight; `output_size` is ignored."""
         return F.conv_transpose1d(x, self.normalised(), self.bias, self.stride, self.padding)
 
 
@@ -77,11 +80,12 @@ class ChannelNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
+        """Normalise each frame. (B, C, T)."""
         return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
 
 
 def run_block(run: Callable[..., T], *inputs: Any, activation_checkpointing: bool) -> T:
-    """Run a block of a network, with activation checkpointing (Chen et al. 2016) if asked for.
+    """Run a block of a network, with activation checkpointing (Chen et al. 2016) if requested.
 
     With it only the inputs are stored for the backward pass, which runs the block again: a third more time for the
     model, and the activations of one block at a time.

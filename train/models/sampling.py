@@ -17,7 +17,7 @@ from headrace.train.models.prefix_attention import AttentionFn, PrefixAttention,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
-    """How each code is sampled. Defaults are those of GPT-SoVITS."""
+    """Settings of sampling. Defaults are those of GPT-SoVITS."""
 
     top_k: int = 15
     """Sample among this many most probable codes; 1 is greedy decoding."""

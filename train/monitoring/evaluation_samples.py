@@ -92,6 +92,7 @@ class SovitsSynthesizer:
         self._stage, self.features = stage, stage.features
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Synthesise the codes, or those of the content, and return the attention of frames to phones."""
         model, frames = self._stage.generator, int(batch.frames[0])
         x = sovits_inputs.prepare_inputs(batch, self._stage.spectral, self._stage.config)
         with _evaluating(model), _attention_weights(model.enc_p.mrte.cross_attention) as attention:
@@ -128,6 +129,7 @@ class GptSynthesizer:
         self.features = (*stage.features, *voice_features)
 
     def synthesize(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Generate codes from the phones and decode them; there is no attention to return."""
         model, x = self._stage.model, gpt_inputs.prepare_inputs(batch)
         max_codes = 2 * int(x.codes_n[0]) + SPARE_CODES
         with _evaluating(model):

@@ -40,17 +40,21 @@ class CompositeObserver:
         self._observers = observers
 
     def log(self, line: str) -> None:
+        """Pass a message on."""
         for observer in self._observers:
             observer.log(line)
 
     def started(self, step: int, last_step: int | None, tracked: Sequence[str]) -> None:
+        """Pass the start of training on."""
         for observer in self._observers:
             observer.started(step, last_step, tracked)
 
     def recorded(self, record: Record) -> None:
+        """Pass a line of metrics.jsonl on."""
         for observer in self._observers:
             observer.recorded(record)
 
     def samples_written(self, step: int, samples: Sequence[Sample]) -> None:
+        """Pass samples on."""
         for observer in self._observers:
             observer.samples_written(step, samples)

@@ -51,7 +51,7 @@ def preference_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceCorruption:
-    """How each sequence of a batch is corrupted: one of its spans is repeated or deleted."""
+    """A corruption of each sequence of a batch: one of its spans is repeated or deleted."""
 
     repeat: Tensor
     """(B,) bool: repeat the span, or else delete it."""

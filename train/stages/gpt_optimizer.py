@@ -19,7 +19,7 @@ ADAMW: dict[str, Any] = {"optimizer": "adamw", "first_rate": 1e-6, "peak_rate": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GptOptimConfig:
-    """How the decoder is trained. Defaults are those of GPT-SoVITS."""
+    """Optimiser, learning rates and updates of the decoder. Defaults are those of GPT-SoVITS."""
 
     optimizer: Literal["scaled_adam", "adamw"] = "scaled_adam"
     schedule: Literal["published", "warmup_cosine"] = "published"

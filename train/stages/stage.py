@@ -18,7 +18,7 @@ from headrace.train.stages.microbatch import MicrobatchRunner
 
 
 class UpdatePolicy(Protocol):
-    """How batches are combined into updates."""
+    """The part of a stage's configuration that the training loop reads."""
 
     @property
     def grad_accum(self) -> int:
@@ -69,7 +69,7 @@ class Stage(Protocol):
 
     @property
     def optim(self) -> UpdatePolicy:
-        """How updates are made."""
+        """Configuration of updates."""
 
     @property
     def learning_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""What the stages require of a store's features."""
+"""Requirements of the stages on a store's features."""
 
 from __future__ import annotations
 

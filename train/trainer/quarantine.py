@@ -22,7 +22,7 @@ MAX_NAMED = 8
 
 
 class Validatable(Protocol):
-    """What the quarantine needs of a stage."""
+    """The part of a stage that the quarantine uses."""
 
     precision: Precision
 
