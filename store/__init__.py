@@ -22,7 +22,7 @@ def open(location: Location | Sequence[Location], *, check: bool = False) -> Sto
 
     Several stores can be read as one, without copying. The result has the features that all of them have, made by the
     same recipe, and the utterances of one store after those of the other. An utterance may not be in two of them; that
-    is checked when the identities are first asked for.
+    is checked when the identities are first read.
 
     Args:
         location: a folder or s3://BUCKET/PREFIX; or several of them: a sequence, or a text file with one on each line.

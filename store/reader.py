@@ -52,7 +52,7 @@ class Spans(NamedTuple):
 class Store:
     """A store opened for reading. Utterances are numbered from 0, the shortest first within each part.
 
-    Parts that a build has not sealed yet are not seen; `complete` tells whether there are any.
+    Parts that a build has not sealed yet are ignored; `complete` tells whether there are any.
     """
 
     def __init__(self, where: Location | Sequence[Location], *, check: bool = False) -> None:

@@ -81,7 +81,7 @@ class MappedArray:
         return self._address + start * self._row_bytes, self
 
     def prefetch(self, start: np.ndarray, stop: np.ndarray) -> None:
-        """Ask the kernel to read rows from the disk while this process does something else. Windows is not asked.
+        """Ask the kernel to read rows from the disk while this process does something else; not on Windows.
 
         Args:
             start, stop: (B,) int64, first row and one past the last of each span; ascending.
@@ -180,7 +180,7 @@ def open_array(path: StoragePath, cache: ChunkCache | None = None, checksums: Se
 def load_array(path: StoragePath, checksums: Sequence[str] = ()) -> np.ndarray:
     """Return a whole array in memory: numbers as stored, strings as an object array of str.
 
-    Meant for small arrays: a bucket is asked once, and no file stays open.
+    Meant for small arrays: a bucket gets one request, and no file stays open.
 
     Args:
         checksums: of the array's blocks, compared with what is read; none to check nothing.

@@ -14,7 +14,7 @@ def jit(function: Function) -> Function:
     """Compile a function when it is first called. While it runs, it releases the interpreter's lock.
 
     The machine code is kept on disk, next to the source file or in the user's cache; if neither can be written, each
-    process compiles anew. Processes may compile at the same time: each writes its own file and renames it.
+    process compiles again. Processes may compile at the same time: each writes its own file and renames it.
     """
     return eager_jit()(function)
 

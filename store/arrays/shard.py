@@ -55,7 +55,7 @@ class ChunkCache:
     def _fetch(self, file: Hashable, missing: list[int], fetch: Callable[[list[int]], list[np.ndarray]]) -> None:
         try:
             fetched = fetch(missing)
-        except BaseException as error:  # threads that wait for these chunks have to be told, whatever it is
+        except BaseException as error:  # any error has to reach the threads that wait for these chunks
             with self._lock:
                 for chunk in missing:
                     self._chunks.pop((file, chunk)).set_exception(error)

@@ -91,11 +91,11 @@ class LocalStorage:
         """
         folder = root / TEMPORARY
         for name in self.list_names(folder):
-            gone = folder / f"gone-{uuid.uuid4().hex}"
+            trash = folder / f"gone-{uuid.uuid4().hex}"
             with suppress(FileNotFoundError):  # its writer has just committed it
-                (folder / name).rename(gone)
-                shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-        with suppress(OSError):  # another writer has just begun
+                (folder / name).rename(trash)
+                shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
+        with suppress(OSError):  # another writer has just started
             folder.rmdir()
 
     def write(self, file: Path, chunks: Iterable[bytes]) -> None:
@@ -114,12 +114,12 @@ class LocalStorage:
 
     def delete_folder(self, root: Path, name: str) -> None:
         """Delete a folder of `root`: it is renamed away first, so it disappears at once."""
-        gone = root / TEMPORARY / f"gone-{uuid.uuid4().hex}"
-        gone.parent.mkdir(exist_ok=True)
+        trash = root / TEMPORARY / f"gone-{uuid.uuid4().hex}"
+        trash.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
-            (root / name).rename(gone)
+            (root / name).rename(trash)
             _fsync((root / name).parent)
-            shutil.rmtree(gone)
+            shutil.rmtree(trash)
 
     def delete_group(self, folder: Path) -> None:
         """Delete a folder, its `zarr.json` first: a folder that is half deleted counts as missing."""

@@ -50,7 +50,7 @@ MAX_TRUNCATED_RETRIES = 3
 """How often one request is repeated after such an error."""
 
 ROLE_REQUEST = "/latest/api/token"
-"""Path of the machine's own metadata service, which is asked if the environment holds no credentials."""
+"""Path of the machine's own metadata service, which is queried if the environment holds no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class S3Path:
 
     def read_ranges(self, bounds: Sequence[tuple[int, int]]) -> list[Any]:
         """Return the bytes from start to stop of each of `bounds`, as buffers. Adjacent ranges share a request."""
-        asked = [(start, stop) for start, stop in bounds if start < stop]  # an empty range is an error to S3
-        starts, stops = [start for start, _ in asked], [stop for _, stop in asked]
+        nonempty = [(start, stop) for start, stop in bounds if start < stop]  # an empty range is an error to S3
+        starts, stops = [start for start, _ in nonempty], [stop for _, stop in nonempty]
         found = iter(self._request("read", lambda: self._client.get_ranges(self.key, starts=starts, ends=stops)))
         return [next(found) if start < stop else b"" for start, stop in bounds]
 

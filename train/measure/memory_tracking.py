@@ -17,9 +17,9 @@ class MemoryTracker(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.current = 0
-        """Bytes that are held now."""
+        """Bytes in use now."""
         self.peak = 0
-        """The most bytes that were held at once."""
+        """Peak of bytes in use."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -93,17 +93,17 @@ def measure_stream(
     opened, first, elapsed = time.perf_counter(), 0.0, 0.0
     store, numbers, sizes = stores.open(path), list[np.ndarray](), list[list[int]]()
     with Stream(store, features, np.arange(len(store), dtype=np.int64), config) as stream:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         while not numbers or (elapsed < seconds and stream.position.epoch < epochs):
             counted = stream.position.epoch >= skipped
             batch = next(stream)
             first = first or time.perf_counter() - opened
             if not counted:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 continue
             numbers.append(batch.numbers)
             sizes.append([tensor.nbytes for tensor in batch.tensors.values()])
-            elapsed = time.perf_counter() - begun
+            elapsed = time.perf_counter() - start
     return StreamMeasurement(
         store=store, features=features, numbers=numbers, sizes=sizes, seconds=elapsed, first_batch_s=first
     )
@@ -126,7 +126,7 @@ def bench(
         batch_frames: upper limit of padded frames in a batch.
         seconds: least duration of each measurement.
         warm, cold: whether to measure with the store in the page cache, and without.
-        log: is told what is being measured.
+        log: called with a line when a measurement starts.
     Returns:
         What was read and how; `warm` and `cold`, each as `StreamMeasurement.to_json` or None; `copy_gb_per_s`, and
         `warm.of_copies`, the stream's share of that rate. Where the store lies on disks of this machine also

@@ -1,4 +1,4 @@
-"""Training of the text-to-semantic decoder: prediction of the next code and, if asked for, a preference loss.
+"""Training of the text-to-semantic decoder: prediction of the next code and, optionally, a preference loss.
 
 Shapes: B batch.
 """

@@ -47,7 +47,7 @@ def requirements(config: RunConfig, store: Store) -> Requirements:
 
 
 def content_feature(sizes: SovitsConfig, store: Store) -> Literal["semantic", "content", "mfcc"]:
-    """Return the feature that tells SoVITS what is spoken.
+    """Return the feature from which SoVITS reads what is spoken.
 
     A frozen quantiser always gives the same codes for the same content. Where the store holds them they are read
     instead, a thousandth of the bytes. Clusters of k-means are not codes of a quantiser.

@@ -75,7 +75,7 @@ class SovitsStage:
     ) -> None:
         """
         Args:
-            content: the feature that tells what is spoken. `semantic` are codes of the model's own quantiser: it must
+            content: the feature of what is spoken. `semantic` are codes of the model's own quantiser: it must
                 be frozen.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
@@ -231,7 +231,7 @@ class SovitsStage:
 
     def update(self, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
         """Do what `step` does, with prepared inputs."""
-        # With several microbatches each network's update synthesises anew: all outputs together would not fit.
+        # With several microbatches each network's update runs the generator again: all outputs together would not fit.
         output = self._synthesise(microbatches[0]) if len(microbatches) == 1 else None
         if self._discriminator_metrics is None:
             self._discriminator_metrics = self._update_discriminator(microbatches, output)

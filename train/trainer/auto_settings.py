@@ -14,39 +14,39 @@ MIN_FRAMES_COUNTED = 128
 """The least number of frames that an utterance counts for: a whole segment of it is decoded and discriminated."""
 
 
-def choose_device(asked: str) -> tuple[torch.device, str]:
+def choose_device(requested: str) -> tuple[torch.device, str]:
     """Return the device to train on, and why.
 
     Args:
-        asked: auto, cpu or cuda.
+        requested: auto, cpu or cuda.
     Raises:
-        UsageError: CUDA was asked for and there is none.
+        UsageError: CUDA was requested and there is none.
     """
     available, number = torch.cuda.is_available(), distributed.local_rank()
-    if asked == "cuda" and not available:
+    if requested == "cuda" and not available:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
-    on_cuda = asked == "cuda" or (asked == "auto" and available)
+    on_cuda = requested == "cuda" or (requested == "auto" and available)
     if on_cuda and number >= torch.cuda.device_count():
         raise UsageError(f"Process {number} of this machine has no CUDA device: start {torch.cuda.device_count()}.")
     if on_cuda:
         torch.cuda.set_device(number)
     device = torch.device("cuda", number) if on_cuda else torch.device("cpu")
-    return device, f"{'a' if available else 'no'} CUDA device is there" if asked == "auto" else "asked for"
+    return device, f"{'a' if available else 'no'} CUDA device is there" if requested == "auto" else "asked for"
 
 
-def choose_batch_frames(asked: int, device: torch.device) -> tuple[int, str]:
-    """Return the upper limit of padded frames in a batch, and why. `asked` is 0 if the user gave no value."""
-    if asked:
-        return asked, "asked for"
+def choose_batch_frames(requested: int, device: torch.device) -> tuple[int, str]:
+    """Return the upper limit of padded frames in a batch, and why. `requested` is 0 if the user gave no value."""
+    if requested:
+        return requested, "asked for"
     if device.type == "cpu":
         return CPU_BATCH_FRAMES, "steps of about a second on a CPU"
     gib = torch.cuda.get_device_properties(device).total_memory / 2**30
     return max(1, round(gib)) * CUDA_BATCH_FRAMES_PER_GIB, f"{CUDA_BATCH_FRAMES_PER_GIB} per GiB of {gib:.0f} GiB"
 
 
-def choose_max_utterances(asked: int, batch_frames: int) -> tuple[int, str]:
-    """Return the upper limit of utterances in a batch, and why. `asked` is 0 if the user gave no value."""
-    if asked:
-        return asked, "asked for"
+def choose_max_utterances(requested: int, batch_frames: int) -> tuple[int, str]:
+    """Return the upper limit of utterances in a batch, and why. `requested` is 0 if the user gave no value."""
+    if requested:
+        return requested, "asked for"
     chosen = max(1, batch_frames // MIN_FRAMES_COUNTED)
     return chosen, f"an utterance costs as much as {MIN_FRAMES_COUNTED} frames at least"

@@ -32,7 +32,7 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
     """Start a training run, and train until it is finished.
 
     Args:
-        observer: is told what happens; None for none.
+        observer: receives the events of the run; None for none.
     Returns:
         `Run.summary` on the first rank, None on the others.
     Raises:

@@ -25,7 +25,7 @@ class RunRecorder:
     def __init__(self, config: RunConfig, observer: Observer) -> None:
         """
         Raises:
-            UsageError: TensorBoard was asked for and is not installed.
+            UsageError: TensorBoard was requested and is not installed.
         """
         self._first_rank = distributed.rank() == 0
         use_tensorboard = config.monitoring.tensorboard and self._first_rank

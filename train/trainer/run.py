@@ -173,7 +173,7 @@ class Run:
         return Position.from_json(state["stream"])
 
     def _last_step(self) -> int | None:
-        """Return the step at which the run stops, as far as the current epoch tells."""
+        """Return the step at which the run stops, as far as it is known in the current epoch."""
         schedule = self.config.schedule
         epochs = schedule.max_epochs * -(-self.stream.steps // self._batches_per_update)
         return min((last for last in (schedule.max_steps, epochs) if last), default=None)

@@ -59,7 +59,7 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
 
     Args:
         config: `out` is not used.
-        observer: is told of each setting, with its reason.
+        observer: receives each setting, with its reason.
     Raises:
         UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
