@@ -55,9 +55,8 @@ def decode_utterances(
     """Decode utterances in the order given.
 
     Args:
-        root: of the corpus.
-        utterances: to decode.
-        sample_rate: of the result, in Hz.
+        root, utterances: root of the corpus, and the utterances of it to decode.
+        sample_rate: sample rate of the result, in Hz.
         level: level normalisation.
         isolated: decode in a child process, so that a file which crashes or hangs its decoder is found and rejected.
         threads: number of threads that decode in this process.
