@@ -1,4 +1,4 @@
-"""`bert`: what a Chinese text means, at each of its phones, by a BERT (Devlin et al. 2019) as GPT-SoVITS reads it.
+"""The feature `bert`: hidden states of a Chinese BERT (Devlin et al. 2019), one row per phone, as GPT-SoVITS uses them.
 
 Shapes: U utterances, L characters, P phones, W width.
 """
@@ -31,20 +31,22 @@ BEGIN, END, UNKNOWN, PADDING = "[CLS]", "[SEP]", "[UNK]", "[PAD]"
 
 @dataclass(frozen=True, kw_only=True)
 class Bert(Derived):
-    """Hidden state of the third layer from the top, one row for every phone of a character. Zeros where the language is
-    another, or nobody knows which character a phone belongs to."""
+    """Hidden states of the third layer from the top, each character's repeated for all of its phones.
+
+    Rows are zero where the language is not Chinese, or where the character of a phone is not known.
+    """
 
     bert: Path
-    """A folder as transformers writes them, such as chinese-roberta-wwm-ext-large."""
+    """Folder of a model as transformers saves it, such as chinese-roberta-wwm-ext-large."""
     precision: Precision = "fp32"
-    """What the network computes in. What is not finite in half precision is computed again in fp32."""
+    """Precision of the network. Results that are not finite in half precision are computed again in fp32."""
 
     name, needs, axis, dtype = "bert", ("phone_word",), "phones", "float16"
     channels, on_gpu = WIDTH, True
-    TOGETHER = 32  # utterances
-    LONGEST = POSITIONS - 2  # characters between begin and end; what is longer is read in pieces
+    BATCH = 32  # utterances
+    MAX_CHARACTERS = POSITIONS - 2  # characters between BEGIN and END; longer texts are read in pieces
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         folder = huggingface.inspect_folder(
             self.bert, "bert", "--bert", hidden_size=WIDTH, max_position_embeddings=POSITIONS
         )
@@ -53,50 +55,52 @@ class Bert(Derived):
         return {"network": "bert", **folder.recipe, "vocabulary": vocabulary, **read}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        words = list(part.utterances("phone_word"))
-        known = (part.strings("language"), part.strings("text"), part.strings("aligned"))
-        characters = list(map(partial(_characters, part), *known, words))
-        for start in range(0, len(words), self.TOGETHER):
-            some = slice(start, start + self.TOGETHER)
-            for features_LW, words_P in zip(self._features(part, characters[some]), words[some], strict=True):
-                rows = np.zeros((len(words_P), WIDTH), np.float16)
+        indices = list(part.utterances("phone_word"))
+        columns = (part.strings("language"), part.strings("text"), part.strings("aligned"))
+        characters = list(map(partial(_characters, part), *columns, indices))
+        for start in range(0, len(indices), self.BATCH):
+            batch = slice(start, start + self.BATCH)
+            for features_LW, index_P in zip(self._features(part, characters[batch]), indices[batch], strict=True):
+                rows = np.zeros((len(index_P), WIDTH), np.float16)
                 if len(features_LW):
-                    rows[words_P >= 0] = features_LW[words_P[words_P >= 0]]
+                    rows[index_P >= 0] = features_LW[index_P[index_P >= 0]]
                 yield rows
 
     def _features(self, part: Part, characters: Sequence[str]) -> Iterator[np.ndarray]:
-        """(L, W) float16 of each of some texts, of which some may be empty."""
-        cuts = [range(0, len(one), self.LONGEST) for one in characters]
+        """Yield the hidden states (L, W) float16 of each text; L is 0 for an empty one."""
+        cuts = [range(0, len(one), self.MAX_CHARACTERS) for one in characters]
         pieces = [
-            one[start : start + self.LONGEST] for one, starts in zip(characters, cuts, strict=True) for start in starts
+            one[start : start + self.MAX_CHARACTERS]
+            for one, starts in zip(characters, cuts, strict=True)
+            for start in starts
         ]
-        made = iter(
-            huggingface.finite(partial(self._hidden, part), pieces, self.precision, part, f"--bert {self.bert}")
+        hidden = iter(
+            huggingface.compute_finite(partial(self._hidden, part), pieces, self.precision, part, f"--bert {self.bert}")
         )
         for starts in cuts:
-            yield np.concatenate([np.empty((0, WIDTH), np.float16), *(next(made) for _ in starts)])
+            yield np.concatenate([np.empty((0, WIDTH), np.float16), *(next(hidden) for _ in starts)])
 
     @torch.inference_mode()
     def _hidden(self, part: Part, precision: Precision, pieces: Sequence[str]) -> list[np.ndarray]:
-        """(L, W) float16 of each piece, whatever else is in the batch."""
+        """Return the hidden states (L, W) float16 of each piece, independent of the rest of the batch."""
         if not pieces:
             return []
         digest = part.specs[self.name].recipe["weights"]
-        network = huggingface.network("BertModel", self.bert, "bert", "--bert", digest, part.device, precision)
+        network = huggingface.load_network("BertModel", self.bert, "bert", "--bert", digest, part.device, precision)
         ids, padding = _ids(_vocabulary(_vocabulary_file(self.bert)), pieces)
         ids_UL = pad_sequence(ids, batch_first=True, padding_value=padding).to(part.device)
         lengths_U = torch.tensor([len(one) for one in ids], device=part.device)
         valid_UL = torch.arange(ids_UL.shape[1], device=part.device) < lengths_U[:, None]
         states = network(ids_UL, attention_mask=valid_UL.long(), output_hidden_states=True).hidden_states
-        made = states[LAYER].half().cpu().numpy()
-        return [rows[1 : len(one) - 1] for rows, one in zip(made, ids, strict=True)]
+        hidden = states[LAYER].half().cpu().numpy()
+        return [rows[1 : len(one) - 1] for rows, one in zip(hidden, ids, strict=True)]
 
 
-def _characters(part: Part, language: str, written: str, aligned: int, words_P: np.ndarray) -> str:
-    """The characters that phones were counted by; none where there are no features to be."""
-    if language != LANGUAGE or not (words_P >= 0).any():
+def _characters(part: Part, language: str, written: str, aligned: int, index_P: np.ndarray) -> str:
+    """Return the characters that `phone_word` indexes; empty where the features are zeros."""
+    if language != LANGUAGE or not (index_P >= 0).any():
         return ""
-    characters = indexed_text(written, language, words_P, part.specs["phone_word"].recipe, aligned=bool(aligned))
+    characters = indexed_text(written, language, index_P, part.specs["phone_word"].recipe, aligned=bool(aligned))
     if not characters:
         part.counts["texts whose phones are of other characters: zeros"] += 1
     return characters
@@ -111,7 +115,7 @@ def _vocabulary_file(folder: Path) -> Path:
 
 @cache
 def _vocabulary(file: Path) -> dict[str, int]:
-    """Token to id."""
+    """Read a vocabulary: token to id. Raises UsageError where it is not one."""
     try:
         if file.suffix == ".txt":
             return {token: n for n, token in enumerate(file.read_text(encoding="utf-8").split("\n"))}
@@ -121,7 +125,7 @@ def _vocabulary(file: Path) -> dict[str, int]:
 
 
 def _ids(vocabulary: Mapping[str, int], pieces: Sequence[str]) -> tuple[list[torch.Tensor], int]:
-    """Ids of the characters of each piece between those of its begin and end; and the id of padding."""
+    """Return the ids (L + 2,) of each piece, enclosed in BEGIN and END, and the id of padding."""
     try:
         begin, end, unknown, padding = (vocabulary[token] for token in (BEGIN, END, UNKNOWN, PADDING))
     except KeyError as error:

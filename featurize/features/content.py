@@ -1,5 +1,7 @@
-"""`content`: what is spoken, by whoever speaks. By HuBERT (Hsu et al. 2021) as GPT-SoVITS prepares it, or by MFCC with
-their deltas, which HuBERT's own training began with.
+"""The feature `content`: what is spoken, independent of the speaker.
+
+It is computed by HuBERT (Hsu et al. 2021) as GPT-SoVITS prepares it, or from MFCC with their deltas, from which
+HuBERT's own training started.
 
 Shapes: T frames, H samples of a hop, B utterances, L frames of the longest, W width.
 """
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from headrace.featurize.features import huggingface
-from headrace.featurize.features.derived import Derived, Part, in_pieces
+from headrace.featurize.features.derived import Derived, Part, apply_in_pieces
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.store.errors import StoreError, UsageError
@@ -27,34 +29,33 @@ from headrace.store.schema import FeatureSpec
 
 RATE, HZ, WIDTH = 16_000, 50, 768
 FIELD = 400
-"""Samples at RATE that one frame of HuBERT sees; fewer make none."""
+"""Receptive field of a frame of HuBERT, in samples at RATE; fewer samples make no frame."""
 FULL_SCALE = 1145.14
-"""GPT-SoVITS feeds samples of this magnitude, and does not normalise them further."""
+"""Full scale of the samples that GPT-SoVITS feeds to HuBERT, without further normalisation."""
 Long = TypeVar("Long", bound=Sized)
 STRIDES = [5, 2, 2, 2, 2, 2, 2]
-"""Of the convolutions, where a config does not say."""
+"""Default strides of the convolutions, as in transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hubert(Derived):
-    """The last hidden state of HuBERT, 50 frames a second.
+class HubertContent(Derived):
+    """The last hidden states of HuBERT, 50 frames a second.
 
-    Convolutions run for each utterance alone, since the first is followed by statistics over its whole length; the
-    transformer runs for neighbours in length together, masked. So a result depends on its own utterance alone, but for
-    rounding.
+    The convolutions run on one utterance at a time, because the first one is normalised over the whole length. The
+    transformer runs on padded, masked batches. A result thus depends only on its own utterance, except for rounding.
     """
 
     hubert: Path
-    """A folder as transformers writes them, such as chinese-hubert-base."""
+    """Folder of a model as transformers saves it, such as chinese-hubert-base."""
     precision: Precision = "fp32"
-    """What the network computes in. What is not finite in half precision is computed again in fp32."""
+    """Precision of the network. Results that are not finite in half precision are computed again in fp32."""
 
     name, needs, axis, dtype, channels, on_gpu = "content", ("wave",), "frames", "float16", WIDTH, True
     BATCH = 6000  # frames, padding included
-    WHOLE, PIECE, MARGIN = 3000, 2500, 250  # frames: what is longer than a minute, attention sees in pieces of 50 s
+    WHOLE, PIECE, MARGIN = 3000, 2500, 250  # frames: recordings over a minute are read in pieces of 50 s
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        rate, hop = (there["wave"].recipe[key] for key in ("sample_rate", "hop"))
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        rate, hop = (specs["wave"].recipe[key] for key in ("sample_rate", "hop"))
         if rate != HZ * hop:
             raise UsageError(
                 f"HuBERT has {HZ} frames a second, this store {rate / hop:g}: build one with --preset gpt-sovits-v2."
@@ -70,45 +71,45 @@ class Hubert(Derived):
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         wave = part.specs["wave"].recipe
         waves = (samples * gain(samples, wave["level"]) for samples in part.utterances("wave"))
-        for batch in batches(waves, self.BATCH):
+        for batch in batch_by_length(waves, self.BATCH):
             if len(batch[0]) > self.WHOLE:
-                yield in_pieces(lambda piece: self._content(part, [piece])[0], batch[0], self.PIECE, self.MARGIN)
+                yield apply_in_pieces(lambda piece: self._content(part, [piece])[0], batch[0], self.PIECE, self.MARGIN)
             else:
                 yield from self._content(part, batch)
 
     def _content(self, part: Part, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(T, W) float16 of each of some waves (T, H) float32."""
+        """Return the hidden states (T, W) float16 of each waveform (T, H) float32."""
         rate, weights = part.specs["wave"].recipe["sample_rate"], part.specs["content"].recipe["weights"]
-        heard = [resampled(wave.reshape(-1), rate) for wave in waves]
+        samples_16k = [resample(wave.reshape(-1), rate) for wave in waves]
 
-        def by(precision: Precision, heard: Sequence[np.ndarray]) -> list[np.ndarray]:
-            network = huggingface.network(
+        def compute(precision: Precision, samples_16k: Sequence[np.ndarray]) -> list[np.ndarray]:
+            network = huggingface.load_network(
                 "HubertModel", self.hubert, "hubert", "--hubert", weights, part.device, precision
             )
-            made_BLW, lengths = last_hidden(network, heard)
+            made_BLW, lengths = last_hidden_states(network, samples_16k)
             return [rows[:length] for rows, length in zip(made_BLW.half().cpu().numpy(), lengths, strict=True)]
 
-        made = huggingface.finite(by, heard, self.precision, part, f"--hubert {self.hubert}")
-        return [lengthened(rows, len(wave)) for rows, wave in zip(made, waves, strict=True)]
+        features = huggingface.compute_finite(compute, samples_16k, self.precision, part, f"--hubert {self.hubert}")
+        return [match_frame_count(rows, len(wave)) for rows, wave in zip(features, waves, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MfccContent(Derived):
-    """MFCC, deltas and delta-deltas, each utterance brought to zero mean and unit variance: `dsp.mfcc_content`."""
+    """MFCC, deltas and delta-deltas, with zero mean and unit variance per utterance: `dsp.mfcc_content`."""
 
     width: int | None = None
-    """Channels, neighbouring frames side by side as far as they fit; None has three for each MFCC."""
+    """Channels. Neighbouring frames are stacked as far as they fit. None: three for each MFCC."""
 
     name, needs, axis, dtype = "content", ("mfcc",), "frames", "float16"
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"method": "mfcc-deltas", "normalised": "utterance", "delta_frames": 2}
 
-    def spec(self, there: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
-        narrowest = 3 * (there["mfcc"].channels or 1)
+    def spec(self, specs: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
+        narrowest = 3 * (specs["mfcc"].channels or 1)
         if self.width is not None and self.width < narrowest:
             raise UsageError(f"--content-channels {self.width}: MFCC with their deltas are {narrowest} here, or more.")
-        return replace(super().spec(there, model), channels=self.width or narrowest)
+        return replace(super().spec(specs, model), channels=self.width or narrowest)
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         width = part.specs["content"].channels or 0
@@ -118,29 +119,32 @@ class MfccContent(Derived):
 
 
 def gain(samples: np.ndarray, level: str) -> np.float32:
-    """What int16 samples are multiplied with on their way to HuBERT: half of them as they are and half brought to a
-    peak of 0.95, at FULL_SCALE. A store of level `gpt-sovits` has them mixed that way already."""
+    """Return the factor that scales int16 samples for HuBERT, to FULL_SCALE.
+
+    As in GPT-SoVITS, the signal is the mean of the recording as it is and of the recording at a peak of 0.95. A store
+    of level `gpt-sovits` holds that mean already.
+    """
     if level == "gpt-sovits":
         return np.float32(FULL_SCALE / 32768)
     peak = max(1, int(samples.max()), -int(samples.min())) / 32768
     return np.float32((0.5 * 0.95 / peak + 0.5) * FULL_SCALE / 32768)
 
 
-def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    """(S,) float32 at RATE, as many as make a frame at least."""
-    heard: np.ndarray = soxr.resample(samples, rate, RATE, quality="HQ")
-    return np.pad(heard, (0, max(0, FIELD - len(heard))))
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Resample to (S,) float32 at RATE, zero-padded to at least FIELD samples."""
+    samples_16k: np.ndarray = soxr.resample(samples, rate, RATE, quality="HQ")
+    return np.pad(samples_16k, (0, max(0, FIELD - len(samples_16k))))
 
 
-def lengthened(rows: np.ndarray, frames: int) -> np.ndarray:
-    """HuBERT makes of a waveform as many frames as the STFT does, or one less: then the last one counts twice."""
+def match_frame_count(rows: np.ndarray, frames: int) -> np.ndarray:
+    """Repeat the last row where HuBERT made one frame less than the STFT. Raises StoreError if more are missing."""
     if not 0 <= frames - len(rows) <= 1:
         raise StoreError(f"HuBERT made {len(rows)} frames of {frames}, and not as many or one less.")
     return rows if len(rows) == frames else np.concatenate((rows, rows[-1:]))
 
 
-def batches(waves: Iterable[Long], frames: int) -> Iterator[list[Long]]:
-    """Neighbours together, of so many frames at the most, padding included; one that has more is alone."""
+def batch_by_length(waves: Iterable[Long], frames: int) -> Iterator[list[Long]]:
+    """Yield consecutive waveforms in batches of at most `frames` with padding; a longer one is a batch of its own."""
     batch: list[Long] = []
     for wave in waves:
         if batch and max(len(wave), len(batch[-1])) * (len(batch) + 1) > frames:
@@ -152,14 +156,14 @@ def batches(waves: Iterable[Long], frames: int) -> Iterator[list[Long]]:
 
 
 @torch.inference_mode()
-def last_hidden(network: Any, heard: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
-    """What HuBERT, or wav2vec 2.0, makes of some waves (S,), each as if it were alone.
+def last_hidden_states(network: Any, samples_16k: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
+    """Compute the last hidden states of HuBERT or wav2vec 2.0 for waveforms (S,), independent of one another.
 
     Returns:
-        (B, L, W) on the network's device, as precise as it, and how many frames each has.
+        (B, L, W) on the device and in the dtype of the network, and the number of frames of each waveform.
     """
     of = next(network.parameters())
-    features = [network.feature_extractor(torch.from_numpy(wave).to(of)[None])[0].T for wave in heard]
+    features = [network.feature_extractor(torch.from_numpy(wave).to(of)[None])[0].T for wave in samples_16k]
     lengths = [len(feature) for feature in features]
     projected = network.feature_projection(pad_sequence(features, batch_first=True))
     hidden_BLW = projected if isinstance(projected, Tensor) else projected[0]  # wav2vec 2.0's has its input too

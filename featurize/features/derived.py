@@ -1,6 +1,6 @@
-"""Features made from other features of a store: what they are. `add_features` makes them, part by part.
+"""Features that are computed from other features of a store, part by part, by `add_features`.
 
-One's own is a class like the ones below, here or in a file beside, and a line in `feature_registry`.
+To define a new one, write a subclass of `Derived` here or in a file beside, and add it to `feature_registry`.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from headrace.store.schema import Axis, FeatureSpec
 from headrace.store.storage import StoragePath
 
 
-def _nothing(name: str) -> Any:
+def _unavailable(name: str) -> Any:
     raise KeyError(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a part holds, to make more from."""
+    """The data of a part that derived features are computed from."""
 
     specs: Mapping[str, FeatureSpec]
-    """Of the features that are there, by name."""
+    """Specs of the features that exist, by name."""
     utterances: Callable[[str], Iterable[np.ndarray]]
-    """By the name of a feature, (rows, *row_shape) of one utterance after the other, read-only."""
+    """From the name of a feature to its arrays (rows, *row_shape), read-only, utterance by utterance."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What a person should be told at the end, and how often it came."""
-    learned: Callable[[str], Mapping[str, np.ndarray]] = _nothing
-    """By the name of a feature that `learns`, what it learned from the whole store."""
-    strings: Callable[[str], Sequence[str]] = _nothing
-    """By name (`id`, `speaker`, `text`, ...; `frames` too), one value of each utterance."""
+    """Remarks for the user at the end, and how often each occurred."""
+    learned: Callable[[str], Mapping[str, np.ndarray]] = _unavailable
+    """From the name of a feature that `learns` to the arrays that it learned from the whole store."""
+    strings: Callable[[str], Sequence[str]] = _unavailable
+    """From the name of a column (`id`, `speaker`, `text`, `frames`, ...) to its value for each utterance."""
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
 
 
 def sealed_part(root: StoragePath, number: int, specs: Mapping[str, FeatureSpec], device: str = "cpu") -> Part:
-    """A part of a store."""
+    """Return the part of a store with a number."""
     folder = layout.part_path(root, number)
 
     def utterances(name: str) -> Iterator[np.ndarray]:
@@ -68,43 +68,46 @@ def sealed_part(root: StoragePath, number: int, specs: Mapping[str, FeatureSpec]
 
 @dataclass(frozen=True, kw_only=True)
 class Derived(ABC):
-    """A feature made from others of the same part. A frozen dataclass whose fields are what its user may choose."""
+    """A feature computed from others of the same part: a frozen dataclass whose fields are the user's choices."""
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
-    """Features that it is made from."""
+    """Names of the features that it is computed from."""
     axis: ClassVar[Axis]
     dtype: ClassVar[str]
     channels: ClassVar[int | None] = None
     learns: ClassVar[bool] = False
-    """Whether it learns something from all parts before any is made."""
+    """Whether it learns from all parts before the first one is computed."""
     on_gpu: ClassVar[bool] = False
-    """Whether it is made on GPUs where there are any: by a network that takes `Part.device`."""
+    """Whether it runs on GPUs where there are any: its network is on `Part.device`."""
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        """Everything that changes the numbers, but for what it is made from: that enters by its fingerprint."""
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        """Return everything that changes the numbers, except the input features: these enter by their fingerprints."""
         return asdict(self)
 
     @abstractmethod
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        """(rows, *row_shape) of every utterance of the part, in order. The same part gives the same numbers."""
+        """Yield (rows, *row_shape) of every utterance, in order. The same part gives the same numbers."""
 
-    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
-        """What `rows` finds as `part.learned(self.name)`: arrays by name. For features that learn: once a store, in the
-        command's own process. The same parts give the same numbers.
+    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+        """Return the arrays that `rows` finds as `part.learned(self.name)`, by name.
+
+        It is called only for features that `learns`, once for a store, in the command's own process. The same parts
+        give the same numbers.
 
         Args:
-            note: tells a person how it goes.
+            log: shows the user a line about progress.
         """
         raise NotImplementedError(f"{self.name} learns nothing")
 
-    def spec(self, there: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
-        """
+    def spec(self, specs: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
+        """Return the spec of the feature.
+
         Args:
-            there: the features of the store, by name; what is needed is among them.
-            model: digest of what was learned; empty before it is.
+            specs: of the features of the store, by name; they include all that `needs` names.
+            model: digest of what was learned; empty before anything is.
         """
-        recipe = {**self.recipe(there), **{name: there[name].fingerprint for name in self.needs}}
+        recipe = {**self.recipe(specs), **{name: specs[name].fingerprint for name in self.needs}}
         if model:
             recipe[learned_models.MODEL_DIGEST] = model
         return FeatureSpec(name=self.name, axis=self.axis, dtype=self.dtype, channels=self.channels, recipe=recipe)
@@ -112,12 +115,12 @@ class Derived(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class F0(Derived):
-    """Fundamental frequency in Hz at the centre of every frame, 0 where it is not voiced: `praat.pitch`."""
+    """Fundamental frequency in Hz at the centre of every frame, 0 where unvoiced: `praat.pitch`."""
 
     floor: float = 75.0
-    """Hz; nothing below is found. Praat looks at three periods of it at a time."""
+    """Lowest frequency in Hz. Praat analyses windows of three periods of it."""
     ceiling: float = 600.0
-    """Hz; nothing above is found."""
+    """Highest frequency in Hz."""
 
     name, needs, axis, dtype = "f0", ("wave",), "frames", "float32"
     PIECE, MARGIN = 1 << 14, 64  # frames; Praat holds a sound in float64, 0.9 GB an hour
@@ -128,7 +131,7 @@ class F0(Derived):
                 f"f0 from {self.floor:g} to {self.ceiling:g} Hz: the floor must be 10 Hz or more and below the ceiling."
             )
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         pieces = {"piece_frames": self.PIECE, "margin_frames": self.MARGIN}
         limits = {"floor": float(self.floor), "ceiling": float(self.ceiling)}
         return {"method": "praat-ac", "padding": "zero", **limits, **praat.PITCH, **pieces}
@@ -140,7 +143,7 @@ class F0(Derived):
                 part.counts["shorter than three periods of the floor"] += 1
                 yield np.zeros(len(wave), np.float32)
             else:
-                yield in_pieces(lambda piece: self._pitch(piece, rate), wave, self.PIECE, self.MARGIN)
+                yield apply_in_pieces(lambda piece: self._pitch(piece, rate), wave, self.PIECE, self.MARGIN)
 
     def _pitch(self, wave: np.ndarray, rate: int) -> np.ndarray:
         return praat.pitch(wave, rate, floor=self.floor, ceiling=self.ceiling)
@@ -154,8 +157,8 @@ class Energy(Derived):
     name, needs, axis, dtype = "energy", ("wave",), "frames", "float32"
     PIECE = 128  # frames: a cache-sized block
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        recipe = self._stft(there)
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        recipe = self._stft(specs)
         transform = {"n_fft": recipe.n_fft, "win": recipe.win, "hop": recipe.hop}
         conventions = {"window": "hann-periodic", "padding": "reflect", "magnitude": "sqrt(power+1e-8)", "norm": "l2"}
         return {**transform, **conventions}
@@ -170,21 +173,23 @@ class Energy(Derived):
             return torch.linalg.vector_norm(spectral.magnitude(samples), dim=-1).numpy()
 
         for wave in part.utterances("wave"):
-            yield in_pieces(energy, wave, self.PIECE, recipe.min_frames)
+            yield apply_in_pieces(energy, wave, self.PIECE, recipe.min_frames)
 
     @staticmethod
-    def _stft(there: Mapping[str, FeatureSpec]) -> SpectralRecipe:
-        """The transform, with one band that nobody asks for."""
+    def _stft(specs: Mapping[str, FeatureSpec]) -> SpectralRecipe:
+        """Return the recipe of the store's STFT; its single band is not used."""
         for name in ("mel", "mfcc"):
-            if name in there:
-                found = there[name].recipe
+            if name in specs:
+                found = specs[name].recipe
                 transform = {key: found[key] for key in ("sample_rate", "n_fft", "win", "hop")}
                 return SpectralRecipe(**transform, fmax=found["sample_rate"] / 2, n_mels=1, n_mfcc=1)
         raise StoreError("energy comes from the STFT of mel or mfcc: a store that has neither cannot say which it is.")
 
 
-def in_pieces(function: Callable[[np.ndarray], np.ndarray], wave: np.ndarray, length: int, margin: int) -> np.ndarray:
-    """Apply a function of local reach piece by piece: a recording of six hours takes the memory of a short one.
+def apply_in_pieces(
+    function: Callable[[np.ndarray], np.ndarray], wave: np.ndarray, length: int, margin: int
+) -> np.ndarray:
+    """Apply a function to a waveform piece by piece, so that a long recording takes the memory of a short one.
 
     Args:
         function: (t, hop) samples to (t, ...) values of the same frames.

@@ -1,7 +1,7 @@
 """ERes2NetV2 (Chen et al. 2024, "ERes2NetV2: Boosting Short-Duration Speaker Verification Performance with
-Computational Efficiency"), as far as GPT-SoVITS reads it: up to the map that speakers are told apart by.
+Computational Efficiency"), up to the feature map that GPT-SoVITS reads.
 
-Names of parameters are those of the published weights.
+Parameters have the names of the published weights.
 
 Shapes: B batch, T frames of 10 ms, M mel bands, C channels.
 """
@@ -18,11 +18,11 @@ from headrace.store.errors import UsageError
 MELS = 80
 STEM, DEPTHS, SCALE, BASE, EXPANSION = 64, (3, 4, 6, 3), 4, 24, 4
 CHANNELS = 8 * STEM * EXPANSION * MELS // 8
-"""Of the vector: 20480."""
+"""Channels of the speaker vector: 20480."""
 
 
 class Fusion(nn.Module):
-    """Attentional fusion: two maps are weighed against each other at every place."""
+    """Attentional fusion: weighs two feature maps against each other, element by element."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,14 +35,16 @@ class Fusion(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        lean = torch.tanh(self.local_att(torch.cat((one, other), 1)))
-        return one * (1 + lean) + other * (1 - lean)
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        attention = torch.tanh(self.local_att(torch.cat((x, y), 1)))
+        return x * (1 + attention) + y * (1 - attention)
 
 
 class Block(nn.Module):
-    """A residual block whose middle convolution runs over slices of the channels, each with what the one before made:
-    added, or fused."""
+    """A residual block whose middle convolution runs over slices of the channels.
+
+    Each slice has the output of the slice before it added, or fused with it.
+    """
 
     def __init__(self, inputs: int, planes: int, stride: int, *, fused: bool) -> None:
         super().__init__()
@@ -60,12 +62,12 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(skip, nn.BatchNorm2d(planes * EXPANSION))
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *others = _bounded(self.bn1(self.conv1(x))).chunk(SCALE, 1)
-        made = [_bounded(self.bns[0](self.convs[0](first)))]
-        for n, slice_ in enumerate(others):
-            joined = self.fuse_models[n](made[-1], slice_) if self.fuse_models else made[-1] + slice_
-            made.append(_bounded(self.bns[n + 1](self.convs[n + 1](joined))))
-        return _bounded(self.bn3(self.conv3(torch.cat(made, 1))) + self.shortcut(x))
+        first, *others = _clipped_relu(self.bn1(self.conv1(x))).chunk(SCALE, 1)
+        outputs = [_clipped_relu(self.bns[0](self.convs[0](first)))]
+        for n, chunk in enumerate(others):
+            mixed = self.fuse_models[n](outputs[-1], chunk) if self.fuse_models else outputs[-1] + chunk
+            outputs.append(_clipped_relu(self.bns[n + 1](self.convs[n + 1](mixed))))
+        return _clipped_relu(self.bn3(self.conv3(torch.cat(outputs, 1))) + self.shortcut(x))
 
 
 def _stage(inputs: int, planes: int, depth: int, stride: int, *, fused: bool) -> nn.Sequential:
@@ -74,23 +76,23 @@ def _stage(inputs: int, planes: int, depth: int, stride: int, *, fused: bool) ->
 
 
 class ERes2NetV2(nn.Module):
-    """From log-mel filterbanks to a map of 10 bands, a frame for every eight."""
+    """The network from log-mel filterbanks to a feature map of 10 bands, at one eighth of the frame rate."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, STEM, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
         planes = [STEM << n for n in range(4)]
-        made = [EXPANSION * some for some in planes]
+        outputs = [EXPANSION * some for some in planes]
         self.layer1 = _stage(STEM, planes[0], DEPTHS[0], 1, fused=False)
-        self.layer2 = _stage(made[0], planes[1], DEPTHS[1], 2, fused=False)
-        self.layer3 = _stage(made[1], planes[2], DEPTHS[2], 2, fused=True)
-        self.layer4 = _stage(made[2], planes[3], DEPTHS[3], 2, fused=True)
-        self.layer3_ds = nn.Conv2d(made[2], made[3], 3, 2, padding=1, bias=False)
-        self.fuse34 = Fusion(made[3])
+        self.layer2 = _stage(outputs[0], planes[1], DEPTHS[1], 2, fused=False)
+        self.layer3 = _stage(outputs[1], planes[2], DEPTHS[2], 2, fused=True)
+        self.layer4 = _stage(outputs[2], planes[3], DEPTHS[3], 2, fused=True)
+        self.layer3_ds = nn.Conv2d(outputs[2], outputs[3], 3, 2, padding=1, bias=False)
+        self.fuse34 = Fusion(outputs[3])
 
     def forward(self, fbank_BTM: Tensor) -> Tensor:
-        """(B, T, M) to (B, CHANNELS, ceil(T / 8))."""
+        """Compute the feature map (B, CHANNELS, ceil(T / 8)) of filterbanks (B, T, M)."""
         x = torch.relu(self.bn1(self.conv1(fbank_BTM.mT[:, None])))
         third = self.layer3(self.layer2(self.layer1(x)))
         fused: Tensor = self.fuse34(self.layer4(third), self.layer3_ds(third))
@@ -98,23 +100,23 @@ class ERes2NetV2(nn.Module):
 
 
 def load(weights: Mapping[str, Tensor], source: str) -> ERes2NetV2:
-    """The network with published weights, for inference. The layers behind the map are left out.
+    """Return the network with published weights, for inference. Layers after the feature map are dropped.
 
     Raises:
-        UsageError: they are of another network.
+        UsageError: the weights are those of another network.
     """
     with torch.device("meta"):
         network = ERes2NetV2()
-    own = network.state_dict()
-    strange = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if strange:
+    expected = network.state_dict()
+    wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
+    if wrong:
         raise UsageError(
             f"{source} holds no ERes2NetV2 of base width {BASE}, scale {SCALE} and expansion {EXPANSION}: "
-            f"{len(strange)} of its {len(own)} tensors are missing or of another shape, such as {strange[0]}."
+            f"{len(wrong)} of its {len(expected)} tensors are missing or of another shape, such as {wrong[0]}."
         )
-    network.load_state_dict({name: weights[name] for name in own}, assign=True)
+    network.load_state_dict({name: weights[name] for name in expected}, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def _bounded(x: Tensor) -> Tensor:
+def _clipped_relu(x: Tensor) -> Tensor:
     return x.clamp(0, 20)

@@ -1,5 +1,7 @@
-"""Networks in the folders that Hugging Face's transformers writes: a config and weights. Nothing is fetched, and what a
-folder says beyond these two is not looked at."""
+"""Load networks from the folders that Hugging Face's transformers saves: a config and weights.
+
+Nothing is downloaded, and nothing else in a folder is read.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,15 @@ from headrace.store.schema import digest
 Precision = Literal["fp32", "fp16", "bf16"]
 Input = TypeVar("Input")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-"""Patterns of the files that hold them, the better first."""
+"""Patterns of files with weights, the preferred one first."""
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _UNUSED = ("masked_spec_embed", "pooler.")
-"""Beginnings of the names that a network makes nothing of our features with."""
+"""Prefixes of parameters that do not contribute to our features, and may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder of one kind of network, as far as it was inspected."""
+class ModelFolder:
+    """The folder of a network: its config and its files of weights."""
 
     path: Path
     config: dict[str, Any]
@@ -39,18 +41,19 @@ class Folder:
 
     @property
     def recipe(self) -> dict[str, str]:
-        """What of it changes numbers."""
+        """Return the part of a recipe that identifies the network: digests of weights and config."""
         return {"weights": weight_files.digest(self.files), "config": digest(self.config)[:12]}
 
 
-def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Folder:
-    """
+def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> ModelFolder:
+    """Read the config of a folder, check it, and find the weights.
+
     Args:
-        kind: what the config must call the network.
-        option: that named the folder, for messages.
+        kind: the `model_type` that the config must have.
+        option: the option that named the folder, for messages.
         expected: values that the config must have.
     Raises:
-        UsageError: transformers is not installed, or the folder is none of this kind, or of another size.
+        UsageError: transformers is not installed, or the folder holds another kind or size of network, or none.
     """
     if find_spec("transformers") is None:
         raise UsageError(f"{option} needs transformers: pip install 'headrace[networks]'.")
@@ -70,61 +73,64 @@ def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Folde
             raise UsageError(f"{option} {path} has {key}={config.get(key)}, and {value} is needed here.")
     for pattern in WEIGHTS:
         if files := sorted(path.glob(pattern)):
-            return Folder(path, config, tuple(files))
+            return ModelFolder(path, config, tuple(files))
     raise UsageError(f"{option} {path} holds no weights: neither {' nor '.join(WEIGHTS)}.")
 
 
 @cache
-def network(model: str, path: Path, kind: str, option: str, expected: str, device: str, precision: Precision) -> Any:
-    """A network of this process, for inference. Equal arguments give the same one.
+def load_network(
+    model: str, path: Path, kind: str, option: str, expected: str, device: str, precision: Precision
+) -> Any:
+    """Load a network for inference. Equal arguments return the same object in a process.
 
     Args:
-        model: its class in transformers.
+        model: name of its class in transformers.
         path, kind, option: as in `inspect_folder`.
         expected: the weights' digest.
         device: cpu or cuda.
         precision: one of DTYPES.
     Raises:
-        UsageError: as `inspect_folder` and `weights.read`, or the weights are not of this config.
+        UsageError: as `inspect_folder` and `weight_files.read`, or the weights do not fit the config.
     """
     import transformers
 
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     folder, cls = inspect_folder(path, kind, option), getattr(transformers, model)
-    state = weight_files.tensors(weight_files.read(folder.files, expected), folder.files[0])
+    state = weight_files.as_tensors(weight_files.read(folder.files, expected), folder.files[0])
     try:
         config = cls.config_class.from_dict(folder.config)
-        made, found = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+        outputs, found = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{option} {path}: its weights are not of its config: {reason}") from error
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(_UNUSED))
     if missing:
         raise UsageError(f"{option} {path}: its weights lack {len(missing)} tensors, such as {missing[0]}.")
-    module: nn.Module = made.eval().requires_grad_(False).to(device, DTYPES[precision])
+    module: nn.Module = outputs.eval().requires_grad_(False).to(device, DTYPES[precision])
     return module
 
 
-def finite(
-    by: Callable[[Precision, Sequence[Input]], list[np.ndarray]],
+def compute_finite(
+    compute: Callable[[Precision, Sequence[Input]], list[np.ndarray]],
     inputs: Sequence[Input],
     precision: Precision,
     part: Part,
     option: str,
 ) -> list[np.ndarray]:
-    """What a network makes of each of some inputs; in fp32 what is not finite in the precision that was asked for.
+    """Compute the outputs of a network for some inputs, and again in fp32 where they are not finite.
 
     Args:
-        by: float16 arrays by the network in a precision.
+        compute: runs the network in a precision; returns an array for each input.
+        part: its `counts` record what was computed again.
     Raises:
-        StoreError: it is not finite in fp32 either.
+        StoreError: an output is not finite in fp32 either.
     """
-    made = by(precision, inputs)
-    for n, rows in enumerate(made):
+    outputs = compute(precision, inputs)
+    for n, rows in enumerate(outputs):
         if precision != "fp32" and not np.isfinite(rows).all():
             part.counts[f"not finite in {precision}: made again in fp32"] += 1
-            made[n] = rows = by("fp32", [inputs[n]])[0]
+            outputs[n] = rows = compute("fp32", [inputs[n]])[0]
         if not np.isfinite(rows).all():
             raise StoreError(f"The network of {option} makes numbers that are not finite, even in fp32.")
-    return made
+    return outputs

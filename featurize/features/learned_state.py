@@ -1,7 +1,8 @@
-"""What features learn from the whole store before their first part is made.
+"""Files of what features learn from the whole store before their first part is computed.
 
-A file each, STORE/models/NAME.safetensors: arrays, and the FeatureSpec that they were learned for. It appears whole,
-its digest stands in the recipe of the feature, and it stays when the store grows: further parts are made with it.
+Each feature has a file STORE/models/NAME.safetensors, which holds arrays and the FeatureSpec that they were learned
+for. It is written atomically, and its digest is in the recipe of the feature. It stays when the store grows: new parts
+use it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from headrace.store.storage import StoragePath, storage_of
 
 
 def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> str:
-    """Keep what was learned.
+    """Write what a feature learned.
 
     Args:
-        spec: of the feature, before it knows its model.
+        spec: of the feature, without the digest of the model.
+        arrays: by name.
     Returns:
-        Its digest.
+        The digest of the model.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     data: bytes = save(contiguous, metadata={"spec": json.dumps(spec.to_json(), sort_keys=True)})
@@ -35,7 +37,7 @@ def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]
 
 
 def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
-    """The spec that `write` was given. Raises StoreError where the file is no such one."""
+    """Return the spec that `write` was called with. Raises StoreError where the file is damaged."""
     data = (root / learned_models.model_file(feature)).read_bytes()
     try:
         header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -45,7 +47,7 @@ def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
 
 
 def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
-    """What a feature of this spec was learned to be. Raises StoreError where that is not there."""
+    """Read what a feature learned, by name. Raises StoreError where the file is missing, damaged or another one."""
     try:
         data = (root / learned_models.model_file(spec.name)).read_bytes()
         if learned_models.model_digest(data) == spec.recipe[learned_models.MODEL_DIGEST]:

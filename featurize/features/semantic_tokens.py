@@ -1,5 +1,7 @@
-"""`semantic`: what is spoken as one code for every two frames, 25 a second. By the quantiser of a SoVITS checkpoint, or
-by clusters learned from the store itself, as HuBERT's training began with.
+"""The feature `semantic`: content as discrete tokens, one for every two frames, 25 a second.
+
+Tokens come from the quantiser of a SoVITS checkpoint, or from k-means clusters of the store's own content, as in the
+first iteration of HuBERT's training (Hsu et al. 2021).
 
 Shapes: Q codes, W channels of content, K entries of the codebook, N vectors.
 """
@@ -22,16 +24,20 @@ from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
 
 CODES = 1024
-"""Of GPT-SoVITS."""
-ROUNDS = 25
+"""Entries of the codebook of GPT-SoVITS."""
+ITERATIONS = 25
 MAX_VECTORS = 1 << 18
-"""Vectors that clusters are learned from, at most: 256 for each of 1024 codes."""
-_PARTS = {"weight": "ssl_proj.weight", "bias": "ssl_proj.bias", "entries": "quantizer.vq.layers.0._codebook.embed"}
+"""Most vectors that clusters are learned from: 256 for each of 1024 codes."""
+_TENSOR_NAMES = {
+    "weight": "ssl_proj.weight",
+    "bias": "ssl_proj.bias",
+    "entries": "quantizer.vq.layers.0._codebook.embed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokensN(Derived):
-    """How many codes an utterance has: one for every two frames begun."""
+class TokenCount(Derived):
+    """The number of tokens of an utterance: half the number of frames, rounded up."""
 
     name, needs, axis, dtype = "tokens_n", ("content",), "utterance", "int32"
 
@@ -41,21 +47,21 @@ class TokensN(Derived):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantised(Derived):
-    """Codes of a SoVITS generator: two frames to a vector, and the entry of the codebook nearest to it.
+class SovitsTokens(Derived):
+    """Tokens by a SoVITS generator: two frames are projected to a vector, whose nearest codebook entry is the token.
 
-    After an odd number of frames a frame of zeros is taken for the last, as that generator sees it in training;
-    upstream's preparation leaves that code out.
+    An odd number of frames is padded with a frame of zeros, as the generator does in training; upstream's preparation
+    drops that token.
     """
 
     sovits: Path
-    """A checkpoint of GPT-SoVITS (s2G), one of its trained or our exported weights, or a run."""
+    """Checkpoint of GPT-SoVITS (s2G), weights that it or `train` exported, or the folder of a run."""
 
     name, needs, axis, dtype, on_gpu = "semantic", ("content", "tokens_n"), "tokens", "int16", True
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        file = checkpoint(self.sovits)
-        digest, width = weight_files.digest([file]), there["content"].channels
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        file = checkpoint_file(self.sovits)
+        digest, width = weight_files.digest([file]), specs["content"].channels
         quantiser = _quantiser(file, digest, "cpu")
         if quantiser.width != width:
             raise UsageError(
@@ -67,15 +73,14 @@ class Quantised(Derived):
     @torch.inference_mode()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         digest = part.specs["semantic"].recipe["weights"]
-        quantiser = _quantiser(checkpoint(self.sovits), digest, part.device)
-        for pairs in pairs_of(part):
-            yield np.concatenate([quantiser.codes(some) for some in torch.split(pairs, kmeans.BLOCK)])
+        quantiser = _quantiser(checkpoint_file(self.sovits), digest, part.device)
+        for pairs in frame_pairs(part):
+            yield np.concatenate([quantiser.codes(block) for block in torch.split(pairs, kmeans.BLOCK)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustered(Derived):
-    """The nearest of so many means of two frames side by side: k-means (Lloyd 1982) from random vectors of the store,
-    as for the first iteration of HuBERT."""
+class KmeansTokens(Derived):
+    """Tokens by k-means (Lloyd 1982) on pairs of frames: the number of the nearest mean."""
 
     codes: int = CODES
 
@@ -85,76 +90,77 @@ class Clustered(Derived):
         if not 2 <= self.codes <= 1 << 15:
             raise UsageError(f"--codes {self.codes}: 2 to {1 << 15} can be told apart.")
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        return {"quantiser": "k-means", "codebook": self.codes, "hz": 25, "rounds": ROUNDS, "taught": MAX_VECTORS}
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        return {"quantiser": "k-means", "codebook": self.codes, "hz": 25, "rounds": ITERATIONS, "taught": MAX_VECTORS}
 
-    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
         total = sum(int(np.concatenate(list(part.utterances("tokens_n"))).sum()) for part in parts)
         if total < self.codes:
             raise StoreError(f"{total} vectors cannot make {self.codes} codes: take more audio, or --codes {total}.")
-        x_NW = torch.cat([_every(-(-total // MAX_VECTORS), part) for part in parts])
-        means_KW, error = kmeans.fit(x_NW, self.codes, ROUNDS)
-        note(f"{self.codes} codes learned from {len(x_NW)} vectors: {error:.1%} of their variance is left")
+        x_NW = torch.cat([_sample_pairs(-(-total // MAX_VECTORS), part) for part in parts])
+        means_KW, error = kmeans.fit(x_NW, self.codes, ITERATIONS)
+        log(f"{self.codes} codes learned from {len(x_NW)} vectors: {error:.1%} of their variance is left")
         return {"means": means_KW.numpy()}
 
     @torch.inference_mode()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         means_KW = torch.from_numpy(part.learned(self.name)["means"])
-        for pairs in pairs_of(part):
+        for pairs in frame_pairs(part):
             yield kmeans.nearest_in_blocks(pairs, means_KW).numpy().astype(np.int16)
 
 
 class Quantiser(NamedTuple):
-    """What of a SoVITS generator makes codes, in float32."""
+    """The quantiser of a SoVITS generator, in float32."""
 
     weight: Tensor
-    """(2 W, W): the convolution over two frames as a product."""
+    """(2 W, W), the convolution over two frames as a matrix."""
     bias: Tensor
     """(W,)."""
     entries: Tensor
-    """(K, W)."""
+    """(K, W), the codebook."""
 
     @property
     def width(self) -> int:
+        """Channels of the content that it reads."""
         return len(self.bias)
 
     def codes(self, pairs: Tensor) -> np.ndarray:
-        """(Q, 2 W) to (Q,) int16."""
+        """Quantise pairs of frames (Q, 2 W) to tokens (Q,) int16."""
         vectors = torch.addmm(self.bias, pairs.to(self.bias), self.weight)
         codes: np.ndarray = kmeans.nearest_in_blocks(vectors, self.entries).cpu().numpy().astype(np.int16)
         return codes
 
 
-def checkpoint(path: Path) -> Path:
-    """The file itself, or a run's newest checkpoint. Raises UsageError where a folder is no run."""
+def checkpoint_file(path: Path) -> Path:
+    """Return a file itself, or the newest checkpoint of a run. Raises UsageError where a folder is not a run."""
     if not path.is_dir():
         return path
-    if not (saved := sorted(path.glob("checkpoints/step-*.pt"))):
+    if not (checkpoints := sorted(path.glob("checkpoints/step-*.pt"))):
         raise UsageError(f"--sovits {path} is a folder, and no run with checkpoints in it.")
-    return saved[-1]
+    return checkpoints[-1]
 
 
 @cache
 def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
     content = weight_files.read([file], digest)
-    found = content.get("weight", content.get("model", content.get("stage")))
-    named = weight_files.tensors(found.get("generator", found) if isinstance(found, Mapping) else found, file)
-    missing = [name for name in _PARTS.values() if name not in named]
-    if missing or named[_PARTS["weight"]].ndim != 3 or named[_PARTS["weight"]].shape[2] != 2:
+    state = content.get("weight", content.get("model", content.get("stage")))
+    tensors = weight_files.as_tensors(state.get("generator", state) if isinstance(state, Mapping) else state, file)
+    missing = [name for name in _TENSOR_NAMES.values() if name not in tensors]
+    if missing or tensors[_TENSOR_NAMES["weight"]].ndim != 3 or tensors[_TENSOR_NAMES["weight"]].shape[2] != 2:
         raise UsageError(
-            f"--sovits {file} holds no SoVITS generator of 25 codes a second: {_PARTS['weight']} is not one's."
+            f"--sovits {file} holds no SoVITS generator of 25 codes a second: {_TENSOR_NAMES['weight']} is not one's."
         )
-    weight, bias, entries = (named[name].float() for name in _PARTS.values())
+    weight, bias, entries = (tensors[name].float() for name in _TENSOR_NAMES.values())
     return Quantiser(*(part.to(device) for part in (weight.permute(2, 1, 0).flatten(0, 1), bias, entries)))
 
 
-def pairs_of(part: Part) -> Iterator[Tensor]:
-    """(Q, 2 W) float32 of each utterance: two frames side by side, zeros for one that is missing."""
+def frame_pairs(part: Part) -> Iterator[Tensor]:
+    """Yield (Q, 2 W) float32 of each utterance: pairs of frames, side by side, padded with zeros."""
     for content in part.utterances("content"):
         even = np.pad(content, ((0, len(content) % 2), (0, 0)))
         yield torch.from_numpy(even.reshape(len(even) // 2, -1).astype(np.float32))
 
 
-def _every(step: int, part: Part) -> Tensor:
-    """One of so many vectors of a part."""
-    return torch.cat([pairs[::step] for pairs in pairs_of(part)] or [torch.empty(0)])
+def _sample_pairs(step: int, part: Part) -> Tensor:
+    """Return every `step`-th pair of frames of each utterance of a part, (N, 2 W) float32."""
+    return torch.cat([pairs[::step] for pairs in frame_pairs(part)] or [torch.empty(0)])

@@ -1,4 +1,4 @@
-"""`speaker_vector`: whose voice it is, one vector an utterance.
+"""The feature `speaker_vector`: the speaker's voice as one vector per utterance.
 
 Shapes: S samples, T frames, M mel bands, N windows, W width of the vector.
 """
@@ -32,7 +32,7 @@ RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class ERes2NetV2(Derived):
-    """The vector that GPT-SoVITS v2Pro and v2ProPlus read: the mean over time of ERes2NetV2's last map."""
+    """The vector that GPT-SoVITS v2Pro and v2ProPlus read: the mean over time of ERes2NetV2's feature map."""
 
     speaker: Path
     """The published weights, pretrained_eres2netv2w24s4ep4.ckpt."""
@@ -40,9 +40,9 @@ class ERes2NetV2(Derived):
     name, needs, axis, dtype = "speaker_vector", ("wave",), "utterance", "float16"
     channels, on_gpu = eres2net.CHANNELS, True
     PIECE = 3000  # frames of 10 ms: 0.25 GB for each map of the first layers
-    SHORTEST = 400  # samples at RATE: one frame of 25 ms
+    MIN_SAMPLES = 400  # samples at RATE: one frame of 25 ms
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         features = {"features": "kaldi-fbank-80", "resampler": "sinc-hann", "piece_frames": self.PIECE}
         return {"network": "eres2netv2", "layer": "pooled", "weights": weight_files.digest([self.speaker]), **features}
 
@@ -52,29 +52,29 @@ class ERes2NetV2(Derived):
         network = _eres2net(self.speaker, digest, part.device)
         resample = torchaudio.transforms.Resample(rate, RATE)
         for wave in part.utterances("wave"):
-            heard = resample(torch.from_numpy(wave.reshape(-1) / np.float32(32768)))
-            heard = F.pad(heard, (0, max(0, self.SHORTEST - len(heard))))
-            fbank = kaldi.fbank(heard[None], num_mel_bins=eres2net.MELS, sample_frequency=RATE, dither=0)
+            samples_16k = resample(torch.from_numpy(wave.reshape(-1) / np.float32(32768)))
+            samples_16k = F.pad(samples_16k, (0, max(0, self.MIN_SAMPLES - len(samples_16k))))
+            fbank = kaldi.fbank(samples_16k[None], num_mel_bins=eres2net.MELS, sample_frequency=RATE, dither=0)
             pieces = [network(piece[None].to(part.device))[0] for piece in torch.split(fbank, self.PIECE)]
             yield torch.cat(pieces, 1).mean(1)[None].half().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resemblyzer(Derived):
-    """A speaker vector for those who have no other network at hand: GE2E (Wan et al. 2018), with the weights that the
-    Python package Resemblyzer carries. Its code is not run, and silences are not cut out as there.
+    """A GE2E speaker vector (Wan et al. 2018) of 256 channels, with the weights in the Python package Resemblyzer.
 
-    256 wide: a voice to compare and to group by. GPT-SoVITS reads ERes2NetV2's.
+    It serves to compare and to cluster voices; GPT-SoVITS reads ERes2NetV2's vector instead. Resemblyzer's code is not
+    run, and silences are not removed.
     """
 
     name, needs, axis, dtype, channels = "speaker_vector", ("wave",), "utterance", "float16", 256
     on_gpu = True
-    QUIET = 10 ** (-30 / 20)  # root mean square; what is quieter is raised to it
+    MIN_RMS = 10 ** (-30 / 20)  # root mean square; quieter recordings are raised to it
     WINDOW, STEP = 160, 77  # frames of 10 ms; 1.3 windows a second
-    HOP, LEAST = 160, 0.75  # samples; share of the last window that must be sound
+    HOP, MIN_SOUND = 160, 0.75  # samples; share of the last window that must not be padding
     MEL = SpectralRecipe(sample_rate=RATE, n_fft=400, win=400, hop=160, n_mels=40, fmax=RATE / 2)
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         windows = {"window_frames": self.WINDOW, "step_frames": self.STEP, "resampler": "soxr-hq", "trimmed": False}
         return {"network": "resemblyzer", "weights": weight_files.digest([_resemblyzer_file()]), **windows}
 
@@ -87,13 +87,13 @@ class Resemblyzer(Derived):
             mean_W = F.normalize(network(windows_NTM.to(part.device)), dim=1).mean(0)
             yield F.normalize(mean_W, dim=0)[None].half().cpu().numpy()
 
-    def _windows(self, heard: np.ndarray) -> Tensor:
-        """(S,) float32 to (N, WINDOW, 40): power in mel bands. The last window may end in silence."""
-        level = max(math.sqrt(np.square(heard, dtype=np.float64).mean()), 1e-9)
-        samples = torch.from_numpy(heard * np.float32(max(1.0, self.QUIET / level)))
+    def _windows(self, samples_16k: np.ndarray) -> Tensor:
+        """Return windows (N, WINDOW, 40) of mel power from (S,) float32. The last one may be padded with silence."""
+        level = max(math.sqrt(np.square(samples_16k, dtype=np.float64).mean()), 1e-9)
+        samples = torch.from_numpy(samples_16k * np.float32(max(1.0, self.MIN_RMS / level)))
         frames = math.ceil((len(samples) + 1) / self.HOP)
         starts = list(range(0, max(1, frames - self.WINDOW + self.STEP + 1), self.STEP))
-        if len(starts) > 1 and (len(samples) / self.HOP - starts[-1]) / self.WINDOW < self.LEAST:
+        if len(starts) > 1 and (len(samples) / self.HOP - starts[-1]) / self.WINDOW < self.MIN_SOUND:
             starts.pop()
         missing = (starts[-1] + self.WINDOW) * self.HOP - len(samples)
         spectrum = torch.stft(
@@ -109,7 +109,7 @@ class Resemblyzer(Derived):
 
 
 class GE2E(nn.Module):
-    """Three LSTM layers over a window, and a projection of where the last one ends. Names are those of the weights."""
+    """Three LSTM layers over a window, and a projection of the last state. Parameters have the names of the weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,13 +117,13 @@ class GE2E(nn.Module):
         self.linear = nn.Linear(256, 256)
 
     def forward(self, windows_NTM: Tensor) -> Tensor:
-        """(N, T, M) to (N, W), none negative."""
+        """Compute non-negative embeddings (N, W) of windows (N, T, M)."""
         _, (last_3NW, _) = self.lstm(windows_NTM)
         return torch.relu(self.linear(last_3NW[-1]))
 
 
 def _resemblyzer_file() -> Path:
-    """The weights in the package, whose modules are not imported: they need more than its weights do."""
+    """Return the file of weights in the package, without importing it: its modules have further requirements."""
     found = find_spec("resemblyzer")
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (file := Path(folder) / "pretrained.pt").is_file():
@@ -137,7 +137,7 @@ def _resemblyzer_file() -> Path:
 @cache
 def _ge2e(digest: str, device: str) -> GE2E:
     file = _resemblyzer_file()
-    state = weight_files.tensors(weight_files.read([file], digest).get("model_state"), file)
+    state = weight_files.as_tensors(weight_files.read([file], digest).get("model_state"), file)
     network = GE2E()
     try:
         network.load_state_dict({name: state[name] for name in network.state_dict()})

@@ -1,7 +1,7 @@
-"""Weights of networks that others trained, read as data: safetensors, or torch's files by its loader of weights alone.
+"""Read pretrained weights as data: safetensors, or torch's files without running code from them.
 
-Files are known by their SHA-256, which stands in the recipe of all that their network makes. Whoever loads them
-compares it: a worker elsewhere may see another file under the same name.
+Files are identified by their SHA-256, which is part of the recipe of every feature that uses the network. It is
+compared on loading, because a worker on another machine may see another file under the same name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from headrace.featurize.files import torch_archive
 from headrace.store.errors import UsageError
 
 _VERSION = re.compile(rb"0\d")
-"""What GPT-SoVITS writes over the first two bytes of some of its archives."""
+"""Version that GPT-SoVITS writes over the first two bytes of some archives."""
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256, in hex, of the files' bytes, one after the other.
+    """Return the SHA-256, in hex, of the concatenated files.
 
     Raises:
-        UsageError: one cannot be read.
+        UsageError: a file cannot be read.
     """
     try:
         return _digest(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
@@ -46,26 +46,25 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     return sha.hexdigest()
 
 
-def check(files: Sequence[Path], expected: str) -> None:
-    """
-    Args:
-        expected: their `digest`.
+def check_digest(files: Sequence[Path], expected: str) -> None:
+    """Compare the digest of files with the expected one.
+
     Raises:
-        UsageError: they cannot be read, or are others.
+        UsageError: the files cannot be read, or have another digest.
     """
     if digest(files) != expected:
         raise UsageError(f"{files[0]} is not here what it was where the command began: all must see the same file.")
 
 
 def read(files: Sequence[Path], expected: str) -> dict[str, Any]:
-    """What the files hold, on the CPU: of several, the entries of all.
+    """Read the entries of all files, with tensors on the CPU.
 
     Args:
         expected: their `digest`.
     Raises:
-        UsageError: they cannot be read, are others, are damaged, or would run code.
+        UsageError: the files cannot be read, have another digest, are damaged, or would run code.
     """
-    check(files, expected)
+    check_digest(files, expected)
     content: dict[str, Any] = {}
     for path in files:
         found = _parse(path)
@@ -75,15 +74,15 @@ def read(files: Sequence[Path], expected: str) -> dict[str, Any]:
     return content
 
 
-def tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """A mapping of names to tensors as such. Raises UsageError where it holds anything else."""
+def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return a mapping of names to tensors. Raises UsageError where the content is anything else."""
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UsageError(f"{path} holds no weights by name where they should be.")
     return {str(name): value for name, value in content.items()}
 
 
 def _parse(path: Path) -> Any:
-    """Return what one file holds. Raises UsageError."""
+    """Parse one file. Raises UsageError where it is refused or damaged."""
     data = path.read_bytes()
     if _VERSION.fullmatch(data[:2]):
         data = torch_archive.MAGIC + data[2:]

@@ -1,6 +1,6 @@
-"""What the aligner reads: MFCC every 10 ms with their deltas, normalised by speaker.
+"""Input of the HMM aligner: MFCC every 10 ms with deltas and delta-deltas, normalised by speaker.
 
-Shapes: T frames of 10 ms, D = 3 COEFFICIENTS numbers of each.
+Shapes: T frames of 10 ms, D = 3 COEFFICIENTS channels.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ WINDOW_S, STEP_S = 0.025, 0.01
 BANDS, COEFFICIENTS = 40, 13
 HIGHEST_HZ = 8000
 DELTA = 2
-"""Frames to both sides that a slope is taken over (The HTK Book, section 5.6)."""
+"""Frames on either side that a delta is computed from (The HTK Book, section 5.6)."""
 SPEAKER = "speaker "
-"""In front of a speaker's name, among arrays that are known by name: (2, D), mean and standard deviation."""
+"""Prefix of a speaker's name among named arrays: (2, D), mean and standard deviation."""
 
 
 def recipe(sample_rate: int) -> SpectralRecipe:
-    """Of a store of this rate, in Hz. The step is even, and within a sample of 10 ms."""
+    """Return the spectral recipe for a sample rate in Hz. The hop is even, and within a sample of 10 ms."""
     window = round(WINDOW_S * sample_rate)
     return SpectralRecipe(
         sample_rate=sample_rate,
@@ -36,7 +36,7 @@ def recipe(sample_rate: int) -> SpectralRecipe:
 
 
 class Cepstra:
-    """Makes them of waveforms of one rate."""
+    """Computes cepstra of waveforms of one sample rate."""
 
     def __init__(self, sample_rate: int) -> None:
         self._spectral = Spectral(recipe(sample_rate))
@@ -44,14 +44,14 @@ class Cepstra:
         """Samples between frames."""
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
-        """(frames, hop) int16 to (T, D) float32."""
+        """Compute cepstra (T, D) float32 of a waveform (frames, hop) int16."""
         _, mfcc = self._spectral.features(torch.tensor(wave.reshape(-1)))
-        slope = _slope(mfcc.numpy())
-        return np.concatenate([mfcc.numpy(), slope, _slope(slope)], 1)
+        slope = _delta(mfcc.numpy())
+        return np.concatenate([mfcc.numpy(), slope, _delta(slope)], 1)
 
 
-def _slope(x_TD: np.ndarray) -> np.ndarray:
-    """Of the line through each frame and its neighbours; beyond the ends the last one is repeated."""
+def _delta(x_TD: np.ndarray) -> np.ndarray:
+    """Return the slope of the line through each frame and its neighbours, with the end frames repeated."""
     count, padded = len(x_TD), np.pad(x_TD, ((DELTA, DELTA), (0, 0)), mode="edge")
     rise = sum(k * (padded[DELTA + k :][:count] - padded[DELTA - k :][:count]) for k in range(1, DELTA + 1))
     return np.asarray(rise / (2 * sum(k * k for k in range(1, DELTA + 1))), np.float32)
@@ -65,17 +65,17 @@ def normalise(
     Args:
         cepstra: (T, D) of each utterance.
         speakers: of each utterance.
-        known: means and deviations, as this returns them. What is not there is taken from these utterances.
+        known: means and deviations, as returned. Those of other speakers are computed from these utterances.
     Returns:
-        (2, D) by SPEAKER and name: means and deviations that were used.
+        (2, D) means and deviations that were used, by SPEAKER and name.
     """
     used: dict[str, np.ndarray] = {}
     for speaker in sorted(set(speakers)):
-        own = [x_TD for x_TD, name in zip(cepstra, speakers, strict=True) if name == speaker]
+        frames_of_speaker = [x_TD for x_TD, name in zip(cepstra, speakers, strict=True) if name == speaker]
         name = SPEAKER + speaker
-        used[name] = known[name] if name in known else _moments(np.concatenate(own))
+        used[name] = known[name] if name in known else _moments(np.concatenate(frames_of_speaker))
         mean, deviation = used[name]
-        for x_TD in own:
+        for x_TD in frames_of_speaker:
             x_TD -= mean
             x_TD /= deviation
     return used

@@ -1,8 +1,8 @@
-"""`align` and `confidence` by a CTC network: where the phones of a text lie in its recording.
+"""The features `align` and `confidence` by a CTC network: times of phones, and how well they match the recording.
 
     wave --`ctc_network`--> log-probabilities --`ctc_path`--> times of phones
 
-P phones of an utterance.
+Shapes: P phones of an utterance.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ from headrace.featurize.forced_alignment.ctc_network import (
     normalises,
     prepare,
 )
-from headrace.featurize.forced_alignment.ctc_path import REACH, TokenPath, best_path, bounds_of, times_of, tokens_of
-from headrace.featurize.forced_alignment.ctc_vocabulary import Stretch
-from headrace.featurize.forced_alignment.hmm_aligner import NEVER, UNFITTING, UNKNOWN
+from headrace.featurize.forced_alignment.ctc_path import (
+    MAX_EXTENSION,
+    TokenPath,
+    best_path,
+    phone_times,
+    token_bounds,
+    token_sequence,
+)
+from headrace.featurize.forced_alignment.ctc_vocabulary import TokenSpan
+from headrace.featurize.forced_alignment.hmm_aligner import UNALIGNABLE, UNALIGNED_CONFIDENCE, UNKNOWN
 from headrace.featurize.text import g2p
 from headrace.featurize.text.languages.frontend import Reading
 from headrace.featurize.text.symbols import ids
@@ -39,13 +46,13 @@ from headrace.store.schema import FeatureSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ByCtc(Derived):
-    """What both features need: the folder, texts in tokens, and their ways through the frames."""
+class _CtcFeature(Derived):
+    """Base of both features: the network, the spelling of texts in tokens, and their paths through the frames."""
 
     ctc: Path
-    """A folder as transformers writes them, with a vocab.json."""
+    """Folder of a model as transformers saves it, with a vocab.json."""
     precision: Precision = "fp32"
-    """What the network computes in. What is not finite in half precision is computed again in fp32."""
+    """Precision of the network. Results that are not finite in half precision are computed again in fp32."""
 
     on_gpu = True
 
@@ -53,97 +60,104 @@ class _ByCtc(Derived):
     def _network(self) -> CtcNetwork:
         return CtcNetwork(self.ctc, self.precision)
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         folder, tokens, grid = self._network.folder(), self._network.vocabulary(), self._network.grid()
-        words = there["phone_word"].fingerprint if "phone_word" in there else "unknown"
-        unit = "phones" if tokens.of_phones else "characters"
-        read = {"vocabulary": weight_files.digest([self.ctc / ctc_vocabulary.FILE]), "unit": unit, "words": words}
+        words = specs["phone_word"].fingerprint if "phone_word" in specs else "unknown"
+        unit = "phones" if tokens.is_phonemic else "characters"
+        text_recipe = {
+            "vocabulary": weight_files.digest([self.ctc / ctc_vocabulary.FILE]),
+            "unit": unit,
+            "words": words,
+        }
         signal = {"normalised": normalises(self.ctc), "precision": self.precision, **grid._asdict()}
         pieces = {"whole_frames": WHOLE, "piece_frames": PIECE, "margin_frames": MARGIN}
-        return {"method": "ctc", **folder.recipe, **read, **signal, **pieces}
+        return {"method": "ctc", **folder.recipe, **text_recipe, **signal, **pieces}
 
-    def lines(self, part: Part) -> list[list[Stretch]]:
-        """What spells every utterance; nothing where the vocabulary lacks too much of it.
+    def token_spans(self, part: Part) -> list[list[TokenSpan]]:
+        """Return the spans of every utterance; none where the vocabulary lacks too many of its tokens.
 
         Raises:
-            UsageError: the folder is another one here.
+            UsageError: the folder on this machine differs from the one that the command began with.
         """
         if self.spec(part.specs) != part.specs[self.name]:
             raise UsageError(f"{OPTION} {self.ctc} is not here what it was where the command began: all must see it.")
         tokens, phones = self._network.vocabulary(), list(part.utterances("phones"))
-        if tokens.of_phones:
+        if tokens.is_phonemic:
             words = part.utterances("phone_word") if "phone_word" in part.specs else map(np.zeros_like, phones)
-            found = [[*ctc_vocabulary.by_phones(*one, tokens)] for one in zip(phones, words, strict=True)]
+            spans_of_all = [[*ctc_vocabulary.phone_spans(*one, tokens)] for one in zip(phones, words, strict=True)]
         else:
-            readings = map(_read_again, part.strings("text"), part.strings("language"), phones, _given(part))
-            found = [[*ctc_vocabulary.by_characters(reading, tokens)] if reading else [] for reading in readings]
-            if unread := sum(not line for line in found):
+            readings = map(_phonemise, part.strings("text"), part.strings("language"), phones, _given_ends(part))
+            spans_of_all = [[*ctc_vocabulary.word_spans(reading, tokens)] if reading else [] for reading in readings]
+            if unread := sum(not utterance_spans for utterance_spans in spans_of_all):
                 part.counts["texts that are read otherwise now than when the store was built"] += unread
-        for name in (one.name for line in found for one in line if not one.tokens):
+        for name in (one.name for utterance_spans in spans_of_all for one in utterance_spans if not one.tokens):
             part.counts[f"{name}: no token in the vocabulary"] += 1
-        return [ctc_vocabulary.spelt(line) for line in found]
+        return [ctc_vocabulary.merge_unspelled(utterance_spans) for utterance_spans in spans_of_all]
 
-    def ways(self, part: Part, lines: Sequence[Sequence[Stretch]]) -> Iterator[TokenPath | None]:
-        """Of every utterance; None where nothing spells it, or it is too short for that."""
+    def token_paths(self, part: Part, spans: Sequence[Sequence[TokenSpan]]) -> Iterator[TokenPath | None]:
+        """Yield the path of every utterance; None where it has no spans, or is too short for its tokens."""
         blank, grid = self._network.vocabulary().blank, self._network.grid()
         rate, centred = part.specs["wave"].recipe["sample_rate"], normalises(self.ctc)
         inputs = (
-            NetworkInput(prepare(wave, rate, grid.field, centred), np.unique([*tokens_of(line), blank]))
-            for wave, line in zip(part.utterances("wave"), lines, strict=True)
-            if line
+            NetworkInput(prepare(wave, rate, grid.field, centred), np.unique([*token_sequence(utterance_spans), blank]))
+            for wave, utterance_spans in zip(part.utterances("wave"), spans, strict=True)
+            if utterance_spans
         )
         emissions = self._network.emissions(part, inputs, part.specs[self.name].recipe["weights"])
-        for line in lines:
-            yield best_path(next(emissions), tokens_of(line), blank) if line else None
+        for utterance_spans in spans:
+            yield best_path(next(emissions), token_sequence(utterance_spans), blank) if utterance_spans else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcAlign(_ByCtc):
-    """Where every phone begins and ends, as `aligner.Align` has it, by a network."""
+class CtcAlign(_CtcFeature):
+    """Times of every phone, as in `hmm_aligner.HmmAlign`, by a CTC network."""
 
     name, needs, axis, dtype, channels = "align", ("wave", "phones", "phone_end"), "phones", "int32", 2
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
-        return {**super().recipe(there), "reach_frames": REACH}
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        return {**super().recipe(specs), "reach_frames": MAX_EXTENSION}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        given, wave, grid = _given(part), part.specs["wave"], self._network.grid()
-        lines = [line if ends is None else [] for line, ends in zip(self.lines(part), given, strict=True)]
+        given_ends, wave, grid = _given_ends(part), part.specs["wave"], self._network.grid()
+        spans = [
+            utterance_spans if ends is None else []
+            for utterance_spans, ends in zip(self.token_spans(part), given_ends, strict=True)
+        ]
         totals = [int(frames) * (wave.channels or 1) for frames in part.strings("frames")]
-        ways = zip(self.ways(part, lines), lines, part.utterances("phones"), given, totals, strict=True)
-        for way, line, phones, ends, total in ways:
+        paths = zip(self.token_paths(part, spans), spans, part.utterances("phones"), given_ends, totals, strict=True)
+        for path, utterance_spans, phones, ends, total in paths:
             if ends is not None:
                 yield np.stack([np.append(0, ends[:-1]), ends], 1).astype(np.int32)
-            elif way is None:
-                part.counts[UNFITTING] += 1
+            elif path is None:
+                part.counts[UNALIGNABLE] += 1
                 yield np.full((len(phones), 2), UNKNOWN, np.int32)
             else:
-                halves = bounds_of(way, line)
-                bounds = [grid.samples(one, len(way.tokens), wave.recipe["sample_rate"], total) for one in halves]
-                yield times_of(bounds, line, phones, total)
+                half_frames = token_bounds(path, utterance_spans)
+                bounds = [grid.samples(one, len(path.tokens), wave.recipe["sample_rate"], total) for one in half_frames]
+                yield phone_times(bounds, utterance_spans, phones, total)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtcConfidence(_ByCtc):
-    """How far the way of a text's tokens is behind the best way of any, in nats a frame: 0 at best."""
+class CtcConfidence(_CtcFeature):
+    """Mean log-probability of the text's tokens relative to the best token of each frame, in nats: 0 at best."""
 
     name, needs, axis, dtype = "confidence", ("wave", "phones", "align"), "utterance", "float32"
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        for way in self.ways(part, self.lines(part)):
-            yield np.array([NEVER if way is None else way.gap], np.float32)
+        for path in self.token_paths(part, self.token_spans(part)):
+            yield np.array([UNALIGNED_CONFIDENCE if path is None else path.gap], np.float32)
 
 
-def _given(part: Part) -> list[np.ndarray | None]:
-    """Of every utterance the ends that it was built with, where there are any."""
+def _given_ends(part: Part) -> list[np.ndarray | None]:
+    """Return the ends of phones that each utterance was built with; None where there are none."""
     return [ends if len(ends) and ends[0] >= 0 else None for ends in part.utterances("phone_end")]
 
 
-def _read_again(written: str, language: str, phones: np.ndarray, ends: np.ndarray | None) -> Reading | None:
-    """How a text is read; None where its phones would not be those of the store. Given times brought their own."""
+def _phonemise(text: str, language: str, phones: np.ndarray, ends: np.ndarray | None) -> Reading | None:
+    """Phonemise a text; None where it fails, or gives other phones than those that the store made from it."""
     try:
-        reading = g2p.phonemise(written, language)
+        reading = g2p.phonemise(text, language)
     except Rejected:
         return None
-    same = ends is not None or np.array_equal(ids(reading.phones, "headrace-ipa"), phones)
-    return reading if same else None
+    is_same = ends is not None or np.array_equal(ids(reading.phones, "headrace-ipa"), phones)
+    return reading if is_same else None

@@ -1,12 +1,12 @@
-"""Forced alignment: from what a CTC network hears in every frame to the times of phones.
+"""Forced alignment: from the log-probabilities of a CTC network to the times of phones.
 
-    log-probabilities --best way of the tokens--> frames of each token --> bounds of each stretch --> phones
+    log-probabilities --best path--> frames of each token --> bounds of tokens in each span --> times of phones
 
-A token is heard in a frame or a few, and what is silence is not told from what is the rest of a sound. So neighbours
-meet in the middle of what lies between them; where a pause may be, each keeps at most REACH frames of it, and the rest
-is pause. The phones of a stretch share out its tokens evenly: one each, or the letters of a word.
+A CTC network emits a token for one or a few frames, and blanks both in silence and in the rest of a sound. Neighbouring
+tokens therefore meet in the middle of the blanks between them. Where a pause is possible, each is extended by at most
+MAX_EXTENSION frames, and the rest is pause. The phones of a span divide the time of its tokens evenly.
 
-Shapes: T frames, L tokens of an utterance, K different ones, P phones.
+Shapes: T frames, L tokens of an utterance, K distinct tokens, P phones.
 """
 
 from __future__ import annotations
@@ -19,94 +19,96 @@ import numpy as np
 import torch
 from torchaudio.functional import forced_align
 
-from headrace.featurize.forced_alignment.ctc_vocabulary import Stretch
-from headrace.featurize.forced_alignment.hmm_aligner import MARKS, UNKNOWN, base
+from headrace.featurize.forced_alignment.ctc_vocabulary import TokenSpan
+from headrace.featurize.forced_alignment.hmm_aligner import MARKS, UNKNOWN, base_phone
 from headrace.featurize.text.symbols import TABLES
 
-REACH = 3
-_NAMES = TABLES["headrace-ipa"]
+MAX_EXTENSION = 3
+_SYMBOLS = TABLES["headrace-ipa"]
 
 
 class TokenPath(NamedTuple):
-    """The best one of an utterance's tokens through its frames."""
+    """The most likely alignment of an utterance's tokens with its frames."""
 
     tokens: np.ndarray
-    """(T,) of every frame."""
+    """(T,) token of each frame."""
     blank: int
     gap: float
-    """Nats a frame by which it is behind the best way of any tokens: 0 at best."""
+    """Mean log-probability relative to the best token of each frame, in nats a frame: 0 at best."""
 
 
-def tokens_of(line: Sequence[Stretch]) -> list[int]:
-    """(L,)."""
-    return [token for one in line for token in (*one.before, *one.tokens)]
+def token_sequence(spans: Sequence[TokenSpan]) -> list[int]:
+    """Return the (L,) tokens of all spans, in order."""
+    return [token for span in spans for token in (*span.before, *span.tokens)]
 
 
 def best_path(emission: np.ndarray, tokens: Sequence[int], blank: int) -> TokenPath | None:
-    """
+    """Return the most likely path of tokens through the frames.
+
     Args:
-        emission: (T, K + 1) log-probabilities of the different tokens and the blank, in ascending order, and of the
-            best token of all.
+        emission: (T, K + 1) log-probabilities of the distinct tokens and the blank, in ascending order; the last column
+            is that of the most likely token of the vocabulary.
         tokens: (L,).
     Returns:
-        None where there are not frames enough.
+        The path; None where there are too few frames.
     """
     targets, columns = np.array(tokens), np.unique([*tokens, blank])
     if len(emission) < len(targets) + np.count_nonzero(targets[1:] == targets[:-1]):
         return None
     log_probs = torch.from_numpy(np.ascontiguousarray(emission[None, :, :-1]))
-    asked = torch.from_numpy(np.searchsorted(columns, targets))[None]
-    path, scores = forced_align(log_probs, asked, blank=int(np.searchsorted(columns, blank)))
+    target_columns = torch.from_numpy(np.searchsorted(columns, targets))[None]
+    path, scores = forced_align(log_probs, target_columns, blank=int(np.searchsorted(columns, blank)))
     return TokenPath(
         columns[path[0].numpy()], blank, float((scores[0].numpy() - emission[:, -1]).mean(dtype=np.float64))
     )
 
 
-def bounds_of(way: TokenPath, line: Sequence[Stretch]) -> list[np.ndarray]:
-    """Of every stretch where its tokens begin, and its last one ends: (tokens + 1,) in half frames."""
-    before, after = np.append(way.blank, way.tokens[:-1]), np.append(way.tokens[1:], way.blank)
-    spoken = way.tokens != way.blank
-    own = np.concatenate([[False] * len(one.before) + [True] * len(one.tokens) for one in line])
-    starts = np.flatnonzero(spoken & (way.tokens != before))[own]
-    stops = np.flatnonzero(spoken & (way.tokens != after))[own] + 1
-    cuts = np.cumsum([0, *(len(one.tokens) for one in line)])
+def token_bounds(path: TokenPath, spans: Sequence[TokenSpan]) -> list[np.ndarray]:
+    """Return (tokens + 1,) bounds of each span in half frames: the begin of each token, and the end of the last."""
+    before, after = np.append(path.blank, path.tokens[:-1]), np.append(path.tokens[1:], path.blank)
+    is_token = path.tokens != path.blank
+    own = np.concatenate([[False] * len(span.before) + [True] * len(span.tokens) for span in spans])
+    starts = np.flatnonzero(is_token & (path.tokens != before))[own]
+    stops = np.flatnonzero(is_token & (path.tokens != after))[own] + 1
+    cuts = np.cumsum([0, *(len(span.tokens) for span in spans)])
     may_pause = np.zeros(len(starts) + 1, bool)
-    may_pause[cuts[:-1]] = [one.may_pause for one in line]
+    may_pause[cuts[:-1]] = [span.may_pause for span in spans]
     may_pause[[0, -1]] = True
-    half = np.concatenate([2 * starts[:1], starts[1:] - stops[:-1], 2 * (len(way.tokens) - stops[-1:])])
-    share = np.where(may_pause, np.minimum(half, 2 * REACH), half)
+    half = np.concatenate([2 * starts[:1], starts[1:] - stops[:-1], 2 * (len(path.tokens) - stops[-1:])])
+    share = np.where(may_pause, np.minimum(half, 2 * MAX_EXTENSION), half)
     begins, ends = 2 * starts - share[:-1], 2 * stops + share[1:]
     return [np.append(begins[first:last], ends[last - 1]) for first, last in pairwise(cuts)]
 
 
-def times_of(bounds: Sequence[np.ndarray], line: Sequence[Stretch], phones: np.ndarray, total: int) -> np.ndarray:
-    """
+def phone_times(bounds: Sequence[np.ndarray], spans: Sequence[TokenSpan], phones: np.ndarray, total: int) -> np.ndarray:
+    """Return the times of all phones.
+
     Args:
-        bounds: of every stretch where its tokens begin, and its last one ends, in samples.
+        bounds: (tokens + 1,) of each span, as `token_bounds`, but in samples.
         phones: (P,) symbol ids.
         total: samples of the utterance.
     Returns:
-        (P, 2) int32: first sample and one past the last. A word without tokens has what is between its neighbours,
-        else a mark has that; a phone without a sound of its own is where the one before it ends.
+        (P, 2) int32: first sample and one past the last. A word without tokens fills the time between its neighbours;
+        otherwise a mark does. A phone without a sound of its own is at the end of the one before it.
     """
     times = np.full((len(phones), 2), UNKNOWN, np.int32)
-    for one, own in zip(line, bounds, strict=True):
-        shares = np.linspace(0, len(own) - 1, len(one.phones) + 1)
+    for span, own in zip(spans, bounds, strict=True):
+        shares = np.linspace(0, len(own) - 1, len(span.phones) + 1)
         ends = np.rint(np.interp(shares, np.arange(len(own)), own))
-        times[one.phones] = np.stack([ends[:-1], ends[1:]], 1)
+        times[span.phones] = np.stack([ends[:-1], ends[1:]], 1)
     placed, unplaced = np.flatnonzero(times[:, 0] != UNKNOWN), np.flatnonzero(times[:, 0] == UNKNOWN)
     starts = np.append(times[placed, 0], total)
     for run in np.split(unplaced, np.flatnonzero(np.diff(unplaced) > 1) + 1) if len(unplaced) else ():
         begin, end = times[run[0] - 1, 1] if run[0] else 0, starts[np.searchsorted(placed, run[0])]
-        times[run] = _between(begin, end, [_NAMES[phone] for phone in phones[run]])
+        times[run] = _fill_gap(begin, end, [_SYMBOLS[phone] for phone in phones[run]])
     return times
 
 
-def _between(begin: int, end: int, names: Sequence[str]) -> np.ndarray:
-    """(symbols, 2) of what no token stands for: those that sound share the time out, else the first mark has it."""
-    sounding = np.array([bool(base(name)) for name in names])
-    marks = np.array([name in MARKS for name in names])
-    taking = sounding if sounding.any() else marks & (np.cumsum(marks) == 1)
-    before = np.cumsum(taking) - taking
-    share = (end - begin) / max(1, taking.sum())
-    return np.rint(begin + share * np.stack([before, before + taking], 1)).astype(np.int32)
+def _fill_gap(begin: int, end: int, names: Sequence[str]) -> np.ndarray:
+    """Return times (symbols, 2) within a gap: phones divide it evenly; without phones, the first mark has all of it."""
+    is_phone = np.array([bool(base_phone(name)) for name in names])
+    is_mark = np.array([name in MARKS for name in names])
+    receives_time = is_phone if is_phone.any() else is_mark & (np.cumsum(is_mark) == 1)
+    before = np.cumsum(receives_time) - receives_time
+    share = (end - begin) / max(1, receives_time.sum())
+    return np.rint(begin + share * np.stack([before, before + receives_time], 1)).astype(np.int32)

@@ -1,9 +1,9 @@
-"""What a CTC network's tokens stand for, and how an utterance is spelt with them.
+"""The vocabulary of a CTC network, and the spelling of an utterance in its tokens.
 
-A vocabulary is of phones, in IPA, in ARPAbet or as the symbols of a table; or of the characters of some script. Of
-phones, each of an utterance's is a token. Of characters, each of its words is several.
+Tokens are phones, in IPA, in ARPAbet or as symbols of our tables, or they are characters of a script. With phones, each
+phone of an utterance is a token; with characters, each word is a sequence of tokens.
 
-P phones of an utterance.
+Shapes: P phones of an utterance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.featurize.forced_alignment.hmm_aligner import MARKS, base
+from headrace.featurize.forced_alignment.hmm_aligner import MARKS, base_phone
 from headrace.featurize.text import ipa
 from headrace.featurize.text.languages.frontend import Reading
 from headrace.featurize.text.languages.scripts import script
@@ -28,38 +28,41 @@ from headrace.store.errors import UsageError
 
 FILE = "vocab.json"
 DELIMITER = "|"
-"""What networks of characters are trained to hear between words."""
+"""Token between words, in networks of characters."""
 _SPECIAL = re.compile(r"<.*>|\[.*\]")
-_NO_ALPHABETS = frozenset("ʃʒɹɑɾʁɪɐʌɜɡː")
-"""Letters of IPA that no orthography has."""
-_NUANCES = "ːʲʰ\u0303"
-_NAMES = TABLES["headrace-ipa"]
+_IPA_ONLY = frozenset("ʃʒɹɑɾʁɪɐʌɜɡː")
+"""IPA letters that do not occur in any orthography."""
+_DIACRITICS = "ːʲʰ\u0303"
+_SYMBOLS = TABLES["headrace-ipa"]
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Of one network."""
+    """The tokens of one network."""
 
     tokens: Mapping[str, int]
-    """Those that stand for something spoken."""
+    """Ids of the tokens of phones or characters, without special ones."""
     blank: int
     delimiter: int | None
-    """Between words, where there is such a token."""
+    """Id of the token between words; None where there is no such token."""
 
     @property
-    def of_phones(self) -> bool:
-        """Whether a token has letters that no orthography has, or several."""
-        return any(_NO_ALPHABETS & set(token) or (len(token) > 1 and token.isalnum()) for token in self.tokens)
+    def is_phonemic(self) -> bool:
+        """Whether tokens are phones: some token has IPA letters, or more than one letter."""
+        return any(_IPA_ONLY & set(token) or (len(token) > 1 and token.isalnum()) for token in self.tokens)
 
-    def of_symbol(self, symbol: str) -> list[int]:
-        """The token of a phone: as it is, without its stress or tone, in IPA, in lower case, without its length."""
-        bare = base(symbol)
-        spellings = (symbol.strip("/"), bare, *ipa.spellings(bare), bare.lower(), bare.rstrip(_NUANCES))
-        return next(([self.tokens[one]] for one in spellings if one in self.tokens), [])
+    def tokens_of_phone(self, symbol: str) -> list[int]:
+        """Return the token of a phone as a list; empty where there is none.
 
-    def of_characters(self, written: str) -> list[int]:
-        """The tokens of a word; what none stands for is left out."""
-        return [token for char in written.strip() for token in self._of_character(char)]
+        The symbol is tried as it is, without stress or tone, in IPA, in lower case, and without length and diacritics.
+        """
+        bare = base_phone(symbol)
+        spellings = (symbol.strip("/"), bare, *ipa.spellings(bare), bare.lower(), bare.rstrip(_DIACRITICS))
+        return next(([self.tokens[span]] for span in spellings if span in self.tokens), [])
+
+    def tokens_of_word(self, text: str) -> list[int]:
+        """Return the tokens of a word, without characters that have none."""
+        return [token for char in text.strip() for token in self._of_character(char)]
 
     def _of_character(self, char: str) -> list[int]:
         if char.isspace():
@@ -72,12 +75,13 @@ class Vocabulary:
 
 
 def read(folder: Path, config: Mapping[str, Any], option: str) -> Vocabulary:
-    """
+    """Read the vocabulary of a network's folder.
+
     Args:
         config: of the network.
-        option: that named the folder, for messages.
+        option: the option that named the folder, for messages.
     Raises:
-        UsageError: there is none, it is of several languages, or not of this network.
+        UsageError: the vocabulary is missing, has several languages, or does not fit the network.
     """
     file, size, blank = folder / FILE, config.get("vocab_size"), config.get("pad_token_id")
     try:
@@ -94,71 +98,77 @@ def read(folder: Path, config: Mapping[str, Any], option: str) -> Vocabulary:
         raise UsageError(f"{option} {file} does not number tokens of 0 to {len(numbers) - 1}, which the network has.")
     if not isinstance(blank, int) or blank not in found.values():
         raise UsageError(f"{option} {file} has no token {blank}, which the config calls pad_token_id: CTC's blank.")
-    spoken = {
+    tokens = {
         unicodedata.normalize("NFC", token): number
         for token, number in found.items()
         if token.strip() and token != DELIMITER and number != blank and not _SPECIAL.fullmatch(token)
     }
-    return Vocabulary(spoken, blank, found.get(DELIMITER))
+    return Vocabulary(tokens, blank, found.get(DELIMITER))
 
 
 @dataclass(slots=True)
-class Stretch:
-    """Of an utterance: phones, and the tokens that spell them together."""
+class TokenSpan:
+    """Some consecutive phones of an utterance, and the tokens that spell them."""
 
     phones: list[int]
-    """Which of the utterance's."""
+    """Their numbers within the utterance."""
     tokens: list[int]
     may_pause: bool
-    """Whether there may be a pause before it."""
+    """Whether a pause before the span is possible."""
     before: list[int] = field(default_factory=list)
-    """Tokens that are heard between the last stretch and this one."""
+    """Tokens between the previous span and this one."""
     name: str = ""
-    """What a person calls it."""
+    """Name for messages."""
 
 
-def by_phones(phones: np.ndarray, words: np.ndarray, vocabulary: Vocabulary) -> Iterator[Stretch]:
-    """Every phone that sounds.
+def phone_spans(phones: np.ndarray, words: np.ndarray, vocabulary: Vocabulary) -> Iterator[TokenSpan]:
+    """Yield a span for every phone with a sound of its own.
 
     Args:
         phones: (P,) symbol ids.
-        words: (P,) which word each belongs to.
+        words: (P,) the word of each phone.
     """
     pause, last = True, -1
-    for number, (name, word) in enumerate(zip(map(_NAMES.__getitem__, phones), words.tolist(), strict=True)):
+    for number, (name, word) in enumerate(zip(map(_SYMBOLS.__getitem__, phones), words.tolist(), strict=True)):
         if name in MARKS:
             pause = True
-        elif base(name):
-            yield Stretch([number], vocabulary.of_symbol(name), pause or word != last, name=name)
+        elif base_phone(name):
+            yield TokenSpan([number], vocabulary.tokens_of_phone(name), pause or word != last, name=name)
             pause, last = False, word
 
 
-def by_characters(reading: Reading, vocabulary: Vocabulary) -> Iterator[Stretch]:
-    """Every word, or character that is read by itself."""
-    owners, last = reading.phone_word, 0
-    for begin, end in pairwise([*np.unique(owners).tolist(), len(reading.text)]):
-        phones = [n for n in np.flatnonzero(owners == begin).tolist() if base(reading.phones[n])]
+def word_spans(reading: Reading, vocabulary: Vocabulary) -> Iterator[TokenSpan]:
+    """Yield a span for every word, or for every character that is read by itself."""
+    word_starts, last = reading.phone_word, 0
+    for begin, end in pairwise([*np.unique(word_starts).tolist(), len(reading.text)]):
+        phones = [n for n in np.flatnonzero(word_starts == begin).tolist() if base_phone(reading.phones[n])]
         if phones:
-            written = reading.text[begin:end]
-            apart = vocabulary.delimiter is not None and any(map(str.isspace, reading.text[last:begin]))
-            before = [vocabulary.delimiter] if apart and vocabulary.delimiter is not None else []
-            name = f"a word in {next(filter(None, map(script, written)), 'figures')}"
-            yield Stretch(phones, vocabulary.of_characters(written), True, before, name)
+            text = reading.text[begin:end]
+            is_separated = vocabulary.delimiter is not None and any(map(str.isspace, reading.text[last:begin]))
+            before = [vocabulary.delimiter] if is_separated and vocabulary.delimiter is not None else []
+            name = f"a word in {next(filter(None, map(script, text)), 'figures')}"
+            yield TokenSpan(phones, vocabulary.tokens_of_word(text), True, before, name)
             last = begin
 
 
-def spelt(stretches: Sequence[Stretch]) -> list[Stretch]:
-    """Those that have tokens. The phones of one without join its neighbour in the same word; a word without any is left
-    out. Nothing where fewer than half of the phones have tokens."""
-    line: list[Stretch] = []
-    count = [(len(one.phones), bool(one.tokens)) for one in stretches]
-    for one, following in zip_longest(stretches, stretches[1:]):
-        if one.tokens:
-            line.append(one)
-        elif line and not one.may_pause:
-            line[-1].phones += one.phones
+def merge_unspelled(spans: Sequence[TokenSpan]) -> list[TokenSpan]:
+    """Return the spans with tokens, after merging the others into their neighbours in the same word.
+
+    A word without tokens is dropped. Returns an empty list where fewer than half of the phones have tokens.
+    """
+    merged: list[TokenSpan] = []
+    count = [(len(span.phones), bool(span.tokens)) for span in spans]
+    for span, following in zip_longest(spans, spans[1:]):
+        if span.tokens:
+            merged.append(span)
+        elif merged and not span.may_pause:
+            merged[-1].phones += span.phones
         elif following and not following.may_pause:
-            following.phones, following.may_pause = one.phones + following.phones, True
-    if line:
-        line[0].before = []
-    return line if 2 * sum(spoken for spoken, has in count if has) >= sum(spoken for spoken, _ in count) else []
+            following.phones, following.may_pause = span.phones + following.phones, True
+    if merged:
+        merged[0].before = []
+    return (
+        merged
+        if 2 * sum(phones for phones, has_tokens in count if has_tokens) >= sum(phones for phones, _ in count)
+        else []
+    )

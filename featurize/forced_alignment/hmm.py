@@ -1,11 +1,11 @@
-"""Phone models learned from speech and its phones alone: hidden Markov models with mixtures of diagonal Gaussians.
+"""Train phone models from speech and its phones: hidden Markov models with diagonal Gaussian mixtures.
 
-Three states a phone, left to right, started flat and re-estimated by Viterbi with a growing number of Gaussians
-(Young et al., The HTK Book, 2006, sections 3.2 and 8; Rabiner 1989). An utterance is a chain of units; unit 0 of the
-models is the pause, which may be passed over wherever it stands.
+A phone has three states, left to right. Training begins with a flat start and re-estimates by Viterbi alignment with a
+growing number of Gaussians (Young et al., The HTK Book, 2006, sections 3.2 and 8; Rabiner 1989). An utterance is a
+sequence of units. Unit 0 is the pause, which may be skipped anywhere.
 
-Shapes: T frames, D numbers of each, C classes of phones (0 the pause), S = 3 C states, K Gaussians of each, U units of
-an utterance.
+Shapes: T frames, D channels, C classes of phones (0 the pause), S = 3 C states, K Gaussians of a state, U units of an
+utterance.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.featurize.forced_alignment.gmm import VARIANCE_FLOOR, Mixture, Models, Scorer, refit
+from headrace.featurize.forced_alignment.gmm import VARIANCE_FLOOR, Mixture, Scorer, StateMixtures, refit
 from headrace.featurize.spectral.simd import compiled
 
 STATES = 3
-"""Of a phone: the fewest frames that it takes."""
+"""States of a phone, which is also its least number of frames."""
 SKIP = STATES + 1
-"""Positions from the last state of a unit to the first one after a pause that is passed over."""
+"""Positions from the last state of a unit to the first one after a skipped pause."""
 PAUSE = 0
 SCHEDULE = ((1, 8), (2, 4), (4, 4), (8, 6))
-"""Gaussians of a state, and rounds of re-estimation with so many."""
+"""Pairs of Gaussians in a state, and rounds of re-estimation with that number."""
 QUIET = 0.25
-"""Of an utterance's range of levels: what lies below is taken for pauses before there are models."""
+"""Share of an utterance's range of levels below which frames are pauses in the flat start."""
 BEAM = 3000.0
-"""How far behind the best a state may be, in nats. Without it, the memory for an hour of speech would be 40 GB."""
+"""Beam of the search, in nats. Without it, an hour of speech would take 40 GB of memory."""
 
 
 def fits(frames: int, units: np.ndarray) -> bool:
-    """Whether so many frames are enough for every phone of a chain."""
+    """Return whether there are phones, and enough frames for all of them."""
     return frames >= STATES * int(np.count_nonzero(units != PAUSE)) > 0
 
 
@@ -47,7 +47,7 @@ def align(scores: np.ndarray, units: np.ndarray, stay: np.ndarray) -> np.ndarray
     Args:
         scores: (T, S) float32 log-likelihoods, of a `Scorer`.
         units: (U,) int32 classes; no two pauses follow one another.
-        stay: (S,) as `Models` has it.
+        stay: (S,) self-transition probabilities.
     Returns:
         (T,) int32 positions: STATES times the unit plus the state within it, ascending; None where no path fits.
     """
@@ -100,7 +100,7 @@ def _first_frame(scores: Any, units: Any) -> Any:
 
 @compiled
 def _next_frame(best: Any, scores: Any, units: Any, stay: Any, leave: Any, low: Any, high: Any, steps: Any) -> Any:
-    """Move `best` on by a frame, in place, note the `steps` that led to each position, and return the highest value.
+    """Move `best` on by a frame, in place, record the `steps` that led to each position, and return the highest value.
 
     A step is how many positions a path moves: 0, 1, or SKIP where it passes over a pause.
     """
@@ -151,76 +151,76 @@ def _trace_back(best: Any, units: Any, steps: Any, windows: Any) -> Any:
 
 
 def train(
-    features: Sequence[np.ndarray], chains: Sequence[np.ndarray], classes: int, note: Callable[[str], None]
-) -> Models:
-    """Models of all classes.
+    features: Sequence[np.ndarray], chains: Sequence[np.ndarray], classes: int, log: Callable[[str], None]
+) -> StateMixtures:
+    """Train the models of all classes.
 
     Args:
-        features: of each utterance (T, D) float32, of mean 0 and variance 1; the first is the level.
-        chains: of each utterance its units; they fit.
+        features: (T, D) float32 of each utterance, of mean 0 and variance 1; the first channel is the level.
+        chains: (U,) units of each utterance, for which `fits` holds.
         classes: C.
-        note: told how well the models fit, from time to time.
+        log: receives a line about the likelihood after each number of Gaussians.
     """
     x_ND = np.concatenate(features)
     mean, variance = x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR)
     mixtures = [Mixture(mean, variance, np.ones(1, np.float32))] * (STATES * classes)
-    states = [_flat(x_TD[:, 0], units) for x_TD, units in zip(features, chains, strict=True)]
+    states = [_flat_start(x_TD[:, 0], units) for x_TD, units in zip(features, chains, strict=True)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _threads() as pool:
+    with _thread_pool() as pool:
         for size, rounds in SCHEDULE:
             for _ in range(rounds):
-                mixtures = _estimated(x_ND, np.concatenate(states), mixtures, size, pool)
-                models = Models.of(mixtures, _staying(states, len(mixtures)))
-                again = partial(_states, Scorer(models, device), models.stay)
-                states, fit = zip(*pool.map(again, features, chains, states), strict=True)
+                mixtures = _reestimate(x_ND, np.concatenate(states), mixtures, size, pool)
+                models = StateMixtures.from_mixtures(mixtures, _self_transitions(states, len(mixtures)))
+                realign = partial(_realign, Scorer(models, device), models.stay)
+                states, fit = zip(*pool.map(realign, features, chains, states), strict=True)
             gaussians = "1 Gaussian" if size == 1 else f"{size} Gaussians"
-            note(f"{gaussians} a state: the log-likelihood of a frame is {sum(fit) / len(x_ND):.2f}")
+            log(f"{gaussians} a state: the log-likelihood of a frame is {sum(fit) / len(x_ND):.2f}")
     return models
 
 
 @contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """One a core. Each computes by itself, so that the numbers do not depend on how many there are."""
-    before = torch.get_num_threads()
+def _thread_pool() -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of one thread per core. torch uses one thread in each: results do not depend on their number."""
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield pool
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
-def _flat(level: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """(T,) states before there are models: pauses where it is quiet, and the phones, all of one length, elsewhere."""
-    spoken = units[units != PAUSE]
-    chain = (STATES * spoken[:, None] + np.arange(STATES)).reshape(-1)
-    loud = level >= level.min() + QUIET * (level.max() - level.min())
-    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))  # of the pause
-    states[loud] = chain[np.arange(loud.sum()) * len(chain) // max(1, loud.sum())]
+def _flat_start(level: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Return (T,) states of a flat start: pauses where it is quiet, elsewhere the phones at equal lengths."""
+    phones = units[units != PAUSE]
+    chain = (STATES * phones[:, None] + np.arange(STATES)).reshape(-1)
+    is_loud = level >= level.min() + QUIET * (level.max() - level.min())
+    states = np.resize(np.arange(STATES, dtype=np.int64), len(level))  # states of the pause
+    states[is_loud] = chain[np.arange(is_loud.sum()) * len(chain) // max(1, is_loud.sum())]
     return states
 
 
-def _states(
-    score: Scorer, stay: np.ndarray, x_TD: np.ndarray, units: np.ndarray, before: np.ndarray
+def _realign(
+    score: Scorer, stay: np.ndarray, x_TD: np.ndarray, units: np.ndarray, previous: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """(T,) states on the best way, and how well the frames fit them; as before where there is no way."""
+    """Return the (T,) states of the best path and their log-likelihood; `previous` states where no path fits."""
     scores = score(x_TD)
     path = align(scores, units, stay)
-    states = before if path is None else STATES * units[path // STATES] + path % STATES
+    states = previous if path is None else STATES * units[path // STATES] + path % STATES
     return states, float(scores[np.arange(len(states)), states].sum(dtype=np.float64))
 
 
-def _staying(states: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """(S,) how probable each is to be followed by itself."""
-    frames = sum(np.bincount(some, minlength=count) for some in states)
-    stays = sum(np.bincount(some[1:][some[1:] == some[:-1]], minlength=count) for some in states)
+def _self_transitions(states: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Return (S,) self-transition probabilities, from counts over all utterances."""
+    frames = sum(np.bincount(sequence, minlength=count) for sequence in states)
+    stays = sum(np.bincount(sequence[1:][sequence[1:] == sequence[:-1]], minlength=count) for sequence in states)
     return np.clip((stays + 1) / (frames + 2), 0.1, 0.99).astype(np.float32)
 
 
-def _estimated(
+def _reestimate(
     x_ND: np.ndarray, states: np.ndarray, mixtures: Sequence[Mixture], size: int, pool: ThreadPoolExecutor
 ) -> list[Mixture]:
-    """The mixtures of all states from the frames that are theirs."""
+    """Re-estimate the mixture of every state from the frames aligned with it."""
     order = np.argsort(states, kind="stable")
     cuts = np.searchsorted(states[order], np.arange(1, len(mixtures)))
     return list(pool.map(lambda old, own: refit(old, x_ND[own], size), mixtures, np.split(order, cuts)))

@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from headrace.featurize.features.bert import Bert
-from headrace.featurize.features.content import Hubert, MfccContent
+from headrace.featurize.features.content import HubertContent, MfccContent
 from headrace.featurize.features.derived import F0, Derived, Energy
-from headrace.featurize.features.semantic_tokens import Clustered, Quantised, TokensN
+from headrace.featurize.features.semantic_tokens import KmeansTokens, SovitsTokens, TokenCount
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
-from headrace.featurize.forced_alignment.hmm_aligner import Align, Confidence
+from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
 from headrace.featurize.quality.mos import Mos
-from headrace.featurize.quality.repeated_texts import Repeated
+from headrace.featurize.quality.repeated_texts import RepeatedText
 from headrace.featurize.quality.signal_quality import Clipped, Level, Silence, Snr
 from headrace.store.errors import UsageError
 
 
 def _align(*, ctc: Path | None = None, hours: float | None = None, **network: Any) -> Derived:
     if ctc is None:
-        return Align() if hours is None else Align(hours=hours)
+        return HmmAlign() if hours is None else HmmAlign(hours=hours)
     if hours is not None:
         raise UsageError(f"--align-hours {hours:g} is of align as it is learned, and --ctc was given.")
     return CtcAlign(ctc=ctc, **network)
 
 
 def _confidence(*, ctc: Path | None = None, **network: Any) -> Derived:
-    return CtcConfidence(ctc=ctc, **network) if ctc else Confidence()
+    return CtcConfidence(ctc=ctc, **network) if ctc else HmmConfidence()
 
 
 def _content(*, hubert: Path | None = None, width: int | None = None, **network: Any) -> Derived:
@@ -36,13 +36,13 @@ def _content(*, hubert: Path | None = None, width: int | None = None, **network:
         return MfccContent(width=width)
     if width:
         raise UsageError(f"--content-channels {width} is of content by MFCC, and --hubert was given.")
-    return Hubert(hubert=hubert, **network)
+    return HubertContent(hubert=hubert, **network)
 
 
 def _semantic(*, sovits: Path | None = None, **clusters: Any) -> Derived:
     if sovits and clusters:
         raise UsageError("--codes is of clusters that are learned, and --sovits was given, which has its own.")
-    return Quantised(sovits=sovits) if sovits else Clustered(**clusters)
+    return SovitsTokens(sovits=sovits) if sovits else KmeansTokens(**clusters)
 
 
 def _bert(*, bert: Path | None = None, **network: Any) -> Derived:
@@ -65,9 +65,9 @@ DERIVED_FEATURES: dict[str, Callable[..., Derived]] = {
     "silence": Silence,
     "clipped": Clipped,
     "mos": Mos,
-    "repeated": Repeated,
+    "repeated": RepeatedText,
     "content": _content,
-    "tokens_n": TokensN,
+    "tokens_n": TokenCount,
     "semantic": _semantic,
     "bert": _bert,
     "speaker_vector": _speaker_vector,

@@ -1,9 +1,9 @@
 """Quality statistics of a whole store, in one pass over its parts.
 
-Every column has one number for each utterance. Audio is analysed, and near duplicates are searched for, in at most a
-given number of utterances, which are spread evenly over the store.
+Every column has one number for each utterance. At most a given number of recordings, evenly spread over the store, are
+analysed and compared.
 
-N utterances, of which the audio of A is analysed.
+Shapes: N utterances, of which A are analysed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headrace.store.errors import StoreError
 from headrace.store.reader import Store
 
 COMPARED_TEXTS = 1_000_000
-"""Texts among which nearly equal ones are looked for, at most: 128 bytes each."""
+"""Most texts that are compared with one another: 128 bytes of memory each."""
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """(K, 2) int64 numbers of utterances, and (K,) their similarity, 0 to 1; the most similar pair first."""
@@ -31,20 +31,19 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
-    """What `compute_statistics` returns."""
+    """Statistics of a store, as `compute_statistics` returns them."""
 
     speakers: Counter[str]
     """Frames of each speaker."""
     languages: Counter[str]
     columns: dict[str, np.ndarray]
-    """By name, (N,) float32: `duration`, `rate` and what else a number is known of; NaN of an utterance of which it is
-    not known."""
+    """(N,) float32 by name: `duration`, `rate` and others as far as known; NaN where an utterance was not measured."""
     analysed: np.ndarray
     """(A,) int64 numbers of the utterances whose recordings were read."""
     compared: int
-    """Texts among which nearly equal ones were looked for."""
+    """Number of texts that were compared with one another."""
     same_text: np.ndarray
-    """(M, 2) int64: an utterance whose text came before, and the first one that has it."""
+    """(M, 2) int64: an utterance whose text occurred before, and the first one with it."""
     near_text: Pairs
     near_sound: Pairs
 
@@ -56,23 +55,23 @@ class _Accumulator:
     keys: list[np.ndarray] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     analysed: list[int] = field(default_factory=list)
-    outlines: list[np.ndarray] = field(default_factory=list)
+    contours: list[np.ndarray] = field(default_factory=list)
     measured: list[tuple[float, ...]] = field(default_factory=list)
 
 
 def parts(store: Store) -> Iterator[Part]:
-    """All that are there, in the order of the store's numbers."""
+    """Yield all parts, in the order of the store's utterances."""
     for member in store.members:
         for number in member.index.parts.tolist():
             yield sealed_part(member.path, number, store.features)
 
 
 def compute_statistics(store: Store, max_recordings: int, progress: Callable[[int, int], None]) -> CorpusStatistics:
-    """Compute statistics of a store.
+    """Compute the quality statistics of a store.
 
     Args:
         max_recordings: utterances whose audio is analysed, at most.
-        progress: called with the number of parts that are done, and of all parts.
+        progress: called with the number of parts done, and of all parts.
     Raises:
         StoreError: the store is empty.
     """
@@ -83,7 +82,7 @@ def compute_statistics(store: Store, max_recordings: int, progress: Callable[[in
     totals, first = _Accumulator(), 0
     for done, part in enumerate(parts(store), 1):
         frames = np.asarray(part.strings("frames"), np.int64)
-        _read_names(totals, part, frames, first, every_text)
+        _collect_metadata(totals, part, frames, first, every_text)
         if every:
             _analyse(totals, part, frames, first, every)
         first += len(frames)
@@ -92,8 +91,8 @@ def compute_statistics(store: Store, max_recordings: int, progress: Callable[[in
     texts, text_similarity = near_duplicates.similar_texts(np.concatenate(totals.signatures))
     keys = np.concatenate(totals.keys)
     different = keys[texts[:, 0] * every_text] != keys[texts[:, 1] * every_text]
-    sounds, sound_similarity = near_duplicates.similar_sounds(
-        np.array(totals.outlines).reshape(-1, near_duplicates.OUTLINE), store.frames[analysed]
+    sounds, sound_similarity = near_duplicates.similar_recordings(
+        np.array(totals.contours).reshape(-1, near_duplicates.CONTOUR_SIZE), store.frames[analysed]
     )
     return CorpusStatistics(
         speakers=totals.speakers,
@@ -101,18 +100,18 @@ def compute_statistics(store: Store, max_recordings: int, progress: Callable[[in
         columns=_columns(store, analysed, totals.measured),
         analysed=analysed,
         compared=sum(map(len, totals.signatures)),
-        same_text=_repeated(keys),
+        same_text=_same_text_pairs(keys),
         near_text=(texts[different] * every_text, text_similarity[different]),
         near_sound=(analysed[sounds], sound_similarity),
     )
 
 
-def _read_names(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, every: int) -> None:
+def _collect_metadata(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, every: int) -> None:
     for counter, name in ((totals.speakers, "speaker"), (totals.languages, "language")):
         for value, count in zip(part.strings(name), frames.tolist(), strict=True):
             counter[value] += count
-    texts = list(map(near_duplicates.normalised, part.strings("text")))
-    totals.keys.append(near_duplicates.keys(texts))
+    texts = list(map(near_duplicates.normalise_text, part.strings("text")))
+    totals.keys.append(near_duplicates.text_keys(texts))
     totals.signatures.append(near_duplicates.signatures(texts[-first % every :: every]))
 
 
@@ -123,8 +122,8 @@ def _analyse(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, e
             continue
         levels = signal_quality.levels(wave)
         totals.analysed.append(number)
-        totals.outlines.append(
-            near_duplicates.outline(levels[:, None] / signal_quality.DB_OF_NAT if mel is None else mel)
+        totals.contours.append(
+            near_duplicates.energy_contour(levels[:, None] / signal_quality.DB_OF_NAT if mel is None else mel)
         )
         totals.measured.append(
             (
@@ -137,7 +136,7 @@ def _analyse(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, e
 
 
 def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...]]) -> dict[str, np.ndarray]:
-    """Return all columns; what the store has as a column is read from there."""
+    """Return all columns; those that the store has are read from it."""
     duration = (store.frames * (store.hop / store.sample_rate)).astype(np.float32)
     columns: dict[str, np.ndarray] = {"duration": duration}
     if "phones" in store.features:
@@ -152,7 +151,7 @@ def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...
     return columns
 
 
-def _repeated(keys: np.ndarray) -> np.ndarray:
+def _same_text_pairs(keys: np.ndarray) -> np.ndarray:
     """Return `CorpusStatistics.same_text`, in the order of the store."""
     order = np.argsort(keys, kind="stable")
     fresh = np.append(True, keys[order[1:]] != keys[order[:-1]])
@@ -162,8 +161,8 @@ def _repeated(keys: np.ndarray) -> np.ndarray:
     return pairs[np.argsort(pairs[:, 0])]
 
 
-class Names:
-    """Reads ids and texts of single utterances from their parts: those of ten million utterances take gigabytes."""
+class MetadataReader:
+    """Reads ids and texts of single utterances from their parts, since those of all utterances may take gigabytes."""
 
     def __init__(self, store: Store) -> None:
         counts = [np.diff(member.index.bounds) for member in store.members]

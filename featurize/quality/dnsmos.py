@@ -49,7 +49,7 @@ def model_file(name: str = "sig_bak_ovr.onnx") -> Path:
 
 
 def is_installed() -> bool:
-    """Return whether the networks and their runtime are there."""
+    """Return whether the networks and their runtime are installed."""
     try:
         model_file()
     except UsageError:

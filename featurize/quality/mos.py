@@ -1,4 +1,4 @@
-"""`mos`: the rating that listeners would give a recording, predicted by DNSMOS P.835, overall."""
+"""The feature `mos`: the overall rating by listeners, predicted by DNSMOS P.835."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from headrace.store.schema import FeatureSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Mos(Derived):
-    """Rating of the first nine seconds, from 1, bad, to 5, excellent; a shorter recording is repeated."""
+    """Rating of the first nine seconds, from 1 (bad) to 5 (excellent); a shorter recording is repeated."""
 
     name, needs, axis, dtype = "mos", ("wave",), "utterance", "float32"
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         weights = weight_files.digest([dnsmos.model_file()])
         return {"network": "dnsmos-p835", "weights": weights, "resampler": "soxr-hq"}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        weight_files.check([dnsmos.model_file()], part.specs[self.name].recipe["weights"])
+        weight_files.check_digest([dnsmos.model_file()], part.specs[self.name].recipe["weights"])
         rate = part.specs["wave"].recipe["sample_rate"]
         for wave in part.utterances("wave"):
             yield np.array([dnsmos.first_window_mos(wave, rate)], np.float32)

@@ -1,4 +1,4 @@
-"""Which utterances have a text that came before, as a column that a condition can name."""
+"""The feature `repeated`: utterances whose text occurred before, as a column for `--where` conditions."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from headrace.store.schema import FeatureSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeated(Derived):
-    """1 where letters and digits of the text are those of an utterance before it in the store, else 0. Utterances that
-    a store grows by are compared with texts that were repeated before it grew."""
+class RepeatedText(Derived):
+    """1 where an earlier utterance of the store has the same letters and digits in its text, else 0.
+
+    Utterances that are added later are compared with the texts that were repeated when the feature was computed first.
+    """
 
     name, needs, axis, dtype, learns = "repeated", (), "utterance", "int16", True
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"unit": "text", "normalised": "NFKC casefold alnum"}
 
-    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
-        """Of every text that comes more than once its key, ascending, and the key of the first one's id."""
+    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+        """Return the keys of all repeated texts, ascending, and for each the key of the id of its first utterance."""
         texts = np.concatenate([_keys(part) for part in parts])
-        ids = np.concatenate([near_duplicates.keys(part.strings("id")) for part in parts])
-        found, first, counts = np.unique(texts, return_index=True, return_counts=True)
-        more = (counts > 1) & (found != near_duplicates.NO_TEXT)
-        note(f"{more.sum():,} texts come more than once")
-        return {"texts": found[more], "firsts": ids[first[more]]}
+        ids = np.concatenate([near_duplicates.text_keys(part.strings("id")) for part in parts])
+        unique, first, counts = np.unique(texts, return_index=True, return_counts=True)
+        more = (counts > 1) & (unique != near_duplicates.NO_TEXT)
+        log(f"{more.sum():,} texts come more than once")
+        return {"texts": unique[more], "firsts": ids[first[more]]}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         learned = part.learned(self.name)
         texts, firsts = learned["texts"], learned["firsts"]
-        keys, ids = _keys(part), near_duplicates.keys(part.strings("id"))
+        keys, ids = _keys(part), near_duplicates.text_keys(part.strings("id"))
         places = np.searchsorted(texts, keys)
-        there = np.append(texts, near_duplicates.NO_TEXT)[places] == keys
-        again = there & (keys != near_duplicates.NO_TEXT) & (np.append(firsts, near_duplicates.NO_TEXT)[places] != ids)
+        found = np.append(texts, near_duplicates.NO_TEXT)[places] == keys
+        again = found & (keys != near_duplicates.NO_TEXT) & (np.append(firsts, near_duplicates.NO_TEXT)[places] != ids)
         yield from again.astype(np.int16)[:, None]
 
 
 def _keys(part: Part) -> np.ndarray:
-    return near_duplicates.keys(list(map(near_duplicates.normalised, part.strings("text"))))
+    return near_duplicates.text_keys(list(map(near_duplicates.normalise_text, part.strings("text"))))

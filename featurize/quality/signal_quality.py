@@ -1,6 +1,6 @@
-"""How well an utterance is recorded, from the levels of its frames: numbers that a condition on utterances can name.
+"""Recording quality of utterances from the levels of their frames, as columns for `--where` conditions.
 
-T frames of hop samples.
+Shapes: T frames of hop samples.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from headrace.store.schema import FeatureSpec
 
 FULL_SCALE = 32768.0
 LOWEST = -100.0
-"""dB that digital silence is given."""
+"""Level of digital silence, in dB."""
 DB_OF_NAT = 20 / math.log(10)
-"""dB of an amplitude that is e times another."""
+"""dB in one neper: the ratio of amplitudes e."""
 LOUD, QUIET = 0.95, 0.10
-"""Quantiles of the frames' levels that stand for speech and for what lies behind it."""
+"""Quantiles of the frames' levels that stand for speech and for background noise."""
 BELOW_LOUD = 30.0
 """dB under the loud frames that count as silence."""
 FLAT, RUN = 0.99, 3
-"""A clipped sample is one of so many in a row that reach this share of the utterance's peak. The peak, and not full
-scale: recordings are brought to another level after they were clipped."""
+"""Clipping: at least RUN samples in a row that reach this share of the utterance's peak. The peak counts, not full
+scale, because recordings may be scaled after they were clipped."""
 PIECE = 1 << 12
-"""Frames that are looked at together."""
+"""Frames that are processed at a time."""
 
 
 def levels(wave: np.ndarray) -> np.ndarray:
-    """Mean power of every frame in dB of full scale.
+    """Return the mean power of every frame in dB of full scale.
 
     Args:
         wave: (T, hop) int16.
@@ -48,24 +48,27 @@ def levels(wave: np.ndarray) -> np.ndarray:
 
 
 def level(levels_T: np.ndarray) -> float:
-    """Of the whole utterance, in dB of full scale."""
+    """Return the mean power of the whole utterance in dB of full scale."""
     return float(10 * np.log10(np.mean(10 ** (levels_T.astype(np.float64) / 10))))
 
 
 def snr(levels_T: np.ndarray) -> float:
-    """dB between its loud and its quiet frames, as NIST's stnr compares quantiles. Too low where nobody ever pauses."""
+    """Return the signal-to-noise ratio in dB: loud minus quiet frames, by quantiles as in NIST's stnr.
+
+    It is too low where the speaker never pauses.
+    """
     quiet, loud = np.quantile(levels_T, [QUIET, LOUD])
     return float(loud - quiet)
 
 
 def silence(levels_T: np.ndarray) -> float:
-    """Share of its frames, 0 to 1, that lie far below the loud ones; 1 of digital silence."""
+    """Return the share of frames, 0 to 1, that are far below the loud ones; 1 for digital silence."""
     loud = np.quantile(levels_T, LOUD)
     return float(np.mean(levels_T < loud - BELOW_LOUD)) if loud > LOWEST else 1.0
 
 
 def clipped(wave: np.ndarray) -> float:
-    """Share of its samples, 0 to 1, that lie on flattened peaks.
+    """Return the share of samples, 0 to 1, on flattened peaks.
 
     Args:
         wave: (T, hop) int16.
@@ -81,72 +84,72 @@ def clipped(wave: np.ndarray) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quality(Derived):
-    """One number of every utterance's waveform."""
+class SignalFeature(Derived):
+    """Base of features with one number per utterance, measured from its waveform."""
 
     needs, axis, dtype = ("wave",), "utterance", "float32"
 
     @staticmethod
     @abstractmethod
-    def of(wave: np.ndarray) -> float:
-        """Of (T, hop) int16."""
+    def measure(wave: np.ndarray) -> float:
+        """Measure a waveform (T, hop) int16."""
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         for wave in part.utterances("wave"):
-            yield np.array([self.of(wave)], np.float32)
+            yield np.array([self.measure(wave)], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level(Quality):
-    """Of the whole utterance, in dB of full scale."""
+class Level(SignalFeature):
+    """Mean power of the whole utterance, in dB of full scale."""
 
     name = "level"
 
     @staticmethod
-    def of(wave: np.ndarray) -> float:
+    def measure(wave: np.ndarray) -> float:
         return level(levels(wave))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snr(Quality):
-    """dB between loud and quiet frames."""
+class Snr(SignalFeature):
+    """Signal-to-noise ratio: dB between loud and quiet frames."""
 
     name = "snr"
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"loud": LOUD, "quiet": QUIET}
 
     @staticmethod
-    def of(wave: np.ndarray) -> float:
+    def measure(wave: np.ndarray) -> float:
         return snr(levels(wave))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Silence(Quality):
+class Silence(SignalFeature):
     """Share of frames far below the loud ones."""
 
     name = "silence"
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"loud": LOUD, "below_db": BELOW_LOUD}
 
     @staticmethod
-    def of(wave: np.ndarray) -> float:
+    def measure(wave: np.ndarray) -> float:
         return silence(levels(wave))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped(Quality):
+class Clipped(SignalFeature):
     """Share of samples on flattened peaks."""
 
     name = "clipped"
 
-    def recipe(self, there: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+    def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"flat": FLAT, "run": RUN}
 
     @staticmethod
-    def of(wave: np.ndarray) -> float:
+    def measure(wave: np.ndarray) -> float:
         return clipped(wave)
 
 
-KINDS: tuple[type[Quality], ...] = (Level, Snr, Silence, Clipped)
+KINDS: tuple[type[SignalFeature], ...] = (Level, Snr, Silence, Clipped)

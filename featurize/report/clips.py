@@ -1,4 +1,4 @@
-"""Players and pictures of utterances as data URLs, which a page needs no other file for."""
+"""Audio and images of utterances as data URLs, so that the page is a single file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from PIL import Image
 from headrace.store.reader import Store
 
 SECONDS = 6.0
-"""Of a clip, at most."""
+"""Longest clip."""
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-"""Hz that MP3 knows."""
+"""Sample rates of MP3, in Hz."""
 RATE = 24_000
-"""Hz that all others are brought to."""
+"""Rate in Hz to which recordings of other rates are resampled."""
 WIDTH, HEIGHT = 160, 40
 
 
-def player(wave: np.ndarray, rate: int) -> str:
-    """Return the beginning of a recording as a data URL: MP3, which every browser plays, at about 5 kB a second.
+def audio_player(wave: np.ndarray, rate: int) -> str:
+    """Return the first SECONDS of a recording as a data URL, in MP3 at about 5 kB a second.
 
     Args:
         wave: (T, hop) int16.
-        rate: of it, in Hz.
+        rate: sample rate in Hz.
     """
     samples = wave.reshape(-1)[: int(SECONDS * rate)]
     if rate not in RATES:
@@ -36,8 +36,8 @@ def player(wave: np.ndarray, rate: int) -> str:
     return _url("audio/mpeg", file.getvalue())
 
 
-def outline(wave: np.ndarray) -> str:
-    """Return the waveform as the path of an SVG of WIDTH by HEIGHT: its largest magnitudes, mirrored."""
+def waveform_path(wave: np.ndarray) -> str:
+    """Return the mirrored envelope of a waveform as an SVG path, WIDTH by HEIGHT."""
     samples = np.abs(wave.reshape(-1).astype(np.int32))
     bounds = np.linspace(0, len(samples), min(WIDTH, len(samples)), endpoint=False).astype(np.int64)
     peaks = np.maximum.reduceat(samples, bounds) / 32768 * (HEIGHT / 2)
@@ -47,8 +47,8 @@ def outline(wave: np.ndarray) -> str:
     return "M" + " ".join(above + below) + "Z"
 
 
-def picture(store: Store, number: int) -> str:
-    """Return the mel spectrogram as a small grey PNG, dark where there is energy; empty where the store has none."""
+def mel_image(store: Store, number: int) -> str:
+    """Return the mel spectrogram as a small grey PNG in a data URL; empty where the store has none."""
     if "mel" not in store.features:
         return ""
     mel = store.read("mel", number).astype(np.float32).T[::-1]

@@ -1,6 +1,6 @@
-"""Measures of utterances, the `--where` conditions that they suggest, and the worst utterances by each.
+"""Quality measures of utterances, the `--where` conditions that they suggest, and the worst utterances by each.
 
-A condition is counted by what `train run --where` counts with.
+Conditions select utterances by the code behind `train run --where`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from headrace.store.reader import Store
 from headrace.store.selection import Selection, columns_of, select
 
 OUTLIER_IQRS = 2.0
-"""Interquartile ranges beyond the quartiles (as Tukey 1977 has fences) from which a value is an outlier."""
+"""Interquartile ranges beyond the quartiles from which a value is an outlier (the fences of Tukey 1977)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +27,22 @@ class Measure:
     """A number that utterances are ranked by."""
 
     name: str
-    """Of its column in an `CorpusStatistics`."""
+    """Its column in `CorpusStatistics`."""
     title: str
     unit: str
     description: str
     """One or two sentences for the reader of the page."""
     where: str
-    """How a condition names it."""
+    """The measure as an expression in a condition."""
     low: str = ""
-    """Name of the list of the lowest values; empty where low values are not a fault."""
+    """Title of the list of lowest values; empty where low values are not a fault."""
     high: str = ""
     limits: tuple[float | None, float | None] = (None, None)
-    """What is usual: a value below the first or above the second is an outlier. None: by quartiles."""
+    """Values below the first or above the second are outliers. None: computed from quartiles."""
     by_ratio: bool = False
-    """Whether twice as much is as far from what is usual as half as much."""
+    """Whether quartiles are taken of the logarithm."""
     scale: float = 1.0
-    """From the column to what is shown, in `unit`."""
+    """Factor from the column to the displayed `unit`."""
 
 
 MEASURES = (
@@ -125,25 +125,25 @@ MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """A condition, and what it does."""
+    """A suggested condition, and the utterances that it selects."""
 
     title: str
     where: str
     selection: Selection | None = None
-    """None where the condition cannot be used yet, or nothing meets it."""
+    """None where the condition cannot be used yet, or excludes every utterance."""
     remark: str = ""
-    """Why, and what to do."""
+    """Why there is no selection, and what to do."""
     commands: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An utterance in a list, with the value that it is listed for."""
+    """An utterance in a list, with the value that ranks it."""
 
     number: int
     value: str
     duplicate_of: int | None = None
-    """Number of the utterance that it is a duplicate of."""
+    """Number of the utterance that it duplicates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +152,16 @@ class WorstList:
 
     title: str
     count: int
-    """Utterances that the list was chosen from."""
+    """Number of utterances that the list was chosen from."""
     remark: str
     entries: Sequence[Entry] = field(repr=False)
 
 
-def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float | None]:
+def outlier_limits(measure: Measure, values: np.ndarray) -> tuple[float | None, float | None]:
     """Return the values below which, and above which, an utterance is an outlier; None where neither is a fault."""
     first, third = np.quantile(np.log(np.maximum(values, 1e-3)) if measure.by_ratio else values, [0.25, 0.75])
-    far = np.array([first - OUTLIER_IQRS * (third - first), third + OUTLIER_IQRS * (third - first)])
-    low, high = (np.exp(far) if measure.by_ratio else far).tolist()
+    fences = np.array([first - OUTLIER_IQRS * (third - first), third + OUTLIER_IQRS * (third - first)])
+    low, high = (np.exp(fences) if measure.by_ratio else fences).tolist()
     usual_low, usual_high = measure.limits
     return (
         (_rounded(low, math.floor) if usual_low is None else usual_low) if measure.low else None,
@@ -170,63 +170,63 @@ def limits_of(measure: Measure, values: np.ndarray) -> tuple[float | None, float
 
 
 def _rounded(value: float, to: Callable[[float], int]) -> float:
-    """Round to three digits with `to`, outward: an utterance within the exact limit stays within the rounded one."""
+    """Round to three digits with `to`, so that values within the exact limit are within the rounded one."""
     unit = 10.0 ** (math.floor(math.log10(abs(value) or 1)) - 2)
     return float(f"{to(value / unit) * unit:.3g}")
 
 
-def conditions(store: Store, statistics: CorpusStatistics) -> list[Filter]:
-    """Return a condition for each measure and limit, for all of these together, and for duplicates."""
-    made = list(_of_measures(store, statistics))
-    usable = [one.where for one in made if one.selection and one.selection.excluded.utterances]
+def suggest_filters(store: Store, statistics: CorpusStatistics) -> list[Filter]:
+    """Suggest conditions: one for each measure and limit, one for all of these, and one for each kind of duplicate."""
+    filters = list(_measure_filters(store, statistics))
+    usable = [item.where for item in filters if item.selection and item.selection.excluded.utterances]
     together = [count_selection(store, "All these", " and ".join(usable))] if len(usable) > 1 else []
-    return [*made, *together, *_of_pairs(store, statistics)]
+    return [*filters, *together, *_duplicate_filters(store, statistics)]
 
 
-def _of_measures(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
+def _measure_filters(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
     for measure in MEASURES:
         values = known_values(statistics, measure)
         if not len(values):
             continue
-        low, high = limits_of(measure, values)
+        low, high = outlier_limits(measure, values)
         if low is not None:
-            yield _of_limit(store, measure, f">= {low:g}", values < low)
+            yield _limit_filter(store, measure, f">= {low:g}", values < low)
         if high is not None:
-            yield _of_limit(store, measure, f"<= {high:g}", values > high)
+            yield _limit_filter(store, measure, f"<= {high:g}", values > high)
 
 
-def _of_limit(store: Store, measure: Measure, limit: str, fails: np.ndarray) -> Filter:
+def _limit_filter(store: Store, measure: Measure, limit: str, fails: np.ndarray) -> Filter:
     where = f"{measure.where} {limit}"
     if measure.where == measure.name and measure.name not in columns_of(store):
         measured = f"{fails.sum():,} of the {len(fails):,} measured"
-        return _later(store, measure.title, where, measure.name, measured)
+        return _missing_column(store, measure.title, where, measure.name, measured)
     return count_selection(store, measure.title, where)
 
 
-def _later(store: Store, title: str, where: str, column: str, fails: str) -> Filter:
+def _missing_column(store: Store, title: str, where: str, column: str, fails: str) -> Filter:
     without = [str(member.path) for member in store.members if column not in member.features]
     commands = [f"featurize add {shlex.quote(path)} {column}" for path in without]
     remark = f"{fails} do not meet it. The store has no such column yet; this makes it:"
     return Filter(title=title, where=where, remark=remark, commands=commands)
 
 
-def _of_pairs(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
-    title, where, again = "Same text", "repeated == 0", len(statistics.same_text)
+def _duplicate_filters(store: Store, statistics: CorpusStatistics) -> Iterable[Filter]:
+    title, where, repeated = "Same text", "repeated == 0", len(statistics.same_text)
     if "repeated" in store.features:
         yield count_selection(store, title, where)
-    elif again:
-        yield _later(store, title, where, "repeated", f"{again:,} utterances")
+    elif repeated:
+        yield _missing_column(store, title, where, "repeated", f"{repeated:,} utterances")
     for title, pairs in (
         ("Nearly the same text", statistics.near_text),
         ("Nearly the same sound", statistics.near_sound),
     ):
         later = np.unique(pairs[0][:, 1])
         if len(later):
-            yield _named(store, title, later)
+            yield _exclude_by_id(store, title, later)
 
 
-def _named(store: Store, title: str, numbers: np.ndarray) -> Filter:
-    """Return a condition that excludes some utterances by name, if a condition may be that long."""
+def _exclude_by_id(store: Store, title: str, numbers: np.ndarray) -> Filter:
+    """Return a condition that excludes utterances by id, or a remark where it would exceed MAX_CHARACTERS."""
     short = len(numbers) < MAX_CHARACTERS
     where = f"id not in [{', '.join(repr(str(name)) for name in store.ids[numbers])}]" if short else ""
     if short and len(where) <= MAX_CHARACTERS:
@@ -236,24 +236,24 @@ def _named(store: Store, title: str, numbers: np.ndarray) -> Filter:
 
 
 def count_selection(store: Store, title: str, where: str) -> Filter:
-    """Return a condition with the utterances that it keeps and excludes."""
-    one = Filter(title=title, where=where)
+    """Evaluate a condition: return it with the selected utterances, or with a remark where it fails."""
+    item = Filter(title=title, where=where)
     try:
-        return replace(one, selection=select(store, where))
+        return replace(item, selection=select(store, where))
     except UsageError as error:
-        return replace(one, remark=error.message)
+        return replace(item, remark=error.message)
 
 
 def known_values(statistics: CorpusStatistics, measure: Measure) -> np.ndarray:
-    """Return the values of the utterances of which the measure is known."""
+    """Return the known values of a measure, without NaN."""
     values = statistics.columns.get(measure.name, np.empty(0))
     return values[np.isfinite(values)]
 
 
-def worst_lists(statistics: CorpusStatistics, most: int) -> list[WorstList]:
-    """Return the worst utterances by each measure, and near duplicates; at most `most` in each list."""
+def worst_lists(statistics: CorpusStatistics, max_entries: int) -> list[WorstList]:
+    """Return the worst utterances by each measure, and duplicates; at most `max_entries` in each list."""
     lists = [
-        _extremes(statistics, measure, name, sign, most)
+        _extremes(statistics, measure, name, sign, max_entries)
         for measure in MEASURES
         for name, sign in ((measure.low, 1), (measure.high, -1))
         if name and len(known_values(statistics, measure))
@@ -262,10 +262,12 @@ def worst_lists(statistics: CorpusStatistics, most: int) -> list[WorstList]:
         title="Same text",
         count=len(statistics.same_text),
         remark="Letters and digits alone are compared. It is no fault where several voices read one text.",
-        entries=[Entry(number=a, value="same text", duplicate_of=b) for a, b in statistics.same_text[:most].tolist()],
+        entries=[
+            Entry(number=a, value="same text", duplicate_of=b) for a, b in statistics.same_text[:max_entries].tolist()
+        ],
     )
     near = [
-        _pairs(title, pairs, remark, most)
+        _pairs(title, pairs, remark, max_entries)
         for title, pairs, remark in (
             (
                 "Nearly the same text",
@@ -279,25 +281,25 @@ def worst_lists(statistics: CorpusStatistics, most: int) -> list[WorstList]:
             ),
         )
     ]
-    return [one for one in (*lists, same, *near) if one.entries]
+    return [item for item in (*lists, same, *near) if item.entries]
 
 
-def _extremes(statistics: CorpusStatistics, measure: Measure, name: str, sign: int, most: int) -> WorstList:
+def _extremes(statistics: CorpusStatistics, measure: Measure, name: str, sign: int, max_entries: int) -> WorstList:
     values = statistics.columns[measure.name]
-    there = np.flatnonzero(np.isfinite(values))
-    keys = sign * values[there]
-    few = np.argpartition(keys, min(most, len(keys) - 1))[:most]
-    chosen = there[few[np.argsort(keys[few], kind="stable")]].tolist()
+    known = np.flatnonzero(np.isfinite(values))
+    keys = sign * values[known]
+    worst = np.argpartition(keys, min(max_entries, len(keys) - 1))[:max_entries]
+    chosen = known[worst[np.argsort(keys[worst], kind="stable")]].tolist()
     formatted = [Entry(number=n, value=format_value(measure, float(values[n]))) for n in chosen]
-    return WorstList(title=f"{measure.title}: {name}", count=len(there), remark=measure.description, entries=formatted)
+    return WorstList(title=f"{measure.title}: {name}", count=len(known), remark=measure.description, entries=formatted)
 
 
-def _pairs(title: str, pairs: tuple[np.ndarray, np.ndarray], remark: str, most: int) -> WorstList:
-    formatted = zip(pairs[0][:most].tolist(), pairs[1][:most].tolist(), strict=True)
+def _pairs(title: str, pairs: tuple[np.ndarray, np.ndarray], remark: str, max_entries: int) -> WorstList:
+    formatted = zip(pairs[0][:max_entries].tolist(), pairs[1][:max_entries].tolist(), strict=True)
     entries = [Entry(number=b, value=f"{similarity:.0%} similar", duplicate_of=a) for (a, b), similarity in formatted]
     return WorstList(title=title, count=len(pairs[0]), remark=remark, entries=entries)
 
 
 def format_value(measure: Measure, value: float) -> str:
-    """Return a value with its unit."""
+    """Format a value with its unit."""
     return f"{value * measure.scale:.3g} {measure.unit}".strip()

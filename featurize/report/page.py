@@ -1,5 +1,7 @@
-"""A store's quality as one page that needs nothing beside it: no network, no script. What comes from the corpus is
-escaped by the template."""
+"""Render the quality of a store as a single HTML page without scripts and network access.
+
+The template escapes all text from the corpus.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from headrace.featurize.quality.corpus_statistics import CorpusStatistics, Names
+from headrace.featurize.quality.corpus_statistics import CorpusStatistics, MetadataReader
 from headrace.featurize.report import clips
 from headrace.featurize.report.measures import (
     MEASURES,
@@ -21,19 +23,19 @@ from headrace.featurize.report.measures import (
     WorstList,
     format_value,
     known_values,
-    limits_of,
+    outlier_limits,
 )
 from headrace.store.reader import Store
 from headrace.store.units import format_hours
 
 SOUND_BYTES = 24 << 20
-"""Of all players of a page."""
+"""Most bytes of audio in a page."""
 SPEAKERS = 30
-"""That are named."""
+"""Most speakers, and languages, that are listed."""
 EDGES = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 60)
-"""Seconds: classes of length."""
+"""Bounds of the classes of duration, in seconds."""
 MAX_TEXT = 400
-"""Characters of a text that are shown."""
+"""Most characters of a text that are displayed."""
 BINS = 40
 
 
@@ -45,10 +47,10 @@ def write(
     worst: Sequence[WorstList],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the page.
+    """Write the page to `target`.
 
     Args:
-        progress: called with the number of lists that are drawn, and of all lists.
+        progress: called with the number of lists rendered, and of all lists.
     """
     budget, drawn = SOUND_BYTES // max(1, len(worst)), []
     render = _Renderer(store)
@@ -100,10 +102,10 @@ def _notes(store: Store, statistics: CorpusStatistics) -> list[str]:
 
 
 def _ranked(store: Store, frames: Sequence[tuple[str, int]]) -> list[tuple[str, str, str]]:
-    """Return name, hours, and share of the largest in per cent, of each."""
-    most = max((count for _, count in frames), default=1) or 1
+    """Return name, hours, and percentage of the largest, for each."""
+    largest = max((count for _, count in frames), default=1) or 1
     to_hours = store.hop / store.sample_rate / 3600
-    return [(name or "unnamed", format_hours(n * to_hours), f"{100 * n / most:.1f}") for name, n in frames]
+    return [(name or "unnamed", format_hours(n * to_hours), f"{100 * n / largest:.1f}") for name, n in frames]
 
 
 def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
@@ -115,14 +117,14 @@ def _lengths(duration: np.ndarray) -> list[tuple[str, str, str]]:
 
 
 def _distribution(statistics: CorpusStatistics, measure: Measure) -> dict[str, Any]:
-    """Return what the template draws of a measure: a histogram of 300 by 80."""
+    """Return the histogram of a measure for the template, 300 by 80."""
     values = known_values(statistics, measure)
     low = float(np.quantile(values, 0.005, method="lower"))
     high = float(np.quantile(values, 0.995, method="higher"))
     span = (low, high) if high > low else (low - 0.5, low + 0.5)
     counts, _ = np.histogram(values, BINS, span)
     width, heights = 300 / BINS, 80 * counts / counts.max()
-    limits = [limit for limit in limits_of(measure, values) if limit is not None and span[0] <= limit <= span[1]]
+    limits = [limit for limit in outlier_limits(measure, values) if limit is not None and span[0] <= limit <= span[1]]
     return {
         "title": measure.title,
         "description": measure.description,
@@ -136,10 +138,10 @@ def _distribution(statistics: CorpusStatistics, measure: Measure) -> dict[str, A
 
 
 class _Renderer:
-    """Draws lists of utterances; one that is in several of them is drawn and encoded once."""
+    """Renders lists of utterances. An utterance in several lists is encoded once."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._name = store, Names(store)
+        self._store, self._metadata = store, MetadataReader(store)
         self._images: dict[int, tuple[str, str]] = {}
         self._sounds: dict[int, str] = {}
 
@@ -163,23 +165,23 @@ class _Renderer:
             "sounds": sounds if sum(map(len, sounds)) <= budget else [],
             "seconds": f"{store.frames[one.number] * store.hop / store.sample_rate:.2f}",
             "text": self._text(one.number),
-            **{name: self._name(name, one.number) for name in ("id", "speaker", "language")},
-            "duplicate_of": "" if one.duplicate_of is None else self._name("id", one.duplicate_of),
+            **{name: self._metadata(name, one.number) for name in ("id", "speaker", "language")},
+            "duplicate_of": "" if one.duplicate_of is None else self._metadata("id", one.duplicate_of),
             "duplicate_text": "" if one.duplicate_of is None else self._text(one.duplicate_of),
         }
 
     def _text(self, number: int) -> str:
-        text = self._name("text", number)
+        text = self._metadata("text", number)
         return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
     def _image(self, number: int) -> tuple[str, str]:
         if number not in self._images:
             store = self._store
-            wave = clips.outline(store.read("wave", number)) if "wave" in store.features else ""
-            self._images[number] = wave, clips.picture(store, number)
+            wave = clips.waveform_path(store.read("wave", number)) if "wave" in store.features else ""
+            self._images[number] = wave, clips.mel_image(store, number)
         return self._images[number]
 
     def _sound(self, number: int) -> str:
         if number not in self._sounds:
-            self._sounds[number] = clips.player(self._store.read("wave", number), self._store.sample_rate)
+            self._sounds[number] = clips.audio_player(self._store.read("wave", number), self._store.sample_rate)
         return self._sounds[number]

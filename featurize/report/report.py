@@ -1,4 +1,4 @@
-"""`write_report`: a store's quality as one HTML page, and as numbers."""
+"""Write a report on the quality of a store: an HTML page, and its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from headrace.featurize.quality import dnsmos
 from headrace.featurize.quality.corpus_statistics import CorpusStatistics, compute_statistics
 from headrace.featurize.report import page
-from headrace.featurize.report.measures import MEASURES, Filter, WorstList, conditions, known_values, worst_lists
+from headrace.featurize.report.measures import MEASURES, Filter, WorstList, known_values, suggest_filters, worst_lists
 from headrace.store.reader import Store
 
 Stage: TypeAlias = Literal["read", "rated", "drawn"]
-"""What is done: parts are read, recordings are rated by DNSMOS, lists of utterances are drawn."""
+"""Stages of a report: parts are read, recordings are rated by DNSMOS, lists of utterances are rendered."""
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with how many are done, and how many there are."""
+"""Called with the number of items done, and the total."""
 
 
 def _no_progress(stage: Stage) -> AbstractContextManager[Progress]:
@@ -28,10 +28,10 @@ def _no_progress(stage: Stage) -> AbstractContextManager[Progress]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a page was written from."""
+    """A written page, and the data in it."""
 
     path: Path
-    """The page."""
+    """Path of the HTML page."""
     utterances: int
     hours: float
     statistics: CorpusStatistics
@@ -74,7 +74,7 @@ def write_report(
     max_listed: int = 50,
     progress: Callable[[Stage], AbstractContextManager[Progress]] = _no_progress,
 ) -> Report:
-    """Write the quality of a store as an HTML page that needs no other file.
+    """Write a report on the quality of a store as a self-contained HTML page.
 
     Args:
         store: what `headrace.store.open` returns.
@@ -91,7 +91,7 @@ def write_report(
         statistics = compute_statistics(store, max_recordings, watch)
     with progress("rated") as watch:
         _rate(store, statistics, max_mos, watch)
-    filters, lists = conditions(store, statistics), worst_lists(statistics, max_listed)
+    filters, lists = suggest_filters(store, statistics), worst_lists(statistics, max_listed)
     with progress("drawn") as watch:
         page.write(out, store, statistics, filters, lists, watch)
     return Report(
@@ -100,7 +100,7 @@ def write_report(
 
 
 def _rate(store: Store, statistics: CorpusStatistics, most: int, progress: Progress) -> None:
-    """Add a column `mos` with ratings of some of the analysed recordings, unless the store has one."""
+    """Add a column `mos` with DNSMOS ratings of some of the analysed recordings, unless the store has one."""
     count = min(most, len(statistics.analysed))
     if "mos" in statistics.columns or not count or not dnsmos.is_installed():
         return

@@ -1,4 +1,4 @@
-"""Pictures of what a store holds."""
+"""Plot single utterances of a store."""
 
 from __future__ import annotations
 
@@ -29,18 +29,25 @@ FONTS = (
     "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
     "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans",
 )  # fmt: skip
-"""Whose glyphs are taken, in this order, as far as they are installed: the first one has neither Han nor Hangul."""
+"""Fonts, by preference, as far as they are installed. The first one has neither Han nor Hangul."""
 
 Drawer: TypeAlias = "Callable[[Axes, Store, int, float], None]"
-"""Draws one feature of utterance n, which lasts so many seconds, into one panel."""
+"""Draws a feature of an utterance into a panel: axes, store, number of the utterance, and its length in seconds."""
 
 
 def draw_utterance(store: Store, number: int, target: Path) -> None:
-    """Waveform, mel, curves and phone boundaries of one utterance, as far as the store has them, over one time axis."""
+    """Plot an utterance over time: waveform, mel, curves and phone boundaries, as far as the store has them.
+
+    Args:
+        number: of the utterance.
+        target: the image; its suffix is the format.
+    Raises:
+        StoreError: the store has no feature that can be plotted over time.
+    """
     drawers: dict[str, Drawer] = {"wave": _draw_wave, "mel": _draw_mel, "mfcc": _draw_mfcc}
     drawers |= {spec.name: _draw_curve(spec.name) for spec in store.features.values() if _is_curve(spec)}
     if "mel" in store.features:
-        drawers.pop("f0", None)  # it lies over the mel
+        drawers.pop("f0", None)  # it is drawn over the mel
     present = [name for name in drawers if name in store.features]
     if not present:
         raise StoreError(f"{store.path} holds {', '.join(store.features)}: nothing that can be drawn over time.")
@@ -61,17 +68,17 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     axes[-1, 0].set_xlim(0, seconds)
     text = str(store.texts[number])
     title = f"{store.ids[number]}   {store.speakers[number]}, {store.languages[number]}"
-    shown = f"{title}\n{text if len(text) < 120 else text[:117] + '...'}"
-    figure.suptitle(shown, fontsize=10, parse_math=False, family=_installed(FONTS))
+    full_title = f"{title}\n{text if len(text) < 120 else text[:117] + '...'}"
+    figure.suptitle(full_title, fontsize=10, parse_math=False, family=_installed(FONTS))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is a box then, which says as much
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a missing glyph is drawn as a box
         figure.savefig(target, dpi=110)
     plt.close(figure)
 
 
 def _installed(families: Iterable[str]) -> list[str]:
-    there = set(font_manager.get_font_names())
-    return [family for family in families if family in there]
+    available = set(font_manager.get_font_names())
+    return [family for family in families if family in available]
 
 
 def _draw_wave(axis: Axes, store: Store, number: int, seconds: float) -> None:
@@ -82,21 +89,21 @@ def _draw_wave(axis: Axes, store: Store, number: int, seconds: float) -> None:
 
 
 def _draw_mel(axis: Axes, store: Store, number: int, seconds: float) -> None:
-    """With F0 over it, on a scale of its own at the right, as Praat shows it."""
+    """Draw the mel spectrogram, with F0 on a scale of its own at the right, as in Praat."""
     _draw_image(axis, store.read("mel", number), seconds, "mel band")
     if "f0" in store.features:
-        over = axis.twinx()
-        _draw_curve("f0")(over, store, number, seconds)
-        over.set_ylim(0, 1.5 * max(1, store.read("f0", number).max()))
+        f0_axis = axis.twinx()
+        _draw_curve("f0")(f0_axis, store, number, seconds)
+        f0_axis.set_ylim(0, 1.5 * max(1, store.read("f0", number).max()))
 
 
 def _draw_mfcc(axis: Axes, store: Store, number: int, seconds: float) -> None:
-    """Without the first coefficient, which is the level and would hide the others."""
+    """Draw MFCC without the first coefficient, the level, whose range would hide the others."""
     _draw_image(axis, store.read("mfcc", number)[:, 1:], seconds, "MFCC")
 
 
 def _is_curve(spec: FeatureSpec) -> bool:
-    """One number a frame: F0, energy and their like."""
+    """Return whether a feature is one number a frame, such as F0 or energy."""
     return spec.axis == "frames" and spec.channels is None
 
 
@@ -117,7 +124,7 @@ def _draw_image(axis: Axes, rows: np.ndarray, seconds: float, label: str) -> Non
 
 
 def _draw_phones(axes: np.ndarray, store: Store, number: int, segments: Segments) -> None:
-    """Boundaries over every panel, those of words stronger; symbols above the first, words above those."""
+    """Draw phone and word boundaries into every panel, and phones and words above the first."""
     from headrace.featurize.alignment.words import spoken_words
     from headrace.featurize.text.symbols import TABLES
 
@@ -128,12 +135,12 @@ def _draw_phones(axes: np.ndarray, store: Store, number: int, segments: Segments
     for n, phone in enumerate(store.read("phones", number).tolist()):
         for axis in axes:
             axis.axvline(starts[n], color=PALE, linewidth=1.4 if n in edges else 0.6, alpha=0.8)
-        _write(axes[0], (starts[n] + ends[n]) / 2, TABLES["headrace-ipa"][phone], height=1.02)
+        _write_label(axes[0], (starts[n] + ends[n]) / 2, TABLES["headrace-ipa"][phone], height=1.02)
     for word in words:
-        _write(axes[0], (starts[word.first] + ends[word.stop - 1]) / 2, word.label, height=1.12)
+        _write_label(axes[0], (starts[word.first] + ends[word.stop - 1]) / 2, word.label, height=1.12)
 
 
-def _write(axis: Axes, seconds: float, label: str, *, height: float) -> None:
-    """Above a panel, whose height is 1."""
-    said: dict[str, Any] = {"ha": "center", "fontsize": 7, "color": PALE, "parse_math": False}
-    axis.text(seconds, height, label, transform=axis.get_xaxis_transform(), family=_installed(FONTS), **said)
+def _write_label(axis: Axes, seconds: float, label: str, *, height: float) -> None:
+    """Write a label above a panel; `height` is relative to the panel's."""
+    style: dict[str, Any] = {"ha": "center", "fontsize": 7, "color": PALE, "parse_math": False}
+    axis.text(seconds, height, label, transform=axis.get_xaxis_transform(), family=_installed(FONTS), **style)

@@ -9,7 +9,7 @@ import parselmouth
 import pytest
 import torch
 
-from headrace.featurize.features.derived import F0, Energy, Part, in_pieces
+from headrace.featurize.features.derived import F0, Energy, Part, apply_in_pieces
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.pipeline.presets import PRESETS, Preset, feature_specs
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe, window
@@ -132,7 +132,7 @@ def test_long_recordings_come_in_pieces_that_do_not_show(feature: F0 | Energy, m
 def test_pieces_give_back_every_frame_once() -> None:
     rows = np.arange(60).reshape(30, 2)
     for length, margin in ((1, 0), (7, 2), (10, 30), (30, 1), (64, 5)):
-        assert np.array_equal(in_pieces(lambda piece: piece, rows, length, margin), rows)
+        assert np.array_equal(apply_in_pieces(lambda piece: piece, rows, length, margin), rows)
 
 
 @pytest.mark.parametrize("floor, ceiling", [(0, 600), (-75, 600), (600, 75), (300, 300), (75, np.inf)])

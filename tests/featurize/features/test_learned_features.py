@@ -32,9 +32,9 @@ class Loudest(Derived):
 
     name, needs, axis, dtype, learns = "loudest", ("wave",), "frames", "float32", True
 
-    def learn(self, parts: Sequence[Part], note: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
         peak = max(int(abs(wave.astype(np.int32)).max()) for part in parts for wave in part.utterances("wave"))
-        note(f"the loudest sample is {peak}")
+        log(f"the loudest sample is {peak}")
         return {"peak": np.array(peak)}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:

@@ -23,9 +23,16 @@ from headrace import store
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.features import content, eres2net, huggingface, speaker_vector, weight_files
 from headrace.featurize.features.bert import Bert
-from headrace.featurize.features.content import Hubert, MfccContent, batches, last_hidden, lengthened, resampled
+from headrace.featurize.features.content import (
+    HubertContent,
+    MfccContent,
+    batch_by_length,
+    last_hidden_states,
+    match_frame_count,
+    resample,
+)
 from headrace.featurize.features.derived import Derived, Part
-from headrace.featurize.features.semantic_tokens import Quantised
+from headrace.featurize.features.semantic_tokens import SovitsTokens
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
@@ -80,7 +87,7 @@ def rows_of(feature: Derived, arrays: Mapping[str, Sequence[np.ndarray]], **more
 
 def loaded(path: Path) -> Any:
     digest = huggingface.inspect_folder(path, "hubert", "").recipe["weights"]
-    return huggingface.network("HubertModel", path, "hubert", "", digest, "cpu", "fp32")
+    return huggingface.load_network("HubertModel", path, "hubert", "", digest, "cpu", "fp32")
 
 
 def changed(**changes: Any) -> Any:
@@ -91,9 +98,9 @@ def changed(**changes: Any) -> Any:
 def test_hubert_in_a_batch_is_transformers_own_forward_alone(tmp_path: Path, norm: str, stable: bool) -> None:
     networks.hubert(tmp_path, changed(feat_extract_norm=norm, do_stable_layer_norm=stable, conv_bias=stable))
     network = loaded(tmp_path)
-    waves = [resampled(speech(frames, frames).reshape(-1) * np.float32(0.03), 32_000) for frames in (9, 30, 31, 75)]
+    waves = [resample(speech(frames, frames).reshape(-1) * np.float32(0.03), 32_000) for frames in (9, 30, 31, 75)]
     for members in ([0, 1, 2, 3], [1, 2], [3, 0], [2]):
-        made_BLW, lengths = last_hidden(network, [waves[n] for n in members])
+        made_BLW, lengths = last_hidden_states(network, [waves[n] for n in members])
         for rows, length, n in zip(made_BLW, lengths, members, strict=True):
             with torch.inference_mode():
                 alone = network(torch.from_numpy(waves[n])[None]).last_hidden_state[0]
@@ -104,8 +111,8 @@ def test_content_is_heard_as_upstream_prepares_it(folder: Path, monkeypatch: pyt
     """At a magnitude of 1145.14, by soxr to 16 kHz, not normalised; the frame that is missing repeats the last."""
     network, waves = loaded(folder), [speech(frames, frames) for frames in (1, 2, 17, 18, 18, 40, 64)]
     for budget in (1, 100, 10_000):
-        monkeypatch.setattr(Hubert, "BATCH", budget)
-        made, _ = rows_of(Hubert(hubert=folder), {"wave": waves})
+        monkeypatch.setattr(HubertContent, "BATCH", budget)
+        made, _ = rows_of(HubertContent(hubert=folder), {"wave": waves})
         for wave, rows in zip(waves[1:], made[1:], strict=True):
             heard = soxr.resample(wave.reshape(-1) * np.float32(1145.14 / 32768), 32_000, 16_000, quality="HQ")
             with torch.inference_mode():
@@ -131,17 +138,17 @@ def test_upstreams_input_level(golden: Path) -> None:
     wave = features["norm_wav32_int16"]
     fed = wave * content.gain(wave, "gpt-sovits")
     assert abs(fed - features["norm_hubert_in_32k"]).max() < 0.04  # of 1100: what int16 cut off
-    assert abs(resampled(fed, 32_000) - features["norm_hubert_in_16k"]).max() < 0.1
+    assert abs(resample(fed, 32_000) - features["norm_hubert_in_16k"]).max() < 0.1
 
 
 def test_upstreams_lengths(golden: Path, folder: Path) -> None:
     network = loaded(folder)
     for row in json.loads((golden / "alignment_table.json").read_text())["rows"]:
-        heard = resampled(np.zeros(row["n32"], np.float32), 32_000)
+        heard = resample(np.zeros(row["n32"], np.float32), 32_000)
         assert len(heard) == row["n16"]
         frames = int(network._get_feat_extract_output_lengths(len(heard)))
         assert frames == row["hubert_T"] and row["n32"] // 640 == row["spec_T"]
-        rows = lengthened(np.zeros((frames, 1)), row["spec_T"])
+        rows = match_frame_count(np.zeros((frames, 1)), row["spec_T"])
         assert len(rows) == row["ssl_T_after_pad"] and len(rows) - frames == row["pad"]
         codes = -(-len(rows) // 2)
         assert codes - len(rows) % 2 == row["tokens_from_padded_25hz"], "upstream leaves the last of an odd number out"
@@ -149,10 +156,10 @@ def test_upstreams_lengths(golden: Path, folder: Path) -> None:
 
 def test_what_is_longer_than_attention_reaches_is_seen_in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wave = speech(120)
-    (whole,), _ = rows_of(Hubert(hubert=folder), {"wave": [wave]})
+    (whole,), _ = rows_of(HubertContent(hubert=folder), {"wave": [wave]})
     for name, frames in (("WHOLE", 100), ("PIECE", 50), ("MARGIN", 40)):
-        monkeypatch.setattr(Hubert, name, frames)
-    (pieces,), _ = rows_of(Hubert(hubert=folder), {"wave": [wave]})
+        monkeypatch.setattr(HubertContent, name, frames)
+    (pieces,), _ = rows_of(HubertContent(hubert=folder), {"wave": [wave]})
     assert pieces.shape == whole.shape == (120, 768) and not np.array_equal(pieces, whole)
     assert np.corrcoef(pieces.ravel(), whole.ravel())[0, 1] > 0.95
 
@@ -164,11 +171,11 @@ def test_what_overflows_in_half_precision_is_made_again_in_fp32(tmp_path: Path) 
             getattr(network.encoder.layers[0].feed_forward, name).weight.mul_(2000)
     network.save_pretrained(tmp_path)
     waves = {"wave": [speech(20), speech(21)]}
-    made, part = rows_of(Hubert(hubert=tmp_path, precision="fp16"), waves)
-    exact, _ = rows_of(Hubert(hubert=tmp_path), waves)
+    made, part = rows_of(HubertContent(hubert=tmp_path, precision="fp16"), waves)
+    exact, _ = rows_of(HubertContent(hubert=tmp_path), waves)
     assert part.counts == {"not finite in fp16: made again in fp32": 2}
     assert all(np.allclose(one, other, atol=1e-2) for one, other in zip(made, exact, strict=True))
-    (rough, _), part = rows_of(Hubert(hubert=tmp_path, precision="bf16"), waves)
+    (rough, _), part = rows_of(HubertContent(hubert=tmp_path, precision="bf16"), waves)
     assert not part.counts and abs(rough - exact[0]).max() < 0.5
 
 
@@ -177,12 +184,12 @@ def test_a_network_that_makes_no_numbers_is_an_error(tmp_path: Path) -> None:
     torch.nn.init.constant_(network.encoder.layers[1].final_layer_norm.bias, float("nan"))
     network.save_pretrained(tmp_path)
     with pytest.raises(StoreError, match="not finite, even in fp32"):
-        rows_of(Hubert(hubert=tmp_path, precision="bf16"), {"wave": [speech(20)]})
+        rows_of(HubertContent(hubert=tmp_path, precision="bf16"), {"wave": [speech(20)]})
 
 
 def test_batches_hold_what_they_may() -> None:
     waves = [np.empty(n) for n in (1, 2, 2, 5, 9, 30)]
-    assert [[len(wave) for wave in batch] for batch in batches(iter(waves), 10)] == [[1, 2, 2], [5], [9], [30]]
+    assert [[len(wave) for wave in batch] for batch in batch_by_length(iter(waves), 10)] == [[1, 2, 2], [5], [9], [30]]
 
 
 def test_content_by_mfcc_is_what_the_trainer_makes_of_them() -> None:
@@ -208,7 +215,7 @@ def test_codes_are_those_of_the_generator_that_is_trained(tmp_path: Path) -> Non
     model.quantizer.codebook.embed.normal_()
     torch.save({"format": 1, "stage": {"generator": model.state_dict()}}, tmp_path / "run.pt")
     content_ = [np.random.default_rng(n).standard_normal((n, 60)).astype(np.float16) for n in (7, 8, 2, 1)]
-    made, part = rows_of(Quantised(sovits=tmp_path / "run.pt"), {"content": content_}, specs=content_spec(60))
+    made, part = rows_of(SovitsTokens(sovits=tmp_path / "run.pt"), {"content": content_}, specs=content_spec(60))
     for given, codes in zip(content_, made, strict=True):
         padded = torch.zeros(1, 60, len(given) + len(given) % 2)
         padded[0, :, : len(given)] = torch.from_numpy(given).float().T
@@ -229,7 +236,7 @@ def test_upstreams_codes(golden: Path, tmp_path: Path, name: str) -> None:
     for row, frames in enumerate((48, 41)):
         ssl[row, :, frames:] = 0
         given = [np.ascontiguousarray(ssl[row, :, :frames].T, np.float32)]
-        (made,), _ = rows_of(Quantised(sovits=tmp_path / "G"), {"content": given}, specs=content_spec(768))
+        (made,), _ = rows_of(SovitsTokens(sovits=tmp_path / "G"), {"content": given}, specs=content_spec(768))
         assert made.tolist() == codes_BQ[row, : -(-frames // 2)].tolist()
 
 
@@ -349,7 +356,7 @@ def test_a_phone_means_what_its_character_does(roberta: Path, monkeypatch: pytes
         ("zh", "你好", [0, 0, 0, 2]),
     ]
     for together in (1, 32):
-        monkeypatch.setattr(Bert, "TOGETHER", together)
+        monkeypatch.setattr(Bert, "BATCH", together)
         made, part = meant(roberta, spoken)
         assert made[0].dtype == np.float16 and np.allclose(made[0], wanted, atol=1e-4, rtol=1e-3)
         assert not made[1].any() and made[1].shape == (2, 1024)
@@ -379,7 +386,7 @@ def test_a_build_reads_chinese_texts_by_bert_and_has_zeros_for_others(roberta: P
 
 
 def test_a_long_text_is_read_in_pieces(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bert, "LONGEST", 3)
+    monkeypatch.setattr(Bert, "MAX_CHARACTERS", 3)
     (long, first), _ = meant(roberta, [("zh", "你好世界你", range(5)), ("zh", "你好世", range(3))])
     assert len(long) == 5 and np.allclose(long[:3], first, atol=1e-3)
 
@@ -552,8 +559,8 @@ def test_more_codes_than_vectors_cannot_be_learned(root: Path) -> None:
 def test_stores_of_other_rates_are_refused(folder: Path) -> None:
     specs = {spec.name: spec for spec in feature_specs(PRESETS["gpt-sovits-v4"], ("wave",))}
     with pytest.raises(UsageError, match="50 frames a second, this store 100"):
-        Hubert(hubert=folder).spec(specs)
+        HubertContent(hubert=folder).spec(specs)
 
 
 def test_networks_cross_processes_as_their_names_alone(folder: Path) -> None:
-    assert len(pickle.dumps(Hubert(hubert=folder))) < 1000
+    assert len(pickle.dumps(HubertContent(hubert=folder))) < 1000

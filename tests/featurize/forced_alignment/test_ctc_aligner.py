@@ -18,10 +18,10 @@ from headrace import store
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.forced_alignment import ctc_network
 from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
-from headrace.featurize.forced_alignment.ctc_network import CtcNetwork, Grid, NetworkInput
-from headrace.featurize.forced_alignment.ctc_path import best_path, tokens_of
+from headrace.featurize.forced_alignment.ctc_network import CtcNetwork, FrameGrid, NetworkInput
+from headrace.featurize.forced_alignment.ctc_path import best_path, token_sequence
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary
-from headrace.featurize.forced_alignment.hmm_aligner import NEVER
+from headrace.featurize.forced_alignment.hmm_aligner import UNALIGNED_CONFIDENCE
 from headrace.featurize.text import g2p, ipa
 from headrace.featurize.text.symbols import ids
 from headrace.store import alignment
@@ -175,7 +175,7 @@ def heard_as(monkeypatch: pytest.MonkeyPatch, frames: int, peaks: Sequence[tuple
     def by(self: Any, part: Part, weights: str, precision: str, heard: Sequence[NetworkInput]) -> list[np.ndarray]:
         return [np.append(log_probs[:, one.columns], log_probs.max(1, keepdims=True), 1) for one in heard]
 
-    monkeypatch.setattr(CtcNetwork, "_by", by)
+    monkeypatch.setattr(CtcNetwork, "_log_probs_in", by)
 
 
 def number_of(folder: Path, token: str) -> int:
@@ -190,7 +190,7 @@ def test_peaks_come_back_as_exact_samples(phonetic: Path, monkeypatch: pytest.Mo
     heard_as(monkeypatch, 80, peaks)
     samples = wave(60)
     (times,) = made(CtcAlign(ctc=phonetic), part_of([samples], [phones], rate))
-    frames = [(7, 12.5), (12.5, 18), (18, 37), (37, 43.5), (43.5, 49)]  # REACH is 3 frames where a pause may be
+    frames = [(7, 12.5), (12.5, 18), (18, 37), (37, 43.5), (43.5, 49)]  # MAX_EXTENSION is 3 frames where a pause may be
     wanted = [[round((320 * bound + 40) * rate / 16_000) for bound in pair] for pair in frames]
     assert abs(times - wanted).max() <= (0 if rate != 22_050 else 1)
     found = alignment.segments_of_times(times, frames=60, hop=HOP)
@@ -216,7 +216,7 @@ def test_the_ends_of_a_recording_are_the_first_and_the_last_frames(
 
 
 def test_the_frames_of_a_network_are_where_its_convolutions_look() -> None:
-    grid = Grid.of({})
+    grid = FrameGrid.from_config({})
     assert grid == (320, 400)
     frames = np.arange(6)
     centres = grid.samples(2 * frames + 1, 6, 16_000, 10_000)
@@ -228,28 +228,28 @@ def test_words_are_found_by_their_letters(lettered: Path, monkeypatch: pytest.Mo
     half of three."""
     heard_as(monkeypatch, 60, [(10 + 2 * n, number_of(lettered, letter)) for n, letter in enumerate("two|cats")])
     part = part_of([wave(60)], [], texts=["Two Cats!"])
-    seen, lines = [], CtcAlign.lines
-    monkeypatch.setattr(CtcAlign, "lines", lambda self, part: seen.extend(found := lines(self, part)) or found)
+    seen, lines = [], CtcAlign.token_spans
+    monkeypatch.setattr(CtcAlign, "token_spans", lambda self, part: seen.extend(found := lines(self, part)) or found)
     (times,) = made(CtcAlign(ctc=lettered), part)
     bounds = [(7, 12.5), (12.5, 16.5), (16.5, 19.5), (19.5, 21.5), (21.5, 23.5), (23.5, 28)]
     assert times[:-1].tolist() == [[640 * start + 80, 640 * stop + 80] for start, stop in bounds]
     assert times[-1].tolist() == [640 * 28 + 80, 60 * HOP], "the mark has the pause"
-    assert "".join(LETTERS[token - 4] for token in tokens_of(seen[0])) == "two|cats"
+    assert "".join(LETTERS[token - 4] for token in token_sequence(seen[0])) == "two|cats"
 
 
 def test_letters_are_known_in_any_case_and_without_their_accents() -> None:
     letters = Vocabulary({"A": 1, "é": 2, "S": 3}, 0, None)
-    assert letters.of_characters("aÁés ß?") == [1, 1, 2, 3, 3, 3] and not letters.of_phones
+    assert letters.tokens_of_word("aÁés ß?") == [1, 1, 2, 3, 3, 3] and not letters.is_phonemic
 
 
 def test_phones_are_known_in_ipa_arpabet_and_their_tables_symbols() -> None:
-    assert Vocabulary({"ɑː": 1, "tʃ": 2, "b": 3}, 0, None).of_symbol("AA1") == [1]
-    assert Vocabulary({"aa": 1, "b": 2}, 0, None).of_symbol("AA1") == [1]
-    assert Vocabulary({"ang1": 1, "ang": 2}, 0, None).of_symbol("ang1") == [1]
-    assert Vocabulary({"ang": 2}, 0, None).of_symbol("ang1") == [2]
-    assert Vocabulary({"e": 4, "t": 5}, 0, None).of_symbol("/ˈeː/") == [4]
-    assert Vocabulary({"ʃ": 1}, 0, None).of_symbol("AA1") == []
-    assert all(Vocabulary({token: 1}, 0, None).of_phones for token in ("ʃ", "AA", "ang1", "tʃ"))
+    assert Vocabulary({"ɑː": 1, "tʃ": 2, "b": 3}, 0, None).tokens_of_phone("AA1") == [1]
+    assert Vocabulary({"aa": 1, "b": 2}, 0, None).tokens_of_phone("AA1") == [1]
+    assert Vocabulary({"ang1": 1, "ang": 2}, 0, None).tokens_of_phone("ang1") == [1]
+    assert Vocabulary({"ang": 2}, 0, None).tokens_of_phone("ang1") == [2]
+    assert Vocabulary({"e": 4, "t": 5}, 0, None).tokens_of_phone("/ˈeː/") == [4]
+    assert Vocabulary({"ʃ": 1}, 0, None).tokens_of_phone("AA1") == []
+    assert all(Vocabulary({token: 1}, 0, None).is_phonemic for token in ("ʃ", "AA", "ang1", "tʃ"))
 
 
 def test_phones_without_a_token_share_the_time_of_their_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,10 @@ def test_what_is_too_short_or_without_a_token_has_no_times(phonetic: Path, lette
     part = part_of([wave(4), wave(4)], short + nothing)
     times = made(CtcAlign(ctc=phonetic), part)
     assert (times[0] == -1).all() and times[1].shape == (0, 2)
-    assert [float(one[0]) for one in made(CtcConfidence(ctc=phonetic), part)] == [NEVER, NEVER]
+    assert [float(one[0]) for one in made(CtcConfidence(ctc=phonetic), part)] == [
+        UNALIGNED_CONFIDENCE,
+        UNALIGNED_CONFIDENCE,
+    ]
     part = part_of([wave(60)], [["AA1", "B"]], phone_end=[np.array([600, 60 * HOP])])
     assert made(CtcAlign(ctc=phonetic), part)[0].tolist() == [[0, 600], [600, 60 * HOP]], "times that were given"
 
@@ -296,7 +299,7 @@ def test_a_text_that_is_read_otherwise_now_has_no_times(lettered: Path) -> None:
     assert (times[0] >= 0).all() and (times[1] == -1).all()
     assert part.counts["texts that are read otherwise now than when the store was built"] == 1
     given = part_of([wave(60)], [], texts=["some words"], phone_end=[np.arange(1, 8)])
-    assert made(CtcConfidence(ctc=lettered), given)[0] > NEVER
+    assert made(CtcConfidence(ctc=lettered), given)[0] > UNALIGNED_CONFIDENCE
 
 
 def test_what_is_longer_than_attention_reaches_is_heard_in_pieces(
@@ -307,7 +310,7 @@ def test_what_is_longer_than_attention_reaches_is_heard_in_pieces(
     def by(self: Any, part: Part, weights: str, precision: str, heard: Sequence[NetworkInput]) -> list[np.ndarray]:
         return [np.lib.stride_tricks.sliding_window_view(one.samples, 400)[::320].mean(1)[:, None] for one in heard]
 
-    monkeypatch.setattr(CtcNetwork, "_by", by)
+    monkeypatch.setattr(CtcNetwork, "_log_probs_in", by)
     heard = NetworkInput(np.random.default_rng(0).normal(size=100_123).astype(np.float32), np.array([0]))
     network, part = CtcNetwork(phonetic, "fp32"), part_of([], [["AA1"]][:0])
     (whole,) = network.emissions(part, iter([heard]), "")

@@ -15,7 +15,7 @@ import pytest
 from headrace import store
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.forced_alignment import hmm, hmm_aligner
-from headrace.featurize.forced_alignment.hmm_aligner import Align, Confidence
+from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
 from headrace.featurize.text.symbols import SYMBOLS, TABLES, ids
 from headrace.store import added_arrays, alignment
 from headrace.store.errors import StoreError, UsageError
@@ -95,7 +95,7 @@ def said() -> list[Said]:
 
 @pytest.fixture(scope="module")
 def learned(said: list[Said]) -> dict[str, np.ndarray]:
-    return Align().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+    return HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
 
 
 def made(feature: Derived, part: Part) -> list[np.ndarray]:
@@ -109,19 +109,19 @@ def errors_s(times: np.ndarray, one: Said) -> np.ndarray:
 
 
 def test_phones_are_found_where_they_are(said: list[Said], learned: dict[str, np.ndarray]) -> None:
-    times = made(Align(), part_of(said, learned=learned))
+    times = made(HmmAlign(), part_of(said, learned=learned))
     errors = np.concatenate([errors_s(own, one) for own, one in zip(times, said, strict=True)])
     assert np.median(errors) <= 0.01 and (errors <= 0.03).mean() > 0.95
 
 
 def test_speech_that_was_not_learned_from_is_aligned_too(learned: dict[str, np.ndarray]) -> None:
     fresh = [say(np.random.default_rng(99), 6)]
-    (times,) = made(Align(), part_of(fresh, learned=learned))
+    (times,) = made(HmmAlign(), part_of(fresh, learned=learned))
     assert np.median(errors_s(times, fresh[0])) <= 0.01
 
 
 def test_the_same_utterances_give_the_same_models(said: list[Said], learned: dict[str, np.ndarray]) -> None:
-    again = Align().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+    again = HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
     assert again.keys() == learned.keys() and all(np.array_equal(again[name], learned[name]) for name in again)
 
 
@@ -132,13 +132,13 @@ def test_texts_of_other_recordings_are_told_apart(said: list[Said], learned: dic
     ]
     scores = []
     for some in (said, swapped):
-        times = made(Align(), part_of(some, learned=learned))
-        scores.append(np.concatenate(made(Confidence(), part_of(some, learned=learned, align=times))))
+        times = made(HmmAlign(), part_of(some, learned=learned))
+        scores.append(np.concatenate(made(HmmConfidence(), part_of(some, learned=learned, align=times))))
     assert (scores[1] < np.percentile(scores[0], 5)).mean() > 0.95 and scores[0].max() <= 0
 
 
 def test_without_words_pauses_are_at_marks_alone(said: list[Said], learned: dict[str, np.ndarray]) -> None:
-    for one, times in zip(said, made(Align(), part_of(said, words=False, learned=learned)), strict=True):
+    for one, times in zip(said, made(HmmAlign(), part_of(said, words=False, learned=learned)), strict=True):
         gaps = np.flatnonzero(times[1:, 0] > times[:-1, 1])
         assert not len(gaps), "every pause in between belongs to a mark"
         assert (times[:, 1] >= times[:, 0]).all() and times[-1, 1] <= one.wave.size
@@ -149,32 +149,32 @@ def test_what_does_not_fit_is_counted_and_gets_no_times(said: list[Said], learne
     short = Said(said[0].wave[:5], said[0].phones, said[0].words, said[0].times)
     odd = Said(said[0].wave, strange, np.zeros(2, np.int16), said[0].times[:2])
     part = part_of([short, odd], learned=learned)
-    times = made(Align(), part)
+    times = made(HmmAlign(), part)
     assert all((some == -1).all() for some in times) and part.counts.total() == 2
     part = part_of([short, odd], learned=learned, align=times)
-    assert np.concatenate(made(Confidence(), part)).tolist() == [hmm_aligner.NEVER] * 2
+    assert np.concatenate(made(HmmConfidence(), part)).tolist() == [hmm_aligner.UNALIGNED_CONFIDENCE] * 2
 
 
 def test_times_of_the_source_are_kept(said: list[Said], learned: dict[str, np.ndarray]) -> None:
     ends = [np.linspace(100, one.wave.size, len(one.phones)).astype(np.int32) for one in said]
-    for times, own in zip(made(Align(), part_of(said, learned=learned, phone_end=ends)), ends, strict=True):
+    for times, own in zip(made(HmmAlign(), part_of(said, learned=learned, phone_end=ends)), ends, strict=True):
         assert times[:, 1].tolist() == own.tolist() and times[1:, 0].tolist() == own[:-1].tolist() and times[0, 0] == 0
 
 
 def test_less_is_learned_from_where_less_is_asked_for(said: list[Said]) -> None:
     lines: list[str] = []
     hours = sum(one.wave.size for one in said) / RATE / 3600
-    Align(hours=hours / 3.5).learn([part_of(said)], lines.append)
+    HmmAlign(hours=hours / 3.5).learn([part_of(said)], lines.append)
     assert "from 10 utterances" in lines[0] and "8 Gaussians" in lines[-1]
     with pytest.raises(UsageError, match="0 hours"):
-        Align(hours=0)
+        HmmAlign(hours=0)
     nothing = Said(said[0].wave[:4], said[0].phones, said[0].words, said[0].times)
     with pytest.raises(StoreError, match="none that fit"):
-        Align().learn([part_of([nothing])], lines.append)
+        HmmAlign().learn([part_of([nothing])], lines.append)
 
 
 def test_every_symbol_has_a_class_or_none() -> None:
-    class_of = hmm_aligner.classes([ids(["AA1", "AA0", "K", ",", "SP", "[", "a1", "a"])])
+    class_of = hmm_aligner.phone_classes([ids(["AA1", "AA0", "K", ",", "SP", "[", "a1", "a"])])
     number = {name: class_of[TABLES["headrace-ipa"].index(name)] for name in (*SYMBOLS, "/ˈa/", "/a/", "/a\u0303/")}
     assert number["AA1"] == number["AA0"] == number["AA2"] == number["AA"] != number["K"]
     assert number[","] == number["SP"] == number["…"] == hmm.PAUSE and number["["] == hmm_aligner.SOUNDLESS

@@ -16,9 +16,9 @@ import soxr
 from headrace import store
 from headrace.cli.store import main
 from headrace.featurize.quality import near_duplicates, signal_quality
-from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, Names, compute_statistics
+from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, MetadataReader, compute_statistics
 from headrace.featurize.report import write_report
-from headrace.featurize.report.measures import MEASURES, count_selection, limits_of
+from headrace.featurize.report.measures import MEASURES, count_selection, outlier_limits
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
@@ -154,7 +154,7 @@ def test_flattened_peaks_are_found_at_any_level(gain: float) -> None:
 
 
 def test_texts_that_read_the_same_have_one_key() -> None:
-    keys = near_duplicates.keys([near_duplicates.normalised(text) for text in TEXTS])
+    keys = near_duplicates.text_keys([near_duplicates.normalise_text(text) for text in TEXTS])
     assert keys[1] == keys[2] and keys[7] == near_duplicates.NO_TEXT
     assert len(set(keys.tolist())) == len(TEXTS) - 1
 
@@ -174,7 +174,7 @@ def test_minhash_estimates_jaccard() -> None:
 
 
 def test_signatures_do_not_depend_on_the_company() -> None:
-    texts = list(map(near_duplicates.normalised, TEXTS))
+    texts = list(map(near_duplicates.normalise_text, TEXTS))
     alone = np.concatenate([near_duplicates.signatures([text]) for text in texts])
     assert np.array_equal(alone, near_duplicates.signatures(texts))
 
@@ -194,7 +194,7 @@ def test_a_copy_that_is_softer_noisier_and_narrower_is_found() -> None:
     narrow = [soxr.resample(soxr.resample(wave.reshape(-1), RATE, RATE // 2), RATE // 2, RATE) for wave in whole]
     copies = [0.4 * (wave + 0.005 * wave.std() * random.normal(size=wave.shape)) for wave in narrow]
     heard = [mel_of(as_stored(wave.reshape(-1, HOP))) / 2 for wave in (*whole, *copies)]
-    outlines = np.stack(list(map(near_duplicates.outline, heard)))
+    outlines = np.stack(list(map(near_duplicates.energy_contour, heard)))
     assert (np.diag(outlines[:6] @ outlines[6:].T) >= near_duplicates.SIMILAR_SOUND).all()
     assert (outlines[:6] @ outlines[:6].T)[~np.eye(6, dtype=bool)].max() < 0.9
 
@@ -213,7 +213,7 @@ def test_the_analysed_recordings_are_spread_over_the_store(made: Store) -> None:
 
 
 def test_names_of_single_utterances(made: Store) -> None:
-    name = Names(made)
+    name = MetadataReader(made)
     assert [name("id", n) for n in range(8)] == made.ids.tolist()
     assert [name("text", n) for n in (7, 0)] == [TEXTS[7], TEXTS[0]]
 
@@ -263,7 +263,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
 def test_columns_are_what_was_measured(report: tuple[Store, Path, dict]) -> None:
     opened = report[0]
     for kind in signal_quality.KINDS:
-        expected = [kind.of(opened.read("wave", n)) for n in range(len(opened))]
+        expected = [kind.measure(opened.read("wave", n)) for n in range(len(opened))]
         assert opened.per_utterance(kind.name, object).tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -315,7 +315,7 @@ def test_limits_of_equal_values_let_them_in(value: float) -> None:
     for measure in MEASURES:
         for by_ratio in {False, value > 0}:
             kind = replace(measure, limits=(None, None), by_ratio=by_ratio)
-            low, high = limits_of(kind, np.full(9, value, np.float32))
+            low, high = outlier_limits(kind, np.full(9, value, np.float32))
             assert (low is None or low <= value) and (high is None or high >= value)
             assert (low is None) == (not kind.low) and (high is None) == (not kind.high)
 
