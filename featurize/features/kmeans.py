@@ -1,4 +1,4 @@
-"""k-means (Lloyd 1982), for the codes of a store and for the codebook that training begins with.
+"""k-means (Lloyd 1982), for semantic tokens and for the initial codebook of training.
 
 Shapes: N vectors, W channels, K means.
 """
@@ -20,7 +20,7 @@ Sums: TypeAlias = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def nearest(x_NW: Tensor, means_KW: Tensor) -> Tensor:
-    """Return (N,) int64, the mean closest to each vector by Euclidean distance; of equal ones the first."""
+    """Return (N,) int64, the nearest mean of each vector by Euclidean distance; the first one in a tie."""
     return (x_NW @ means_KW.T - 0.5 * means_KW.square().sum(1)).argmax(1)
 
 
@@ -30,19 +30,19 @@ def nearest_in_blocks(x_NW: Tensor, means_KW: Tensor) -> Tensor:
 
 
 def sums_in_order(x_NW: Tensor, nearest_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Add up the vectors one after the other: needs no memory beside the sums. On CUDA the order would vary."""
+    """Sum the vectors of each mean in order, without extra memory. On CUDA, the order would vary between runs."""
     sums_KW = x_NW.new_zeros(count, x_NW.shape[1]).index_add_(0, nearest_N, x_NW)
     return sums_KW, torch.bincount(nearest_N, minlength=count)
 
 
 def sums_by_product(x_NW: Tensor, nearest_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Add up the vectors by a product with a (N, K) matrix: the same sums in every run, on CUDA too."""
+    """Sum the vectors of each mean by a product with an (N, K) matrix, which is reproducible on CUDA too."""
     one_hot_NK = F.one_hot(nearest_N, count).to(x_NW)
     return one_hot_NK.T @ x_NW, one_hot_NK.sum(0)
 
 
 def update(x_NW: Tensor, means_KW: Tensor, nearest_N: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
-    """Move every mean to the mean of the vectors nearest to it; one that is nearest to none stays.
+    """Move every mean to the mean of its nearest vectors; a mean without vectors stays.
 
     Returns:
         means (K, W), and the number of vectors of each, (K,).
@@ -54,7 +54,7 @@ def update(x_NW: Tensor, means_KW: Tensor, nearest_N: Tensor, sums: Sums) -> tup
 
 @torch.inference_mode()
 def fit(x_NW: Tensor, count: int, rounds: int) -> tuple[Tensor, float]:
-    """Learn means, beginning with random vectors. The same vectors give the same means.
+    """Learn means from random initial vectors. The same vectors give the same means.
 
     A mean that is nearest to no vector moves to one of those farthest from their means.
 
@@ -62,7 +62,7 @@ def fit(x_NW: Tensor, count: int, rounds: int) -> tuple[Tensor, float]:
         x_NW: on the CPU; at least `count` vectors.
         count: K.
     Returns:
-        means (K, W), and the share of the variance that is left.
+        means (K, W), and the share of the variance that remains.
     """
     generator = torch.Generator().manual_seed(0)
     means_KW = x_NW[torch.randperm(len(x_NW), generator=generator)[:count]].clone()

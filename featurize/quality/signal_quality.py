@@ -24,7 +24,7 @@ DB_OF_NAT = 20 / math.log(10)
 LOUD, QUIET = 0.95, 0.10
 """Quantiles of the frames' levels that stand for speech and for background noise."""
 BELOW_LOUD = 30.0
-"""dB under the loud frames that count as silence."""
+"""Frames this many dB below the loud ones count as silence."""
 FLAT, RUN = 0.99, 3
 """Clipping: at least RUN samples in a row that reach this share of the utterance's peak. The peak counts, not full
 scale, because recordings may be scaled after they were clipped."""
