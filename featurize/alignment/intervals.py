@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.featurize.text import ipa
 from headrace.featurize.text.languages.espeak_languages import ipa_symbols
-from headrace.featurize.text.languages.frontend import MARKS
+from headrace.featurize.text.languages.frontend import PUNCTUATION
 from headrace.featurize.text.symbols import BREATH, SILENCE, SYMBOLS
 from headrace.store.errors import Rejected
 
@@ -107,7 +107,7 @@ def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
         return (SILENCE,)
     if label.casefold() in _BREATH_LABELS or label == "AP":  # in DiffSinger's corpora; "ap" in IPA is two phones
         return (BREATH,)
-    if label in MARKS | _UNSPOKEN:
+    if label in PUNCTUATION | _UNSPOKEN:
         return (label,)
     if language != "en":
         return _non_english_symbols(label, language)

@@ -15,7 +15,7 @@ import numpy as np
 from headrace.featurize.alignment.intervals import Tier
 from headrace.featurize.alignment.label_files import word_indices
 from headrace.featurize.text.g2p import phonemise
-from headrace.featurize.text.languages.frontend import PHONE_WORD
+from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.store.errors import Rejected
 from headrace.store.reader import Store
 
@@ -97,7 +97,7 @@ def indexed_text(text: str, language: str, words_P: np.ndarray, recipe: Mapping[
     """
     if not (words_P >= 0).any():
         return ""
-    if aligned or recipe != PHONE_WORD:
+    if aligned or recipe != PHONE_WORD_RECIPE:
         return text if words_P.max() < len(text) else ""
     try:
         reading = phonemise(text, language)

@@ -17,7 +17,7 @@ import numpy as np
 from headrace.featurize.alignment import label_files
 from headrace.featurize.alignment.intervals import Alignment, Tier
 from headrace.featurize.alignment.label_files import Interval
-from headrace.featurize.text.languages.frontend import MARKS
+from headrace.featurize.text.languages.frontend import PUNCTUATION
 from headrace.store.errors import Rejected
 from headrace.store.schema import Reject, Utterance
 
@@ -25,7 +25,7 @@ MIN_PAUSE_S = 0.2
 """A shorter silence may be the closure of a stop."""
 MAX_PADDING_S = 0.5
 """Silence that a segment keeps on each side."""
-SILENCE_LABELS = MARKS | {
+SILENCE_LABELS = PUNCTUATION | {
     "",
     "sil",
     "sp",

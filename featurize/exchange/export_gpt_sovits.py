@@ -19,7 +19,7 @@ import torch
 from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.corpus.formats import LANGUAGE_TAGS
 from headrace.featurize.exchange import gpt_sovits_dir
-from headrace.featurize.text.symbols import DEFAULT, SYMBOLS
+from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.reader import Store
 from headrace.store.writer import write_error
@@ -71,7 +71,8 @@ def _check(store: Store) -> None:
         )
     if (table := str(store.features["phones"].recipe["symbols"])) == "headrace-ipa":
         raise StoreError(
-            f"{store.path} has phones of {table}, which upstream does not know: build a store with --symbols {DEFAULT}."
+            f"{store.path} has phones of {table}, which upstream does not know: "
+            f"build a store with --symbols {DEFAULT_TABLE}."
         )
 
 

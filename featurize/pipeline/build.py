@@ -27,7 +27,7 @@ from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
 from headrace.featurize.text import g2p
-from headrace.featurize.text.symbols import DEFAULT
+from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store import index, layout, learned_models
 from headrace.store.errors import CorpusError, StoreError
 from headrace.store.schema import Reject, Utterance
@@ -62,7 +62,7 @@ class BuildConfig:
     device: str = "auto"
     compression: Compression = "none"
     limits: Limits = DEFAULT_LIMITS
-    symbols: str = DEFAULT
+    symbols: str = DEFAULT_TABLE
     """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
     languages: tuple[str, ...] = ()
     """Languages of the scanned corpus. Their frontends are part of the recipe."""

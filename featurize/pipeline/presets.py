@@ -19,8 +19,8 @@ from typing import Any, get_args
 from headrace.featurize.audio.decode import Level
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
-from headrace.featurize.text.languages.frontend import PHONE_WORD
-from headrace.featurize.text.symbols import DEFAULT
+from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
+from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -159,7 +159,7 @@ def sealed_features_for(needed: Collection[str]) -> list[str]:
     ]
 
 
-def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT) -> tuple[FeatureSpec, ...]:
+def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE) -> tuple[FeatureSpec, ...]:
     """The arrays that the parts of a store of these features are sealed with; what is derived joins them later.
 
     Args:
@@ -186,7 +186,7 @@ def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAUL
             _spec("phones", "phones", "int16", None, table),
             _spec("phone_end", "phones", "int32", None, times),
             _spec("phone_frames", "phones", "int32", None, times),
-            _spec("phone_word", "phones", "int16", None, PHONE_WORD),
+            _spec("phone_word", "phones", "int16", None, PHONE_WORD_RECIPE),
         ],
     }
     return tuple(spec for name in SEALED_FEATURES if name in features for spec in specs[name])

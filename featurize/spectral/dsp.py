@@ -59,12 +59,12 @@ class SpectralRecipe:
 
     @property
     def padding(self) -> int:
-        """Samples reflected at both ends, so that S samples give exactly S // hop frames."""
+        """Return the samples reflected at both ends, so that S samples give exactly S // hop frames."""
         return (self.n_fft - self.hop) // 2
 
     @property
     def min_frames(self) -> int:
-        """Fewest frames that can be reflected: the waveform must be longer than the padding."""
+        """Return the fewest frames that can be reflected: the waveform must be longer than the padding."""
         return self.padding // self.hop + 1
 
     def to_json(self) -> dict[str, Any]:
@@ -142,14 +142,17 @@ class Spectral(nn.Module):
         return make_tables(recipe.hop, window(recipe), slaney_mel(recipe), dct(recipe.n_mels, recipe.n_mfcc))
 
     def _frames(self, wave: Tensor) -> Tensor:
-        """(..., S) to (..., T, n_fft): overlapping views of the padded waveform."""
+        """Return overlapping views of the padded waveform, (..., S) to (..., T, n_fft)."""
         pad, shape = self.recipe.padding, wave.shape[:-1]
         padded = F.pad(wave.reshape(-1, 1, wave.shape[-1]), (pad, pad), mode="reflect")
         return padded.reshape(*shape, -1).unfold(-1, self.recipe.n_fft, self.recipe.hop)
 
     @staticmethod
     def _power(frames: Tensor, window: Tensor) -> Tensor:
-        """(..., n_fft) to (..., F). `abs().square()` takes 4.6 times as long: it computes a hypotenuse."""
+        """Return the power spectrum, (..., n_fft) to (..., F).
+
+        `abs().square()` takes 4.6 times as long: it computes a hypotenuse.
+        """
         spectrum = torch.fft.rfft(frames * window)
         return spectrum.real * spectrum.real + spectrum.imag * spectrum.imag
 
@@ -244,6 +247,6 @@ def _normalised(x_BTC: Tensor, valid_BT1: Tensor, frames_B: Tensor) -> Tensor:
 
 
 def _delta(x_BTC: Tensor) -> Tensor:
-    """(B, T, C) to (B, T - 4, C)."""
+    """Return the deltas of frames, (B, T, C) to (B, T - 4, C)."""
     end = x_BTC.shape[1]
     return (2 * (x_BTC[:, 4:] - x_BTC[:, : end - 4]) + (x_BTC[:, 3 : end - 1] - x_BTC[:, 1 : end - 3])) / 10

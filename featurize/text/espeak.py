@@ -1,7 +1,7 @@
-"""espeak-ng through ctypes: text to IPA, and speech with the exact time of every phone.
+"""Call espeak-ng through ctypes: convert text to IPA, or synthesise it with the exact time of every phone.
 
-The library and its data come with the package `espeakng-loader`; nothing need be installed beside it. espeak-ng
-keeps its state in globals: it is initialised once per process and one thread at a time calls it.
+The package `espeakng-loader` brings the library and its data; nothing else needs to be installed. espeak-ng keeps its
+state in globals: each process initialises it once, and one thread at a time calls it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that begins at a sample, and lasts until the next mark of its kind."""
+    """A phone or word that begins at sample `start` and lasts until the next one."""
 
     name: str
     start: int
@@ -65,19 +65,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What espeak-ng said, and when."""
+    """Synthesised speech with the times of its phones and words."""
 
     samples: np.ndarray
     """(S,) int16."""
     sample_rate: int
     phones: tuple[Mark, ...]
-    """IPA with stress; an empty name is a pause. To the sample, a stop from its burst on."""
+    """IPA with stress; an empty name is a pause. Times are exact to the sample; a stop begins at its burst."""
     words: tuple[Mark, ...]
-    """The text's words, split at white space; several in one mark where espeak-ng runs them together."""
+    """Words of the text, split at white space. Where espeak-ng runs several together, one entry holds them all."""
 
 
 def to_ipa(text: str, voice: str = "en-us") -> str:
-    """`text` in IPA with stress: underscores between phones, spaces between words. Empty where nothing is spoken."""
+    """Convert text to IPA with stress, underscores between phones and spaces between words.
+
+    The result is empty if nothing in the text is spoken.
+    """
     with _lock:
         library = _library()
         _set_voice(library, voice)
@@ -90,15 +93,18 @@ def to_ipa(text: str, voice: str = "en-us") -> str:
 
 
 def speak(text: str, voice: str = "en-us", rate_wpm: int = 175, pitch: int = 50) -> Speech:
-    """Say `text`.
+    """Synthesise `text`.
 
-    The sound depends a little on what the process said before (the phase of the glottal wave runs on); the same
-    calls in a fresh process give the same samples.
+    The samples depend a little on what the process synthesised before, because the phase of the glottal wave carries
+    over. The same calls in a fresh process give the same samples.
 
     Args:
-        voice: with a variant after a plus sign, as in `en-us+f2`.
-        rate_wpm: words a minute, 80 to 450.
+        text: to synthesise.
+        voice: name of the voice, optionally with a variant after a plus sign, as in `en-us+f2`.
+        rate_wpm: words per minute, 80 to 450.
         pitch: 0 to 100.
+    Raises:
+        HeadraceError: espeak-ng has no such voice, or fails.
     """
     blocks: list[bytes] = []
     phones: list[Mark] = []
@@ -132,7 +138,7 @@ def speak(text: str, voice: str = "en-us", rate_wpm: int = 175, pitch: int = 50)
 
 @cache
 def _library() -> ctypes.CDLL:
-    """The library, initialised. Call with the lock held."""
+    """Load and initialise the library. Call with the lock held."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -152,9 +158,9 @@ def _library() -> ctypes.CDLL:
 
 
 def _short_path(folder: str) -> str:
-    """Return a path of the folder that espeak-ng can use: it cuts off what is longer than 160 bytes.
+    """Return a path to the folder that espeak-ng can use: it truncates paths at 160 bytes.
 
-    An open folder has a short name on Linux. Elsewhere the folder (20 MB) is copied for as long as the process lives.
+    On Linux an open folder has a short name. Elsewhere the folder (20 MB) is copied for the lifetime of the process.
     """
     if len(os.fsencode(folder)) < 150:
         return folder
@@ -183,14 +189,17 @@ def _until_end(events: ctypes._Pointer[_Event]) -> Iterator[_Event]:
 
 
 def _without_glides(marks: list[Mark]) -> Iterator[Mark]:
-    """Leave the glide of *the end* to the first of its vowels: espeak-ng marks it as it does pauses, by no name."""
+    """Drop events of glides, as in *the end*: espeak-ng gives them no name, as it does pauses."""
     for before, mark, after in zip([Mark("", 0), *marks], marks, [*marks[1:], Mark("", 0)], strict=False):
         if mark.name or not after.name or before.name.strip("ˈˌ") not in {"i", "iː", "ɪ"}:
             yield mark
 
 
 def _words(text: str, events: list[tuple[int, int]]) -> Iterator[Mark]:
-    """Word events (place in the text, sample) to marks. A number makes several events, "of the" a single one."""
+    """Convert word events (position in the text, sample) to marks.
+
+    A number makes several events, "of the" only one.
+    """
     tokens = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
     begun: dict[int, int] = {}
     for place, sample in events:

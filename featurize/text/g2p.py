@@ -1,6 +1,7 @@
-"""Text to phones, in any language that there is a frontend for: the door to `featurize.languages`.
+"""Convert text to phones: the entry point to the frontends in `headrace.featurize.text.languages`.
 
-text --checked--> figures in words --cut by script--> pieces --each read by its frontend--> phones
+A text is cleaned, its numbers are written out in words, it is split by script, and the frontend of each script reads
+its pieces.
 """
 
 from __future__ import annotations
@@ -12,47 +13,47 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
-from headrace.featurize.text.languages.frontend import MARKS, Frontend, Reading, excerpt, joined, unit
+from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, concatenate, excerpt, token
 from headrace.store.errors import Rejected, UsageError
 
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
-"""By language. espeak-ng reads every other language that it has a voice for."""
-FEWEST = 4
-"""An English text of fewer symbols gets a comma in front, as upstream does: its models have trained with no less."""
-LONGEST = 5000
-"""Characters: five minutes of quick speech."""
+"""Frontends by language code. espeak-ng reads every other language that it has a voice for."""
+MIN_ENGLISH_PHONES = 4
+"""A shorter English text gets a comma in front, as upstream does: its models were trained on no fewer symbols."""
+MAX_CHARACTERS = 5000
+"""Maximum length of a text: about five minutes of fast speech."""
 
 _BY_SCRIPT = {"Latin": FRONTENDS["en"], "Han": FRONTENDS["zh"], "Kana": FRONTENDS["ja"], "Hangul": FRONTENDS["ko"]}
 _WITH_KANA = _BY_SCRIPT | {"Han": FRONTENDS["ja"]}
-_GIVEN = re.compile(r"\{([^{}]*)\}")
-_WIDE = re.compile("[\u3000\uff00-\uffef\u3300-\u33ff\u2100-\u2121\u2123-\u214f]+")
-_PICTURES = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_COMPATIBILITY_FORMS = re.compile("[\u3000\uff00-\uffef\u3300-\u33ff\u2100-\u2121\u2123-\u214f]+")
+_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def phonemise(text: str, language: str) -> Reading:
-    """How `text` is read.
+    """Convert text to phones.
 
-    Words of other scripts are read by the frontends of these: Latin letters in a Chinese text are English, kanji in a
-    Japanese one are Japanese. What stands in braces is phones as they are: `{HH AH0 L OW1} world`.
+    Words in another script are read by the frontend of that script: Latin letters in a Chinese text are read as
+    English, kanji in a Japanese text as Japanese. Braces hold literal phones: `{HH AH0 L OW1} world`.
 
     Raises:
-        Rejected: stage "text"; a language or a letter that nobody here reads, a text of another language, too long a
-            text, characters that are no text, or nothing to speak.
+        Rejected: stage "text"; no frontend reads the language or one of the letters, the text is in another language or
+            too long, it holds characters that are not text, or nothing in it is spoken.
     """
     own = _frontend(language)
-    clean = _checked(text)
-    given = _GIVEN.split(clean)
+    clean = _clean(text)
+    given = _BRACES.split(clean)
     _check_language("".join(given[::2]), own)
-    reading = _one_mark_a_pause(joined(_parts(given, own)))
-    if not set(reading.phones) - MARKS - {"空"}:
+    reading = _merge_pauses(concatenate(_read_parts(given, own)))
+    if not set(reading.phones) - PUNCTUATION - {"空"}:
         raise Rejected("text", f"nothing to speak in {excerpt(text)}")
-    few = language == "en" and len(reading.phones) < FEWEST and not "".join(given[1::2]).strip()
-    return joined((unit(",", ","), reading)) if few else reading
+    few = language == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not "".join(given[1::2]).strip()
+    return concatenate((token(",", ","), reading)) if few else reading
 
 
 def versions(languages: Iterable[str]) -> dict[str, str]:
-    """By language, what reads it: our rules' version, and those of the libraries that have a say.
+    """Return for each language the version of its frontend and of the libraries that it uses.
 
     Raises:
         UsageError: a library is not installed.
@@ -62,7 +63,7 @@ def versions(languages: Iterable[str]) -> dict[str, str]:
         try:
             frontend = _frontend(language)
         except Rejected:
-            continue  # its utterances say so one by one
+            continue  # its utterances are rejected one by one
         try:
             made = [f"{name}-{version(name)}" for name in frontend.libraries]
         except PackageNotFoundError as error:
@@ -73,31 +74,34 @@ def versions(languages: Iterable[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _frontend(language: str) -> Frontend:
-    return FRONTENDS.get(language) or espeak_languages.frontend(language)
+    """Return the frontend of a language. Raises Rejected if there is none."""
+    return FRONTENDS.get(language) or espeak_languages.make_frontend(language)
 
 
-def _checked(text: str) -> str:
-    """`text` with one form for every character, without what has no width.
+def _clean(text: str) -> str:
+    """Return `text` in normal form, without characters of zero width and with single spaces.
 
     Raises:
-        Rejected: stage "text"; too long, or a character that is no text, and where it is.
+        Rejected: stage "text"; the text is too long or holds a character that is not text.
     """
-    if len(text) > LONGEST:
-        raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {LONGEST}: cut it")
+    if len(text) > MAX_CHARACTERS:
+        raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
     for place, char in enumerate(text, 1):
-        if problem := _problem(char):
+        if problem := _character_problem(char):
             name = unicodedata.name(char, f"U+{ord(char):04X}")
             raise Rejected("text", f"character {place} is {problem} ({name}): take it out")
-    text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text))
+    text = _COMPATIBILITY_FORMS.sub(
+        lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text)
+    )
     text = "".join(char for char in text if unicodedata.category(char) != "Cf" and char != "\ufe0f")
     return " ".join(text.split())
 
 
-def _problem(char: str) -> str:
-    """What keeps a character from being text; empty where nothing does."""
-    if char in _DIRECTIONS:
+def _character_problem(char: str) -> str:
+    """Return why a character is not text, or an empty string if it is."""
+    if char in _BIDI_CONTROLS:
         return "a mark of the writing direction"
-    if _PICTURES.match(char):
+    if _EMOJI.match(char):
         return "a picture"
     kinds = {"Cc": "a control character", "Co": "of private use", "Cn": "no character", "Cs": "half a character"}
     if char == "\ufffd":
@@ -106,37 +110,38 @@ def _problem(char: str) -> str:
 
 
 def _check_language(text: str, own: Frontend) -> None:
-    """A text without a letter of its language is one of another, or of none."""
+    """Raise Rejected if a text has letters, but none in a script of its language."""
     found = {scripts.script(char) for char in text} - {""}
     if own.scripts and found and not found & own.scripts:
         written = " and ".join(sorted(found))
         raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
 
 
-def _parts(given: list[str], own: Frontend) -> Iterator[Reading]:
-    """Of what stands outside braces and in them, by turns."""
+def _read_parts(given: list[str], own: Frontend) -> Iterator[Reading]:
+    """Yield readings of the parts outside and inside braces, which alternate."""
     for number, part in enumerate(given):
         if number % 2:
-            yield unit(part, part.split())
+            yield token(part, part.split())
         else:
             yield from _read(part, own)
 
 
 def _read(text: str, own: Frontend) -> Iterator[Reading]:
+    """Yield readings of a text without braces, each piece read by the frontend of its script."""
     readers = _WITH_KANA if any(scripts.script(char) == "Kana" for char in text) else _BY_SCRIPT
-    for frontend, piece in scripts.pieces(own.normalise(text), own, readers):
+    for frontend, piece in scripts.split_by_script(own.normalise(text), own, readers):
         yield frontend.read(piece if frontend is own else frontend.normalise(piece))
 
 
-def _one_mark_a_pause(reading: Reading) -> Reading:
-    """Of marks with nothing spoken between them the first."""
+def _merge_pauses(reading: Reading) -> Reading:
+    """Keep only the first of several punctuation marks with nothing spoken between them."""
     kept: list[Reading] = []
     at, paused = 0, False
     for char, count in zip(reading.text, reading.word2ph, strict=True):
         phones = reading.phones[at : at + count]
         at += count
-        mark = count == 1 and phones[0] in MARKS
+        mark = count == 1 and phones[0] in PUNCTUATION
         if not (mark and paused):
             kept.append(Reading(char, phones, (count,)))
         paused = mark or (paused and set(phones) <= {"空"})
-    return joined(kept)
+    return concatenate(kept)

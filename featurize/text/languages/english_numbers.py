@@ -1,13 +1,13 @@
-"""English figures as they are said, as far as espeak-ng does not: money, times of day, years, dates, units."""
+"""Write English numbers as they are said where espeak-ng does not: money, times, years, dates, units."""
 
 from __future__ import annotations
 
 import re
 
-from headrace.featurize.text.languages.frontend import pairs
+from headrace.featurize.text.languages.frontend import parse_pairs
 
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny"), "¥": ("yen", "sen")}
-_UNITS = pairs(
+_UNITS = parse_pairs(
     "km/h:kilometers-per-hour km:kilometers cm:centimeters mm:millimeters m:meters kg:kilograms mg:milligrams g:grams "
     "ml:milliliters mL:milliliters L:liters kHz:kilohertz MHz:megahertz Hz:hertz kW:kilowatts GB:gigabytes "
     "MB:megabytes TB:terabytes mph:miles-per-hour ft:feet lb:pounds lbs:pounds °C:degrees-Celsius "
@@ -27,8 +27,8 @@ _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, sorted(_UNITS, key=len
 _MINUS = re.compile(r"(?<!\S)[-−](?=\d)")
 
 
-def in_words(text: str) -> str:
-    """Numbers themselves stay figures: espeak-ng reads them."""
+def verbalise(text: str) -> str:
+    """Write money, times, years, dates and units in words; plain numbers stay digits, which espeak-ng reads."""
     text = _DATE.sub(lambda match: f"{_MONTHS[int(match[2]) - 1]} {int(match[3])}, {match[1]}", text)
     text = _YEAR.sub(lambda match: match[1] + _year(int(match[2])), text)
     text = _MONEY.sub(_money, _LARGE.sub(lambda match: f"{match[2]} {_CURRENCIES[match[1]][0]}s", text))
@@ -37,7 +37,7 @@ def in_words(text: str) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    """`$5.20` to `5 dollars 20 cents`: espeak-ng says the sign first."""
+    """Write `$5.20` as `5 dollars 20 cents`: espeak-ng says the sign first."""
     (large, small), amount, rest = _CURRENCIES[match[1]], match[2], int(match[3] or 0)
     said = f"{amount} {large}{'s' if amount != '1' and large != 'yen' else ''}"
     pence = "pence" if small == "penny" else f"{small}s"
@@ -45,7 +45,7 @@ def _money(match: re.Match[str]) -> str:
 
 
 def _year(year: int) -> str:
-    """`1984` to `19 84`."""
+    """Write `1984` as `19 84`."""
     century, rest = divmod(year, 100)
     if century == 20 and rest < 10:
         return str(year)

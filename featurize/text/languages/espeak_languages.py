@@ -1,4 +1,4 @@
-"""Any other language that espeak-ng has a voice for: IPA, in the part of the symbol table that is our own."""
+"""Read any other language that espeak-ng has a voice for, as symbols of the table `headrace-ipa`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ import unicodedata
 from functools import cache, partial
 
 from headrace.featurize.text import espeak
-from headrace.featurize.text.languages.frontend import MARKS, Frontend, Reading, excerpt, first_marks, joined, unit
+from headrace.featurize.text.languages.frontend import (
+    PUNCTUATION,
+    Frontend,
+    Reading,
+    concatenate,
+    excerpt,
+    normalise_marks,
+    token,
+)
 from headrace.featurize.text.symbols import IPA
 from headrace.store.errors import HeadraceError, Rejected
 
 _SYMBOL = re.compile("|".join(map(re.escape, sorted(IPA, key=len, reverse=True))))
-_SWITCHES = re.compile(r"\([a-z-]+\)")  # espeak-ng tells where it reads a word by another language's rules
+_SWITCHES = re.compile(r"\([a-z-]+\)")  # espeak-ng says where it reads a word by the rules of another language
 _SILENT = re.compile("[ ?_‿'ˑːʷʰʲˠˤ˞\u0300-\u036f-]+")
 _SAME = str.maketrans({":": "ː", "g": "ɡ", "ᵻ": "ɨ", "ɫ": "l", "ε": "ɛ"})
 _MARK = re.compile(r"((?<!\d)[.,]|[.,](?!\d)|[!?…]|(?<!\w)-|-(?!\w))")
 
 
 @cache
-def frontend(language: str) -> Frontend:
-    """
+def make_frontend(language: str) -> Frontend:
+    """Return a frontend for a language of espeak-ng.
+
     Raises:
         Rejected: stage "text"; espeak-ng has no such language.
     """
@@ -39,34 +48,34 @@ def frontend(language: str) -> Frontend:
 
 
 def _normalise(text: str) -> str:
-    """Marks alone: espeak-ng reads figures itself, by the language's rules."""
-    return "".join(char for char in first_marks(text) if char not in '¿¡"“”„«»‹›()[]{}<>*_|\\^')
+    """Unify punctuation only: espeak-ng itself reads numbers by the rules of the language."""
+    return "".join(char for char in normalise_marks(text) if char not in '¿¡"“”„«»‹›()[]{}<>*_|\\^')
 
 
 def _read(language: str, text: str) -> Reading:
-    return joined(reading for piece in _MARK.split(text) if piece for reading in _piece(language, piece))
+    return concatenate(reading for piece in _MARK.split(text) if piece for reading in _read_piece(language, piece))
 
 
-def _piece(language: str, piece: str) -> list[Reading]:
-    """Word by word where espeak-ng keeps words apart; where it runs some together, all in one."""
-    if piece in MARKS:
-        return [unit(piece, [piece])]
+def _read_piece(language: str, piece: str) -> list[Reading]:
+    """Read word by word if espeak-ng keeps the words apart; if it runs some together, as one token."""
+    if piece in PUNCTUATION:
+        return [token(piece, [piece])]
     parts = re.split(r"(\s+)", piece)
     words = piece.split()
     if not words:
-        return [unit(piece)]
+        return [token(piece)]
     said = _SWITCHES.sub("", espeak.to_ipa(piece, language)).split(" ")
     if len(said) != len(words):
-        return [unit(piece, ipa_symbols("_".join(said)))]
+        return [token(piece, ipa_symbols("_".join(said)))]
     phones = iter(said)
-    return [unit(part, ipa_symbols(next(phones)) if part.strip() else ()) for part in parts if part]
+    return [token(part, ipa_symbols(next(phones)) if part.strip() else ()) for part in parts if part]
 
 
 def ipa_symbols(ipa: str) -> list[str]:
-    """IPA as symbols of the table; diacritics that the table has no room for are left out.
+    """Convert IPA to symbols of the table, without the diacritics that it lacks.
 
     Raises:
-        Rejected: stage "text"; a letter is not in it.
+        Rejected: stage "text"; the table lacks a letter.
     """
     spelled = unicodedata.normalize("NFD", ipa).replace("c\u0327", "ç").translate(_SAME)
     symbols, at = [], 0

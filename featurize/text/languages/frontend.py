@@ -1,4 +1,4 @@
-"""What every language's frontend gives, and what they share: marks, and words for libraries that are missing."""
+"""Define what a language frontend provides, and what all frontends share, such as punctuation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from headrace.store.errors import Rejected
 
-MARKS = frozenset(",.!?-…")
-"""Marks that are symbols of their own. All others are spelled as one of them, or not at all."""
-MARK_SPELLING = str.maketrans(
+PUNCTUATION = frozenset(",.!?-…")
+"""Punctuation marks in the symbol table. All others are mapped to one of these or dropped."""
+PUNCTUATION_MAP = str.maketrans(
     {
         **dict.fromkeys(";:，；：、､·", ","),
         **dict.fromkeys("。．｡\n", "."),
@@ -24,27 +24,27 @@ MARK_SPELLING = str.maketrans(
         "？": "?",
     }
 )
-PHONE_WORD: Mapping[str, Any] = {"unit": "character", "text": "in words"}
-"""Recipe of the feature of that name where texts are read here. Where phones come with their texts or times, characters
-are those of the texts as they are."""
+PHONE_WORD_RECIPE: Mapping[str, Any] = {"unit": "character", "text": "in words"}
+"""Recipe of the feature `phone_word` where a frontend reads the texts: it counts characters of the normalised text.
+Where a corpus brings its own phones, characters are those of its original texts."""
 _RUN = re.compile(r"([,.!?…-])(?:\s*[,.!?…-])+")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a text is read."""
+    """The result of reading a text: its phones, and the characters that they belong to."""
 
     text: str
-    """Normalised: in words, as spoken, marks among them."""
+    """Normalised text: in words, as spoken, with punctuation."""
     phones: tuple[str, ...]
-    """P names of symbols."""
+    """Names of P symbols."""
     word2ph: tuple[int, ...]
-    """For each character of `text` how many phones begin with it. In Chinese and Cantonese these are the character's
-    own; elsewhere the first character of a word has those of the whole word. They sum to P."""
+    """Number of phones of each character of `text`, P in all. In Chinese and Cantonese each character has its own;
+    elsewhere the first character of a word has all phones of the word."""
 
     @property
     def phone_word(self) -> np.ndarray:
-        """(P,) int16: at which character of `text` the word, or the character, of each phone begins."""
+        """Return for each phone the index in `text` of the first character of its word or character: (P,) int16."""
         return np.repeat(np.arange(len(self.text), dtype=np.int16), self.word2ph)
 
     def __post_init__(self) -> None:
@@ -54,26 +54,26 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontend:
-    """How a language is read."""
+    """The rules that read a language."""
 
     language: str
     """ISO code."""
     scripts: frozenset[str]
-    """Scripts of its own: a text without any is of another language."""
-    also: frozenset[str] = frozenset()
-    """Scripts of words that it borrows and reads itself."""
+    """Scripts of the language: a text without any of them is in another language."""
+    borrowed_scripts: frozenset[str] = frozenset()
+    """Further scripts that the frontend reads, those of borrowed words."""
     libraries: tuple[str, ...]
-    """Distributions whose version changes what is read."""
+    """Distributions whose version affects the phones."""
     version: int
-    """Of our own rules; raised when they change what is read."""
+    """Version of our own rules; raised when a change affects the phones."""
     normalise: Callable[[str], str]
-    """Figures, units and abbreviations of a whole text to words. Keeps what is of other scripts."""
+    """Write numbers, units and abbreviations of a whole text in words. Keeps other scripts as they are."""
     read: Callable[[str], Reading]
-    """A normalised piece in its scripts. Raises Rejected("text")."""
+    """Convert normalised text in the frontend's scripts to phones. Raises Rejected at stage "text"."""
 
 
-def joined(readings: Iterable[Reading]) -> Reading:
-    """One after the other."""
+def concatenate(readings: Iterable[Reading]) -> Reading:
+    """Return several readings, one after the other, as one."""
     parts = list(readings)
     return Reading(
         "".join(part.text for part in parts),
@@ -82,28 +82,28 @@ def joined(readings: Iterable[Reading]) -> Reading:
     )
 
 
-def unit(text: str, phones: Iterable[str] = ()) -> Reading:
-    """Characters that are read as one: a word, a mark; or a space, without phones."""
+def token(text: str, phones: Iterable[str] = ()) -> Reading:
+    """Return the reading of characters that belong together: a word, a mark, or a space without phones."""
     symbols = tuple(phones)
     return Reading(text, symbols, (len(symbols), *[0] * (len(text) - 1)) if text else ())
 
 
-def first_marks(text: str) -> str:
-    """`text` with one spelling of every mark, and of a run of them the first: a pause is one pause."""
-    return _RUN.sub(r"\1", text.translate(MARK_SPELLING))
+def normalise_marks(text: str) -> str:
+    """Unify the spelling of punctuation and keep only the first of several marks in a row."""
+    return _RUN.sub(r"\1", text.translate(PUNCTUATION_MAP))
 
 
-def spoken_marks(text: str) -> Iterator[str]:
-    """Stretches between marks, and single marks, in order; white space goes with the stretch before it."""
+def split_at_marks(text: str) -> Iterator[str]:
+    """Yield the stretches between punctuation marks and the marks themselves, in order."""
     yield from (piece for piece in re.split(r"([,.!?…-])", text) if piece)
 
 
 @contextmanager
-def extra(language: str) -> Iterator[None]:
-    """Libraries that a language needs are imported in here.
+def optional_dependencies(language: str) -> Iterator[None]:
+    """Reject the text if an import within the `with` block finds no such library.
 
     Raises:
-        Rejected: stage "text"; one is not installed.
+        Rejected: stage "text"; a library of the language's extra is not installed.
     """
     try:
         yield
@@ -111,10 +111,11 @@ def extra(language: str) -> Iterator[None]:
         raise Rejected("text", f"{language} is read by {error.name}: pip install 'headrace[{language}]'") from None
 
 
-def pairs(text: str) -> dict[str, str]:
-    """`km:千米 m:米` as a dictionary."""
+def parse_pairs(text: str) -> dict[str, str]:
+    """Parse `km:千米 m:米` as a dictionary."""
     return dict(pair.rsplit(":", 1) for pair in text.split())
 
 
 def excerpt(text: str) -> str:
+    """Return a text for a message, quoted and cut to 60 characters."""
     return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -1,7 +1,7 @@
-"""Japanese: OpenJTalk's phones, with marks where the pitch rises and falls and where accent phrases meet.
+"""Read Japanese: OpenJTalk's phones, with marks where the pitch rises or falls and where accent phrases meet.
 
 The marks (`[` up, `]` down) follow Kurihara, Seiyama and Kumano (2021), doi:10.1587/transinf.2020EDP7104. Upstream's
-symbol table has none for the border of accent phrases: it is UNK there, and here.
+symbol table has none for the boundary of accent phrases: it is UNK there, and here.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from itertools import pairwise
 from typing import Any
 
 from headrace.featurize.text.languages.frontend import (
-    MARKS,
+    PUNCTUATION,
     Frontend,
     Reading,
-    extra,
-    first_marks,
-    joined,
-    pairs,
-    spoken_marks,
-    unit,
+    concatenate,
+    normalise_marks,
+    optional_dependencies,
+    parse_pairs,
+    split_at_marks,
+    token,
 )
 
 _BETWEEN = {"AccentPhraseBoundary": "UNK", "Pause": "_"}
 _RISE, _FALL = "[", "]"
-_CURRENCIES = pairs("¥:円 $:ドル €:ユーロ £:ポンド ₩:ウォン")
-_UNITS = pairs(
+_CURRENCIES = parse_pairs("¥:円 $:ドル €:ユーロ £:ポンド ₩:ウォン")
+_UNITS = parse_pairs(
     "%:パーセント ℃:度 °C:度 °:度 km/h:キロメートル毎時 km:キロメートル cm:センチメートル mm:ミリメートル "
     "m:メートル kg:キログラム mg:ミリグラム g:グラム ml:ミリリットル mL:ミリリットル l:リットル L:リットル "
     "GB:ギガバイト MB:メガバイト TB:テラバイト kHz:キロヘルツ Hz:ヘルツ kW:キロワット W:ワット"
@@ -49,7 +49,7 @@ _CURRENCY = re.compile(rf"([{''.join(_CURRENCIES)}])\s?(\d+(?:点\d+)?)")
 
 
 def normalise(text: str) -> str:
-    """What OpenJTalk does not read by itself: separators, dates, times, fractions, signs of currency, units."""
+    """Write what OpenJTalk does not read itself: separators, dates, times, fractions, currencies, units."""
     for pattern, spoken in _RULES:
         text = pattern.sub(spoken, text)
     text = _CURRENCY.sub(lambda match: match[2] + _CURRENCIES[match[1]], text)
@@ -57,23 +57,24 @@ def normalise(text: str) -> str:
 
 
 def read(text: str) -> Reading:
-    kept = re.sub(r"[^\w\s,.!?…・-]|_", "", first_marks(text))
-    return joined(reading for piece in spoken_marks(kept) for reading in _piece(piece))
+    """Convert normalised Japanese to phones."""
+    kept = re.sub(r"[^\w\s,.!?…・-]|_", "", normalise_marks(text))
+    return concatenate(reading for piece in split_at_marks(kept) for reading in _read_piece(piece))
 
 
-def _piece(piece: str) -> Iterator[Reading]:
-    """Of a stretch without marks, or of a mark."""
-    if piece in MARKS:
-        yield unit(piece, [piece])
+def _read_piece(piece: str) -> Iterator[Reading]:
+    """Yield the readings of a stretch without punctuation, or of a mark."""
+    if piece in PUNCTUATION:
+        yield token(piece, [piece])
         return
     for words in re.split(r"(\s+)", piece):
-        yield from _words(words) if words and not words.isspace() else [unit(words)]
+        yield from _read_words(words) if words and not words.isspace() else [token(words)]
 
 
-def _words(text: str) -> Iterator[Reading]:
-    """Its words, each with its phones and the marks after them. What OpenJTalk cannot place is of the word before."""
-    with extra("ja"):
-        import onnxruntime  # noqa: F401  without it pyopenjtalk reads 何 by a dictionary alone, and says so in a warning
+def _read_words(text: str) -> Iterator[Reading]:
+    """Yield the reading of each word. Phones that OpenJTalk cannot place belong to the word before."""
+    with optional_dependencies("ja"):
+        import onnxruntime  # noqa: F401  without it pyopenjtalk reads 何 by a dictionary only, and warns
         import pyopenjtalk
     mapping = pyopenjtalk.g2p_mapping_prosody(text)
     entries = [(number, entry) for number, word in enumerate(mapping) for entry in word["phonemes"]]
@@ -85,15 +86,15 @@ def _words(text: str) -> Iterator[Reading]:
     for (start, entry), (_, following) in pairwise([*entries, (0, {"kind": "End"})]):
         phones.setdefault(start, []).extend(_symbols(entry, following))
     for start, stop in pairwise([*phones, len(text)]):
-        yield unit(text[start:stop], phones[start])
+        yield token(text[start:stop], phones[start])
 
 
 def _symbols(entry: Mapping[str, Any], following: Mapping[str, Any]) -> list[str]:
-    """Of one phone, or of what stands between phones, given what comes next."""
+    """Return the symbols of a phone, or of what is between phones, given the entry that follows."""
     if entry["kind"] != "Phoneme":
         return [_BETWEEN[entry["kind"]]] if following["kind"] == "Phoneme" else []
     phone = entry["phoneme"]
-    name = phone.lower() if phone in "AIUEO" else phone  # a vowel without voice is a vowel
+    name = phone.lower() if phone in "AIUEO" else phone  # a devoiced vowel is written as a vowel
     change = (entry["pitch"], following.get("pitch", entry["pitch"]))
     return [name, *{("Low", "High"): [_RISE], ("High", "Low"): [_FALL]}.get(change, [])]
 
@@ -101,7 +102,7 @@ def _symbols(entry: Mapping[str, Any], following: Mapping[str, Any]) -> list[str
 FRONTEND = Frontend(
     language="ja",
     scripts=frozenset({"Han", "Kana"}),
-    also=frozenset({"Latin"}),
+    borrowed_scripts=frozenset({"Latin"}),
     libraries=("pyopenjtalk-plus", "sudachidict_core"),
     version=1,
     normalise=normalise,

@@ -1,8 +1,8 @@
-"""Korean: the standard pronunciation (표준 발음법, 1988) over MeCab's parts of speech, as jamo.
+"""Read Korean: the rules of standard pronunciation (표준 발음법, 1988) over MeCab's parts of speech, as jamo.
 
-Written syllables are taken apart into conjoining jamo (Unicode's canonical decomposition), consonants that meet change
-one another, and what comes out is spelled as in the symbol table: compatibility jamo, a diphthong as two of them, `空`
-between words. The order of the rules is g2pK's (Park 2019). Numbers in brackets are articles of the standard.
+Syllables are decomposed into conjoining jamo (Unicode's canonical decomposition), adjacent consonants assimilate, and
+the result is spelled as in the symbol table: compatibility jamo, a diphthong as two of them, `空` between words. The
+order of the rules is g2pK's (Park 2019). Numbers in brackets are articles of the standard.
 """
 
 from __future__ import annotations
@@ -12,8 +12,17 @@ import unicodedata
 from functools import cache
 from typing import Any
 
-from headrace.featurize.text.languages.frontend import MARKS, Frontend, Reading, extra, first_marks, joined, pairs, unit
-from headrace.featurize.text.languages.korean_numbers import in_words
+from headrace.featurize.text.languages.frontend import (
+    PUNCTUATION,
+    Frontend,
+    Reading,
+    concatenate,
+    normalise_marks,
+    optional_dependencies,
+    parse_pairs,
+    token,
+)
+from headrace.featurize.text.languages.korean_numbers import verbalise
 
 _SPACE = "空"
 _TENSED = dict(zip("ᄀᄃᄇᄉᄌ", "ᄁᄄᄈᄊᄍ", strict=True))
@@ -21,7 +30,7 @@ _SOUND = {
     **dict.fromkeys("ᆨᆩᆪᆰᆿ", "ᆨ"), **dict.fromkeys("ᆮᆺᆻᆽᆾᇀᇂ", "ᆮ"), **dict.fromkeys("ᆸᆹᆵᇁ", "ᆸ"), "ᆼ": "ᆼ",
     **dict.fromkeys("ᆫᆬᆭ", "ᆫ"), **dict.fromkeys("ᆷᆱ", "ᆷ"), **dict.fromkeys("ᆯᆲᆳᆴᆶ", "ᆯ"),
 }  # fmt: skip
-"""Of a coda before a consonant or a pause (8 to 11)."""
+"""Sound of a coda before a consonant or a pause (8 to 11)."""
 _NASAL = {"ᆨ": "ᆼ", "ᆮ": "ᆫ", "ᆸ": "ᆷ"}
 _WITH_H = {"ᇂ": "", "ᆭ": "ᆫ", "ᆶ": "ᆯ"}
 _AFTER_H = {"ᄀ": "ᄏ", "ᄃ": "ᄐ", "ᄌ": "ᄎ", "ᄉ": "ᄊ"}
@@ -29,15 +38,15 @@ _BEFORE_H = {
     **dict.fromkeys("ᆨᆩᆪᆿ", ("", "ᄏ")), **dict.fromkeys("ᆮᆺᆻᇀᆾ", ("", "ᄐ")), **dict.fromkeys("ᆸᆹᇁ", ("", "ᄑ")),
     "ᆽ": ("", "ᄎ"), "ᆬ": ("ᆫ", "ᄎ"), "ᆰ": ("ᆯ", "ᄏ"), "ᆲ": ("ᆯ", "ᄑ"), "ᆵ": ("ᆸ", "ᄑ"),
 }  # fmt: skip
-"""A coda and the ᄒ after it (12.1)."""
+"""Coda and onset that a coda and a following ᄒ become (12.1)."""
 _BEFORE_VOWEL = {
     **dict(zip("ᆨᆩᆫᆮᆯᆷᆸᆺᆻᆽᆾᆿᇀᇁ", (("", onset) for onset in "ᄀᄁᄂᄃᄅᄆᄇᄉᄊᄌᄎᄏᄐᄑ"), strict=True)),
     "ᆪ": ("ᆨ", "ᄊ"), "ᆬ": ("ᆫ", "ᄌ"), "ᆰ": ("ᆯ", "ᄀ"), "ᆱ": ("ᆯ", "ᄆ"), "ᆲ": ("ᆯ", "ᄇ"), "ᆳ": ("ᆯ", "ᄊ"),
     "ᆴ": ("ᆯ", "ᄐ"), "ᆵ": ("ᆯ", "ᄑ"), "ᆹ": ("ᆸ", "ᄊ"), "ᇂ": ("", "ᄋ"), "ᆭ": ("", "ᄂ"), "ᆶ": ("", "ᄅ"),
 }  # fmt: skip
-"""A coda and the vowel after it (12.4, 13, 14)."""
+"""Coda and onset that a coda before a vowel becomes (12.4, 13, 14)."""
 
-_STEM, _ENDING = "V", "E"  # after a syllable that is the last of a verb's stem, or of an ending
+_STEM, _ENDING = "V", "E"  # written after the last syllable of a verb's stem, or of an ending
 _SPECIAL = tuple(
     (re.compile(unicodedata.normalize("NFD", pattern)), unicodedata.normalize("NFD", spoken))
     for pattern, spoken in (
@@ -57,7 +66,7 @@ _TENSING = (
     re.compile("(?<=ᆯE )[ᄀᄃᄇᄉᄌ]"),  # 27
     re.compile(unicodedata.normalize("NFD", "(?<=ᆯ)(?:ᄀ(?=ᅥᆯ)|ᄇ(?=ᅡᆩᄋ|ᅡᆨᄁ)|ᄉ(?=ᅦ라|ᅮ록)|ᄌ(?=ᅵ라도|ᅵ언정|ᅵᆫ대))")),
 )
-_EXCEPTIONS = pairs(
+_EXCEPTIONS = parse_pairs(
     "의견란:의견난 임진란:임진난 생산량:생산냥 결단력:결딴녁 공권력:공꿘녁 동원령:동원녕 상견례:상견녜 "
     "횡단로:횡단노 이원론:이원논 입원료:이붠뇨 구근류:구근뉴 갈등:갈뜽 발동:발똥 절도:절또 말살:말쌀 불소:불쏘 "
     "일시:일씨 갈증:갈쯩 물질:물찔 발전:발쩐 몰상식:몰쌍식 문고리:문꼬리 눈동자:눈똥자 신바람:신빠람 "
@@ -68,67 +77,68 @@ _EXCEPTIONS = pairs(
     "송별연:송벼련 등용문:등용문 냇가:내까 샛길:새낄 콧등:코뜽 깃발:기빨 햇살:해쌀 뱃속:배쏙 콧날:콘날 "
     "아랫니:아랜니 툇마루:퇸마루 뱃머리:밴머리 베갯잇:베갠닏 깻잎:깬닙 나뭇잎:나문닙"
 )
-"""The standard's own examples of words that no rule gives (20, 26, 28 to 30), as they sound."""
+"""Examples from the standard that no rule covers (20, 26, 28 to 30), with their pronunciation."""
 _EXCEPTION = re.compile("|".join(sorted(_EXCEPTIONS, key=len, reverse=True)))
-_DIPHTHONGS = pairs(
+_DIPHTHONGS = parse_pairs(
     "ㅘ:ㅗㅏ ㅙ:ㅗㅐ ㅚ:ㅗㅣ ㅝ:ㅜㅓ ㅞ:ㅜㅔ ㅟ:ㅜㅣ ㅢ:ㅡㅣ ㅑ:ㅣㅏ ㅒ:ㅣㅐ ㅕ:ㅣㅓ ㅖ:ㅣㅔ ㅛ:ㅣㅗ ㅠ:ㅣㅜ"
 )
 _OBJECT = re.compile("(?:ᄅ|(?<![ᆨ-ᆮᆰ-ᆻᆽ-ᇁ])ᄋ)ᅳᆯ$")
-"""The particle, as 를 and as 을 that nothing is linked to: its ᆯ leaves the ᄂ of the next word alone."""
+"""The object particle, as 를 or as 을 without linking: its ᆯ does not change a following ᄂ."""
 _MEETING = re.compile("([ᆨ-ᇂ])( ?)([ᄀ-ᄊᄌ-ᄒ])")
 _LINKING = re.compile("([ᆨ-ᆻᆽ-ᇂ])ᄋ(?=[ᅡ-ᅵ])")
 _LAST = re.compile("[ᆨ-ᇂ](?![ᄀ-ᄒ])")
 
 
 def normalise(text: str) -> str:
-    """Figures and initials in words. Ends in a mark, as upstream's texts do."""
-    text = in_words(text).rstrip()
+    """Write numbers and initials in words, and end the text in a mark, as upstream does."""
+    text = verbalise(text).rstrip()
     return text + "." if text and "가" <= text[-1] <= "힣" else text
 
 
 def read(text: str) -> Reading:
-    kept = re.sub(r"[^가-힣\s,.!?…-]", "", first_marks(text))
+    """Convert normalised Korean to phones."""
+    kept = re.sub(r"[^가-힣\s,.!?…-]", "", normalise_marks(text))
     written = [piece for piece in re.split(r"(\s+|[,.!?…-])", re.sub(r"\s+", " ", kept)) if piece]
-    spoken = [piece for piece in re.split(r"(\s+|[,.!?…-])", pronounced("".join(written))) if piece]
-    return joined(unit(word, _phones(sounds)) for word, sounds in zip(written, spoken, strict=True))
+    spoken = [piece for piece in re.split(r"(\s+|[,.!?…-])", pronounce("".join(written))) if piece]
+    return concatenate(token(word, _phones(sounds)) for word, sounds in zip(written, spoken, strict=True))
 
 
 def _phones(piece: str) -> list[str]:
-    if piece in MARKS or piece == " ":
-        return [piece if piece in MARKS else _SPACE]
+    if piece in PUNCTUATION or piece == " ":
+        return [piece if piece in PUNCTUATION else _SPACE]
     letters = (_compatibility(jamo) for jamo in piece)
     return [part for letter in letters for part in _DIPHTHONGS.get(letter, letter)]
 
 
 @cache
 def _compatibility(jamo: str) -> str:
-    """The letter of a conjoining jamo, as it stands alone."""
+    """Return the compatibility jamo of a conjoining one."""
     return unicodedata.lookup("HANGUL LETTER " + unicodedata.name(jamo).split(" ", 2)[2])
 
 
-def pronounced(text: str) -> str:
-    """Hangul as it sounds, in conjoining jamo; spaces and marks as they are."""
-    sounds = unicodedata.normalize("NFD", _annotated(_EXCEPTION.sub(lambda match: _EXCEPTIONS[match[0]], text)))
+def pronounce(text: str) -> str:
+    """Return the pronunciation of Hangul in conjoining jamo; spaces and punctuation stay."""
+    sounds = unicodedata.normalize("NFD", _mark_morphemes(_EXCEPTION.sub(lambda match: _EXCEPTIONS[match[0]], text)))
     for pattern, spoken in _SPECIAL:
         sounds = pattern.sub(spoken, sounds)
     for tensing in _TENSING:
         sounds = tensing.sub(lambda match: _TENSED[match[0]], sounds)
-    sounds = _MEETING.sub(_met, re.sub(f"[{_STEM}{_ENDING}]", "", sounds))
+    sounds = _MEETING.sub(_join_consonants, re.sub(f"[{_STEM}{_ENDING}]", "", sounds))
     sounds = _LAST.sub(lambda match: _SOUND[match[0]], sounds)
     return _LINKING.sub(lambda match: "".join(_BEFORE_VOWEL[match[1]]), sounds)
 
 
-def _met(match: re.Match[str]) -> str:
+def _join_consonants(match: re.Match[str]) -> str:
     coda, space, onset = match.groups()
     if space and onset == "ᄂ" and _OBJECT.search(match.string[: match.start() + 1]):
         return match[0]
-    coda, onset = _meeting(coda, onset)
+    coda, onset = _assimilate(coda, onset)
     return coda + space + onset
 
 
 @cache
-def _meeting(coda: str, onset: str) -> tuple[str, str]:
-    """What a coda and the consonant after it become."""
+def _assimilate(coda: str, onset: str) -> tuple[str, str]:
+    """Return what a coda and the consonant after it become."""
     if onset == "ᄒ" and coda in _BEFORE_H:
         return _BEFORE_H[coda]
     if coda in _WITH_H and onset in _AFTER_H:  # 12.1, 12.2
@@ -147,8 +157,8 @@ def _meeting(coda: str, onset: str) -> tuple[str, str]:
     return sound, onset
 
 
-def _annotated(text: str) -> str:
-    """`text` with `_STEM` or `_ENDING` after syllables of which a rule wants to know."""
+def _mark_morphemes(text: str) -> str:
+    """Return `text` with `_STEM` or `_ENDING` after the syllables for which a rule needs it."""
     tags = [
         tag
         for token, pos in _mecab().pos(text)
@@ -167,7 +177,7 @@ def _annotated(text: str) -> str:
 
 @cache
 def _mecab() -> Any:
-    with extra("ko"):
+    with optional_dependencies("ko"):
         import mecab
     return mecab.MeCab()
 

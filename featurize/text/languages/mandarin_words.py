@@ -1,5 +1,7 @@
-"""Words of Mandarin whose tones no rule gives, by the list of the Putonghua proficiency test (普通话水平测试,
-必读轻声词语) and by usage."""
+"""List Mandarin words whose tones no rule gives.
+
+They are from the list of the Putonghua proficiency test (普通话水平测试, 必读轻声词语) and from usage.
+"""
 
 NEUTRAL = frozenset(
     "爱人 巴掌 爸爸 白净 帮手 棒槌 包袱 包涵 本事 比方 扁担 别扭 拨弄 簸箕 补丁 部分 财主 裁缝 苍蝇 差事 柴火 "
@@ -23,7 +25,7 @@ NEUTRAL = frozenset(
     "恶心 恭维 和气 和缓 活计 伶俐 敞亮 惦记 忌妒 嫉妒 折磨 掂量 掂掇 撺掇 炊帚 痛快 相公 磕打 祸害 笤帚 算盘 "
     "絮叨 缘故 老子 耗子 苤蓝 荸荠 莲蓬 葫芦 蒺藜 轱辘 迷瞪 鸳鸯".split()
 )
-"""The last syllable is neutral."""
+"""Words whose last syllable has the neutral tone."""
 
 NOT_NEUTRAL = frozenset(
     "男子 女子 分子 原子 量子 电子 离子 质子 中子 粒子 因子 莲子 瓜子 石子 学子 才子 弟子 公子 王子 太子 君子 "
@@ -32,11 +34,11 @@ NOT_NEUTRAL = frozenset(
     "熙熙 攘攘 袅袅 冉冉 青青 莘莘 恳恳 佼佼 整整 死死 花花草草 家家户户"
     "娃哈哈 以下 以上 地上 天下 落地 耕地 局地 干嘛 幺幺 数数".split()
 )
-"""It is not, though they are doubled or end in 子."""
+"""Words whose last syllable keeps its tone, though they are reduplicated or end in 子."""
 
 SYLLABIC_ER = frozenset(
     "女儿 男儿 孤儿 婴儿 幼儿 婴幼儿 患儿 少儿 孙儿 侄儿 妻儿 乞儿 混血儿 流浪儿 连体儿 红孩儿 我儿 俺儿 一儿 "
     "有儿 虐儿 为儿 护儿 救儿 可儿 蜜雪儿 花儿 鸟儿 马儿 虫儿 猪儿 猫儿 狗儿 鱼儿 风儿 育儿 健儿"
     "宠儿 弃儿 胎儿 产儿 新生儿 早产儿 畸形儿 幸运儿 低能儿".split()
 )
-"""儿 is a syllable with a tone of its own."""
+"""Words in which 儿 is a syllable with a tone of its own."""

@@ -1,10 +1,10 @@
-"""Tones of Mandarin in connected speech: 不 and 一, neutral tones, third tones in a row, 儿.
+"""Apply Mandarin tone sandhi: 不 and 一, neutral tones, consecutive third tones, 儿.
 
-    words of a sentence with their parts of speech --merged--> words as they are said together --tones--> syllables
+`merge_words` joins the words of a sentence that are said together; `apply_sandhi` changes the tones within a word.
 
 A syllable is its pinyin with a digit for its tone, 5 the neutral one: `hao3`. The rules are those that PaddleSpeech's
-frontend made common (Zhang et al. 2022, "PaddleSpeech: An Easy-to-Use All-in-One Speech Toolkit"), which upstream's
-models have learnt from.
+frontend made common (Zhang et al. 2022, "PaddleSpeech: An Easy-to-Use All-in-One Speech Toolkit"), on which
+upstream's models were trained.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ _PARTICLES = "吧呢哈啊呐噻嘛吖嗨呐哦哒额滴哩哟喽啰耶喔诶的
 
 
 class Word(NamedTuple):
+    """A word and its part of speech."""
+
     text: str
     pos: str
     """Part of speech as jieba tags it: `n`, `v`, ..."""
 
 
-Read = Callable[[str], list[str]]
-"""Characters to syllables, without sandhi."""
-Halves = Callable[[str], int]
-"""How many characters the first of the two words has that a word consists of."""
+ReadPinyin = Callable[[str], list[str]]
+"""Convert characters to syllables, without sandhi."""
+SplitWord = Callable[[str], int]
+"""Return the length of the first of the two parts of a compound."""
 
 
-def merged(words: Sequence[Word], read: Read) -> list[Word]:
-    """Words that are said as one, as one: 不 and 一 with what follows, what is doubled, third tones, 儿."""
-    joined = _third_tones(_doubled(_yi(_bu(words))), read, all_of_them=True)
-    return _er(_third_tones(joined, read, all_of_them=False))
+def merge_words(words: Sequence[Word], read: ReadPinyin) -> list[Word]:
+    """Merge words that are said as one: 不 and 一 with the next word, reduplication, third tones, 儿."""
+    joined = _merge_third_tones(_merge_reduplicated(_merge_yi(_merge_bu(words))), read, all_of_them=True)
+    return _merge_er(_merge_third_tones(joined, read, all_of_them=False))
 
 
-def _bu(words: Sequence[Word]) -> list[Word]:
+def _merge_bu(words: Sequence[Word]) -> list[Word]:
     found: list[Word] = []
     for word in words:
         if found and found[-1].text == "不":
@@ -45,7 +47,7 @@ def _bu(words: Sequence[Word]) -> list[Word]:
     return [Word(word.text, "d") if word.text == "不" else word for word in found]
 
 
-def _yi(words: Sequence[Word]) -> list[Word]:
+def _merge_yi(words: Sequence[Word]) -> list[Word]:
     found: list[Word] = []
     for word in words:
         last = found[-1] if found else Word("", "")
@@ -63,7 +65,7 @@ def _yi(words: Sequence[Word]) -> list[Word]:
     return parts
 
 
-def _doubled(words: Sequence[Word]) -> list[Word]:
+def _merge_reduplicated(words: Sequence[Word]) -> list[Word]:
     found: list[Word] = []
     for word in words:
         if found and found[-1].text == word.text:
@@ -73,16 +75,19 @@ def _doubled(words: Sequence[Word]) -> list[Word]:
     return found
 
 
-def _third_tones(words: Sequence[Word], read: Read, *, all_of_them: bool) -> list[Word]:
-    """Two words of up to three characters together whose syllables, or the two that meet, have the third tone."""
+def _merge_third_tones(words: Sequence[Word], read: ReadPinyin, *, all_of_them: bool) -> list[Word]:
+    """Merge two words of at most three characters in all whose syllables have the third tone.
+
+    Either all of their syllables must have it, or only the two that meet.
+    """
     found: list[Word] = []
     syllables = [read(word.text) for word in words]
     joined = False
     for number, word in enumerate(words):
         meet = number > 0 and (
-            _third(syllables[number - 1]) and _third(syllables[number])
+            _all_third_tone(syllables[number - 1]) and _all_third_tone(syllables[number])
             if all_of_them
-            else _third(syllables[number - 1][-1:]) and _third(syllables[number][:1])
+            else _all_third_tone(syllables[number - 1][-1:]) and _all_third_tone(syllables[number][:1])
         )
         last = words[number - 1].text if number else ""
         joined = meet and not joined and not _is_doubled(last) and len(last) + len(word.text) <= 3
@@ -93,7 +98,7 @@ def _third_tones(words: Sequence[Word], read: Read, *, all_of_them: bool) -> lis
     return found
 
 
-def _er(words: Sequence[Word]) -> list[Word]:
+def _merge_er(words: Sequence[Word]) -> list[Word]:
     found: list[Word] = []
     for word in words:
         if found and word.text == "儿":
@@ -103,66 +108,68 @@ def _er(words: Sequence[Word]) -> list[Word]:
     return found
 
 
-def tones(word: Word, syllables: Sequence[str], halves: Halves) -> list[str]:
-    """The syllables of a merged word as they are said.
+def apply_sandhi(word: Word, syllables: Sequence[str], halves: SplitWord) -> list[str]:
+    """Return the syllables of a merged word with their tones in connected speech.
 
     Args:
-        syllables: one for each character.
+        word: the word and its part of speech.
+        syllables: one per character, without sandhi.
+        halves: splits a compound into its two parts.
     """
     said = list(syllables)
     if len(said) != len(word.text) or not all(syllable[-1].isdigit() for syllable in said):
         return said
-    _say_bu(word.text, said)
-    _say_yi(word.text, said)
-    _say_neutral(word, said, halves)
-    _say_third(word.text, said, halves)
-    return _with_er(word, said)
+    _change_bu(word.text, said)
+    _change_yi(word.text, said)
+    _neutralise(word, said, halves)
+    _change_third_tones(word.text, said, halves)
+    return _change_er(word, said)
 
 
-def _toned(said: list[str], place: int, tone: str) -> None:
+def _set_tone(said: list[str], place: int, tone: str) -> None:
     said[place] = said[place][:-1] + tone
 
 
-def _say_bu(text: str, said: list[str]) -> None:
+def _change_bu(text: str, said: list[str]) -> None:
     if len(text) == 3 and text[1] == "不":  # 看不懂
-        _toned(said, 1, "5")
+        _set_tone(said, 1, "5")
         return
     for place, char in enumerate(text[:-1]):
         if char == "不" and said[place + 1][-1] == "4":  # 不怕
-            _toned(said, place, "2")
+            _set_tone(said, place, "2")
 
 
-def _say_yi(text: str, said: list[str]) -> None:
+def _change_yi(text: str, said: list[str]) -> None:
     if "一" not in text or all(char.isnumeric() for char in text):  # 二一零
         return
     if len(text) == 3 and text[1] == "一" and text[0] == text[2]:  # 看一看
-        _toned(said, 1, "5")
+        _set_tone(said, 1, "5")
     elif text.startswith("第一"):
-        _toned(said, 1, "1")
+        _set_tone(said, 1, "1")
     else:
         for place, char in enumerate(text[:-1]):
             if char == "一":  # 一段, 一天
-                _toned(said, place, "2" if said[place + 1][-1] == "4" else "4")
+                _set_tone(said, place, "2" if said[place + 1][-1] == "4" else "4")
 
 
-def _say_neutral(word: Word, said: list[str], halves: Halves) -> None:
+def _neutralise(word: Word, said: list[str], halves: SplitWord) -> None:
     text, pos = word
     for place in range(1, len(text)):
         if text[place] == text[place - 1] and pos[:1] in "nva" and text not in NOT_NEUTRAL:  # 奶奶, 试试
-            _toned(said, place, "5")
+            _set_tone(said, place, "5")
     counted = text.find("个")
     if _ends_neutral(text, pos):
-        _toned(said, -1, "5")
+        _set_tone(said, -1, "5")
     elif text == "个" or (
         counted > 0 and (text[counted - 1].isnumeric() or text[counted - 1] in "几有两半多各整每做是")
     ):
-        _toned(said, counted, "5")
+        _set_tone(said, counted, "5")
     elif _is_neutral(text):
-        _toned(said, -1, "5")
+        _set_tone(said, -1, "5")
     cut = halves(text)
     for start, stop in ((0, cut), (cut, len(text))):
         if start < stop and _is_neutral(text[start:stop]):
-            _toned(said, stop - 1, "5")
+            _set_tone(said, stop - 1, "5")
 
 
 def _ends_neutral(text: str, pos: str) -> bool:
@@ -180,31 +187,33 @@ def _is_neutral(text: str) -> bool:
     return text in NEUTRAL or text[-2:] in NEUTRAL
 
 
-def _say_third(text: str, said: list[str], halves: Halves) -> None:
-    if len(text) == 2 and _third(said):
-        _toned(said, 0, "2")
+def _change_third_tones(text: str, said: list[str], halves: SplitWord) -> None:
+    if len(text) == 2 and _all_third_tone(said):
+        _set_tone(said, 0, "2")
     elif len(text) == 3:
-        _say_third_of_three(said, halves(text))
+        _change_three_third_tones(said, halves(text))
     elif len(text) == 4:
         for start in (0, 2):
-            if _third(said[start : start + 2]):
-                _toned(said, start, "2")
+            if _all_third_tone(said[start : start + 2]):
+                _set_tone(said, start, "2")
 
 
-def _say_third_of_three(said: list[str], cut: int) -> None:
-    if _third(said):  # 蒙古/包, 纸/老虎
+def _change_three_third_tones(said: list[str], cut: int) -> None:
+    if _all_third_tone(said):  # 蒙古/包, 纸/老虎
         for place in range(int(cut == 1), 2):
-            _toned(said, place, "2")
+            _set_tone(said, place, "2")
         return
     for start, stop in ((0, cut), (cut, 3)):
-        if stop - start == 2 and _third(said[start:stop]):  # 所有/人
-            _toned(said, start, "2")
-        elif start == cut and not _third(said[start:stop]) and _third(said[cut - 1 : cut + 1]):  # 好/喜欢
-            _toned(said, cut - 1, "2")
+        if stop - start == 2 and _all_third_tone(said[start:stop]):  # 所有/人
+            _set_tone(said, start, "2")
+        elif (
+            start == cut and not _all_third_tone(said[start:stop]) and _all_third_tone(said[cut - 1 : cut + 1])
+        ):  # 好/喜欢
+            _set_tone(said, cut - 1, "2")
 
 
-def _with_er(word: Word, said: list[str]) -> list[str]:
-    """儿 at the end takes the tone of the syllable that it colours."""
+def _change_er(word: Word, said: list[str]) -> list[str]:
+    """Give a final 儿 the tone of the syllable that it colours."""
     text, pos = word
     if text[-1] != "儿":
         return said
@@ -215,7 +224,7 @@ def _with_er(word: Word, said: list[str]) -> list[str]:
     return said
 
 
-def _third(said: Sequence[str]) -> bool:
+def _all_third_tone(said: Sequence[str]) -> bool:
     return all(syllable[-1] == "3" for syllable in said)
 
 

@@ -1,4 +1,4 @@
-"""Which script a letter is of, and which frontend reads it in a text of some language."""
+"""Determine the script of each letter and the frontend that reads it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ _SCRIPTS = {
 
 @cache
 def script(char: str) -> str:
-    """Latin, Han, Kana, Hangul, or the first word of the letter's name; empty where it is no letter."""
+    """Return Latin, Han, Kana, Hangul or the first word of the letter's name; empty if it is not a letter."""
     if not char.isalpha() and char != "〇":
         return ""
     first = unicodedata.name(char, "UNKNOWN").split()[0]
     return _SCRIPTS.get(first, first.capitalize())
 
 
-def pieces(text: str, own: Frontend, others: dict[str, Frontend]) -> Iterator[tuple[Frontend, str]]:
-    """`text` cut where another frontend has to read on, with the frontend of each piece.
+def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> Iterator[tuple[Frontend, str]]:
+    """Split a text where the frontend changes, and yield each piece with its frontend.
 
-    What is no letter goes with what is before it, at the beginning with what comes after.
+    Characters that are not letters belong to the piece before them, at the beginning to the one after.
 
     Args:
-        own: of the text's language: it reads what is of its scripts.
-        others: by script, who reads the rest.
+        text: to split.
+        own: frontend of the text's language, which reads its own scripts.
+        others: frontends of all other scripts.
     Raises:
-        Rejected: stage "text"; nobody reads a letter.
+        Rejected: stage "text"; no frontend reads a letter.
     """
     readers: list[Frontend | None] = []
     for place, char in enumerate(text):
-        readers.append(_reader(script(char), own, others) if script(char) else readers[-1] if readers else None)
+        readers.append(_frontend_of(script(char), own, others) if script(char) else readers[-1] if readers else None)
         if readers[-1] is None and script(char):
             raise Rejected(
                 "text", f"{char!r}, character {place + 1} of {excerpt(text)}, is {script(char)}, not {own.language}"
@@ -48,7 +49,11 @@ def pieces(text: str, own: Frontend, others: dict[str, Frontend]) -> Iterator[tu
         yield reader, "".join(char for _, char in group)
 
 
-def _reader(script: str, own: Frontend, others: dict[str, Frontend]) -> Frontend | None:
-    if script in own.scripts or script in own.also or (not own.scripts and script not in ("Han", "Kana", "Hangul")):
+def _frontend_of(script: str, own: Frontend, others: dict[str, Frontend]) -> Frontend | None:
+    if (
+        script in own.scripts
+        or script in own.borrowed_scripts
+        or (not own.scripts and script not in ("Han", "Kana", "Hangul"))
+    ):
         return own
     return others.get(script)

@@ -37,7 +37,7 @@ from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.featurize.text.g2p import phonemise
-from headrace.featurize.text.languages.frontend import PHONE_WORD
+from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec
@@ -394,7 +394,7 @@ def test_a_long_text_is_read_in_pieces(roberta: Path, monkeypatch: pytest.Monkey
 def test_a_text_is_read_again_as_it_was_when_the_store_was_built() -> None:
     """Where phones were made here, they count the characters of the text in words: its spec's recipe says so."""
     spec = {one.name: one for one in feature_specs(PRESETS["gpt-sovits-v2"], ("phones",))}
-    assert spec["phone_word"].recipe == PHONE_WORD != gpt_sovits_dir.word_spec().recipe
+    assert spec["phone_word"].recipe == PHONE_WORD_RECIPE != gpt_sovits_dir.word_spec().recipe
 
 
 def test_voices_are_told_apart_and_found_again() -> None:
