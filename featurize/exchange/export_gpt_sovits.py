@@ -113,7 +113,7 @@ def _write_utterance(store: Store, number: int, features: list[str], draft: Path
 
 
 def _hubert_frames(store: Store, number: int, rows: np.ndarray) -> int:
-    """Of upstream's HuBERT for a recording of that length: one less than the store's where its last one is repeated."""
+    """Return the rows of upstream's HuBERT for the recording: without the last row if the store repeats it."""
     samples = len(rows) * store.hop + int(store.column("samples_dropped")[number])
     frames = ((samples + 1) // 2 - 80) // 320
     repeated = len(rows) > 1 and np.array_equal(rows[-1], rows[-2])
@@ -129,7 +129,7 @@ def _write_wave(path: Path, samples: np.ndarray) -> None:
 
 
 def _write_tensor(path: Path, feature: str, rows: np.ndarray) -> None:
-    """On its side, and in memory time first, as upstream's own files have it."""
+    """Transpose the rows, with time contiguous in memory first, as in upstream's files."""
     tensor = torch.from_numpy(np.array(rows))
     shaped = {"content": tensor.T[None], "bert": tensor.T, "speaker_vector": tensor}[feature]
     buffer = io.BytesIO()  # to a path torch reports a full disk as an error of its own
@@ -138,7 +138,7 @@ def _write_tensor(path: Path, feature: str, rows: np.ndarray) -> None:
 
 
 def _lines(store: Store, number: int, features: list[str], out: Path) -> dict[str, str]:
-    """Of each table, that of an utterance."""
+    """Return an utterance's line of each table."""
     name, (text, counts) = gpt_sovits_dir.name_of(store.ids[number]), _spelled(store, number)
     phones = " ".join(SYMBOLS[id] for id in store.read("phones", number).tolist())
     language = store.languages[number]

@@ -1,4 +1,4 @@
-"""A store's alignment as TextGrids, for Praat and whoever reads these.
+"""Export a store's alignment as TextGrids of Praat.
 
 Times are samples over the sample rate, with all digits of a float64: reading them gives the same samples back.
 """
@@ -80,7 +80,7 @@ def file_name(id: str, taken: set[str]) -> str:
 
 
 def textgrid(tiers: dict[str, list[Interval]], seconds: float) -> str:
-    """In Praat's long text form, what no interval covers as intervals without a label."""
+    """Format tiers in Praat's long text form. Gaps become intervals without a label."""
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {seconds!r}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers.items(), 1):
@@ -106,7 +106,7 @@ def _without_gaps(intervals: Iterable[Interval], seconds: float) -> list[Interva
 
 
 def tiers_of(store: Store, number: int, segments: Segments) -> dict[str, list[Interval]]:
-    """Phones of an utterance, and its words where the store knows them."""
+    """Return the phone tier of an utterance, and its word tier if the store has words."""
     sounds = segments.phones != alignment.SILENCE
     starts, ends = segments.starts[sounds] / store.sample_rate, segments.ends[sounds] / store.sample_rate
     labels = [TABLES["headrace-ipa"][id].strip("/") for id in store.read("phones", number).tolist()]

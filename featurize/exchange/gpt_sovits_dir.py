@@ -1,4 +1,4 @@
-"""GPT-SoVITS' prepared directory, file by file: what upstream's own preparation leaves for its trainers.
+"""Read the files of a prepared directory of GPT-SoVITS, which upstream's preparation writes for its trainers.
 
     2-name2text.txt       an utterance a line: name, phones, phones of each character, text, between tabs
     3-bert/NAME.pt        (1024, phones), for Chinese
@@ -7,8 +7,8 @@
     6-name2semantic.tsv   name and codes, between tabs; 25 Hz
     7-sv_cn/NAME.pt       (1, 20480)
 
-Tensors are float16, or float32 where upstream had no GPU. They are loaded as data: torch's loader of weights alone
-refuses a file that would run code.
+Tensors are float16, or float32 where upstream had no GPU. They are loaded with
+weights_only: a file that would run code is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CODES_HEAD = ["item_name", "semantic_audio"]
 FOLDERS = {"content": "4-cnhubert", "bert": "3-bert", "speaker_vector": "7-sv_cn"}
 """Feature to the folder of its tensors."""
 FILES = {"wave": WAVES, "phones": TEXTS, **FOLDERS, "semantic": CODES}
-"""Feature to where it lies."""
+"""Feature to its file or folder."""
 CODEBOOK = 1024
 _NETWORKS: dict[str, tuple[Axis, int, dict[str, Any]]] = {
     "content": ("frames", 768, {"network": "chinese-hubert-base", "layer": "last", "short_of_a_frame": "repeated"}),
@@ -48,37 +48,38 @@ _ESCAPED = '/\\%\t\n\r\0"'
 
 
 def tensor_spec(name: str, dtype: str) -> FeatureSpec:
-    """Of `content`, `bert` or `speaker_vector`, as imported."""
+    """Return the spec of `content`, `bert` or `speaker_vector` as imported, with dtype float16 or float32."""
     axis, channels, recipe = _NETWORKS[name]
     return FeatureSpec(name=name, axis=axis, dtype=dtype, channels=channels, recipe=recipe)
 
 
 def semantic_spec() -> FeatureSpec:
+    """Return the spec of `semantic`: (tokens,) int16 codes at 25 Hz."""
     recipe = {"quantiser": "gpt-sovits", "codebook": CODEBOOK, "hz": 25}
     return FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
 
 
 def word_spec() -> FeatureSpec:
-    """`phone_word`: which character of the text each phone belongs to, from 0; -1 where nobody knows."""
+    """Return the spec of `phone_word`: index of the character of the text of each phone, -1 if unknown."""
     return FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe={"unit": "character"})
 
 
 def name_of(id: str) -> str:
-    """The file name of an utterance: its identity, with what no file name or table can hold as %XX."""
+    """Return the file name of an utterance: its id, with characters that names and tables cannot hold as %XX."""
     return "".join(f"%{ord(char):02X}" if char in _ESCAPED else char for char in id)
 
 
-def id_of(name: str) -> str:
-    """`name_of`, undone."""
+def utterance_id(name: str) -> str:
+    """Return the id of the utterance with this file name, the inverse of `name_of`."""
     codes = "|".join(f"{ord(char):02X}" for char in _ESCAPED)
     return re.sub(f"%({codes})", lambda match: chr(int(match[1], 16)), name)
 
 
 def table(root: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[str, list[str]] | Reject]:
-    """Where, and the columns, of every line of a table; a line that has others is a reject.
+    """Yield the location (FILE:LINE) and the columns of each line of a table; a malformed line is a reject.
 
     Raises:
-        CorpusError: there is no such file, or it cannot be read.
+        CorpusError: the file is missing or cannot be read.
     """
     try:
         lines = (root / file).read_bytes().split(b"\n")
@@ -99,7 +100,11 @@ def table(root: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def size_of(root: Path, name: str) -> int:
-    """Bytes of a file. Raises Rejected("scan") where there is none."""
+    """Return the size of a file in bytes.
+
+    Raises:
+        Rejected: stage "scan"; the file is missing, unreadable, or not a regular file.
+    """
     try:
         status = os.stat(root / name)
     except FileNotFoundError:
@@ -111,8 +116,12 @@ def size_of(root: Path, name: str) -> int:
     return status.st_size
 
 
-def samples_of(root: Path, name: str, size: int) -> int:
-    """Of a recording of that many bytes, by its header. Raises Rejected where upstream would have written another."""
+def count_samples(root: Path, name: str, size: int) -> int:
+    """Return the number of samples of a recording of `size` bytes, from its header.
+
+    Raises:
+        Rejected: stage "decode"; the file is truncated, or not 32 kHz mono int16 WAV.
+    """
     with _opened(root, name) as file:
         count = file.getnframes()
     if 2 * count > size:
@@ -121,7 +130,11 @@ def samples_of(root: Path, name: str, size: int) -> int:
 
 
 def read_wave(root: Path, name: str) -> np.ndarray:
-    """(samples,) int16. Raises Rejected("decode")."""
+    """Return the samples of a recording, (samples,) int16.
+
+    Raises:
+        Rejected: stage "decode"; the file is truncated, or not 32 kHz mono int16 WAV.
+    """
     with _opened(root, name) as file:
         count = file.getnframes()
         samples = np.frombuffer(bytearray(file.readframes(count)), "<i2")
@@ -145,15 +158,15 @@ def _opened(root: Path, name: str) -> Iterator[wave.Wave_read]:
 
 
 def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, int]) -> np.ndarray:
-    """(rows, channels) of an utterance's tensor, which upstream lays on its side.
+    """Return an utterance's tensor as (rows, channels), transposed from upstream's files.
 
-    HuBERT's may be a frame short: then the last one counts twice, as upstream's loader has it. No BERT is zeros, as
-    there.
+    HuBERT's output may be one frame short: its last frame is then repeated, as upstream's loader does. A missing BERT
+    file gives zeros, as upstream does.
 
     Args:
         columns: `frames` and `phones_n` of the utterance.
     Raises:
-        Rejected: stage "features"; it is not there, would run code, or is not what upstream writes.
+        Rejected: stage "features"; the file is missing, would run code, or has another shape or dtype than upstream's.
     """
     frames, phones = columns["frames"], columns["phones_n"]
     file = f"{FOLDERS[spec.name]}/{name}.pt"
@@ -191,10 +204,10 @@ def _read_tensor(root: Path, file: str) -> np.ndarray:
 
 
 def words(characters: str, phones: int) -> np.ndarray:
-    """(P,) int16, which character each phone belongs to, from how many phones each character has; -1 for `None`.
+    """Return the index of each phone's character, (P,) int16, from the phone counts of the characters; -1 for `None`.
 
     Raises:
-        Rejected: stage "text"; it is no list of counts, or counts other phones.
+        Rejected: stage "text"; it is not a list of counts, or their sum is not `phones`.
     """
     try:
         counts = ast.literal_eval(characters)  # numbers, lists and the like: nothing is run
@@ -209,7 +222,11 @@ def words(characters: str, phones: int) -> np.ndarray:
 
 
 def codes(text: str, frames: int) -> np.ndarray:
-    """(tokens,) int16: one for two frames. Raises Rejected("features") where these are none."""
+    """Return the codes in a line of the table, (tokens,) int16, one per two frames.
+
+    Raises:
+        Rejected: stage "features"; values are not codes, or there are not half as many as frames.
+    """
     try:
         values = np.array([int(word) for word in text.split()], np.int64)
     except (ValueError, OverflowError):
@@ -228,11 +245,11 @@ _VOWELS = {
     "zh": re.compile(r"[a-zE][a-z]*0?[1-5]"),
     "ja": re.compile(r"[aiueoIUEON]"),
 }
-"""Symbols that no other language has."""
+"""Symbols that only this language has."""
 
 
 def language_of(phones: Sequence[str]) -> str:
-    """The language whose own symbols there are most of; `und`, undetermined, where there are none."""
+    """Return the language that most symbols are specific to, or `und` (undetermined) if none is."""
     counts = {name: sum(vowel.fullmatch(phone) is not None for phone in phones) for name, vowel in _VOWELS.items()}
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] else "und"

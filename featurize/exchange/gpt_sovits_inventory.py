@@ -1,5 +1,5 @@
-"""What GPT-SoVITS' prepared directory holds: every utterance once, as one that can be taken or as a reject. Reads
-tables and headers alone."""
+"""List the utterances of a prepared directory of GPT-SoVITS, each as importable or as a reject. Reads only tables and
+headers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PACKING = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """What the tables of the directory say of an utterance, as they say it."""
+    """An utterance's lines in the tables of the directory, unparsed."""
 
     phones: str
     characters: str
-    """How many phones each character of the text has, as a list in brackets; `None` where nobody knows."""
+    """Number of phones of each character of the text, as a list in brackets; `None` if unknown."""
     codes: str
     widest: tuple[str, ...]
     """Features whose files are large enough for float32."""
@@ -35,14 +35,14 @@ class TableRow:
 def scan_directory(
     folder: Path, features: Sequence[str], list_file: Path | None, scanning: Callable[[int, int], None]
 ) -> tuple[ScannedCorpus, list[TableRow]]:
-    """The utterances that can be taken, what the tables say of each, and the rejects.
+    """Return the importable utterances with the rejects, and the table rows of the utterances.
 
     Args:
-        features: that are to be taken.
-        list_file: as in `importing.ImportConfig`.
-        scanning: told of utterances and rejects so far.
+        features: features to import.
+        list_file: as in `import_gpt_sovits.ImportConfig`.
+        scanning: called with the numbers of utterances and rejects so far.
     Raises:
-        CorpusError: nothing can be taken.
+        CorpusError: no utterance can be imported.
     """
     rejects: list[Reject] = []
     known = _read_list(list_file, rejects) if list_file else {}
@@ -54,7 +54,7 @@ def scan_directory(
     )
     found: dict[str, tuple[Utterance, TableRow]] = {}
     for name, texts_of in texts.items():
-        id = gpt_sovits_dir.id_of(name)
+        id = gpt_sovits_dir.utterance_id(name)
         try:
             if id in found:
                 raise Rejected("scan", "for the second time; the first counts")
@@ -81,7 +81,11 @@ def _check_utterance(
     features: Sequence[str],
     known: Mapping[str, tuple[str, str]],
 ) -> tuple[Utterance, TableRow]:
-    """Raises Rejected where a file is missing, or is plainly not what upstream writes."""
+    """Return an utterance and its table row.
+
+    Raises:
+        Rejected: a file is missing, or its size or header differs from what upstream writes.
+    """
     phones, characters, text = texts
     if not name or name in (".", "..") or set(name) & set("/\\\0"):
         raise Rejected("scan", "its name is none of a file in a folder: it would lead elsewhere")
@@ -91,10 +95,10 @@ def _check_utterance(
     sizes = _sizes(folder, name, features if has_bert else [one for one in features if one != "bert"])
     speaker, language = known.get(name, (folder.resolve().name, ""))
     utterance = Utterance(
-        id=gpt_sovits_dir.id_of(name),
+        id=gpt_sovits_dir.utterance_id(name),
         audio=f"{gpt_sovits_dir.WAVES}/{name}",
         start=0,
-        stop=gpt_sovits_dir.samples_of(folder, name, sizes["wave"]),
+        stop=gpt_sovits_dir.count_samples(folder, name, sizes["wave"]),
         sample_rate=gpt_sovits_dir.RATE,
         size=sum(sizes.values()),
         speaker=speaker,
@@ -106,7 +110,7 @@ def _check_utterance(
 
 
 def _read_table(folder: Path, file: str, columns: Sequence[str], rejects: list[Reject]) -> dict[str, list[str]]:
-    """The lines of a table by the first column."""
+    """Return the lines of a table by their first column."""
     found: dict[str, list[str]] = {}
     for item in gpt_sovits_dir.table(folder, file, columns):
         if isinstance(item, Reject):
@@ -121,7 +125,7 @@ def _read_table(folder: Path, file: str, columns: Sequence[str], rejects: list[R
 
 
 def _read_list(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
-    """Speaker and language by file name, of upstream's list."""
+    """Return speaker and language by file name, from upstream's list."""
     found: dict[str, tuple[str, str]] = {}
     for entry in formats.read_list(source.Folder(file.resolve().parent), file.name):
         if isinstance(entry, Reject):
@@ -132,7 +136,7 @@ def _read_list(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
 
 
 def _unclaimed(folder: Path, texts: Mapping[str, Any], codes: Mapping[str, Any]) -> Iterator[Reject]:
-    """What no line of texts leads to."""
+    """Yield rejects for audio and codes without a line of text."""
     waves = {item.name for item in (folder / gpt_sovits_dir.WAVES).iterdir()}
     for name in sorted((waves | codes.keys()) - texts.keys()):
         what = "audio" if name in waves else "codes"
@@ -140,13 +144,13 @@ def _unclaimed(folder: Path, texts: Mapping[str, Any], codes: Mapping[str, Any])
 
 
 def _sizes(folder: Path, name: str, features: Sequence[str]) -> dict[str, int]:
-    """Bytes of the files of an utterance, by feature."""
+    """Return the sizes in bytes of an utterance's files, by feature."""
     files = {feature: f"{place}/{name}.pt" for feature, place in gpt_sovits_dir.FOLDERS.items() if feature in features}
     files["wave"] = f"{gpt_sovits_dir.WAVES}/{name}"
     return {feature: gpt_sovits_dir.size_of(folder, file) for feature, file in files.items()}
 
 
 def _widest(sizes: Mapping[str, int], phones: int) -> tuple[str, ...]:
-    """Features whose files hold about four bytes a value, and not two."""
+    """Return the features whose files have about four bytes per value instead of two."""
     values = {"content": 768 * sizes["wave"] / 2 / gpt_sovits_dir.HOP, "bert": 1024 * phones, "speaker_vector": 20480}
     return tuple(name for name in values if sizes.get(name, 0) - _PACKING > 3 * values[name])

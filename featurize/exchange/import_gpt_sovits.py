@@ -1,6 +1,6 @@
-"""From GPT-SoVITS' prepared directory to a store: what is there is taken as it is, part by part.
+"""Import a prepared directory of GPT-SoVITS into a store, part by part, without changing its features.
 
-Log-mel and MFCC are not there; they are computed from the waveforms where they are asked for.
+The directory has no log-mel and MFCC; they are computed from the waveforms if requested.
 """
 
 from __future__ import annotations
@@ -45,34 +45,36 @@ ALWAYS = ("wave", "phones")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportConfig:
-    """What `store import` was asked for."""
+    """Options of `store import`."""
 
     folder: Path
     out: StoragePath
     features: tuple[str, ...] = ()
-    """To take, or to compute; none for all that is there."""
+    """Features to import or compute; empty imports all that the directory has."""
     list_file: Path | None = None
     """Upstream's list of the same recordings, for speakers and languages. Without it the folder's name is the speaker,
     and phones tell the language."""
     workers: int | None = None
-    """Processes on this machine; None has as many as it takes."""
+    """Worker processes on this machine; None starts as many as it has CPUs and memory for."""
     scheduler: str | None = None
     """Address of a running Dask scheduler whose workers are used instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportTask(PartTask):
+    """A part to import, with the table rows of its utterances."""
+
     lines: tuple[TableRow, ...]
-    """One for each utterance."""
+    """One row per utterance."""
 
 
 def import_directory(config: ImportConfig, observer: BuildObserver = SILENT) -> dict[str, Any]:
-    """Make a store of a prepared directory, or finish it.
+    """Import a prepared directory into a store, or resume the import.
 
     Returns:
-        What `build.json` holds.
+        The content of `build.json`.
     Raises:
-        UsageError: a feature that is not there, or `out` is no folder for a store.
+        UsageError: the directory lacks a feature, or `out` is a folder that is not a store.
         CorpusError: `folder` is no prepared directory, or nothing in it can be used.
         StoreError: the directory changed since the store was begun, the disk is full, or another command writes it.
     """
@@ -94,10 +96,11 @@ def import_directory(config: ImportConfig, observer: BuildObserver = SILENT) -> 
 
 
 def choose_features(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
-    """Features to take: those asked for, or all that are there.
+    """Return the features to import: the requested ones, or all that the directory has.
 
     Raises:
-        CorpusError, UsageError: as `take`.
+        CorpusError: `folder` is not a prepared directory.
+        UsageError: a requested feature is neither in the directory nor computable.
     """
     there = [name for name, file in gpt_sovits_dir.FILES.items() if (folder / file).exists()]
     if "bert" in there and not any((folder / gpt_sovits_dir.FOLDERS["bert"]).iterdir()):
@@ -118,7 +121,7 @@ def choose_features(folder: Path, features: Sequence[str]) -> tuple[str, ...]:
 
 
 def feature_specs_of(features: Sequence[str], lines: Sequence[TableRow]) -> tuple[FeatureSpec, ...]:
-    """The arrays of the store. Tensors are float32 where any of a feature is."""
+    """Return the specs of the store's arrays. A feature is float32 if any of its tensors is."""
     widest = {name for line in lines for name in line.widest}
     made = {spec.name: spec for spec in feature_specs(PRESET, (*ALWAYS, *COMPUTED))}
     for name in ("wave", *COMPUTED):  # upstream resamples by ffmpeg
@@ -135,7 +138,7 @@ def feature_specs_of(features: Sequence[str], lines: Sequence[TableRow]) -> tupl
 def plan_parts(
     corpus: ScannedCorpus, lines: Sequence[TableRow], features: Sequence[str], out: StoragePath
 ) -> list[ImportTask]:
-    """Parts of neighbouring lengths."""
+    """Divide the utterances into parts of similar lengths, and return a task for each."""
     seconds = np.asarray([utterance.seconds for utterance in corpus.utterances])
     order, bounds = layout.plan_parts(seconds, layout.default_part_seconds(float(seconds.sum())))
     recipe = Recipe(preset=PRESET, specs=feature_specs_of(features, lines))
@@ -157,7 +160,7 @@ def plan_parts(
 
 
 def import_part(task: ImportTask, threads: int = 1) -> PartReport:
-    """Read, write and seal one part. Doing it twice gives the same bytes."""
+    """Read, write and seal one part. Running it twice writes the same bytes."""
     return write_sealed(task, lambda watch: _extract(task, watch))
 
 

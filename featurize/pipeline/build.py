@@ -95,7 +95,7 @@ class BuildConfig:
         """
         return create_features([name for name in self.features if name in DERIVED_FEATURES], self.options)
 
-    def of(self, utterances: Iterable[Utterance]) -> BuildConfig:
+    def with_languages_of(self, utterances: Iterable[Utterance]) -> BuildConfig:
         """Return this configuration with the languages of these utterances."""
         return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
 
@@ -148,7 +148,7 @@ def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] =
     Raises:
         StoreError: a kept part was made from utterances that the corpus no longer has.
     """
-    recipe, store = config.of(corpus.utterances).recipe, config.out.resolve()
+    recipe, store = config.with_languages_of(corpus.utterances).recipe, config.out.resolve()
     members, rest = corpus_growth.assign_to_parts(corpus.utterances, config.out, kept, recipe)
     seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
@@ -188,7 +188,7 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
     store_state.check_output(config.out)
     there = store_state.read_root(config.out)
     corpus = scan(config, observer)
-    config = config.of(corpus.utterances)
+    config = config.with_languages_of(corpus.utterances)
     recipe = config.recipe
     if there:
         store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
@@ -279,7 +279,7 @@ def _start_workers(
         with dask_cluster.executor(0, config.scheduler, config.device, observer) as workers:
             offered = f"the workers there offer {'GPUs' if workers.device == 'cuda' else 'no GPU'}"
             because = offered if config.device == "auto" else ""
-            yield workers, workers.ask(engine.choose, config.engine, workers.device, because)
+            yield workers, workers.call(engine.choose, config.engine, workers.device, because)
         return
     choice = engine.choose(config.engine, config.device)
     takes, reason = dask_cluster.capacity(choice.device)

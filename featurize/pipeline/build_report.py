@@ -1,4 +1,4 @@
-"""What follows from the sealed parts at the end of a build: the index, the list of rejects, and what it took."""
+"""Finish a build: write the index, the list of rejects, and the report."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def finish_store(
     """Write `index/`, `rejects.jsonl` and `build.json`.
 
     Args:
-        rejects: of the scan; those of the parts are in their seals.
-        account: what else `build.json` shall hold.
+        rejects: rejects of the scan; those of the parts are in their seals.
+        account: further content of `build.json`.
     Returns:
-        What it holds.
+        The content of `build.json`.
     """
     columns = index.read(out)
     if not (out / "index" / "zarr.json").exists():
@@ -53,7 +53,11 @@ def _sealed_rejects(out: StoragePath) -> list[Reject]:
 
 
 def write(out: StoragePath, name: str, text: str) -> None:
-    """Make or replace a file of the store. Raises StoreError where it cannot be written."""
+    """Write or replace a file of the store.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     try:
         storage_of(out).write_atomic(out, name, text.encode())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A corpus that grew: the parts that a store has stay as they are, and what they do not hold becomes further parts.
+"""Plan the parts of a corpus that grew: sealed parts are kept, and new utterances become further parts.
 
 A plan says which parts were there when it was made. What those hold is in their own columns and seals, so the
 same corpus gives the same plan again after a build was killed, and the same bytes.
@@ -18,18 +18,19 @@ from headrace.store.schema import Utterance, digest
 from headrace.store.storage import StoragePath
 
 Generations = Sequence[Sequence[Sequence[int]]]
-"""Of each, the numbers of the parts that were there before it, as `layout.to_ranges`."""
+"""For each generation, the numbers of the parts that existed before it, as ranges (`layout.to_ranges`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorePlan:
-    """All parts of a store, by number, and which were there each time that it began to grow."""
+    """All parts of a store by number, and which of them existed each time that the corpus grew."""
 
     tasks: Sequence[PartTask]
     grown: Generations = ()
     """The parts before the last one are kept as they are."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan as the store's root attributes hold it."""
         return {
             "parts": len(self.tasks),
             "utterances": sum(len(task.utterances) for task in self.tasks),
@@ -41,13 +42,13 @@ class StorePlan:
 def choose_plan(
     out: StoragePath, found: Mapping[str, Any] | None, cut: Callable[[Sequence[int]], Sequence[PartTask]]
 ) -> StorePlan:
-    """The plan that the store was begun with, or one more where the corpus grew.
+    """Return the plan that the store was begun with, or an extended one if the corpus grew.
 
     Args:
-        found: what the store's root says of its plan; None where it does not.
-        cut: all parts of the corpus, given the numbers of those that keep what they hold.
+        found: the plan in the store's root attributes; None if it has none.
+        cut: returns all parts of the corpus, given the numbers of the parts to keep.
     Raises:
-        StoreError: the corpus changed otherwise than by growing, or is another.
+        StoreError: the corpus changed other than by growing.
     """
     sealed = layout.sealed_parts(out)
     grown = found["grown"] if found else []
@@ -67,7 +68,7 @@ def choose_plan(
 
 
 def _made_by(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask]) -> bool:
-    """Whether these tasks made the parts that are there."""
+    """Return whether the sealed parts were made by these tasks."""
     made = {task.number: task.inputs for task in tasks}
     return all(made.get(n) == seal["inputs"] for n, seal in zip(sealed, index.read_seals(out, sealed), strict=True))
 
@@ -75,10 +76,10 @@ def _made_by(out: StoragePath, sealed: Sequence[int], tasks: Sequence[PartTask])
 def assign_to_parts(
     utterances: Sequence[Utterance], out: StoragePath, kept: Sequence[int], recipe: Recipe
 ) -> tuple[dict[int, list[Utterance]], list[Utterance]]:
-    """What each of some sealed parts was made from, in the order in which it was, and all the others.
+    """Return the utterances of each kept part in their original order, and all other utterances.
 
     Raises:
-        StoreError: one was made from something that is not in the corpus now.
+        StoreError: a kept part was made from utterances that the corpus no longer has.
     """
     if not kept:
         return {}, list(utterances)

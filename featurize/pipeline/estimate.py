@@ -1,4 +1,4 @@
-"""What a corpus holds, and what building it would cost. Decodes nothing but a short calibration; writes nothing."""
+"""Summarise a corpus, and estimate the cost of a build. Decodes only a short calibration; writes nothing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ HISTOGRAM_SECONDS = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60)
 """Lower edges of the length histogram; the last bin is open."""
 
 PHONES_PER_SECOND = 14
-"""Of read English speech, for estimating the size of phone features before any text is read."""
+"""Rate of read English speech, to estimate the size of phone features before texts are read."""
 
 
 def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
-    """Counts, hours and problems of a scanned corpus, as JSON-able values."""
+    """Return counts, hours and problems of a scanned corpus, ready for JSON."""
     seconds = np.asarray([u.seconds for u in corpus.utterances])
     kinds = Counter(f"{_suffix(u)} {u.sample_rate / 1000:g} kHz" for u in corpus.utterances)
     bins = np.searchsorted(HISTOGRAM_SECONDS, seconds, side="right") - 1
@@ -53,14 +53,14 @@ def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
 
 
 def estimate(corpus: ScannedCorpus, config: BuildConfig, *, budget_seconds: float = 3.0) -> dict[str, Any]:
-    """Size of the store and time to build it, from extracting a spread of utterances in this process.
+    """Estimate the size of the store and the time to build it, by extracting some utterances in this process.
 
     Args:
         budget_seconds: the calibration stops after about this long.
     Returns:
         store_bytes, hours_per_second for all workers, seconds to the end, and how much audio was tried.
     """
-    choice, config = choose(config.engine, config.device), config.of(corpus.utterances)
+    choice, config = choose(config.engine, config.device), config.with_languages_of(corpus.utterances)
     recipe = replace(config.recipe, engine=choice.engine, device=choice.device)
     steps = plan_steps(config.derived, {spec.name: spec for spec in recipe.specs})
     workers = config.workers or capacity(choice.device)[0]
@@ -93,7 +93,7 @@ def estimate(corpus: ScannedCorpus, config: BuildConfig, *, budget_seconds: floa
 
 
 def _time_derived(steps: Sequence[FeatureStep], rows: PartRows) -> float:
-    """Seconds that further features of these rows take."""
+    """Return the seconds that the derived features of these rows take."""
     part = rows.part(0, (), "")
     pieces = {
         spec.name: np.split(part.arrays[spec.name], np.cumsum(part.lengths[layout.LENGTH_COLUMNS[spec.axis]])[:-1])
@@ -101,14 +101,14 @@ def _time_derived(steps: Sequence[FeatureStep], rows: PartRows) -> float:
     }
     begun = time.perf_counter()
     for step in steps if len(rows) else ():
-        # What is not learned yet, nobody can make, and what a network takes is a matter of the device.
+        # Features that are learned have no model yet, and the time of a network depends on the device.
         if not (step.feature.learns or step.feature.on_gpu) and pieces.keys() >= set(step.feature.needs):
             pieces[step.spec.name] = list(step.feature.rows(Part(step.specs, pieces.__getitem__)))
     return time.perf_counter() - begun
 
 
 def bytes_per_second(recipe: Recipe, steps: Sequence[FeatureStep]) -> float:
-    """Uncompressed bytes of a store per second of audio."""
+    """Return the uncompressed bytes of a store per second of audio."""
     specs = [*recipe.specs, *(step.spec for step in steps)]
     spectral = recipe.preset.spectral
     rates = {"frames": spectral.sample_rate / spectral.hop, "phones": PHONES_PER_SECOND, "tokens": 25, "utterance": 0}
@@ -116,7 +116,7 @@ def bytes_per_second(recipe: Recipe, steps: Sequence[FeatureStep]) -> float:
 
 
 def _pick_spread(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Up to 64 utterances from all over the length distribution, mixed."""
+    """Return up to 64 utterances from the whole distribution of lengths, shuffled."""
     by_length = sorted(utterances, key=lambda u: u.seconds)
     picks = np.unique(np.linspace(0, len(by_length) - 1, min(64, len(by_length))).astype(int))
     return [by_length[n] for n in np.random.default_rng(0).permutation(picks)]

@@ -72,18 +72,18 @@ DERIVED_FEATURES: dict[str, Callable[..., Derived]] = {
     "bert": _bert,
     "speaker_vector": _speaker_vector,
 }
-"""What makes each, from the values that its user gave; without any too."""
+"""Factory of each feature. Its keyword arguments are the user's options, all optional."""
 _SHARED_OPTIONS = {"confidence": ("align", ("ctc", "precision"))}
-"""Features that are heard by the network of another, and the values that they take from it."""
+"""Features that use the network of another feature, and the options that they share with it."""
 
 
 def create_features(names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Derived, ...]:
-    """The features of these names, and those that they need and were given options for.
+    """Create the named features, and those that they need for which options were given.
 
     Args:
-        options: by feature, the values that its user gave; None where he gave none.
+        options: the user's options by feature; None stands for the default.
     Raises:
-        UsageError: a name is none, or an option is for a feature that is not among them.
+        UsageError: a name is unknown, or an option belongs to a feature that was not requested.
     """
     if unknown := [name for name in names if name not in DERIVED_FEATURES]:
         raise UsageError(f"{', '.join(unknown)} cannot be added; choose from {', '.join(DERIVED_FEATURES)}.")
@@ -101,7 +101,7 @@ def create_features(names: Sequence[str], options: Mapping[str, Mapping[str, Any
 
 
 def dependencies(features: Iterable[Derived]) -> set[str]:
-    """Names of all that these are made from, by way of others too."""
+    """Return the names of all features that these are made from, directly or indirectly."""
     asked = {feature.name: feature for feature in features}
     found, left = set[str](), list(asked.values())
     while left:

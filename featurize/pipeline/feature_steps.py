@@ -1,4 +1,4 @@
-"""What is to be made of a store's features, in which order, and whether what is there is the same."""
+"""Plan which features to add to a store, in which order, and check the recipes of existing ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from headrace.store.schema import FeatureSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureStep:
-    """One feature, in all parts."""
+    """A feature to make in all parts."""
 
     feature: Derived
     specs: Mapping[str, FeatureSpec]
-    """Of the feature, and of those that are there before it."""
+    """Specs of the feature, and of those that exist before it."""
 
     @property
     def spec(self) -> FeatureSpec:
+        """Return the spec of the feature."""
         return self.specs[self.feature.name]
 
 
 def specs_of_store(attributes: Mapping[str, Any]) -> dict[str, FeatureSpec]:
-    """The features that a store's root names."""
+    """Return the specs in a store's root attributes, by name."""
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
 
 
@@ -79,7 +80,11 @@ def plan_steps(
 
 
 def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> Derived:
-    """What `feature` needs, as nobody asked for it."""
+    """Return a needed feature with its default options.
+
+    Raises:
+        StoreError: only a build can make it.
+    """
     if name in DERIVED_FEATURES:
         return DERIVED_FEATURES[name]()
     raise StoreError(
@@ -89,9 +94,10 @@ def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> D
 
 
 def check_same_recipe(found: FeatureSpec, asked: FeatureSpec, remedy: str) -> None:
-    """
+    """Check that two specs of a feature are the same.
+
     Raises:
-        RecipeMismatch: they differ; its details are all fields, with those that do marked.
+        RecipeMismatch: they differ; its details list all fields and mark the differing ones.
     """
     if found.fingerprint == asked.fingerprint:
         return

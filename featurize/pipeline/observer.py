@@ -1,4 +1,4 @@
-"""Observers of builds: what is told of progress while a build or an addition of features runs."""
+"""Interfaces through which builds and additions of features report their progress."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class AddObserver(WorkerObserver, Protocol):
-    """Is told how features are added, one feature after the other."""
+    """Receives the progress of adding features, one feature after the other."""
 
     def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None:
-        """The parts of the store and their hours of audio, and how many of them are sealed already."""
+        """Receive the number of parts and their hours of audio, in total and already sealed."""
 
     def part_done(self, report: PartReport) -> None:
-        """A part is sealed."""
+        """Receive the report of a part that was sealed."""
 
 
 class BuildObserver(AddObserver, Protocol):
-    """Is told how a store is built."""
+    """Receives the progress of building a store."""
 
     def scanning(self, utterances: int, rejects: int) -> None:
-        """How much of the corpus is scanned so far."""
+        """Receive the numbers of utterances and rejects scanned so far."""
 
 
 class SilentObserver:

@@ -1,4 +1,4 @@
-"""A part in the making: what utterance after utterance comes to, one below the other."""
+"""Collect the features of utterances into the arrays of a part."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from headrace.store.schema import FeatureSpec, Reject, Utterance
 from headrace.store.writer import Part
 
 COLUMNS = ("frames", "samples_dropped", "phones_n", "aligned")
-"""Of every part; `tokens_n` too where a feature counts tokens."""
+"""Integer columns of every part; also `tokens_n` if a feature counts tokens."""
 STRINGS = ("id", "speaker", "language", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceFeatures:
-    """One utterance's features, and its columns of the part."""
+    """Features of one utterance, and its columns of the part."""
 
     utterance: Utterance
     arrays: dict[str, np.ndarray]
@@ -26,13 +26,16 @@ class UtteranceFeatures:
 
 
 class PartRows:
-    """The arrays of a part as they fill. Where a feature comes in order of length, it is never held twice: an hour's
-    waveform is 230 MB."""
+    """The growing arrays of a part.
+
+    Rows that arrive in order of length are not copied again: an hour of waveform is 230 MB.
+    """
 
     def __init__(self, specs: Sequence[FeatureSpec], frames: int) -> None:
-        """
+        """Allocate the arrays.
+
         Args:
-            frames: room for so many; it grows where that is too little.
+            frames: initial capacity in frames; the arrays grow beyond it.
         """
         self._specs = specs
         self._rows = {spec.name: _Rows(spec, frames if spec.axis == "frames" else 0) for spec in specs}
@@ -45,9 +48,11 @@ class PartRows:
 
     @property
     def frames(self) -> int:
+        """Return the number of frames of all utterances."""
         return sum(self._columns["frames"])
 
     def add(self, sample: UtteranceFeatures) -> None:
+        """Append an utterance."""
         for name, rows in self._rows.items():
             rows.append(sample.arrays[name])
         for name, column in self._columns.items():
@@ -55,8 +60,10 @@ class PartRows:
         self._utterances.append(sample.utterance)
 
     def part(self, number: int, rejects: Sequence[Reject], inputs: str) -> Part:
-        """All of it, once, in order of length. By the headers it came in that order, but lengths at different rates
-        round up here and down there."""
+        """Return the finished part, its utterances in order of length.
+
+        They arrive in the order of the lengths in their headers, which may differ by rounding at other sample rates.
+        """
         columns = {name: np.asarray(values, np.int32) for name, values in self._columns.items()}
         order = np.argsort(columns["frames"], kind="stable")
         utterances = [self._utterances[n] for n in order.tolist()]
@@ -71,13 +78,13 @@ class PartRows:
         )
 
     def release(self) -> None:
-        """Leave the memory to the next part of this process. What `part` returned is no longer to be used."""
+        """Release the memory for the next part of this process. The result of `part` must not be used afterwards."""
         for rows in self._rows.values():
             rows.release()
 
 
 def _lengths(spec: FeatureSpec, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(N,) rows of each utterance."""
+    """Return the number of rows of each utterance, (N,)."""
     return np.ones_like(columns["frames"]) if spec.axis == "utterance" else columns[layout.LENGTH_COLUMNS[spec.axis]]
 
 
@@ -87,7 +94,7 @@ CPU-second per hour of audio where it finds no large pages."""
 
 
 class _Rows:
-    """One array that grows at its end."""
+    """An array to which rows are appended."""
 
     def __init__(self, spec: FeatureSpec, capacity: int) -> None:
         self._spare = _SPARE.setdefault((spec.dtype, spec.row_shape), [])
@@ -110,7 +117,7 @@ class _Rows:
         self._used = stop
 
     def in_order(self, order: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """The rows of all utterances, the utterances in this order."""
+        """Return the rows of all utterances, with the utterances in this order."""
         array = self._array[: self._used]
         if (np.diff(order) == 1).all():
             return array

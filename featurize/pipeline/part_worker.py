@@ -1,10 +1,10 @@
-"""One task: a list of utterances in, one sealed part in the store out. Runs in any process, knows no scheduler.
+"""Process one task: read a list of utterances, and seal one part of the store. Independent of any scheduler.
 
     decoded waves --engine--> spectra --> rows of the part --> sealed
 
-All of it is iterators: a wave is decoded when the engine asks for it, and what an utterance comes to goes straight into
-the part's arrays. Nobody holds on to what he has passed on, hence the `del`: an hour's wave, 230 MB, would be there
-while the next one is decoded.
+All stages are iterators: a wave is decoded when the engine needs it, and features go straight into the part's arrays.
+Stages drop their references (`del`) to what they yielded: otherwise an hour's wave, 230 MB, would stay in memory while
+the next one is decoded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to make of every utterance, and how."""
+    """The features to make of every utterance, and their settings."""
 
     preset: Preset
     specs: tuple[FeatureSpec, ...]
@@ -54,28 +54,29 @@ class Recipe:
     engine: str = "torch"
     device: str = "cpu"
     frontends: Mapping[str, str] = field(default_factory=dict)
-    """By language, what reads its texts, as `text.versions` has it."""
+    """Versions of the text frontends by language, as `g2p.versions` returns them."""
 
     @property
     def features(self) -> frozenset[str]:
+        """Return the names of the features."""
         return frozenset(spec.name for spec in self.specs)
 
     @property
     def symbols(self) -> str:
-        """The table of `phones`, where they are made."""
+        """Return the symbol table of `phones`."""
         return next(str(spec.recipe["symbols"]) for spec in self.specs if spec.name == "phones")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartTask(Task):
-    """One unit of work, of retry and of commit."""
+    """A part to make: the unit of work, of retries and of commits."""
 
     number: int
     corpus: StoragePath
     store: StoragePath
     utterances: tuple[Utterance, ...]
     inputs: str
-    """As `inputs` has it."""
+    """Digest of what the part is made from (`inputs_digest`)."""
     recipe: Recipe
 
     def __str__(self) -> str:
@@ -87,7 +88,7 @@ PartTaskT = TypeVar("PartTaskT", bound=PartTask)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
-    """What became of a task."""
+    """The outcome of a task."""
 
     number: int
     utterances: int
@@ -96,15 +97,18 @@ class PartReport:
     seconds: dict[str, float]
     """Wall seconds by stage, in the worker."""
     cpu_seconds: float
-    """Of the worker's process meanwhile, all threads: of this part alone where it does one at a time."""
+    """CPU seconds of all threads of the worker's process meanwhile, including parts that it makes at the same time."""
 
 
 _all_fields = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
 
 
 def inputs_digest(utterances: Sequence[Utterance], recipe: Recipe) -> str:
-    """Digest of everything that a part is made from: of the recordings themselves name and size, of the recipe the
-    fingerprints of its features, and what reads the part's own languages."""
+    """Return a digest of everything that a part is made from.
+
+    It covers the utterances (recordings by name and size), the fingerprints of the features, and the versions of the
+    frontends of the part's languages.
+    """
     languages = recipe.frontends.keys() & {utterance.language for utterance in utterances}
     frontends = {language: recipe.frontends[language] for language in languages}
     fingerprints = [spec.fingerprint for spec in recipe.specs]
@@ -112,13 +116,13 @@ def inputs_digest(utterances: Sequence[Utterance], recipe: Recipe) -> str:
 
 
 def process_part(task: PartTask, threads: int = 1) -> PartReport:
-    """Extract, write and seal one part. Doing it twice gives the same bytes.
+    """Extract, write and seal one part. Running it twice writes the same bytes.
 
     Args:
-        threads: that decode.
+        threads: number of decoding threads.
     Raises:
-        StoreError: the store cannot be written from here.
-        CorpusError: the corpus cannot be read from here.
+        StoreError: the store cannot be written from this worker.
+        CorpusError: the corpus cannot be read from this worker.
     """
     return write_sealed(
         task,
@@ -135,7 +139,7 @@ def process_part(task: PartTask, threads: int = 1) -> PartReport:
 
 
 def write_sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]]) -> PartReport:
-    """Write and seal what `extracting` makes of a task, and report. Raises as `process_part`."""
+    """Write and seal the rows that `extracting` returns, and report. Raises the errors of `process_part`."""
     _check_paths(task)
     _configure_process()
     started = time.process_time()
@@ -175,7 +179,10 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def _check_paths(task: PartTask) -> None:
-    """A worker elsewhere that lacks the shared disk would reject every recording, or build a store of its own."""
+    """Check that this worker sees the store and the corpus.
+
+    Without the shared disk it would reject every recording, or write another store.
+    """
     check_store(task.store)
     if isinstance(task.corpus, Path) and not task.corpus.is_dir():
         raise CorpusError(
@@ -185,9 +192,10 @@ def _check_paths(task: PartTask) -> None:
 
 
 def check_store(store: StoragePath) -> None:
-    """
+    """Check that this worker sees the store.
+
     Raises:
-        StoreError: the store is not to be seen from this worker.
+        StoreError: it does not.
     """
     if not (store / "zarr.json").exists():
         raise StoreError(
@@ -206,11 +214,11 @@ def extract(
     isolated: bool,
     threads: int = 1,
 ) -> tuple[PartRows, list[Reject]]:
-    """Every utterance becomes rows of a part or a reject; one bad file never costs a good one.
+    """Extract the features of utterances; return the rows of a part, and the rejects.
 
     Args:
-        frames: about as many as all of them have.
-        isolated, threads: as in `intake.decoded`.
+        frames: estimated frames of all utterances.
+        isolated, threads: as in `decode_pool.decode_utterances`.
     """
     rejects: list[Reject] = []
     rate, level = recipe.preset.spectral.sample_rate, recipe.preset.level
@@ -228,8 +236,10 @@ def fill_rows(
     rejects: list[Reject],
     frames: int,
 ) -> PartRows:
-    """Samples, each with its wave, as rows of a part of about so many frames, with spectra where the recipe asks for
-    any. Those that come to nothing join the rejects."""
+    """Collect samples, each with its wave, into rows of a part of about `frames` frames.
+
+    Spectra are added if the recipe has them. Samples whose spectra fail are appended to `rejects`.
+    """
     rows = PartRows(recipe.specs, frames)
     with _DEVICE_LOCK if recipe.device == "cuda" else nullcontext():
         for sample, made in _with_spectra(samples, recipe, watch):
@@ -244,18 +254,18 @@ def fill_rows(
 
 
 _DEVICE_LOCK = threading.Lock()
-"""Of two parts at a time in a worker on a GPU one has the device, while the one before it is written."""
+"""Held by the part that uses the GPU. A worker makes two parts at a time: one computes while the other is written."""
 
 
 def _first_decoded(waves: Iterator[Item]) -> Iterator[Item]:
-    """The same; the first is decoded already, and others by the threads that work ahead."""
+    """Return the same waves after decoding the first. Decoding threads then work ahead."""
     return itertools.chain([next(waves)], waves)
 
 
 def _with_spectra(
     samples: Iterator[tuple[UtteranceFeatures, np.ndarray]], recipe: Recipe, watch: Stopwatch
 ) -> Iterator[tuple[UtteranceFeatures, Any]]:
-    """Samples with what an engine makes of their waves, or with these where no spectrum is asked for."""
+    """Yield samples with the spectra of their waves, or with the waves if the recipe has no spectra."""
     if not recipe.features & {"mel", "mfcc"}:
         return samples
     spectra = engine.load(recipe.engine, recipe.device, recipe.preset.spectral).spectra(samples)
@@ -263,7 +273,7 @@ def _with_spectra(
 
 
 def estimate_frames(task: PartTask) -> int:
-    """As many as there will be, by the headers, or a few more."""
+    """Return an upper estimate of a part's frames from the headers of its recordings."""
     spectral = task.recipe.preset.spectral
     return sum(int(u.seconds * spectral.sample_rate) // spectral.hop + 1 for u in task.utterances)
 
@@ -275,7 +285,7 @@ def _samples(
     watch: Stopwatch,
     rejects: list[Reject],
 ) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
-    """What can be made without a spectrum, with the wave that the spectrum is of, (T * hop,) int16."""
+    """Yield the features that need no spectrum, each with its wave, (T * hop,) int16."""
     for utterance, wave in watch.each("decode", waves):
         try:
             if isinstance(wave, Rejected):
@@ -292,6 +302,11 @@ def _samples(
 
 
 def make_features(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> UtteranceFeatures:
+    """Return an utterance with its wave, cut to whole frames.
+
+    Raises:
+        Rejected: stage "features"; it is too short.
+    """
     frames, dropped = divmod(len(wave), spectral.hop)
     if frames < spectral.min_frames:
         needed = spectral.min_frames * spectral.hop / spectral.sample_rate

@@ -1,4 +1,4 @@
-"""Phones of an utterance: those of its alignment, those that it is given with, or what its text is read as."""
+"""Make the phones of an utterance from its alignment, its given phones, or its text."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from headrace.store.storage import StoragePath
 
 
 def add_phones(corpus: StoragePath, sample: UtteranceFeatures, spectral: SpectralRecipe, table: str) -> None:
-    """Symbols of the alignment with their times where there is one of phones, else untimed ones.
+    """Add the phones of an utterance: with times if it has an alignment of phones, else without.
 
     Args:
-        table: of symbols, one of `symbols.TABLES`.
+        table: symbol table, one of `symbols.TABLES`.
     Raises:
-        Rejected: stage "text" or "align"; there are none, or not in this table.
+        Rejected: stage "text" or "align"; there are no phones, or the table lacks one.
     """
     utterance, frames = sample.utterance, sample.columns["frames"]
     found = alignment_files.read_alignment(corpus, utterance) if utterance.alignment else None
@@ -42,7 +42,7 @@ def add_phones(corpus: StoragePath, sample: UtteranceFeatures, spectral: Spectra
 
 
 def _phones_of_text(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the phones, and at which character of the text each's begins; -1 where nobody knows."""
+    """Return the ids of the phones, and the index of the character at which each one's word begins, -1 if unknown."""
     if utterance.phones:
         ids = symbols.ids(utterance.phones.split(), table)
         return ids, np.full(len(ids), -1, np.int16)

@@ -1,7 +1,7 @@
-"""Named recipes, recipes of one's own, and the features that can be made from recordings and transcripts.
+"""Presets, custom recipes, and the specs of the features that are made from recordings and transcripts.
 
-A recipe of one's own is a TOML file: the fields of `SpectralRecipe`, and `level`. What it does not say, it takes from
-the preset that it extends; without one it says everything.
+A custom recipe is a TOML file with the fields of `SpectralRecipe`, and `level`. Missing fields come from the preset
+that it extends; without one, all fields are required.
 
     extends = "gpt-sovits-v2"
     n_mels = 80
@@ -27,7 +27,7 @@ from headrace.store.schema import FeatureSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Everything that changes the numbers of the features of the signal."""
+    """All settings that change the values of the waveform and its spectral features."""
 
     name: str
     spectral: SpectralRecipe
@@ -35,6 +35,7 @@ class Preset:
 
     @property
     def wave_recipe(self) -> dict[str, Any]:
+        """Return the recipe of `wave`."""
         return {
             "sample_rate": self.spectral.sample_rate,
             "hop": self.spectral.hop,
@@ -45,7 +46,7 @@ class Preset:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What a recipe file without `extends` would hold."""
+        """Return the content of a recipe file without `extends`."""
         return self.spectral.to_json() | {"level": self.level}
 
 
@@ -78,7 +79,8 @@ PRESETS = {
 
 
 def get_preset(name: str) -> Preset:
-    """
+    """Return a preset by name.
+
     Raises:
         UsageError: there is no such preset.
     """
@@ -88,10 +90,10 @@ def get_preset(name: str) -> Preset:
 
 
 def read_recipe(path: Path) -> Preset:
-    """The recipe in a TOML file. Its numbers alone enter the store, never the file's name.
+    """Read a recipe from a TOML file. The store records its values, not the file's name.
 
     Raises:
-        UsageError: no TOML, a key too many or too few, a value of another type, or one that cannot be.
+        UsageError: it is not TOML, a key is unknown or missing, or a value has a wrong type or is impossible.
     """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +108,11 @@ def read_recipe(path: Path) -> Preset:
 
 
 def _parse_recipe(given: dict[str, Any]) -> Preset:
-    """Raises ValueError where `given` is no recipe."""
+    """Return the preset of a parsed recipe file.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is impossible.
+    """
     types = {field.name: str(field.type) for field in fields(SpectralRecipe)} | {"level": "str"}
     unknown = [key for key in given if key not in types and key != "extends"]
     if unknown:
@@ -137,7 +143,7 @@ _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
 
 
 def _typed(key: str, value: Any, kind: str) -> Any:
-    """`value` as its field's type; a whole number is a float too, true and false are no numbers."""
+    """Return `value` in its field's type. Integers are accepted as floats; booleans are not numbers."""
     expected, types = _KINDS[kind]
     if type(value) not in types:
         raise ValueError(f"{key}={value!r}: {key} must be {expected}")
@@ -145,13 +151,13 @@ def _typed(key: str, value: Any, kind: str) -> Any:
 
 
 SEALED_FEATURES = ("wave", "mel", "mfcc", "phones")
-"""What parts are sealed with."""
+"""Features that a part is sealed with."""
 PHONE_ARRAYS = ("phones", "phone_end", "phone_frames", "phone_word")
-"""What `phones` brings along: its times, and the characters that it belongs to."""
+"""Arrays of the feature `phones`: ids, times, and the character of each phone."""
 
 
 def sealed_features_for(needed: Collection[str]) -> list[str]:
-    """Those of FEATURES that have these among them."""
+    """Return the features of SEALED_FEATURES that provide the needed arrays."""
     return [
         name
         for name in SEALED_FEATURES
@@ -160,12 +166,12 @@ def sealed_features_for(needed: Collection[str]) -> list[str]:
 
 
 def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE) -> tuple[FeatureSpec, ...]:
-    """The arrays that the parts of a store of these features are sealed with; what is derived joins them later.
+    """Return the specs of the arrays that parts are sealed with. Derived features are added later.
 
     Args:
-        symbols: the table of `phones`, one of `symbols.TABLES`.
+        symbols: symbol table of `phones`, one of `symbols.TABLES`.
     Raises:
-        UsageError: a name that is no feature.
+        UsageError: a feature is unknown, or none is named.
     """
     known = (*SEALED_FEATURES, *DERIVED_FEATURES)
     unknown = [name for name in features if name not in known]

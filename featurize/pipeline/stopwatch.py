@@ -1,4 +1,4 @@
-"""Where the time of a pipeline goes."""
+"""Measure the time of each stage of a pipeline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stopwatch:
             self._switch(outer)
 
     def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time that they take to come is `stage`'s."""
+        """Yield the items, and count the time that it takes to produce them for `stage`."""
         iterator, end = iter(items), object()
         while True:
             with self(stage):

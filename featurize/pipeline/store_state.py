@@ -1,4 +1,4 @@
-"""What a build finds where its store shall be: nothing, what it began itself, or something else."""
+"""Check the output of a build: whether it is new, a store to resume, or something else."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import create_store
 
 UNFINISHED_NAMES = {".lock", "parts", "tmp"}
-"""What a build that was killed early leaves without a store's `zarr.json`."""
+"""Names in the folder of a build that was killed before it wrote `zarr.json`."""
 
 
 def check_output(out: StoragePath) -> None:
-    """
+    """Check that a store can be built or resumed at `out`.
+
     Raises:
-        UsageError: there is something else.
-        NotAStore: there is a store of another format.
-        StorageError: the bucket cannot be used.
+        UsageError: `out` is a file, or a folder that is not a store.
+        NotAStore: it is a store of another format.
+        StorageError: the bucket is not accessible.
     """
     storage_of(out).check_access(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
@@ -38,8 +39,10 @@ def check_output(out: StoragePath) -> None:
 
 
 def read_root(out: StoragePath) -> dict[str, Any] | None:
-    """Root attributes of the store that is there. None where none is begun, and where they are damaged: then they are
-    made anew for the parts that are there."""
+    """Return the root attributes of the store, or None if they are missing or damaged.
+
+    Damaged attributes are written again for the existing parts.
+    """
     try:
         checksummed_metadata.read(out / "zarr.json")
     except DamagedStore:
@@ -48,7 +51,7 @@ def read_root(out: StoragePath) -> dict[str, Any] | None:
 
 
 def root_attributes(recipe: Recipe) -> dict[str, Any]:
-    """Root attributes of the store, but for its plan. Equal ones mean that a build goes on where another stopped."""
+    """Return the root attributes of a store, except its plan. A build resumes a store whose attributes are equal."""
     spectral = recipe.preset.spectral
     return {
         "format": layout.FORMAT,
@@ -62,11 +65,11 @@ def root_attributes(recipe: Recipe) -> dict[str, Any]:
 
 
 def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[PartTaskT]) -> None:
-    """Create the store, let it grow, or see that the one that is there is this one.
+    """Create the store, extend its plan, or check that the existing store has the same recipe and plan.
 
     Raises:
         RecipeMismatch: it was begun with other features or another preset.
-        StoreError: it was begun with another corpus.
+        StoreError: it was begun with another corpus or plan.
     """
     storage_of(out).clear_temporary(out)  # of a build that was killed
     there = read_root(out)
@@ -88,7 +91,8 @@ def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[Pa
 
 
 def check_recipe(out: StoragePath, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """
+    """Check that a store has the requested recipe.
+
     Raises:
         RecipeMismatch: the store was begun with other features or another preset.
     """
@@ -104,7 +108,7 @@ def check_recipe(out: StoragePath, found: Mapping[str, Any], asked: Mapping[str,
 
 
 def _check_frontends(out: StoragePath, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    """A language that is new changes nothing for the others."""
+    """Check the frontends of the languages that both have. New languages do not affect the others."""
     for language in sorted(found.keys() & asked.keys()):
         if found[language] != asked[language]:
             raise RecipeMismatch(
@@ -115,23 +119,23 @@ def _check_frontends(out: StoragePath, found: Mapping[str, str], asked: Mapping[
 
 
 def added_specs(there: Mapping[str, Any] | None) -> dict[str, FeatureSpec]:
-    """The features that joined a store of these root attributes."""
+    """Return the specs of the features that were added to sealed parts, by name."""
     features = there["features"] if there else ()
     return {spec["name"]: FeatureSpec.from_json(spec) for spec in features if "seals" in spec}
 
 
 def _brief(value: Any) -> str:
-    """Features by name and fingerprint, anything else as it is."""
+    """Format features by name and fingerprint, other values by `str`."""
     if isinstance(value, list):
         return "  ".join(f"{spec['name']} {spec['fingerprint'][:6]}" for spec in value)
     return str(value)
 
 
 def unsealed_tasks(out: StoragePath, tasks: Sequence[PartTaskT]) -> list[PartTaskT]:
-    """What is not sealed yet. What is sealed was made from the same recordings, texts and recipes.
+    """Return the tasks whose parts are not sealed yet.
 
     Raises:
-        StoreError: it was not.
+        StoreError: a sealed part was made from other recordings, texts or recipes.
     """
     sealed = layout.sealed_parts(out)
     inputs = dict(zip(sealed, (seal["inputs"] for seal in index.read_seals(out, sealed)), strict=True))

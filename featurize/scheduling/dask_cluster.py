@@ -1,7 +1,7 @@
-"""Where tasks run: on worker processes of this machine, or of a running Dask cluster. The only file that knows Dask.
+"""Run tasks on worker processes of this machine or on a running Dask cluster. Only this module uses Dask.
 
-Tasks never run in the process of the command: a decoder that crashes takes its worker along, not the build. On this
-machine there is one worker for each CPU, or one for each GPU with the CPUs shared out among them.
+Tasks never run in the process of the command: a decoder that crashes ends its worker, not the build. This machine has
+one worker per CPU, or one per GPU, among which the CPUs are divided.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from headrace.featurize.scheduling.task_queue import TaskQueue, TaskT
 from headrace.store.errors import HeadraceError, UsageError
 
 WORKER_BYTES = 3 << 29
-"""Memory that one worker may come to use: 1.5 GiB."""
+"""Upper bound of the memory of one worker: 1.5 GiB."""
 TASKS_AHEAD = 16
 """Tasks that wait on a running cluster beyond those being worked on: an adaptive one grows by the work that waits. Not
 all of them wait there, since they carry the corpus' texts."""
 GPU_SHARE = 0.5
-"""Of a device, for each task: two at a time, which see to it that one computes while the other writes."""
+"""Share of a GPU that each task takes. Two tasks run at a time: one computes while the other writes."""
 POLL_SECONDS = 1.0
-"""Between looks at which workers there are."""
+"""Interval between queries of the connected workers."""
 START_SECONDS = 300.0
-"""A running cluster has so long to bring up its first worker."""
+"""Time limit for the first worker of a running cluster to connect."""
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
 
 class WorkerObserver(Protocol):
-    """Told what happens, as it happens."""
+    """Receives notes and the number of workers while tasks run."""
 
     def note(self, line: str) -> None: ...
 
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 
 def capacity(device: str) -> tuple[int, str]:
-    """How many workers this machine takes, and why."""
+    """Return how many workers this machine has room for, and the reason in words."""
     if device == "cuda":
         return len(visible_gpus()), "one per GPU"
     from dask.system import CPU_COUNT  # of the affinity mask and of the control group
@@ -64,26 +64,25 @@ def capacity(device: str) -> tuple[int, str]:
 
 
 class Executor:
-    """Applies functions to tasks on the workers of a Dask client, as they come and go."""
+    """Runs functions on the workers of a Dask client. Workers may join and leave meanwhile."""
 
     def __init__(self, client: Any, device: str, observer: WorkerObserver, *, ahead: int) -> None:
         self.device = device
         """`cpu` or `cuda`."""
         self.workers = 0
-        """The most that were there at one time."""
+        """Largest number of workers that were connected at one time."""
         self._client, self._observer, self._ahead = client, observer, ahead
-        self._present, self._slots, self._looked = -1, 0, -POLL_SECONDS
-        self._look()
+        self._present, self._slots, self._refreshed_at = -1, 0, -POLL_SECONDS
+        self._refresh_workers()
 
     def map(self, function: Callable[[TaskT, int], Result], tasks: Iterable[TaskT]) -> Iterator[Result]:
-        """Results as they come, in any order.
+        """Yield the results of all tasks as they complete, in any order.
 
         Args:
-            function: of a task and of the number of threads that it may use; importable on the workers. A task may be
-                done twice, and must come to the same.
+            function: takes a task and the number of threads that it may use. Workers must be able to import it. It may
+                run twice for a task, and must give the same result.
         Raises:
-            HeadraceError: the one that the function raised, at once; or one that lists the tasks that were given up,
-                after all others are done.
+            HeadraceError: the function raised it (at once); or tasks were abandoned (after all others are done).
         """
         from distributed import KilledWorker
 
@@ -97,30 +96,32 @@ class Executor:
             try:
                 result = _result(future)
             except KilledWorker:
-                work.died(task)
-                self._looked = -POLL_SECONDS  # a task that waits behind another would share the blame for its deaths
+                work.worker_died(task)
+                self._refreshed_at = (
+                    -POLL_SECONDS
+                )  # a task that waits behind another would share the blame for its deaths
             except HeadraceError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, another try may come through
-                work.failed(task, error)
+                work.task_failed(task, error)
             else:
                 yield result
         work.check()
 
     def _start(self, function: Callable[..., Any], work: TaskQueue[TaskT], done: queue.SimpleQueue[Any]) -> bool:
         """Submit as many tasks as there is room for. Returns whether any is running now."""
-        self._look()
-        for task in work.take(max(1, self._slots) + self._ahead):
+        self._refresh_workers()
+        for task in work.next_tasks(max(1, self._slots) + self._ahead):
             future = self._submit(function.__name__, _run_task, self.device, function, task)
             work.running[future.key] = task
             future.add_done_callback(done.put)
         return bool(work.running)
 
-    def ask(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """What the function returns on one of the workers; waits for the first worker.
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a function on one of the workers and return its result. Waits for the first worker.
 
         Raises:
-            HeadraceError: none came; or as the function raised it.
+            HeadraceError: no worker connected within START_SECONDS, or the function raised it.
         """
         try:
             return _result(self._submit(function.__name__, function, *arguments), START_SECONDS)
@@ -130,7 +131,7 @@ class Executor:
             ) from None
 
     def _submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the function on a worker; `name` is what the dashboard shows."""
+        """Submit a call of the function to a worker, and return its future. The dashboard shows `name`."""
         return self._client.submit(
             _bootstrap(),
             version("headrace"),
@@ -140,12 +141,12 @@ class Executor:
             resources={"GPU": GPU_SHARE} if self.device == "cuda" else None,
         )
 
-    def _look(self) -> None:
-        """See which workers there are, now and then."""
+    def _refresh_workers(self) -> None:
+        """Update the connected workers, at most once in POLL_SECONDS."""
         now = time.monotonic()
-        if now - self._looked < POLL_SECONDS:
+        if now - self._refreshed_at < POLL_SECONDS:
             return
-        self._looked = now
+        self._refreshed_at = now
         places = [_task_slots(worker, self.device) for worker in _workers(self._client)]
         self._slots, present = sum(places), sum(map(bool, places))
         if present != self._present:
@@ -161,15 +162,17 @@ def _workers(client: Any) -> list[dict[str, Any]]:
 
 
 def _task_slots(worker: dict[str, Any], device: str) -> int:
-    """Tasks that a worker does at a time."""
+    """Return how many tasks a worker runs at a time."""
     if worker["status"] != "running":
         return 0
     return int(worker["resources"].get("GPU", 0) / GPU_SHARE) if device == "cuda" else int(worker["nthreads"])
 
 
 def _bootstrap() -> Callable[[str, bytes], Any]:
-    """What a worker is sent: a function that travels by value, and unpacks the rest when it is called. A worker that
-    has to import what it lacks in order to read a message at all is lost without a word, and so is the task."""
+    """Return the function that workers are sent. It is pickled by value, and unpickles the rest when it is called.
+
+    A worker that cannot import what a message needs while it unpickles it is lost without an error, and so is the task.
+    """
 
     def call(wanted: str, packed: bytes) -> Any:
         import pickle
@@ -188,14 +191,14 @@ def _bootstrap() -> Callable[[str, bytes], Any]:
 
 
 def _run_task(device: str, function: Callable[[TaskT, int], Result], task: TaskT) -> Result:
-    """One task, on a worker. The threads of a worker on a GPU decode for its device; elsewhere each does tasks."""
+    """Run one task on a worker. On a GPU the threads of a worker decode; on CPUs each thread runs tasks."""
     from distributed import get_worker
 
     return function(task, get_worker().state.nthreads if device == "cuda" else 1)
 
 
 def _result(future: Any, timeout: float | None = None) -> Any:
-    """What a task returned; what it raised is raised."""
+    """Return the result of a task, or raise its error."""
     try:
         return future.result(timeout)
     except CancelledError as error:
@@ -210,10 +213,10 @@ def _scheduler_lost() -> HeadraceError:
 
 @contextmanager
 def executor(workers: int, scheduler: str | None, device: str, observer: WorkerObserver) -> Iterator[Executor]:
-    """Workers for the time of a `with` block.
+    """Start or connect to workers for the duration of a `with` block.
 
     Args:
-        workers: processes on this machine; on GPUs, one for each of so many.
+        workers: number of processes on this machine; with GPUs, one per GPU.
         scheduler: address of a running Dask scheduler whose workers are used instead.
         device: cpu or cuda; also auto on a running cluster: cuda where its workers offer the resource GPU.
     Raises:
@@ -233,7 +236,7 @@ def executor(workers: int, scheduler: str | None, device: str, observer: WorkerO
                 client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
         else:
             client = stack.enter_context(_running_cluster(scheduler))
-            Executor(client, "cpu", observer, ahead=TASKS_AHEAD).ask(os.getpid)  # waits for the first worker
+            Executor(client, "cpu", observer, ahead=TASKS_AHEAD).call(os.getpid)  # waits for the first worker
             device = _device_of_cluster(client, device)
         if find_spec("bokeh"):
             observer.note(f"dashboard {client.dashboard_link}")
@@ -262,9 +265,11 @@ def _local_cluster(workers: int, device: str) -> Any:
 
 
 def dask_setup(worker: Any) -> None:
-    """Dask calls this in a new worker process. What libraries write about bad files, and Dask about processes that end,
-    would tear up the command's own lines; errors travel as values. Where a signal cannot be blocked, as on Windows, the
-    worker ignores Ctrl-C from here on."""
+    """Prepare a new worker process: discard its stderr, and ignore Ctrl-C where the signal cannot be blocked.
+
+    Dask calls this. Warnings of libraries about bad files, and of Dask about processes that end, would disturb the
+    progress display of the command. Errors are returned to the command as values.
+    """
     if not hasattr(signal, "pthread_sigmask") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -272,9 +277,12 @@ def dask_setup(worker: Any) -> None:
 
 @contextmanager
 def _sigint_deferred() -> Iterator[None]:
-    """A terminal sends Ctrl-C to every process of a command. Threads and processes begun in here, and those that these
-    begin later, never see it: the command alone decides what becomes of its workers. It sees it at the end of this, not
-    while some library is imported that would catch whatever it is interrupted by."""
+    """Block Ctrl-C within a `with` block, and deliver it to this process at its end.
+
+    A terminal sends Ctrl-C to every process of a command. Threads and processes that start in the block, and their
+    children, never receive it: only the command decides when its workers end. The command receives it after the block,
+    not during an import of a library that would catch the interruption.
+    """
     can_block = hasattr(signal, "pthread_sigmask")
     if can_block:
         resource_tracker.ensure_running()  # it unblocks the signal when the first process is begun
@@ -303,7 +311,7 @@ def _running_cluster(scheduler: str) -> Any:
 
 
 def _device_of_cluster(client: Any, device: str) -> str:
-    """The device of a running cluster's workers."""
+    """Return the device of a running cluster's workers: cpu or cuda."""
     offered = any(worker["resources"].get("GPU") for worker in _workers(client))
     if device == "cuda" and not offered:
         raise UsageError(

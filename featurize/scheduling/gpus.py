@@ -1,4 +1,4 @@
-"""Which GPUs a build has."""
+"""Find the GPUs that a build may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from headrace.store.errors import UsageError
 
 
 def visible_gpus() -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES that show one device each; an instance of a divided GPU (MIG) is a device."""
+    """Return a value of CUDA_VISIBLE_DEVICES for each device. An instance of a partitioned GPU (MIG) is a device.
+
+    Raises:
+        UsageError: `nvidia-smi` fails.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
@@ -22,7 +26,7 @@ def visible_gpus() -> list[str]:
 
 
 def parse_gpu_list(listing: str) -> list[str]:
-    """UUIDs in the output of `nvidia-smi -L`: of every GPU, or of its MIG instances where it has any."""
+    """Return the UUIDs in the output of `nvidia-smi -L`: of each GPU, or of its MIG instances if it has any."""
     cards = re.split(r"^(?=GPU )", listing, flags=re.MULTILINE)
     uuids = [re.findall(r"\(UUID: ((?:GPU|MIG)-[^)]+)\)", card) for card in cards]
     return [uuid for found in uuids for uuid in (found[1:] or found)]

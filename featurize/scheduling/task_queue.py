@@ -1,4 +1,4 @@
-"""Tasks on their way: waiting, running, to be done again, given up. Knows nothing of who does them."""
+"""A queue of tasks that retries those that fail. It is independent of what runs them."""
 
 from __future__ import annotations
 
@@ -11,71 +11,72 @@ from typing import Generic, TypeVar
 from headrace.store.errors import HeadraceError
 
 MAX_ERRORS = 3
-"""A task that raises so many errors is given up."""
+"""A task that raises this many errors is abandoned."""
 MAX_WORKER_DEATHS = 12
-"""A task whose workers die so many times is given up. Machines are taken away and processes are killed through no fault
-of the task they are at; one that kills its workers by itself costs so many restarts and no more."""
+"""A task whose workers die this many times is abandoned. The limit is high because machines are preempted and processes
+are killed through no fault of the task; it bounds the restarts that a task costs that kills its workers itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a worker is given. Its `str` names it in a report."""
+    """A unit of work for a worker. Its `str` names it in error messages."""
 
     attempt: int = 1
-    """One more than the workers that died over it."""
+    """Number of this attempt, from 1. It increases each time that a worker dies while it runs the task."""
 
 
 TaskT = TypeVar("TaskT", bound=Task)
 
 
 class TaskQueue(Generic[TaskT]):
-    """What is to be done, by whoever runs it."""
+    """Tasks to run, with retries. The caller runs them and reports how each ended."""
 
     def __init__(self, tasks: Iterable[TaskT]) -> None:
         self.running: dict[str, TaskT] = {}
-        """By whatever key their runner knows them."""
+        """Running tasks, by a key that the caller chooses."""
         self._waiting = iter(tasks)
-        self._again: deque[TaskT] = deque()
+        self._retries: deque[TaskT] = deque()
         self._errors: Counter[str] = Counter()
-        self._given_up: list[str] = []
+        self._abandoned: list[str] = []
 
-    def take(self, most: int) -> Iterator[TaskT]:
-        """Tasks to run, as long as fewer than `most` are running."""
+    def next_tasks(self, most: int) -> Iterator[TaskT]:
+        """Yield tasks to run while fewer than `most` are running. The caller adds each to `running`."""
         while len(self.running) < most:
-            task = self._again.popleft() if self._again else next(self._waiting, None)
+            task = self._retries.popleft() if self._retries else next(self._waiting, None)
             if task is None:
                 return
             yield task
 
-    def died(self, task: TaskT) -> None:
-        """Its worker did, with it."""
+    def worker_died(self, task: TaskT) -> None:
+        """Retry a task whose worker died, or abandon it after MAX_WORKER_DEATHS."""
         if task.attempt < MAX_WORKER_DEATHS:
-            self._again.append(replace(task, attempt=task.attempt + 1))
+            self._retries.append(replace(task, attempt=task.attempt + 1))
         else:
-            self._given_up.append(f"{task}: its worker died {task.attempt} times: out of memory?")
+            self._abandoned.append(f"{task}: its worker died {task.attempt} times: out of memory?")
 
-    def failed(self, task: TaskT, error: Exception) -> None:
-        """It raised something that another try may not."""
+    def task_failed(self, task: TaskT, error: Exception) -> None:
+        """Retry a task that raised an error, or abandon it after MAX_ERRORS."""
         self._errors[str(task)] += 1
         if self._errors[str(task)] < MAX_ERRORS:
-            self._again.append(task)
+            self._retries.append(task)
         else:
-            self._given_up.append(f"{task}: {_describe(error)}")
+            self._abandoned.append(f"{task}: {_describe(error)}")
 
     def check(self) -> None:
-        """
+        """Raise an error if tasks were abandoned.
+
         Raises:
-            HeadraceError: tasks were given up; its details are which, and why.
+            HeadraceError: tasks were abandoned. Its details list them with their errors.
         """
-        if self._given_up:
+        if self._abandoned:
             raise HeadraceError(
-                f"{len(self._given_up)} parts could not be done. All others are; the same command tries these again:",
-                *self._given_up,
+                f"{len(self._abandoned)} parts could not be done. All others are; the same command tries these again:",
+                *self._abandoned,
             )
 
 
 def _describe(error: Exception) -> str:
-    """Type, text and place, in one line."""
+    """Return type, message, file and line of an error, on one line."""
     place, at = "", error.__traceback__
     while at is not None:
         place, at = f" ({Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno})", at.tb_next

@@ -422,7 +422,7 @@ def test_an_export_is_there_whole_or_not_at_all(taken: Path, tmp_path: Path, mon
 @given(st.text())
 def test_names_and_identities_invert_each_other(id: str) -> None:
     name = gpt_sovits_dir.name_of(id)
-    assert gpt_sovits_dir.id_of(name) == id and not set(name) & set('/\\\t\n\r\0"')
+    assert gpt_sovits_dir.utterance_id(name) == id and not set(name) & set('/\\\t\n\r\0"')
 
 
 @given(st.lists(st.integers(1, 4)))

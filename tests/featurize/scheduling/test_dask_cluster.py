@@ -126,14 +126,14 @@ def test_a_task_that_fails_by_itself_is_tried_thrice_and_reported_at_the_end(tmp
 def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_is() -> None:
     work = TaskQueue(numbers(1))
     for death in range(MAX_WORKER_DEATHS):
-        (task,) = itertools.islice(work.take(1), 1)
+        (task,) = itertools.islice(work.next_tasks(1), 1)
         assert task.attempt == death + 1
-        work.died(task)
+        work.worker_died(task)
         if death < 10:
             work.check()
     with pytest.raises(HeadraceError) as caught:
         work.check()
-    assert not list(work.take(1)) and "number 0: its worker died" in caught.value.details[0]
+    assert not list(work.next_tasks(1)) and "number 0: its worker died" in caught.value.details[0]
 
 
 def test_a_worker_of_another_version_is_named_in_one_line(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_cluster_without_gpus_says_how_to_offer_them(running: str) -> None:
     with pytest.raises(UsageError, match="--resources GPU=1"), executor(0, running, "cuda", Quiet()):
         pass
     with executor(0, running, "auto", Quiet()) as workers:
-        assert workers.device == "cpu" and workers.ask(pow, 2, 5) == 32
+        assert workers.device == "cpu" and workers.call(pow, 2, 5) == 32
 
 
 def test_a_running_cluster_builds_the_same_store(tmp_path: Path, running: str) -> None:
