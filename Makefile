@@ -1,6 +1,8 @@
 # Everything sets itself up: `make demo`, `make test` and the rest need Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that run at a time. Each process takes up to 4 GB, and some tests start processes of their own.
+JOBS ?= 2
 
 .PHONY: venv demo test test-fast soak coverage lint format docs
 
@@ -19,10 +21,10 @@ demo: venv
 	$(BIN)/python -m benchmarks.demo demo
 
 test: venv
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak' --numprocesses $(JOBS)
 
 test-fast: venv  # what takes less than two minutes on two cores; it starts no clusters and trains no runs
-	$(BIN)/python -m pytest -m 'not soak and not slow' --numprocesses 2
+	$(BIN)/python -m pytest -m 'not soak and not slow' --numprocesses $(JOBS)
 
 soak: venv
 	$(BIN)/python -m pytest -m soak
