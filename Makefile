@@ -21,10 +21,11 @@ demo: venv
 	$(BIN)/python -m benchmarks.demo demo
 
 test: venv
-	$(BIN)/python -m pytest -m 'not soak' --numprocesses $(JOBS)
+	$(BIN)/python -m pytest -m 'timing and not soak'
+	$(BIN)/python -m pytest -m 'not soak and not timing' --numprocesses $(JOBS)
 
 test-fast: venv  # what takes less than two minutes on two cores; it starts no clusters and trains no runs
-	$(BIN)/python -m pytest -m 'not soak and not slow' --numprocesses $(JOBS)
+	$(BIN)/python -m pytest -m 'not soak and not slow and not timing' --numprocesses $(JOBS)
 
 soak: venv
 	$(BIN)/python -m pytest -m soak

@@ -26,6 +26,8 @@ from headrace.train.measure.bottleneck import Comparison, compare
 from tests.helpers.commands import call
 from tests.helpers.training_store import FRAMES, build
 
+pytestmark = pytest.mark.timing
+
 FEATURES = ("wave", "mfcc", "phones")
 CONFIG = StreamConfig(batch_frames=250)
 ROW = 640 * 2 + 20 * 2

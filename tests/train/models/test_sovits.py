@@ -229,11 +229,11 @@ def test_the_codebook_is_initialised_by_clusters_of_the_first_batch() -> None:
     torch.manual_seed(0)
     centres, x = clusters(5, 40)
     book = Codebook(16, 4)
-    book.start(x, torch.ones(200, dtype=torch.bool))
+    book.initialise(x, torch.ones(200, dtype=torch.bool))
     assert book.inited.item() == 1
     assert float(torch.cdist(centres, book.embed).min(1).values.max()) < 0.05
     before = book.embed.clone()
-    book.start(x + 100, torch.ones(200, dtype=torch.bool))
+    book.initialise(x + 100, torch.ones(200, dtype=torch.bool))
     torch.testing.assert_close(book.embed, before)
 
 
@@ -241,11 +241,11 @@ def test_the_codebook_follows_its_inputs_and_replaces_unused_entries() -> None:
     torch.manual_seed(0)
     centres, x = clusters(4, 50)
     book, everything = Codebook(8, 4), torch.ones(200, dtype=torch.bool)
-    book.start(x, everything)
+    book.initialise(x, everything)
     moved = x + 1
     closest = torch.full((8,), torch.inf)  # of each code: one that wins nothing takes 300 steps to die
     for step in range(1000):
-        book.learn(moved, book.nearest(moved), everything)
+        book.update(moved, book.nearest(moved), everything)
         if step >= 400:
             closest = closest.minimum(torch.cdist(book.embed, moved).min(1).values)
     assert float(torch.cdist(centres + 1, book.embed).min(1).values.max()) < 0.1

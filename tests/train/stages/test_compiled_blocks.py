@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def test_compiled_runs_are_equal_except_for_rounding(stage: str, tmp_path: Path)
     counters.clear()
     eager = trained(plain)
     assert not counters["stats"], "nothing is compiled unless asked for"
-    fast = trained(replace(plain, out=tmp_path / "fast", compile=True))
+    fast = trained(plain.with_options(out=tmp_path / "fast", compile=True))
     assert counters["stats"]["unique_graphs"] >= 1
     losses = [name for name in eager[0] if name.startswith("loss") and name != "loss_scale"]
     norms = [name for name in eager[0] if name.startswith("grad_norm")]
@@ -60,7 +59,7 @@ def test_compiled_runs_are_equal_except_for_rounding(stage: str, tmp_path: Path)
 def test_resumed_compiled_runs_are_bit_identical(stage: str, tmp_path: Path) -> None:
     whole = config(tmp_path, stage, max_steps=4, compile=True)
     trained(whole)
-    stopped = replace(whole, out=tmp_path / "stopped", max_steps=2)
+    stopped = whole.with_options(out=tmp_path / "stopped", max_steps=2)
     trained(stopped)
     loop.resume(stopped.out, {"max_steps": 4}, Silent())
     assert_same_run(stopped.out, whole.out, steps=4)
@@ -70,7 +69,7 @@ def test_missing_requirements_are_reported(tmp_path: Path, monkeypatch: pytest.M
     whole = config(tmp_path, "gpt", max_steps=1, compile=True)
     for wrong, message in (({"fixed_shapes": 0}, "give fixed_shapes too"), ({"activations_8bit": True}, "choose one")):
         with pytest.raises(UsageError, match=message):
-            replace(whole, **wrong)
+            whole.with_options(**wrong)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UsageError, match="install g"):

@@ -132,7 +132,7 @@ class TestInit:
             for out in (once, twice)
         ]
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-        with pytest.raises(RunError, match="started with another init"):
+        with pytest.raises(RunError, match="started with another --init"):
             resumed(twice, {"init": pretrained["s1"]})
 
     def test_the_decoder_too(self, config: RunConfig, pretrained: Any, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ class TestSample:
             ([], "Give either --gpt, which turns the text into codes, or those codes by --semantic"),
             (["--semantic", "1 x"], "give whole numbers between spaces"),
             (["--semantic", "64"], "codes of this model are from 0 to 63"),
-            (["--semantic", "1", "--text", "..."], "The text cannot be said: nothing to speak"),
+            (["--semantic", "1", "--text", "..."], "The text cannot be spoken: nothing to speak"),
             (["--semantic", "1", "--text", "Hi", "--language", "xx"], "nothing here reads language 'xx'"),
             (["--semantic", "1", "--reference", "/nowhere.wav"], "Cannot read /nowhere.wav"),
             (["--semantic", "1", "--reference", __file__], "cannot be the reference"),
