@@ -120,7 +120,7 @@ class TestSamples:
         [
             ({"stage": "gpt", "samples": 1}, "samples of the stage gpt are spoken by a sovits model"),
             ({"samples": 1, "validate_every": 0}, "validate_every cannot be 0"),
-            ({"voice": Path("x"), "dpo": True}, "dpo and voice: for the stage gpt alone"),
+            ({"voice": Path("x"), "dpo": True}, "dpo and voice: only for the stage gpt"),
             ({"activations_8bit": True, "activation_checkpointing": True}, "choose one of them"),
             ({"stage": "gpt", "optimizer": "sgd"}, "choose from scaled_adam, adamw"),
         ],
