@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import headrace
-from headrace import store
+from headrace import cli, featurize, store, train
 from headrace.store.integrity.verify import verify
 from tests.helpers import malformed_files
 from tests.helpers.corpora import make_tree
@@ -24,7 +23,8 @@ from tests.helpers.corpora import make_tree
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
     module.name
-    for module in pkgutil.walk_packages(headrace.__path__, "headrace.")
+    for package in (store, featurize, train, cli)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not module.name.endswith("__main__")
 )
 
