@@ -18,19 +18,31 @@ SLOW = {
     "docs/test_documented_commands.py",
     "featurize/audio/test_malformed_files.py",
     "featurize/exchange/test_gpt_sovits_dir.py",
+    "featurize/features/test_network_features.py",
+    "featurize/forced_alignment/test_hmm_aligner.py",
     "featurize/pipeline/test_add_features.py",
+    "featurize/pipeline/test_build.py",
+    "featurize/pipeline/test_corpus_growth.py",
     "featurize/pipeline/test_killed_builds.py",
+    "featurize/pipeline/test_multilingual_build.py",
     "featurize/pipeline/test_scale.py",
+    "featurize/quality/test_dnsmos.py",
     "featurize/scheduling/test_dask_cluster.py",
+    "featurize/spectral/test_cpu_kernel.py",
+    "featurize/spectral/test_engines.py",
     "store/test_s3.py",
     "test_corpus_to_both_models.py",
     "test_packaging.py",
     "test_portability.py",
+    "train/checkpoints/test_upstream_files.py",
     "train/measure/test_bench.py",
     "train/measure/test_forecast.py",
+    "train/models/test_sampling.py",
+    "train/models/test_sovits.py",
     "train/monitoring/test_monitoring.py",
     "train/stages/test_activations_8bit.py",
     "train/stages/test_compiled_blocks.py",
+    "train/stages/test_gpt_stage.py",
     "train/stages/test_simulated_cuda.py",
     "train/stages/test_sovits_stage.py",
     "train/stages/test_updates.py",
@@ -39,13 +51,17 @@ SLOW = {
     "train/trainer/test_resume.py",
     "train/trainer/test_run.py",
 }
-"""Modules that start clusters or other processes, or train for more than moments. `make test-fast` leaves them out."""
+"""Modules that start clusters or other processes, train for more than moments, or load large libraries or networks.
+
+`make test-fast` leaves them out, and everything in `hostile/`.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of slow modules as slow."""
     for item in items:
-        if item.path.relative_to(TESTS).as_posix() in SLOW:
+        path = item.path.relative_to(TESTS)
+        if path.as_posix() in SLOW or path.parts[0] == "hostile":
             item.add_marker(pytest.mark.slow)
 
 
