@@ -22,7 +22,7 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -m 'timing and not soak'
-	$(BIN)/python -m pytest -m 'not soak and not timing' --numprocesses $(JOBS)
+	$(BIN)/python -m pytest -m 'not soak and not timing' --numprocesses $(JOBS) --dist worksteal --durations 15
 
 test-fast: venv  # what takes less than two minutes on two cores; it starts no clusters and trains no runs
 	$(BIN)/python -m pytest -m 'not soak and not slow and not timing' --numprocesses $(JOBS)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_most_commands_are_run() -> None:
     assert len(reasons) <= len(commands) / 2
 
 
+@pytest.fixture
+def _one_core() -> Iterator[None]:
+    """Give each of several test processes a core of its own, so that a build starts one worker and not one per core."""
+    process = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if not process or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[int(process) % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the quickstart leaves."""
@@ -82,6 +96,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_core")
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_the_commands_of(page: str, prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
