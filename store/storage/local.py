@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from headrace.store.errors import StoreError
+from headrace.store.errors import HeadraceError, StoreError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -23,6 +24,8 @@ T = TypeVar("T")
 TEMPORARY = "tmp"
 """Folder of a store for what is not finished. Nothing in it counts."""
 LOCK_FILE = ".lock"
+DRAFT_FILE = re.compile(r"\.headrace-[0-9a-f]{32}\.tmp")
+"""Names of the drafts of `atomic_file`. Nothing else has such a name."""
 MARKER = ".unfinished"
 """File of a folder that is being written. It is gone from a folder that `clear_temporary` took from its writer."""
 
@@ -41,20 +44,9 @@ class LocalStorage:
     @contextmanager
     def write_lock(self, root: Path) -> Iterator[None]:
         """Hold the write lock of a store. It ends with the process, however that ends."""
-        from filelock import FileLock, Timeout  # takes 10 ms: readers need not pay for it
-
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreError(f"Another command is writing {root}: wait until it is done.") from None
-        except OSError as error:
-            raise StoreError(f"Cannot lock {root} ({error}): put the store where files can be locked.") from error
-        try:
+        with folder_lock(root):
             yield
-        finally:
-            lock.release()
 
     def list_names(self, folder: Path) -> list[str]:
         """Return the names of the files and folders directly in a folder; none if there is no such folder."""
@@ -148,6 +140,58 @@ class LocalStorage:
     def map(self, function: Callable[[S], T], items: Iterable[S]) -> list[T]:
         """Return `function(item)` for every item, in order, one after the other."""
         return [function(item) for item in items]
+
+
+@contextmanager
+def folder_lock(folder: Path, error: type[HeadraceError] = StoreError) -> Iterator[None]:
+    """Hold the lock of a folder for as long as the context lasts. It ends with the process, however that ends.
+
+    Raises:
+        error: another process holds it, or files cannot be locked there.
+    """
+    from filelock import FileLock, Timeout  # takes 10 ms: readers need not pay for it
+
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise error(f"Another command is writing {folder}: wait until it is done.") from None
+    except OSError as fault:
+        raise error(f"Cannot lock {folder} ({fault}): choose a folder where files can be locked.") from fault
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file to write to; when the context ends it is flushed to disk and replaces `target`.
+
+    Its name until then is new each time, so two writers never share a draft. If the context fails, nothing changes.
+    """
+    draft = target.parent / f".headrace-{uuid.uuid4().hex}.tmp"
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+        _fsync(target.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def clear_drafts(folder: Path) -> None:
+    """Delete the drafts that killed writers of `atomic_file` left directly in a folder.
+
+    Call it only while no other process writes there.
+    """
+    if not folder.is_dir():
+        return
+    for entry in list(os.scandir(folder)):
+        if DRAFT_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def commit_file(draft: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from headrace import store
 from headrace.store.arrays import array_reader
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.storage import parse_path, storage_of
+from headrace.store.storage.local import atomic_file, clear_drafts
 from headrace.store.storage.s3 import S3Path, S3Storage
 from tests.helpers.parts import make_store
 
@@ -90,3 +92,27 @@ def test_a_store_is_read_without_madvise(tmp_path: Path, monkeypatch: pytest.Mon
     opened.prefetch(opened.features, opened.parts * 0)
     assert len(opened.read("wave", 3)) == 40
     assert array_reader._max_open_files() == array_reader.MAX_MAPPINGS
+
+
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    with atomic_file(target) as first, atomic_file(target) as second:
+        assert first.name != second.name and not target.exists()
+        first.write(b"first")
+        second.write(b"second")
+    assert target.read_bytes() == b"first"  # it ended last
+    with pytest.raises(RuntimeError), atomic_file(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"first" and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_only_drafts_of_its_own_are_cleared(tmp_path: Path) -> None:
+    draft = f".headrace-{'0' * 32}.tmp"
+    foreign = ("x.tmp", ".headrace-1.tmp", f"a{draft}", f"{draft}.txt", f".headrace-{'1' * 32}.tmp", "linked")
+    for name in (draft, *foreign[:4], "linked"):
+        (tmp_path / name).touch()
+    (tmp_path / foreign[4]).symlink_to(tmp_path / "linked")
+    clear_drafts(tmp_path)
+    clear_drafts(tmp_path / "absent")
+    assert sorted(os.listdir(tmp_path)) == sorted(foreign)
