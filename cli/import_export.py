@@ -84,9 +84,10 @@ def _print_missing(out: StoragePath, features: list[str]) -> None:
     help="Write what GPT-SoVITS, Lhotse or Praat reads.",
 )
 @option("--out", type=LOCAL_PATH, metavar="DIR", required=True, help="Write into this folder, which must not exist.")
+@option("--incomplete", is_flag=True, help="Export what is there, although the build of STORE is not finished.")
 @json_option
 @output.handle_errors
-def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
+def export(path: StoragePath, form: str, out: Path, incomplete: bool, as_json: bool) -> None:
     """Export STORE for GPT-SoVITS, Lhotse or Praat.
 
     \b
@@ -103,7 +104,8 @@ def export(path: StoragePath, form: str, out: Path, as_json: bool) -> None:
         "lhotse": export_lhotse.export_cuts,
         "textgrid": export_textgrid.export_textgrids,
     }[form]
-    account = give(opened, out, _ExportProgress(len(opened), quiet=as_json))
+    account = give(opened, out, _ExportProgress(len(opened), quiet=as_json), incomplete=incomplete)
+    output.warn_incomplete(opened)
     if as_json:
         output.print_json(account)
         return

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from headrace.store.reader import Store
+
 P = ParamSpec("P")
 
 STRICT_EXIT = 3
@@ -38,6 +40,13 @@ def console() -> Console:
 def log(line: str) -> None:
     """Print a message on stderr."""
     console().print(line, markup=False)
+
+
+def warn_incomplete(store: Store) -> None:
+    """Print a line on stderr if the build of a store is not finished."""
+    if not store.complete:
+        sealed, planned = store.progress
+        log(f"{store.path} is not complete: this is of {sealed:,} of its {planned:,} parts")
 
 
 def print_json(data: Any) -> None:

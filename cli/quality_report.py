@@ -54,14 +54,16 @@ def report(path: StoragePath, out: Path, max_recordings: int, mos: int, worst: i
     from headrace.featurize.report import write_report
 
     units = {"read": "parts", "rated": "recordings", "drawn": "lists"}
+    opened = store.open(path)
     made = write_report(
-        store.open(path),
+        opened,
         out,
         max_recordings=max_recordings,
         max_mos=mos,
         max_listed=worst,
         progress=lambda stage: PartsProgress(stage, quiet=as_json, what=units[stage]),
     )
+    output.warn_incomplete(opened)
     if as_json:
         output.print_json(made.to_json())
     else:

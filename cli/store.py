@@ -123,11 +123,11 @@ def show(path: StoragePath, utterance: str, out: Path | None) -> None:
     UTTERANCE is the id of an utterance, or its number.
     """
     from headrace import store
-    from headrace.featurize.report.utterance_plot import draw_utterance
+    from headrace.featurize.report.utterance_plot import draw_utterance, plot_name
 
     opened = store.open(path)
     number = int(utterance) if utterance.isdigit() and int(utterance) < len(opened) else opened.find(utterance)
-    target = out or Path(opened.ids[number].replace("/", "_")).with_suffix(".png")
+    target = out or plot_name(str(opened.ids[number]))
     draw_utterance(opened, number, target)
     click.echo(str(target))
 

@@ -87,6 +87,22 @@ class Store:
         return all(len(member.index.parts) == member.attributes["plan"]["parts"] for member in self.members)
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Return how many parts are sealed, and how many the plans of the builds have."""
+        return sum(len(member.index.parts) for member in self.members), sum(
+            member.attributes["plan"]["parts"] for member in self.members
+        )
+
+    def require_complete(self) -> None:
+        """Raise StoreError unless every part of the build's plan is sealed."""
+        if not self.complete:
+            sealed, planned = self.progress
+            raise StoreError(
+                f"{self.path} is not complete: run featurize build again, which continues where it stopped. "
+                f"It has {sealed} of {planned} parts."
+            )
+
+    @property
     def fingerprint(self) -> str:
         """Return the digest of all seals. It changes with any byte of the data."""
         return self.fingerprint_of(self.features)

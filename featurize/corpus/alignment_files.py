@@ -20,6 +20,7 @@ from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected, UsageError
+from headrace.store.file_names import path_with_digest, portable_path
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import SCHEME
@@ -84,7 +85,7 @@ class AlignmentFinder:
             Rejected: stage "align"; a file that the corpus names does not exist, or a line of a CTM is malformed.
         """
         is_whole = entry.seconds is None
-        separate = self._file_of(self._folder, audio) if self._folder and is_whole else ""
+        separate = self._exported(self._folder, audio) if self._folder and is_whole else ""
         if self._folder and separate:
             return str(self._folder.root / separate)
         beside = self._file_of(self._corpus, audio) if entry.alignment is None and is_whole else ""
@@ -99,6 +100,12 @@ class AlignmentFinder:
         except Rejected as error:
             raise Rejected("align", f"its alignment, {name}: {error.reason}") from None
         return name if _has_times(self._corpus, name) else ""
+
+    def _exported(self, folder: Source, audio: str) -> str:
+        """Return the name of a recording's alignment in a separate folder, which `store export` may have written."""
+        usual = posixpath.splitext(audio)[0] + SUFFIXES[0]
+        written = (portable_path(usual), path_with_digest(usual, audio))
+        return self._file_of(folder, audio) or next(filter(folder.exists, written), "")
 
     def _file_of(self, folder: Source, audio: str) -> str:
         """Return the name of a recording's alignment in a folder, empty if there is none."""

@@ -6,10 +6,10 @@ Every number is written as it is in the store. The directory is there when all o
 from __future__ import annotations
 
 import io
-import shutil
+import json
+import re
 import wave
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +20,49 @@ from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.corpus.formats import LANGUAGE_TAGS
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
-from headrace.store.errors import StoreError, UsageError
+from headrace.store.errors import DamagedStore, StoreError
+from headrace.store.file_names import file_names, unescape
 from headrace.store.reader import Store
-from headrace.store.writer import write_error
+from headrace.store.storage.output_files import output_folder
 
+_BREAKS_LISTS = re.compile("[|\x00-\x1f\x7f\x85\u2028\u2029]")
+"""What ends a field or a line of a list."""
 _TAGS = {language: tag.upper() for tag, language in reversed(LANGUAGE_TAGS.items())}
 
 
-def export_directory(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+def export_directory(
+    store: Store, out: Path, done: Callable[[int], None], *, incomplete: bool = False
+) -> dict[str, Any]:
     """Write the prepared directory of a store, and a list of its recordings beside the tables.
 
     Args:
         done: told how many utterances are written so far.
+        incomplete: export a store whose build is not finished, too.
     Returns:
         Counts, and what the store had not.
     Raises:
         UsageError: there is something at `out`.
-        StoreError: the store lacks what upstream always reads, or the disk is full.
+        StoreError: the store is not complete, upstream could not read what the store holds, or the disk is full.
     """
+    if not incomplete:
+        store.require_complete()
     _check(store)
     features = [name for name in gpt_sovits_dir.FILES if name in store.features]
-    tables: dict[str, list[str]] = {gpt_sovits_dir.TEXTS: [], f"{out.name}.list": []}
+    list_file = f"{out.resolve().name}.list"
+    tables: dict[str, list[str]] = {gpt_sovits_dir.TEXTS: [], list_file: []}
     if "semantic" in features:
         tables[gpt_sovits_dir.CODES] = ["\t".join(gpt_sovits_dir.CODES_HEAD)]
-    with new_folder(out) as draft:
+    names = file_names(store.ids.tolist())
+    with output_folder(out) as draft:
         for folder in (
             gpt_sovits_dir.WAVES,
             *(gpt_sovits_dir.FOLDERS[name] for name in features if name in gpt_sovits_dir.FOLDERS),
         ):
             (draft / folder).mkdir()
-        for number in range(len(store)):
-            _write_utterance(store, number, features, draft)
-            for file, line in _lines(store, number, features, out).items():
-                tables[file].append(line)
+        for number, name in enumerate(names):
+            _write_utterance(store, number, name, features, draft)
+            for file, line in _lines(store, number, name, features).items():
+                tables.setdefault(file or list_file, []).append(line)
             done(number + 1)
         for file, lines in tables.items():
             (draft / file).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
@@ -69,6 +79,7 @@ def _check(store: Store) -> None:
             f"{store.path} has {store.sample_rate} Hz and {store.hop} samples a frame, upstream reads "
             f"{gpt_sovits_dir.RATE} and {gpt_sovits_dir.HOP}: build a store with --preset gpt-sovits-v2."
         )
+    _check_networks(store)
     if (table := str(store.features["phones"].recipe["symbols"])) == "headrace-ipa":
         raise StoreError(
             f"{store.path} has phones of {table}, which upstream does not know: "
@@ -76,32 +87,29 @@ def _check(store: Store) -> None:
         )
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Where to write a folder that shall appear as `out` at once, when the `with` block ends, or not at all.
-
-    Raises:
-        UsageError: there is something at `out`.
-        StoreError: it cannot be written.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} is there already: name a new or an empty folder.")
-    draft = out.with_name(f".{out.name}.draft")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)  # of a command that was killed
-        draft.mkdir(parents=True)
-        yield draft
-        if out.is_dir():
-            out.rmdir()  # it is empty; Windows renames nothing onto a folder
-        draft.rename(out)
-    except OSError as error:
-        raise write_error(error, str(out)) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _check_networks(store: Store) -> None:
+    """Check that upstream's networks read features of these shapes, which no import would take back otherwise."""
+    for name in gpt_sovits_dir.FOLDERS:
+        if name not in store.features:
+            continue
+        spec = store.features[name]
+        wanted = gpt_sovits_dir.tensor_spec(name, spec.dtype)
+        if (spec.axis, spec.channels) != (wanted.axis, wanted.channels) or spec.dtype not in ("float16", "float32"):
+            content = ", by HuBERT or with --content-channels 768" if name == "content" else ""
+            raise StoreError(
+                f"{store.path} has {name} of {spec.channels or 1} channels in {spec.dtype}, upstream reads "
+                f"{wanted.channels} in float16 or float32: build a store with those{content}."
+            )
+    if "semantic" in store.features:
+        codebook = store.features["semantic"].recipe.get("codebook", gpt_sovits_dir.CODEBOOK)
+        if codebook > gpt_sovits_dir.CODEBOOK:
+            raise StoreError(
+                f"{store.path} has semantic tokens of {codebook} codes, upstream reads at most "
+                f"{gpt_sovits_dir.CODEBOOK}: make them with one of its models."
+            )
 
 
-def _write_utterance(store: Store, number: int, features: list[str], draft: Path) -> None:
-    name = gpt_sovits_dir.name_of(store.ids[number])
+def _write_utterance(store: Store, number: int, name: str, features: list[str], draft: Path) -> None:
     _write_wave(draft / gpt_sovits_dir.WAVES / name, store.read("wave", number))
     for feature in features:
         if feature in gpt_sovits_dir.FOLDERS:
@@ -121,11 +129,13 @@ def _hubert_frames(store: Store, number: int, rows: np.ndarray) -> int:
 
 
 def _write_wave(path: Path, samples: np.ndarray) -> None:
-    with wave.open(str(path), "wb") as file:
+    buffer = io.BytesIO()  # a writer to a path that cannot be made complains once more when it is deleted
+    with wave.open(buffer, "wb") as file:
         file.setframerate(gpt_sovits_dir.RATE)
         file.setnchannels(1)
         file.setsampwidth(2)
         file.writeframes(samples.astype("<i2", copy=False).tobytes())
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_tensor(path: Path, feature: str, rows: np.ndarray) -> None:
@@ -137,21 +147,30 @@ def _write_tensor(path: Path, feature: str, rows: np.ndarray) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _lines(store: Store, number: int, features: list[str], out: Path) -> dict[str, str]:
-    """Return an utterance's line of each table."""
-    name, (text, counts) = gpt_sovits_dir.name_of(store.ids[number]), _spelled(store, number)
-    phones = " ".join(SYMBOLS[id] for id in store.read("phones", number).tolist())
-    language = store.languages[number]
-    speaker = " ".join(store.speakers[number].replace("|", " ").split())
+def _lines(store: Store, number: int, name: str, features: list[str]) -> dict[str, str]:
+    """Return an utterance's line of each table, that of the list under an empty name."""
+    id, speaker, language = (str(names[number]) for names in (store.ids, store.speakers, store.languages))
+    phones = store.read("phones", number)
+    if len(phones) and not 0 <= phones.min() <= phones.max() < len(SYMBOLS):
+        raise DamagedStore(f"{store.path}: {id!r} has phones that are in no table of symbols: run store verify.")
+    text, counts = _spelled(store, number)
     written = " ".join(store.texts[number].replace("|", " ").split())
-    listed = (f"{gpt_sovits_dir.WAVES}/{name}", speaker, _TAGS.get(language, language), written)
+    listed_speaker = _list_field(speaker)
+    listed = (f"{gpt_sovits_dir.WAVES}/{name}", listed_speaker, _list_field(_TAGS.get(language, language)), written)
     lines = {
-        gpt_sovits_dir.TEXTS: "\t".join((name, phones, counts, text)),
-        f"{out.name}.list": "|".join(listed),
+        gpt_sovits_dir.TEXTS: "\t".join((name, " ".join(SYMBOLS[id] for id in phones.tolist()), counts, text)),
+        "": "|".join(listed),
     }
+    if unescape(name) != id or listed_speaker != speaker:
+        lines[gpt_sovits_dir.NAMES] = json.dumps({"file": name, "id": id, "speaker": speaker}, ensure_ascii=False)
     if "semantic" in features:
         lines[gpt_sovits_dir.CODES] = f"{name}\t{' '.join(map(str, store.read('semantic', number).tolist()))}"
     return lines
+
+
+def _list_field(value: str) -> str:
+    """Return a value as a field of a list: what would end it as %XX, and no spaces around it."""
+    return _BREAKS_LISTS.sub(lambda match: f"%{ord(match[0]):02X}", value.strip())
 
 
 def _spelled(store: Store, number: int) -> tuple[str, str]:

@@ -6,19 +6,19 @@ Times are samples over the sample rate, with all digits of a float64: reading th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from headrace.featurize.alignment.words import spoken_words
-from headrace.featurize.exchange.export_gpt_sovits import new_folder
-from headrace.featurize.exchange.gpt_sovits_dir import name_of
 from headrace.featurize.files.folders import AUDIO_SUFFIXES
 from headrace.featurize.text.symbols import TABLES
 from headrace.store import alignment
 from headrace.store.alignment import Segments
 from headrace.store.errors import StoreError
+from headrace.store.file_names import file_paths
 from headrace.store.reader import Store
+from headrace.store.storage.output_files import output_folder
 
 _SEGMENT = re.compile(r"#\d+-\d+$")
 
@@ -31,7 +31,9 @@ class Interval(NamedTuple):
     label: str
 
 
-def export_textgrids(store: Store, out: Path, done: Callable[[int], None]) -> dict[str, Any]:
+def export_textgrids(
+    store: Store, out: Path, done: Callable[[int], None], *, incomplete: bool = False
+) -> dict[str, Any]:
     """Write a TextGrid for every utterance with times, in folders as the recordings have them.
 
     Its tiers are `words`, where the store knows them, and `phones`. What has no duration is left out: Praat has no such
@@ -39,44 +41,49 @@ def export_textgrids(store: Store, out: Path, done: Callable[[int], None]) -> di
 
     Args:
         done: told how many utterances are done so far.
+        incomplete: export a store whose build is not finished, too.
     Returns:
         Counts; `unaligned` utterances have no TextGrid.
     Raises:
         UsageError: there is something at `out`.
-        StoreError: no utterance has times, or the disk is full.
+        StoreError: the store is not complete, no utterance has times, or the disk is full.
     """
-    written, frames, tiers = set[str](), 0, dict[str, None]()
-    with new_folder(out) as draft:
-        for number in range(len(store)):
+    if not incomplete:
+        store.require_complete()
+    written, frames, tiers = 0, 0, dict[str, None]()
+    names = textgrid_names(store.ids.tolist())
+    with output_folder(out) as draft:
+        for number, name in enumerate(names):
             segments = alignment.read_segments(store, number)
             if segments is not None:
-                name = file_name(store.ids[number], written)
                 found = tiers_of(store, number, segments)
                 seconds = int(store.frames[number]) * store.hop / store.sample_rate
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 (draft / name).write_text(textgrid(found, seconds), encoding="utf-8", newline="\n")
+                written += 1
                 frames += int(store.frames[number])
                 tiers |= dict.fromkeys(found)
             done(number + 1)
         if not written:
             raise StoreError(f"{store.path} has no times of phones: featurize add {store.path} align.")
     hours = frames * store.hop / store.sample_rate / 3600
-    unaligned = len(store) - len(written)
-    return {"utterances": len(written), "hours": hours, "features": list(tiers), "unaligned": unaligned}
+    unaligned = len(store) - written
+    return {"utterances": written, "hours": hours, "features": list(tiers), "unaligned": unaligned}
 
 
-def file_name(id: str, taken: set[str]) -> str:
-    """Path of an utterance's TextGrid: its recording's with another suffix, and never outside of the folder. Where
-    another has that already (of `a.wav` and `a.flac` the second), its identity in one name. Joins those taken."""
+def textgrid_names(ids: Sequence[str]) -> list[str]:
+    """Return the path of each utterance's TextGrid: that of its recording with another suffix, and never outside.
+
+    Where file systems would take two for the same (of `a.wav` and `a.flac`), both have a digest of their id.
+    """
+    return file_paths(list(map(_textgrid_name, ids)), ids)
+
+
+def _textgrid_name(id: str) -> str:
     segment = match[0] if (match := _SEGMENT.search(id)) else ""
     audio = PurePosixPath(id.removesuffix(segment))
-    folders = [part for part in audio.parts[:-1] if part not in ("/", "..")]
     last = audio.stem if audio.suffix.lower() in AUDIO_SUFFIXES else audio.name
-    name = "/".join((*folders, f"{last}{segment}.TextGrid"))
-    if name in taken or last in ("", ".."):
-        name = f"{name_of(id)}.TextGrid"
-    taken.add(name)
-    return name
+    return "/".join((*audio.parts[:-1], f"{last}{segment}.TextGrid"))
 
 
 def textgrid(tiers: dict[str, list[Interval]], seconds: float) -> str:

@@ -6,6 +6,7 @@
     5-wav32k/NAME         WAV, 32 kHz, mono, int16
     6-name2semantic.tsv   name and codes, between tabs; 25 Hz
     7-sv_cn/NAME.pt       (1, 20480)
+    names.jsonl           ours, where needed: ids and speakers that no name and no line can hold
 
 Tensors are float16, or float32 where upstream had no GPU. They are loaded with
 weights_only: a file that would run code is refused.
@@ -44,7 +45,8 @@ _NETWORKS: dict[str, tuple[Axis, int, dict[str, Any]]] = {
     "bert": ("phones", 1024, {"network": "chinese-roberta-wwm-ext-large", "layer": -3, "missing": "zeros"}),
     "speaker_vector": ("utterance", 20480, {"network": "eres2netv2", "layer": "pooled"}),
 }
-_ESCAPED = '/\\%\t\n\r\0"'
+NAMES = "names.jsonl"
+"""A file of ours beside upstream's: the ids and speakers that the names in the others do not say."""
 
 
 def tensor_spec(name: str, dtype: str) -> FeatureSpec:
@@ -62,17 +64,6 @@ def semantic_spec() -> FeatureSpec:
 def word_spec() -> FeatureSpec:
     """Return the spec of `phone_word`: index of the character of the text of each phone, -1 if unknown."""
     return FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe={"unit": "character"})
-
-
-def name_of(id: str) -> str:
-    """Return the file name of an utterance: its id, with characters that names and tables cannot hold as %XX."""
-    return "".join(f"%{ord(char):02X}" if char in _ESCAPED else char for char in id)
-
-
-def utterance_id(name: str) -> str:
-    """Return the id of the utterance with this file name, the inverse of `name_of`."""
-    codes = "|".join(f"{ord(char):02X}" for char in _ESCAPED)
-    return re.sub(f"%({codes})", lambda match: chr(int(match[1], 16)), name)
 
 
 def table(root: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[str, list[str]] | Reject]:

@@ -3,6 +3,7 @@ headers."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.files import source
 from headrace.featurize.pipeline.build import ScannedCorpus
 from headrace.store.errors import CorpusError, Rejected
+from headrace.store.file_names import unescape
 from headrace.store.schema import Reject, Utterance
 
 _PACKING = 2048
@@ -46,6 +48,7 @@ def scan_directory(
     """
     rejects: list[Reject] = []
     known = _read_list(list_file, rejects) if list_file else {}
+    written = _read_names(folder, rejects)
     texts = _read_table(folder, gpt_sovits_dir.TEXTS, gpt_sovits_dir.TEXT_COLUMNS, rejects)
     codes = (
         _read_table(folder, gpt_sovits_dir.CODES, gpt_sovits_dir.CODE_COLUMNS, rejects)
@@ -54,11 +57,13 @@ def scan_directory(
     )
     found: dict[str, tuple[Utterance, TableRow]] = {}
     for name, texts_of in texts.items():
-        id = gpt_sovits_dir.utterance_id(name)
+        id, speaker = written.get(name, (unescape(name), ""))
+        if speaker and name in known:
+            known[name] = (speaker, known[name][1])
         try:
             if id in found:
                 raise Rejected("scan", "for the second time; the first counts")
-            found[id] = _check_utterance(folder, name, texts_of, codes.get(name), features, known)
+            found[id] = _check_utterance(folder, name, id, texts_of, codes.get(name), features, known)
         except Rejected as error:
             rejects.append(Reject(id, "scan", error.reason))
         scanning(len(found), len(rejects))
@@ -76,6 +81,7 @@ def scan_directory(
 def _check_utterance(
     folder: Path,
     name: str,
+    id: str,
     texts: Sequence[str],
     codes: Sequence[str] | None,
     features: Sequence[str],
@@ -95,7 +101,7 @@ def _check_utterance(
     sizes = _sizes(folder, name, features if has_bert else [one for one in features if one != "bert"])
     speaker, language = known.get(name, (folder.resolve().name, ""))
     utterance = Utterance(
-        id=gpt_sovits_dir.utterance_id(name),
+        id=id,
         audio=f"{gpt_sovits_dir.WAVES}/{name}",
         start=0,
         stop=gpt_sovits_dir.count_samples(folder, name, sizes["wave"]),
@@ -132,6 +138,27 @@ def _read_list(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
             rejects.append(entry)
         else:
             found.setdefault(entry.audio.rpartition("/")[2], (entry.speaker, entry.language))
+    return found
+
+
+def _read_names(folder: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
+    """Return id and speaker by file name where names could not hold them. Only an export of Headrace has this file."""
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        lines = (folder / gpt_sovits_dir.NAMES).read_bytes().splitlines()
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise CorpusError(f"{folder / gpt_sovits_dir.NAMES} cannot be read: {error.strerror}.") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            name, id, speaker = (entry[key] for key in ("file", "id", "speaker"))
+            "".join((name, id, speaker)).encode()  # they are strings, and whole characters
+            found.setdefault(name, (id, speaker))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            where = f"{gpt_sovits_dir.NAMES}:{number}"
+            rejects.append(Reject(where, "scan", "not a file, its id and its speaker in JSON: export the store again"))
     return found
 
 

@@ -40,14 +40,14 @@ BINS = 40
 
 
 def write(
-    target: Path,
+    draft: Path,
     store: Store,
     statistics: CorpusStatistics,
     filters: Sequence[Filter],
     worst: Sequence[WorstList],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the page to `target`.
+    """Write the page to `draft`.
 
     Args:
         progress: called with the number of lists rendered, and of all lists.
@@ -75,7 +75,7 @@ def write(
         worst=drawn,
         notes=_notes(store, statistics),
     )
-    target.write_text(page, encoding="utf-8", errors="replace")
+    draft.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _facts(store: Store, statistics: CorpusStatistics) -> list[tuple[str, str]]:
@@ -91,7 +91,10 @@ def _facts(store: Store, statistics: CorpusStatistics) -> list[tuple[str, str]]:
 
 def _notes(store: Store, statistics: CorpusStatistics) -> list[str]:
     every = "all of them" if len(statistics.analysed) == len(store) else "spread evenly over the store"
+    sealed, planned = store.progress
+    incomplete = f"The build of this store is not finished: the page is of {sealed:,} of its {planned:,} parts."
     return [
+        *([] if store.complete else [incomplete]),
         f"{len(statistics.analysed):,} of {len(store):,} recordings were analysed, {every}. Numbers that the store has "
         "as columns are of all utterances; the others are of those analysed.",
         f"Equal texts were searched for among all, nearly equal ones among {statistics.compared:,}.",

@@ -15,6 +15,7 @@ from headrace.featurize.quality.corpus_statistics import CorpusStatistics, compu
 from headrace.featurize.report import page
 from headrace.featurize.report.measures import MEASURES, Filter, WorstList, known_values, suggest_filters, worst_lists
 from headrace.store.reader import Store
+from headrace.store.storage.output_files import output_file
 
 Stage: TypeAlias = Literal["read", "rated", "drawn"]
 """Stages of a report: parts are read, recordings are rated by DNSMOS, lists of utterances are rendered."""
@@ -32,6 +33,8 @@ class Report:
 
     path: Path
     """Path of the HTML page."""
+    complete: bool
+    """Whether the build of the store is finished."""
     utterances: int
     hours: float
     statistics: CorpusStatistics
@@ -45,6 +48,7 @@ class Report:
         return {
             "page": str(self.path),
             "bytes": self.path.stat().st_size,
+            "complete": self.complete,
             "utterances": self.utterances,
             "hours": self.hours,
             "analysed": len(statistics.analysed),
@@ -84,18 +88,25 @@ def write_report(
         max_listed: utterances in each list of the worst, at most.
         progress: returns a context manager for each stage, whose value is told how far the stage is.
     Raises:
-        StoreError: the store is empty.
-        OSError: the page cannot be written.
+        UsageError: `out` is a folder.
+        StoreError: the store is empty, or the page cannot be written. Then the last page stays.
     """
-    with progress("read") as watch:
-        statistics = compute_statistics(store, max_recordings, watch)
-    with progress("rated") as watch:
-        _rate(store, statistics, max_mos, watch)
-    filters, lists = suggest_filters(store, statistics), worst_lists(statistics, max_listed)
-    with progress("drawn") as watch:
-        page.write(out, store, statistics, filters, lists, watch)
+    with output_file(out) as draft:
+        with progress("read") as watch:
+            statistics = compute_statistics(store, max_recordings, watch)
+        with progress("rated") as watch:
+            _rate(store, statistics, max_mos, watch)
+        filters, lists = suggest_filters(store, statistics), worst_lists(statistics, max_listed)
+        with progress("drawn") as watch:
+            page.write(draft, store, statistics, filters, lists, watch)
     return Report(
-        path=out, utterances=len(store), hours=store.hours, statistics=statistics, filters=filters, lists=lists
+        path=out,
+        complete=store.complete,
+        utterances=len(store),
+        hours=store.hours,
+        statistics=statistics,
+        filters=filters,
+        lists=lists,
     )
 
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import matplotlib
 import numpy as np
 
+from headrace.featurize.files.folders import AUDIO_SUFFIXES
 from headrace.store import alignment
-from headrace.store.errors import StoreError
+from headrace.store.errors import StoreError, UsageError
+from headrace.store.file_names import portable_name
+from headrace.store.storage.output_files import output_file
 
 matplotlib.use("Agg")
 from matplotlib import font_manager
@@ -30,6 +33,7 @@ FONTS = (
     "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans",
 )  # fmt: skip
 """Fonts, by preference, as far as they are installed. The first one has neither Han nor Hangul."""
+FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "webp", "tif", "tiff")
 
 Drawer: TypeAlias = "Callable[[Axes, Store, int, float], None]"
 """Draws a feature of an utterance into a panel: axes, store, number of the utterance, and its length in seconds."""
@@ -42,6 +46,7 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
         number: of the utterance.
         target: the image; its suffix is the format.
     Raises:
+        UsageError: the suffix is that of another kind of file.
         StoreError: the store has no feature that can be plotted over time.
     """
     drawers: dict[str, Drawer] = {"wave": _draw_wave, "mel": _draw_mel, "mfcc": _draw_mfcc}
@@ -72,8 +77,29 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
     figure.suptitle(full_title, fontsize=10, parse_math=False, family=_installed(FONTS))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a missing glyph is drawn as a box
-        figure.savefig(target, dpi=110)
+        with output_file(target) as draft:
+            figure.savefig(draft, dpi=110, format=_image_format(target))
     plt.close(figure)
+
+
+def plot_name(id: str) -> Path:
+    """Return the name of an utterance's plot in the current folder."""
+    stem = id.replace("/", "_")
+    for suffix in AUDIO_SUFFIXES:
+        stem = stem[: -len(suffix)] if stem.lower().endswith(suffix) else stem
+    return Path(portable_name(f"{stem}.png"))
+
+
+def _image_format(target: Path) -> str:
+    """Return the format that a file's suffix names, PNG without one.
+
+    Raises:
+        UsageError: it is no format of images.
+    """
+    suffix = target.suffix.removeprefix(".").lower() or "png"
+    if suffix not in FORMATS:
+        raise UsageError(f"--out {target} is no image: give it one of the suffixes {', '.join(FORMATS)}.")
+    return suffix
 
 
 def _installed(families: Iterable[str]) -> list[str]:

@@ -143,9 +143,11 @@ class LocalStorage:
 
 
 @contextmanager
-def folder_lock(folder: Path, error: type[HeadraceError] = StoreError) -> Iterator[None]:
+def folder_lock(folder: Path, error: type[HeadraceError] = StoreError, what: Path | None = None) -> Iterator[None]:
     """Hold the lock of a folder for as long as the context lasts. It ends with the process, however that ends.
 
+    Args:
+        what: is written under this lock, for messages; the folder by default.
     Raises:
         error: another process holds it, or files cannot be locked there.
     """
@@ -155,7 +157,7 @@ def folder_lock(folder: Path, error: type[HeadraceError] = StoreError) -> Iterat
     try:
         lock.acquire()
     except Timeout:
-        raise error(f"Another command is writing {folder}: wait until it is done.") from None
+        raise error(f"Another command is writing {what or folder}: wait until it is done.") from None
     except OSError as fault:
         raise error(f"Cannot lock {folder} ({fault}): choose a folder where files can be locked.") from fault
     try:

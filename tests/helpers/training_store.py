@@ -36,6 +36,8 @@ def build(
     poisoned: Sequence[int] = (),
     short: bool = False,
     compression: Compression = "none",
+    ids: Sequence[str] = (),
+    speaker: str = "s",
 ) -> Store:
     """A sealed store with wave, mfcc, phones and semantic; utterance n is called `utt<n>`, and has a phone every ten
     frames, spoken as five codes that follow from it.
@@ -44,6 +46,7 @@ def build(
         codes: ids of `semantic` are below.
         poisoned: utterances whose mfcc are not numbers.
         short: whether the last of an odd number of frames has no code.
+        ids: other ids of the first utterances.
     """
     recipe = {"quantiser": "test", "codebook": CODES, "hz": 25}
     semantic = FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
@@ -63,6 +66,10 @@ def build(
     cuts = [len(frames) * part // parts for part in range(parts + 1)]
     for number in range(parts):
         part = _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset)
+        part.strings["id"][:] = [*ids, *(f"utt{n}" for n in range(len(ids), len(frames)))][
+            cuts[number] : cuts[number + 1]
+        ]
+        part.strings["speaker"][:] = [speaker] * len(part.strings["id"])
         write_part(root, _with_codes(_poisoned(part, poisoned), codes, short), compression)
     index.write(root, index.derive(root))
     return store.open(root)

@@ -49,7 +49,7 @@ def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, s
         name: name of the voice, for the config.
     Raises:
         UsageError: no published version has these sizes, so upstream could not load it.
-        RunError: the file cannot be written.
+        RunError, StoreError: the file cannot be written.
     """
     version = _version_of(model.config, SOVITS_SIZES, TRAINING_FIELDS)
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}

@@ -69,7 +69,8 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
         The file and its version.
 
     Raises:
-        RunError: there is no run or no checkpoint, or the file cannot be written.
+        RunError: there is no run or no checkpoint.
+        StoreError: the file cannot be written.
         UsageError: no published version has the sizes of the run's model.
     """
     config = _config(run)

@@ -6,7 +6,6 @@ the size of the file. `headrace.featurize.files.torch_archive` reads them as dat
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
-from headrace.store.storage.local import commit_file
+from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints.load_weights import load_strict
 
 VERSION_HEADERS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
@@ -112,20 +111,18 @@ def write(
         config: JSON types only; sections as dicts.
         header: the first two bytes.
     Raises:
-        RunError: it cannot be written.
+        UsageError: `path` is a folder.
+        StoreError: another command is writing it, or it cannot be written.
+        RunError: torch cannot write it.
     """
     half = {name: value.detach().half().cpu() for name, value in weights.items()}
-    draft = path.parent / f".{path.name}.draft" / f"{ROOT}.pth"
-    try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"weight": half, "config": config, "info": info}, draft)
+    with output_file(path, f"{ROOT}.pth") as draft:
+        try:
+            torch.save({"weight": half, "config": config, "info": info}, draft)
+        except RuntimeError as error:  # of torch's archive writer, which also hides the reason of a full disk
+            raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
         with draft.open("r+b") as file:
             file.write(header)
-        commit_file(draft, path)
-    except (OSError, RuntimeError) as error:  # the latter from torch's archive writer, of a full disk for one
-        raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
-    finally:
-        shutil.rmtree(draft.parent, ignore_errors=True)
 
 
 def _plain(config: Any) -> Any:

@@ -79,8 +79,7 @@ def open_training_data(
     _check_features(path, needs, store.features)
     for name, expected in needs.items():
         _check_recipe(path, name, store.features[name].recipe, expected)
-    if not store.complete:
-        raise StoreError(f"{path} is not complete: run featurize build again, which continues where it stopped.")
+    store.require_complete()
     if not len(store):
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
     selection = select(store, config.where)

@@ -119,7 +119,8 @@ class Speech:
         """Write a 16-bit WAV file.
 
         Raises:
-            OSError: it cannot be written.
+            UsageError: `path` is a folder.
+            StoreError: it cannot be written. What was there stays.
         """
         write_wave(path, self.wave, self.sample_rate)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from headrace.store.storage.output_files import output_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -23,7 +25,8 @@ def draw_rates(found: dict[str, Any], target: Path) -> None:
     axes = figure.subplots()
     _bars(axes, list(bars), list(bars.values()), "{:.2f}", [LIGHT if name in rates else DARK for name in bars])
     axes.set(xlabel="GB/s", title=f"{found['utterances']:,} utterances, {', '.join(found['features'])}")
-    figure.savefig(target, dpi=110, format="png")
+    with output_file(target) as draft:
+        figure.savefig(draft, dpi=110, format="png")
 
 
 def draw_bottleneck(found: dict[str, Any], target: Path) -> None:
@@ -39,7 +42,8 @@ def draw_bottleneck(found: dict[str, Any], target: Path) -> None:
     step = found["together"]["seconds"] / found["together"]["steps"]
     waits.set_title(f"{found['wait_share']:.2%} of the time; a step takes {1000 * step:.0f} ms", fontsize="medium")
     figure.suptitle(found["verdict"], wrap=True)
-    figure.savefig(target, dpi=110, format="png")
+    with output_file(target) as draft:
+        figure.savefig(draft, dpi=110, format="png")
 
 
 def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], form: str, colours: Sequence[str]) -> None:

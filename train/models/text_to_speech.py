@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from headrace.store.errors import UsageError
+from headrace.store.storage.output_files import output_file
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
@@ -129,11 +130,12 @@ def synthesize(
 
 
 def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
-    """Write a WAV file of 16-bit PCM, whatever the suffix of the path.
+    """Write a WAV file of 16-bit PCM, whatever the suffix of the path; what is there is replaced by the complete file.
 
     Raises:
-        OSError: it cannot be written. The file is not written by libsndfile, whose errors carry no reason.
+        StoreError: it cannot be written. The file is not written by libsndfile, whose errors carry no reason.
     """
     encoded = io.BytesIO()
     soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="WAV")
-    path.write_bytes(encoded.getbuffer())
+    with output_file(path) as draft:
+        draft.write_bytes(encoded.getbuffer())

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.store.file_names import portable_name
 from headrace.store.reader import Store
+from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints import trained_models
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
@@ -166,7 +168,7 @@ class SampleWriter:
         """Synthesise all samples and write them. Training's random state and the model stay as they are.
 
         Raises:
-            OSError: files cannot be written.
+            StoreError: files cannot be written.
         """
         samples = []
         for number in self._numbers:
@@ -205,10 +207,11 @@ class SampleWriter:
         for folder in (recorded_folder, step_folder):
             folder.mkdir(parents=True, exist_ok=True)
         for sample in samples:
-            name = _file_name(sample.name)
+            name = portable_name(re.sub(r"[^\w.-]+", "_", sample.name))
             write_wave(recorded_folder / f"{name}.wav", sample.recorded, sample.sample_rate)
             write_wave(step_folder / f"{name}.wav", sample.generated, sample.sample_rate)
-            draw_sample(sample).savefig(step_folder / f"{name}.png", dpi=90)
+            with output_file(step_folder / f"{name}.png") as draft:
+                draw_sample(sample).savefig(draft, dpi=90)
 
 
 def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: torch.device) -> SampleWriter | None:
@@ -273,8 +276,3 @@ def _attention_weights(attention: MultiHeadAttention) -> Iterator[list[Tensor]]:
         yield collected
     finally:
         handle.remove()
-
-
-def _file_name(name: str) -> str:
-    """Return a file name for an id, which may be a path."""
-    return re.sub(r"[^\w.-]+", "_", name)[:120]

@@ -14,6 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from headrace.store.storage.output_files import output_file
+
 Record = dict[str, Any]
 """One line. `split` is `train` or `validation`."""
 
@@ -125,7 +127,8 @@ def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -
     seconds.set(xlabel="step", ylabel="s per step")
     for axes in (*panels, seconds):
         axes.legend(loc="upper right", fontsize="small")
-    figure.savefig(path, dpi=110)
+    with output_file(path) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _drawable(records: Sequence[Record], name: str) -> list[float]:

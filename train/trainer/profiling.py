@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from headrace.store.storage.output_files import output_file
+
 SKIPPED = 3
 """Number of first steps that are not profiled: they allocate memory and try algorithms."""
 ROWS = 25
@@ -30,8 +32,10 @@ def profile_steps(out: Path, steps: int, log: Callable[[str], None]) -> Iterator
 
     def write(profiler: profile) -> None:
         order = "self_device_time_total" if cuda else "self_cpu_time_total"
-        (out / "profile.txt").write_text(profiler.key_averages().table(sort_by=order, row_limit=ROWS))
-        profiler.export_chrome_trace(str(out / "trace.json"))
+        with output_file(out / "profile.txt") as table:
+            table.write_text(profiler.key_averages().table(sort_by=order, row_limit=ROWS))
+        with output_file(out / "trace.json") as trace:
+            profiler.export_chrome_trace(str(trace))
         log(f"profile of {steps} steps: {out / 'profile.txt'}, {out / 'trace.json'}")
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace.store.errors import StoreError
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.monitoring import evaluation_samples, metrics
@@ -50,8 +51,8 @@ class Validator:
             return {}
         try:
             samples = self._samples.write(step)
-        except OSError as error:
-            self._observer.log(f"step {step}: samples are not written, training continues: {error.strerror}")
+        except (OSError, StoreError) as error:
+            self._observer.log(f"step {step}: samples are not written, training continues: {error}")
             return {}
         self._observer.samples_written(step, samples)
         return evaluation_samples.mean_scores(samples)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headrace.store.errors import RunError, UsageError
+from headrace.store.errors import RunError, StoreError, UsageError
 from headrace.train.checkpoints import export
 from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.upstream_files import describe, initialise, read, write
@@ -135,7 +135,7 @@ def test_a_round_trip_keeps_every_tensor(tmp_path: Path, head: bytes) -> None:
 
 def test_write_errors_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="Cannot write"):
+    with pytest.raises(StoreError, match="Cannot write"):
         write(tmp_path / "file" / "x.pth", WEIGHTS, {}, "")
 
 
