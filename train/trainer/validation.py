@@ -52,7 +52,8 @@ class Validator:
         try:
             samples = self._samples.write(step)
         except (OSError, StoreError) as error:
-            self._observer.log(f"step {step}: samples are not written, training continues: {error}")
+            reason = error.message if isinstance(error, StoreError) else error.strerror
+            self._observer.log(f"step {step}: samples are not written, training continues: {reason}")
             return {}
         self._observer.samples_written(step, samples)
         return evaluation_samples.mean_scores(samples)
