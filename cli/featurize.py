@@ -10,6 +10,7 @@ import click
 
 from headrace.cli import output
 from headrace.cli.feature_options import feature_options, pop_feature_options
+from headrace.cli.fence import Commands
 from headrace.cli.options import (
     FILE,
     POSITIVE,
@@ -35,7 +36,7 @@ SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
 PRESET = "gpt-sovits-v2"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Turn recordings and transcripts into a store of features for training."""
 

@@ -5,10 +5,12 @@ Results go to stdout, progress and messages to stderr. With `--json`, stdout car
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -39,7 +41,12 @@ def console() -> Console:
 
 def log(line: str) -> None:
     """Print a message on stderr."""
-    console().print(line, markup=False)
+    console().print(printable(line), markup=False)
+
+
+def print_line(line: str) -> None:
+    """Print a line of a result on stdout."""
+    click.echo(printable(line))
 
 
 def warn_incomplete(store: Store) -> None:
@@ -51,7 +58,8 @@ def warn_incomplete(store: Store) -> None:
 
 def print_json(data: Any) -> None:
     """Print the one JSON object of a command that runs with --json."""
-    click.echo(json.dumps(data, ensure_ascii=False))
+    is_unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "")
+    click.echo(json.dumps(data, ensure_ascii=not is_unicode))
 
 
 def make_table(*headings: str, numbers: bool = False) -> Table:
@@ -62,7 +70,11 @@ def make_table(*headings: str, numbers: bool = False) -> Table:
     """
     from rich.table import Table
 
-    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
+    class PrintableTable(Table):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+    table = PrintableTable(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
     for position, heading in enumerate(headings):
         table.add_column(heading, justify="right" if numbers and position else "left")
     if not headings:
@@ -82,27 +94,62 @@ def print_tables(*tables: Table) -> None:
 
 def handle_errors(function: Callable[P, int | None]) -> Callable[P, None]:
     """Decorate the callback of a command: its return value becomes the exit code (None is 0), and an error that a user
-    can act on becomes one line on stderr and its own exit code. It prints no traceback."""
+    can act on becomes one line on stderr and its own exit code. Others are left to `headrace.cli.fence`."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = function(*args, **kwargs) or 0
-        except HeadraceError as error:
-            _fail(error.message, *error.details)
-            code = error.exit_code
-        except KeyboardInterrupt:
-            _fail("Interrupted. Everything that was finished is kept; run the same command again to continue.")
-            code = 1
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as `| head` closes it
-            code = 1
-        except OSError as error:
-            _fail(_environment(error))
-            code = 1
+        except (HeadraceError, KeyboardInterrupt, MemoryError, ImportError, OSError, RuntimeError) as error:
+            code = report_error(error)
+            if not code:
+                raise
         sys.exit(code)
 
     return run
+
+
+def report_error(error: BaseException) -> int:
+    """Print the error in one line and return its exit code; do nothing and return 0 if it is not one that a user can
+    act on."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as `| head` closes it
+        return 1
+    found = _explain(error)
+    if not found:
+        return 0
+    if isinstance(error, OSError) and not error.filename:
+        _drop_output()
+    print_error(*found)
+    return error.exit_code if isinstance(error, HeadraceError) else 1
+
+
+def _explain(error: BaseException) -> tuple[str, ...]:
+    """Return the lines that tell a person of an error; none if it is unforeseen."""
+    if isinstance(error, HeadraceError):
+        return (error.message, *error.details)
+    if isinstance(error, KeyboardInterrupt):
+        return ("Interrupted. Everything that was finished is kept; run the same command again to continue.",)
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return ("There is not enough memory: close other programs, use fewer --workers, or raise a limit (ulimit -v).",)
+    if "can't start new thread" in str(error):
+        return ("No more threads can be started: use fewer --workers, or raise a limit (ulimit -u).",)
+    if isinstance(error, OSError):
+        return (_environment(error),)
+    if isinstance(error, ImportError) and not str(error.name).startswith("headrace"):
+        return (f"A library cannot be loaded: {error}. Install Headrace again.",)
+    return ()
+
+
+_OUT_OF_MEMORY = re.compile("can't allocate memory|[Cc]annot allocate memory|failed to map segment|out of memory")
+
+
+def _drop_output() -> None:
+    """Discard what stdout still buffers if it cannot be written: it would fail once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _environment(error: OSError) -> str:
@@ -115,10 +162,17 @@ def _environment(error: OSError) -> str:
     return f"{error.strerror or error}{where}."
 
 
-def _fail(message: str, *details: str) -> None:
-    click.echo(f"Error: {message}", err=True)
-    for line in details:
-        click.echo(f"  {line}", err=True)
+def print_error(message: str, *details: str) -> None:
+    """Print an error on stderr: a message of one line, and further lines that are indented."""
+    with contextlib.suppress(OSError):  # the exit code is told in any case
+        click.echo(f"Error: {printable(message)}", err=True)
+        for line in details:
+            click.echo(f"  {printable(line)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes in place of characters that would move a terminal's cursor, or that it cannot show."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def metric_label(name: str) -> str:

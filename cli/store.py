@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import bench, import_export, output, quality_report
+from headrace.cli.fence import Commands
 from headrace.cli.options import LOCAL_PATH, json_option, option, store_argument
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Inspect, check and repair feature stores; import and export them.
 
@@ -67,7 +68,7 @@ def verify(path: StoragePath, quick: bool, as_json: bool) -> int:
         output.print_json({"parts": parts, "problems": [_problem(problem) for problem in problems]})
     else:
         for problem in problems:
-            click.echo(f"{problem.where}: {problem.what}")
+            output.print_line(f"{problem.where}: {problem.what}")
         click.echo(f"{parts} parts checked, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     return 1 if problems else 0
 
@@ -101,15 +102,15 @@ def repair(path: StoragePath, dry_run: bool, as_json: bool) -> int:
 
 def _print_repair(done: RepairReport, removed: str) -> None:
     for problem in done.problems:
-        click.echo(f"{problem.where}: {problem.what}")
+        output.print_line(f"{problem.where}: {problem.what}")
     for number in done.parts:
         click.echo(f"part {number:05d}: {removed}")
     for number, name in done.arrays:
-        click.echo(f"part {number:05d} {name}: {removed}")
+        output.print_line(f"part {number:05d} {name}: {removed}")
     if not done.problems:
         click.echo("nothing is damaged")
     for command in done.commands:
-        click.echo(f"rebuild it with: {command}")
+        output.print_line(f"rebuild it with: {command}")
 
 
 @main.command()
@@ -126,10 +127,10 @@ def show(path: StoragePath, utterance: str, out: Path | None) -> None:
     from headrace.featurize.report.utterance_plot import draw_utterance, plot_name
 
     opened = store.open(path)
-    number = int(utterance) if utterance.isdigit() and int(utterance) < len(opened) else opened.find(utterance)
+    number = opened.number_of(utterance)
     target = out or plot_name(str(opened.ids[number]))
     draw_utterance(opened, number, target)
-    click.echo(str(target))
+    output.print_line(str(target))
 
 
 if __name__ == "__main__":

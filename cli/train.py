@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import bench, output
+from headrace.cli.fence import Commands
 from headrace.cli.options import (
     COUNT,
     FILE,
@@ -29,7 +30,7 @@ EPOCHS = {"sovits": 8, "gpt": 15}
 """Epochs that GPT-SoVITS trains each stage by default."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train GPT-SoVITS from a feature store, export it, and speak with it."""
 

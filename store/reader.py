@@ -194,6 +194,15 @@ class Store:
         hint = f"the nearest are: {', '.join(near)}" if near else "`store info` lists what is there"
         raise StoreError(f"{self.path} holds no utterance {name!r}; {hint}.")
 
+    def number_of(self, name: str) -> int:
+        """Return the number of an utterance that is named by its number, in digits, or by its id.
+
+        Raises:
+            StoreError: as in `find`.
+        """
+        is_number = name.isascii() and name.isdigit() and len(name) < 20 and int(name) < len(self)
+        return int(name) if is_number else self.find(name)
+
     def read(self, feature: str, number: int) -> np.ndarray:
         """Read a feature of one utterance.
 

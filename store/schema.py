@@ -55,8 +55,9 @@ class Reject:
     reason: str
 
     def to_json(self) -> str:
-        """Return the reject as a line of `rejects.jsonl`."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        """Return the reject as a line of `rejects.jsonl`. A character that UTF-8 cannot write is escaped."""
+        line = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return line.encode(errors="backslashreplace").decode()  # half of a surrogate pair: as JSON escapes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,11 +146,17 @@ def from_json(alignment: str, duration_s: float) -> Alignment:
         alignment: the JSON.
         duration_s: of the audio.
     Raises:
-        Rejected: stage "align"; as in `make_tier` and `make_alignment`.
+        Rejected: stage "align"; as in `make_tier` and `make_alignment`, or a file of the corpus has a name like this.
     """
-    content = json.loads(alignment)
-    location = content["where"]
-    phones, words = (make_tier(location, (Interval(*item) for item in content[name])) for name in ("phones", "words"))
+    try:
+        content = json.loads(alignment)
+        location = str(content["where"])
+        phones, words = (
+            make_tier(location, (Interval(float(start), float(end), str(label)) for start, end, label in content[name]))
+            for name in ("phones", "words")
+        )
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise Rejected("align", f"{alignment[:40]!r} is no alignment: name the file differently") from None
     return make_alignment(location, phones, words, duration_s)
 
 
@@ -163,7 +169,7 @@ def has_times(lab: str) -> bool:
     if len(lines) < 2 or not all(map(_begins_with_times, lines[:2])):
         return False
     last = max((fields for fields in lines if _begins_with_times(fields)), key=lambda fields: float(fields[1]))[1]
-    return not last.isdigit() or int(last) >= _MIN_HTK_END
+    return not last.isdigit() or float(last) >= _MIN_HTK_END
 
 
 def read_lab(path: Path, duration_s: float) -> Alignment:

@@ -157,7 +157,8 @@ def _read_ctm(folder: Source, name: str) -> dict[str, list[str]]:
     if not folder.exists(name):
         return rests
     try:
-        text = (folder.root / name).read_bytes().decode("utf-8-sig")
+        with source.open_whole(folder.root, name) as file:
+            text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{folder.root / name} cannot be read as UTF-8: {error}.") from None
     for line in text.split("\n"):

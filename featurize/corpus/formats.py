@@ -7,16 +7,15 @@ exists and is usable.
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from sys import intern
 
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, recordings, suffix
-from headrace.featurize.files.source import Source
+from headrace.featurize.files.source import Source, open_whole, read_lines
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject
 
@@ -253,10 +252,14 @@ def _read_table(source: Source, file: str) -> Generator[Reject, None, dict[str, 
 def _read_lines(source: Source, file: str) -> Iterator[tuple[str, str | Reject]]:
     """Yield the location and the content of every line that is not blank, or a reject if it is not UTF-8."""
     try:
-        data = (source.root / file).read_bytes()
+        with open_whole(source.root, file) as data:
+            yield from _decode_lines(file, read_lines(data, file))
     except OSError as error:
         raise CorpusError(f"{source.root / file} cannot be read: {error.strerror}") from None
-    for number, raw in enumerate(io.BytesIO(data), 1):
+
+
+def _decode_lines(file: str, lines: Iterable[bytes]) -> Iterator[tuple[str, str | Reject]]:
+    for number, raw in enumerate(lines, 1):
         location = f"{file}:{number}"
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")

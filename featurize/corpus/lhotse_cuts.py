@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from headrace.featurize.alignment.label_files import PHONE_TIERS, WORD_TIERS, Interval, to_json
 from headrace.featurize.corpus.formats import LANGUAGE_TAGS, Entries, Entry
-from headrace.featurize.files.source import Source
+from headrace.featurize.files.source import Source, open_whole, read_lines
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject
 
@@ -30,15 +29,16 @@ def read_cuts(source: Source, file: str) -> Entries:
             yield _entry(source, location, json.loads(line))
         except Rejected as error:
             yield Reject(location, error.stage, error.reason)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
             yield Reject(location, "scan", f"not a cut of one recording with text ({error!r:.100})")
 
 
 def _read_lines(source: Source, file: str) -> Iterator[bytes]:
     try:
-        data = (source.root / file).read_bytes()
-        lines = gzip.GzipFile(fileobj=io.BytesIO(data)) if file.endswith(".gz") else io.BytesIO(data)
-        yield from (line for line in lines if line.strip())
+        with open_whole(source.root, file) as data:
+            content: Any = gzip.GzipFile(fileobj=data) if file.endswith(".gz") else data
+            lines = read_lines(content, file)
+            yield from (line for line in lines if line.strip())
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{source.root / file} cannot be read: {error}.") from None
 
@@ -83,7 +83,7 @@ def _alignment_json(location: str, supervisions: Iterable[Mapping[str, Any]]) ->
             [_interval(*item) for name, items in tiers if str(name).casefold() in names for item in items]
             for names in TIERS
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise Rejected("align", f"an interval is not label, start and duration ({error!r:.100})") from None
     return to_json(location, phones, words)
 

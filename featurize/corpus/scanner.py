@@ -70,6 +70,8 @@ def scan(
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"{format!r} is not a corpus format: give one of {', '.join(FORMATS)}")
+    if not formats.language_of(language):
+        raise UsageError(f"{language!r} is not a language code: give one such as en, zh or de.")
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _detect_format(path, found, file)
     if max_segment_s is not None and max_segment_s > limits.max_duration_s:

@@ -24,6 +24,11 @@ END_TOLERANCE_S = 0.01
 """Seconds by which a segment may end after its recording, as times rounded to two decimals do. It is then cropped."""
 
 
+MAX_TEXT = 1 << 20
+"""Characters in the text of an utterance: more than anyone speaks in a day."""
+_TEXT_FIELDS = ("audio", "speaker", "language", "text", "text_file", "phones", "alignment", "name")
+
+
 class Validation(NamedTuple):
     """The result of validating one entry."""
 
@@ -68,6 +73,7 @@ class EntryValidator:
             return Validation([item], "", item.id)
         audio = self._source.relative(item.audio)
         try:
+            _check_unicode(item)
             return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
@@ -94,6 +100,8 @@ class EntryValidator:
         text = entry.text or (entry.text_file and self._read_text(entry.text_file))
         if not text:
             raise Rejected("scan", "the text is empty")
+        if len(text) > MAX_TEXT:
+            raise Rejected("scan", _too_long(len(text)))
         alignment = self._alignments.find(entry, audio, (start / header.sample_rate, stop / header.sample_rate))
         return Utterance(
             id=audio if entry.seconds is None else f"{audio}#{start}-{stop}",
@@ -116,7 +124,8 @@ class EntryValidator:
 
     def _read_text(self, name: str) -> str:
         """Return the text of a .txt or .lab, joined to one line, or of a TextGrid's tier of words."""
-        self._source.size(name)
+        if self._source.size(name) > 4 * MAX_TEXT:
+            raise Rejected("scan", _too_long(self._source.size(name)))
         if folders.suffix(name) == ".textgrid":
             with local_file(self._source.root, name) as path:
                 return read_transcript(path)
@@ -129,6 +138,19 @@ class EntryValidator:
         if folders.suffix(name) == ".lab" and has_times(text):
             raise Rejected("scan", f"{posixpath.basename(name)} holds times, not a text: put a .txt beside it")
         return " ".join(text.split())
+
+
+def _too_long(length: int) -> str:
+    return f"its text has {length:,} characters: no utterance has more than {MAX_TEXT:,}"
+
+
+def _check_unicode(entry: Entry) -> None:
+    """Raise Rejected if a field has half of a surrogate pair, which JSON can write, and UTF-8 and a store cannot."""
+    for name in _TEXT_FIELDS:
+        try:
+            (getattr(entry, name) or "").encode()
+        except UnicodeEncodeError:
+            raise Rejected("scan", f"its {name} holds half of a surrogate pair, which is no character") from None
 
 
 def _sample_range(seconds: tuple[float, float] | None, frames: int, sample_rate: int) -> tuple[int, int]:

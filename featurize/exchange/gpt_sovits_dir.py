@@ -204,12 +204,15 @@ def words(characters: str, phones: int) -> np.ndarray:
         counts = ast.literal_eval(characters)  # numbers, lists and the like: nothing is run
         if counts is None:
             return np.full(phones, -1, np.int16)
-        result = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise Rejected("text", f"{characters[:60]!r} does not say how many phones each character has") from None
-    if len(result) != phones:
-        raise Rejected("text", f"its characters have {len(result)} phones together, and there are {phones}")
-    return result
+        counts = ()
+    if not isinstance(counts, list) or not all(type(count) is int and 0 <= count < 1 << 31 for count in counts):
+        raise Rejected("text", f"{characters[:60]!r} does not say how many phones each character has")
+    if sum(counts) != phones:  # before anything is made of that size
+        raise Rejected("text", f"its characters have {sum(counts)} phones together, and there are {phones}")
+    if len(counts) > np.iinfo(np.int16).max:
+        raise Rejected("text", f"it has {len(counts)} characters, more than a store counts")
+    return np.repeat(np.arange(len(counts), dtype=np.int16), counts)
 
 
 def codes(text: str, frames: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Names are POSIX paths relative to the corpus. In a folder of this machine they m
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import posixpath
@@ -14,16 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
-from headrace.store.errors import HeadraceError, Rejected, UsageError
+from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import SCHEME, S3Path
 
 HEADER_BYTES = 1 << 16
 """Enough for the header of nearly every recording."""
+MAX_LINE_BYTES = 1 << 26
+"""Longest line of a corpus: one utterance with an alignment of hours. A small file may unpack to any length."""
 CONCURRENT_DOWNLOADS = 8
 """Keep the decoders busy: a recording takes two or three times as long to download as to decode."""
 
@@ -236,6 +239,35 @@ def open_file(root: StoragePath, name: str, size: int, block: int = HEADER_BYTES
     finally:
         if reader.error:
             raise reader.error
+
+
+@contextmanager
+def open_whole(root: StoragePath, name: str) -> Iterator[BinaryIO]:
+    """Open a file of a corpus that is read from its beginning to its end.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe or a device, which may have no end.
+    """
+    path = root / name
+    if not isinstance(path, Path):
+        yield io.BytesIO(path.read_bytes())
+        return
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with open(path, "rb") as file:
+        yield file
+
+
+def read_lines(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield the lines of a file, each with its newline.
+
+    Raises:
+        CorpusError: a line has more than MAX_LINE_BYTES. The file is named `name` in the message.
+    """
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise CorpusError(f"{name} has a line of more than {MAX_LINE_BYTES >> 20} MB: give each utterance a line.")
+        yield line
 
 
 class _RangeReader(io.RawIOBase):

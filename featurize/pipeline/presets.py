@@ -101,9 +101,11 @@ def read_recipe(path: Path) -> Preset:
         raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UsageError(f"The recipe {path} is not TOML: {error}.") from error
+    except RecursionError:
+        raise UsageError(f"The recipe {path} is nested too deeply: its values are numbers and strings.") from None
     try:
         return _parse_recipe(given)
-    except (ValueError, UsageError) as error:
+    except (ValueError, OverflowError, UsageError) as error:
         raise UsageError(f"The recipe {path}: {error}") from error
 
 

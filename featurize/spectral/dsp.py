@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MAX_MELS = 1024
+"""Mel bands of a recipe: the filters of 32,768 would take 8 GB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpectralRecipe:
@@ -49,8 +52,9 @@ class SpectralRecipe:
             (1 <= self.win <= self.n_fft, "from 1 to n_fft samples", "win", "n_fft"),
             (2 <= self.hop <= self.n_fft and self.hop % 2 == 0, "even, from 2 to n_fft samples", "hop", "n_fft"),
             (0 <= self.fmin < self.fmax, "at least 0 Hz and below fmax", "fmin", "fmax"),
-            (self.fmax <= self.sample_rate / 2, "at most half of sample_rate", "fmax", "sample_rate"),
+            (2 * self.fmax <= self.sample_rate, "at most half of sample_rate", "fmax", "sample_rate"),
             (1 <= self.n_mels <= self.n_fft // 2, "from 1 to n_fft / 2 bands", "n_mels", "n_fft"),
+            (self.n_mels <= MAX_MELS, f"at most {MAX_MELS} bands", "n_mels"),
             (1 <= self.n_mfcc <= self.n_mels, "from 1 to n_mels coefficients", "n_mfcc", "n_mels"),
         ):
             if not holds:

@@ -67,7 +67,7 @@ def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, p
     """
     store, recipe = stores.open(path), SpectralRecipe()
     _check_store(store, recipe, model)
-    number = int(name) if name.isdigit() and int(name) < len(store) else store.find(name)
+    number = store.number_of(name)
 
     def rows(feature: str) -> torch.Tensor:
         return torch.from_numpy(np.array(store.read(feature, number)))
