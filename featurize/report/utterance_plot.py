@@ -44,7 +44,7 @@ def draw_utterance(store: Store, number: int, target: Path) -> None:
 
     Args:
         number: of the utterance.
-        target: the image, a PNG file.
+        target: the image; its suffix is the format.
     Raises:
         UsageError: the suffix is that of another kind of file.
         StoreError: the store has no feature that can be plotted over time.
