@@ -8,13 +8,14 @@
     7-sv_cn/NAME.pt       (1, 20480)
     names.jsonl           ours, where needed: ids and speakers that no name and no line can hold
 
-Tensors are float16, or float32 where upstream had no GPU. They are loaded with
-weights_only: a file that would run code is refused.
+Tensors are float16, or float32 where upstream had no GPU. A file that would run code is refused, and so is one that
+does not match its checksums.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import stat
@@ -40,6 +41,10 @@ FOLDERS = {"content": "4-cnhubert", "bert": "3-bert", "speaker_vector": "7-sv_cn
 FILES = {"wave": WAVES, "phones": TEXTS, **FOLDERS, "semantic": CODES}
 """Feature to its file or folder."""
 CODEBOOK = 1024
+MAX_EXCESS = 8
+"""How many times the size of its tensor a file may have. A file holds a whole storage, of which a tensor may be a view.
+"""
+_PACKING = 1 << 16
 _NETWORKS: dict[str, tuple[Axis, int, dict[str, Any]]] = {
     "content": ("frames", 768, {"network": "chinese-hubert-base", "layer": "last", "short_of_a_frame": "repeated"}),
     "bert": ("phones", 1024, {"network": "chinese-roberta-wwm-ext-large", "layer": -3, "missing": "zeros"}),
@@ -163,7 +168,7 @@ def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, in
     file = f"{FOLDERS[spec.name]}/{name}.pt"
     if spec.name == "bert" and not (root / file).exists():
         return np.zeros((phones, *spec.row_shape), spec.dtype)
-    array = _read_tensor(root, file)
+    array = _read_tensor(root, file, 4 * max(frames, phones, 1) * math.prod(spec.row_shape))
     expected = {
         "content": [(1, *spec.row_shape, frames), (1, *spec.row_shape, frames - 1)],
         "bert": [(*spec.row_shape, phones)],
@@ -181,9 +186,12 @@ def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, in
     return rows.astype(spec.dtype, copy=False)
 
 
-def _read_tensor(root: Path, file: str) -> np.ndarray:
+def _read_tensor(root: Path, file: str, size: int) -> np.ndarray:
+    """Read a tensor that needs about `size` bytes at most."""
+    if (found := size_of(root, file)) > MAX_EXCESS * size + _PACKING:
+        raise Rejected("features", f"{file} has {found:,} bytes, and its tensor needs {size:,}: prepare it again")
     try:
-        value = torch_archive.load(root / file, legacy=True)
+        value = torch_archive.load(root / file)
     except (OSError, torch_archive.ArchiveError) as error:
         reason = str(error)[:120]
         raise Rejected("features", f"{file} is not a tensor that loads without running code ({reason})") from None

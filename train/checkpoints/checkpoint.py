@@ -103,11 +103,13 @@ def load(path: Path) -> dict[str, Any]:
         RunError: it was written by another version.
     """
     try:
-        state: dict[str, Any] = torch_archive.load(path)
+        state = torch_archive.load(path)
     except torch_archive.UnsafeError as error:
         raise CorruptCheckpoint(f"it holds other things than tensors and numbers: {', '.join(error.names)}") from error
     except torch_archive.CorruptedError as error:
         raise CorruptCheckpoint(str(error)) from error
+    if not isinstance(state, dict):
+        raise CorruptCheckpoint(f"it holds a {type(state).__name__}")
     if state.get("format") != FORMAT:
         raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
     return state
