@@ -66,7 +66,8 @@ def print_added(added: dict[str, Any]) -> None:
         built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
         rate = f", {report['hours_per_second']:.4f} h of audio per second" if report["parts_built"] else ""
         counts = "".join(f"; {count:,} {what}" for what, count in report["counts"].items())
-        table.add_row(name, built + rate + counts)
+        failed = f"; {len(report['failed']):,} utterances failed, named by --json" if report.get("failed") else ""
+        table.add_row(name, built + rate + counts + failed)
     print_tables(table)
 
 

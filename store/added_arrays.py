@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression, write_array, write_error
 
 Seal = Mapping[str, Any]
-"""The seal of an added array: the fields of its FeatureSpec, `fingerprint`, `inputs` and `crc32c`."""
+"""The seal of an added array: the fields of its FeatureSpec, `fingerprint`, `inputs`, `crc32c`, maybe `failed`."""
 
 
 def write(
@@ -33,12 +34,14 @@ def write(
     values: np.ndarray,
     inputs: Mapping[str, str],
     compression: Compression,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write and seal an array of a sealed part. If two workers write the same array, one copy of it stays.
 
     Args:
         values: of all utterances of the part, concatenated along the feature's axis: (sum of lengths, *row_shape).
         inputs: from `input_digests`.
+        failed: by id of an utterance, why the feature could not be made of it.
     Raises:
         StoreError: the array does not fit the part's lengths, or the disk is full (then nothing is left behind).
     """
@@ -48,7 +51,7 @@ def write(
         with storage_of(root).atomic_folder(root, name) as draft:
             _, *blocks = checksummed_metadata.split_checksums(write_array(draft, values, compression, spec.dimensions))
             document = json.loads((draft / "zarr.json").read_bytes())
-            seal = {**spec.to_json(), "inputs": dict(inputs)}
+            seal = {**spec.to_json(), "inputs": dict(inputs)} | ({"failed": dict(failed)} if failed else {})
             document["attributes"] = {"seal": seal}
             seal["crc32c"] = "".join([checksummed_metadata.document_checksum(document), *blocks])
             storage_of(draft).write(draft / "zarr.json", [checksummed_metadata.to_json_bytes(document)])

@@ -16,6 +16,12 @@ A message is one line: what was given, what was expected, what to do. `details` 
 below it, indented.
 """
 
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from headrace.store.schema import Stage
 
 
@@ -85,3 +91,63 @@ class Rejected(HeadraceError):
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return type(self), (self.stage, self.reason)
+
+
+_REMEDIES: dict[Stage, tuple[str, str]] = {
+    "scan": ("entry", "write that entry otherwise"),
+    "decode": ("recording", "encode it again from its source"),
+    "text": ("text", "write that text otherwise"),
+    "align": ("alignment", "align it again"),
+    "features": ("recording", "encode it again from its source"),
+}
+_OF_A_FILE = {
+    getattr(errno, name)
+    for name in ("ENAMETOOLONG", "ELOOP", "EILSEQ", "EINVAL", "ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ENXIO")
+}
+"""Errors of the system that concern the name or the kind of one file. All others are faults of the machine."""
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error", "CUDA out of memory")
+"""How a RuntimeError of torch begins to say that the machine failed."""
+
+
+@contextmanager
+def rejecting(stage: Stage) -> Iterator[None]:
+    """Turn whatever the data of an utterance makes a library raise into the reject of that utterance.
+
+    Faults of the machine pass: a HeadraceError, too little memory, a full disk, a library that is missing, Ctrl-C.
+
+    Args:
+        stage: of the reject, unless a Rejected with a stage of its own is raised.
+    Raises:
+        Rejected: a library failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_of_machine(error):
+            raise
+        what, remedy = _REMEDIES[stage]
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise Rejected(stage, f"{_library(error)} fails on its {what} ({told:.200}): {remedy}") from error
+
+
+def rejected_file(error: OSError, stage: Stage, reason: str) -> HeadraceError:
+    """Return the error for a file of a corpus that cannot be read: its reject, or a fault of the machine."""
+    if _is_of_machine(error):
+        return HeadraceError(f"{reason}: this machine, its disk or its network fails ({error.filename or 'a corpus'}).")
+    return Rejected(stage, reason)
+
+
+def _is_of_machine(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_A_FILE
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _OUT_OF_MEMORY)
+    return isinstance(error, HeadraceError | MemoryError | ImportError)
+
+
+def _library(error: Exception) -> str:
+    """Return the name of the package in whose code an error was raised."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return str(at.tb_frame.f_globals.get("__name__") or "Python").partition(".")[0] if at is not None else "Python"

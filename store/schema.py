@@ -46,6 +46,15 @@ class Utterance:
         return (self.stop - self.start) / self.sample_rate
 
 
+MAX_REASON = 1000
+"""Characters of a reason, at most."""
+
+
+def escape_surrogates(text: str) -> str:
+    """Return a text with halves of characters, which cannot be written as UTF-8, as `\\udcff`."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """An utterance that is not in the store, and the reason, in words that a person can act on."""
@@ -54,10 +63,17 @@ class Reject:
     stage: Stage
     reason: str
 
+    def __post_init__(self) -> None:
+        """Make both texts printable: an id may hold bytes that are not UTF-8, and a reason quotes the corpus."""
+        object.__setattr__(self, "id", escape_surrogates(self.id))
+        if len(self.reason) > MAX_REASON or not self.reason.isprintable():
+            line = " ".join(self.reason[:MAX_REASON].split())
+            escaped = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+            object.__setattr__(self, "reason", "".join(escaped))
+
     def to_json(self) -> str:
-        """Return the reject as a line of `rejects.jsonl`. A character that UTF-8 cannot write is escaped."""
-        line = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
-        return line.encode(errors="backslashreplace").decode()  # half of a surrogate pair: as JSON escapes it
+        """Return the reject as a line of `rejects.jsonl`."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

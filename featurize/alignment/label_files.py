@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.featurize.alignment.intervals import ROUNDING_S, Alignment, Tier
-from headrace.store.errors import Rejected
+from headrace.store.errors import Rejected, rejected_file
 
 PHONE_TIERS = frozenset({"phones", "phone", "phonemes", "phoneme", "segments", "segment"})
 WORD_TIERS = frozenset({"words", "word"})
@@ -62,7 +62,7 @@ def read_text(path: Path) -> str:
             raise Rejected("align", f"{path.name} has more than {MAX_BYTES >> 20} MB: no utterance is that long")
         data = path.read_bytes()
     except OSError as error:
-        raise Rejected("align", f"{path.name} cannot be read: {error.strerror}") from None
+        raise rejected_file(error, "align", f"{path.name} cannot be read: {error.strerror}") from None
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:

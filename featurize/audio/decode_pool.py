@@ -28,7 +28,7 @@ from headrace.featurize.audio.decode import Decoder, Level
 from headrace.featurize.audio.recording import Limits, is_whole_recording
 from headrace.featurize.audio.subprocess_decoder import POLL_INTERVAL_S, DecoderProcess
 from headrace.featurize.files import source
-from headrace.store.errors import Rejected
+from headrace.store.errors import Rejected, rejecting
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
@@ -76,7 +76,8 @@ def decode_utterances(
         def decode_watched(folder: StoragePath, utterance: Utterance) -> WaveOrReject:
             with watchdog.watching(utterance.audio, limits.decode_timeout_s(utterance)):
                 try:
-                    return decoder(folder, utterance, sample_rate, level, limits)
+                    with rejecting("decode"):
+                        return decoder(folder, utterance, sample_rate, level, limits)
                 except Rejected as error:
                     return error
 
@@ -98,7 +99,7 @@ def _decode_local_copy(
 ) -> WaveOrReject:
     """Decode a local copy, so that the time of a download does not count as decoding time."""
     try:
-        with source.local_folder(root, utterance.audio) as folder:
+        with rejecting("decode"), source.local_folder(root, utterance.audio) as folder:
             return decode(folder, utterance)
     except Rejected as error:
         return error

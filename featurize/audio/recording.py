@@ -8,7 +8,6 @@ The reason of a reject does not name the file. The reject does that, and equal r
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import soundfile
 from headrace.featurize.audio import containers, descriptors, ffmpeg
 from headrace.featurize.audio.patched_file import open_patched
 from headrace.featurize.files.source import local_file, local_folder, open_file
-from headrace.store.errors import HeadraceError, Rejected
+from headrace.store.errors import Rejected, rejected_file
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 from headrace.store.storage.s3 import S3Path
@@ -39,7 +38,6 @@ _LIBSNDFILE_REASONS = {
     7: "no frame of it is whole",  # of an MP3; libsndfile's own message says that the file does not exist
 }
 """Reasons by libsndfile's error number, where its own message is misleading."""
-_RESOURCE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this process, not of the file
 _UNKNOWN_LENGTH = 2**62  # libsndfile's frame count of a stream whose header gives no length
 _PREROLL_SAMPLES = 1 << 14  # an MP3's frame depends on up to ten frames before it, Opus needs 80 ms
 _CODEC_DELAY_S = 0.3  # by which ffmpeg's packet count may exceed the decoded samples
@@ -253,9 +251,7 @@ def _regular_file(path: str | Path) -> Iterator[int]:
     except FileNotFoundError:
         raise Rejected("decode", "there is no such file") from None
     except OSError as error:
-        if error.errno in _RESOURCE_ERRORS:
-            raise HeadraceError(f"{path} cannot be opened on this machine: {error.strerror}.") from error
-        raise Rejected("decode", f"it cannot be read: {error.strerror}") from None
+        raise rejected_file(error, "decode", f"it cannot be read: {error.strerror}") from None
     finally:
         if descriptor >= 0:
             os.close(descriptor)

@@ -27,13 +27,16 @@ import numpy as np
 
 from headrace.featurize.audio.decode import Decoder
 from headrace.featurize.audio.recording import Limits
-from headrace.store.errors import HeadraceError, Rejected
+from headrace.store.errors import HeadraceError, Rejected, rejecting
 from headrace.store.schema import Utterance
 
 POLL_INTERVAL_S = 0.25
 """Timeouts are counted in intervals in which this process runs. None pass while it is suspended, as by Ctrl-Z."""
 _READY = struct.pack("<q", 0)
 _MAX_ATTEMPTS = 3
+_MAX_REASON_BYTES = 1 << 16
+_MACHINE_FAULT_EXIT_CODE = 75
+"""Exit code of a child that a fault of the machine ended, such as too little memory (`EX_TEMPFAIL` of sysexits.h)."""
 _KILLED_EXIT_CODES = {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")} - {0}
 """Exit codes of a process that was ended by another one: a crash of the decoder does not end with these signals."""
 _CHILD_CODE = "from headrace.featurize.audio.subprocess_decoder import serve; serve()"
@@ -71,6 +74,10 @@ class DecoderProcess:
             if result is not None:
                 return result
             self.close()
+            if process.returncode == _MACHINE_FAULT_EXIT_CODE:
+                raise HeadraceError(
+                    f"This machine has too little memory, or too few free files, for {utterance.audio}."
+                )
             if process.returncode not in _KILLED_EXIT_CODES:
                 return Rejected("decode", f"its decoder crashes on it ({_describe_exit(process.returncode)})")
         return Rejected("decode", f"its decoder was killed {_MAX_ATTEMPTS} times: is there too little memory for it?")
@@ -93,7 +100,9 @@ class DecoderProcess:
         if _output(process).read(len(_READY)) != _READY:
             raise HeadraceError(f"The decoder's process does not start: {_describe_exit(process.wait())}.")
         self._results = SimpleQueue()
-        threading.Thread(target=_read_results, args=(_output(process), self._results), daemon=True).start()
+        _, sample_rate, _, limits = self._settings
+        most = int((limits.max_duration_s + 1) * sample_rate) + 1
+        threading.Thread(target=_read_results, args=(_output(process), self._results, most), daemon=True).start()
         return process
 
     def _request(
@@ -119,14 +128,16 @@ def _output(process: subprocess.Popen[bytes]) -> BufferedReader:
     return cast(BufferedReader, process.stdout)
 
 
-def _read_results(output: BufferedReader, results: _Results) -> None:
-    """Put the results of the process into a queue, and None once it has died.
+def _read_results(output: BufferedReader, results: _Results, most: int) -> None:
+    """Put the results of the process into a queue, and None once it has died, or sends more than `most` samples.
 
     Runs in a thread, since Windows cannot wait for a pipe with a timeout.
     """
     with suppress(ValueError):  # the pipe is closed
         while len(header := output.read(8)) == 8:
             (count,) = struct.unpack("<q", header)
+            if not -_MAX_REASON_BYTES <= count <= most:
+                break
             if count < 0:
                 results.put(Rejected("decode", output.read(-count).decode(errors="replace")))
                 continue
@@ -161,10 +172,13 @@ def serve() -> None:
     while True:
         results.flush()
         try:
-            wave = decoder(*requests.get(), *settings)
+            with rejecting("decode"):
+                wave = decoder(*requests.get(), *settings)
         except Rejected as error:
-            reason = error.reason.encode()
+            reason = error.reason.encode(errors="backslashreplace")[:_MAX_REASON_BYTES]
             results.write(struct.pack("<q", -len(reason)) + reason)
+        except (HeadraceError, MemoryError, OSError):
+            os._exit(_MACHINE_FAULT_EXIT_CODE)
         else:
             results.write(struct.pack("<q", len(wave)))
             results.write(wave.data)

@@ -16,7 +16,7 @@ from sys import intern
 
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, recordings, suffix
 from headrace.featurize.files.source import Source, open_whole, read_lines
-from headrace.store.errors import CorpusError, Rejected
+from headrace.store.errors import CorpusError, Rejected, rejecting
 from headrace.store.schema import Reject
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab", ".textgrid")
@@ -227,7 +227,9 @@ def _parse_lines(source: Source, file: str, parse: Callable[[str, str], Entry]) 
     """Yield `parse(location, line)` of every line, or a reject."""
     for location, line in _read_lines(source, file):
         try:
-            yield line if isinstance(line, Reject) else parse(location, line)
+            with rejecting("scan"):
+                entry = line if isinstance(line, Reject) else parse(location, line)
+            yield entry
         except Rejected as error:
             yield Reject(location, "scan", error.reason)
 

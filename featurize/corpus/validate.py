@@ -17,7 +17,7 @@ from headrace.featurize.corpus.alignment_files import AlignmentFinder
 from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.files import folders
 from headrace.featurize.files.source import Source, local_file
-from headrace.store.errors import Rejected
+from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject, Stage, Utterance
 
 END_TOLERANCE_S = 0.01
@@ -71,10 +71,12 @@ class EntryValidator:
         """Return the utterances or rejects that an entry becomes. A reject stays as it is."""
         if isinstance(item, Reject):
             return Validation([item], "", item.id)
-        audio = self._source.relative(item.audio)
+        audio = item.audio
         try:
-            _check_unicode(item)
-            return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
+            with rejecting("scan"):
+                _check_unicode(item)
+                audio = self._source.relative(item.audio)
+                return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
             stage: Stage = "align" if error.stage == "align" else "scan"
@@ -134,7 +136,7 @@ class EntryValidator:
         except UnicodeDecodeError as error:
             raise Rejected("scan", f"{posixpath.basename(name)} is not UTF-8 from byte {error.start + 1} on") from None
         except OSError as error:
-            raise Rejected("scan", f"{posixpath.basename(name)} cannot be read: {error.strerror}") from None
+            raise rejected_file(error, "scan", f"{posixpath.basename(name)} cannot be read: {error.strerror}") from None
         if folders.suffix(name) == ".lab" and has_times(text):
             raise Rejected("scan", f"{posixpath.basename(name)} holds times, not a text: put a .txt beside it")
         return " ".join(text.split())

@@ -34,7 +34,7 @@ from headrace.featurize.pipeline.presets import PHONE_ARRAYS, PRESETS, feature_s
 from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.text import symbols
 from headrace.store import layout
-from headrace.store.errors import CorpusError, Rejected, UsageError
+from headrace.store.errors import CorpusError, Rejected, UsageError, rejecting
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
 from headrace.store.storage import StoragePath
 
@@ -173,7 +173,8 @@ def _extract(task: ImportTask, watch: Stopwatch) -> tuple[PartRows, list[Reject]
 def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
     for utterance, line in zip(task.utterances, task.lines, strict=True):
         try:
-            sample = _sample(task, utterance, line)
+            with rejecting("features"):
+                sample = _sample(task, utterance, line)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:

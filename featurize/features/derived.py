@@ -47,21 +47,36 @@ class Part:
     """Where networks run: cpu or cuda."""
 
 
-def sealed_part(root: StoragePath, number: int, specs: Mapping[str, FeatureSpec], device: str = "cpu") -> Part:
-    """Return the part of a store with a number."""
+def sealed_part(
+    root: StoragePath,
+    number: int,
+    specs: Mapping[str, FeatureSpec],
+    device: str = "cpu",
+    only: Sequence[int] | None = None,
+) -> Part:
+    """Return the part of a store with a number.
+
+    Args:
+        only: numbers of the utterances of the part that count; None for all.
+    """
     folder = layout.part_path(root, number)
 
     def utterances(name: str) -> Iterator[np.ndarray]:
         axis = specs[name].axis
         lengths = load_array(folder / layout.LENGTH_COLUMNS.get(axis, "frames"))
         bounds = layout.offsets(np.ones_like(lengths) if axis == "utterance" else lengths).tolist()
-        return iter(open_array(folder / name).read(list(itertools.pairwise(bounds))))
+        spans = list(itertools.pairwise(bounds))
+        return iter(open_array(folder / name).read(spans if only is None else [spans[n] for n in only]))
+
+    def strings(name: str) -> list[Any]:
+        column = load_array(folder / name)
+        return list((column if only is None else column[list(only)]).tolist())
 
     return Part(
         specs,
         utterances,
         learned=lambda name: learned_state.read(root, specs[name]),
-        strings=lambda name: load_array(folder / name).tolist(),
+        strings=strings,
         device=device,
     )
 
@@ -78,6 +93,8 @@ class Derived(ABC):
     channels: ClassVar[int | None] = None
     learns: ClassVar[bool] = False
     """Whether it learns from all parts before the first one is computed."""
+    missing: ClassVar[float] = 0
+    """Value of the rows of an utterance on which a library fails."""
     on_gpu: ClassVar[bool] = False
     """Whether it runs on GPUs where there are any: its network is on `Part.device`."""
 

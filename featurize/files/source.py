@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
-from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError
+from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError, rejected_file
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import SCHEME, S3Path
 
@@ -106,7 +106,7 @@ class Folder:
         except FileNotFoundError:
             raise Rejected("scan", "there is no such file") from None
         except OSError as error:
-            raise Rejected("scan", f"it cannot be read: {error.strerror}") from None
+            raise rejected_file(error, "scan", f"it cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("scan", "it is not a regular file")
         return status.st_size

@@ -113,6 +113,7 @@ class CtcAlign(_CtcFeature):
     """Times of every phone, as in `hmm_aligner.HmmAlign`, by a CTC network."""
 
     name, needs, axis, dtype, channels = "align", ("wave", "phones", "phone_end"), "phones", "int32", 2
+    missing = UNKNOWN
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {**super().recipe(specs), "reach_frames": MAX_EXTENSION}
@@ -142,6 +143,7 @@ class CtcConfidence(_CtcFeature):
     """Mean log-probability of the text's tokens relative to the best token of each frame, in nats: 0 at best."""
 
     name, needs, axis, dtype = "confidence", ("wave", "phones", "align"), "utterance", "float32"
+    missing = UNALIGNED_CONFIDENCE
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         for path in self.token_paths(part, self.token_spans(part)):

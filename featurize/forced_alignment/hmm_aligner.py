@@ -52,6 +52,7 @@ class HmmAlign(Derived):
     """Most hours of speech to train on, in utterances spread over the store."""
 
     name, needs, axis, dtype, channels, learns = "align", ("wave", "phones", "phone_end"), "phones", "int32", 2, True
+    missing = UNKNOWN
 
     def __post_init__(self) -> None:
         if not 0 < self.hours < math.inf:
@@ -99,6 +100,7 @@ class HmmConfidence(Derived):
     """
 
     name, needs, axis, dtype = "confidence", ("wave", "phones", "align"), "utterance", "float32"
+    missing = UNALIGNED_CONFIDENCE
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         if specs["align"].recipe.get("method") != METHOD:

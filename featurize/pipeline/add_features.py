@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, sealed_part
+from headrace.featurize.features.derived import Derived, Part, sealed_part
 from headrace.featurize.pipeline import build_report
+from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
 from headrace.featurize.pipeline.observer import SILENT, AddObserver
 from headrace.featurize.pipeline.part_worker import PartReport, check_store
@@ -173,7 +173,14 @@ class _StepRunner:
             )
             for number in missing
         ]
-        return _run_tasks(tasks, executor, self._observer) | {"parts": len(self.numbers)}
+        made = _run_tasks(tasks, executor, self._observer) | {"parts": len(self.numbers)}
+        return made | self._failures(step.spec.name)
+
+    def _failures(self, name: str) -> dict[str, Any]:
+        """Return on which utterances a feature fails, as the seals of its arrays have it."""
+        seals = filter(None, added_arrays.read_seals(self._root, name, self.numbers))
+        failed = [{"id": id, "reason": reason} for seal in seals for id, reason in seal.get("failed", {}).items()]
+        return {"failed": failed} if failed else {}
 
     def _executor(self, device: str) -> dask_cluster.Executor:
         """Return the workers for a device; start them where there are none yet."""
@@ -279,16 +286,18 @@ def add_part(task: AddTask, threads: int = 1) -> AddReport:
     torch.set_num_threads(threads)
     started, watch = time.process_time(), Stopwatch()
     feature, spec = task.feature, task.specs[task.feature.name]
-    part = sealed_part(task.store, task.number, task.specs, task.device)
+
+    def part_of(numbers: Sequence[int] | None) -> Part:
+        return sealed_part(task.store, task.number, task.specs, task.device, numbers)
+
     with watch(feature.name):
-        rows = list(feature.rows(part))
-        values = np.concatenate([np.empty((0, *spec.row_shape), spec.dtype), *rows])
+        values, failed, part = compute_rows(feature, part_of)
     with watch("write"):
         inputs = added_arrays.input_digests(task.store, task.number, feature.needs)
-        added_arrays.write(task.store, task.number, spec, values, inputs, task.compression)
+        added_arrays.write(task.store, task.number, spec, values, inputs, task.compression, failed)
     return AddReport(
         number=task.number,
-        utterances=len(rows),
+        utterances=len(part.strings("id")),
         audio_seconds=task.seconds,
         rejects=(),
         seconds=dict(watch.seconds),

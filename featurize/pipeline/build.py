@@ -132,11 +132,7 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
             rejects.append(item)
         observer.scanning(len(utterances), len(rejects))
     if not utterances:
-        reasons = Counter(reject.reason for reject in rejects).most_common(3)
-        raise CorpusError(
-            f"None of the {len(rejects)} utterances of {config.corpus} can be used. The most frequent reasons:",
-            *(f"{count} x {reason}" for reason, count in reasons),
-        )
+        raise _nothing_usable(rejects, f"{config.corpus}")
     return ScannedCorpus(root_of(config.corpus), utterances, rejects)
 
 
@@ -234,11 +230,32 @@ def build_parts(
         done |= _run_tasks(pending, process, config, observer, started)
         if missing := store_state.unsealed_tasks(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
+        _check_not_empty(config, corpus, tasks, done)
         if steps:
             done["added"] = add_features.run_steps(
                 config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
             )
         return build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
+
+
+def _check_not_empty(
+    config: BuildConfig, corpus: ScannedCorpus, tasks: Sequence[PartTask], done: dict[str, Any]
+) -> None:
+    """Raise CorpusError if every utterance was rejected. The list of rejects is written before."""
+    seals = index.read_seals(config.out, [task.number for task in tasks])
+    if any(seal["utterances"] for seal in seals):
+        return
+    build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
+    rejects = [*corpus.rejects, *(Reject(**fields) for seal in seals for fields in seal["rejects"])]
+    raise _nothing_usable(rejects, f"{corpus.root}", f" {config.out / 'rejects.jsonl'} lists all.")
+
+
+def _nothing_usable(rejects: Sequence[Reject], corpus: str, where: str = "") -> CorpusError:
+    reasons = Counter(reject.reason for reject in rejects).most_common(3)
+    return CorpusError(
+        f"None of the {len(rejects)} utterances of {corpus} can be used.{where} The most frequent reasons:",
+        *(f"{count} x {reason}" for reason, count in reasons),
+    )
 
 
 def _report_plan(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: BuildObserver) -> None:

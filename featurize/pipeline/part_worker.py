@@ -35,7 +35,7 @@ from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store.errors import CorpusError, Rejected, StoreError
+from headrace.store.errors import CorpusError, Rejected, StoreError, rejecting
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
 from headrace.store.storage import StoragePath
 from headrace.store.writer import Compression, write_part
@@ -290,9 +290,10 @@ def _samples(
         try:
             if isinstance(wave, Rejected):
                 raise wave
-            sample = make_features(utterance, wave, recipe.preset.spectral)
+            with rejecting("features"):
+                sample = make_features(utterance, wave, recipe.preset.spectral)
             if "phones" in recipe.features:
-                with watch("text"):
+                with watch("text"), rejecting("text"):
                     add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))

@@ -103,7 +103,7 @@ class SignalFeature(Derived):
 class Level(SignalFeature):
     """Mean power of the whole utterance, in dB of full scale."""
 
-    name = "level"
+    name, missing = "level", LOWEST
 
     @staticmethod
     def measure(wave: np.ndarray) -> float:
@@ -128,7 +128,7 @@ class Snr(SignalFeature):
 class Silence(SignalFeature):
     """Share of frames far below the loud ones."""
 
-    name = "silence"
+    name, missing = "silence", 1.0
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"loud": LOUD, "below_db": BELOW_LOUD}
@@ -142,7 +142,7 @@ class Silence(SignalFeature):
 class Clipped(SignalFeature):
     """Share of samples on flattened peaks."""
 
-    name = "clipped"
+    name, missing = "clipped", 1.0
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"flat": FLAT, "run": RUN}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.store.errors import Rejected, UsageError
+from headrace.store.errors import Rejected, UsageError, rejecting
 
 Key = TypeVar("Key")
 READ_AHEAD_SAMPLES = 1 << 23
@@ -135,7 +135,11 @@ class TorchCpuEngine:
                 del key, wave  # an hour of audio is freed before the next is decoded
 
     def _compute(self, wave: np.ndarray) -> Spectra | Rejected:
-        mel, mfcc = self._spectral.features(torch.from_numpy(wave))
+        try:
+            with rejecting("features"):
+                mel, mfcc = self._spectral.features(torch.from_numpy(wave))
+        except Rejected as error:
+            return error
         return reject_if_not_finite(Spectra(mel.to(self._dtype).numpy(), mfcc.to(self._dtype).numpy()))
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, concatenate, excerpt, token
-from headrace.store.errors import Rejected, UsageError
+from headrace.store.errors import Rejected, UsageError, rejecting
 
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
 """Frontends by language code. espeak-ng reads every other language that it has a voice for."""
@@ -43,12 +43,17 @@ def phonemise(text: str, language: str) -> Reading:
     """
     own = _frontend(language)
     clean = _clean(text)
+    with rejecting("text"):
+        return _phonemise(clean, own)
+
+
+def _phonemise(clean: str, own: Frontend) -> Reading:
     given = _BRACES.split(clean)
     _check_language("".join(given[::2]), own)
     reading = _merge_pauses(concatenate(_read_parts(given, own)))
     if not set(reading.phones) - PUNCTUATION - {"空"}:
-        raise Rejected("text", f"nothing to speak in {excerpt(text)}")
-    few = language == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not "".join(given[1::2]).strip()
+        raise Rejected("text", f"nothing to speak in {excerpt(clean)}")
+    few = own.language == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not "".join(given[1::2]).strip()
     return concatenate((token(",", ","), reading)) if few else reading
 
 
