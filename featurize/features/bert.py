@@ -5,7 +5,6 @@ Shapes: U utterances, L characters, P phones, W width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,7 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from headrace.featurize.alignment.words import indexed_text
-from headrace.featurize.features import huggingface, weight_files
+from headrace.featurize.features import huggingface, network_config, weight_files
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.huggingface import Precision
 from headrace.store.errors import UsageError
@@ -26,6 +25,8 @@ from headrace.store.schema import FeatureSpec
 WIDTH, LAYER, POSITIONS = 1024, -3, 512
 LANGUAGE = "zh"
 VOCABULARIES = ("tokenizer.json", "vocab.txt")
+VOCABULARY_SIZE = 30522
+"""Default of a config, as in transformers."""
 BEGIN, END, UNKNOWN, PADDING = "[CLS]", "[SEP]", "[UNK]", "[PAD]"
 
 
@@ -50,7 +51,9 @@ class Bert(Derived):
         folder = huggingface.inspect_folder(
             self.bert, "bert", "--bert", hidden_size=WIDTH, max_position_embeddings=POSITIONS
         )
-        vocabulary = weight_files.digest([_vocabulary_file(self.bert)])
+        file = _vocabulary_file(self.bert)
+        vocabulary = weight_files.digest([file])
+        _vocabulary(file, vocabulary, folder.sizes.get("vocab_size", VOCABULARY_SIZE))
         read = {"layer": LAYER, "language": LANGUAGE, "missing": "zeros", "precision": self.precision}
         return {"network": "bert", **folder.recipe, "vocabulary": vocabulary, **read}
 
@@ -85,9 +88,10 @@ class Bert(Derived):
         """Return the hidden states (L, W) float16 of each piece, independent of the rest of the batch."""
         if not pieces:
             return []
-        digest = part.specs[self.name].recipe["weights"]
+        recipe = part.specs[self.name].recipe
+        digest, file = recipe["weights"], _vocabulary_file(self.bert)
         network = huggingface.load_network("BertModel", self.bert, "bert", "--bert", digest, part.device, precision)
-        ids, padding = _ids(_vocabulary(_vocabulary_file(self.bert)), pieces)
+        ids, padding = _ids(_vocabulary(file, recipe["vocabulary"], network.config.vocab_size), pieces)
         ids_UL = pad_sequence(ids, batch_first=True, padding_value=padding).to(part.device)
         lengths_U = torch.tensor([len(one) for one in ids], device=part.device)
         valid_UL = torch.arange(ids_UL.shape[1], device=part.device) < lengths_U[:, None]
@@ -114,14 +118,31 @@ def _vocabulary_file(folder: Path) -> Path:
 
 
 @cache
-def _vocabulary(file: Path) -> dict[str, int]:
-    """Read a vocabulary: token to id. Raises UsageError where it is not one."""
+def _vocabulary(file: Path, digest: str, size: int) -> dict[str, int]:
+    """Read a vocabulary: id of each character and special token.
+
+    Args:
+        digest: of the file.
+        size: tokens that the network knows.
+    Raises:
+        UsageError: the file is not a vocabulary of such a network, or another one than `digest` says.
+    """
+    weight_files.check_digest([file], digest)
     try:
+        if file.stat().st_size > network_config.MAX_VOCABULARY:
+            raise ValueError(f"it has more than {network_config.MAX_VOCABULARY:,} bytes")
         if file.suffix == ".txt":
-            return {token: n for n, token in enumerate(file.read_text(encoding="utf-8").split("\n"))}
-        return {str(token): int(n) for token, n in json.loads(file.read_bytes())["model"]["vocab"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"--bert: {file} is no vocabulary of single characters ({error!r}).") from error
+            lines = file.read_text(encoding="utf-8").split("\n")
+            found = {token: n for n, token in enumerate(lines)}
+        else:
+            content = network_config.read_json(file, network_config.MAX_VOCABULARY)
+            found = {str(token): int(n) for token, n in content["model"]["vocab"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UsageError(f"--bert: {file} is no vocabulary of single characters ({repr(error)[:200]}).") from error
+    used = {token: n for token, n in found.items() if len(token) == 1 or token in (BEGIN, END, UNKNOWN, PADDING)}
+    if wrong := next((token for token, n in used.items() if not 0 <= n < size), None):
+        raise UsageError(f"--bert: {file} numbers {wrong!r} {used[wrong]}, and the network has {size} tokens.")
+    return used
 
 
 def _ids(vocabulary: Mapping[str, int], pieces: Sequence[str]) -> tuple[list[torch.Tensor], int]:

@@ -61,7 +61,7 @@ class HubertContent(Derived):
                 f"HuBERT has {HZ} frames a second, this store {rate / hop:g}: build one with --preset gpt-sovits-v2."
             )
         folder = huggingface.inspect_folder(self.hubert, "hubert", "--hubert", hidden_size=WIDTH)
-        stride = math.prod(folder.config.get("conv_stride", STRIDES))
+        stride = math.prod(folder.sizes.get("conv_stride", STRIDES))
         if stride * HZ != RATE:
             raise UsageError(f"--hubert {self.hubert} makes a frame of {stride} samples, {RATE // HZ} are needed here.")
         signal = {"level": f"gpt-sovits {FULL_SCALE}", "resampler": "soxr-hq", "short_of_a_frame": "repeated"}

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from headrace.featurize.features import weight_files
 from headrace.store.errors import UsageError
 
 MELS = 80
@@ -114,7 +115,9 @@ def load(weights: Mapping[str, Tensor], source: str) -> ERes2NetV2:
             f"{source} holds no ERes2NetV2 of base width {BASE}, scale {SCALE} and expansion {EXPANSION}: "
             f"{len(wrong)} of its {len(expected)} tensors are missing or of another shape, such as {wrong[0]}."
         )
-    network.load_state_dict({name: weights[name] for name in expected}, assign=True)
+    used = {name: weights[name].detach().to(expected[name].dtype) for name in expected}
+    weight_files.check_finite(used, source)
+    network.load_state_dict(used, assign=True)
     return network.eval().requires_grad_(False)
 
 

@@ -1,12 +1,11 @@
 """Load networks from the folders that Hugging Face's transformers saves: a config and weights.
 
-Nothing is downloaded, and nothing else in a folder is read.
+Nothing is downloaded, and nothing else in a folder is read. Of a config, only the keys in `network_config` are used.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headrace.featurize.features import weight_files
+from headrace.featurize.features import network_config, weight_files
 from headrace.featurize.features.derived import Part
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import digest
@@ -27,6 +26,8 @@ Input = TypeVar("Input")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Patterns of files with weights, the preferred one first."""
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MAX_MISSING = 1 << 24
+"""Numbers that a network may lack before its memory is reserved: then the missing ones are named."""
 _UNUSED = ("masked_spec_embed", "pooler.")
 """Prefixes of parameters that do not contribute to our features, and may be missing."""
 
@@ -37,6 +38,11 @@ class ModelFolder:
 
     path: Path
     config: dict[str, Any]
+    """As it was read; nothing but the keys in `sizes` may reach a library."""
+    sizes: dict[str, Any]
+    """What the network is built from, checked."""
+    dtype: str | None
+    """Of the weights, by the config."""
     files: tuple[Path, ...]
 
     @property
@@ -58,7 +64,7 @@ def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Model
     if find_spec("transformers") is None:
         raise UsageError(f"{option} needs transformers: pip install 'headrace[networks]'.")
     try:
-        config = json.loads((path / "config.json").read_bytes())
+        config = network_config.read_json(path / "config.json", network_config.MAX_CONFIG)
     except OSError as error:
         raise UsageError(
             f"{option} {path} is no folder as transformers writes them: config.json: {error.strerror}."
@@ -73,7 +79,9 @@ def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Model
             raise UsageError(f"{option} {path} has {key}={config.get(key)}, and {value} is needed here.")
     for pattern in WEIGHTS:
         if files := sorted(path.glob(pattern)):
-            return ModelFolder(path, config, tuple(files))
+            sizes = network_config.checked(config, kind, f"{option} {path}")
+            dtype = network_config.dtype_name(config, f"{option} {path}")
+            return ModelFolder(path, config, sizes, dtype, tuple(files))
     raise UsageError(f"{option} {path} holds no weights: neither {' nor '.join(WEIGHTS)}.")
 
 
@@ -92,23 +100,54 @@ def load_network(
     Raises:
         UsageError: as `inspect_folder` and `weight_files.read`, or the weights do not fit the config.
     """
-    import transformers
-
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    folder, cls = inspect_folder(path, kind, option), getattr(transformers, model)
+    folder = inspect_folder(path, kind, option)
+    cls = _class(model, option)
     state = weight_files.as_tensors(weight_files.read(folder.files, expected), folder.files[0])
     try:
-        config = cls.config_class.from_dict(folder.config)
-        outputs, found = cls.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        config = cls.config_class(**folder.sizes)
+        _check_count(cls, config, state)
+        outputs, found = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=getattr(torch, folder.dtype) if folder.dtype else "auto",
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UsageError(f"{option} {path}: its weights are not of its config: {reason}") from error
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(_UNUSED))
     if missing:
         raise UsageError(f"{option} {path}: its weights lack {len(missing)} tensors, such as {missing[0]}.")
+    used = {name: value for name, value in outputs.named_parameters() if not name.startswith(_UNUSED)}
+    weight_files.check_finite(used, f"{option} {path}")
     module: nn.Module = outputs.eval().requires_grad_(False).to(device, DTYPES[precision])
     return module
+
+
+def _class(name: str, option: str) -> Any:
+    """Return a class of transformers, which then says nothing. Raises UsageError where a package is missing."""
+    try:
+        import transformers
+
+        transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+        transformers.logging.disable_progress_bar()
+        return getattr(transformers, name)
+    except (ImportError, RuntimeError) as error:  # the latter from imports on demand
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{option} needs transformers: pip install 'headrace[networks]' ({reason}).") from error
+
+
+def _check_count(cls: Any, config: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError where a config needs more numbers than there are, before any memory is reserved for them."""
+    with torch.device("meta"):
+        parameters = dict(cls(config).named_parameters())
+    needed = sum(value.numel() for name, value in parameters.items() if not name.startswith(_UNUSED))
+    found = sum(value.numel() for value in state.values())
+    if needed > found + MAX_MISSING:
+        raise ValueError(f"it needs {needed:,} numbers, and they have {found:,}")
 
 
 def compute_finite(

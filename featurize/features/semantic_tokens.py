@@ -145,12 +145,15 @@ def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
     content = weight_files.read([file], digest)
     state = content.get("weight", content.get("model", content.get("stage")))
     tensors = weight_files.as_tensors(state.get("generator", state) if isinstance(state, Mapping) else state, file)
-    missing = [name for name in _TENSOR_NAMES.values() if name not in tensors]
-    if missing or tensors[_TENSOR_NAMES["weight"]].ndim != 3 or tensors[_TENSOR_NAMES["weight"]].shape[2] != 2:
+    used = {name: tensors[name].float() for name in _TENSOR_NAMES.values() if name in tensors}
+    shapes = [tuple(value.shape) for value in used.values()]
+    width, codes = (shapes[2][-1:], shapes[2][:1]) if len(shapes) == 3 else ((), ())
+    if shapes != [(*width, *width, 2), width, (*codes, *width)] or not (codes and 0 < codes[0] <= 1 << 15):
         raise UsageError(
             f"--sovits {file} holds no SoVITS generator of 25 codes a second: {_TENSOR_NAMES['weight']} is not one's."
         )
-    weight, bias, entries = (tensors[name].float() for name in _TENSOR_NAMES.values())
+    weight_files.check_finite(used, f"--sovits {file}")
+    weight, bias, entries = used.values()
     return Quantiser(*(part.to(device) for part in (weight.permute(2, 1, 0).flatten(0, 1), bias, entries)))
 
 

@@ -143,6 +143,7 @@ def _ge2e(digest: str, device: str) -> GE2E:
         network.load_state_dict({name: state[name] for name in network.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise UsageError(f"{file} holds other weights than Resemblyzer 0.1: {str(error).splitlines()[0]}.") from error
+    weight_files.check_finite(network.state_dict(), str(file))
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,8 @@ def digest(files: Sequence[Path]) -> str:
         UsageError: a file cannot be read.
     """
     try:
+        if other := next((path for path in files if not stat.S_ISREG(path.stat().st_mode)), None):
+            raise UsageError(f"{other} is no regular file.")
         return _digest(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from error
@@ -81,6 +84,13 @@ def as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise UsageError where a tensor holds anything but finite numbers, which would be silent nonsense later."""
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UsageError(f"{source}: {name} holds numbers that are not finite: the file is damaged, or no good.")
+
+
 def _parse(path: Path) -> Any:
     """Parse one file. Raises UsageError where it is refused or damaged."""
     data = path.read_bytes()
@@ -94,5 +104,5 @@ def _parse(path: Path) -> Any:
         raise UsageError(f"{path} is refused: {error}, and weights need none of that.") from None
     except torch_archive.CorruptedError as error:
         raise UsageError(f"{path} is damaged, or not a file of weights: {error}.") from error
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise UsageError(f"{path} is damaged, or not a safetensors file: {error}.") from error

@@ -7,7 +7,6 @@ Shapes: S samples at RATE, T frames of the network, K distinct tokens of an utte
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import soxr
 import torch
 
-from headrace.featurize.features import huggingface
+from headrace.featurize.features import huggingface, network_config
 from headrace.featurize.features.content import RATE, batch_by_length, last_hidden_states
 from headrace.featurize.features.derived import Part
 from headrace.featurize.features.huggingface import ModelFolder, Precision
@@ -44,10 +43,8 @@ class FrameGrid(NamedTuple):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> FrameGrid:
-        """Compute the grid from a config's convolutions. Raises UsageError where they are not lists of integers."""
+        """Compute the grid from the convolutions of a checked config."""
         kernels, strides = config.get("conv_kernel", KERNELS), config.get("conv_stride", STRIDES)
-        if not all(isinstance(sizes, list) and all(type(n) is int for n in sizes) for sizes in (kernels, strides)):
-            raise UsageError(f"{OPTION}: conv_kernel={kernels}, conv_stride={strides}, and whole numbers are needed.")
         steps = [math.prod(strides[:n]) for n in range(len(strides) + 1)]
         return cls(steps[-1], 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, steps, strict=False)))
 
@@ -86,7 +83,8 @@ class CtcNetwork:
         folder = huggingface.inspect_folder(self.path, "wav2vec2", OPTION)
         kinds = folder.config.get("architectures") or [NETWORK]
         if kinds != [NETWORK]:
-            raise UsageError(f"{OPTION} {self.path} holds {', '.join(kinds)}, and {NETWORK} is needed here.")
+            shown = ", ".join(map(str, kinds)) if isinstance(kinds, list) else str(kinds)
+            raise UsageError(f"{OPTION} {self.path} holds {shown[:60]}, and {NETWORK} is needed here.")
         if folder.config.get("add_adapter"):
             raise UsageError(f"{OPTION} {self.path} has add_adapter: its frames are not those of its convolutions.")
         return folder
@@ -97,7 +95,7 @@ class CtcNetwork:
 
     def grid(self) -> FrameGrid:
         """Return the grid of its frames. Raises UsageError."""
-        return FrameGrid.from_config(self.folder().config)
+        return FrameGrid.from_config(self.folder().sizes)
 
     def emissions(self, part: Part, inputs: Iterator[NetworkInput], weights: str) -> Iterator[np.ndarray]:
         """Yield (T, K + 1) float32 log-probabilities of each input; the last column is that of the most likely token.
@@ -142,7 +140,7 @@ def normalises(folder: Path) -> bool:
     """
     file = folder / "preprocessor_config.json"
     try:
-        preprocessor = json.loads(file.read_bytes()) if file.exists() else {}
+        preprocessor = network_config.read_json(file, network_config.MAX_CONFIG) if file.exists() else {}
         rate, normalises = preprocessor.get("sampling_rate", RATE), bool(preprocessor.get("do_normalize", True))
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{OPTION} {file} is not what transformers writes: {error}.") from error

@@ -8,7 +8,6 @@ Shapes: P phones of an utterance.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.featurize.features import network_config
 from headrace.featurize.forced_alignment.hmm_aligner import MARKS, base_phone
 from headrace.featurize.text import ipa
 from headrace.featurize.text.languages.frontend import Reading
@@ -85,7 +85,7 @@ def read(folder: Path, config: Mapping[str, Any], option: str) -> Vocabulary:
     """
     file, size, blank = folder / FILE, config.get("vocab_size"), config.get("pad_token_id")
     try:
-        found = json.loads(file.read_bytes())
+        found = network_config.read_json(file, network_config.MAX_VOCABULARY)
     except OSError as error:
         raise UsageError(f"{option} {folder} has no vocabulary: {FILE}: {error.strerror}.") from error
     except ValueError as error:
