@@ -15,6 +15,7 @@ from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.symbols import ids
 from headrace.store.errors import CorpusError, RecipeMismatch, Rejected, StoreError, UsageError
 from headrace.store.schema import Utterance
+from headrace.train.inference.npy_file import read_npy
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.text_to_speech import Reference
 
@@ -51,7 +52,7 @@ def reference_from_recording(
         spec=Spectral(recipe).magnitude(_wave(path, recipe)).mT,
         phones=EMPTY if text is None else text_to_phones(text, language, model.symbols),
         codes=EMPTY if codes is None else parse_codes(codes, model.codebook_size),
-        speaker=None if speaker is None else _speaker(load_matrix(speaker, "--speaker-vector"), model, str(speaker)),
+        speaker=None if speaker is None else _speaker(read_npy(speaker, "--speaker-vector"), model, str(speaker)),
     )
 
 
@@ -118,20 +119,6 @@ def parse_codes(text: str, codebook_size: int) -> torch.Tensor:
             f"codes of this model are from 0 to {codebook_size - 1}, and one at least is needed: {text!r}."
         )
     return torch.tensor(codes)
-
-
-def load_matrix(path: Path, option: str) -> torch.Tensor:
-    """Read the array of an .npy file as float32. Nothing in it is executed.
-
-    Raises:
-        UsageError: it cannot be read, or is no such array; the message names `option`.
-    """
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, EOFError, TypeError, AttributeError) as error:
-        raise UsageError(f"{option} {path} is no array of numbers in an .npy file.") from error
 
 
 def _check_store(store: Store, recipe: SpectralRecipe, model: SovitsConfig) -> None:

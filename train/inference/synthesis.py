@@ -14,8 +14,8 @@ from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import trained_models
+from headrace.train.inference.npy_file import read_npy
 from headrace.train.inference.reference import (
-    load_matrix,
     parse_codes,
     reference_from_recording,
     reference_from_store,
@@ -170,7 +170,7 @@ def _generate_codes(
     """Generate the (Y,) codes of the text with the GPT."""
     decoder = trained_models.load_gpt(gpt).to(phones_P.device)
     check_codebooks(decoder.config, model)
-    bert = None if request.bert is None else load_matrix(request.bert, "--bert").to(phones_P.device)
+    bert = None if request.bert is None else read_npy(request.bert, "--bert").to(phones_P.device)
     expected = (len(phones_P), decoder.config.bert_channels)
     if bert is not None and bert.shape != expected:
         raise UsageError(
