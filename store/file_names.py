@@ -47,7 +47,7 @@ def portable_name(id: str) -> str:
 
 def name_with_digest(name: str, id: str) -> str:
     """Return the beginning of a name and its suffix, with a digest of an id between them."""
-    escaped = escape(name)
+    escaped = "".join(escape(name).splitlines())
     suffix = match[0] if (match := _SUFFIX.search(escaped)) else ""
     stem = escaped.removesuffix(suffix).encode("utf-8", "ignore")[: MAX_BYTES // 2].decode("utf-8", "ignore")
     digest = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:24]
@@ -109,5 +109,5 @@ def _is_portable(name: str) -> bool:
     except UnicodeEncodeError:  # half a character
         return False
     trimmed = name.strip().rstrip(_TRIMMED)
-    usual = 0 < size <= MAX_BYTES and name == trimmed and not _RESERVED.match(name)
+    usual = 0 < size <= MAX_BYTES and name.splitlines() == [trimmed] and not _RESERVED.match(name)
     return usual and not _WITH_DIGEST.search(_folded(name))

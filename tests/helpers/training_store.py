@@ -66,11 +66,10 @@ def build(
     cuts = [len(frames) * part // parts for part in range(parts + 1)]
     for number in range(parts):
         part = _part(number, specs, range(cuts[number], cuts[number + 1]), frames, preset)
-        part.strings["id"][:] = [*ids, *(f"utt{n}" for n in range(len(ids), len(frames)))][
-            cuts[number] : cuts[number + 1]
-        ]
+        part = _with_codes(_poisoned(part, poisoned), codes, short)
+        part.strings["id"][: max(0, len(ids) - cuts[number])] = ids[cuts[number] : cuts[number + 1]]
         part.strings["speaker"][:] = [speaker] * len(part.strings["id"])
-        write_part(root, _with_codes(_poisoned(part, poisoned), codes, short), compression)
+        write_part(root, part, compression)
     index.write(root, index.derive(root))
     return store.open(root)
 

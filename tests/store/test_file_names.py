@@ -12,7 +12,7 @@ from headrace.store.file_names import escape, file_names, file_paths, portable_n
 
 ODD = (
     "", ".", "..", "../x", "/etc/x", "a\0b", "a:b", "a*b?", "<a>|b", "a\tb\nc", 'a"b', "nul", "CON.wav", "com1 .txt",
-    "lpt¹", "a.", "a ", " a", "a'", "x" * 300, "\u4f60" * 100, "\ud83d", "a\u202a", "%41", "%2F",
+    "lpt¹", "a.", "a ", "a\u2028b", "a\x85", " a", "a'", "x" * 300, "\u4f60" * 100, "\ud83d", "a\u202a", "%41", "%2F",
     "b~" + "0" * 24 + ".wav", "-rf",
 )  # fmt: skip
 ids = st.lists(
@@ -45,7 +45,9 @@ def test_names_are_unique_and_usable(drawn: list[str]) -> None:
     assert len({looks_to_a_file_system(name) for name in names}) == len(drawn)
     for name in names:
         assert 0 < len(name.encode()) <= 255 - len(".TextGrid")
-        assert not set(name) & set('/\\:*?"<>|\0\t\n\r') and name == name.strip() and name[-1] not in ".' "
+        assert (
+            not set(name) & set('/\\:*?"<>|\0\t\n\r') and name.splitlines() == [name.strip()] and name[-1] not in ".' "
+        )
         assert name.partition(".")[0].rstrip().lower() not in ("con", "nul", "aux", "prn", "com1", "lpt¹")
     assert file_names(drawn[::-1]) == names[::-1]
 
