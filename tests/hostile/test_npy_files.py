@@ -53,7 +53,7 @@ def test_arrays_of_numbers_are_read(tmp_path: Path, dtype: str, order: Any) -> N
         (saved(MATRIX) + b"\0", "promises 48 bytes, and it has 49"),
         (saved(MATRIX)[:60], "describes something else|promises"),
         (with_shape(b"(2, 3000000000000000), }"), "promises 48,000,000,000,000,000"),
-        (with_shape(b"(2000000000000000000000)"), "describes something else"),
+        (with_shape(b"(2000000000000000000000)"), "describes something else|promises"),
         (with_shape(b"(-2, -3), }".ljust(24)), "describes something else"),
         (with_shape(b"(2.0, 3), }".ljust(24)), "describes something else"),
         (saved(MATRIX).replace(b"<f8", b"<f3"), "data type"),

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.features import weight_files
 from headrace.featurize.files import torch_archive, torch_pickle
 from headrace.featurize.files.torch_archive import CorruptedError
-from headrace.store.errors import Rejected
-from headrace.train.checkpoints import upstream_files
+from headrace.store.errors import Rejected, RunError
+from headrace.train.checkpoints import trained_models, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.config import RunConfig
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
 from tests.helpers.torch_files import archive, name, tensor, text
 
@@ -227,3 +232,49 @@ def test_mutations_of_checkpoints(tmp_path: Path, count: int) -> None:
         checkpoints.load_newest()
 
     fuzz(attempt, [file.read_bytes()], folder=tmp_path / "run", count=count)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"ar_predict_layer.weight": torch.ones(2, 2)},
+        {"ar_predict_layer.weight": torch.tensor(1), "ar_text_embedding.word_embeddings.weight": torch.tensor(1)},
+        {"discriminators.0.conv_post.weight_v": torch.ones(1), "lone": torch.ones(1)},
+        {"enc_p.text_embedding.weight": torch.tensor(1.0)},
+        {"enc_p.text_embedding.weight": torch.ones(322, 1), "sv_emb.weight": torch.ones(1)},
+        {},
+    ],
+)
+def test_weights_that_are_only_named_like_a_model_are_not_loaded(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    upstream_files.describe(weights)
+    torch.save({"weight": weights}, tmp_path / "x.pth")
+    for load in (trained_models.load_sovits, trained_models.load_gpt):
+        with pytest.raises(RunError):
+            load(tmp_path / "x.pth")
+    run = tmp_path / "run"
+    for stage, part in (("sovits", "generator"), ("gpt", "model")):
+        Checkpoints(run / "checkpoints").save(1, {"stage": {part: weights, "epoch": 1}})
+        config = RunConfig.from_options(store=tmp_path / "store", out=run, stage=stage, preset="tiny")
+        (run / "config.json").write_text(json.dumps(config.to_json()))
+        with pytest.raises(RunError):
+            (trained_models.load_sovits if stage == "sovits" else trained_models.load_gpt)(run)
+        with pytest.raises(RunError):
+            trained_models.export_run(run, tmp_path / "out.pth")
+
+
+@pytest.mark.parametrize("state", [{}, {"stage": 1}, {"stage": {}}, {"stage": {"generator": {"a": 1}}}])
+def test_a_checkpoint_without_weights_is_not_exported(tmp_path: Path, state: dict[str, Any]) -> None:
+    Checkpoints(tmp_path / "checkpoints").save(1, state)
+    config = RunConfig.from_options(store=tmp_path / "store", out=tmp_path, stage="sovits", preset="tiny")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    for use in (trained_models.load_sovits, lambda run: trained_models.export_run(run, tmp_path / "out.pth")):
+        with pytest.raises(RunError, match="holds no weights of a generator"):
+            use(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_not_loaded() -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    with pytest.raises(RunError, match="bias holds numbers that are not finite"):
+        load_strict(module, {"weight": torch.ones(2, 2), "bias": torch.tensor([0.0, float("inf")])}, "x.pth")
+    assert torch.equal(module.weight, before)

@@ -16,7 +16,7 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -
     Args:
         source: where they come from, for messages.
     Raises:
-        RunError: an entry is missing, unknown or has another shape. The module does not change.
+        RunError: an entry is missing, unknown, not finite or has another shape. The module does not change.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in weights]
@@ -30,6 +30,8 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -
             *_by_part("unknown", unknown),
             *(f"{name}: {_shape(weights[name])} given, {_shape(own[name])} expected" for name in mismatched[:5]),
         )
+    if damaged := next((name for name, value in weights.items() if not value.isfinite().all()), None):
+        raise RunError(f"The weights of {source} are of no use: {damaged} holds numbers that are not finite.")
     module.load_state_dict(dict(weights))
 
 

@@ -30,7 +30,7 @@ def load_sovits(path: Path) -> SynthesizerTrn:
     """
     if path.is_dir():
         config, state = _newest(path, "sovits")
-        weights = state["stage"]["generator"]
+        weights = _weights(state, "generator", path)
         sizes = _generator_sizes(config, weights)
     else:
         weights = upstream_files.read(path).weights
@@ -49,7 +49,7 @@ def load_gpt(path: Path) -> Text2SemanticDecoder:
     """
     if path.is_dir():
         config, state = _newest(path, "gpt")
-        weights = state["stage"]["model"]
+        weights = _weights(state, "model", path)
         sizes = _decoder_sizes(config, weights)
     else:
         weights = upstream_files.read(path).weights
@@ -75,14 +75,17 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     """
     config = _config(run)
     config, state = _newest(run, config.model.stage)
-    epoch, step, name = state["stage"]["epoch"], state["step"], run.resolve().name
+    weights = _weights(state, "model" if config.model.stage == "gpt" else "generator", run)
+    epoch, step, name = state["stage"].get("epoch"), state.get("step"), run.resolve().name
+    if type(epoch) is not int or type(step) is not int:
+        raise RunError(f"The newest checkpoint of {run} does not say its epoch and step.")
     if config.model.stage == "gpt":
-        decoder_ = Text2SemanticDecoder(_decoder_sizes(config, state["stage"]["model"]))
-        load_strict(decoder_, state["stage"]["model"], str(run))
+        decoder_ = Text2SemanticDecoder(_decoder_sizes(config, weights))
+        load_strict(decoder_, weights, str(run))
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
         return file, export.export_gpt(file, decoder_, epoch=epoch)
-    model = SynthesizerTrn(_generator_sizes(config, state["stage"]["generator"]))
-    load_strict(model, state["stage"]["generator"], str(run))
+    model = SynthesizerTrn(_generator_sizes(config, weights))
+    load_strict(model, weights, str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
     return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
 
@@ -106,16 +109,34 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
     return config, state
 
 
+def _weights(state: Mapping[str, Any], name: str, run: Path) -> dict[str, Tensor]:
+    """Return the weights of a network in a checkpoint. Raises RunError where it has none of this name."""
+    stage = state.get("stage")
+    weights = stage.get(name) if isinstance(stage, Mapping) else None
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
+        raise RunError(f"The newest checkpoint of {run} holds no weights of a {name}.")
+    return weights
+
+
+def _rows(weights: Mapping[str, Tensor], name: str) -> int:
+    """Return the length of a tensor. Raises RunError where there is none, or it has no rows."""
+    if name not in weights or not weights[name].ndim or not len(weights[name]):
+        raise RunError(f"The weights are not of this model: {name} is missing, or empty.")
+    return len(weights[name])
+
+
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
     """Return the sizes of a run's generator: those of its preset, with the number of phones of its store."""
-    symbols = len(weights["enc_p.text_embedding.weight"])
+    symbols = _rows(weights, "enc_p.text_embedding.weight")
     return replace(PRESETS[config.model.preset].sovits, symbols=symbols, freeze_quantizer=config.model.init is not None)
 
 
 def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
     """Return the sizes of a run's decoder: those of its preset, with the numbers of phones and codes of its store."""
-    symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
-    vocabulary = len(weights["ar_predict_layer.weight"])
+    symbols = _rows(weights, "ar_text_embedding.word_embeddings.weight")
+    vocabulary = _rows(weights, "ar_predict_layer.weight")
     return replace(PRESETS[config.model.preset].gpt, symbols=symbols, codes=vocabulary - 1)
 
 

@@ -90,16 +90,21 @@ def initialise(module: nn.Module, path: Path) -> int:
 def describe(weights: Mapping[str, Tensor]) -> str:
     """Describe in words which network weights belong to, by their names and shapes."""
     if "ar_predict_layer.weight" in weights:
-        symbols = len(weights["ar_text_embedding.word_embeddings.weight"])
+        symbols = _rows(weights, "ar_text_embedding.word_embeddings.weight")
         return f"a text-to-semantic decoder of {'v1' if symbols == 512 else 'v2'}"
     if "discriminators.0.conv_post.weight_v" in weights:
-        count = len({name.split(".")[1] for name in weights})
+        count = len({name.split(".")[1] for name in weights if "." in name})
         return f"{count} discriminators, as {'v1 and v2 have' if count == 6 else 'v2Pro has'}"
     if "enc_p.text_embedding.weight" not in weights:
         return "another network"
     if "sv_emb.weight" in weights:
-        return f"a SoVITS generator of {'v2ProPlus' if len(weights['dec.conv_pre.bias']) == 768 else 'v2Pro'}"
-    return f"a SoVITS generator of {'v1' if len(weights['enc_p.text_embedding.weight']) == 322 else 'v2'}"
+        return f"a SoVITS generator of {'v2ProPlus' if _rows(weights, 'dec.conv_pre.bias') == 768 else 'v2Pro'}"
+    return f"a SoVITS generator of {'v1' if _rows(weights, 'enc_p.text_embedding.weight') == 322 else 'v2'}"
+
+
+def _rows(weights: Mapping[str, Tensor], name: str) -> int:
+    """Return the length of a tensor; 0 where it is missing or has none."""
+    return weights[name].shape[0] if name in weights and weights[name].ndim else 0
 
 
 def write(

@@ -16,7 +16,7 @@ MAGIC = b"\x93NUMPY"
 MAX_BYTES, MAX_DIMENSIONS = 1 << 30, 8
 _HEADER = re.compile(
     r"""\{\s*['"]descr['"]:\s*['"]([<>=|]?[fiu]\d{1,2})['"],\s*['"]fortran_order['"]:\s*(True|False),\s*"""
-    r"""['"]shape['"]:\s*\(((?:\s*\d{1,18}\s*,?)*)\)\s*,?\s*\}\s*"""
+    r"""['"]shape['"]:\s*\(([\d, ]{0,100})\)\s*,?\s*\}\s*"""
 )
 """NumPy writes the keys in this order. Arrays of objects, structures and texts do not match."""
 
