@@ -42,7 +42,7 @@ def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
     try:
         header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return FeatureSpec.from_json(json.loads(header["__metadata__"]["spec"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(root, feature) from error
 
 
@@ -53,9 +53,38 @@ def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
         if learned_models.model_digest(data) == spec.recipe[learned_models.MODEL_DIGEST]:
             arrays: dict[str, np.ndarray] = load(data)
             return arrays
-    except (FileNotFoundError, SafetensorError) as error:
+    except (FileNotFoundError, SafetensorError, LookupError, ValueError) as error:
         raise _damaged(root, spec.name) from error
     raise _damaged(root, spec.name)
+
+
+def check(arrays: Mapping[str, np.ndarray], feature: str, **expected: tuple[str | int, ...]) -> None:
+    """Check what a feature learned before anything is computed with it.
+
+    Args:
+        expected: by the name of an array, the kind of its dtype (`f`, `i`, `u`) and its shape. A dimension with a name
+            has the same length wherever the name is.
+    Raises:
+        StoreError: an array is missing, has another kind or shape, or holds numbers that are not finite.
+    """
+    lengths: dict[str | int, int] = {}
+    for name, (kind, *shape) in expected.items():
+        array = arrays.get(name)
+        if array is None or array.dtype.kind != kind or array.ndim != len(shape):
+            fault = "is missing, or of another kind"
+        elif any(
+            lengths.setdefault(of, of if isinstance(of, int) else n) != n
+            for of, n in zip(shape, array.shape, strict=True)
+        ):
+            fault = f"has the shape {array.shape}, which does not fit"
+        elif not np.isfinite(array).all():
+            fault = "holds numbers that are not finite"
+        else:
+            continue
+        raise StoreError(
+            f"What {feature} learned, in models/{feature}{learned_models.SUFFIX}, is damaged: {name} {fault}. Remove "
+            "that file, and run the same command again."
+        )
 
 
 def _damaged(root: StoragePath, feature: str) -> StoreError:

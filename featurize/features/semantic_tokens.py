@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.featurize.features import kmeans, weight_files
+from headrace.featurize.features import kmeans, learned_state, weight_files
 from headrace.featurize.features.derived import Derived, Part
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
@@ -104,7 +104,9 @@ class KmeansTokens(Derived):
 
     @torch.inference_mode()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
-        means_KW = torch.from_numpy(part.learned(self.name)["means"])
+        learned, width = part.learned(self.name), 2 * (part.specs["content"].channels or 1)
+        learned_state.check(learned, self.name, means=("f", "K", width))
+        means_KW = torch.from_numpy(learned["means"])
         for pairs in frame_pairs(part):
             yield kmeans.nearest_in_blocks(pairs, means_KW).numpy().astype(np.int16)
 

@@ -14,6 +14,7 @@ from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 
 WINDOW_S, STEP_S = 0.025, 0.01
 BANDS, COEFFICIENTS = 40, 13
+CHANNELS = 3 * COEFFICIENTS
 HIGHEST_HZ = 8000
 DELTA = 2
 """Frames on either side that a delta is computed from (The HTK Book, section 5.6)."""

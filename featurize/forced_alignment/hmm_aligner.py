@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.forced_alignment import cepstra, hmm
 from headrace.featurize.forced_alignment.cepstra import Cepstra
@@ -140,6 +141,20 @@ def _read(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, str]
     return zip(part.utterances("wave"), phones, words, part.strings("speaker"), strict=True)
 
 
+def _check_learned(learned: Mapping[str, np.ndarray]) -> None:
+    """Check phone models, whose classes compiled code takes for indices. Raises StoreError."""
+    mixtures = {"means": ("f", "S", "K", "D"), "variances": ("f", "S", "K", "D"), "weights": ("f", "S", "K")}
+    learned_state.check(learned, "align", **mixtures, stay=("f", "S"), class_of=("i", len(SYMBOLS)))
+    moments = {name: ("f", 2, learned["means"].shape[2]) for name in learned if name.startswith(cepstra.SPEAKER)}
+    learned_state.check(learned, "align", **moments)
+    classes, channels = learned["class_of"], learned["means"].shape[2]
+    if not SOUNDLESS <= classes.min() <= classes.max() < len(learned["stay"]) / STATES or channels != cepstra.CHANNELS:
+        raise StoreError(
+            "What align learned, in models/align.safetensors, contradicts itself: remove that file, and run the same "
+            "command again."
+        )
+
+
 def phone_classes(phones: Iterable[np.ndarray]) -> np.ndarray:
     """Return the class of every symbol, (len(SYMBOLS),) int16, given the phones of all utterances. 0 is the pause."""
     present = np.flatnonzero(sum(np.bincount(some, minlength=len(SYMBOLS)) for some in phones))
@@ -194,6 +209,7 @@ class StoreAligner:
     def __init__(self, part: Part) -> None:
         learned = part.learned("align")
         rate = part.specs["wave"].recipe["sample_rate"]
+        _check_learned(learned)
         self._models, self._class_of = StateMixtures.from_arrays(learned), learned["class_of"]
         self._score, self._step = Scorer(self._models), cepstra.recipe(rate).hop
         self.utterances = read_utterances([part])

@@ -120,7 +120,13 @@ def _session(name: str) -> Any:
 
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return InferenceSession(model_file(name), options, providers=["CPUExecutionProvider"])
+    try:
+        return InferenceSession(model_file(name), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 -- onnxruntime's exceptions have no base of their own
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UsageError(
+            f"{model_file(name)} is damaged ({reason}): reinstall it, pip install 'headrace[mos]'."
+        ) from error
 
 
 def _log_mel(samples_S: np.ndarray) -> np.ndarray:

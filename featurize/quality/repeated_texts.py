@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.quality import near_duplicates
 from headrace.store.schema import FeatureSpec
@@ -36,6 +37,7 @@ class RepeatedText(Derived):
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         learned = part.learned(self.name)
+        learned_state.check(learned, self.name, texts=("u", "N"), firsts=("u", "N"))
         texts, firsts = learned["texts"], learned["firsts"]
         keys, ids = _keys(part), near_duplicates.text_keys(part.strings("id"))
         places = np.searchsorted(texts, keys)
