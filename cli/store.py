@@ -107,6 +107,9 @@ def _print_repair(done: RepairReport, removed: str) -> None:
         click.echo(f"part {number:05d}: {removed}")
     for number, name in done.arrays:
         output.print_line(f"part {number:05d} {name}: {removed}")
+    for name, written in (("parts/zarr.json", done.group), ("rejects.jsonl", done.rejects)):
+        if written:
+            click.echo(f"{name}: {removed.replace('removed', 'written again')}")
     if not done.problems:
         click.echo("nothing is damaged")
     for command in done.commands:

@@ -6,7 +6,7 @@ that exists agrees with the parts. Without one, a reader derives the same column
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from headrace.store import layout
-from headrace.store.arrays.array_reader import load_array, open_array, verified_block_checksums
+from headrace.store.arrays.array_metadata import read_metadata
+from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import digest
@@ -22,7 +23,33 @@ from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import UTTERANCES, write_array, write_group, write_strings
 
 NAMES = ("id", "speaker", "language")
+REMEDY = "run store repair, which derives the index again"
 _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
+
+
+STRINGS = (*NAMES, "text")
+"""Arrays of a part that hold a string for each utterance."""
+
+
+class LazyColumns(Mapping[str, np.ndarray]):
+    """Columns of integers over all utterances: (N,) int32 each, read on first access and kept."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], np.ndarray]) -> None:
+        self._names, self._read = tuple(names), read
+        self._found: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._found:
+            self._found[name] = self._read(name)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class NameColumns(Mapping[str, np.ndarray]):
@@ -65,8 +92,27 @@ def read_seal(root: StoragePath, number: int) -> dict[str, Any]:
     Raises:
         DamagedStore: the part's metadata are missing, or not what was written.
     """
-    seal: dict[str, Any] = checksummed_metadata.read(layout.part_path(root, number) / "zarr.json")["attributes"]["seal"]
+    file = layout.part_path(root, number) / "zarr.json"
+    try:
+        seal: dict[str, Any] = checksummed_metadata.read(file)["attributes"]["seal"]
+        _check_seal(seal)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedStore(f"{file} is not the seal of a part ({str(error)[:100]}): run store repair.") from error
     return seal
+
+
+def _check_seal(seal: Mapping[str, Any]) -> None:
+    """Raise ValueError, or what a missing key or a wrong type raises, unless this is a seal."""
+    counts, checksums, columns = (seal["utterances"], seal["frames"]), seal["crc32c"], seal["columns"]
+    strings = [seal["inputs"], *checksums.values(), *columns, *seal["features"].values()]
+    for reject in seal["rejects"]:
+        strings += [reject["id"], reject["stage"], reject["reason"]]
+    if not all(type(count) is int and 0 <= count < 1 << 48 for count in counts):
+        raise ValueError("its counts are not whole numbers")
+    if not all(isinstance(text, str) for text in strings):
+        raise ValueError("it holds something else than text")
+    if "frames" not in columns or not checksums.keys() >= {*columns, *STRINGS, *seal["features"]}:
+        raise ValueError("checksums are missing")
 
 
 def read_seals(root: StoragePath, numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -77,59 +123,124 @@ def read_seals(root: StoragePath, numbers: Sequence[int]) -> list[dict[str, Any]
 def read(root: StoragePath, *, check: bool = False) -> Index:
     """Read the index, or derive it from the parts if there is none.
 
-    On this machine its columns are mapped: opening takes no time, whatever their size, and all processes share the
-    memory.
+    Everything that is read of the index is compared with the checksums of the index: parts and bounds at once, columns
+    and names when they are first used. So opening takes milliseconds, whatever the number of utterances.
 
     Args:
-        check: compare the checksums of everything that is read.
+        check: if the index is derived, compare the checksums of what it is derived from.
     Raises:
-        DamagedStore: the index cannot be read, or is not what was written.
+        DamagedStore: the index is not what was written, or does not agree with itself or the seals of the parts.
     """
+    before: dict[str, Any] | None = None
+    while (root / "index" / "zarr.json").exists():
+        attributes: dict[str, Any] | None = None
+        try:
+            attributes = checksummed_metadata.read(root / "index" / "zarr.json")["attributes"]
+            return _read(root, attributes, check)
+        except DamagedStore:
+            gone = not (root / "index" / "zarr.json").exists()
+            if not gone and attributes == before:
+                raise
+            before = attributes  # a build may have replaced the index meanwhile
+    return derive(root, check=check)
+
+
+def _read(root: StoragePath, attributes: Mapping[str, Any], check: bool) -> Index:
     folder = root / "index"
-    if not (folder / "zarr.json").exists():
-        return derive(root, check=check)
-    attributes = checksummed_metadata.read(folder / "zarr.json")["attributes"]
     if "arrays" not in attributes:
         raise DamagedStore(
             f"{folder} was written by another version: delete that folder, it is derived from the parts."
         )
-    read_array = partial(_read_array, folder, attributes["arrays"] if check else {})
-    columns = list(attributes["columns"])
-    names = ["parts", "bounds", *columns]
-    arrays = dict(zip(names, storage_of(root).map(read_array, names), strict=True))
+    try:
+        columns, checksums = list(attributes["columns"]), attributes["arrays"]
+        names = {"parts", "bounds", *columns, *NAMES}
+        if not names <= checksums.keys() or not all(isinstance(checksums[name], str) for name in names):
+            raise ValueError("checksums are missing")
+        fingerprint = str(attributes["fingerprint"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedStore(f"{folder / 'zarr.json'} is not that of an index ({error}): run store repair.") from error
+    parts, bounds = storage_of(root).map(partial(_read_array, folder, checksums), ["parts", "bounds"])
+    _check_bounds(folder, parts, bounds)
+    shapes = storage_of(root).map(lambda name: read_metadata(folder / name), columns)
+    for name, array in zip(columns, shapes, strict=True):
+        if array.shape != (bounds[-1],) or array.dtype != np.int32:
+            found = f"{array.dtype}{array.shape}"
+            raise DamagedStore(f"{folder / name} is {found}, index/bounds says int32{(int(bounds[-1]),)}: {REMEDY}.")
+    _check_ends(root, parts, bounds)
+    read_later = partial(_read_later, root, attributes, parts.tolist(), np.diff(bounds), check)
     return Index(
-        parts=arrays["parts"],
-        bounds=arrays["bounds"],
-        columns={name: arrays[name] for name in columns},
-        names=NameColumns(partial(_read_names, root, attributes, arrays["parts"].tolist(), check)),
-        fingerprint=str(attributes["fingerprint"]),
+        parts=parts,
+        bounds=bounds,
+        columns=LazyColumns(columns, partial(read_later, np.int32)),
+        names=NameColumns(partial(read_later, object)),
+        fingerprint=fingerprint,
     )
 
 
-def _read_names(
-    root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int], check: bool, name: str
+def _check_bounds(folder: StoragePath, parts: np.ndarray, bounds: np.ndarray) -> None:
+    """Raise DamagedStore unless parts ascend and bounds count their utterances from 0."""
+    sound = (
+        parts.dtype == np.int32
+        and bounds.dtype == np.int64
+        and parts.ndim == bounds.ndim == 1
+        and len(bounds) == len(parts) + 1
+        and bounds[0] == 0
+        and bool((np.diff(bounds) >= 0).all())
+        and bool((np.diff(parts, prepend=-1) > 0).all())
+    )
+    if not sound:
+        raise DamagedStore(f"{folder / 'bounds'} does not say which utterances belong to {len(parts)} parts: {REMEDY}.")
+
+
+def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray) -> None:
+    """Compare the seals of the first and the last part with the index: those of all parts would take seconds."""
+    ends = sorted({0, len(parts) - 1}) if len(parts) else []
+    for part, seal in zip(ends, read_seals(root, [int(parts[part]) for part in ends]), strict=True):
+        count = int(bounds[part + 1] - bounds[part])
+        if seal["utterances"] != count:
+            what = (
+                f"{root / 'index'} has {count} utterances of part {parts[part]:05d}, its seal has {seal['utterances']}"
+            )
+            raise DamagedStore(f"{what}: {REMEDY}.")
+
+
+def _read_later(
+    root: StoragePath,
+    attributes: Mapping[str, Any],
+    numbers: Sequence[int],
+    counts: np.ndarray,
+    check: bool,
+    dtype: type,
+    name: str,
 ) -> np.ndarray:
-    """Read a column of names from the index if that still has these attributes, otherwise from the parts.
+    """Read a column from the index if that still has these attributes, otherwise from the parts.
 
     A build may have deleted the index since it was opened, or written another one for a store that grew.
     """
     folder = root / "index"
-    try:
-        unchanged = checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes
-    except DamagedStore:
-        unchanged = False
-    if unchanged:
-        return _read_array(folder, attributes["arrays"] if check else {}, name)
-    return read_column(root, numbers, name, object, partial(_block_checksums, root) if check else no_checksums)
+
+    def unchanged() -> bool:
+        try:
+            return bool(checksummed_metadata.read(folder / "zarr.json")["attributes"] == attributes)
+        except DamagedStore:
+            return False
+
+    if unchanged():
+        try:
+            values = _read_array(folder, attributes["arrays"], name)
+            if values.shape != (counts.sum(),) or values.dtype != dtype:
+                raise DamagedStore(f"{folder / name} has {len(values)} values, the parts {counts.sum()}: {REMEDY}.")
+            return values
+        except DamagedStore:
+            if unchanged():
+                raise
+    blocks = partial(_block_checksums, root) if check else no_checksums
+    return read_column(root, numbers, counts, name, dtype, blocks)
 
 
 def _read_array(folder: StoragePath, checksums: Mapping[str, str], name: str) -> np.ndarray:
-    """Read an array of the index, and compare its checksums; no checksums at all check nothing."""
-    blocks = verified_block_checksums(folder / name, checksums[name] if checksums else "")
-    if name in NAMES:
-        return load_array(folder / name, blocks)
-    array = open_array(folder / name, checksums=blocks)
-    return array.read([(0, len(array))])[0]
+    """Read an array of the index, and compare its checksums."""
+    return load_array(folder / name, verified_block_checksums(folder / name, checksums[name]))
 
 
 def derive(root: StoragePath, *, check: bool = False) -> Index:
@@ -137,16 +248,30 @@ def derive(root: StoragePath, *, check: bool = False) -> Index:
 
     Args:
         check: compare the checksums of everything that is read.
+    Raises:
+        DamagedStore: something cannot be read, or a part's arrays do not agree with its seal.
     """
     numbers = layout.sealed_parts(root)
     seals = read_seals(root, numbers)
     blocks = partial(_block_checksums, root) if check else no_checksums
     columns = seals[0]["columns"] if seals else ["frames"]
+    if any(seal["columns"] != columns for seal in seals):
+        raise DamagedStore(f"the parts of {root} have different columns: run store verify {root}.")
+    counts = np.asarray([seal["utterances"] for seal in seals], np.int64)
+    bounds = layout.offsets(counts)
+    found = {name: read_column(root, numbers, counts, name, np.int32, blocks) for name in columns}
+    sums = np.diff(layout.offsets(found["frames"])[bounds])
+    for number, seal, frames in zip(numbers, seals, sums.tolist(), strict=True):
+        if seal["frames"] != frames:
+            folder = layout.part_path(root, number)
+            raise DamagedStore(
+                f"{folder} has {frames} frames, its seal says {seal['frames']}: run store verify {root}."
+            )
     return Index(
         parts=np.asarray(numbers, np.int32),
-        bounds=layout.offsets(np.asarray([seal["utterances"] for seal in seals], np.int64)),
-        columns={name: read_column(root, numbers, name, np.int32, blocks) for name in columns},
-        names=NameColumns(lambda name: read_column(root, numbers, name, object, blocks)),
+        bounds=bounds,
+        columns=found,
+        names=NameColumns(lambda name: read_column(root, numbers, counts, name, object, blocks)),
         fingerprint=fingerprint(numbers, seals),
     )
 
@@ -169,6 +294,7 @@ def no_checksums(number: int, name: str) -> Sequence[str]:
 def read_column(
     root: StoragePath,
     numbers: Sequence[int],
+    counts: np.ndarray,
     name: str,
     dtype: type,
     blocks: Callable[[int, str], Sequence[str]] = no_checksums,
@@ -176,13 +302,25 @@ def read_column(
     """Read an array that has one value for each utterance from several parts, and concatenate it.
 
     Args:
+        numbers: of the parts.
+        counts: (P,) utterances of each part.
         blocks: returns, for a part and an array, the checksums of its blocks, which are compared.
+    Raises:
+        DamagedStore: a part does not have one value of this kind for each of its utterances.
     """
 
-    def read_part(number: int) -> np.ndarray:
-        return load_array(layout.part_path(root, number) / name, blocks(number, name))
+    def read_part(number: int, count: int) -> np.ndarray:
+        folder = layout.part_path(root, number) / name
+        values = load_array(folder, blocks(number, name))
+        if values.shape != (count,):
+            raise DamagedStore(f"{folder} has {len(values)} values for {count} utterances: run store verify.")
+        if (values.dtype == object) != (name in STRINGS) or not np.can_cast(values.dtype, dtype, "same_kind"):
+            raise DamagedStore(f"{folder} holds {values.dtype}, which {name} never is: run store verify.")
+        return values
 
-    return np.concatenate([np.empty(0, dtype), *storage_of(root).map(read_part, numbers)], dtype=dtype)
+    pairs = list(zip(numbers, counts.tolist(), strict=True))
+    read = storage_of(root).map(lambda pair: read_part(*pair), pairs)
+    return np.concatenate([np.empty(0, dtype), *read], dtype=dtype)
 
 
 def write(root: StoragePath, index: Index) -> None:

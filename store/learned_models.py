@@ -28,8 +28,16 @@ def digests(root: StoragePath) -> dict[str, str]:
     folder = root / "models"
     storage = storage_of(folder)
     names = [name for name in storage.list_names(folder) if name.endswith(SUFFIX)]
-    contents = storage.map(lambda name: (folder / name).read_bytes(), names)
-    return {name.removesuffix(SUFFIX): model_digest(data) for name, data in zip(names, contents, strict=True)}
+    found = storage.map(lambda name: _digest(folder / name), names)
+    return {name.removesuffix(SUFFIX): digest for name, digest in zip(names, found, strict=True) if digest}
+
+
+def _digest(file: StoragePath) -> str | None:
+    """Return the digest of a model's file; None if it cannot be read."""
+    try:
+        return model_digest(file.read_bytes())
+    except OSError:
+        return None
 
 
 def features_without_model(root: StoragePath, specs: Mapping[str, FeatureSpec]) -> Iterator[str]:

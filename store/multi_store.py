@@ -19,7 +19,7 @@ import numpy as np
 from headrace.store import layout
 from headrace.store.added_arrays import block_checksums
 from headrace.store.errors import RecipeMismatch, StoreError
-from headrace.store.index import Index, NameColumns, no_checksums, read_column
+from headrace.store.index import Index, LazyColumns, NameColumns, no_checksums, read_column
 from headrace.store.schema import FeatureSpec, digest
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import S3Path
@@ -48,7 +48,7 @@ class Member:
     def per_utterance(self, name: str, dtype: type, *, check: bool) -> np.ndarray:
         """Read an array that has one value for each utterance from all parts: (N,) of `dtype`."""
         blocks = partial(block_checksums, self.path) if check else no_checksums
-        return read_column(self.path, self.index.parts.tolist(), name, dtype, blocks)
+        return read_column(self.path, self.index.parts.tolist(), np.diff(self.index.bounds), name, dtype, blocks)
 
 
 MAX_LIST_CHARACTERS = 1 << 20
@@ -70,7 +70,8 @@ def store_paths(location: Location | Sequence[Location]) -> list[StoragePath]:
         found = _read_list(one) if isinstance(one, Path) and one.is_file() else [one]
     else:
         found = [parse_path(one) for one in location]
-    twice = [str(one) for one, count in Counter(found).items() if count > 1]
+    places = Counter(str(one.resolve()) for one in found)
+    twice = [str(one) for one in found if places[str(one.resolve())] > 1]
     if twice or not found:
         raise StoreError(f"{twice[0] if twice else location} {'is named twice' if twice else 'names no store'}.")
     return found
@@ -174,7 +175,7 @@ def merge_indexes(members: Sequence[Member]) -> Index:
     return Index(
         parts=np.concatenate([index.parts for index in indexes]),
         bounds=layout.offsets(np.concatenate([np.diff(index.bounds) for index in indexes])),
-        columns={name: np.concatenate([index.columns[name] for index in indexes]) for name in columns},
+        columns=LazyColumns(columns, lambda name: np.concatenate([index.columns[name] for index in indexes])),
         names=NameColumns(names),
         fingerprint=" ".join(index.fingerprint for index in indexes),
     )

@@ -7,23 +7,22 @@ Python runs for a frame, and no more than a slice for an utterance.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from headrace.store import added_arrays, index, layout, multi_store
 from headrace.store.arrays.array_reader import ArrayReader, MappedArray, OpenArrays, open_array
 from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
-from headrace.store.errors import DamagedStore, NotAStore, StoreError
-from headrace.store.integrity import checksummed_metadata
+from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.multi_store import Location, Member
+from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import Axis, digest
 from headrace.store.storage import StoragePath, parse_path, storage_of
 from headrace.store.storage.s3 import S3Path
@@ -302,7 +301,11 @@ class Store:
 
     def _offsets_along(self, axis: Axis) -> np.ndarray:
         if axis not in self._offsets:
-            self._offsets[axis] = layout.offsets(self.lengths(axis))
+            lengths = self.lengths(axis)
+            if len(lengths) and lengths.min() < 0:
+                name = layout.LENGTH_COLUMNS[axis]
+                raise DamagedStore(f"{self.path} has lengths below zero in {name}: run store verify {self.path}.")
+            self._offsets[axis] = layout.offsets(lengths)
         return self._offsets[axis]
 
     def _rows(self, part: int, feature: str) -> ArrayReader:
@@ -311,11 +314,16 @@ class Store:
     def _open(self, part: int, feature: str) -> ArrayReader:
         path = self._folder(part) / feature
         blocks = added_arrays.block_checksums(self._root(part), int(self.parts[part]), feature) if self._check else ()
-        rows = open_array(path, self._cache, blocks)
-        offsets, bounds = self._offsets_along(self.features[feature].axis), self._index.bounds
+        rows, spec = open_array(path, self._cache, blocks), self.features[feature]
+        offsets, bounds = self._offsets_along(spec.axis), self._index.bounds
         expected = int(offsets[bounds[part + 1]] - offsets[bounds[part]])
         if len(rows) != expected:
             raise DamagedStore(f"{path} has {len(rows)} rows, the lengths say {expected}: run store verify.")
+        if rows.row_shape != spec.row_shape or rows.dtype != spec.dtype:
+            found = f"{rows.dtype} in rows of {rows.row_shape}"
+            raise DamagedStore(
+                f"{path} is {found}, the root says {spec.dtype} in rows of {spec.row_shape}: run store verify."
+            )
         return rows
 
     def _folder(self, part: int) -> StoragePath:
@@ -328,22 +336,4 @@ class Store:
 
 def _open_member(path: StoragePath, check: bool) -> Member:
     storage_of(path).check_access(path)
-    if check:
-        checksummed_metadata.read(path / "zarr.json")
     return Member(path, read_attributes(path), index.read(path, check=check))
-
-
-def read_attributes(path: StoragePath) -> dict[str, Any]:
-    """Read the root attributes of a store.
-
-    Raises:
-        NotAStore: there is no store, or one of another format.
-    """
-    try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
-        found = attributes["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise NotAStore(f"{path} is not a Headrace store: make one with featurize build CORPUS --out {path}.") from None
-    if found != layout.FORMAT:
-        raise NotAStore(f"{path} has format {found!r}, this version reads {layout.FORMAT!r}: build it again.")
-    return attributes

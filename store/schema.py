@@ -6,11 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Axis = Literal["frames", "phones", "tokens", "utterance"]
 """What a feature's rows count. `frames`, `phones` and `tokens` are ragged: one length per utterance each.
 `utterance` has one row per utterance."""
+
+DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+"""Types of the numbers of features."""
+SCALARS = (str, int, float, bool, type(None))
+"""Types of the values of a recipe."""
 
 Stage = Literal["scan", "decode", "text", "align", "features"]
 
@@ -110,8 +115,25 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
-        """Return the spec that `to_json` made this object of. Other keys are ignored."""
-        return cls(**{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")})
+        """Return the spec that `to_json` made this object of. Other keys are ignored.
+
+        Raises:
+            KeyError: a key is missing.
+            ValueError: a value is none of this format.
+        """
+        spec = cls(**{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")})
+        recipe, channels = spec.recipe, spec.channels
+        valid = {
+            "name": isinstance(spec.name, str),
+            "axis": spec.axis in get_args(Axis),
+            "dtype": spec.dtype in DTYPES,
+            "channels": channels is None or (type(channels) is int and 0 < channels < 1 << 30),
+            "recipe": isinstance(recipe, dict) and all(isinstance(value, SCALARS) for value in recipe.values()),
+        }
+        for key, holds in valid.items():
+            if not holds:
+                raise ValueError(f"the {key} of feature {str(spec.name)[:40]!r} is {str(data[key])[:60]!r}")
+        return spec
 
 
 def digest(data: Any) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.store import rejects
+from headrace.store.multi_store import Member
 from headrace.store.reader import Store
-from headrace.store.storage import StoragePath
 from headrace.store.units import format_size
 
 
@@ -23,7 +24,7 @@ def summarize(store: Store) -> dict[str, Any]:
         "parts": len(store.parts),
         "parts_planned": sum(member.attributes["plan"]["parts"] for member in store.members),
         "complete": store.complete,
-        "rejects": sum(len(_lines(member.path / "rejects.jsonl")) for member in store.members),
+        "rejects": sum(map(_count_rejects, store.members)),
         "speakers": dict(Counter(store.speakers.tolist()).most_common()),
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
@@ -40,5 +41,6 @@ def _summarize_feature(store: Store, name: str) -> dict[str, Any]:
     return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": format_size(size)}
 
 
-def _lines(path: StoragePath) -> list[str]:
-    return path.read_bytes().decode().splitlines() if path.exists() else []
+def _count_rejects(member: Member) -> int:
+    listed, unreadable = rejects.read(member.path)
+    return len(listed) + unreadable

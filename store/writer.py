@@ -19,8 +19,9 @@ import numcodecs
 import numpy as np
 
 from headrace.store import layout
-from headrace.store.errors import StoreError
-from headrace.store.integrity.checksummed_metadata import crc32c, with_checksum
+from headrace.store.errors import DamagedStore, StoreError
+from headrace.store.integrity.checksummed_metadata import KEY, crc32c, with_checksum
+from headrace.store.integrity.checksummed_metadata import read as read_group
 from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import StoragePath, storage_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Compression = Literal["none", "zstd"]
 ZSTD_LEVEL = 1
+PARTS_GROUP = "parts/zarr.json"
 UTTERANCES = ("utterance",)
 """Dimension names of an array with one value for each utterance."""
 
@@ -56,9 +58,22 @@ def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
     Args:
         attributes: of the root.
     """
-    if not (root / "parts" / "zarr.json").exists():
-        storage_of(root / "parts" / "zarr.json").write(root / "parts" / "zarr.json", [_group_metadata({})])
+    if not has_parts_group(root):
+        write_parts_group(root)
     storage_of(root).write_atomic(root, "zarr.json", _group_metadata(attributes))
+
+
+def has_parts_group(root: StoragePath) -> bool:
+    """Return whether `parts/zarr.json`, which makes a Zarr group of the parts, is what `write_parts_group` wrote."""
+    try:
+        return list(read_group(root / PARTS_GROUP)["attributes"]) == [KEY]
+    except DamagedStore:
+        return False
+
+
+def write_parts_group(root: StoragePath) -> None:
+    """Write `parts/zarr.json`, or replace the one that is there."""
+    storage_of(root).write_atomic(root, PARTS_GROUP, _group_metadata({}))
 
 
 def write_part(root: StoragePath, part: Part, compression: Compression = "none") -> None:

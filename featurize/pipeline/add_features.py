@@ -29,7 +29,7 @@ from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.store import added_arrays, index, layout, learned_models
 from headrace.store.errors import StoreError
-from headrace.store.reader import read_attributes
+from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression

@@ -15,6 +15,7 @@ import numpy as np
 from headrace.featurize.pipeline.part_worker import PartReport
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store import index, layout
+from headrace.store.rejects import sealed
 from headrace.store.schema import Reject
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import write_error
@@ -34,7 +35,7 @@ def finish_store(
     columns = index.read(out)
     if not (out / "index" / "zarr.json").exists():
         index.write(out, columns)
-    every = sorted([*rejects, *_sealed_rejects(out)], key=lambda reject: reject.id)
+    every = sorted([*rejects, *sealed(out, layout.sealed_parts(out))], key=lambda reject: reject.id)
     samples = int(columns.columns["frames"].sum(dtype=np.int64)) * spectral.hop
     account |= {
         "utterances": int(columns.bounds[-1]),
@@ -45,11 +46,6 @@ def finish_store(
     write(out, "build.json", json.dumps(account, indent=2) + "\n")
     storage_of(out).clear_temporary(out)
     return account
-
-
-def _sealed_rejects(out: StoragePath) -> list[Reject]:
-    seals = index.read_seals(out, layout.sealed_parts(out))
-    return [Reject(**fields) for seal in seals for fields in seal["rejects"]]
 
 
 def write(out: StoragePath, name: str, text: str) -> None:

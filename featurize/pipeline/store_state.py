@@ -10,7 +10,7 @@ from headrace.featurize.pipeline.part_worker import PartTaskT, Recipe
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from headrace.store.integrity import checksummed_metadata
-from headrace.store.reader import read_attributes
+from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import create_store

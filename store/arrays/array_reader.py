@@ -48,22 +48,33 @@ class MappedArray:
         """Chunk to checksum, of the chunks that were not checked yet."""
         try:
             with file.open("rb") as opened:
-                size = os.fstat(opened.fileno()).st_size
-                if size != array.chunks * (array.chunk_rows * array.row_bytes + 16) + 4:
-                    raise DamagedStore(f"{file} has {size} bytes and does not end with its index: run store verify.")
+                self._size = os.fstat(opened.fileno()).st_size
+                if self._size != array.chunks * (array.chunk_rows * array.row_bytes + 16) + 4:
+                    what = f"{file} has {self._size} bytes and does not end with its index"
+                    raise DamagedStore(f"{what}: run store verify.")
                 self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise DamagedStore(f"{file} is not there: run store verify.") from None
+        except OSError as error:
+            raise DamagedStore(f"{file} cannot be mapped ({error}): run store verify.") from error
         count = array.shape[0] * array.row_bytes // array.dtype.itemsize
         self.values = np.frombuffer(self._map, array.dtype, count).reshape(array.shape)
         """A read-only view of the whole array."""
         self._address, self._row_bytes = address_of(self.values), array.row_bytes
+        self.dtype, self.row_shape = array.dtype, array.shape[1:]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Return the rows from start to stop of each of `spans`, as views of the file."""
+        """Return the rows from start to stop of each of `spans`, as views of the file.
+
+        Raises:
+            DamagedStore: something shortened the file, or a block is not what was sealed.
+            IndexError: the array has no such rows.
+        """
+        self._array.check_spans(spans)
+        self._check_size()
         if self._unchecked:
             self._check(spans)
         return [self.values[start:stop] for start, stop in spans]
@@ -75,10 +86,28 @@ class MappedArray:
             start, stop: (B,) int64, first row and one past the last of each span.
         Returns:
             (B,) int64 addresses, and an object to keep alive as long as they are used.
+        Raises:
+            DamagedStore: something shortened the file, or a block is not what was sealed.
+            IndexError: the array has no such rows.
         """
+        from headrace.store.arrays import batch_copy
+
+        addresses = batch_copy.row_addresses(self._address, self._row_bytes, len(self.values), start, stop)
+        self._check_size()
         if self._unchecked:
             self._check(list(zip(start.tolist(), stop.tolist(), strict=True)))
-        return self._address + start * self._row_bytes, self
+        return addresses, self
+
+    def _check_size(self) -> None:
+        """Raise DamagedStore if the file lost bytes since it was mapped: reading those would kill the process."""
+        try:
+            size = self._map.size()
+        except OSError as error:  # a file of a network that another machine replaced
+            raise DamagedStore(f"{self._file} cannot be read any more ({error}): run store verify.") from error
+        if size != self._size:
+            raise DamagedStore(
+                f"{self._file} had {self._size} bytes when it was opened and has {size} now: run store verify."
+            )
 
     def prefetch(self, start: np.ndarray, stop: np.ndarray) -> None:
         """Ask the kernel to read rows from the disk while this process does something else; not on Windows.
@@ -107,17 +136,20 @@ class EmptyArray:
     """An array without rows, which has no data file."""
 
     def __init__(self, array: ArrayMetadata) -> None:
-        self.values = np.empty(array.shape, array.dtype)
+        self._array, self.values = array, np.empty(array.shape, array.dtype)
+        self.dtype, self.row_shape = array.dtype, array.shape[1:]
 
     def __len__(self) -> int:
         return 0
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Return an array without rows for each of `spans`."""
+        """Return an array without rows for each of `spans`. Raises IndexError if one of them has rows."""
+        self._array.check_spans(spans)
         return [self.values[start:stop] for start, stop in spans]
 
     def addresses(self, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, object]:
         """Return (B,) int64 addresses, at each of which there is nothing to read, and what keeps them alive."""
+        self.read(list(zip(start.tolist(), stop.tolist(), strict=True)))
         return np.full(len(start), address_of(self.values)), self
 
 
@@ -199,13 +231,16 @@ def load_array(path: StoragePath, checksums: Sequence[str] = ()) -> np.ndarray:
             if crc32c(data[number * size : (number + 1) * size]) != expected:
                 raise DamagedStore(f"{path}: block {number} is not what was sealed: run store verify.")
         return _decode(array, data)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise DamagedStore(f"{path} cannot be read ({error}): run store verify.") from error
 
 
 def _decode(array: ArrayMetadata, data: bytes) -> np.ndarray:
     """Return the values in the data file of an uncompressed array."""
     if not array.sharded:
+        count = int.from_bytes(data[:4], "little")  # numcodecs makes room for as many strings as the file says
+        if count != array.shape[0] or len(data) < 4 + 4 * count:
+            raise ValueError(f"it holds {count} strings of {array.shape[0]}")
         strings: np.ndarray = numcodecs.VLenUTF8().decode(data)
         return strings.reshape(array.shape)
     count = array.shape[0] * array.row_bytes // array.dtype.itemsize
@@ -221,6 +256,10 @@ def verified_block_checksums(path: StoragePath, checksums: str) -> list[str]:
         DamagedStore: the metadata are not what was sealed.
     """
     metadata, *blocks = split_checksums(checksums) or [""]
-    if metadata and crc32c((path / "zarr.json").read_bytes()) != metadata:
+    try:
+        intact = not metadata or crc32c((path / "zarr.json").read_bytes()) == metadata
+    except OSError as error:
+        raise DamagedStore(f"{path / 'zarr.json'} cannot be read ({error}): run store verify.") from error
+    if not intact:
         raise DamagedStore(f"{path / 'zarr.json'} is not what was sealed: run store verify.")
     return blocks

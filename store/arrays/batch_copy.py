@@ -49,6 +49,26 @@ def locate(numbers: Any, bounds: Any, offsets: Any) -> tuple[np.ndarray, np.ndar
     return part, start, stop, lengths
 
 
+@eager_jit(types.int64, types.int64, types.int64, INTEGERS, INTEGERS)
+def row_addresses(address: int, row_bytes: int, rows: int, start: Any, stop: Any) -> np.ndarray:
+    """Return where spans of rows of an array begin in memory: (B,) int64.
+
+    Args:
+        address: of the array.
+        row_bytes: size of a row.
+        rows: of the array.
+        start, stop: (B,) int64, first row and one past the last of each span.
+    Raises:
+        IndexError: a span is not within the rows of the array.
+    """
+    addresses = np.empty(len(start), np.int64)
+    for i in range(len(start)):
+        if start[i] < 0 or stop[i] < start[i] or stop[i] > rows:
+            raise IndexError("the array does not have these rows")
+        addresses[i] = address + start[i] * row_bytes
+    return addresses
+
+
 @eager_jit(types.uint8[::1], INTEGERS, INTEGERS, types.int64)
 def gather(out: Any, sources: Any, sizes: Any, stride: int) -> None:
     """Copy blocks of memory into a buffer, one after the other.
@@ -65,7 +85,7 @@ def gather(out: Any, sources: Any, sizes: Any, stride: int) -> None:
     start, position = out.ctypes.data, 0
     for i in range(len(sources)):
         size, room = sizes[i], sizes[i] if stride < 0 else stride
-        if size > room or position + room > len(out):
+        if size < 0 or size > room or position + room > len(out):
             raise ValueError("an utterance of the batch is longer than the room for it")
         _memcpy(start + position, sources[i], size)
         _memset(start + position + size, 0, room - size)

@@ -16,6 +16,8 @@ from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import crc32c
 from headrace.store.storage import StoragePath, storage_of
 
+MAX_OVERHEAD = 1 << 16
+"""Bytes by which a compressed chunk may exceed twice its content. No chunk that was written comes near that."""
 CACHE_BYTES = 256 << 20
 """Size of the decoded chunks that a store keeps: about a hundred batches of mel and MFCC."""
 
@@ -85,8 +87,12 @@ class ShardedArray:
         """
         self.compressed = array.compressed
         self._file, self._array, self._cache, self._checksums = file, array, cache, checksums
+        self.dtype, self.row_shape = array.dtype, array.shape[1:]
         self._bounds = read_index(file, array.chunks)
         self._chunk_bytes = array.chunk_rows * array.row_bytes
+        sizes = self._bounds[:, 1] - self._bounds[:, 0]
+        if (self._bounds < 0).any() or (sizes < 0).any() or (sizes > 2 * self._chunk_bytes + MAX_OVERHEAD).any():
+            raise DamagedStore(f"{file} has an index of blocks that cannot be: run store verify.")
         in_order = np.arange(array.chunks)[:, None] * self._chunk_bytes + [0, self._chunk_bytes]
         if not self.compressed and not (self._bounds == in_order).all():
             raise DamagedStore(f"{file} has another index than it was written with: run store verify.")
@@ -95,7 +101,13 @@ class ShardedArray:
         return self._array.shape[0]
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Return the rows from start to stop of each of `spans`, read-only. Missing chunks come in one request."""
+        """Return the rows from start to stop of each of `spans`, read-only. Missing chunks come in one request.
+
+        Raises:
+            DamagedStore: a chunk cannot be decoded, or is not what was sealed.
+            IndexError: the array has no such rows.
+        """
+        self._array.check_spans(spans)
         count = self._array.chunk_rows
         wanted = sorted({chunk for start, stop in spans for chunk in range(start // count, -(-stop // count))})
         rows = dict(zip(wanted, self._cache.get(self._file, wanted, self._fetch), strict=True))
@@ -123,8 +135,8 @@ class ShardedArray:
 
     def _decode(self, data: bytes) -> bytes:
         try:
-            decoded: bytes = numcodecs.Zstd().decode(data) if self.compressed else data
-        except RuntimeError as error:
+            decoded = decompress(data, self._chunk_bytes) if self.compressed else data
+        except (RuntimeError, ValueError) as error:
             raise DamagedStore(f"{self._file} cannot be decoded ({error}): run store verify.") from error
         if len(decoded) != self._chunk_bytes:
             raise DamagedStore(f"{self._file} has a block of {len(decoded)} bytes decoded: run store verify.")
@@ -132,6 +144,26 @@ class ShardedArray:
 
     def _to_rows(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, self._array.dtype).reshape(-1, *self._array.shape[1:])
+
+
+def decompress(data: bytes, size: int) -> bytes:
+    """Decompress a chunk: one Zstandard frame (RFC 8878) that says how many bytes it holds.
+
+    Args:
+        size: what it has to hold. It is compared first, since the decoder makes room for whatever the frame says.
+    Raises:
+        RuntimeError: the frame is damaged.
+        ValueError: it says that it holds another number of bytes.
+    """
+    data = bytes(data)
+    flags = data[4] if len(data) > 4 else 0
+    start = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]  # after the window and the number of a dictionary
+    width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
+    said = int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
+    if said != size:
+        raise ValueError(f"it says that it holds {said} bytes instead of {size}")
+    decoded: bytes = numcodecs.Zstd().decode(data)
+    return decoded
 
 
 def address_of(array: np.ndarray) -> int:
@@ -150,6 +182,8 @@ def read_index(file: StoragePath, count: int) -> np.ndarray:
         tail = storage_of(file).read_tail(file, 16 * count + 4)
     except FileNotFoundError:
         raise DamagedStore(f"{file} is not there: run store verify.") from None
+    except OSError as error:
+        raise DamagedStore(f"{file} cannot be read ({error}): run store verify.") from error
     table = tail[:-4]
     if len(table) != 16 * count or google_crc32c.value(table).to_bytes(4, "little") != tail[-4:]:
         raise DamagedStore(f"{file} does not end with its index: run store verify.")

@@ -13,6 +13,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from headrace.store import json_text
 from headrace.store.errors import DamagedStore
 from headrace.store.storage import StoragePath
 
@@ -54,11 +55,23 @@ def read(file: StoragePath) -> dict[str, Any]:
         DamagedStore: it is missing, or is not what was written.
     """
     try:
-        document: dict[str, Any] = json.loads(file.read_bytes())
+        document: dict[str, Any] = json_text.parse(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
+    check(file, document)
+    return document
+
+
+def check(file: StoragePath, document: Any) -> None:
+    """Check the checksum of the document that was read from a file.
+
+    Raises:
+        DamagedStore: it is not what was written.
+    """
+    try:
         attributes = dict(document["attributes"])
         intact = attributes.pop(KEY) == document_checksum({**document, "attributes": attributes})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
     if not intact:
         raise DamagedStore(f"{file} is not what was written: run store repair.")
-    return document

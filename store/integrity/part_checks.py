@@ -17,8 +17,7 @@ from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
-Drop = Literal["", "part", "array", "index", "root"]
-STRINGS = (*index.NAMES, "text")
+Drop = Literal["", "part", "array", "index", "root", "group", "rejects"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ class _PartCheck:
 
     def damage(self) -> Iterator[Problem]:
         """Yield damage of the arrays that the part was sealed with, then of the added ones."""
-        checksums, small = self._seal["crc32c"], [*self._seal["columns"], *STRINGS]
+        checksums, small = self._seal["crc32c"], [*self._seal["columns"], *index.STRINGS]
         found = [problem for name in small for problem in self._check_sealed(name, checksums[name])]
         yield from found
         if not found:
@@ -96,6 +95,14 @@ class _PartCheck:
         if uneven:
             yield self._problem(uneven[0], f"does not have {len(small['id'])} entries")
             return
+        counts = {"utterances": len(small["id"]), "frames": int(small["frames"].sum(dtype=np.int64))}
+        for key, count in counts.items():
+            if self._seal[key] != count:
+                yield self._problem("", f"has {count} {key}, its seal says {self._seal[key]}")
+        negative = [name for name in layout.LENGTH_COLUMNS.values() if name in small and (small[name] < 0).any()]
+        if negative:
+            yield self._problem(negative[0], "has lengths below zero")
+            return
         if len(set(small["id"])) != len(small["id"]):
             yield self._problem("id", "one identity twice")
         if (np.diff(small["frames"]) < 0).any():
@@ -116,7 +123,8 @@ class _PartCheck:
         spec, utterances = self._named.get(array), ()
         if rows is not None and spec is not None and self._small:
             owners = np.searchsorted(layout.offsets(self._lengths(spec)), rows, side="right") - 1
-            utterances = tuple(self._small["id"][np.unique(owners)])
+            ids = self._small["id"]
+            utterances = tuple(ids[np.unique(owners[owners < len(ids)])])  # the array may have more rows than it should
         return Problem(part=self._number, array=array, what=what, utterances=utterances, drop=drop)
 
     def _lengths(self, spec: FeatureSpec) -> np.ndarray:

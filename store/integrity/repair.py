@@ -12,12 +12,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.store import added_arrays, index, layout
+from headrace.store import added_arrays, index, layout, rejects
 from headrace.store.errors import StoreError
 from headrace.store.integrity.part_checks import Problem
 from headrace.store.integrity.verify import OnProgress, verify
-from headrace.store.reader import read_attributes
+from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath, storage_of
+from headrace.store.writer import write_parts_group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,10 @@ class RepairReport:
     """Features that are removed from the root, because not every part has them."""
     index: bool
     """Whether the index is written again."""
+    group: bool
+    """Whether `parts/zarr.json` is written again."""
+    rejects: bool
+    """Whether `rejects.jsonl` is written again, from what can be read of it and from the seals."""
     commands: tuple[str, ...]
     """Commands that make again what is missing."""
 
@@ -79,6 +84,8 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
         arrays=tuple(sorted({(p.part, p.array) for p in arrays if p.part is not None and p.part not in parts})),
         withdrawn=tuple(withdrawn),
         index=bool(parts) or not _has_index(root) or any(problem.drop == "index" for problem in problems),
+        group=any(problem.drop == "group" for problem in problems),
+        rejects=any(problem.drop == "rejects" for problem in problems),
         commands=tuple(_commands(root, complete, sorted(lost.union(withdrawn)))),
     )
 
@@ -114,4 +121,9 @@ def _delete_damaged(root: StoragePath, steps: RepairReport) -> None:
         added_arrays.withdraw(root, steps.withdrawn)
     if steps.index:
         index.write(root, index.derive(root))
+    if steps.group:
+        write_parts_group(root)
+    if steps.rejects:
+        listed, _ = rejects.read(root)
+        rejects.write(root, dict.fromkeys([*listed, *rejects.sealed(root, layout.sealed_parts(root))]))
     storage_of(root).clear_temporary(root)

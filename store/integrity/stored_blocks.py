@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numcodecs
 import numpy as np
 
 from headrace.store.arrays.array_metadata import read_metadata
-from headrace.store.arrays.shard import read_index
+from headrace.store.arrays.shard import decompress, read_index
 from headrace.store.errors import DamagedStore
 from headrace.store.storage import StoragePath, storage_of
 
@@ -57,6 +56,6 @@ class StoredArray:
         array = self._array
         if not np.issubdtype(array.dtype, np.floating):
             return np.empty(0, np.int64)
-        data = numcodecs.Zstd().decode(block) if array.compressed else block
+        data = decompress(block, array.chunk_rows * array.row_bytes) if array.compressed else block
         values = np.frombuffer(data, array.dtype).reshape(array.chunk_rows, -1)
         return number * array.chunk_rows + np.flatnonzero(~np.isfinite(values).all(axis=1))

@@ -5,18 +5,20 @@ Checksums show that the bytes are those that were written. Consistency shows tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from headrace.store import added_arrays, index, layout, learned_models
+from headrace.store import added_arrays, index, json_text, layout, learned_models, rejects
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.integrity.part_checks import Problem, check_part
-from headrace.store.reader import read_attributes
+from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
+from headrace.store.writer import PARTS_GROUP, has_parts_group
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of parts that are done and the number of all parts."""
@@ -36,16 +38,20 @@ def verify(
     numbers = layout.sealed_parts(root)
     try:
         checksummed_metadata.read(root / "zarr.json")
+        attributes = read_attributes(root)
     except DamagedStore:
         if not numbers:
             raise NotAStore(f"{root} is not a Headrace store, nor are there parts of one.") from None
         yield Problem(what="zarr.json is not there, or not what was written", drop="root")
         yield from _verify_parts(root, numbers, {}, quick, watch)
         return
-    attributes = read_attributes(root)
-    missing = sorted(set(range(attributes["plan"]["parts"])) - set(numbers))
+    if not has_parts_group(root):
+        yield Problem(what=f"{PARTS_GROUP} is not there, or not what was written: run store repair", drop="group")
+    there, planned = set(numbers), range(attributes["plan"]["parts"])
+    missing = len(planned) - sum(number in planned for number in there)
     if missing:
-        yield Problem(what=f"{len(missing)} parts are not sealed yet, the first is {missing[0]:05d}")
+        first = next(number for number in planned if number not in there)
+        yield Problem(what=f"{missing} parts are not sealed yet, the first is {first:05d}")
     specs = [FeatureSpec.from_json(spec) for spec in attributes["features"]]
     intact = True
     for problem in _verify_parts(root, numbers, {spec.name: spec for spec in specs}, quick, watch):
@@ -55,6 +61,7 @@ def verify(
         yield from _verify_index(root, numbers)
     if intact and not missing:
         yield from _verify_totals(root, attributes, numbers)
+        yield from _verify_rejects(root, numbers)
 
 
 def _verify_parts(
@@ -77,8 +84,9 @@ def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem
         return
     try:
         found = index.read(root, check=True)
-        for name in index.NAMES:
-            found.names[name]
+        for columns in (found.columns, found.names):
+            for name in columns:
+                columns[name]  # compares checksums
         same = found.fingerprint == index.fingerprint(numbers, index.read_seals(root, numbers))
     except DamagedStore:
         same = False
@@ -104,3 +112,22 @@ def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Se
             yield Problem(array=name, what="is not the one that was named in zarr.json", drop="array")
     if not (root / "index" / "zarr.json").exists():
         yield Problem(what="is not there: run store repair", drop="index")
+
+
+def _verify_rejects(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
+    """Check that the list of rejects can be read, and has those that the parts were sealed with. Builds write one."""
+    listed, unreadable = rejects.read(root)
+    if not (root / rejects.FILE).exists() and not (root / "build.json").exists():
+        return
+    missing = len(Counter(rejects.sealed(root, numbers)) - Counter(listed))
+    if unreadable or missing:
+        what = f"{unreadable} lines cannot be read, {missing} rejects of the parts are missing: run store repair"
+        yield Problem(what=f"{rejects.FILE}: {what}", drop="rejects")
+        return
+    try:
+        counted = int(json_text.parse((root / "build.json").read_bytes())["rejects"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return
+    if len(listed) < counted:
+        what = f"has {len(listed)} rejects, build.json counted {counted}: run featurize build again, which lists them"
+        yield Problem(what=f"{rejects.FILE} {what}")
