@@ -49,7 +49,7 @@ def output_folder(out: Path) -> Iterator[Path]:
     """
     target = _resolve(out)
     _check_empty(out, target)
-    with _locked_draft(out, target) as draft:
+    with _locked_draft(out, target, parents=True) as draft:
         yield draft
         _sync_tree(draft)
         _check_empty(out, target)
@@ -60,13 +60,14 @@ def output_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def output_file(out: Path, name: str = "") -> Iterator[Path]:
+def output_file(out: Path, name: str = "", *, parents: bool = False) -> Iterator[Path]:
     """Yield a path to write to. When the `with` block ends, that file replaces `out`, on disk, or nothing changes.
 
     A link is followed. A device or a pipe, such as /dev/stdout, gets the bytes of the finished file.
 
     Args:
         name: of the file while it is written; that of `out` by default.
+        parents: make the folders that `out` needs.
     Raises:
         UsageError: `out` is a folder, or lies in a store.
         StoreError: another command is writing it, or it cannot be written.
@@ -81,7 +82,7 @@ def output_file(out: Path, name: str = "") -> Iterator[Path]:
     target = _resolve(out)
     if target.is_dir():
         raise UsageError(f"{out} is a folder: name a file in it.")
-    with _locked_draft(out, target) as folder_:
+    with _locked_draft(out, target, parents=parents) as folder_:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         draft = folder_ / (name or target.name)
@@ -122,14 +123,15 @@ def _is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def _locked_draft(out: Path, target: Path) -> Iterator[Path]:
+def _locked_draft(out: Path, target: Path, *, parents: bool) -> Iterator[Path]:
     """Yield an empty folder beside `target`, and hold the lock of `target`. The folder is deleted at the end."""
     mark = f".{target.name}.unfinished"
     if len(os.fsencode(mark)) > MAX_NAME_BYTES:
         mark = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]}.unfinished"
     work = target.parent / mark
     try:
-        _make_folders(target.parent)
+        if parents:
+            _make_folders(target.parent)
         with _locked_folder(work, out):
             for left in work.iterdir():  # by a command that was killed
                 if _DRAFT.fullmatch(left.name) and not left.is_symlink():
@@ -170,10 +172,11 @@ def _locked_folder(work: Path, out: Path) -> Iterator[None]:
 
 def _try_lock(lock: ExitStack, file: Path, out: Path) -> bool:
     """Lock a file, and return whether that holds: its last owner may have removed it in the meantime."""
+    with suppress(FileExistsError):
+        file.parent.mkdir()
+    if file.parent.is_symlink():
+        raise StoreError(f"{file.parent} is a link, which Headrace never makes: remove it to write {out}.")
     try:
-        file.parent.mkdir(exist_ok=True)
-        if file.parent.is_symlink():
-            raise StoreError(f"{file.parent} is a link, which Headrace never makes: remove it to write {out}.")
         file.touch()
         before = file.stat()
         lock.enter_context(folder_lock(file.parent, what=out))

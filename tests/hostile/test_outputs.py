@@ -274,3 +274,10 @@ def test_everything_is_flushed_before_it_appears(corpus: Store, tmp_path: Path) 
     for name in names(tmp_path / "out"):
         assert f"/{name}>" in flushed, name
     assert any("fsync" in line and f"<{tmp_path}>" in line for line in lines[appears + 1 :])
+
+
+def test_a_file_needs_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "absent" / "x.wav"
+    with pytest.raises(StoreError, match=f"Cannot write {file}: No such file or directory"), output_file(file):
+        pass
+    assert not os.listdir(tmp_path)

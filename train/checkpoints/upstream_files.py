@@ -121,7 +121,7 @@ def write(
         RunError: torch cannot write it.
     """
     half = {name: value.detach().half().cpu() for name, value in weights.items()}
-    with output_file(path, f"{ROOT}.pth") as draft:
+    with output_file(path, f"{ROOT}.pth", parents=True) as draft:
         try:
             torch.save({"weight": half, "config": config, "info": info}, draft)
         except RuntimeError as error:  # of torch's archive writer, which also hides the reason of a full disk

@@ -162,9 +162,12 @@ def test_words_are_drawn(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
     shown: list[str] = []
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *_, **__: shown.extend(t.get_text() for t in figure.axes[0].texts)
-    )
+
+    def save(figure: Figure, target: Path, **_: object) -> None:
+        shown.extend(text.get_text() for text in figure.axes[0].texts)
+        target.touch()
+
+    monkeypatch.setattr(Figure, "savefig", save)
     built = store.open(tree / "S")
     draw_utterance(built, built.find("grid.wav"), tree / "a.png")
     assert shown == [*NAMES, "hi", "bye"]
