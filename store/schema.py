@@ -36,6 +36,9 @@ class Utterance:
     """Of the recording, in Hz."""
     size: int
     """Of the recording, in bytes. With `id` it reveals a file that was replaced between two runs."""
+    modified: tuple[int, ...] = field(default=(), compare=False)
+    """When the recording, and the alignment file if there is one, were last modified, in nanoseconds: a hint that they
+    were replaced by others of the same size."""
     speaker: str
     language: str
     """Lower-case ISO code: en, zh, ja, ko, yue, ..."""

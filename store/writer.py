@@ -50,6 +50,8 @@ class Part:
     rejects: Sequence[Reject] = ()
     inputs: str = ""
     """Digest of what the part was made from. A resumed build compares it."""
+    contents: str = ""
+    """Checksums of the recordings that the part was made from, joined; empty if they are not known."""
 
 
 def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
@@ -150,6 +152,8 @@ def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> No
         "columns": sorted(part.lengths),
         "crc32c": dict(zip(writing, checksums, strict=True)),
     }
+    if part.contents:
+        seal["contents"] = part.contents
     write_group(draft, {"seal": seal})
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
-from headrace.featurize.alignment.label_files import has_times
+from headrace.featurize.alignment.label_files import has_times, is_json
 from headrace.featurize.alignment.textgrid import read_transcript
 from headrace.featurize.audio import recording
 from headrace.featurize.audio.recording import Header, Limits
@@ -95,7 +95,7 @@ class EntryValidator:
     def _utterance(self, entry: Entry, audio: str) -> Utterance:
         if entry.problem:
             raise Rejected("scan", entry.problem)
-        header, size = self._header(audio)
+        header, size, modified = self._header(audio)
         start, stop = _sample_range(entry.seconds, header.samples, header.sample_rate)
         if self._max_segment_s is None and stop - start > self._limits.max_duration_s * header.sample_rate:
             raise Rejected("scan", recording.too_long_reason(self._limits))
@@ -112,6 +112,7 @@ class EntryValidator:
             stop=stop,
             sample_rate=header.sample_rate,
             size=size,
+            modified=(modified, *self._modified(alignment)),
             speaker=entry.speaker,
             language=entry.language or self._language,
             text=text,
@@ -119,10 +120,15 @@ class EntryValidator:
             alignment=alignment,
         )
 
-    def _read_header(self, audio: str) -> tuple[Header, int]:
-        """Return the header of a recording and its size in bytes."""
-        size = self._source.size(audio)
-        return recording.read_header(self._source.root, audio, size, self._limits), size
+    def _modified(self, alignment: str) -> tuple[int, ...]:
+        """Return when an alignment file was last modified; nothing if the utterance carries its alignment, or none."""
+        has_file = alignment and not is_json(alignment)
+        return (self._source.modified(alignment),) if has_file else ()
+
+    def _read_header(self, audio: str) -> tuple[Header, int, int]:
+        """Return the header of a recording, its size in bytes and when it was last modified."""
+        size, modified = self._source.size(audio), self._source.modified(audio)
+        return recording.read_header(self._source.root, audio, size, self._limits), size, modified
 
     def _read_text(self, name: str) -> str:
         """Return the text of a .txt or .lab, joined to one line, or of a TextGrid's tier of words."""

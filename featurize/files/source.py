@@ -50,6 +50,10 @@ class Source(Protocol):
         """
         ...
 
+    def modified(self, name: str) -> int:
+        """Return when a file was last modified, in nanoseconds; 0 if that is not known."""
+        ...
+
     def exists(self, name: str) -> bool:
         """Return whether there is a file or folder of this name."""
         ...
@@ -110,6 +114,12 @@ class Folder:
         if not stat.S_ISREG(status.st_mode):
             raise Rejected("scan", "it is not a regular file")
         return status.st_size
+
+    def modified(self, name: str) -> int:
+        try:
+            return os.stat(os.path.join(self._root, name)).st_mtime_ns
+        except (OSError, ValueError):
+            return 0
 
     def exists(self, name: str) -> bool:
         return os.path.exists(os.path.join(self._root, name))
@@ -173,6 +183,9 @@ class Bucket:
         if name not in self._sizes:
             raise Rejected("scan", "there is no such file")
         return self._sizes[name]
+
+    def modified(self, name: str) -> int:
+        return 0
 
     def exists(self, name: str) -> bool:
         return name in self._sizes or name in self._files

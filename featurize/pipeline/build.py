@@ -17,7 +17,14 @@ from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.files.source import root_of
-from headrace.featurize.pipeline import add_features, build_report, corpus_growth, store_state
+from headrace.featurize.pipeline import (
+    add_features,
+    build_report,
+    contents,
+    corpus_growth,
+    replaced_recordings,
+    store_state,
+)
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features, dependencies
 from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
 from headrace.featurize.pipeline.observer import SILENT, BuildObserver
@@ -150,6 +157,7 @@ def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] =
     hours = config.part_hours
     part_seconds = hours * 3600 if hours else layout.default_part_seconds(float(seconds.sum()))
     order, bounds = layout.plan_parts(seconds, part_seconds)
+    standing = contents.owners(itertools.chain(itertools.chain.from_iterable(members.values()), rest))
     free = (number for number in itertools.count() if number not in members)
     for start, stop in itertools.pairwise(bounds.tolist()):
         members[next(free)] = [rest[n] for n in order[start:stop].tolist()]
@@ -160,6 +168,7 @@ def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] =
             store=store,
             utterances=tuple(utterances),
             inputs=inputs_digest(utterances, recipe),
+            segments=frozenset(u.id for u in utterances if u.id != u.audio and u.id in standing),
             recipe=recipe,
         )
         for number, utterances in sorted(members.items())
@@ -223,6 +232,7 @@ def build_parts(
         attributes = store_state.root_attributes(tasks[0].recipe) | {
             "plan": corpus_growth.StorePlan(tasks, grown).to_json()
         }
+        replaced_recordings.check(config.out, tasks, observer.note)
         store_state.begin_store(config.out, attributes, tasks)
         pending = store_state.unsealed_tasks(config.out, tasks)
         _report_plan(tasks, pending, observer)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 
 from headrace.featurize.audio.decode_pool import decode_utterances
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
+from headrace.featurize.pipeline.contents import Checksums
 from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.phone_rows import add_phones
 from headrace.featurize.pipeline.presets import Preset
@@ -77,6 +78,8 @@ class PartTask(Task):
     utterances: tuple[Utterance, ...]
     inputs: str
     """Digest of what the part is made from (`inputs_digest`)."""
+    segments: frozenset[str] = frozenset()
+    """Ids of the segments of the part that stand for their recordings (`contents.owners`)."""
     recipe: Recipe
 
     def __str__(self) -> str:
@@ -100,7 +103,9 @@ class PartReport:
     """CPU seconds of all threads of the worker's process meanwhile, including parts that it makes at the same time."""
 
 
-_all_fields = attrgetter(*(field.name for field in fields(Utterance)))  # asdict takes ten times as long
+_all_fields = attrgetter(
+    *(field.name for field in fields(Utterance) if field.compare)
+)  # asdict takes ten times as long
 
 
 def inputs_digest(utterances: Sequence[Utterance], recipe: Recipe) -> str:
@@ -124,29 +129,40 @@ def process_part(task: PartTask, threads: int = 1) -> PartReport:
         StoreError: the store cannot be written from this worker.
         CorpusError: the corpus cannot be read from this worker.
     """
+    checksums = Checksums(task.corpus, task.segments, with_alignment="phones" in task.recipe.features)
     return write_sealed(
         task,
         lambda watch: extract(
             task.corpus,
-            task.utterances,
+            checksums.taken(task.utterances),
             task.recipe,
             watch,
             frames=estimate_frames(task),
             isolated=task.attempt > 1,
             threads=threads,
         ),
+        checksums.joined,
     )
 
 
-def write_sealed(task: PartTask, extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]]) -> PartReport:
-    """Write and seal the rows that `extracting` returns, and report. Raises the errors of `process_part`."""
+def write_sealed(
+    task: PartTask,
+    extracting: Callable[[Stopwatch], tuple[PartRows, list[Reject]]],
+    contents: Callable[[], str] = str,
+) -> PartReport:
+    """Write and seal the rows that `extracting` returns, and report. Raises the errors of `process_part`.
+
+    Args:
+        contents: returns the checksums of the recordings afterwards, as `Part` has them.
+    """
     _check_paths(task)
     _configure_process()
     started = time.process_time()
     watch = Stopwatch()
     rows, rejects = extracting(watch)
     with watch("write"):
-        write_part(task.store, rows.part(task.number, rejects, task.inputs), task.recipe.compression)
+        part = replace(rows.part(task.number, rejects, task.inputs), contents=contents())
+        write_part(task.store, part, task.recipe.compression)
     rows.release()
     spectral = task.recipe.preset.spectral
     return PartReport(
