@@ -232,8 +232,9 @@ def build_parts(
         attributes = store_state.root_attributes(tasks[0].recipe) | {
             "plan": corpus_growth.StorePlan(tasks, grown).to_json()
         }
-        replaced_recordings.check(config.out, tasks, observer.note)
+        write_times = replaced_recordings.check(config.out, tasks, observer.note)
         store_state.begin_store(config.out, attributes, tasks)
+        write_times()
         pending = store_state.unsealed_tasks(config.out, tasks)
         _report_plan(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}

@@ -25,11 +25,13 @@ _THREADS = 8
 _SHOWN = 5
 
 
-def check(out: StoragePath, tasks: Sequence[PartTask], note: Callable[[str], None]) -> None:
-    """Check that the sealed parts were made of the recordings that the corpus has now, and note their times.
+def check(out: StoragePath, tasks: Sequence[PartTask], note: Callable[[str], None]) -> Callable[[], None]:
+    """Check that the sealed parts were made of the recordings that the corpus has now.
 
     Args:
         tasks: of all parts; sealed ones have the inputs that they were made from.
+    Returns:
+        A function that writes the times of the recordings, to be called once the store has a root.
     Raises:
         StoreError: recordings were replaced.
     """
@@ -48,8 +50,7 @@ def check(out: StoragePath, tasks: Sequence[PartTask], note: Callable[[str], Non
             *(f"{layout.part_path(out, number)}: {id}" for number, id in changed[:_SHOWN]),
             *([f"and {len(changed) - _SHOWN} more"] if len(changed) > _SHOWN else []),
         )
-    if before != now:
-        build_report.write(out, FILE, json.dumps(now) + "\n")
+    return (lambda: build_report.write(out, FILE, json.dumps(now) + "\n")) if before != now else (lambda: None)
 
 
 def _changed(parts: Sequence[tuple[PartTask, Mapping[str, Any]]], note: Callable[[str], None]) -> list[tuple[int, str]]:
