@@ -40,6 +40,7 @@ _LIBSNDFILE_REASONS = {
 """Reasons by libsndfile's error number, where its own message is misleading."""
 _UNKNOWN_LENGTH = 2**62  # libsndfile's frame count of a stream whose header gives no length
 _PREROLL_SAMPLES = 1 << 14  # an MP3's frame depends on up to ten frames before it, Opus needs 80 ms
+_MAX_SAMPLES_PER_S = 384_000
 _CODEC_DELAY_S = 0.3  # by which ffmpeg's packet count may exceed the decoded samples
 
 
@@ -51,6 +52,11 @@ class Limits:
     """Duration of an utterance. Decoding one of an hour takes half a gigabyte of memory."""
     hang_timeout_s: float = 120.0
     """Time that decoding may take beyond the utterance's own duration before the decoder counts as hanging."""
+
+    @property
+    def max_samples(self) -> int:
+        """Samples of all channels that are decoded for one utterance: those of two at 192 kHz."""
+        return int(self.max_duration_s * _MAX_SAMPLES_PER_S)
 
     def decode_timeout_s(self, utterance: Utterance) -> float:
         """Return the seconds that decoding `utterance` may take."""
@@ -77,6 +83,8 @@ class Header(NamedTuple):
     samples: int
     """Per channel. To within a frame of the codec if ffmpeg reads it; an estimate for an MP3 that declares none."""
     sample_rate: int
+    channels: int = 1
+    """1 if ffmpeg reads the recording."""
 
 
 def read_header(root: StoragePath, name: str, size: int, limits: Limits = DEFAULT_LIMITS) -> Header:
@@ -104,12 +112,14 @@ def read_header(root: StoragePath, name: str, size: int, limits: Limits = DEFAUL
         raise Rejected("scan", "its header does not say how long it is: write it again to a file, not to a pipe")
     if header.sample_rate not in SAMPLE_RATES:
         raise Rejected("scan", f"its header says {header.sample_rate} Hz: no speech is recorded at such a rate")
+    if min(header.samples, limits.max_duration_s * header.sample_rate) * header.channels > limits.max_samples:
+        raise Rejected("scan", _too_many_reason(limits))
     return header
 
 
 def _libsndfile_header(file: int | BinaryIO) -> Header:
     with _open_sound(file) as sound:
-        return Header(sound.frames, sound.samplerate)
+        return Header(sound.frames, sound.samplerate, sound.channels)
 
 
 def _measured_header(descriptor: int, path: str | Path, size: int, demuxer: str) -> Header:
@@ -117,7 +127,7 @@ def _measured_header(descriptor: int, path: str | Path, size: int, demuxer: str)
     if demuxer:
         return Header(*ffmpeg.probe_length(descriptor, path, demuxer))
     with _open_sound(descriptor) as sound:
-        header, format = Header(sound.frames, sound.samplerate), sound.format
+        header, format = Header(sound.frames, sound.samplerate, sound.channels), sound.format
     streams = containers.repaired_streams(open_patched(descriptor, [range(size)]), size, format)
     samples = sum(_libsndfile_header(open_patched(descriptor, pieces)).samples for pieces in streams)
     return header._replace(samples=samples) if streams else header
@@ -138,7 +148,7 @@ def decode_blocks(root: StoragePath, utterance: Utterance, limits: Limits) -> It
     if isinstance(root, S3Path):
         yield from _segment_blocks(root, utterance, limits)
         return
-    remaining = limits.max_duration_s * utterance.sample_rate
+    remaining, samples = limits.max_duration_s * utterance.sample_rate, limits.max_samples
     path = root / utterance.audio
     with _regular_file(path) as file:
         before = os.fstat(file)
@@ -151,8 +161,11 @@ def decode_blocks(root: StoragePath, utterance: Utterance, limits: Limits) -> It
             blocks = _blocks_by_libsndfile(file, utterance)
         for block in blocks:
             remaining -= len(block)
+            samples -= block.size
             if remaining < 0:
                 raise Rejected("decode", too_long_reason(limits))
+            if samples < 0:
+                raise Rejected("decode", _too_many_reason(limits))
             yield block
         after = os.fstat(file)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -173,6 +186,10 @@ def _segment_blocks(root: S3Path, utterance: Utterance, limits: Limits) -> Itera
 def too_long_reason(limits: Limits) -> str:
     """Return the reason to reject a recording that is longer than `limits` permit."""
     return f"it is longer than {limits.max_duration_s:.0f} s: cut it at silences, or allow more with --max-duration"
+
+
+def _too_many_reason(limits: Limits) -> str:
+    return f"it has more than {limits.max_samples:,} samples in all channels: lower its sample rate, or mix it down"
 
 
 def _blocks_by_libsndfile(file: int, utterance: Utterance) -> Iterator[np.ndarray]:
