@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from headrace.store import added_arrays, index, layout
+from headrace.store import added_arrays, index, layout, learned_models, rejects
 from headrace.store.arrays.array_reader import load_array
 from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import StoragePath
@@ -87,3 +89,29 @@ def add_loudness(root: Path, compression: Compression = "none") -> None:
         inputs = added_arrays.input_digests(root, number, ["mel"])
         added_arrays.write(root, number, LOUDNESS, values, inputs, compression)
     added_arrays.publish(root, LOUDNESS, numbers)
+
+
+SCANNED = Reject("lost.wav", "scan", "it has no header")
+
+
+def make_built_store(root: Path, frames: Sequence[list[int]], compression: Compression = "none") -> None:
+    """Write a store as a build leaves it, with an added feature, a learned model and rejects."""
+    model = b"a model" + bytes(frames[0][:1])
+    spec = FeatureSpec(
+        name="speaker_vector", axis="utterance", dtype="float32", channels=8,
+        recipe={learned_models.MODEL_DIGEST: learned_models.model_digest(model)},
+    )  # fmt: skip
+    features = [*(spec.to_json() for spec in SPECS if spec.name != "speaker_vector"), spec.to_json()]
+    counted = sum(map(len, frames)) + 1
+    plan = {"parts": len(frames), "utterances": counted, "digest": "", "grown": [[[0, 1]]]}
+    create_store(root, ATTRIBUTES | {"features": features, "plan": plan, "compression": compression})
+    for number, lengths in enumerate(frames):
+        sealed = (Reject("x.wav", "decode", "broken"),) if not number else ()
+        write_part(root, make_part(number, lengths, sealed), compression)
+    index.write(root, index.derive(root))
+    add_loudness(root, compression)
+    (root / "models").mkdir()
+    (root / learned_models.model_file("speaker_vector")).write_bytes(model)
+    rejects.write(root, [SCANNED, *rejects.sealed(root, range(len(frames)))])
+    (root / "build.json").write_text(json.dumps({"preset": "gpt-sovits-v2", "features": ["wave"], "rejects": 2}))
+    (root / "add.json").write_text("{}")

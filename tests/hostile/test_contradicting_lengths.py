@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -14,13 +18,42 @@ import pytest
 from headrace import store
 from headrace.store import index, layout
 from headrace.store.arrays import batch_copy
-from headrace.store.errors import DamagedStore
+from headrace.store.errors import DamagedStore, HeadraceError
 from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.writer import Part, create_store, write_array, write_part
-from tests.helpers.forked import outcome
 from tests.helpers.parts import ATTRIBUTES, make_part, make_store
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """Return how an action ends in a child process: `ok`, the message of its HeadraceError, or how the child died."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if not child:
+        os.close(reading)
+        _act(action, writing)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as said:
+        text = said.read()
+    _, status = os.waitpid(child, 0)
+    return f"killed by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else text
+
+
+def _act(action: Callable[[], object], writing: int) -> NoReturn:
+    text = ""
+    try:
+        action()
+        text = "ok"
+    except HeadraceError as error:
+        text = error.message
+    except BaseException:  # noqa: BLE001
+        text = traceback.format_exc()
+    finally:
+        os.write(writing, text.encode())
+        os._exit(0)
 
 
 def read_batches(root: Path, *, check: bool = False) -> None:

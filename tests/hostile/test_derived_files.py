@@ -11,41 +11,13 @@ from pathlib import Path
 import pytest
 
 from headrace import store
-from headrace.store import index, layout, learned_models, rejects
+from headrace.store import layout, learned_models, rejects
 from headrace.store.errors import HeadraceError
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import local
 from headrace.store.summary import summarize
-from headrace.store.writer import create_store, write_part
-from tests.helpers.parts import ATTRIBUTES, LOUDNESS, SPECS, add_loudness, make_part
-
-SCANNED = Reject("lost.wav", "scan", "it has no header")
-
-
-def make(root: Path, frames: tuple[list[int], ...]) -> None:
-    """A store as a build leaves it, with an added feature, a learned model and rejects."""
-    model = b"a model" + bytes(frames[0][:1])
-    spec = FeatureSpec(
-        name="speaker_vector", axis="utterance", dtype="float32", channels=8,
-        recipe={learned_models.MODEL_DIGEST: learned_models.model_digest(model)},
-    )  # fmt: skip
-    features = [*(spec.to_json() for spec in SPECS if spec.name != "speaker_vector"), spec.to_json()]
-    counted = sum(map(len, frames)) + 1
-    plan = {"parts": len(frames), "utterances": counted, "digest": "", "grown": [[[0, 1]]]}
-    create_store(root, ATTRIBUTES | {"features": features, "plan": plan})
-    for number, lengths in enumerate(frames):
-        sealed = (Reject("x.wav", "decode", "broken"),) if not number else ()
-        write_part(root, make_part(number, lengths, sealed))
-    index.write(root, index.derive(root))
-    add_loudness(root)
-    (root / "models").mkdir()
-    (root / learned_models.model_file("speaker_vector")).write_bytes(model)
-    rejects.write(root, [SCANNED, *rejects.sealed(root, range(len(frames)))])
-    (root / "build.json").write_text(json.dumps({"preset": "gpt-sovits-v2", "features": ["wave"], "rejects": 2}))
-    (root / "add.json").write_text("{}")
-
+from tests.helpers.parts import LOUDNESS, SCANNED, make_built_store
 
 FRAMES = ([5, 6, 40], [60, 90, 100])
 OTHER = ([5, 7, 41], [61, 90])
@@ -54,8 +26,8 @@ OTHER = ([5, 7, 41], [61, 90])
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("derived")
-    make(folder / "STORE", FRAMES)
-    make(folder / "OTHER", OTHER)
+    make_built_store(folder / "STORE", FRAMES)
+    make_built_store(folder / "OTHER", OTHER)
     return folder / "STORE", folder / "OTHER"
 
 
