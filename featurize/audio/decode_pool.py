@@ -74,12 +74,11 @@ def decode_utterances(
     with closing(_Watchdog()) as watchdog:
 
         def decode_watched(folder: StoragePath, utterance: Utterance) -> WaveOrReject:
-            with watchdog.watching(utterance.audio, limits.decode_timeout_s(utterance)):
-                try:
-                    with rejecting("decode"):
-                        return decoder(folder, utterance, sample_rate, level, limits)
-                except Rejected as error:
-                    return error
+            try:
+                with watchdog.watching(utterance.audio, limits.decode_timeout_s(utterance)), rejecting("decode"):
+                    return decoder(folder, utterance, sample_rate, level, limits)
+            except Rejected as error:
+                return error
 
         def decode_one(utterance: Utterance) -> WaveOrReject:
             if is_whole_recording(utterance):
