@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,19 +59,37 @@ def info(path: StoragePath, as_json: bool) -> None:
 def verify(path: StoragePath, quick: bool, as_json: bool) -> int:
     """Check every checksum and invariant of STORE. Exits with code 1 if anything is wrong."""
     from headrace.cli.progress import PartsProgress
+    from headrace.store.integrity.foreign import find_foreign
     from headrace.store.integrity.verify import verify as find_problems
     from headrace.store.layout import sealed_parts
 
     with PartsProgress("checked", quiet=as_json) as progress:
         problems = list(find_problems(path, quick=quick, watch=progress))
-    parts = len(sealed_parts(path))
+    parts, foreign = len(sealed_parts(path)), find_foreign(path, _features(path))
     if as_json:
-        output.print_json({"parts": parts, "problems": [_problem(problem) for problem in problems]})
+        output.print_json({"parts": parts, "problems": [_problem(problem) for problem in problems], "foreign": foreign})
     else:
         for problem in problems:
             output.print_line(f"{problem.where}: {problem.what}")
+        _print_foreign(foreign)
         click.echo(f"{parts} parts checked, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     return 1 if problems else 0
+
+
+def _features(path: StoragePath) -> list[str]:
+    """Return the features that the root of a store names; none if it cannot be read."""
+    from headrace.store.errors import StoreError
+    from headrace.store.root_attributes import read_attributes
+
+    try:
+        return [spec["name"] for spec in read_attributes(path)["features"]]
+    except StoreError:
+        return []
+
+
+def _print_foreign(names: Iterable[str]) -> None:
+    for name in names:
+        output.print_line(f"{name}: is not the store's, and is left alone")
 
 
 def _problem(problem: Problem) -> dict[str, Any]:
@@ -105,6 +124,9 @@ def _print_repair(done: RepairReport, removed: str) -> None:
         output.print_line(f"{problem.where}: {problem.what}")
     for number in done.parts:
         click.echo(f"part {number:05d}: {removed}")
+    for number in done.kept:
+        click.echo(f"part {number:05d}: is left, for what is not the store's in it: move that away and repair again")
+    _print_foreign(done.foreign)
     for number, name in done.arrays:
         output.print_line(f"part {number:05d} {name}: {removed}")
     for name, written in (("parts/zarr.json", done.group), ("rejects.jsonl", done.rejects)):

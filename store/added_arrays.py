@@ -19,6 +19,7 @@ from headrace.store import index, layout
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
+from headrace.store.names import check_names
 from headrace.store.schema import FeatureSpec, digest
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression, write_array, write_error
@@ -45,6 +46,7 @@ def write(
     Raises:
         StoreError: the array does not fit the part's lengths, or the disk is full (then nothing is left behind).
     """
+    check_names([spec.name], f"featurize add {root}")
     name = f"{layout.part_name(number)}/{spec.name}"
     _check_shape(root, number, spec, values)
     try:
@@ -85,7 +87,20 @@ def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
         raise DamagedStore(
             f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
         ) from error
+    if seal is not None:
+        _check_seal(seal, folder)
     return seal
+
+
+def _check_seal(seal: Seal, folder: StoragePath) -> None:
+    """Check the names in the seal of an added array. Raises DamagedStore if it is not a seal, or one is no name."""
+    try:
+        check_names([seal["name"], *seal["inputs"]], folder)
+        str.encode(seal["crc32c"])
+    except (KeyError, TypeError) as error:
+        raise DamagedStore(
+            f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
+        ) from error
 
 
 def read_seals(root: StoragePath, name: str, numbers: Sequence[int]) -> list[Seal | None]:
@@ -166,6 +181,7 @@ def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
         raise DamagedStore(f"has no seal ({error!r})") from error
     if not intact:
         raise DamagedStore("zarr.json is not what was sealed")
+    _check_seal(seal, layout.part_path(root, number) / name)
     return seal
 
 

@@ -21,8 +21,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from headrace.store.schema import Stage
+if TYPE_CHECKING:
+    from headrace.store.schema import Stage
 
 
 class HeadraceError(Exception):

@@ -18,6 +18,7 @@ from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity import checksummed_metadata
+from headrace.store.names import check_names
 from headrace.store.schema import digest
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import UTTERANCES, write_array, write_group, write_strings
@@ -96,6 +97,7 @@ def read_seal(root: StoragePath, number: int) -> dict[str, Any]:
     try:
         seal: dict[str, Any] = checksummed_metadata.read(file)["attributes"]["seal"]
         _check_seal(seal)
+        check_names([*seal["crc32c"], *seal["columns"], *seal["features"]], file)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedStore(f"{file} is not the seal of a part ({str(error)[:100]}): run store repair.") from error
     return seal
@@ -153,6 +155,7 @@ def _read(root: StoragePath, attributes: Mapping[str, Any], check: bool) -> Inde
         )
     try:
         columns, checksums = list(attributes["columns"]), attributes["arrays"]
+        check_names([*columns, *checksums], folder / "zarr.json")
         names = {"parts", "bounds", *columns, *NAMES}
         if not names <= checksums.keys() or not all(isinstance(checksums[name], str) for name in names):
             raise ValueError("checksums are missing")
@@ -339,4 +342,4 @@ def write(root: StoragePath, index: Index) -> None:
 
 def delete(root: StoragePath) -> None:
     """Delete the index, because parts are about to change."""
-    storage_of(root / "index").delete_group(root / "index")
+    storage_of(root).delete_folder(root, "index")

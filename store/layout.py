@@ -8,7 +8,7 @@ STORE/
   models/          what features learned from the whole store: NAME.safetensors
   rejects.jsonl    utterances that were not stored, and why
   build.json       report of the last build; add.json: report of the last `featurize add`
-  tmp/             parts that are being written; nothing here counts
+  .headrace-drafts/  what is being written; nothing here counts
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from headrace.store.names import part_number
 from headrace.store.storage import StoragePath, storage_of
 
 FORMAT = "headrace-1"
@@ -46,7 +47,8 @@ def shard_name(dimensions: int) -> str:
 def sealed_parts(root: StoragePath) -> list[int]:
     """Return the numbers of the sealed parts, ascending. Parts that are not sealed do not count."""
     folder = root / "parts"
-    return sorted(int(name) for name in storage_of(folder).list_groups(folder) if name.isdigit())
+    numbers = map(part_number, storage_of(folder).list_groups(folder))
+    return sorted(number for number in numbers if number is not None)
 
 
 def to_ranges(numbers: Sequence[int]) -> list[list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+from headrace.store.names import is_name
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
@@ -27,7 +28,8 @@ def digests(root: StoragePath) -> dict[str, str]:
     """Return the digest of every model in a store, by the name of its feature."""
     folder = root / "models"
     storage = storage_of(folder)
-    names = [name for name in storage.list_names(folder) if name.endswith(SUFFIX)]
+    listed = storage.list_names(folder)
+    names = [name for name in listed if name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))]
     found = storage.map(lambda name: _digest(folder / name), names)
     return {name.removesuffix(SUFFIX): digest for name, digest in zip(names, found, strict=True) if digest}
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from headrace.store.names import check_names
+
 Axis = Literal["frames", "phones", "tokens", "utterance"]
 """What a feature's rows count. `frames`, `phones` and `tokens` are ragged: one length per utterance each.
 `utterance` has one row per utterance."""
@@ -121,9 +123,11 @@ class FeatureSpec:
         """Return the spec that `to_json` made this object of. Other keys are ignored.
 
         Raises:
+            DamagedStore: the name cannot be that of a feature.
             KeyError: a key is missing.
             ValueError: a value is none of this format.
         """
+        check_names([data["name"]], "A store")
         spec = cls(**{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")})
         recipe, channels = spec.recipe, spec.channels
         valid = {

@@ -22,6 +22,7 @@ from headrace.store import layout
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity.checksummed_metadata import KEY, crc32c, with_checksum
 from headrace.store.integrity.checksummed_metadata import read as read_group
+from headrace.store.names import check_names
 from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import StoragePath, storage_of
 
@@ -110,6 +111,7 @@ def write_error(error: OSError, what: str) -> StoreError:
 
 def _check_names(part: Part) -> None:
     names = [*(spec.name for spec in part.specs), *part.lengths, *part.strings]
+    check_names(names, f"part {part.number}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StoreError(

@@ -37,6 +37,8 @@ from headrace.featurize.text import g2p
 from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store import index, layout, learned_models
 from headrace.store.errors import CorpusError, StoreError
+from headrace.store.integrity.foreign import foreign_entries
+from headrace.store.names import shown
 from headrace.store.schema import Reject, Utterance
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import Compression
@@ -235,6 +237,8 @@ def build_parts(
         write_times = replaced_recordings.check(config.out, tasks, observer.note)
         store_state.begin_store(config.out, attributes, tasks)
         write_times()
+        if foreign := foreign_entries(config.out):
+            observer.note(f"not the store's, and left alone: {', '.join(map(shown, foreign))}")
         pending = store_state.unsealed_tasks(config.out, tasks)
         _report_plan(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from headrace.featurize.pipeline.part_worker import PartTaskT, Recipe
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
 from headrace.store.integrity import checksummed_metadata
+from headrace.store.names import is_litter, shown
 from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, drafts, storage_of
 from headrace.store.writer import create_store
 
-UNFINISHED_NAMES = {".lock", "parts", "tmp"}
+UNFINISHED_NAMES = {".lock", "parts", drafts.DRAFTS, drafts.FORMER}
 """Names in the folder of a build that was killed before it wrote `zarr.json`."""
 
 
@@ -30,12 +32,29 @@ def check_output(out: StoragePath) -> None:
     storage_of(out).check_access(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder for the store.")
-    if (
-        set(storage_of(out).list_names(out)) - UNFINISHED_NAMES
-        and read_root(out) is None
-        and not layout.sealed_parts(out)
-    ):
-        raise UsageError(f"--out {out} holds other things and is no store; name a new or an empty folder.")
+    others = [name for name in storage_of(out).list_names(out) if not is_litter(name)]
+    if others and read_root(out) is None and not _is_unfinished(out, others) and not _has_sealed_part(out):
+        raise UsageError(
+            f"--out {out} holds other things ({shown(min(others))}) and is no store; name a new or an empty folder."
+        )
+
+
+def _is_unfinished(out: StoragePath, names: Sequence[str]) -> bool:
+    """Return whether a folder is what a build left that was killed before it wrote `zarr.json`."""
+    if set(names) - UNFINISHED_NAMES or not isinstance(out, Path):
+        return set(names) == {"parts"} and storage_of(out).list_names(out / "parts") == ["zarr.json"]
+    left = [name for name in drafts.names_in(out / "parts") if name != "zarr.json"]
+    left += [name for name in drafts.names_in(out / drafts.FORMER) if not drafts.is_draft(out / drafts.FORMER / name)]
+    return ".lock" in names and not any(not is_litter(name) for name in left)
+
+
+def _has_sealed_part(out: StoragePath) -> bool:
+    """Return whether a part there has a seal that can be read: the store has lost its root."""
+    for number in layout.sealed_parts(out):
+        with suppress(DamagedStore):
+            index.read_seal(out, number)
+            return True
+    return False
 
 
 def read_root(out: StoragePath) -> dict[str, Any] | None:

@@ -122,7 +122,7 @@ def _session(name: str) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         return InferenceSession(model_file(name), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 -- onnxruntime's exceptions have no base of their own
+    except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UsageError(
             f"{model_file(name)} is damaged ({reason}): reinstall it, pip install 'headrace[mos]'."

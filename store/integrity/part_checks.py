@@ -13,9 +13,10 @@ from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.array_reader import load_array
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import crc32c, split_checksums
+from headrace.store.integrity.foreign import unnamed_arrays
 from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath
 
 Drop = Literal["", "part", "array", "index", "root", "group", "rejects"]
 
@@ -82,10 +83,7 @@ class _PartCheck:
             if name not in small:
                 yield from self._check_sealed(name, checksums[name])
         named = [name for name in self._named if name not in checksums]
-        unnamed = (
-            set(storage_of(self._folder).list_names(self._folder)) - checksums.keys() - {"zarr.json", *named}
-        )  # an add was interrupted
-        for name in [*named, *sorted(unnamed)]:
+        for name in [*named, *unnamed_arrays(self._root, self._number, {*checksums, *named})]:
             yield from self._check_added(name)
 
     def inconsistencies(self) -> Iterator[Problem]:

@@ -7,15 +7,18 @@ and what depends on it (the index, the features that the root names) is correcte
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.store import added_arrays, index, layout, rejects
-from headrace.store.errors import StoreError
+from headrace.store.errors import DamagedStore, StoreError
+from headrace.store.integrity.foreign import find_foreign, foreign_in_part
 from headrace.store.integrity.part_checks import Problem
-from headrace.store.integrity.verify import OnProgress, verify
+from headrace.store.integrity.verify import OnProgress, check_is_store, verify
+from headrace.store.names import check_names
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import write_parts_group
@@ -41,11 +44,15 @@ class RepairReport:
     """Whether `rejects.jsonl` is written again, from what can be read of it and from the seals."""
     commands: tuple[str, ...]
     """Commands that make again what is missing."""
+    foreign: tuple[str, ...] = ()
+    """What lies in the store and is not the store's. It stays."""
+    kept: tuple[int, ...] = ()
+    """Numbers of damaged parts that stay, because they hold something foreign."""
 
     @property
     def unrepairable(self) -> tuple[Problem, ...]:
-        """Return the problems that deleting does not solve: a damaged root, inconsistencies."""
-        return tuple(problem for problem in self.problems if problem.drop in ("", "root"))
+        """Return the problems that deleting does not solve: a damaged root, inconsistencies, parts that are kept."""
+        return tuple(problem for problem in self.problems if problem.drop in ("", "root") or problem.part in self.kept)
 
 
 def repair(root: StoragePath, *, dry_run: bool = False, watch: OnProgress = lambda done, parts: None) -> RepairReport:
@@ -58,9 +65,12 @@ def repair(root: StoragePath, *, dry_run: bool = False, watch: OnProgress = lamb
         NotAStore: `root` is not a store.
         StoreError: another command is writing the store, or nothing in it is intact.
     """
+    check_is_store(root)
     with nullcontext() if dry_run else storage_of(root).write_lock(root):
         steps = plan(root, list(verify(root, watch=watch)))
-        if set(steps.parts) == set(layout.sealed_parts(root)) and any(p.drop == "root" for p in steps.problems):
+        if {*steps.parts, *steps.kept} == set(layout.sealed_parts(root)) and any(
+            p.drop == "root" for p in steps.problems
+        ):
             raise StoreError(f"Nothing in {root} is as this version wrote it: build another store.")
         if not dry_run:
             _delete_damaged(root, steps)
@@ -72,7 +82,10 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
     problems = tuple(problems)
     intact = all(problem.drop != "root" for problem in problems)
     attributes: Mapping[str, Any] = read_attributes(root) if intact else {"features": ()}
-    parts = sorted({problem.part for problem in problems if problem.drop == "part" and problem.part is not None})
+    damaged = sorted({problem.part for problem in problems if problem.drop == "part" and problem.part is not None})
+    features = [spec["name"] for spec in attributes["features"]]
+    kept = [number for number in damaged if foreign_in_part(root, number, features)]
+    parts = [number for number in damaged if number not in kept]
     arrays = [problem for problem in problems if problem.drop == "array"]
     complete = intact and not parts and len(layout.sealed_parts(root)) == attributes["plan"]["parts"]
     named = [spec["name"] for spec in attributes["features"] if "seals" in spec]
@@ -81,12 +94,14 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
     return RepairReport(
         problems=problems,
         parts=tuple(parts),
-        arrays=tuple(sorted({(p.part, p.array) for p in arrays if p.part is not None and p.part not in parts})),
+        arrays=tuple(sorted({(p.part, p.array) for p in arrays if p.part is not None and p.part not in damaged})),
         withdrawn=tuple(withdrawn),
         index=bool(parts) or not _has_index(root) or any(problem.drop == "index" for problem in problems),
         group=any(problem.drop == "group" for problem in problems),
         rejects=any(problem.drop == "rejects" for problem in problems),
         commands=tuple(_commands(root, complete, sorted(lost.union(withdrawn)))),
+        foreign=tuple(find_foreign(root, features)),
+        kept=tuple(kept),
     )
 
 
@@ -104,7 +119,9 @@ def _options(root: StoragePath) -> str:
     try:
         built = json.loads((root / "build.json").read_bytes())
         preset, features = str(built["preset"]), ",".join(built["features"])
-    except (OSError, ValueError, KeyError, TypeError):
+        check_names(built["features"], root / "build.json")
+        check_names([re.sub("[.-]", "_", preset)], root / "build.json")
+    except (OSError, ValueError, KeyError, TypeError, DamagedStore):
         return ", with the options that you built it with"
     return f" {'--recipe FILE' if preset == 'custom' else f'--preset {preset}'} --features {features}"
 

@@ -35,13 +35,12 @@ def verify(
     Raises:
         NotAStore: `root` is not a store.
     """
+    check_is_store(root)
     numbers = layout.sealed_parts(root)
     try:
         checksummed_metadata.read(root / "zarr.json")
         attributes = read_attributes(root)
     except DamagedStore:
-        if not numbers:
-            raise NotAStore(f"{root} is not a Headrace store, nor are there parts of one.") from None
         yield Problem(what="zarr.json is not there, or not what was written", drop="root")
         yield from _verify_parts(root, numbers, {}, quick, watch)
         return
@@ -62,6 +61,15 @@ def verify(
     if intact and not missing:
         yield from _verify_totals(root, attributes, numbers)
         yield from _verify_rejects(root, numbers)
+
+
+def check_is_store(root: StoragePath) -> None:
+    """Raise NotAStore unless there is the root of a store, or parts of one. Changes nothing."""
+    try:
+        checksummed_metadata.read(root / "zarr.json")
+    except DamagedStore:
+        if not layout.sealed_parts(root):
+            raise NotAStore(f"{root} is not a Headrace store, nor are there parts of one.") from None
 
 
 def _verify_parts(

@@ -56,7 +56,7 @@ class Storage(Protocol[P]):
         ...
 
     def clear_temporary(self, root: P) -> None:
-        """Delete every unfinished folder and file under `root`, even if another process is still writing it."""
+        """Delete every draft under `root`, even if another process is still writing it. The caller holds the lock."""
         ...
 
     def write(self, file: P, chunks: Iterable[bytes]) -> None:
@@ -71,12 +71,16 @@ class Storage(Protocol[P]):
         """Create or replace the file `name` of `root`: readers see the old content or the new one."""
         ...
 
-    def delete_folder(self, root: P, name: str) -> None:
-        """Delete a folder of `root`. It disappears at once, whenever this call ends."""
+    def list_foreign(self, folder: P) -> list[str]:
+        """Return what lies below the folder of a part, of an array or of the index and is not of a form that Headrace
+        writes there: paths relative to `folder`, sorted; those of folders end with a slash."""
         ...
 
-    def delete_group(self, folder: P) -> None:
-        """Delete a folder, its `zarr.json` first: a folder that is half deleted counts as missing."""
+    def delete_folder(self, root: P, name: str) -> None:
+        """Delete a folder of `root`, its `zarr.json` first or all at once, whenever this call ends.
+
+        What `list_foreign` names in it stays.
+        """
         ...
 
     def size(self, file: P) -> int:

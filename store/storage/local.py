@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from headrace.store.errors import HeadraceError, StoreError
+from headrace.store.names import LOCK_FILE, ROOT_NAMES, is_own_file, is_own_folder, part_number
+from headrace.store.storage import drafts
 
 S = TypeVar("S")
 T = TypeVar("T")
 
-TEMPORARY = "tmp"
-"""Folder of a store for what is not finished. Nothing in it counts."""
-LOCK_FILE = ".lock"
 DRAFT_FILE = re.compile(r"\.headrace-[0-9a-f]{32}\.tmp")
 """Names of the drafts of `atomic_file`. Nothing else has such a name."""
 MARKER = ".unfinished"
@@ -43,8 +41,14 @@ class LocalStorage:
 
     @contextmanager
     def write_lock(self, root: Path) -> Iterator[None]:
-        """Hold the write lock of a store. It ends with the process, however that ends."""
+        """Hold the write lock of a store. It ends with the process, however that ends.
+
+        Raises:
+            StoreError: a link is where a folder or part of the store belongs; or another process holds the lock.
+        """
         root.mkdir(parents=True, exist_ok=True)
+        for name in _own_links(root):
+            drafts.inside(root, name)
         with folder_lock(root):
             yield
 
@@ -53,42 +57,36 @@ class LocalStorage:
         return os.listdir(folder) if folder.is_dir() else []
 
     def list_groups(self, folder: Path) -> list[str]:
-        """Return all names in a folder: what is there has been renamed into place, so it is complete."""
-        return self.list_names(folder)
+        """Return the names of all folders in a folder: what is there has been renamed into place, so it is complete."""
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir()] if folder.is_dir() else []
+
+    def list_foreign(self, folder: Path) -> list[str]:
+        """Return what lies below a folder of the store and is not of a form that Headrace writes; links are listed."""
+        return sorted(_foreign(folder, ""))
 
     @contextmanager
     def atomic_folder(self, root: Path, name: str) -> Iterator[Path]:
-        """Yield a folder under `root`/tmp; at the end, flush it to disk and rename it to `name`.
+        """Yield a draft below `root`; at the end, flush it to disk and rename it to `name`.
 
-        If a folder `name` is already there, it stays and the new one is deleted.
+        If a folder `name` is already there, it stays and the new one is deleted, unless all in it is foreign.
 
         Raises:
+            StoreError: `name` leads out of the root, or to a link.
             FileNotFoundError: `clear_temporary` took the folder away while it was written.
         """
-        draft = root / TEMPORARY / f"{name.replace('/', '-')}-{uuid.uuid4().hex}"
-        draft.mkdir(parents=True)
+        target = drafts.inside(root, name)
+        draft = drafts.make_folder(root, name)
         (draft / MARKER).touch()
         try:
             yield draft
             (draft / MARKER).unlink()
-            _commit_folder(draft, root / name)
+            _commit_folder(draft, target)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            drafts.discard(draft)
 
     def clear_temporary(self, root: Path) -> None:
-        """Delete everything under `root`/tmp: a writer on another machine may not know that its command has ended.
-
-        Each entry is renamed before it is deleted. Deleted file by file, a folder could be committed by its writer
-        with half of it missing.
-        """
-        folder = root / TEMPORARY
-        for name in self.list_names(folder):
-            trash = folder / f"gone-{uuid.uuid4().hex}"
-            with suppress(FileNotFoundError):  # its writer has just committed it
-                (folder / name).rename(trash)
-                shutil.rmtree(trash) if trash.is_dir() else trash.unlink()
-        with suppress(OSError):  # another writer has just started
-            folder.rmdir()
+        """Delete every draft under `root`: a writer on another machine may not know that its command has ended."""
+        drafts.clear(root)
 
     def write(self, file: Path, chunks: Iterable[bytes]) -> None:
         """Write a file chunk by chunk, and the folders that it needs."""
@@ -98,25 +96,31 @@ class LocalStorage:
 
     def write_atomic(self, root: Path, name: str, data: bytes) -> None:
         """Create or replace the file `name` of `root`: readers see the old content or the new one."""
-        target = root / name
-        draft = root / TEMPORARY / f"{target.name}-{uuid.uuid4().hex}"
-        self.write(draft, [data])
-        target.parent.mkdir(exist_ok=True)
-        commit_file(draft, target)
+        target = drafts.inside(root, name)
+        draft = drafts.make_file(root, name)
+        try:
+            self.write(draft, [data])
+            target.parent.mkdir(exist_ok=True)
+            commit_file(draft, target)
+        finally:
+            drafts.discard(draft)
 
     def delete_folder(self, root: Path, name: str) -> None:
-        """Delete a folder of `root`: it is renamed away first, so it disappears at once."""
-        trash = root / TEMPORARY / f"gone-{uuid.uuid4().hex}"
-        trash.parent.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):
-            (root / name).rename(trash)
-            _fsync((root / name).parent)
-            shutil.rmtree(trash)
+        """Delete a folder of `root`: it is renamed away first, so it disappears at once.
 
-    def delete_group(self, folder: Path) -> None:
-        """Delete a folder, its `zarr.json` first: a folder that is half deleted counts as missing."""
-        (folder / "zarr.json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        If something foreign lies in it, only what is not foreign is deleted, the folder's `zarr.json` first.
+        """
+        target = drafts.inside(root, name)
+        if not target.is_dir():
+            return
+        if self.list_foreign(target):
+            _delete_own(target)
+            return
+        trash = drafts.unused(root, name)
+        with suppress(FileNotFoundError):
+            target.rename(trash)
+            _fsync(target.parent)
+        drafts.discard(trash)
 
     def size(self, file: Path) -> int:
         """Return the size of a file in bytes. Raises FileNotFoundError if there is none."""
@@ -204,7 +208,10 @@ def commit_file(draft: Path, target: Path) -> None:
 
 
 def _commit_folder(draft: Path, target: Path) -> None:
-    """Flush a folder to disk and rename it to `target`, unless there is one already."""
+    """Flush a folder to disk and rename it to `target`, unless a complete one is there already.
+
+    Foreign files in the way of the folder stay. What is written goes beside them, the `zarr.json` last.
+    """
     for folder, _, files in os.walk(draft):
         for name in files:
             _fsync(Path(folder, name))
@@ -214,7 +221,52 @@ def _commit_folder(draft: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
+        names = sorted(os.listdir(draft), key="zarr.json".__eq__)
+        if not any(os.path.lexists(target / name) for name in names):
+            for name in names:
+                (draft / name).rename(target / name)
+            _fsync(target)
     _fsync(target.parent)
+
+
+def _own_links(root: Path) -> Iterator[str]:
+    """Yield the links that have the name of a part, or of anything else that Headrace writes into a store."""
+    yield from (name for name in sorted(ROOT_NAMES) if drafts.is_link(root / name))
+    for name in drafts.names_in(root / "parts"):
+        if part_number(name) is not None and drafts.is_link(root / "parts" / name):
+            yield f"parts/{name}"
+
+
+def _foreign(folder: Path, below: str) -> Iterator[str]:
+    """Yield the paths of foreign files, links and folders, relative to the folder at which the listing began."""
+    for entry in list(os.scandir(folder)):
+        path = f"{below}{entry.name}"
+        if entry.is_dir(follow_symlinks=False) and not drafts.is_link(Path(entry.path)):
+            if is_own_folder(path):
+                yield from _foreign(Path(entry.path), f"{path}/")
+            else:
+                yield f"{path}/"
+        elif not (entry.is_file(follow_symlinks=False) and is_own_file(path)):
+            yield path
+
+
+def _delete_own(folder: Path) -> None:
+    """Delete the files in a folder that are of a form that Headrace writes, and the folders that are then empty."""
+    (folder / "zarr.json").unlink(missing_ok=True)
+    foreign = set(_foreign(folder, ""))
+    for parent, folders, files in os.walk(folder, topdown=False):
+        below = Path(parent).relative_to(folder)
+        if any(f"{above.as_posix()}/" in foreign for above in (below, *below.parents)):
+            continue
+        for name in files:
+            if (below / name).as_posix() not in foreign:
+                Path(parent, name).unlink(missing_ok=True)
+        for name in folders:
+            if f"{(below / name).as_posix()}/" not in foreign:
+                with suppress(OSError):  # something foreign lies in it, or it is a link
+                    Path(parent, name).rmdir()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _fsync(path: Path) -> None:

@@ -24,14 +24,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from headrace.store.errors import StoreError, UsageError
-from headrace.store.storage.local import LOCK_FILE, commit_file, folder_lock
+from headrace.store.names import LOCK_FILE, ROOT_NAMES
 from headrace.store.storage.local import _fsync as fsync
+from headrace.store.storage.local import commit_file, folder_lock
 from headrace.store.writer import write_error
 
 MAX_NAME_BYTES = 255
 """Longest name of a file on the usual file systems."""
-_STORE_NAMES = {"zarr.json", "parts", "index", "models", "rejects.jsonl", "build.json", "add.json", "tmp", ".lock"}
-"""Names directly in a store that are the store's own."""
 _DRAFT = re.compile(r"draft-[0-9a-f]{32}")
 _SYNC_THREADS = 16
 """Files that are flushed at the same time: file systems commit them together."""
@@ -100,7 +99,7 @@ def _resolve(out: Path) -> Path:
     """
     target = Path(os.path.realpath(out))
     for folder, inside in zip(target.parents, [target, *target.parents], strict=False):
-        if inside.name in _STORE_NAMES and (folder / "zarr.json").exists():
+        if inside.name in ROOT_NAMES and (folder / "zarr.json").exists():
             raise UsageError(f"--out {out} would damage the store {folder}: name a place outside of it.")
     return target
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from headrace.store.errors import StorageError, UsageError
+from headrace.store.names import is_own_file
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Store
@@ -171,9 +172,9 @@ class S3Path:
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [name for path in paths if (name := path[len(self.key) :].strip("/"))]
 
-    def delete_all(self) -> None:
-        """Delete all objects under this prefix, its own `zarr.json` first."""
-        keys = [f"{self.key}/{name}" for name, _ in self.objects()]
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects under this prefix, its own `zarr.json` first."""
+        keys = [f"{self.key}/{name}" for name in names]
         self._request("removed", lambda: self._client.delete([f"{self.key}/zarr.json"]))
         self._request("removed", lambda: self._client.delete(keys))
 
@@ -281,13 +282,14 @@ class S3Storage:
         """Create or replace the object `name` under `root`: readers see the old content or the new one."""
         (root / name).write([data])
 
-    def delete_folder(self, root: S3Path, name: str) -> None:
-        """Delete all objects of a folder, its `zarr.json` first: a folder without it counts as missing."""
-        (root / name).delete_all()
+    def list_foreign(self, folder: S3Path) -> list[str]:
+        """Return the keys under a prefix that are not of a form that Headrace writes."""
+        return sorted(name for name, _ in folder.objects() if not is_own_file(name))
 
-    def delete_group(self, folder: S3Path) -> None:
-        """Delete all objects of a folder, its `zarr.json` first: a folder without it counts as missing."""
-        folder.delete_all()
+    def delete_folder(self, root: S3Path, name: str) -> None:
+        """Delete the objects of a folder that are of a form that Headrace writes, its `zarr.json` first."""
+        folder = root / name
+        folder.delete([key for key, _ in folder.objects() if is_own_file(key)])
 
     def size(self, file: S3Path) -> int:
         """Return the size of an object in bytes. Raises FileNotFoundError if there is none."""

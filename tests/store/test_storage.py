@@ -13,7 +13,8 @@ import pytest
 from headrace import store
 from headrace.store.arrays import array_reader
 from headrace.store.errors import StoreError, UsageError
-from headrace.store.storage import parse_path, storage_of
+from headrace.store.names import DRAFTS
+from headrace.store.storage import drafts, parse_path, storage_of
 from headrace.store.storage.local import atomic_file, clear_drafts
 from headrace.store.storage.s3 import S3Path, S3Storage
 from tests.helpers.parts import make_store
@@ -51,7 +52,7 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), storage.atomic_folder(tmp_path, "parts/0") as folder:
         storage.write(folder / "c" / "0", [b"data"])
         raise ZeroDivisionError
-    assert not list((tmp_path / "parts").iterdir()) and not list((tmp_path / "tmp").iterdir())
+    assert not list((tmp_path / "parts").iterdir()) and not (tmp_path / DRAFTS).exists()
     for data in (b"first", b"second"):
         with storage.atomic_folder(tmp_path, "parts/0") as folder:
             storage.write(folder / "c" / "0", [data[:2], data[2:]])
@@ -60,14 +61,13 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     assert [(file.relative_to(tmp_path).as_posix(), file.read_bytes()) for file in files] == [("parts/0/c/0", b"first")]
 
 
-def test_deleted_folders_and_temporary_files_are_gone(tmp_path: Path) -> None:
+def test_deleted_folders_and_drafts_are_gone(tmp_path: Path) -> None:
     storage = storage_of(tmp_path)
-    for name in ("a", "b", "tmp"):
-        storage.write(tmp_path / name / "sub" / "zarr.json", [b"{}"])
-        storage.write(tmp_path / name / "zarr.json", [b"{}"])
+    storage.write(tmp_path / "a" / "sub" / "zarr.json", [b"{}"])
+    storage.write(drafts.make_folder(tmp_path, "parts/00000") / "sub" / "zarr.json", [b"{}"])
+    drafts.make_file(tmp_path, "zarr.json")
     storage.delete_folder(tmp_path, "a")
     storage.delete_folder(tmp_path, "a")
-    storage.delete_group(tmp_path / "b")
     storage.clear_temporary(tmp_path)
     assert not list(tmp_path.iterdir())
 

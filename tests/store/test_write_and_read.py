@@ -82,7 +82,7 @@ def test_two_writers_of_one_part_leave_one_copy(root: Path) -> None:
     before = {p: p.read_bytes() for p in (root / "parts").rglob("*") if p.is_file()}
     write_part(root, make_part(1, [900, 901, 1000, 1200, 1500, 1800, 3000]))
     assert {p: p.read_bytes() for p in (root / "parts").rglob("*") if p.is_file()} == before
-    assert not list((root / "tmp").iterdir())
+    assert not (root / ".headrace-drafts").exists()
 
 
 def test_arrays_that_do_not_fit_their_lengths_are_refused(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("headrace.store.storage.local.os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         write_part(tmp_path, make_part(0, [5, 6]))
-    assert layout.sealed_parts(tmp_path) == [] and not list((tmp_path / "tmp").iterdir())
+    assert layout.sealed_parts(tmp_path) == [] and not (tmp_path / ".headrace-drafts").exists()
 
 
 def test_an_empty_part_is_a_part(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""Names and links in a store that lead out of it, and what other programs and people put into it: nothing of that is
+followed, deleted or in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace import store
+from headrace.cli.featurize import main as featurize
+from headrace.cli.store import main as store_command
+from headrace.store import layout
+from headrace.store.errors import HeadraceError, StoreError
+from headrace.store.integrity import checksummed_metadata
+from headrace.store.integrity.repair import repair
+from headrace.store.integrity.verify import verify
+from headrace.store.storage import drafts, storage_of
+from tests.helpers.commands import call
+from tests.helpers.corpora import make_tree
+from tests.helpers.parts import LOUDNESS, add_loudness, make_store
+
+BAD_NAMES = (
+    *("../../../victim", "{victim}", "..", ".", "", "a/b", "a\\b", ".hidden", "Mel", "a\0b", "mel\n", "²", "x" * 300),
+    *("\ud800", 3, None, ["mel"]),
+)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """What lies below a folder, without locks. Links are not followed."""
+    found = [Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files)]
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in found
+        if path.name != ".lock"
+    }
+
+
+@pytest.fixture
+def around(tmp_path: Path) -> Path:
+    """A folder with a store in deep/STORE, and a victim beside it."""
+    root = tmp_path / "deep" / "STORE"
+    make_store(root)
+    add_loudness(root)
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "thesis.txt").write_text("years of work")
+    (tmp_path / "victim" / "zarr.json").write_bytes((root / "zarr.json").read_bytes())
+    return tmp_path
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the attributes in a `zarr.json`, and give it the checksum that fits."""
+    document = json.loads(file.read_bytes())
+    change(document["attributes"])
+    file.write_bytes(checksummed_metadata.with_checksum(document))
+
+
+def damage(root: Path, part: int = 1, array: str = "mel") -> None:
+    file = next(path for path in (root / layout.part_name(part) / array / "c").rglob("*") if path.is_file())
+    data = bytearray(file.read_bytes())
+    data[5] ^= 1
+    file.write_bytes(data)
+
+
+def test_features_that_are_no_names_are_refused(around: Path) -> None:
+    root = around / "deep" / "STORE"
+    before = tree(around)
+    for name in BAD_NAMES:
+        bad = name.format(victim=around / "victim") if isinstance(name, str) else name
+        edit(root / "zarr.json", lambda found, bad=bad: found["features"][-1].update(name=bad))
+        with pytest.raises(HeadraceError) as caught:
+            store.open(root)
+        assert caught.value.message.isprintable() and len(caught.value.message) < 500
+        assert [problem.drop for problem in verify(root)] == ["root"] and repair(root).unrepairable
+        (root / "zarr.json").write_bytes(before["deep/STORE/zarr.json"] or b"")
+        assert tree(around) == before, f"{bad!r} led somewhere"
+
+
+@pytest.mark.parametrize("bad", ["../../../../victim", "Mel", "a\0b"])
+def test_columns_inputs_and_sealed_arrays_that_are_no_names_reach_no_file(around: Path, bad: str) -> None:
+    root = around / "deep" / "STORE"
+    victim = tree(around / "victim")
+    edit(root / "index" / "zarr.json", lambda found: found["columns"].append(bad))
+    with pytest.raises(StoreError, match="Headrace did not write this"):
+        store.open(root)
+    edit(root / "parts" / "00000" / "zarr.json", lambda found: found["seal"]["crc32c"].update({bad: "00000000"}))
+    joined = root / "parts" / "00001" / LOUDNESS.name / "zarr.json"
+    document = json.loads(joined.read_bytes())
+    seal = document["attributes"]["seal"]
+    blocks = seal.pop("crc32c")[8:]
+    seal["inputs"] = {bad: "0"}
+    seal["crc32c"] = checksummed_metadata.document_checksum(document) + blocks
+    joined.write_bytes(checksummed_metadata.to_json_bytes(document))
+    assert {(problem.part, problem.drop) for problem in verify(root)} == {(0, "part"), (1, "array")}
+    repair(root)
+    assert tree(around / "victim") == victim
+
+
+def test_names_of_parts_are_those_that_layout_makes(tmp_path: Path) -> None:
+    for name in ("00002", "100000", "2", "0002", "000003", "²", "٣", "-0004", "00004 ", "9" * 200, "._00005", "6.bak"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+    (tmp_path / "parts" / "00007").write_text("a file")
+    assert layout.sealed_parts(tmp_path) == [2, 100000]
+
+
+@pytest.mark.parametrize("name", ["index", "parts", "parts/00001", ".lock", "models", drafts.DRAFTS])
+def test_a_link_in_place_of_what_is_ours_is_not_followed(around: Path, name: str) -> None:
+    root, elsewhere = around / "deep" / "STORE", around / "elsewhere"
+    damage(root)
+    shutil.move(root / name, elsewhere) if (root / name).exists() else elsewhere.mkdir()
+    (root / name).symlink_to(elsewhere)
+    before = tree(around)
+    result = call(store_command, "repair", root)
+    assert result.exit_code == 1 and f"{name} is a link" in result.stderr and tree(around) == before
+
+
+def test_other_links_and_a_store_that_is_one_are_no_hindrance(around: Path) -> None:
+    root, victim = around / "deep" / "STORE", around / "victim"
+    (root / "tmp").symlink_to(victim)
+    (root / "parts" / "00001" / "notes").symlink_to(victim)
+    (around / "LINK").symlink_to(root)
+    before = tree(victim)
+    damage(root, 0)
+    result = call(store_command, "repair", around / "LINK")
+    assert result.exit_code == 0 and "tmp: is not the store's" in result.stdout, result.output
+    assert not (root / "parts" / "00000").exists() and (root / "parts" / "00001").exists()
+    assert tree(victim) == before and (root / "tmp").is_symlink() and (root / "parts" / "00001" / "notes").is_symlink()
+
+
+def litter(root: Path) -> list[Path]:
+    names = (".DS_Store", "Thumbs.db", "._x", "README", "notes/a.txt")
+    folders = (root, root / "parts", root / "parts" / "00001", root / "parts" / "00001" / LOUDNESS.name, root / "index")
+    files = [folder / name for folder in folders for name in names]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    return files
+
+
+def test_foreign_files_are_named_and_left_and_in_nobodys_way(around: Path) -> None:
+    root = around / "deep" / "STORE"
+    data = store.open(root).read("mel", 3).tobytes()
+    mine = litter(root)
+    result = call(store_command, "verify", root)
+    assert result.exit_code == 0 and "parts/00001/notes/a.txt: is not the store's, and is left" in result.stdout
+    assert (
+        "no problems" in result.stdout
+        and len(json.loads(call(store_command, "verify", root, "--json").stdout)["foreign"]) == 25
+    )
+    damage(root, 0)
+    damage(root, 1, LOUDNESS.name)
+    result = call(store_command, "repair", root)
+    assert result.exit_code == 0, result.output
+    assert layout.sealed_parts(root) == [1] and not (root / "parts" / "00001" / LOUDNESS.name / "zarr.json").exists()
+    assert all(file.read_text() == "mine" for file in mine)
+    assert (root / "index" / "zarr.json").exists() and len(store.open(root, check=True)) == 7
+    add_loudness(root)
+    assert LOUDNESS.name in store.open(root, check=True).features and len(data)
+    assert all(file.read_text() == "mine" for file in mine)
+
+
+def test_a_damaged_part_that_holds_something_foreign_is_left_and_named(around: Path) -> None:
+    root = around / "deep" / "STORE"
+    (root / "parts" / "00001" / "README").write_text("mine")
+    damage(root, 0)
+    damage(root, 1)
+    result = call(store_command, "repair", root)
+    assert result.exit_code == 1 and "part 00001: is left" in result.stdout
+    assert layout.sealed_parts(root) == [1] and (root / "parts" / "00001" / "README").read_text() == "mine"
+    (root / "parts" / "00001" / "README").unlink()
+    assert repair(root).parts == (1,)
+
+
+def test_only_drafts_that_are_ours_are_deleted(tmp_path: Path) -> None:
+    own = [drafts.make_file(tmp_path, "zarr.json"), drafts.make_folder(tmp_path, "parts/00000")]
+    former = tmp_path / "tmp" / f"parts-00000-{'0' * 32}"
+    former.mkdir(parents=True)
+    mine = [tmp_path / drafts.DRAFTS / "notes", tmp_path / "tmp" / "notes", tmp_path / "tmp" / "parts-00000-old"]
+    for file in mine:
+        file.write_text("mine")
+    link = tmp_path / drafts.DRAFTS / f"zarr.json-{'1' * 32}"
+    link.symlink_to(mine[0])
+    storage_of(tmp_path).clear_temporary(tmp_path)
+    assert not any(draft.exists() for draft in (*own, former)) and link.is_symlink()
+    assert all(file.read_text() == "mine" for file in mine)
+
+
+@pytest.mark.parametrize("held", ["tmp/a.txt", "parts/00001/wheel.txt", "parts/a.txt", "zarr.json", ".lock", "tmp/"])
+def test_a_folder_that_is_not_empty_and_no_store_is_refused(tmp_path: Path, held: str) -> None:
+    out = tmp_path / "work"
+    (out / held).parent.mkdir(parents=True)
+    (out / held).mkdir() if held.endswith("/") else (out / held).write_text("mine")
+    if held == ".lock":
+        (out / "notes").write_text("mine")
+    before = sorted(out.rglob("*"))
+    result = call(featurize, "build", make_tree(tmp_path / "corpus", 2), "--out", out)
+    assert result.exit_code == 2 and "is no store" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(out.rglob("*")) == before
+
+
+def test_repair_of_what_is_no_store_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for path in (tmp_path / "docs", tmp_path / "nowhere"):
+        assert call(store_command, "repair", path).exit_code == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["docs"]
