@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -54,6 +55,8 @@ class ModelConfig:
         _check_choice(self, "stage", STAGES)
         _check_choice(self, "preset", PRESETS)
         _check_not_negative(self, "seed")
+        if self.seed >= 1 << 47:
+            raise UsageError(f"seed is {self.seed}; it must be less than {1 << 47}.")
         if self.init_discriminator and self.stage != "sovits":
             raise UsageError("init_discriminator is for the stage sovits: gpt has no discriminator.")
 
@@ -284,15 +287,38 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunConfig:
-        """Read the content of config.json, also as it was before it had sections. Unknown options are ignored."""
+        """Read the content of config.json, also as it was before it had sections. Unknown options are ignored.
+
+        Raises:
+            ValueError, KeyError, TypeError, UsageError: it is not the content of a config.json.
+        """
+        if not isinstance(data, Mapping):
+            raise TypeError("not a JSON object")
         options: dict[str, Any] = {}
         for name, value in data.items():
             options |= value if name in SECTIONS else {FORMER_NAMES.get(name, name): value}
         known = {name: value for name, value in options.items() if name in SECTION_OF}
+        for name, value in known.items():
+            _check_type(name, value)
         for name in ("init", "init_discriminator", "voice"):
             if known.get(name) is not None:
                 known[name] = Path(known[name])
         return cls.from_options(store=parse_path(options["store"]), out=Path(options["out"]), **known)
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Raise TypeError if a value that was read from JSON is not of the type of its option."""
+    (annotation,) = (field.type for field in fields(SECTIONS[SECTION_OF[name]]) if field.name == name)
+    of_type = {
+        "None": value is None,
+        "Path": isinstance(value, str) and "\0" not in value,
+        "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62,
+        "float": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+    }
+    if not any(of_type[kind] for kind in str(annotation).split(" | ")):
+        raise TypeError(f"{name} is not of type {annotation}")
 
 
 def config_path(out: Path) -> Path:
@@ -300,22 +326,34 @@ def config_path(out: Path) -> Path:
     return out / "config.json"
 
 
-def resumed(out: Path, given: Mapping[str, Any]) -> RunConfig:
+def read_config(out: Path) -> RunConfig:
+    """Read config.json of a run.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    path = config_path(out)
+    try:
+        return RunConfig.from_json(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise RunError(f"{out} is not the folder of a run: give one that train run has made.") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UsageError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise RunError(f"{path} is damaged ({reason[:200]}): start a new run with another --out.") from error
+
+
+def resumed(out: Path, given: Mapping[str, Any], saved: RunConfig | None = None) -> RunConfig:
     """Return the config of a run that is resumed: what it was started with, changed by the options given now.
 
     Args:
         out: folder of the run.
         given: options by name, as for `RunConfig.with_options`.
+        saved: what it was started with; None reads it from config.json.
     Raises:
         RunError: `out` holds no run, or an option that a run keeps for life is given another value.
     """
-    path = config_path(out)
-    if not path.exists():
-        raise RunError(f"{out} holds no run to resume: leave out --resume to start one.")
-    try:
-        saved = RunConfig.from_json(json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError, UsageError) as error:
-        raise RunError(f"{path} is damaged ({error!r}): start a new run with another --out.") from error
+    if saved is None:
+        saved = read_config(out)
     now = saved.with_options(**({"profile": 0} | dict(given)), out=out)
     changed = list(_changes_for_life(saved, now))
     if changed:

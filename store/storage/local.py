@@ -188,6 +188,14 @@ def atomic_file(target: Path) -> Iterator[IO[bytes]]:
         draft.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, and flush their names to disk, unless they are there."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _fsync(path.parent)
+
+
 def clear_drafts(folder: Path) -> None:
     """Delete the drafts that killed writers of `atomic_file` left directly in a folder.
 

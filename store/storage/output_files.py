@@ -26,7 +26,7 @@ from pathlib import Path
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.names import LOCK_FILE, ROOT_NAMES
 from headrace.store.storage.local import _fsync as fsync
-from headrace.store.storage.local import commit_file, folder_lock
+from headrace.store.storage.local import commit_file, folder_lock, make_folder
 from headrace.store.writer import write_error
 
 MAX_NAME_BYTES = 255
@@ -130,7 +130,7 @@ def _locked_draft(out: Path, target: Path, *, parents: bool) -> Iterator[Path]:
     work = target.parent / mark
     try:
         if parents:
-            _make_folders(target.parent)
+            make_folder(target.parent)
         with _locked_folder(work, out):
             for left in work.iterdir():  # by a command that was killed
                 if _DRAFT.fullmatch(left.name) and not left.is_symlink():
@@ -186,14 +186,6 @@ def _try_lock(lock: ExitStack, file: Path, out: Path) -> bool:
         if isinstance(error.__cause__, FileNotFoundError):
             return False
         raise
-
-
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it that do not exist, on disk."""
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in made:
-        fsync(one.parent)
 
 
 def _sync_tree(root: Path) -> None:

@@ -7,6 +7,7 @@ record is checked before use, because `torch.load` would take a flipped bit for 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
-from headrace.store.storage.local import commit_file
+from headrace.store.storage.local import atomic_file, make_folder
 
 FORMAT = 2
 KEEP_NEWEST = 3
@@ -35,11 +36,17 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that exist, ascending."""
-        names = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.folder.glob("step-*.pt"))
-        return sorted(int(name[1]) for name in names if name)
+        names = (re.fullmatch(r"step-([0-9]{8,})\.pt", path.name) for path in self.folder.glob("step-*.pt"))
+        steps = {int(name[1]) for name in names if name}
+        return sorted(step for step in steps if self.path(step).is_file())
 
     def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
-        """Write the checkpoint of a step; delete all but the newest `KEEP_NEWEST` and the best one. Returns its path.
+        """Write the checkpoint of a step; of older ones only the newest and the best stay. Returns its path.
+
+        `KEEP_NEWEST` stay in all.
+
+        Those of later steps are damaged, since the run continued from an earlier one. They do not count, and stay until
+        the run reaches their step.
 
         Args:
             state: tensors, numbers, strings, and lists and dicts of them. The format and the versions of what wrote it
@@ -49,18 +56,16 @@ class Checkpoints:
             RunError: it cannot be written. Earlier checkpoints remain.
         """
         target = self.path(step)
-        draft = target.with_suffix(".tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
+            make_folder(self.folder)
+            with atomic_file(target) as file:
                 torch.save({"format": FORMAT, "step": step, "versions": software_versions(), **state}, file)
-            commit_file(draft, target)
         except (OSError, RuntimeError) as error:
-            draft.unlink(missing_ok=True)
             raise self._write_error(target, error) from error
-        for old in self.steps()[:-KEEP_NEWEST]:
+        for old in [earlier for earlier in self.steps() if earlier <= step][:-KEEP_NEWEST]:
             if old != best:
-                self.path(old).unlink()
+                with suppress(OSError):  # what cannot be deleted stays
+                    self.path(old).unlink()
         return target
 
     def _write_error(self, target: Path, error: OSError | RuntimeError) -> Exception:
@@ -99,7 +104,8 @@ def load(path: Path) -> dict[str, Any]:
     Checksums are verified at about 3 GB/s. Nothing in the file is executed.
 
     Raises:
-        Damaged: the file is truncated, a record does not match its checksum, or it holds anything but data.
+        CorruptCheckpoint: the file cannot be read or is truncated, a record does not match its checksum, or it holds
+            anything but data.
         RunError: it was written by another version.
     """
     try:
@@ -108,9 +114,17 @@ def load(path: Path) -> dict[str, Any]:
         raise CorruptCheckpoint(f"it holds other things than tensors and numbers: {', '.join(error.names)}") from error
     except torch_archive.CorruptedError as error:
         raise CorruptCheckpoint(str(error)) from error
+    except OSError as error:
+        raise CorruptCheckpoint(error.strerror or str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a parser makes of damaged bytes
+        raise CorruptCheckpoint((str(error).strip() or type(error).__name__).splitlines()[0]) from error
     if not isinstance(state, dict):
         raise CorruptCheckpoint(f"it holds a {type(state).__name__}")
-    if state.get("format") != FORMAT:
+    if type(state.get("format")) is not int or type(state.get("step")) is not int or state["step"] < 0:
+        raise CorruptCheckpoint("it does not say its format and step")
+    if state["format"] != FORMAT:
         raise RunError(f"{path} has format {state.get('format')}, this version reads {FORMAT}: start a new run.")
     return state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.checkpoints.load_weights import load_strict
-from headrace.train.config import RunConfig, config_path
+from headrace.train.config import RunConfig, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
@@ -73,7 +72,7 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
         StoreError: the file cannot be written.
         UsageError: no published version has the sizes of the run's model.
     """
-    config = _config(run)
+    config = read_config(run)
     config, state = _newest(run, config.model.stage)
     weights = _weights(state, "model" if config.model.stage == "gpt" else "generator", run)
     epoch, step, name = state["stage"].get("epoch"), state.get("step"), run.resolve().name
@@ -90,17 +89,8 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
 
 
-def _config(run: Path) -> RunConfig:
-    try:
-        return RunConfig.from_json(json.loads(config_path(run).read_bytes()))
-    except OSError as error:
-        raise RunError(f"{run} is not the folder of a run: give one that train run has made.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{config_path(run)} is damaged ({error!r}).") from error
-
-
 def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
-    config = _config(run)
+    config = read_config(run)
     if config.model.stage != stage:
         raise RunError(
             f"{run} is a run of stage {config.model.stage}, and what is needed here is one of stage {stage}."

@@ -14,11 +14,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from headrace.store.storage.local import atomic_file
 from headrace.store.storage.output_files import output_file
 
 Record = dict[str, Any]
 """One line. `split` is `train` or `validation`."""
 
+_NUMBERS = ("step", "epoch", "step_s", "wait_s", "frames", "padding", "utterances", "skipped")
+"""Fields that summaries and curves compute with."""
 _NOT_DRAWN = ("loss_gen_all", "loss_scale")
 WINDOW = 20
 """Number of steps that the first and the last loss of a summary are averaged over."""
@@ -35,16 +38,21 @@ class MetricsLog:
         Args:
             last_step: the step of the checkpoint that the run continues from; 0 for a new run.
         """
-        kept = [record for record in read(path) if record["step"] <= last_step]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(draft, path)
+        records, self.damage = read_lines(path)
+        """A message for each line that was damaged, and is dropped."""
+        with atomic_file(path) as file:
+            file.writelines(json.dumps(r).encode() + b"\n" for r in records if r["step"] <= last_step)
         self._file = path.open("a", buffering=1)
 
     def write(self, record: Record) -> None:
         """Append a line. Numbers that are not finite become null, since JSON has none."""
         strict = {key: None if isinstance(v, float) and not isfinite(v) else v for key, v in record.items()}
         self._file.write(json.dumps(strict, allow_nan=False) + "\n")
+
+    def sync(self) -> None:
+        """Flush what was written to disk, for a checkpoint never to know more steps than this file."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -54,11 +62,39 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[Record]:
-    """Read the lines of a metrics file; none if it does not exist. An incomplete last line is ignored."""
+    """Read the lines of a metrics file that are whole; none if it does not exist."""
+    return read_lines(path)[0]
+
+
+def read_lines(path: Path) -> tuple[list[Record], list[str]]:
+    """Read the whole lines of a metrics file, and name the damaged ones. An incomplete last line is ignored.
+
+    Returns:
+        The lines, and a message for each damaged one.
+    """
     if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], []
+    *lines, _ = path.read_bytes().split(b"\n")
+    records = [_parse(line) for line in lines]
+    damage = [
+        f"line {number} of {path} is damaged: it is left out"
+        for number, record in enumerate(records, 1)
+        if record is None
+    ]
+    return [record for record in records if record is not None], damage
+
+
+def _parse(line: bytes) -> Record | None:
+    """Return a line of a metrics file; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("split") not in ("train", "validation"):
+        return None
+    if type(record.get("step")) is not int or not all(_is_number(record.get(name, 0)) for name in _NUMBERS):
+        return None
+    return record
 
 
 def to_floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -76,20 +112,20 @@ def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, An
         (the last one), None where there is none; skipped (updates without finite gradients), step_s
         (median), wait_share (of the time of all steps), utterances_per_s, frames_per_s, padding.
     """
-    records = list(records)
-    steps = [record for record in records if record["split"] == "train"]
-    validations = [record for record in records if record["split"] == "validation"]
-    seconds = sum(record["step_s"] for record in steps)
+    steps, validations = _split(records)
+    if not steps:  # of a run that was resumed at its end, with no line left
+        steps = [dict.fromkeys(_NUMBERS, 0)]
+    seconds = sum(record["step_s"] for record in steps) or 1.0
     frames = sum(record["frames"] for record in steps)
-    padded = sum(record["frames"] / (1 - record["padding"]) for record in steps)
+    padded = sum(record["frames"] / (1 - record["padding"]) for record in steps) or 1.0
     terms: dict[str, float | None] = {}
     for name in tracked:
-        values = [record[name] for record in steps if record[name] is not None]
+        values = [record[name] for record in steps if _is_number(record.get(name))]
         terms[f"{name}_first"] = fmean(values[:WINDOW]) if values else None
         terms[f"{name}_last"] = fmean(values[-WINDOW:]) if values else None
-        terms[f"{name}_validation"] = validations[-1][name] if validations else None
+        terms[f"{name}_validation"] = validations[-1].get(name) if validations else None
     return {
-        "steps": len(steps),
+        "steps": sum(record["step"] > 0 for record in steps),
         "epochs": steps[-1]["epoch"],
         **terms,
         "skipped": sum(bool(record["skipped"]) for record in steps),
@@ -105,12 +141,12 @@ def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -
     """Draw the tracked metrics over steps, the other losses, and the time of steps, as a PNG."""
     from matplotlib.figure import Figure  # takes a second to import
 
-    records = list(records)
-    steps = [record for record in records if record["split"] == "train"]
-    validations = [record for record in records if record["split"] == "validation"]
+    steps, validations = _split(records)
+    if not steps:
+        return
     at, validation_at = [record["step"] for record in steps], [record["step"] for record in validations]
     losses = {name for name in steps[0] if name.startswith("loss_")} - {*tracked, *_NOT_DRAWN}
-    others = sorted(name for name in losses if any(record[name] for record in steps))
+    others = sorted(name for name in losses if any(record.get(name) for record in steps))
     figure = Figure(figsize=(11, 2.7 * (len(tracked) + 1 + bool(others))), layout="constrained")
     *panels, seconds = figure.subplots(len(tracked) + 1 + bool(others), 1, sharex=True)
 
@@ -133,4 +169,15 @@ def draw_curves(records: Iterable[Record], tracked: Sequence[str], path: Path) -
 
 def _drawable(records: Sequence[Record], name: str) -> list[float]:
     """Return the values of a metric; those that are not finite leave a gap."""
-    return [nan if record[name] is None else record[name] for record in records]
+    return [record[name] if _is_number(record.get(name)) else nan for record in records]
+
+
+def _split(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Return the lines of steps, without those that lack a number, and the lines of validations."""
+    records = list(records)
+    steps = [r for r in records if r["split"] == "train" and r.keys() >= set(_NUMBERS) and r["padding"] < 1]
+    return steps, [record for record in records if record["split"] == "validation"]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300

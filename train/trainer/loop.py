@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headrace.store.errors import Interrupted, RunError
+from headrace.store.errors import Interrupted, RunError, UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
-from headrace.train.config import RunConfig, resumed
+from headrace.train.config import RunConfig, config_path, read_config, resumed
 from headrace.train.monitoring.observer import CompositeObserver, Observer
 from headrace.train.trainer.profiling import profile_steps
 from headrace.train.trainer.run import Run
+from headrace.train.trainer.run_folder import CHECKPOINTS, run_folder
 
 
 def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any] | None:
@@ -36,14 +37,13 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
     Returns:
         `Run.summary` on the first rank, None on the others.
     Raises:
-        UsageError: this machine does not support a setting.
+        UsageError: this machine does not support a setting, or `config.out` holds other things than a run.
         StoreError: the store is not one that this model can be trained on.
-        RunError: `config.out` holds a run already, a checkpoint cannot be written, or training diverged.
+        RunError: another run is writing `config.out`, or it holds one already; a checkpoint cannot be written, or
+            training diverged.
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
-    if Checkpoints(config.out / "checkpoints").steps():
-        raise RunError(f"{config.out} holds a run: continue it with --resume, or choose another --out.")
-    with distributed.process_group():
+    with distributed.process_group(), run_folder(config.out, resume=False):
         return _train(Run(config, None, observer or CompositeObserver()))
 
 
@@ -55,18 +55,39 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
     Returns, Raises:
         As `start`. RunError too where `out` holds no run, `given` would make it another one, or its store has changed.
     """
-    config, observer = resumed(out, given), observer or CompositeObserver()
-    checkpoints = Checkpoints(out / "checkpoints")
-    state = None
-    if checkpoints.steps():
-        state, damaged = checkpoints.load_newest()
-        for line in damaged:
-            observer.log(line)
-        observer.log(f"continuing after step {state['step']}")
-    else:
-        observer.log(f"{out} has no checkpoint yet: starting at step 0")
-    with distributed.process_group():
+    with distributed.process_group(), run_folder(out, resume=True):
+        observer = (observer if distributed.rank() == 0 else None) or CompositeObserver()
+        state = _newest_checkpoint(out, observer)
+        config = resumed(out, given, _saved_config(out, state, observer))
         return _train(Run(config, state, observer))
+
+
+def _newest_checkpoint(out: Path, observer: Observer) -> dict[str, Any] | None:
+    """Load the newest intact checkpoint of a run; None if it has none yet. Logs which newer ones are damaged."""
+    checkpoints = Checkpoints(out / CHECKPOINTS)
+    if not checkpoints.steps():
+        observer.log(f"{out} has no checkpoint yet: starting at step 0")
+        return None
+    state, damaged = checkpoints.load_newest()
+    for line in damaged:
+        observer.log(line)
+    observer.log(f"continuing after step {state['step']}")
+    return state
+
+
+def _saved_config(out: Path, state: Mapping[str, Any] | None, observer: Observer) -> RunConfig:
+    """Return what a run was started with: its config.json or, where that is damaged, what its checkpoint says."""
+    try:
+        return read_config(out)
+    except RunError as error:
+        if state is None:
+            raise
+        try:
+            saved = RunConfig.from_json(state["config"])
+        except (ValueError, KeyError, TypeError, UsageError):
+            raise error from None
+    observer.log(f"{config_path(out)} is missing or damaged: the options are those of the checkpoint")
+    return saved
 
 
 def _train(run: Run) -> dict[str, Any] | None:

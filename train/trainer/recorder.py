@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from headrace.store.storage.local import commit_file
+from headrace.store.errors import HeadraceError
+from headrace.store.storage.local import atomic_file
 from headrace.train import distributed
 from headrace.train.config import RunConfig, config_path
 from headrace.train.monitoring import metrics
@@ -36,14 +37,20 @@ class RunRecorder:
         self._metrics: MetricsLog | None = None
 
     def open(self, config: RunConfig, step: int) -> None:
-        """Create the folder of the run, write config.json and open metrics.jsonl to continue after `step`."""
+        """Write config.json, and open metrics.jsonl to continue after `step`; say which of its lines are damaged."""
         if not self._first_rank:
             return
         self._out.mkdir(parents=True, exist_ok=True)
-        draft = self._out / "config.tmp"
-        draft.write_text(json.dumps(config.to_json(), indent=1) + "\n")
-        commit_file(draft, config_path(self._out))
+        with atomic_file(config_path(self._out)) as file:
+            file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
         self._metrics = MetricsLog(self._out / "metrics.jsonl", last_step=step)
+        for line in self._metrics.damage:
+            self.observer.log(line)
+
+    def sync(self) -> None:
+        """Flush metrics.jsonl to disk."""
+        if self._metrics is not None:
+            self._metrics.sync()
 
     def record(self, **record: Any) -> None:
         """Write a line of metrics.jsonl."""
@@ -52,9 +59,12 @@ class RunRecorder:
         self.observer.recorded(record)
 
     def summarise(self, tracked: Sequence[str]) -> dict[str, Any]:
-        """Draw curves.png, and return `metrics.summarise` of all lines."""
-        records = metrics.read(self._out / "metrics.jsonl")
-        metrics.draw_curves(records, tracked, self._out / "curves.png")
+        """Draw curves.png, and return `metrics.summarise` of all lines. The run is done, with or without a picture."""
+        records, _ = metrics.read_lines(self._out / "metrics.jsonl")
+        try:
+            metrics.draw_curves(records, tracked, self._out / "curves.png")
+        except (HeadraceError, OSError) as error:
+            self.observer.log(f"curves.png is not drawn: {error}")
         return metrics.summarise(records, tracked)
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headrace.store.errors import RunError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints, random_state, set_random_state
 from headrace.train.config import RunConfig
@@ -41,7 +42,7 @@ class Run:
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)
         if distributed.rank():  # weights are the same on all ranks, noise is not
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
-        position = self._restore(state) if state else self._begin()
+        position = self._restore(state) if state is not None else self._begin()
         samples = None
         if distributed.rank() == 0:
             samples = evaluation_samples.sample_writer(self.config, self.stage, self.data, self.device)
@@ -126,6 +127,7 @@ class Run:
             "store": self.data.store.fingerprint_of(self.stage.features),
             "config": self.config.to_json(),
         }
+        self.recorder.sync()
         self.checkpoints.save(self.step, state, best=self.plateau.best_step)
 
     def interruption_message(self, number: Signals) -> str:
@@ -161,6 +163,22 @@ class Run:
         return Position.start()
 
     def _restore(self, state: dict[str, Any]) -> Position:
+        """Restore the state of a checkpoint and return its position.
+
+        Raises:
+            RunError: the store is another one, or the checkpoint lacks what this run needs.
+        """
+        try:
+            return self._restore_state(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            path = Checkpoints(self.config.out / "checkpoints").path(state["step"])
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"{path} does not fit this run ({reason[:200]}): move it away, and --resume continues from the one "
+                "before it."
+            ) from error
+
+    def _restore_state(self, state: dict[str, Any]) -> Position:
         """Restore the state of a checkpoint and return its position."""
         check_same_store(self.data.store, state["store"], self.stage.features)
         self.stage.load_state_dict(state["stage"])

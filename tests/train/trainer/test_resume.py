@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import SECTION_OF, RunConfig
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
+from tests.helpers.full_disk import full_disk
 from tests.helpers.runs import assert_same_run, untimed_lines
 from tests.helpers.training_store import Silent, build
 
@@ -162,14 +164,17 @@ def damage(checkpoints: Checkpoints) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path):
-    out = tmp_path / "run"
-    path = Checkpoints(out / "checkpoints").path(2 * EVERY).with_suffix(".tmp")
-    path.parent.mkdir(parents=True)
-    path.symlink_to("/dev/full")
-    with pytest.raises(RunError, match="No space left on device"):
-        loop.start(config(corpus, out, kind), Silent())
+def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path, monkeypatch):
+    out, save = tmp_path / "run", Checkpoints.save
+
+    def save_on_a_full_disk(self, step, *arguments, **named):
+        with full_disk() if step == 2 * EVERY else nullcontext():
+            return save(self, step, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_on_a_full_disk)
+        with pytest.raises(RunError, match="File too large"):
+            loop.start(config(corpus, out, kind), Silent())
     assert Checkpoints(out / "checkpoints").steps() == [EVERY]
     loop.resume(out, {}, Silent())
     assert_same_run(out, undisturbed, steps=STEPS)

@@ -1,0 +1,131 @@
+"""Damaged files of a training run: it resumes from what is whole, and one line names what is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.cli.train import main
+from headrace.store.errors import RunError
+from headrace.train.checkpoints.checkpoint import Checkpoints, CorruptCheckpoint, load
+from headrace.train.config import RunConfig, read_config
+from headrace.train.monitoring import metrics
+from headrace.train.trainer import loop
+from tests.helpers.commands import call
+from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
+from tests.helpers.training_store import Silent, build
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps, with a checkpoint of each, beside its store."""
+    folder = tmp_path_factory.mktemp("run-files")
+    store = build(folder / "store", frames=(20, 24, 30, 33), parts=1).path
+    options: dict[str, Any] = {"stage": "gpt", "preset": "tiny", "batch_frames": 300, "max_steps": 3}
+    options |= {"checkpoint_every": 1, "validate_every": 0}
+    loop.start(RunConfig.from_options(store=store, out=folder / "run", **options), Silent())
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+BAD_LINES = [b"\xff\xfe\x00", b"{", b"[1]", b"null", b'{"step": 1}', b'{"split": "train", "step": "1"}', b"[" * 9999]
+
+
+def test_damaged_lines_of_metrics_are_named_and_the_others_kept(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    good = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([good[0], *BAD_LINES, *good[1:], b'{"split": "tra']))
+    observer = Silent()
+    loop.resume(run, {"max_steps": 4}, observer)
+    named = [line for line in observer.messages if "metrics.jsonl is damaged" in line]
+    assert [line.split()[1] for line in named] == [str(n) for n in range(2, 2 + len(BAD_LINES))]
+    assert path.read_bytes().splitlines()[:3] == good and len(metrics.read(path)) == 4
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"store": 5, "out": []}', '{"hidden_size": 768}', "[" * 9999])
+def test_a_damaged_config_is_replaced_by_what_the_checkpoint_says(run: Path, content: str) -> None:
+    (run / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json is damaged") as caught:
+        read_config(run)
+    assert "\n" not in caught.value.message and len(caught.value.message) < 500
+    observer = Silent()
+    loop.resume(run, {"max_steps": 4}, observer)
+    assert any("config.json is missing or damaged" in line for line in observer.messages)
+    assert read_config(run).model.stage == "gpt"
+
+
+@pytest.mark.parametrize("lost", ["stage", "stream", "random", "plateau", "store"])
+def test_a_checkpoint_without_a_part_is_told_in_a_line(run: Path, lost: str) -> None:
+    path = Checkpoints(run / "checkpoints").path(3)
+    state = load(path)
+    del state[lost]
+    torch.save(state, path)
+    result = call(main, "run", run.parent / "absent", "--out", run, "--resume")
+    assert result.exit_code == 1
+    with pytest.raises(RunError, match=r"step-00000003\.pt does not fit this run .*: move it away"):
+        loop.resume(run, {"max_steps": 4}, Silent())
+
+
+def test_damaged_checkpoints_of_later_steps_never_displace_whole_ones(run: Path) -> None:
+    checkpoints = Checkpoints(run / "checkpoints")
+    for step in (7, 8, 9):
+        checkpoints.path(step).write_bytes(b"PK damaged")
+    observer = Silent()
+    loop.resume(run, {"max_steps": 5, "checkpoint_every": 1}, observer)
+    assert [line.split("step-0000000")[1][0] for line in observer.messages if "is damaged" in line] == ["9", "8", "7"]
+    assert checkpoints.steps() == [3, 4, 5, 7, 8, 9]
+    assert checkpoints.load_newest()[0]["step"] == 5
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_checkpoints(run: Path, count: int) -> None:
+    checkpoints = Checkpoints(run / "checkpoints")
+    path = checkpoints.path(3)
+    small = load(path) | {"stage": {"weight": torch.arange(6.0)}}
+    torch.save(small, path)
+    seed = path.read_bytes()
+
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            load(path)
+        except CorruptCheckpoint:
+            return
+
+    fuzz(attempt, [seed], folder=run, count=count, memory=2 << 30)
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_configs(run: Path, count: int) -> None:
+    path = run / "config.json"
+    sections = json.loads(path.read_bytes())
+    flat = {"store": "STORE", "out": "RUN", **{k: v for name in ("model", "optim") for k, v in sections[name].items()}}
+
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        read_config(run)
+
+    fuzz(attempt, [path.read_bytes(), json.dumps(flat).encode()], folder=run, count=count)
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_metrics(run: Path, count: int) -> None:
+    path = run / "metrics.jsonl"
+    seed = path.read_bytes()
+
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        metrics.MetricsLog(path, last_step=3)
+        records = metrics.read(path)
+        metrics.summarise(records, ("loss", "accuracy"))
+
+    fuzz(attempt, [seed], folder=run, count=count)

@@ -1,0 +1,91 @@
+"""The folder of a run: one run at a time writes it, and none where anything else lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from headrace.store.errors import HeadraceError, RunError, UsageError
+from headrace.store.names import LOCK_FILE
+from headrace.store.storage.local import DRAFT_FILE, clear_drafts, folder_lock, make_folder
+from headrace.train import distributed
+from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.config import config_path, read_config
+
+CHECKPOINTS = "checkpoints"
+
+
+@contextmanager
+def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
+    """Hold the folder of a run for as long as the context lasts; on every rank, though only the first one locks it.
+
+    The lock ends with the process of the first rank, however that ends. A folder that got no config.json is left as it
+    was found.
+
+    Raises:
+        UsageError: `out` is a file, or a folder that holds other things than a run. Nothing is written then.
+        RunError: another process is writing it; it holds a run already, or with `resume` none.
+    """
+    with ExitStack() as stack:
+        fault: HeadraceError | OSError | None = None
+        if distributed.rank() == 0:
+            try:
+                stack.enter_context(_locked(out, resume))
+            except (HeadraceError, OSError) as error:
+                fault = error
+        fault = distributed.all_gather(fault)[0]
+        if fault is not None:
+            raise fault
+        yield
+
+
+@contextmanager
+def _locked(out: Path, resume: bool) -> Iterator[None]:
+    """Check a folder, lock it, and clear what killed runs left in it."""
+    _check(out, resume)
+    made = not out.exists()
+    make_folder(out)
+    try:
+        with folder_lock(out, RunError):
+            _check(out, resume)  # another run may just have begun and ended here
+            clear_drafts(out)
+            clear_drafts(out / CHECKPOINTS)
+            try:
+                yield
+            finally:
+                if os.listdir(out) == [LOCK_FILE]:
+                    (out / LOCK_FILE).unlink()
+    finally:
+        if made and not os.listdir(out):
+            out.rmdir()
+
+
+def _check(out: Path, resume: bool) -> None:
+    """Check that a run may begin, or be resumed, in a folder. Writes nothing.
+
+    A run that was stopped before its first checkpoint may be started again.
+    """
+    if resume:
+        if not Checkpoints(out / CHECKPOINTS).steps():
+            if not config_path(out).exists():
+                raise RunError(f"{out} holds no run to resume: leave out --resume to start one.")
+            read_config(out)
+        return
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give the run a folder by --out.")
+    names = sorted(os.listdir(out)) if out.exists() else []
+    names = [name for name in names if name != LOCK_FILE and not DRAFT_FILE.fullmatch(name)]
+    if not names:
+        return
+    if Checkpoints(out / CHECKPOINTS).steps():
+        raise RunError(f"{out} holds a run: continue it with --resume, or choose another --out.")
+    if "zarr.json" in names:
+        raise UsageError(f"{out} is a store: give the run a folder of its own by --out.")
+    try:
+        read_config(out)
+    except RunError:
+        raise UsageError(
+            f"{out} is not empty and holds no run ({names[0]!r} is there): give a new or an empty folder by --out."
+        ) from None
