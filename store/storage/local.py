@@ -62,7 +62,7 @@ class LocalStorage:
 
     def list_foreign(self, folder: Path) -> list[str]:
         """Return what lies below a folder of the store and is not of a form that Headrace writes; links are listed."""
-        return sorted(_foreign(folder, ""))
+        return sorted(_foreign(folder, "")) if folder.is_dir() else []
 
     @contextmanager
     def atomic_folder(self, root: Path, name: str) -> Iterator[Path]:
