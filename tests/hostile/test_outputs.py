@@ -226,15 +226,12 @@ def test_files_keep_what_they_were(tmp_path: Path) -> None:
 def test_devices_and_pipes_are_written_to_not_replaced(corpus: Store, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     read: list[bytes] = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()), daemon=True)
     reader.start()
     with output_file(tmp_path / "pipe") as draft:
         draft.write_bytes(b"page")
-    reader.join()
+    reader.join(10)
     assert read == [b"page"] and (tmp_path / "pipe").is_fifo()
-    with output_file(Path("/dev/null")) as draft:
-        draft.write_bytes(b"page")
-    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "parts/00000/x.html", "index/x.html"])
