@@ -17,6 +17,7 @@ PUBLISHED = (
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "benchmarks/results/**/*.md",
     "benchmarks/results/**/*.png",
 )

@@ -28,6 +28,7 @@ SLOW = {
     "featurize/pipeline/test_scale.py",
     "featurize/quality/test_dnsmos.py",
     "featurize/scheduling/test_dask_cluster.py",
+    "hostile/test_neighbours.py",
     "featurize/spectral/test_cpu_kernel.py",
     "featurize/spectral/test_engines.py",
     "store/test_s3.py",

@@ -1,4 +1,4 @@
-"""Run tasks on worker processes of this machine or on a running Dask cluster. Only this module uses Dask.
+"""Run tasks on worker processes of this machine or on a running Dask cluster.
 
 Tasks never run in the process of the command: a decoder that crashes ends its worker, not the build. This machine has
 one worker per CPU, or one per GPU, among which the CPUs are divided.
@@ -38,6 +38,10 @@ POLL_SECONDS = 1.0
 """Interval between queries of the connected workers."""
 START_SECONDS = 300.0
 """Time limit for the first worker of a running cluster to connect."""
+UNPROTECTED = (
+    "warning: {} is not protected: whoever can connect to it runs code on the workers and here. "
+    "docs/scaling.md says how to use tls://"
+)
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
 
@@ -225,7 +229,6 @@ def executor(workers: int, scheduler: str | None, device: str, observer: WorkerO
     """
     with _sigint_deferred():
         import dask
-        from distributed import Client
         from distributed.utils import silence_logging_cmgr
 
     # A task that failed is logged with a page by everyone concerned; what matters of it reaches the user as an error.
@@ -233,35 +236,29 @@ def executor(workers: int, scheduler: str | None, device: str, observer: WorkerO
     with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
         if scheduler is None:
             with _sigint_deferred():
-                client = stack.enter_context(Client(stack.enter_context(_local_cluster(workers, device))))
+                from headrace.featurize.scheduling.private_cluster import private_client
+
+                client = stack.enter_context(private_client(_local_workers(workers, device), preload=__name__))
         else:
+            if not scheduler.startswith(("tls://", "inproc://")):
+                observer.note(UNPROTECTED.format(scheduler))
             client = stack.enter_context(_running_cluster(scheduler))
             Executor(client, "cpu", observer, ahead=TASKS_AHEAD).call(os.getpid)  # waits for the first worker
             device = _device_of_cluster(client, device)
-        if find_spec("bokeh"):
-            observer.note(f"dashboard {client.dashboard_link}")
+            if find_spec("bokeh"):
+                observer.note(f"dashboard {client.dashboard_link}")
         yield Executor(client, device, observer, ahead=TASKS_AHEAD if scheduler else 0)
 
 
-def _local_cluster(workers: int, device: str) -> Any:
+def _local_workers(workers: int, device: str) -> list[dict[str, Any]]:
+    """Return what each worker process of this machine is told: its threads, and its device."""
     from dask.system import CPU_COUNT
-    from distributed import Nanny, Scheduler, SpecCluster
 
-    here = {"host": "127.0.0.1", "protocol": "tcp://"}
-    # The budget of memory is ours: Dask would pause a worker at a share of it, and for good.
-    common = here | {"memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL, "preload": [__name__]}
-    each: list[dict[str, Any]] = [{"nthreads": 1, "env": _ONE_THREAD}] * workers
-    if device == "cuda":
-        devices = visible_gpus()[:workers]
-        on_gpu = {"nthreads": max(2, CPU_COUNT // len(devices)), "resources": {"GPU": 1}}
-        each = [on_gpu | {"env": _ONE_THREAD | {"CUDA_VISIBLE_DEVICES": name}} for name in devices]
-    # No allowed failures: the death of a worker is told at once, and the task's next attempt knows of it.
-    scheduling = {"port": 0, "allowed_failures": 0, "dashboard": True, "dashboard_address": "127.0.0.1:0"}
-    return SpecCluster(
-        scheduler={"cls": Scheduler, "options": here | scheduling},
-        workers={number: {"cls": Nanny, "options": common | options} for number, options in enumerate(each)},
-        silence_logs=logging.CRITICAL,
-    )
+    if device == "cpu":
+        return [{"nthreads": 1, "env": _ONE_THREAD}] * workers
+    devices = visible_gpus()[:workers]
+    on_gpu = {"nthreads": max(2, CPU_COUNT // len(devices)), "resources": {"GPU": 1}}
+    return [on_gpu | {"env": _ONE_THREAD | {"CUDA_VISIBLE_DEVICES": name}} for name in devices]
 
 
 def dask_setup(worker: Any) -> None:
@@ -306,6 +303,11 @@ def _running_cluster(scheduler: str) -> Any:
 
     try:
         return Client(scheduler, timeout="5s")
+    except TypeError:  # of Dask, where it has no certificate
+        raise UsageError(
+            f"{scheduler} needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY."
+        ) from None
     except (OSError, TimeoutError, ValueError) as error:
         raise HeadraceError(f"No Dask scheduler answers at {scheduler} ({error}): check --scheduler.") from error
 
