@@ -127,9 +127,11 @@ def _trial(scenario: Scenario, trial: Path, shared: Control, fault: Fault, expec
         return "it changed its inputs"
     if _forked(lambda: scenario.check(trial), log):
         return f"something half is taken as whole: {log.read_text(errors='replace')}"
-    if _forked(lambda: scenario.command(trial), log):
+    failed = _forked(lambda: scenario.command(trial), log)
+    left = scenario.result(trial)
+    if failed and not (left == expected and "is there already" in log.read_text()):  # killed when all was done
         return f"run again, it fails: {log.read_text(errors='replace')}"
-    if (left := scenario.result(trial)) != expected:
+    if left != expected:
         return f"run again, it leaves {_difference(left, expected)}"
     return None if snapshot(trial.parent, trial) == around else "it changed files beside its folder"
 
