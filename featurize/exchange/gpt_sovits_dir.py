@@ -196,8 +196,8 @@ def _read_tensor(root: Path, file: str, size: int) -> np.ndarray:
         reason = str(error)[:120]
         raise Rejected("features", f"{file} is not a tensor that loads without running code ({reason})") from None
     if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float16, torch.float32):
-        found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise Rejected("features", f"{file} holds {found}, not a tensor of float16 or float32")
+        kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise Rejected("features", f"{file} holds {kind}, not a tensor of float16 or float32")
     array: np.ndarray = value.detach().numpy()
     return array
 

@@ -45,6 +45,8 @@ LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 of its storages follow as pickles, and then the storages, each after its number of elements as 8 bytes."""
 LEGACY_PICKLES = 5
 MAX_DIMENSIONS = 16
+MAX_EXPANDED = 1 << 28
+"""Elements of a tensor that repeats those of a smaller storage, as `Tensor.expand` makes it."""
 MAX_NAMES = 5
 """Names of functions and classes that a message lists."""
 _BLOCK = 1 << 22
@@ -209,7 +211,7 @@ class _Archive:
             raise CorruptedError(f"it has no {name.partition('/')[2]}, as torch.save writes it")
         self._unread.discard(name)
         content, start = torch.empty(self._sizes[name], dtype=torch.uint8), 0
-        view = memoryview(content.numpy())
+        view = memoryview(content.numpy())  # type: ignore[arg-type]
         with self._zip.open(name) as record:
             try:
                 while block := record.read(_BLOCK):
@@ -263,7 +265,7 @@ class _LegacyFile:
             storage = self._storages[key]
             if int.from_bytes(self._file.read(8), sys.byteorder) != storage.elements:
                 raise CorruptedError(f"storage {key} has another size than its tensor")
-            if self._file.readinto(memoryview(storage.content.numpy())) != len(storage.content):  # type: ignore[attr-defined]
+            if self._file.readinto(memoryview(storage.content.numpy())) != len(storage.content):  # type: ignore[arg-type,attr-defined]
                 raise CorruptedError("it is cut short")
 
 
@@ -303,7 +305,7 @@ def _rebuild_tensor(
         raise PickleError("it has a tensor whose shape is not one")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset - 1
-    if count > storage.elements or last >= storage.elements:
+    if count > max(storage.elements, MAX_EXPANDED) or last >= storage.elements:
         raise PickleError("it has a tensor that is larger than its storage")
     empty = torch.empty(0, dtype=storage.dtype)
     tensor = empty.set_(storage.content.untyped_storage(), offset, size, stride)

@@ -30,14 +30,14 @@ SHORT_TEMPORARY = "/tmp"
 """Used where the path of the folder for temporary files is too long for a socket in it."""
 
 
-class _Scheduler(Scheduler):  # type: ignore[misc]
+class _Scheduler(Scheduler):
     """A scheduler that serves no HTTP."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Do nothing."""
 
 
-class _Worker(Worker):  # type: ignore[misc]
+class _Worker(Worker):
     """A worker that serves no HTTP."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
