@@ -289,7 +289,7 @@ def crossings() -> type[Derived]:
     """Return the feature that docs/extending.md shows, from the text of the page."""
     page = (Path(__file__).parents[3] / "docs" / "extending.md").read_text(encoding="utf-8")
     (shown,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Crossings" in block]
-    module = types.ModuleType("featurize.crossings")
+    module = types.ModuleType("crossings")
     sys.modules[module.__name__] = module  # where dataclasses look a class's annotations up
     exec(compile(shown, "docs/extending.md", "exec"), module.__dict__)
     made: type[Derived] = module.__dict__["Crossings"]
