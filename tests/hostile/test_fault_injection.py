@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_faults_in_every_command(tmp_path: Path) -> None:
-    lines = faults(tmp_path, 3, *SCENARIOS)
+    lines = faults(tmp_path, 2, *SCENARIOS)
     assert {line["scenario"] for line in lines} == set(SCENARIOS)
 
 
