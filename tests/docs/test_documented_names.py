@@ -25,7 +25,8 @@ TEXTS = {
 }
 NOT_OURS = {
     "--nproc-per-node", "--hostfile", "--nthreads", "--nworkers", "--resources", "--scheduler-file", "--wrap",
-    "--logdir", "--no-deps", "--format", "--strict",
+    "--logdir", "--no-deps", "--format", "--strict", "--dashboard-address", "--local-directory", "--no-dashboard",
+    "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key",
 }  # fmt: skip
 """Options of torchrun, dask, sbatch, tensorboard, pip, aws and mkdocs."""
 

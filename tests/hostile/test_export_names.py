@@ -18,6 +18,7 @@ from headrace.featurize.corpus.alignment_files import AlignmentFinder
 from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.exchange import gpt_sovits_inventory
 from headrace.featurize.files import source
+from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import Reject
 from tests.helpers import training_store
 from tests.helpers.commands import call, scheduler
@@ -109,7 +110,7 @@ def test_a_feature_that_leads_elsewhere_is_not_exported(fenced: Path, name: str)
     part = root / "parts" / "00000"
     for evil in (fenced / "evil", root / "parts" / "evil"):
         shutil.copytree(part / "mfcc", evil)
-    (root / "zarr.json").write_text(json.dumps(meta))
+    (root / "zarr.json").write_bytes(checksummed_metadata.with_checksum(meta))
     before = {path for path in fenced.rglob("*") if path != root / ".lock"}
     done = call(main, "export", root, "--to", "lhotse", "--out", fenced / "deep" / "cuts")
     assert done.exit_code == 1 and done.stderr.count("\n") == 1 and repr(mfcc["name"]) in done.stderr
@@ -124,9 +125,9 @@ def test_content_that_nobody_could_import_is_refused(tmp_path: Path) -> None:
     for part in (tmp_path / "S" / "parts").iterdir():
         if part.is_dir():
             (part / "mfcc").rename(part / "content")
-    (tmp_path / "S" / "zarr.json").write_text(json.dumps(meta))
+    (tmp_path / "S" / "zarr.json").write_bytes(checksummed_metadata.with_checksum(meta))
     done = call(main, "export", tmp_path / "S", "--to", "gpt-sovits", "--out", tmp_path / "exp")
-    assert done.exit_code == 1 and re.search(r"has content of \d+ channels .* --content-channels 768", done.stderr)
+    assert done.exit_code == 1 and re.search(r"content of \d+ .* --content-channels 768", done.stderr)
     assert done.stderr.count("\n") == 1 and not (tmp_path / "exp").exists()
 
 

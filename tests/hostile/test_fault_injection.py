@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import fault_injection
-from tests.helpers.fault_scenarios import SCENARIOS
+from tests.hostile.faults import injection
+from tests.hostile.faults.scenarios import SCENARIOS
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD is a Linux mechanism"),
@@ -40,8 +40,8 @@ def test_every_fault_in(scenario: str, tmp_path: Path) -> None:
 
 def faults(folder: Path, count: int, *scenarios: str) -> list[dict[str, Any]]:
     """Inject faults, assert that they happened and did no harm, and return the lines about them."""
-    command = [sys.executable, "-m", "tests.helpers.fault_scenarios", str(folder / "work"), str(count), *scenarios]
-    environment = fault_injection.environment(folder)
+    command = [sys.executable, "-m", "tests.hostile.faults.scenarios", str(folder / "work"), str(count), *scenarios]
+    environment = injection.environment(folder)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     print(*lines, sep="\n")

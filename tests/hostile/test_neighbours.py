@@ -136,9 +136,10 @@ def _scratch_folder() -> str:
 
 def test_where_there_are_no_unix_sockets_a_key_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_cluster, "HAS_UNIX_SOCKETS", False)
+    before = set(listeners(psutil.Process())[0])  # of clusters that other tests left
     code = "import sys; from tests.hostile import neighbour; neighbour.attack_with_keys(sys.argv[1])"
     with dask_cluster.executor(1, None, "cpu", Quiet()) as workers:
-        ports, _ = listeners(psutil.Process())
+        ports = set(listeners(psutil.Process())[0]) - before
         assert ports and all(port.startswith("127.0.0.1:") for port in ports)
         command = [sys.executable, "-c", code, workers._client.scheduler.address]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -26,7 +26,7 @@ from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.config import RunConfig
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
-from tests.helpers.torch_files import archive, name, tensor, text
+from tests.hostile.torch_files import archive, name, tensor, text
 
 CONTENT = gpt_sovits_dir.tensor_spec("content", "float16")
 TOKENS = (

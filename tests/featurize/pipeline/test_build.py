@@ -17,6 +17,7 @@ from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.integrity.verify import verify
+from headrace.store.names import DRAFTS
 from tests.helpers.commands import build, call, part_bytes
 from tests.helpers.corpora import buzz, make_tree
 
@@ -73,12 +74,12 @@ def test_a_build_goes_on_where_another_stopped(corpus: Path, built: Path, tmp_pa
     sealed = sorted((out / "parts").iterdir())
     shutil.rmtree(sealed[1])
     shutil.rmtree(out / "index")
-    (out / "tmp" / "00001-draft").mkdir(parents=True)
+    (out / DRAFTS / f"00001-{'0' * 32}").mkdir(parents=True)
     untouched = sealed[0].stat().st_mtime_ns
     result = build(corpus, out, "--part-hours", 0.002, "--json")
     assert json.loads(result.stdout)["parts_built"] == 1
     assert sealed[0].stat().st_mtime_ns == untouched and part_bytes(out) == part_bytes(built)
-    assert not (out / "tmp").exists() and not list(verify(out))
+    assert not (out / DRAFTS).exists() and not list(verify(out))
 
 
 def test_a_part_of_another_store_is_not_taken_for_ours(corpus: Path, built: Path, tmp_path: Path) -> None:

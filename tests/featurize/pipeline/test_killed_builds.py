@@ -209,7 +209,7 @@ def test_a_draft_that_is_taken_from_its_writer_is_never_committed(tmp_path: Path
             storage_of(tmp_path).clear_temporary(tmp_path)
             for name in others:
                 storage_of(draft / name).write(draft / name, [b"second"])
-    assert not (tmp_path / "parts").exists() and not list((tmp_path / "tmp").iterdir())
+    assert not (tmp_path / "parts").exists() and not list(tmp_path.rglob("*"))
 
 
 @contextmanager

@@ -35,7 +35,8 @@ def make_store(root: Path, *names: str) -> Store:
         "phones": np.array([10, 77], np.int16),
         "phone_end": np.array([30_000, 64_000], np.int32),
     }
-    attributes = {"format": layout.FORMAT, "sample_rate": 32_000, "hop": 640, "plan": {"parts": 1, "utterances": 1}}
+    attributes = {"format": layout.FORMAT, "preset": "gpt-sovits-v2", "sample_rate": 32_000, "hop": 640}
+    attributes["plan"] = {"parts": 1, "utterances": 1, "digest": ""}
     create_store(root, attributes | {"features": [spec.to_json() for spec in specs]})
     columns = {"frames": 100, "phones_n": 2, "aligned": 1}
     write_part(

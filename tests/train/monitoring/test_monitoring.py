@@ -19,6 +19,7 @@ from headrace.cli import output
 from headrace.cli.run_progress import TrainProgress
 from headrace.cli.train import main
 from headrace.store.errors import StoreError, UsageError
+from headrace.store.integrity import checksummed_metadata
 from headrace.train.config import RunConfig
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.monitoring import evaluation_samples
@@ -133,7 +134,7 @@ class TestSamples:
         store = build(tmp_path / "store", frames=range(30, 60))
         root = json.loads((store.path / "zarr.json").read_text())
         root["attributes"]["features"] = [f for f in root["attributes"]["features"] if f["name"] != "wave"]
-        (store.path / "zarr.json").write_text(json.dumps(root))
+        (store.path / "zarr.json").write_bytes(checksummed_metadata.with_checksum(root))
         with pytest.raises(StoreError, match="but this stage reads wave too"):
             go(config, tmp_path / "run", store=store.path, stage="gpt", voice=watched[0], samples=1)
 

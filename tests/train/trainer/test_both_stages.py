@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from headrace.cli.train import main
 from headrace.store.errors import RecipeMismatch, RunError, StoreError, UsageError
+from headrace.store.integrity import checksummed_metadata
 from headrace.train.checkpoints import export, trained_models, upstream_files
 from headrace.train.config import RunConfig, resumed
 from headrace.train.models import sovits_config
@@ -191,7 +192,7 @@ class TestMissing:
         described = json.loads((root / "zarr.json").read_text())
         there = described["attributes"]["features"]
         described["attributes"]["features"] = [spec for spec in there if spec["name"] not in names]
-        (root / "zarr.json").write_text(json.dumps(described))
+        (root / "zarr.json").write_bytes(checksummed_metadata.with_checksum(described))
         return root
 
     @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from headrace.cli.train import main
 from headrace.featurize.pipeline.presets import PRESETS
 from headrace.store.errors import NotAStore, RecipeMismatch, RunError, StoreError, UsageError
+from headrace.store.integrity import checksummed_metadata
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig, resumed
 from headrace.train.monitoring import metrics
@@ -195,7 +196,7 @@ class TestRefusals:
         other = build(tmp_path / "store")
         attributes = json.loads((other.path / "zarr.json").read_text())
         attributes["attributes"]["features"].pop(1)
-        (other.path / "zarr.json").write_text(json.dumps(attributes))
+        (other.path / "zarr.json").write_bytes(checksummed_metadata.with_checksum(attributes))
         with pytest.raises(StoreError, match="but this stage reads mfcc too: build a store with featurize build"):
             loop.start(config.with_options(store=other.path, out=tmp_path / "run"), Silent())
 
@@ -203,7 +204,7 @@ class TestRefusals:
         other = build(tmp_path / "store")
         attributes = json.loads((other.path / "zarr.json").read_text())
         attributes["attributes"]["plan"]["parts"] = 3
-        (other.path / "zarr.json").write_text(json.dumps(attributes))
+        (other.path / "zarr.json").write_bytes(checksummed_metadata.with_checksum(attributes))
         with pytest.raises(StoreError, match="is not complete: run featurize build again"):
             loop.start(config.with_options(store=other.path, out=tmp_path / "run"), Silent())
 

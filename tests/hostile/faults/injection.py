@@ -1,6 +1,6 @@
 """Fault injection: a command is run again and again, and each time another of its calls that write fails.
 
-`fault_injection.c` is compiled into a library that LD_PRELOAD puts before the C library. It counts the system calls
+`injection.c` is compiled into a library that LD_PRELOAD puts before the C library. It counts the system calls
 that change files under one folder, in all processes of the command. The call with a given number fails with an errno,
 or kills its process. A call that writes data and fails writes the first half of it.
 
@@ -35,7 +35,7 @@ SECONDS = 120
 
 
 class Control(ctypes.Structure):
-    """What the library shares with the process that directs it; fault_injection.c explains the fields."""
+    """What the library shares with the process that directs it; injection.c explains the fields."""
 
     _fields_ = (
         ("armed", ctypes.c_int64),
@@ -49,7 +49,7 @@ class Control(ctypes.Structure):
 
 def environment(folder: Path) -> dict[str, str]:
     """Compile the library in `folder`, and return the environment of a process whose calls it counts."""
-    library, control = folder / "fault_injection.so", folder / "control"
+    library, control = folder / "injection.so", folder / "control"
     flags = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     subprocess.run(["cc", *flags], check=True, timeout=60)
     control.write_bytes(bytes(ctypes.sizeof(Control)))

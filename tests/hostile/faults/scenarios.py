@@ -1,8 +1,8 @@
 """The commands into whose writing faults are injected, and what must hold after each.
 
-    python -m tests.helpers.fault_scenarios FOLDER COUNT SCENARIO...
+    python -m tests.hostile.faults.scenarios FOLDER COUNT SCENARIO...
 
-runs in the environment that `fault_injection.environment` returns, and prints a line of JSON for each fault. COUNT
+runs in the environment that `injection.environment` returns, and prints a line of JSON for each fault. COUNT
 faults are spread over the calls of the command; 0 stands for every fault of every call.
 """
 
@@ -33,7 +33,7 @@ from headrace.train.checkpoints import upstream_files as upstream
 from headrace.train.monitoring import metrics
 from tests.helpers import commands, training_store
 from tests.helpers.corpora import make_tree
-from tests.helpers.fault_injection import Scenario, every, injected, some
+from tests.hostile.faults.injection import Scenario, every, injected, some
 
 FEATURES = ("--features", "wave,mel,phones")
 

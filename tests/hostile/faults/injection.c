@@ -1,4 +1,4 @@
-/* Fails one system call that writes, or kills the process at it. Loaded by LD_PRELOAD; see fault_injection.py.
+/* Fails one system call that writes, or kills the process at it. Loaded by LD_PRELOAD; see injection.py.
 
    Calls are counted that change files under one folder. The file that FAULT_CONTROL names is mapped by every process,
    so the count is one for all of them. */
