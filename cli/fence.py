@@ -104,6 +104,10 @@ def _report_in_thread(args: threading.ExceptHookArgs) -> None:
 def _flush() -> int:
     """Write what is still buffered, and return the exit code if that fails, else 0."""
     try:
+        sys.stderr.flush()
+    except OSError:  # the interpreter would try again, and end with another code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    try:
         sys.stdout.flush()
     except OSError as error:
         return output.report_error(error)

@@ -113,7 +113,7 @@ def test_a_feature_that_leads_elsewhere_is_not_exported(fenced: Path, name: str)
     (root / "zarr.json").write_bytes(checksummed_metadata.with_checksum(meta))
     before = {path for path in fenced.rglob("*") if path != root / ".lock"}
     done = call(main, "export", root, "--to", "lhotse", "--out", fenced / "deep" / "cuts")
-    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and repr(mfcc["name"]) in done.stderr
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and repr(mfcc["name"])[:60] in done.stderr
     assert {path for path in fenced.rglob("*") if path != root / ".lock"} - {fenced / "deep"} == before
 
 
