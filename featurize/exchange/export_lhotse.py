@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import os
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,14 +20,13 @@ import soundfile
 
 from headrace.featurize.exchange.export_textgrid import tiers_of
 from headrace.store import alignment
-from headrace.store.errors import DamagedStore, StoreError, UsageError
+from headrace.store.errors import StoreError, UsageError
 from headrace.store.file_names import file_names
 from headrace.store.reader import Store
 from headrace.store.storage.output_files import output_folder
 
 FILES_PER_FOLDER = 1000
 """Utterances whose files share a folder."""
-_FEATURE = re.compile("[a-z0-9_]+")
 _OWN_FIELDS = {"wave", "mel"}
 """Features with a field of their own in a cut: `recording` and `features`."""
 
@@ -53,8 +51,6 @@ def export_cuts(store: Store, out: Path, done: Callable[[int], None], *, incompl
         store.require_complete()
     if "wave" not in store.features:
         raise StoreError(f"{store.path} has no wave: build a store with --features wave,{','.join(store.features)}.")
-    if bad := [name for name in store.features if not _FEATURE.fullmatch(name)]:
-        raise DamagedStore(f"{store.path} names a feature {bad[0]!r}, which could lead elsewhere: run store verify.")
     final = Path(os.path.realpath(out))
     try:
         str(final).encode()

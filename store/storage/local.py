@@ -119,7 +119,7 @@ class LocalStorage:
         trash = drafts.unused(root, name)
         with suppress(FileNotFoundError):
             target.rename(trash)
-            _fsync(target.parent)
+            fsync(target.parent)
         drafts.discard(trash)
 
     def size(self, file: Path) -> int:
@@ -183,7 +183,7 @@ def atomic_file(target: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
-        _fsync(target.parent)
+        fsync(target.parent)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -193,7 +193,7 @@ def make_folder(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 def clear_drafts(folder: Path) -> None:
@@ -210,9 +210,9 @@ def clear_drafts(folder: Path) -> None:
 
 def commit_file(draft: Path, target: Path) -> None:
     """Flush a file to disk and rename it to `target`, replacing what is there."""
-    _fsync(draft)
+    fsync(draft)
     draft.replace(target)
-    _fsync(target.parent)
+    fsync(target.parent)
 
 
 def _commit_folder(draft: Path, target: Path) -> None:
@@ -222,8 +222,8 @@ def _commit_folder(draft: Path, target: Path) -> None:
     """
     for folder, _, files in os.walk(draft):
         for name in files:
-            _fsync(Path(folder, name))
-        _fsync(Path(folder))
+            fsync(Path(folder, name))
+        fsync(Path(folder))
     try:
         draft.rename(target)
     except OSError as error:
@@ -233,8 +233,8 @@ def _commit_folder(draft: Path, target: Path) -> None:
         if not any(os.path.lexists(target / name) for name in names):
             for name in names:
                 (draft / name).rename(target / name)
-            _fsync(target)
-    _fsync(target.parent)
+            fsync(target)
+    fsync(target.parent)
 
 
 def _own_links(root: Path) -> Iterator[str]:
@@ -277,7 +277,7 @@ def _delete_own(folder: Path) -> None:
         folder.rmdir()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Flush a file to disk; on POSIX also a folder, which makes renames in it durable."""
     windows = os.name == "nt"
     if windows and path.is_dir():

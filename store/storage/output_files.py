@@ -25,8 +25,7 @@ from pathlib import Path
 
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.names import LOCK_FILE, ROOT_NAMES
-from headrace.store.storage.local import _fsync as fsync
-from headrace.store.storage.local import commit_file, folder_lock, make_folder
+from headrace.store.storage.local import commit_file, folder_lock, fsync, make_folder
 from headrace.store.writer import write_error
 
 MAX_NAME_BYTES = 255

@@ -77,7 +77,7 @@ def seen(root: Path) -> list[object]:
 def test_damage_is_seen_and_mended_or_harmless(
     stores: tuple[Path, Path], tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_fsync", lambda path: None)  # the power stays on
+    monkeypatch.setattr(local, "fsync", lambda path: None)  # the power stays on
     whole, other = stores
     before = seen(whole)
     assert not list(verify(whole))

@@ -219,7 +219,7 @@ def killed_at(moment: int, patch: pytest.MonkeyPatch) -> list[str]:
 def test_a_repair_killed_at_any_moment_is_finished_by_the_next(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_fsync", lambda path: None)  # the power stays on
+    monkeypatch.setattr(local, "fsync", lambda path: None)  # the power stays on
     DAMAGE["both"](root)
     overwrite(data_of(root, 0, LOUDNESS.name), 0)
     repair(shutil.copytree(root, tmp_path / "whole"))

@@ -326,7 +326,7 @@ import os, signal, sys
 from headrace.store.storage import local
 from tests.helpers.commands import add
 
-left, sync = int(sys.argv[2]), local._fsync
+left, sync = int(sys.argv[2]), local.fsync
 
 def counted(path):
     global left
@@ -335,7 +335,7 @@ def counted(path):
         os.kill(os.getpid(), signal.SIGKILL)
     sync(path)
 
-local._fsync = counted
+local.fsync = counted
 sys.exit(add(sys.argv[1], "f0,energy").exit_code)
 """
 
