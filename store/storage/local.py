@@ -46,7 +46,7 @@ class LocalStorage:
         Raises:
             StoreError: a link is where a folder or part of the store belongs; or another process holds the lock.
         """
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         for name in _own_links(root):
             drafts.inside(root, name)
         with folder_lock(root):
@@ -100,7 +100,7 @@ class LocalStorage:
         draft = drafts.make_file(root, name)
         try:
             self.write(draft, [data])
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             commit_file(draft, target)
         finally:
             drafts.discard(draft)
@@ -192,7 +192,7 @@ def make_folder(folder: Path) -> None:
     """Create a folder and those above it, and flush their names to disk, unless they are there."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
+    for path in reversed(missing):
         fsync(path.parent)
 
 

@@ -1,105 +1,102 @@
-"""The order of syncs, seen from outside: what is renamed into place was flushed before, and its folder after."""
+"""The order of syncs, seen from outside: what gets a name is on disk before, and what comes later builds on it."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.training_store import build
+from tests.hostile.syncs import commands, trace
+from tests.hostile.syncs.durability import Disk, in_order
+from tests.hostile.syncs.trace import Event
 
-CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += 0$")
-PATHS = re.compile(r'"([^"]*)"')
-HANDLE = re.compile(r"^\d+<(.*)>$")
-
-
-@cache
-def cannot_trace() -> str:
-    """Return why strace cannot be used here; empty if it can."""
-    if not shutil.which("strace"):
-        return "strace is not installed"
-    tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, text=True)
-    return "" if tried.returncode == 0 else f"strace is not permitted here: {tried.stderr.strip()}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traceable() -> None:
-    if reason := cannot_trace():
-        pytest.skip(reason)
-
-
-def traced(log: Path, *command: object) -> list[tuple[str, ...]]:
-    """Run a command, and return its successful syncs and renames in order: ("fsync", path), ("rename", from, to)."""
-    trace = "trace=fsync,fdatasync,rename,renameat,renameat2"
-    program = ["strace", "-f", "-y", "-qq", "-s", "4096", "-e", trace, "-o", str(log), sys.executable, "-m"]
-    ended = subprocess.run([*program, *map(str, command)], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return list(_events(log.read_text()))
-
-
-def _events(log: str) -> Iterator[tuple[str, ...]]:
-    """Yield events; a call that was interrupted by another thread's is put together when it returns."""
-    begun: dict[str, str] = {}
-    for line in log.splitlines():
-        number = line.split()[0]
-        if line.endswith("<unfinished ...>"):
-            begun[number] = line.removesuffix("<unfinished ...>").rstrip()
-            continue
-        if " resumed>" in line:
-            line = begun.pop(number) + line.partition(" resumed>")[2]
-        if not (call := CALL.match(line)):
-            continue
-        name, arguments = call.groups()
-        if name.startswith("rename"):
-            yield "rename", *PATHS.findall(arguments)
-        elif handle := HANDLE.match(arguments):
-            yield "fsync", handle[1]
-
-
-def assert_order(events: list[tuple[str, ...]], root: Path, expected: list[str]) -> None:
-    """Assert that every rename under a folder is of flushed files, and is followed by a flush of the folder it is in.
-
-    Args:
-        expected: patterns of names, relative to `root`, that must have been renamed into place.
-    """
-    placed = []
-    for at, event in enumerate(events):
-        if event[0] != "rename" or not event[2].startswith(str(root)) or _is_trash(event[2]):
-            continue
-        _, source, target = event
-        flushed = {path for kind, path, *_ in events[:at] if kind == "fsync"}
-        assert source in flushed, f"{target} was renamed before it was flushed"
-        after = [path for kind, path, *_ in events[at:] if kind == "fsync"]
-        assert str(Path(target).parent) in after, f"the folder of {target} was not flushed"
-        placed.append(Path(target).relative_to(root).as_posix())
-    for pattern in expected:
-        assert any(re.fullmatch(pattern, name) for name in placed), (pattern, placed)
-
-
-def _is_trash(path: str) -> bool:
-    """Return whether what is renamed there is about to be deleted."""
-    return Path(path).name.startswith(("gone-", "trash-"))
+PLACED = {
+    "build": ("parts/zarr.json", "zarr.json", "parts/00000", "parts/00002", "index", "rejects.jsonl", "build.json"),
+    "add": ("parts/0000./energy", "zarr.json", "models/semantic.*", "parts/0000./semantic", "zarr.json", "add.json"),
+    "repair": ("-index", "-parts/00002", "zarr.json", "index", "parts/zarr.json"),
+    "import": ("parts/zarr.json", "zarr.json", "parts/00000", "index", "rejects.jsonl", "build.json"),
+    "export-gpt-sovits": ("gpt-sovits",),
+    "export-lhotse": ("lhotse",),
+    "export-textgrid": ("textgrid",),
+    "report": ("report.html",),
+    "train": (
+        *("config.json", "metrics.jsonl", "samples/step-00000001/.*wav", "samples/step-00000001/.*png"),
+        *("checkpoints/step-00000001.pt", "curves.png"),
+    ),
+    "export-weights": ("voice.ckpt",),
+}
+"""By command, what gets its final name in which order: patterns of paths. `-` stands before what is taken away."""
+FOLDERS = {"import": "IMPORTED/", "train": "new/RUN/"} | dict.fromkeys(("build", "add", "repair"), "STORE/")
+METRICS = r"new/RUN/metrics\.jsonl"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("sync") / "store", frames=(20, 24, 30, 33), parts=1).path
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sync") / "work"
 
 
-def test_a_training_run(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "run"
-    command = ("headrace.train", "run", store, "--out", out, "--stage", "gpt", "--preset", "tiny", "--max-steps", 1)
-    events = traced(tmp_path / "log", *command)
-    files = [r"config\.json", r"metrics\.jsonl", r"checkpoints/step-00000001\.pt", r"curves\.png"]
-    assert_order(events, out, files)
-    flushed = [path for kind, path, *_ in events if kind == "fsync"]
-    assert flushed.index(str(tmp_path)) < flushed.index(str(out)), "the name of the run's folder is on disk first"
-    checkpoint = next(at for at, event in enumerate(events) if event[-1].endswith("step-00000001.pt"))
-    assert ("fsync", str(out / "metrics.jsonl")) in events[:checkpoint], "a checkpoint knows more than the metrics"
+@pytest.fixture(scope="module")
+def events(folder: Path) -> list[Event]:
+    """What all the commands did."""
+    if reason := trace.cannot_trace():
+        pytest.skip(reason)
+    folder.mkdir()
+    return trace.traced(folder.parent / "log", folder, sys.executable, "-m", "tests.hostile.syncs.commands")
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_what_gets_its_name_is_on_disk_and_so_is_all_that_came_before(
+    folder: Path, events: list[Event], name: str
+) -> None:
+    disk = Disk(str(folder), appended=(METRICS,))
+    disk.replay(*trace.between(events, f"{name}-begins", f"{name}-ends"))
+    assert not disk.faults
+    below = FOLDERS.get(name, "")
+    placed = [path.replace(below, "", 1) for path in disk.placed]
+    assert not in_order(placed, PLACED[name]), placed
+
+
+def test_a_checkpoint_never_knows_more_than_the_metrics(folder: Path, events: list[Event]) -> None:
+    """metrics.jsonl is appended to, so it is not among what gets its name when it is complete."""
+    start, found = trace.between(events, "train-begins", "train-ends")
+    checkpoints = [at for at, event in enumerate(found) if event.target.endswith(".pt")]
+    assert len(checkpoints) == 1
+    for at in checkpoints:
+        disk = Disk(str(folder), appended=(METRICS,))
+        disk.replay(start, found[: at + 1])
+        assert "new/RUN/metrics.jsonl" not in map(str, disk.pending())
+
+
+LOG = """\
+1 mkdir("/w/{unfinished}", 0700) = 0
+1 openat(AT_FDCWD</w>, "{unfinished}/x", O_WRONLY|O_CREAT|O_TRUNC, 0666) = 3</w/{unfinished}/x>
+1 write(3</w/{unfinished}/x>, ""..., 9) = 9
+1 fsync(3</w/{unfinished}/x> <unfinished ...>
+2 write(3</w/{unfinished}/x>, ""..., 9) = 9
+1 <... fsync resumed>) = 0
+1 fsync(3</w/{unfinished}/x>) = 0
+1 rename("{unfinished}/x", "/w/a \\"\\303\\274") = 0
+1 fsync(4</w>) = 0
+1 mkdir("/w/a", 0700) = -1 EEXIST (File exists)
+""".format(unfinished=".a.unfinished")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "fault"),
+    [
+        (None, ""),
+        (2, "was not on disk when"),  # something was written while the first sync ran
+        (1, ""),
+        (3, "is not on disk at the end"),
+    ],
+)
+def test_the_check_sees_a_sync_that_is_missing(left_out: int | None, fault: str) -> None:
+    lines = LOG.splitlines()
+    syncs = [at for at, line in enumerate(lines) if "fsync" in line]
+    numbers = {1: syncs[:2], 2: syncs[2:3], 3: syncs[3:], None: []}[left_out]
+    kept = "\n".join(line for at, line in enumerate(lines) if at not in numbers)
+    disk = Disk("/w")
+    disk.replay(0, list(trace.events(kept, "/w")))
+    assert disk.placed == ['a "ü']
+    assert any(fault in found for found in disk.faults) if fault else not disk.faults

@@ -25,6 +25,7 @@ from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.file_names import portable_name
 from headrace.store.reader import Store
+from headrace.store.storage.local import make_folder
 from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints import trained_models
 from headrace.train.config import RunConfig
@@ -205,7 +206,7 @@ class SampleWriter:
     def _write_files(self, step: int, samples: list[Sample]) -> None:
         step_folder, recorded_folder = self._folder / f"step-{step:08d}", self._folder / "recorded"
         for folder in (recorded_folder, step_folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         for sample in samples:
             name = portable_name(re.sub(r"[^\w.-]+", "_", sample.name))
             write_wave(recorded_folder / f"{name}.wav", sample.recorded, sample.sample_rate)

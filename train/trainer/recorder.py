@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.store.errors import HeadraceError
-from headrace.store.storage.local import atomic_file
+from headrace.store.storage.local import atomic_file, make_folder
 from headrace.train import distributed
 from headrace.train.config import RunConfig, config_path
 from headrace.train.monitoring import metrics
@@ -40,7 +40,7 @@ class RunRecorder:
         """Write config.json, and open metrics.jsonl to continue after `step`; say which of its lines are damaged."""
         if not self._first_rank:
             return
-        self._out.mkdir(parents=True, exist_ok=True)
+        make_folder(self._out)
         with atomic_file(config_path(self._out)) as file:
             file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
         self._metrics = MetricsLog(self._out / "metrics.jsonl", last_step=step)
