@@ -11,22 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.featurize.text import ipa
-from headrace.featurize.text.languages.espeak_languages import ipa_symbols
-from headrace.featurize.text.languages.frontend import PUNCTUATION
-from headrace.featurize.text.symbols import BREATH, SILENCE, SYMBOLS
+from headrace.featurize.alignment.phone_labels import UNSPOKEN, label_symbols
+from headrace.featurize.text.symbols import SILENCE
 from headrace.store.errors import Rejected
 
-UPSTREAM_LANGUAGES = ("zh", "ja", "ko", "yue")
-"""Languages other than English that have symbols in GPT-SoVITS' table."""
 ROUNDING_S = 1e-4
 """Gaps and overlaps below this are rounding errors, and neither silence nor mistakes."""
-
-_SILENT_LABELS = frozenset(
-    {"", "sil", "sp", "spn", "pau", "epi", "h#", "nsn", "silence", "noise", "_", "#", "<eps>", "<sil>", "<p>", "<p:>"}
-)
-_UNSPOKEN = frozenset({SILENCE, BREATH})
-_BREATH_LABELS = frozenset({"br", "breath", "[breath]", "<breath>", "{breath}", "<br>", "{br}", "++breath++"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
     ends: list[float] = [0.0]
 
     def add(name: str, end: float) -> None:
-        if name in _UNSPOKEN and names[-1:] == [name]:
+        if name in UNSPOKEN and names[-1:] == [name]:
             ends[-1] = end
         else:
             names.append(name)
@@ -79,7 +69,7 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
     tier = alignment.phones
     for label, start, end in zip(tier.labels, tier.starts_s.tolist(), tier.ends_s.tolist(), strict=True):
         *firsts, last = label_symbols(label, language)
-        if last in _UNSPOKEN and alignment.duration_s - start <= ROUNDING_S:
+        if last in UNSPOKEN and alignment.duration_s - start <= ROUNDING_S:
             continue
         if start - ends[-1] > ROUNDING_S:
             add(SILENCE, start)
@@ -88,50 +78,9 @@ def symbols_and_ends(alignment: Alignment, language: str = "en") -> tuple[list[s
         add(last, end)
     if alignment.duration_s - ends[-1] > ROUNDING_S:
         add(SILENCE, alignment.duration_s)
-    if set(names) <= _UNSPOKEN:
+    if set(names) <= UNSPOKEN:
         raise Rejected("align", "its alignment holds only silence: align the utterance again")
     return names, np.asarray(ends[1:])
-
-
-def label_symbols(label: str, language: str = "en") -> tuple[str, ...]:
-    """Return the symbols of one interval's label, at least one.
-
-    A silence is SP, a breath SP2, and a punctuation mark itself. Anything else is a phone. English: ARPAbet, or IPA
-    that is converted to it. ARPAbet may be in lower case and lack its stress digits, which are then 0, as in TIMIT.
-    Languages of GPT-SoVITS' table: its symbols. Other languages: IPA.
-
-    Raises:
-        Rejected: stage "align"; the label is not a phone of the language.
-    """
-    if label.casefold() in _SILENT_LABELS:
-        return (SILENCE,)
-    if label.casefold() in _BREATH_LABELS or label == "AP":  # in DiffSinger's corpora; "ap" in IPA is two phones
-        return (BREATH,)
-    if label in PUNCTUATION | _UNSPOKEN:
-        return (label,)
-    if language != "en":
-        return _non_english_symbols(label, language)
-    for spelling in (label.upper(), label.upper() + "0"):
-        if spelling in ipa.ARPABET:
-            return (spelling,)
-    try:
-        phones = ipa.to_arpabet(label)
-    except ValueError:
-        phones = ()
-    if not phones:
-        raise Rejected("align", f"its alignment has a phone {label[:40]!r}: neither ARPAbet nor English in IPA")
-    return phones
-
-
-def _non_english_symbols(label: str, language: str) -> tuple[str, ...]:
-    if language in UPSTREAM_LANGUAGES:
-        if label not in SYMBOLS:
-            raise Rejected("align", f"its alignment has a phone {label[:40]!r}: no symbol of GPT-SoVITS v2")
-        return (label,)
-    found = tuple(ipa_symbols(label))
-    if not found:
-        raise Rejected("align", f"its alignment has a phone {label[:40]!r}: none in IPA")
-    return found
 
 
 def phone_boundaries(ends_s: np.ndarray, *, sample_rate: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:

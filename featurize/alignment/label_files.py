@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,11 @@ NON_WORD_LABELS = frozenset({"", "sil", "sp", "spn", "pau", "<eps>", "<sil>", "<
 
 _HTK_UNITS_PER_S = 10**7
 _MIN_HTK_END = 100_000
-"""In HTK's units of 100 ns: 10 ms. Smaller whole numbers are words of a text."""
+"""In HTK's units of 100 ns: 10 ms. Smaller whole numbers are words of a text, unless each begins where one ended."""
+_UNITS = {"seconds without decimal points": 1, "milliseconds": 1e3, "microseconds": 1e6}
+_SAMPLE_RATES = (8_000, 48_000)
+_MIN_SHARE = 0.2
+"""Of the audio, that times in HTK's units reach into it. What ends before is in another unit."""
 _CONTEXT = re.compile(r"[^\^]+\^[^-]+-(.+?)\+")
 """A full-context label of HTS, with the phone between its neighbours."""
 _STATE = re.compile(r"(.+)\[(\d)\]")
@@ -166,10 +171,18 @@ def has_times(lab: str) -> bool:
     if ["#"] in lines:
         lines = lines[lines.index(["#"]) + 1 :]
         return bool(lines) and all(map(_begins_with_times, lines[:2]))
-    if len(lines) < 2 or not all(map(_begins_with_times, lines[:2])):
+    if not lines or not all(map(_begins_with_times, lines[:2])):
+        return False
+    if len(lines) == 1 and (len(lines[0]) > 3 or float(lines[0][0]) > float(lines[0][1])):
         return False
     last = max((fields for fields in lines if _begins_with_times(fields)), key=lambda fields: float(fields[1]))[1]
-    return not last.isdigit() or float(last) >= _MIN_HTK_END
+    return not last.isdigit() or float(last) >= _MIN_HTK_END or _follow_one_another(lines)
+
+
+def _follow_one_another(lines: Sequence[Sequence[str]]) -> bool:
+    """Return whether lines are start, end and label, and each starts where the one before ends."""
+    timed = len(lines) > 1 and all(len(fields) == 3 and _begins_with_times(fields) for fields in lines)
+    return timed and all(before[1] == fields[0] for before, fields in pairwise(lines))
 
 
 def read_lab(path: Path, duration_s: float) -> Alignment:
@@ -183,20 +196,45 @@ def read_lab(path: Path, duration_s: float) -> Alignment:
         path: of the file.
         duration_s: of the audio.
     Raises:
-        Rejected: stage "align"; a line is malformed, or intervals overlap or end after the audio.
+        Rejected: stage "align"; a line is malformed, intervals overlap or end after the audio, or times are in another
+            unit.
     """
-    lines = [line.split() for line in read_text(path).splitlines()]
+    tier, in_htk_units = _parse_lab(path.name, read_text(path))
+    if in_htk_units and tier.labels and tier.ends_s[-1] < _MIN_SHARE * duration_s:
+        _check_unit(path.name, round(tier.ends_s[-1] * _HTK_UNITS_PER_S), duration_s)
+    return make_alignment(path.name, tier, empty_tier(), duration_s)
+
+
+def lab_labels(name: str, lab: str) -> tuple[str, ...]:
+    """Return the labels of a `.lab` with times, in order. Raises Rejected as `read_lab` does."""
+    return _parse_lab(name, lab)[0].labels
+
+
+def _parse_lab(name: str, lab: str) -> tuple[Tier, bool]:
+    """Return the intervals of a `.lab`, and whether its times are in HTK's units."""
+    lines = [line.split() for line in lab.splitlines()]
     header_lines = lines.index(["#"]) + 1 if ["#"] in lines else 0
     rows = []
     for number, fields in enumerate(lines[header_lines:], header_lines + 1):
         if fields and not _begins_with_times(fields):
-            raise Rejected("align", f"{path.name}:{number}: {' '.join(fields)[:40]!r} is not start, end and label")
+            raise Rejected("align", f"{name}:{number}: {' '.join(fields)[:40]!r} is not start, end and label")
         if fields:
             rows.append(fields)
     in_htk_units = not header_lines and all(time.isdigit() for fields in rows for time in fields[:2])
     units_per_s = _HTK_UNITS_PER_S if in_htk_units else 1
     intervals = _festival_intervals(rows) if header_lines else _htk_intervals(rows, units_per_s)
-    return make_alignment(path.name, make_tier(path.name, _merge_states(intervals)), empty_tier(), duration_s)
+    return make_tier(name, _merge_states(intervals)), in_htk_units
+
+
+def _check_unit(name: str, last: int, duration_s: float) -> None:
+    """Raise Rejected if the last time of a file, in whole numbers, fits the audio in another unit than 100 ns."""
+    per_s = last / duration_s
+    fitting = [unit for unit, count in _UNITS.items() if count / 2 <= per_s <= count * 1.1]
+    if not fitting and _SAMPLE_RATES[0] / 2 <= per_s <= _SAMPLE_RATES[1] * 1.1:
+        fitting = ["samples"]
+    if fitting:
+        found = f"{name} ends at {last}, which fits its {duration_s:g} s in {fitting[0]}"
+        raise Rejected("align", f"{found}: write its times in seconds with decimal points, or in units of 100 ns")
 
 
 def _htk_intervals(rows: Iterable[Sequence[str]], units_per_s: int) -> Iterator[Interval]:

@@ -25,6 +25,7 @@ from headrace.featurize.alignment.label_files import (
     read_text,
     word_indices,
 )
+from headrace.featurize.alignment.phone_labels import are_phones_for_certain
 from headrace.store.errors import Rejected
 
 _TOKEN = re.compile(
@@ -82,12 +83,15 @@ def read_transcript(path: Path) -> str:
     """Return the text of a TextGrid: the labels of its tier of words, joined by spaces.
 
     Raises:
-        Rejected: stage "align"; the file is not a TextGrid, or has no tier of words.
+        Rejected: stage "align"; the file is not a TextGrid, has no tier of words, or one that holds phones.
     """
     words = _find_tier(parse(path), WORD_TIERS, path)
     if words is None:
         raise Rejected("align", f"{path.name} has no tier of words to take the text from")
-    return " ".join(words.labels[n] for n in word_indices(words))
+    labels = [words.labels[n] for n in word_indices(words)]
+    if are_phones_for_certain(labels):
+        raise Rejected("align", f"{path.name} has phones, not words, in its tier of words: put a .txt beside it")
+    return " ".join(labels)
 
 
 def parse(path: Path) -> TextGrid:

@@ -25,6 +25,9 @@ _UNSPACED_SCRIPTS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED_SCRIPTS}]|[^\W{_UNSPACED_SCRIPTS}]+")
 _EDGE_MARKS = re.compile(r"^\W+|\W+$")
 _MIN_TOKENS, _MIN_COMMON_SHARE, _MIN_SIMILARITY = 2, 0.3, 0.6
+SAME_WORDS, SAME_LETTERS = 0.5, 0.7
+"""Least share of the words on either side that labels and a text have in common, and least similarity of what they are
+spelled with, for labels to be the words of the text."""
 _MAX_TOKENS = 2000
 """Matching takes quadratic time at worst."""
 
@@ -122,6 +125,24 @@ def check_words_match_text(words: Tier, text: str) -> None:
     if common.total() < _MIN_COMMON_SHARE * fewer and similarity() < _MIN_SIMILARITY:
         beginning = " ".join(token.text for token in spoken[:6])
         raise Rejected("align", f"its words, {beginning[:60]!r} ..., are not those of the text: align it again")
+
+
+def word_count(text: str) -> int:
+    """Return the number of words of a text; in scripts without spaces, of characters."""
+    return len(_tokenise([text]))
+
+
+def have_words_of(labels: Iterable[str], text: str) -> bool:
+    """Return whether labels and a text have SAME_WORDS in common."""
+    spoken, written = (Counter(token.text for token in _tokenise(texts)) for texts in (labels, [text]))
+    common = (spoken & written).total()
+    return common > 0 and common >= SAME_WORDS * max(spoken.total(), written.total())
+
+
+def have_letters_of(labels: Iterable[str], text: str) -> bool:
+    """Return whether labels are spelled as a text is, by SAME_LETTERS, though their words are cut otherwise."""
+    spoken, written = ("".join(token.text for token in _tokenise(texts))[:_MAX_TOKENS] for texts in (labels, [text]))
+    return SequenceMatcher(None, spoken, written, autojunk=False).ratio() >= SAME_LETTERS
 
 
 def _tokenise(texts: Iterable[str]) -> list[_Token]:

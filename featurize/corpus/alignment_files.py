@@ -11,7 +11,7 @@ import posixpath
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from headrace.featurize.alignment import label_files
+from headrace.featurize.alignment import label_files, label_kinds
 from headrace.featurize.alignment.intervals import Alignment
 from headrace.featurize.alignment.label_files import Interval
 from headrace.featurize.alignment.textgrid import read_textgrid
@@ -36,8 +36,8 @@ def read_alignment(corpus: StoragePath, utterance: Utterance) -> Alignment:
         corpus: folder that `utterance.alignment` is relative to.
         utterance: one whose `alignment` is not empty.
     Raises:
-        Rejected: stage "align"; the alignment cannot be read, does not fit the audio's duration, or has the words of
-            another text.
+        Rejected: stage "align"; the alignment cannot be read, does not fit the audio's duration, has the words of
+            another text, or labels that are neither phones nor words.
     """
     start, stop = utterance.start / utterance.sample_rate, utterance.stop / utterance.sample_rate
     if label_files.is_json(utterance.alignment):
@@ -47,7 +47,7 @@ def read_alignment(corpus: StoragePath, utterance: Utterance) -> Alignment:
             is_lab = folders.suffix(path.name) == ".lab"
             alignment = label_files.read_lab(path, stop - start) if is_lab else read_textgrid(path, start, stop)
     check_words_match_text(alignment.words, utterance.text)
-    return alignment
+    return label_kinds.settle(alignment, utterance.language, utterance.text)
 
 
 def _local_file(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
+from headrace.featurize.alignment import label_files, label_kinds
 from headrace.featurize.alignment.label_files import has_times, is_json
 from headrace.featurize.alignment.textgrid import read_transcript
 from headrace.featurize.audio import recording
@@ -144,8 +145,14 @@ class EntryValidator:
         except OSError as error:
             raise rejected_file(error, "scan", f"{posixpath.basename(name)} cannot be read: {error.strerror}") from None
         if folders.suffix(name) == ".lab" and has_times(text):
-            raise Rejected("scan", f"{posixpath.basename(name)} holds times, not a text: put a .txt beside it")
+            raise Rejected("scan", _times_reason(posixpath.basename(name), text, self._language))
         return " ".join(text.split())
+
+
+def _times_reason(name: str, lab: str, language: str) -> str:
+    """Return the reason to reject a recording whose only text is a `.lab` with times."""
+    kind = label_kinds.describe(label_files.lab_labels(name, lab), language)
+    return f"{name} holds times of {kind}, not a text: put a .txt beside it"
 
 
 def _too_long(length: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from headrace.featurize.alignment import intervals
+from headrace.featurize.alignment.phone_labels import check_given_phones
 from headrace.featurize.alignment.words import phone_word
 from headrace.featurize.corpus import alignment_files
 from headrace.featurize.pipeline.part_rows import UtteranceFeatures
@@ -44,7 +45,9 @@ def add_phones(corpus: StoragePath, sample: UtteranceFeatures, spectral: Spectra
 def _phones_of_text(utterance: Utterance, table: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of the phones, and the index of the character at which each one's word begins, -1 if unknown."""
     if utterance.phones:
-        ids = symbols.ids(utterance.phones.split(), table)
+        given = utterance.phones.split()
+        ids = symbols.ids(given, table)
+        check_given_phones(given, utterance.language)
         return ids, np.full(len(ids), -1, np.int16)
     reading = g2p.phonemise(utterance.text, utterance.language)
     return symbols.ids(reading.phones, table), reading.phone_word

@@ -99,6 +99,11 @@ def spellings(phone: str) -> list[str]:
     return (_VOWELS | _CONSONANTS).get(phone, "").split()
 
 
+def is_one_phone(ipa: str) -> bool:
+    """Return whether a string is one English phone in IPA, or one vowel that is several of ARPAbet."""
+    return _PHONE.fullmatch(ipa.translate(_NUANCES)) is not None
+
+
 @lru_cache(maxsize=4096)
 def to_arpabet(ipa: str) -> tuple[str, ...]:
     """Convert a string in IPA to ARPAbet phones, vowels with stress (1 primary, 2 secondary, 0 none).

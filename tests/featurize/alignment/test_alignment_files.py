@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_rejected(tree: Path) -> None:
         "align",
         "its words, 'seven rivers run' ..., are not those of the text: align it again",
     )
-    assert rejects["textless.wav"] == ("scan", "textless.lab holds times, not a text: put a .txt beside it")
+    assert rejects["textless.wav"] == ("scan", "textless.lab holds times of phones, not a text: put a .txt beside it")
     assert rejects["symbol.wav"][0] == "align" and "'w8t!'" in rejects["symbol.wav"][1]
 
 

@@ -29,11 +29,13 @@ def test_an_alignment_that_ends_near_the_audio_ends_with_it(end_s: float, durati
     ("lab", "timed"),
     [
         ("0 50000 a\n50000 100000 b\n", True),  # 10 ms, in units of 100 ns
-        ("0 50000 a\n50000 99999 b\n", False),
+        ("0 50000 a\n60000 99999 b\n", False),
+        ("0 50000 a\n50000 99999 b\n", True),  # in whatever unit: one begins where the other ends
         ("0 100000 a\n100000 200000 b\n", True),
         ("0 0.1 a\n0.1 0.2 b\n", True),
         ("1 2 buckle\n3 4 knock\n", False),
-        ("0 100000 a\n", False),
+        ("0 100000 a\n", True),
+        ("0 99999 a\n", False),
     ],
 )
 def test_whole_numbers_below_ten_milliseconds_are_words(lab: str, timed: bool) -> None:
