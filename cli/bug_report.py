@@ -12,14 +12,9 @@ import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from headrace.store.secrets import mask_secrets
+
 LIBRARIES = ("headrace", "numpy", "numba", "torch", "zarr", "numcodecs", "obstore", "dask", "click", "transformers")
-_SECRET = r"(?i:secret|token|passw|credential|api[-_]?key|access[-_]?key|signature)"
-_SECRET_NAME = re.compile(_SECRET)
-_MASKS = (
-    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),  # of a URL
-    (re.compile(rf"([\w-]*{_SECRET}[\w-]*['\"]?\s*[=:]\s*)\S+"), r"\1***"),
-    (re.compile(rf"(--[\w-]*{_SECRET}[\w-]*\s+)\S+"), r"\1***"),
-)
 _VARIABLES = re.compile("(OMP|MKL|NUMBA|DASK|LC|PYTHON|CUDA|TORCH)_?[A-Z_0-9]*|LANG|TERM|COLUMNS|TMPDIR")
 """Names of environment variables that change how Headrace runs."""
 
@@ -40,16 +35,6 @@ def write_bug_report(error: BaseException) -> Path:
         return _write(folder, content)
     except (OSError, RuntimeError):
         return _write(Path(tempfile.gettempdir()), content)
-
-
-def mask_secrets(text: str) -> str:
-    """Return a text with `***` in place of what looks like a secret, and of the values of variables that hold one."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
-    for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
-    for pattern, mask in _MASKS:
-        text = pattern.sub(mask, text)
-    return text
 
 
 def _state_folder() -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from headrace.store.errors import UsageError
+from headrace.store.secrets import without_secrets
 from headrace.store.storage import StoragePath, parse_path
 
 
@@ -32,7 +33,11 @@ class _LocalPathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
-            self.fail(f"{value} is a URL, a path of this machine was expected: write there, and copy it.", param, ctx)
+            self.fail(
+                f"{without_secrets(value)} is a URL, a path of this machine was expected: write there, and copy it.",
+                param,
+                ctx,
+            )
         return super().convert(value, param, ctx)
 
 

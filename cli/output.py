@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from headrace.store.errors import HeadraceError
+from headrace.store.secrets import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def console() -> Console:
 
 def log(line: str) -> None:
     """Print a message on stderr."""
-    console().print(printable(line), markup=False)
+    console().print(printable(without_secrets(line)), markup=False)
 
 
 def print_line(line: str) -> None:
@@ -165,9 +166,9 @@ def _environment(error: OSError) -> str:
 def print_error(message: str, *details: str) -> None:
     """Print an error on stderr: a message of one line, and further lines that are indented."""
     with contextlib.suppress(OSError):  # the exit code is told in any case
-        click.echo(f"Error: {printable(message)}", err=True)
+        click.echo(f"Error: {printable(without_secrets(message))}", err=True)
         for line in details:
-            click.echo(f"  {printable(line)}", err=True)
+            click.echo(f"  {printable(without_secrets(line))}", err=True)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@
     └── Rejected              one utterance cannot be used, while the others can
 
 A message is one line: what was given, what was expected, what to do. `details` are further lines, which are printed
-below it, indented.
+below it, indented. Credentials in what was given, such as those of a URL, are not part of either.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from headrace.store.secrets import without_secrets
 
 if TYPE_CHECKING:
     from headrace.store.schema import Stage
@@ -33,9 +35,9 @@ class HeadraceError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *details: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.details = details
+        self.message = without_secrets(message)
+        self.details = tuple(map(without_secrets, details))
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """Pickle the error with its details: it crosses process boundaries."""

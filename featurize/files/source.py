@@ -208,18 +208,20 @@ def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
     For a corpus in a bucket it is a temporary folder with a copy of that file, which exists as long as the context.
 
     Raises:
-        Rejected: stage "decode"; the file is not in the bucket any more.
+        Rejected: stage "decode"; the file is not in the bucket any more, or no file here can have its name.
     """
     if isinstance(root, Path):
         yield root
         return
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         copy = Path(folder, name)
-        copy.parent.mkdir(parents=True, exist_ok=True)
         try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
             (root / name).download(copy)
         except FileNotFoundError:
             raise Rejected("decode", "it is not in the bucket any more") from None
+        except OSError as error:
+            raise rejected_file(error, "decode", f"it cannot be copied from the bucket: {error.strerror}") from None
         yield Path(folder)
 
 

@@ -9,8 +9,9 @@ buckets.
 from __future__ import annotations
 
 import errno
-import os
 import re
+import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,12 +20,16 @@ from datetime import timedelta
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from headrace.store.errors import StorageError, UsageError
-from headrace.store.names import is_own_file
+from headrace.store.names import is_own_file, shown
+from headrace.store.storage.s3_settings import check_settings, endpoint, keys_missing, refused_setting
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
 S = TypeVar("S")
@@ -50,6 +55,21 @@ the response to its completion broke off."""
 MAX_TRUNCATED_RETRIES = 3
 """How often one request is repeated after such an error."""
 
+JOINED_BYTES = 1 << 20
+"""Ranges that are closer than this are read by one request."""
+CONCURRENT_RANGES = 8
+STREAM_BYTES = 1 << 20
+MAX_WHOLE_BYTES = 1 << 32
+"""Most bytes that are read into memory at once: four times an index of ten million utterances."""
+LIST_SECONDS = 300.0
+FIRST_SECONDS = 20.0
+"""Time limits of a page of a list, all retries included, and of the first request."""
+MAX_LISTED = 1 << 25
+"""Most objects of a list."""
+MAX_SAID = 200
+"""Most characters of what a server says that are repeated."""
+
+INVALID_KEY = "object with invalid path"
 ROLE_REQUEST = "/latest/api/token"
 """Path of the machine's own metadata service, which is queried if the environment holds no credentials."""
 
@@ -96,7 +116,8 @@ class S3Path:
 
     def check_access(self) -> None:
         """Raise StorageError, within seconds, if the bucket cannot be used at all."""
-        self._request("listed", lambda: next(iter(_client(self.bucket, first=True).list(self.key or None)), None))
+        client = _client(self.bucket, first=True)
+        self._request("listed", lambda: _within(FIRST_SECONDS, lambda: next(iter(client.list(self.key or None)), None)))
 
     def exists(self) -> bool:
         """Return whether there is an object with exactly this key."""
@@ -112,26 +133,79 @@ class S3Path:
 
     def read_bytes(self) -> bytes:
         """Return the content of the object. Raises FileNotFoundError if there is none."""
-        return self._request("read", lambda: self._client.get(self.key).bytes().to_bytes())
+        return self._request("read", lambda: self._received(self._client.get(self.key)))
 
     def read_tail(self, count: int) -> bytes:
         """Return the last `count` bytes of the object, or all of them if it is shorter."""
         options: Any = {"range": {"suffix": count}}
-        return self._request("read", lambda: self._client.get(self.key, options=options).bytes().to_bytes())
+        return self._request("read", lambda: self._received(self._client.get(self.key, options=options)))
 
     def read_ranges(self, bounds: Sequence[tuple[int, int]]) -> list[Any]:
-        """Return the bytes from start to stop of each of `bounds`, as buffers. Adjacent ranges share a request."""
-        nonempty = [(start, stop) for start, stop in bounds if start < stop]  # an empty range is an error to S3
-        starts, stops = [start for start, _ in nonempty], [stop for _, stop in nonempty]
-        found = iter(self._request("read", lambda: self._client.get_ranges(self.key, starts=starts, ends=stops)))
-        return [next(found) if start < stop else b"" for start, stop in bounds]
+        """Return the bytes from start to stop of each of `bounds`, as buffers. Neighbouring ranges share a request."""
+        spans = _joined([(start, stop) for start, stop in bounds if start < stop])  # an empty range is an error to S3
+        if len(spans) > 1:
+            with ThreadPoolExecutor(min(len(spans), CONCURRENT_RANGES)) as pool:
+                read = list(pool.map(self._read_span, spans))
+        else:
+            read = [self._read_span(span) for span in spans]
+        found = []
+        for start, stop in bounds:
+            at = bisect_right(spans, start, key=lambda span: span[0]) - 1
+            found.append(read[at][start - spans[at][0] : stop - spans[at][0]] if start < stop else b"")
+        return found
+
+    def _read_span(self, span: tuple[int, int]) -> memoryview:
+        options: Any = {"range": span}
+        data = self._request("read", lambda: self._received(self._client.get(self.key, options=options)))
+        if len(data) != span[1] - span[0]:
+            raise StorageError(
+                f"{self} ends before its byte {span[1]}: it was replaced while it was read, or the server answers "
+                "wrongly. Run the same command again."
+            )
+        return memoryview(data)
+
+    def _received(self, answer: GetResult) -> bytes:
+        """Return the body of an answer, which has as many bytes as the answer says, and not too many for the memory.
+
+        Raises:
+            StorageError: it has other ones.
+        """
+        start, stop = answer.range
+        blocks, size = [], 0
+        if stop - start > MAX_WHOLE_BYTES:
+            raise StorageError(
+                f"{self} has {stop - start:,} bytes to be read at once: no file of a store is that large."
+            )
+        for block in answer.stream(STREAM_BYTES):
+            blocks.append(bytes(block))
+            size += len(block)
+            if size > stop - start:
+                break
+        if size != stop - start:
+            raise self._wrong_answer(f"{size} bytes or more of the {stop - start} that it announces")
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def download(self, file: Path) -> None:
-        """Copy the object to a file of this machine. Raises FileNotFoundError if there is no object."""
+        """Copy the object to a file of this machine.
+
+        Raises:
+            FileNotFoundError: there is no object.
+            StorageError: it is larger than the room on the disk; or the server sends other bytes than it announces.
+        """
 
         def copy() -> None:
+            answer = self._client.get(self.key)
+            size, room = answer.meta["size"], shutil.disk_usage(file.parent).free
+            if size > room:
+                raise StorageError(f"{self} has {size:,} bytes, and {file.parent} has room for {room:,}: set TMPDIR.")
+            left = size
             with file.open("wb") as opened:
-                opened.writelines(self._client.get(self.key).stream(UPLOAD_PART_BYTES))
+                for block in answer.stream(STREAM_BYTES):
+                    left -= opened.write(block)
+                    if left < 0:
+                        break
+            if left:
+                raise self._wrong_answer(f"{size - left} bytes or more of the {size} that it announces")
 
         self._request("read", copy)
 
@@ -158,19 +232,39 @@ class S3Path:
 
     def objects(self) -> list[tuple[str, int]]:
         """Return (key relative to this path, size in bytes) of every object under this prefix, in no order."""
-        start = len(self.key) + 1 if self.key else 0
+        return [(name, size) for name, size, _ in self.tagged_objects()]
 
-        def listed() -> list[tuple[str, int]]:
-            pages = self._client.list(self.key or None, chunk_size=1000)
-            return [(item["path"][start:], item["size"]) for page in pages for item in page]
+    def tagged_objects(self) -> list[tuple[str, int, str]]:
+        """Return `objects` with the entity tag of each, which is another one once its content is another one."""
+        return self._request("listed", self._listed)
 
-        return self._request("listed", listed)
+    def _listed(self) -> list[tuple[str, int, str]]:
+        """
+        Raises:
+            StorageError: the server lists what was not asked for, or does not come to an end.
+        """
+        found: list[tuple[str, int, str]] = []
+        pages, firsts = self._client.list(self.key or None, chunk_size=1000), set[str]()
+        while page := _within(LIST_SECONDS, lambda: next(pages, None)):
+            first = page[0]["path"]
+            if first in firsts or len(found) > MAX_LISTED:
+                raise self._wrong_answer(f"a list without an end (object {len(found):,} is {shown(first)})")
+            firsts.add(first)
+            found += [(self._relative(item["path"]), item["size"], item["e_tag"] or "") for item in page]
+        return found
 
     def list_names(self) -> list[str]:
         """Return the names of the objects and prefixes directly under this prefix."""
-        found = self._request("listed", lambda: self._client.list_with_delimiter(self.key or None))
+        client, prefix = self._client, self.key or None
+        found = self._request("listed", lambda: _within(LIST_SECONDS, lambda: client.list_with_delimiter(prefix)))
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
-        return [name for path in paths if (name := path[len(self.key) :].strip("/"))]
+        return [name for path in paths if (name := self._relative(path.rstrip("/")))]
+
+    def _relative(self, key: str) -> str:
+        """Return a key that was listed, relative to this path; empty for the object that marks a folder."""
+        if self.key and key != self.key and not key.startswith(f"{self.key}/"):
+            raise self._wrong_answer(f"a list with {shown(key)} in it, which is not below {self}")
+        return key[len(self.key) :].lstrip("/")
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects under this prefix, its own `zarr.json` first."""
@@ -193,6 +287,8 @@ class S3Path:
         for attempt in range(MAX_TRUNCATED_RETRIES + 1):
             try:
                 return request()
+            except TimeoutError:
+                raise self._wrong_answer("no end of an answer") from None
             except (BaseError, ValueError, FileNotFoundError) as error:
                 report = str(error)
                 truncated = any(sign in report for sign in TRUNCATED)
@@ -203,19 +299,27 @@ class S3Path:
                 raise self._storage_error(done, report) from None
         raise AssertionError("unreachable")
 
+    def _wrong_answer(self, what: str) -> StorageError:
+        """Return the error for an answer that no S3 server gives."""
+        return StorageError(f"{_server()} sends {what}, when asked for {self}: check that it is an S3 server.")
+
     def _storage_error(self, done: str, report: str) -> StorageError:
         """Return the error whose one line says what obstore reports in many."""
-        server = f"at {endpoint()}" if endpoint() else "at Amazon"
+        server = f"at {_server()}"
         if "NoSuchBucket" in report:
             return StorageError(f"There is no bucket {self.bucket!r} {server}: make it first, or correct the URL.")
         if ROLE_REQUEST in report:
+            return StorageError(f"{self} cannot be {done}: there are no credentials. {keys_missing()}")
+        if INVALID_KEY in report:
+            key = shown(report.partition('"')[2].partition('"')[0])
             return StorageError(
-                f"{self} cannot be {done}: there are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or AWS_SKIP_SIGNATURE=true for a public bucket."
+                f"{self} cannot be {done} {server}: {key} is in it, and is no path. Rename that object."
             )
         cause = report.partition("\n")[0].rpartition(" - ")[2].partition(": <")[0].rpartition("status code: ")[2]
         answer = re.search(r"<Message>(.+?)</Message>", report) or re.search(r"<Code>(.+?)</Code>", report)
-        said = f"{cause} ({answer[1].rstrip('.')})" if answer else cause
+        said = f"{cause} ({answer[1].rstrip('.')})" if answer else cause.rstrip(":. ")
+        said = said.encode("unicode_escape").decode()
+        said = f"{said[:MAX_SAID]}..." if len(said) > MAX_SAID else said
         if cause.startswith(("401", "403")):
             return StorageError(f"{self} cannot be {done} {server}: {said}. Check AWS_ACCESS_KEY_ID and its rights.")
         return StorageError(
@@ -223,9 +327,42 @@ class S3Path:
         )
 
 
-def endpoint() -> str:
-    """Return the URL of the server; empty for Amazon's own."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+def _server() -> str:
+    return endpoint() or "Amazon"
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a call returns. Raises TimeoutError if it takes longer; the call then goes on, to nobody's use.
+
+    A client that is led from page to page of a list does not come back by itself.
+    """
+    done: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((True, call()))
+        except BaseException as error:  # noqa: BLE001 - it is raised by the thread that waits
+            done.put((False, error))
+
+    Thread(target=run, daemon=True).start()
+    try:
+        is_value, found = done.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError from None
+    if not is_value:
+        raise found
+    return cast(T, found)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges in order, those in one that are closer than JOINED_BYTES."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if joined and start - joined[-1][1] <= JOINED_BYTES:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def _take_bytes(chunks: Iterator[bytes], size: int) -> bytes:
@@ -314,10 +451,19 @@ class S3Storage:
 
 @cache
 def _client(bucket: str, first: bool = False) -> S3Store:
+    """
+    Raises:
+        UsageError: the environment does not say where to ask, or as whom.
+    """
+    from obstore.exceptions import BaseError
     from obstore.store import S3Store
 
-    if endpoint() and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", endpoint()):
-        raise UsageError(f"AWS_ENDPOINT_URL is {endpoint()!r}: give it as https://HOST or http://HOST:PORT.")
+    check_settings()
     timeouts, retries = (FIRST_TIMEOUTS, FIRST_RETRIES) if first else (TIMEOUTS, RETRIES)
-    # Without TLS only where AWS_ENDPOINT_URL says so.
-    return S3Store(bucket, client_options={**timeouts, "allow_http": True}, retry_config=retries)
+    # Without TLS only where the variable says so: a redirect cannot lead there.
+    options: ClientConfig = {**timeouts, "allow_http": endpoint().startswith("http://")}
+    where: Any = {"endpoint": endpoint()} if endpoint() else {}
+    try:
+        return S3Store(bucket, client_options=options, retry_config=retries, **where)
+    except (BaseError, ValueError) as error:
+        raise refused_setting(str(error).partition("\n")[0].rpartition(" error: ")[2]) from None

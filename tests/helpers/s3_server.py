@@ -1,4 +1,5 @@
-"""A real S3 server for tests: moto's, as a process of its own, and a proxy in front of it that misbehaves."""
+"""A real S3 server for tests: moto's, as a process of its own, and a proxy in front of it that misbehaves. And one that
+is no S3 server at all, but sends whatever a test makes up."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,6 +117,64 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+Answer = Callable[[str, str, Mapping[str, str]], Iterable[bytes]]
+"""Method, path and headers of a request to the bytes that are sent, status line and headers among them."""
+
+
+class Impostor(ThreadingHTTPServer):
+    """Sends what `answer` returns, byte for byte, and closes the connection."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(("127.0.0.1", 0), _Reciter)
+        self.answer = answer
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        """Method, path and headers of each, the names of headers in lower case."""
+        self.port = int(self.server_address[1])
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def handle_error(self, request: object, address: object) -> None:
+        """A client that has enough breaks its connection: nothing to report."""
+
+
+class _Reciter(BaseHTTPRequestHandler):
+    server: Impostor
+
+    def recite(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((self.command, self.path, headers))
+        self.close_connection = True
+        for block in self.server.answer(self.command, self.path, headers):
+            self.wfile.write(block)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = recite
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def response(body: bytes = b"", status: int = 200, **headers: object) -> bytes:
+    """An answer of HTTP, its length as it is unless a header says otherwise; `_` in names of headers is `-`."""
+    usual = {"Content-Length": len(body), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "ETag": '"x"'}
+    named = usual | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in named.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def listing(*keys: str, more: str = "") -> bytes:
+    """A page of the objects of a bucket, as S3 lists them.
+
+    Args:
+        more: token of the next page.
+    """
+    item = "<Contents><Key>{}</Key><Size>5</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+    last = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{more}</NextContinuationToken>" if more else ""
+    return f"<ListBucketResult>{last}{''.join(map(item.format, keys))}</ListBucketResult>".encode()
 
 
 def contents(prefix: S3Path) -> dict[str, bytes]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from headrace import store
-from headrace.cli import bug_report
 from headrace.cli.fence import check_environment
 from headrace.cli.output import make_table, printable
 from headrace.store.errors import StoreError, UsageError
+from headrace.store.secrets import mask_secrets
 from tests.helpers.commands import build
 from tests.helpers.corpus_formats import record, write
 
@@ -222,7 +222,7 @@ def test_ctrl_c_stays_one_line(made: Path) -> None:
     ],
 )
 def test_secrets_are_masked(text: str, masked: str) -> None:
-    assert bug_report.mask_secrets(text) == masked
+    assert mask_secrets(text) == masked
 
 
 def test_names_from_a_store_do_not_move_the_cursor(made: Path) -> None:
