@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from headrace.cli.options import COUNT, FILE, POSITIVE, option
-from headrace.train.config import BALANCES, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
+from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
 
 NOT_NEGATIVE = click.IntRange(0)
 
@@ -29,6 +29,12 @@ _OPTIONS = {
         type=FILE,
         metavar="FILE",
         help="Start the discriminators from these weights of GPT-SoVITS (s2D).",
+    ),
+    "codebook": option(
+        "--codebook",
+        type=click.Choice(CODEBOOKS),
+        show_default="store, where it learned one and there is no --init",
+        help="Train sovits on the codes of STORE, or learn a codebook.",
     ),
     "max_steps": option("--max-steps", type=COUNT, metavar="STEPS", help="Stop after this many steps."),
     "max_epochs": option("--max-epochs", type=COUNT, metavar="EPOCHS", help="Stop after this many epochs."),
@@ -150,8 +156,17 @@ _OPTIONS = {
 RUN = tuple(_OPTIONS)
 """Options of `train run`."""
 PLAN = (
-    *("stage", "preset", "init", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes", "where", "balance"),
-    *("balance_strength", "device", "precision", "optimizer", "dpo", "activation_checkpointing", "activations_8bit"),
+    *("stage", "preset", "init", "codebook", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes", "where"),
+    *(
+        "balance",
+        "balance_strength",
+        "device",
+        "precision",
+        "optimizer",
+        "dpo",
+        "activation_checkpointing",
+        "activations_8bit",
+    ),
 )
 """Options of `train plan`: those that change memory and time."""
 BENCH = (

@@ -182,6 +182,8 @@ def sample(out: Path, **options: Any) -> None:
 
     speech = synthesize_speech(SynthesisRequest(**options))
     speech.write(out)
+    if speech.same_codebook is False:
+        output.log("it is not known whether both models use one codebook: these weights do not record it")
     rating = f", DNSMOS {speech.scores['mos']:.2f}" if speech.scores else ""
     output.log(f"{out}: {speech.seconds:.2f} s, {len(speech.codes)} codes{rating}")
 

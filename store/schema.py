@@ -98,11 +98,14 @@ class FeatureSpec:
     """Width of a row; None if a row is a scalar."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """JSON scalars. Features with equal recipes hold equal numbers."""
+    codebook: str = field(default="", compare=False)
+    """Of semantic tokens, the digest of the codebook that they are numbers of; empty if it is not known. It follows
+    from the recipe, and is not in the fingerprint."""
 
     @property
     def fingerprint(self) -> str:
         """Return the first six bytes of the SHA-256 of this spec in canonical JSON, in hex."""
-        return digest(asdict(self))[:12]
+        return digest(self._fields())[:12]
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -116,7 +119,14 @@ class FeatureSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec and its fingerprint as a JSON object."""
-        return {**asdict(self), "fingerprint": self.fingerprint}
+        codebook = {"codebook": self.codebook} if self.codebook not in ("", self.recipe.get("learned")) else {}
+        return {**self._fields(), **codebook, "fingerprint": self.fingerprint}
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields that the numbers depend on."""
+        fields = asdict(self)
+        del fields["codebook"]
+        return fields
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
@@ -128,19 +138,30 @@ class FeatureSpec:
             ValueError: a value is none of this format.
         """
         check_names([data["name"]], "A store")
-        spec = cls(**{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")})
+        spec = cls(
+            **{key: data[key] for key in ("name", "axis", "dtype", "channels", "recipe")},
+            codebook=_codebook(data),
+        )
         recipe, channels = spec.recipe, spec.channels
         valid = {
             "name": isinstance(spec.name, str),
             "axis": spec.axis in get_args(Axis),
             "dtype": spec.dtype in DTYPES,
             "channels": channels is None or (type(channels) is int and 0 < channels < 1 << 30),
+            "codebook": isinstance(spec.codebook, str) and len(spec.codebook) <= 64,
             "recipe": isinstance(recipe, dict) and all(isinstance(value, SCALARS) for value in recipe.values()),
         }
         for key, holds in valid.items():
             if not holds:
-                raise ValueError(f"the {key} of feature {str(spec.name)[:40]!r} is {str(data[key])[:60]!r}")
+                raise ValueError(f"the {key} of feature {str(spec.name)[:40]!r} is {str(data.get(key))[:60]!r}")
         return spec
+
+
+def _codebook(data: Mapping[str, Any]) -> Any:
+    """Return the codebook of a feature: as it is recorded, or the clusters that `semantic` learned."""
+    recipe = data["recipe"]
+    learned = recipe.get("learned", "") if isinstance(recipe, dict) and data["name"] == "semantic" else ""
+    return data.get("codebook", learned)
 
 
 def digest(data: Any) -> str:

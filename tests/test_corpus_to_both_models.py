@@ -14,18 +14,29 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
+import torch.nn.functional as F
 from click.testing import Result
 
 from headrace import store
 from headrace.cli.progress import BuildProgress
 from headrace.cli.train import main as train
+from headrace.featurize.features import codebooks, kmeans
 from headrace.featurize.text.symbols import SYMBOLS, TABLES
+from headrace.store.errors import UsageError
 from headrace.store.integrity.verify import verify
-from headrace.train.checkpoints import trained_models
-from headrace.train.models import sovits_config
+from headrace.train.checkpoints import trained_models, upstream_files
+from headrace.train.config import ModelConfig
+from headrace.train.models import gpt_config, sovits_config
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.precision import Precision
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage
 from tests.helpers.commands import build, call
 from tests.helpers.corpora import make_tree
 
+CPU = torch.device("cpu")
 WORDS = ("--features", "wave,mel,mfcc,f0,content,semantic,align", "--codes", 40, "--part-hours", 0.002)
 
 
@@ -55,6 +66,91 @@ def test_what_one_build_makes_both_stages_train_on(built: Path, tmp_path: Path, 
     trained = call(train, "run", built, "--out", tmp_path / "RUN", *words)
     assert trained.exit_code == 0, trained.stderr
     assert (tmp_path / "RUN" / "checkpoints" / "step-00000002.pt").exists()
+
+
+class TestCodebooks:
+    """Two models speak together if the codes of one are those of the other. Equal numbers of codes do not suffice."""
+
+    TINY = ("--preset", "tiny", "--max-steps", 1, "--batch-frames", 600, "--device", "cpu")
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def folder(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Both models of one store, and a decoder of a store that learned as many codes of its own."""
+        folder = tmp_path_factory.mktemp("codebooks")
+        other = make_tree(folder / "corpus", 6, seconds=1.5)
+        assert build(other, folder / "OTHER", "--features", "wave,mfcc,phones,semantic", "--codes", 40).exit_code == 0
+        for name, stage, root in (
+            ("sovits", "sovits", built),
+            ("gpt", "gpt", built),
+            ("other", "gpt", folder / "OTHER"),
+        ):
+            trained = call(train, "run", root, "--stage", stage, "--out", folder / name, *TestCodebooks.TINY)
+            assert trained.exit_code == 0, trained.stderr
+            assert stage == "gpt" or "codebook store: its 40 codes are those that gpt is trained on" in trained.stderr
+        return folder
+
+    def speak(self, folder: Path, built: Path, sovits: str, gpt: str) -> Result:
+        words = ("--store", built, "--utterance", 0, "--text", "Hi.", "--out", folder / "hi.wav", "--device", "cpu")
+        return call(train, "sample", "--sovits", folder / sovits, "--gpt", folder / gpt, *words)
+
+    def test_models_of_one_store_speak_together(self, folder: Path, built: Path) -> None:
+        spoken = self.speak(folder, built, "sovits", "gpt")
+        assert spoken.exit_code == 0 and "not known" not in spoken.stderr
+        semantic = store.open(built).features["semantic"]
+        generator = trained_models.load_sovits(folder / "sovits")
+        assert generator.config.codebook_size == 40 and semantic.codebook in generator.codebooks
+        assert trained_models.load_gpt(folder / "gpt").codebook == semantic.codebook != ""
+
+    def test_models_of_two_stores_do_not(self, folder: Path, built: Path) -> None:
+        spoken = self.speak(folder, built, "sovits", "other")
+        assert spoken.exit_code == 2 and "of another codebook" in spoken.stderr
+        assert len(spoken.stderr.splitlines()) == 1 and not (folder / "other.wav").exists()
+
+    def test_weights_that_do_not_record_it_are_spoken_with_and_told_of(self, folder: Path, built: Path) -> None:
+        old = shutil.copytree(folder / "gpt", folder / "old")
+        path = old / "checkpoints" / "step-00000001.pt"
+        state = torch.load(path, weights_only=True)
+        del state["codebook"]
+        torch.save(state, path)
+        spoken = self.speak(folder, built, "sovits", "old")
+        assert spoken.exit_code == 0 and "it is not known whether both models use one codebook" in spoken.stderr
+
+    def test_a_decoder_of_other_codes_is_nothing_to_begin_with(self, tmp_path: Path) -> None:
+        sizes, file = gpt_config.tiny(), tmp_path / "s1.ckpt"
+        weights = {f"model.{name}": value for name, value in Text2SemanticDecoder(sizes).state_dict().items()}
+        upstream_files.write(file, weights, {}, "", codebook="aa")
+        model, precision = ModelConfig(stage="gpt", preset="tiny", init=file), Precision.choose("fp32", CPU)
+        for codebook, said in (("aa", []), ("", ["it is not known whether"])):
+            stage = GptStage(sizes, precision=precision, device=CPU, optim=GptOptimConfig(), codebook=codebook)
+            assert [line[:23] for line in stage.load_pretrained(model)[1:]] == said
+        stage = GptStage(sizes, precision=precision, device=CPU, optim=GptOptimConfig(), codebook="bb")
+        with pytest.raises(UsageError, match=r"of another codebook \(aa\) than those of the store \(bb\)"):
+            stage.load_pretrained(model)
+
+    def test_a_generator_is_not_trained_on_codes_that_are_not_its_own(self, folder: Path, built: Path) -> None:
+        """The codes of a run have the digest of its quantiser, the same in its export."""
+        root = shutil.copytree(folder / "OTHER", folder / "CODED")
+        own = call(train, "run", root, "--codebook", "own", *self.TINY, "--out", folder / "own")
+        assert own.exit_code == 0 and "codebook own: asked for" in own.stderr
+        generator = trained_models.load_sovits(folder / "own")
+        assert generator.config.codebook_size == 64 and len(generator.codebooks) == 1
+        weights = {**generator.state_dict(), **SynthesizerTrn(generator.config).enc_q.state_dict(prefix="enc_q.")}
+        upstream_files.write(folder / "s2G.pth", weights, {}, "")
+        begun = call(train, "run", root, "--init", folder / "s2G.pth", *self.TINY, "--out", folder / "from")
+        assert begun.exit_code == 0 and "a gpt that is trained on them cannot speak with this model" in begun.stderr
+
+
+def test_a_quantiser_of_clusters_gives_the_same_codes() -> None:
+    random = torch.Generator().manual_seed(3)
+    content, means = torch.randn(500, 24, generator=random), torch.randn(9, 24, generator=random)
+    weight, bias, entries = codebooks.from_means(means, 12)
+    made = F.conv1d(content.unflatten(1, (2, 12)).flatten(0, 1).T[None], weight, bias, stride=2)[0].T
+    assert torch.equal(kmeans.nearest(made, entries), kmeans.nearest(content, means))
+    wide = codebooks.from_means(means, 40)
+    assert not wide.weight.any() and torch.equal(
+        torch.cdist(wide.entries, wide.entries) > 3, torch.cdist(means, means) > 3
+    )
 
 
 def test_a_language_beyond_upstreams_phones_trains_both_stages_too(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")
 OPTIMIZERS = ("scaled_adam", "adamw")
+CODEBOOKS = ("store", "own")
 DEFAULT_SAMPLES = 2
 """Utterances that each validation synthesises for TensorBoard where `samples` is not given."""
 
@@ -48,17 +49,23 @@ class ModelConfig:
     gpt. None starts from random weights."""
     init_discriminator: Path | None = None
     """Pretrained discriminators to start from: upstream's s2D."""
+    codebook: str = ""
+    """sovits only: `store` trains on the codes that the store learned, with their codebook, which stays as it is; `own`
+    learns another one. Empty: the store's, where it has one and no weights are given."""
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of the noise."""
 
     def __post_init__(self) -> None:
         _check_choice(self, "stage", STAGES)
         _check_choice(self, "preset", PRESETS)
+        _check_choice(self, "codebook", ("", *CODEBOOKS))
         _check_not_negative(self, "seed")
         if self.seed >= 1 << 47:
             raise UsageError(f"seed is {self.seed}; it must be less than {1 << 47}.")
         if self.init_discriminator and self.stage != "sovits":
             raise UsageError("init_discriminator is for the stage sovits: gpt has no discriminator.")
+        if self.codebook == "store" and self.init:
+            raise UsageError("init brings a codebook of its own: leave out codebook, or init.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +305,8 @@ class RunConfig:
         for name, value in data.items():
             options |= value if name in SECTIONS else {FORMER_NAMES.get(name, name): value}
         known = {name: value for name, value in options.items() if name in SECTION_OF}
+        if known.get("stage", "sovits") == "sovits":
+            known.setdefault("codebook", "own")  # there was no other when this was not recorded
         for name, value in known.items():
             _check_type(name, value)
         for name in ("init", "init_discriminator", "voice"):

@@ -9,7 +9,7 @@ Shapes: Q codes, W channels of content, K entries of the codebook, N vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from headrace.featurize.features import kmeans, learned_state, weight_files
+from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.features.derived import Derived, Part
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
@@ -28,11 +29,6 @@ CODES = 1024
 ITERATIONS = 25
 MAX_VECTORS = 1 << 18
 """Most vectors that clusters are learned from: 256 for each of 1024 codes."""
-_TENSOR_NAMES = {
-    "weight": "ssl_proj.weight",
-    "bias": "ssl_proj.bias",
-    "entries": "quantizer.vq.layers.0._codebook.embed",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +65,11 @@ class SovitsTokens(Derived):
                 f"the network that it was trained on, or by MFCC with --content-channels {quantiser.width}."
             )
         return {"quantiser": "gpt-sovits", "codebook": len(quantiser.entries), "hz": 25, "weights": digest}
+
+    def spec(self, specs: Mapping[str, FeatureSpec], model: str = "") -> FeatureSpec:
+        spec = super().spec(specs, model)
+        quantiser = _quantiser(checkpoint_file(self.sovits), spec.recipe["weights"], "cpu")
+        return replace(spec, codebook=quantiser.codebook)
 
     @torch.inference_mode()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
@@ -120,6 +121,8 @@ class Quantiser(NamedTuple):
     """(W,)."""
     entries: Tensor
     """(K, W), the codebook."""
+    codebook: str
+    """Digest of the codebook."""
 
     @property
     def width(self) -> int:
@@ -147,16 +150,17 @@ def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
     content = weight_files.read([file], digest)
     state = content.get("weight", content.get("model", content.get("stage")))
     tensors = weight_files.as_tensors(state.get("generator", state) if isinstance(state, Mapping) else state, file)
-    used = {name: tensors[name].float() for name in _TENSOR_NAMES.values() if name in tensors}
+    used = {name: tensors[name].float() for name in TENSOR_NAMES.values() if name in tensors}
     shapes = [tuple(value.shape) for value in used.values()]
     width, codes = (shapes[2][-1:], shapes[2][:1]) if len(shapes) == 3 else ((), ())
     if shapes != [(*width, *width, 2), width, (*codes, *width)] or not (codes and 0 < codes[0] <= 1 << 15):
         raise UsageError(
-            f"--sovits {file} holds no SoVITS generator of 25 codes a second: {_TENSOR_NAMES['weight']} is not one's."
+            f"--sovits {file} holds no SoVITS generator of 25 codes a second: {TENSOR_NAMES['weight']} is not one's."
         )
     weight_files.check_finite(used, f"--sovits {file}")
     weight, bias, entries = used.values()
-    return Quantiser(*(part.to(device) for part in (weight.permute(2, 1, 0).flatten(0, 1), bias, entries)))
+    matrix, codebook = weight.permute(2, 1, 0).flatten(0, 1), codebook_digest(used)
+    return Quantiser(matrix.to(device), bias.to(device), entries.to(device), codebook)
 
 
 def frame_pairs(part: Part) -> Iterator[Tensor]:

@@ -42,11 +42,12 @@ def gpt_file(name: str, epoch: int) -> str:
     return f"{name}-e{epoch}.ckpt"
 
 
-def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int) -> str:
+def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int, codebook: str = "") -> str:
     """Export a generator. Returns its version.
 
     Args:
         name: name of the voice, for the config.
+        codebook: digest of the codebook of the store's codes that it was trained on; empty for its own.
     Raises:
         UsageError: no published version has these sizes, so upstream could not load it.
         RunError, StoreError: the file cannot be written.
@@ -54,7 +55,8 @@ def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, s
     version = _version_of(model.config, SOVITS_SIZES, TRAINING_FIELDS)
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
     config = sovits_sections(model.config, version, name)
-    upstream_files.write(path, weights, config, f"{epoch}epoch_{step}iteration", SOVITS_HEADERS[version])
+    info = f"{epoch}epoch_{step}iteration"
+    upstream_files.write(path, weights, config, info, SOVITS_HEADERS[version], codebook)
     return version
 
 
@@ -66,7 +68,7 @@ def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
     """
     version = _version_of(model.config, GPT_SIZES, ("dropout",))
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    upstream_files.write(path, weights, gpt_sections(model.config), f"GPT-e{epoch}")
+    upstream_files.write(path, weights, gpt_sections(model.config), f"GPT-e{epoch}", codebook=model.codebook)
     return version
 
 

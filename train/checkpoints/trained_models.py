@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
@@ -30,13 +31,15 @@ def load_sovits(path: Path) -> SynthesizerTrn:
     if path.is_dir():
         config, state = _newest(path, "sovits")
         weights = _weights(state, "generator", path)
-        sizes = _generator_sizes(config, weights)
+        sizes, recorded = _generator_sizes(config, weights), _codebook(state)
     else:
-        weights = upstream_files.read(path).weights
+        file = upstream_files.read(path)
+        weights, recorded = file.weights, file.codebook
         sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
     model = SynthesizerTrn(sizes)
     del model.enc_q
     load_strict(model, _without_posterior_encoder(weights), str(path))
+    model.codebooks = frozenset({recorded, codebook_digest(weights)} - {""})
     return model.eval()
 
 
@@ -49,12 +52,14 @@ def load_gpt(path: Path) -> Text2SemanticDecoder:
     if path.is_dir():
         config, state = _newest(path, "gpt")
         weights = _weights(state, "model", path)
-        sizes = _decoder_sizes(config, weights)
+        sizes, recorded = _decoder_sizes(config, weights), _codebook(state)
     else:
-        weights = upstream_files.read(path).weights
+        file = upstream_files.read(path)
+        weights, recorded = file.weights, file.codebook
         sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
     model = Text2SemanticDecoder(sizes)
     load_strict(model, weights, str(path))
+    model.codebook = recorded
     return model.eval()
 
 
@@ -81,12 +86,13 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     if config.model.stage == "gpt":
         decoder_ = Text2SemanticDecoder(_decoder_sizes(config, weights))
         load_strict(decoder_, weights, str(run))
+        decoder_.codebook = _codebook(state)
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
         return file, export.export_gpt(file, decoder_, epoch=epoch)
     model = SynthesizerTrn(_generator_sizes(config, weights))
     load_strict(model, weights, str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
-    return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step)
+    return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step, codebook=_codebook(state))
 
 
 def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
@@ -110,6 +116,12 @@ def _weights(state: Mapping[str, Any], name: str, run: Path) -> dict[str, Tensor
     return weights
 
 
+def _codebook(state: Mapping[str, Any]) -> str:
+    """Return the digest of the codebook of the codes that a checkpoint was trained on; empty if it has none."""
+    codebook = state.get("codebook", "")
+    return codebook[:64] if isinstance(codebook, str) else ""
+
+
 def _rows(weights: Mapping[str, Tensor], name: str) -> int:
     """Return the length of a tensor. Raises RunError where there is none, or it has no rows."""
     if name not in weights or not weights[name].ndim or not len(weights[name]):
@@ -118,9 +130,13 @@ def _rows(weights: Mapping[str, Tensor], name: str) -> int:
 
 
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
-    """Return the sizes of a run's generator: those of its preset, with the number of phones of its store."""
-    symbols = _rows(weights, "enc_p.text_embedding.weight")
-    return replace(PRESETS[config.model.preset].sovits, symbols=symbols, freeze_quantizer=config.model.init is not None)
+    """Return the sizes of a run's generator: those of its preset, with the numbers of phones and codes of its store."""
+    return replace(
+        PRESETS[config.model.preset].sovits,
+        symbols=_rows(weights, "enc_p.text_embedding.weight"),
+        codebook_size=_rows(weights, TENSOR_NAMES["entries"]),
+        freeze_quantizer=config.model.init is not None or config.model.codebook == "store",
+    )
 
 
 def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:

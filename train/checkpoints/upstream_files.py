@@ -41,6 +41,8 @@ class UpstreamCheckpoint:
     """Upstream's note on the training, such as 8epoch_1234iteration."""
     version: str
     """The version that the first two bytes name; empty if they name none."""
+    codebook: str = ""
+    """Digest of the codebook of the semantic tokens that it was trained on; empty if that is not recorded."""
 
 
 def read(path: Path) -> UpstreamCheckpoint:
@@ -70,6 +72,7 @@ def read(path: Path) -> UpstreamCheckpoint:
         config=_plain(content.get("config", {})),
         info=str(content.get("info", "")),
         version=VERSION_HEADERS.get(header, ""),
+        codebook=str(content.get("codebook", ""))[:64],
     )
 
 
@@ -108,13 +111,19 @@ def _rows(weights: Mapping[str, Tensor], name: str) -> int:
 
 
 def write(
-    path: Path, weights: Mapping[str, Tensor], config: dict[str, Any], info: str, header: bytes = ARCHIVE
+    path: Path,
+    weights: Mapping[str, Tensor],
+    config: dict[str, Any],
+    info: str,
+    header: bytes = ARCHIVE,
+    codebook: str = "",
 ) -> None:
     """Write weights in half precision as upstream does, completely or not at all.
 
     Args:
         config: JSON types only; sections as dicts.
         header: the first two bytes.
+        codebook: digest of the codebook of the semantic tokens that they were trained on, which upstream does not read.
     Raises:
         UsageError: `path` is a folder.
         StoreError: another command is writing it, or it cannot be written.
@@ -123,7 +132,8 @@ def write(
     half = {name: value.detach().half().cpu() for name, value in weights.items()}
     with output_file(path, f"{ROOT}.pth", parents=True) as draft:
         try:
-            torch.save({"weight": half, "config": config, "info": info}, draft)
+            recorded = {"codebook": codebook} if codebook else {}
+            torch.save({"weight": half, "config": config, "info": info, **recorded}, draft)
         except RuntimeError as error:  # of torch's archive writer, which also hides the reason of a full disk
             raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
         with draft.open("r+b") as file:

@@ -21,6 +21,7 @@ from headrace.train.inference.reference import (
     reference_from_store,
     text_to_phones,
 )
+from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.text_to_speech import (
@@ -109,6 +110,8 @@ class Speech:
     """(Y,) int64: the semantic codes that it was decoded from."""
     scores: dict[str, float]
     """DNSMOS scores, by `dnsmos.NAMES`; empty if DNSMOS is not installed."""
+    same_codebook: bool | None = None
+    """Whether both models are known to use one codebook; None where only one speaks."""
 
     @property
     def seconds(self) -> float:
@@ -139,14 +142,17 @@ def synthesize_speech(request: SynthesisRequest) -> Speech:
     phones_P = text_to_phones(request.text, request.language, generator.config.symbols).to(device)
     torch.manual_seed(request.seed)
     if request.gpt is None:
-        codes_Y = parse_codes(request.semantic or "", generator.config.codebook_size).to(device)
+        codes_Y, known = parse_codes(request.semantic or "", generator.config.codebook_size).to(device), None
     else:
-        codes_Y = _generate_codes(request, request.gpt, phones_P, reference, generator.config)
+        decoder = trained_models.load_gpt(request.gpt).to(device)
+        known = check_codebooks(decoder, generator)
+        codes_Y = _generate_codes(request, decoder, phones_P, reference)
     wave_S = decode_semantic(
         generator, codes_Y, phones_P, reference.spec, speed=request.speed, speaker_V=reference.speaker
     )
     rate, wave, score = SpectralRecipe().sample_rate, wave_S.cpu().numpy(), scorer()
-    return Speech(wave=wave, sample_rate=rate, codes=codes_Y.cpu().numpy(), scores=score(wave, rate) if score else {})
+    scores = score(wave, rate) if score else {}
+    return Speech(wave=wave, sample_rate=rate, codes=codes_Y.cpu().numpy(), scores=scores, same_codebook=known)
 
 
 def _reference(request: SynthesisRequest, model: SovitsConfig) -> Reference:
@@ -165,11 +171,9 @@ def _reference(request: SynthesisRequest, model: SovitsConfig) -> Reference:
 
 
 def _generate_codes(
-    request: SynthesisRequest, gpt: Path, phones_P: Tensor, reference: Reference, model: SovitsConfig
+    request: SynthesisRequest, decoder: Text2SemanticDecoder, phones_P: Tensor, reference: Reference
 ) -> Tensor:
     """Generate the (Y,) codes of the text with the GPT."""
-    decoder = trained_models.load_gpt(gpt).to(phones_P.device)
-    check_codebooks(decoder.config, model)
     bert = None if request.bert is None else read_npy(request.bert, "--bert").to(phones_P.device)
     expected = (len(phones_P), decoder.config.bert_channels)
     if bert is not None and bert.shape != expected:

@@ -56,6 +56,9 @@ class SinePosition(nn.Module):
 class Text2SemanticDecoder(nn.Module):
     """A prefix language model of content codes, conditioned on text."""
 
+    codebook: str = ""
+    """Digest of the codebook of the codes that it was trained on; empty if it is not known."""
+
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
         self.config = config

@@ -86,6 +86,10 @@ class Synthesis:
 class SynthesizerTrn(nn.Module):
     """The SoVITS generator. All randomness except dropout and codebook updates is passed as arguments."""
 
+    codebooks: frozenset[str] = frozenset()
+    """Digests that stand for its codebook, for weights that were loaded: that of the quantiser, and that of the
+    clusters which it was made of."""
+
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
         self.config = config
@@ -128,6 +132,17 @@ class SynthesizerTrn(nn.Module):
             self.ge_to512 = nn.Linear(voice, config.mrte_channels)
             self.prelu = nn.PReLU(voice)
         self.train()
+
+    @torch.no_grad()
+    def set_quantiser(self, weight: Tensor, bias: Tensor, entries: Tensor) -> None:
+        """Set content projection, (W, W, 2) and (W,), and codebook, (K, W)."""
+        self.ssl_proj.weight.copy_(weight)
+        self.ssl_proj.bias.copy_(bias)  # type: ignore[union-attr]
+        codebook = self.quantizer.codebook
+        codebook.embed.copy_(entries)
+        codebook.embed_avg.copy_(entries)
+        codebook.cluster_size.fill_(1)
+        codebook.inited.fill_(1)
 
     def train(self, mode: bool = True) -> SynthesizerTrn:
         """Set the mode of all modules; a frozen quantiser stays in evaluation mode."""

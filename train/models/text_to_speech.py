@@ -18,10 +18,8 @@ from torch import Tensor
 from headrace.store.errors import UsageError
 from headrace.store.storage.output_files import output_file
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
 from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.sovits_config import SovitsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +38,27 @@ class Reference:
     """(V,), for a generator that reads speaker vectors."""
 
 
-def check_codebooks(decoder: GptConfig, generator: SovitsConfig) -> None:
-    """Check that both networks use codebooks of one size.
+def check_codebooks(decoder: Text2SemanticDecoder, generator: SynthesizerTrn) -> bool:
+    """Check that the codes of one network mean the same to the other.
 
+    Returns:
+        Whether it is known that they do; weights of GPT-SoVITS, and old ones of ours, do not say it.
     Raises:
-        UsageError: they do not.
+        UsageError: they are of two codebooks.
     """
-    if decoder.codes != generator.codebook_size:
+    codes, size = decoder.config.codes, generator.config.codebook_size
+    if codes != size:
         raise UsageError(
-            f"The decoder generates {decoder.codes} different codes, the SoVITS generator reads "
-            f"{generator.codebook_size}: give two that were trained for each other."
+            f"The decoder generates {codes} different codes, the SoVITS generator reads {size}: give two that were "
+            "trained for each other."
         )
+    if decoder.codebook and generator.codebooks and decoder.codebook not in generator.codebooks:
+        raise UsageError(
+            f"The decoder was trained on codes of another codebook ({decoder.codebook}) than that of the SoVITS "
+            f"generator ({' or '.join(sorted(generator.codebooks))}), and they would speak nonsense: give two that "
+            "were trained on the same codes, as train voice does."
+        )
+    return bool(decoder.codebook and generator.codebooks)
 
 
 @torch.no_grad()

@@ -123,10 +123,10 @@ class GptSynthesizer:
         """
         Raises:
             RunError: `voice` is not a generator.
-            UsageError: its codebook has another size.
+            UsageError: it has another codebook.
         """
         self._stage, self._generator = stage, trained_models.load_sovits(voice).to(device)
-        check_codebooks(stage.config, self._generator.config)
+        check_codebooks(stage.model, self._generator)
         self._spectral = Spectral(SpectralRecipe()).to(device)
         voice_features = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
         self.features = (*stage.features, *voice_features)

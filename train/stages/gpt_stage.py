@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headrace.featurize.features.codebooks import codebook_of
+from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
 from headrace.train.checkpoints import upstream_files
@@ -42,10 +44,12 @@ class GptStage:
         device: torch.device,
         optim: GptOptimConfig,
         bert: bool = False,
+        codebook: str = "",
     ) -> None:
         """
         Args:
             bert: read BERT features of phones.
+            codebook: digest of the codebook of the store's semantic tokens; empty if it is not known.
         """
         self.config = config
         self.optim = optim
@@ -55,7 +59,9 @@ class GptStage:
         self.microbatches = MicrobatchRunner()
         self.epoch = 1
         self.updates = 0
+        self.codebook = codebook
         self.model = Text2SemanticDecoder(config).to(device)
+        self.model.codebook = codebook
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
         self._device = device
@@ -74,7 +80,9 @@ class GptStage:
         """
         sizes, optim = gpt_features.network_config(config, store), GptOptimConfig.from_config(config)
         store_features.check_channels(store, "bert", sizes.bert_channels)
-        return cls(sizes, precision=precision, device=device, optim=optim, bert="bert" in store.features)
+        codebook = codebook_of(store.features)
+        bert = "bert" in store.features
+        return cls(sizes, precision=precision, device=device, optim=optim, bert=bert, codebook=codebook)
 
     def check_store(self, store: Store) -> None:
         """Check nothing: the recipes of features say all that is needed."""
@@ -84,10 +92,21 @@ class GptStage:
 
         Raises:
             RunError: it cannot be read, or holds the weights of another model.
+            UsageError: it was trained on codes of another codebook.
         """
         if not config.init:
             return []
-        return [f"init: {upstream_files.initialise(self.model, config.init)} tensors of {config.init}"]
+        messages = [f"init: {upstream_files.initialise(self.model, config.init)} tensors of {config.init}"]
+        trained_on = upstream_files.read(config.init).codebook
+        if trained_on and self.codebook and trained_on != self.codebook:
+            raise UsageError(
+                f"{config.init} was trained on codes of another codebook ({trained_on}) than those of the store "
+                f"({self.codebook}): make the codes by the model that it speaks with, by featurize drop STORE semantic "
+                "and featurize add STORE semantic --sovits FILE, or begin without --init."
+            )
+        if not (trained_on and self.codebook):
+            messages.append(f"it is not known whether {config.init} was trained on codes of the store's codebook")
+        return messages
 
     @property
     def quantizable_networks(self) -> tuple[nn.Module, ...]:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
+from headrace.featurize.features import codebooks, learned_state
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store.errors import StoreError
+from headrace.store.errors import StoreError, UsageError
 from headrace.store.reader import Store
 from headrace.train.config import RunConfig
 from headrace.train.data.training_data import Requirements
@@ -21,13 +23,16 @@ from headrace.train.stages import store_features
 def network_config(config: RunConfig, store: Store) -> SovitsConfig:
     """Return the preset's sizes for a run on this store.
 
-    With pretrained weights the quantiser is frozen. Without them, all of Headrace's own phones can be learnt.
+    With pretrained weights, or with the codebook of the store, the quantiser is frozen. Without weights, all of
+    Headrace's own phones can be learnt; and `tiny`, which is never exported, has as many codes as the store.
     """
-    sizes = PRESETS[config.model.preset].sovits
+    sizes, of_store = PRESETS[config.model.preset].sovits, choose_codebook(config, store)[0] == "store"
+    codes = store_codes(store) if of_store and config.model.preset == "tiny" else sizes.codebook_size
     return replace(
         sizes,
         symbols=store_features.symbol_count(config.model, store, sizes.symbols),
-        freeze_quantizer=config.model.init is not None,
+        codebook_size=codes,
+        freeze_quantizer=config.model.init is not None or of_store,
         activation_checkpointing=config.compute.activation_checkpointing,
     )
 
@@ -35,7 +40,7 @@ def network_config(config: RunConfig, store: Store) -> SovitsConfig:
 def requirements(config: RunConfig, store: Store) -> Requirements:
     """Return the recipes that the features of a store must have."""
     recipe, sizes = SpectralRecipe(), network_config(config, store)
-    content = content_feature(sizes, store)
+    content = content_feature(config, sizes, store)
     required: dict[str, Mapping[str, Any]] = {
         "wave": store_features.wave_requirement(recipe),
         content: {"mfcc": recipe.to_json(), "content": {}, "semantic": {"codebook": sizes.codebook_size}}[content],
@@ -46,17 +51,63 @@ def requirements(config: RunConfig, store: Store) -> Requirements:
     return required
 
 
-def content_feature(sizes: SovitsConfig, store: Store) -> Literal["semantic", "content", "mfcc"]:
+def choose_codebook(config: RunConfig, store: Store) -> tuple[str, str]:
+    """Return whose codebook a run has, `store` or `own`, and why.
+
+    Raises:
+        UsageError: that of the store is asked for, and it has none.
+    """
+    asked, clusters = config.model.codebook, _has_clusters(store)
+    if asked == "store" and not clusters:
+        raise UsageError(
+            f"{store.path} has no codebook that it learned: run featurize add {store.path} semantic without --sovits, "
+            "or leave out --codebook store."
+        )
+    if asked:
+        return asked, "asked for"
+    if config.model.init:
+        return "own", "it comes with --init"
+    codes, expected = store_codes(store), PRESETS[config.model.preset].sovits.codebook_size
+    if clusters and config.model.preset != "tiny" and codes != expected:
+        return "own", f"the store's has {codes} codes, preset {config.model.preset} has {expected}"
+    if clusters:
+        return "store", f"its {codes} codes are those that gpt is trained on"
+    return "own", "the store has none that it learned"
+
+
+def store_codes(store: Store) -> int:
+    """Return the number of codes of the store's codebook; 0 if it has none."""
+    return int(store.features["semantic"].recipe.get("codebook", 0)) if "semantic" in store.features else 0
+
+
+def _has_clusters(store: Store) -> bool:
+    """Return whether the store's codes are clusters of its own content."""
+    return "semantic" in store.features and store.features["semantic"].recipe.get("quantiser") == "k-means"
+
+
+def read_codebook(store: Store, sizes: SovitsConfig) -> codebooks.QuantiserTensors:
+    """Return the quantiser that the store's own codebook makes.
+
+    Raises:
+        StoreError: what the store learned is missing or damaged.
+    """
+    learned = learned_state.read(store.members[0].path, store.features["semantic"])
+    learned_state.check(learned, "semantic", means=("f", sizes.codebook_size, "2 C"))
+    return codebooks.from_means(torch.from_numpy(learned["means"]), sizes.ssl_channels)
+
+
+def content_feature(config: RunConfig, sizes: SovitsConfig, store: Store) -> Literal["semantic", "content", "mfcc"]:
     """Return the feature from which SoVITS reads what is spoken.
 
     A frozen quantiser always gives the same codes for the same content. Where the store holds them they are read
-    instead, a thousandth of the bytes. Clusters of k-means are not codes of a quantiser.
+    instead, a thousandth of the bytes. Clusters of k-means are codes of the store's own codebook only.
     """
     features = store.features
+    if choose_codebook(config, store)[0] == "store":
+        return "semantic"
     if sizes.freeze_quantizer:
-        clusters = "semantic" in features and features["semantic"].recipe.get("quantiser") == "k-means"
         complete = "semantic" in features and not len(_without_all_codes(store))
-        return "content" if clusters or ("content" in features and not complete) else "semantic"
+        return "content" if _has_clusters(store) or ("content" in features and not complete) else "semantic"
     readable = "content" in features and features["content"].channels == sizes.ssl_channels
     return "content" if readable else "mfcc"
 

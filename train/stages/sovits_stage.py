@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from headrace.featurize.features.codebooks import codebook_digest, codebook_of
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.store.errors import RecipeMismatch
+from headrace.store.errors import RecipeMismatch, UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
 from headrace.train.checkpoints import upstream_files
@@ -72,11 +74,13 @@ class SovitsStage:
         device: torch.device,
         optim: SovitsOptimConfig,
         content: Literal["mfcc", "content", "semantic"] = "mfcc",
+        codebook: str = "",
     ) -> None:
         """
         Args:
             content: the feature of what is spoken. `semantic` are codes of the model's own quantiser: it must
                 be frozen.
+            codebook: digest of the codebook of the store's semantic tokens; empty if there are none, or it is unknown.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
@@ -96,6 +100,8 @@ class SovitsStage:
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(device)
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
+        self.codebook = codebook if content == "semantic" else ""
+        self._store_codebook = codebook
         self._device = device
         self._discriminator_metrics: dict[str, Tensor] | None = None  # of an update whose generator ran out of memory
         self._set_rates()
@@ -113,10 +119,16 @@ class SovitsStage:
             UsageError: the store's content or speaker vectors have other numbers of channels.
         """
         sizes = sovits_features.network_config(config, store)
-        content = sovits_features.content_feature(sizes, store)
+        content = sovits_features.content_feature(config, sizes, store)
         sovits_features.check_channels(sizes, store, content)
         optim, spectral = SovitsOptimConfig.from_config(config), Spectral(SpectralRecipe())
-        return cls(sizes, spectral, precision=precision, device=device, optim=optim, content=content)
+        codebook = codebook_of(store.features)
+        stage = cls(
+            sizes, spectral, precision=precision, device=device, optim=optim, content=content, codebook=codebook
+        )
+        if sovits_features.choose_codebook(config, store)[0] == "store":
+            stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
+        return stage
 
     def check_store(self, store: Store) -> None:
         """Check that every utterance has a code for every two frames, if codes are read.
@@ -132,10 +144,12 @@ class SovitsStage:
 
         Raises:
             RunError: a file cannot be read, or holds the weights of another model.
+            UsageError: the codes of the store, which are read, are of another codebook.
         """
         messages = []
         if config.init:
             messages.append(f"init: {upstream_files.initialise(self.generator, config.init)} tensors of {config.init}")
+            messages += self._compare_codebooks(config.init)
         if path := config.init_discriminator:
             messages.append(
                 f"init_discriminator: {upstream_files.initialise(self.discriminator, path)} tensors of {path}"
@@ -143,6 +157,26 @@ class SovitsStage:
         if config.init:
             messages.append(f"quantiser frozen: content is {self.features[1]}")
         return messages
+
+    def _compare_codebooks(self, init: Path) -> list[str]:
+        """Compare the codebook of weights that were loaded with that of the store's codes. Returns messages.
+
+        Raises:
+            UsageError: the codes are read, and are of another one.
+        """
+        own = {codebook_digest(self.generator.state_dict()), upstream_files.read(init).codebook}
+        reads_codes, of_store = "semantic" in self.features, self._store_codebook
+        if (of_store in own) if of_store else not reads_codes:
+            return []
+        remedy = f"run featurize drop STORE semantic, then featurize add STORE semantic --sovits {init}"
+        if not of_store:
+            return [
+                f"it is not known whether the codes of the store are of the codebook of {init}; to be sure, {remedy}"
+            ]
+        what = f"the codes of the store are of another codebook ({of_store}) than {init}"
+        if reads_codes:
+            raise UsageError(f"{what[0].upper()}{what[1:]}: {remedy}.")
+        return [f"{what}: a gpt that is trained on them cannot speak with this model; before that, {remedy}"]
 
     @property
     def quantizable_networks(self) -> tuple[nn.Module, ...]:

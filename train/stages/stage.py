@@ -35,6 +35,8 @@ class Stage(Protocol):
     microbatches: MicrobatchRunner
     features: tuple[str, ...]
     """Names of the features that it reads from a store."""
+    codebook: str
+    """Digest of the codebook of the semantic tokens that it reads; empty if it reads none, or that is not known."""
 
     @classmethod
     def requirements(cls, config: RunConfig, store: Store) -> Requirements:

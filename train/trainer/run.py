@@ -126,6 +126,7 @@ class Run:
             "quarantine": self.quarantine.to_json(),
             "store": self.data.store.fingerprint_of(self.stage.features),
             "config": self.config.to_json(),
+            "codebook": self.stage.codebook,
         }
         self.recorder.sync()
         self.checkpoints.save(self.step, state, best=self.plateau.best_step)

@@ -17,6 +17,7 @@ from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.compiled_blocks import compile_stage
 from headrace.train.stages.registry import STAGES
+from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.stages.stage import Stage
 from headrace.train.trainer import auto_settings
 
@@ -80,6 +81,10 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     data = open_training_data(config.store, needed, config.data)
     for line in data.lines():
         observer.log(line)
+    if config.model.stage == "sovits":
+        codebook, why = choose_codebook(config, data.store)
+        observer.log(f"codebook {codebook}: {why}")
+        config = config.with_options(codebook=codebook)
     torch.manual_seed(config.model.seed)
     stage = stage_class.from_config(config, data.store, precision, device)
     stage.check_store(data.store)
