@@ -8,18 +8,20 @@ from typing import Any
 
 import click
 
-from headrace.cli.options import COUNT, option
+from headrace.cli.options import COUNT, POSITIVE, option
 from headrace.store.errors import UsageError
 
 _FILE = click.Path(path_type=Path, resolve_path=True)
 _OPTIONS = {
-    "f0_floor": option("--f0-floor", type=float, metavar="HZ", show_default="75", help="Lowest F0 that is searched."),
+    "f0_floor": option(
+        "--f0-floor", type=POSITIVE, metavar="HZ", show_default="75", help="Lowest F0 that is searched."
+    ),
     "f0_ceiling": option(
-        "--f0-ceiling", type=float, metavar="HZ", show_default="600", help="Highest F0 that is searched."
+        "--f0-ceiling", type=POSITIVE, metavar="HZ", show_default="600", help="Highest F0 that is searched."
     ),
     "align_hours": option(
         "--align-hours",
-        type=float,
+        type=POSITIVE,
         metavar="HOURS",
         show_default="5",
         help="Train the HMM aligner on at most this many hours of speech.",

@@ -97,6 +97,8 @@ def _report_unhandled(kind: type[BaseException], error: BaseException, _: Traceb
 
 
 def _report_in_thread(args: threading.ExceptHookArgs) -> None:
+    if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard."):
+        return  # it is raised once more where events are written
     if args.exc_value is not None and args.exc_type is not SystemExit:
         report_bug(args.exc_value)
 

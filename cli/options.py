@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ class _LocalPathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Number(click.FloatRange):
+    """A finite number within limits. click lets `nan` through every limit, and `inf` where there is no upper one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return float(super().convert(number, param, ctx))
+
+
 class _Option(click.Option):
     """An option whose `show_default` may be a text; it is shown as it is, where click would put it in parentheses."""
 
@@ -57,7 +68,7 @@ STORAGE_PATH = _StoragePathType()
 LOCAL_PATH = _LocalPathType()
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
-POSITIVE = click.FloatRange(0, min_open=True)
+POSITIVE = Number(0, min_open=True)
 
 store_argument = click.argument("path", metavar="STORE", type=STORAGE_PATH)
 json_option = option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from headrace.cli.options import COUNT, FILE, POSITIVE, option
+from headrace.cli.options import COUNT, FILE, POSITIVE, Number, option
 from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
 
 NOT_NEGATIVE = click.IntRange(0)
@@ -62,7 +62,7 @@ _OPTIONS = {
     ),
     "balance_strength": option(
         "--balance-strength",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         metavar="X",
         show_default="0.5",
         help="Balance this much: 0 repeats nothing, 1 makes all groups equal.",

@@ -15,6 +15,7 @@ from headrace.cli.options import (
     FILE,
     LOCAL_PATH,
     STORAGE_PATH,
+    Number,
     device_option,
     json_option,
     option,
@@ -144,7 +145,7 @@ def export(run: Path, out: Path) -> None:
 @option("--top-k", type=COUNT, metavar="K", default=15, show_default=True, help="Sample from the K likeliest codes.")
 @option(
     "--top-p",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     metavar="P",
     default=1.0,
     show_default=True,
@@ -152,7 +153,7 @@ def export(run: Path, out: Path) -> None:
 )
 @option(
     "--temperature",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="X",
     default=1.0,
     show_default=True,
@@ -160,7 +161,7 @@ def export(run: Path, out: Path) -> None:
 )
 @option(
     "--repetition-penalty",
-    type=click.FloatRange(1),
+    type=Number(1),
     metavar="X",
     default=1.35,
     show_default=True,
@@ -168,7 +169,7 @@ def export(run: Path, out: Path) -> None:
 )
 @option(
     "--speed",
-    type=click.FloatRange(0.5, 2),
+    type=Number(0.5, 2),
     metavar="X",
     default=1.0,
     show_default=True,

@@ -95,7 +95,8 @@ def plan_parts(seconds: np.ndarray, part_seconds: float) -> tuple[np.ndarray, np
     if not len(order):
         return order, np.zeros(1, np.int64)
     ends = np.cumsum(seconds[order])
-    part = np.minimum(((ends - seconds[order] / 2) / part_seconds).astype(np.int64), len(order))
+    with np.errstate(over="ignore"):  # parts may be shorter than any utterance
+        part = np.minimum((ends - seconds[order] / 2) / part_seconds, len(order)).astype(np.int64)
     starts = np.flatnonzero(np.diff(part, prepend=-1))
     return order, np.append(starts, len(order)).astype(np.int64)
 

@@ -56,7 +56,7 @@ class Limits:
     @property
     def max_samples(self) -> int:
         """Samples of all channels that are decoded for one utterance: those of two at 192 kHz."""
-        return int(self.max_duration_s * _MAX_SAMPLES_PER_S)
+        return int(min(self.max_duration_s * _MAX_SAMPLES_PER_S, _UNKNOWN_LENGTH))
 
     def decode_timeout_s(self, utterance: Utterance) -> float:
         """Return the seconds that decoding `utterance` may take."""

@@ -24,7 +24,7 @@ from headrace.featurize.features import huggingface
 from headrace.featurize.features.derived import Derived, Part, apply_in_pieces
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.spectral.dsp import mfcc_content
-from headrace.store.errors import StoreError, UsageError
+from headrace.store.errors import Rejected, UsageError
 from headrace.store.schema import FeatureSpec
 
 RATE, HZ, WIDTH = 16_000, 50, 768
@@ -137,9 +137,9 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def match_frame_count(rows: np.ndarray, frames: int) -> np.ndarray:
-    """Repeat the last row where HuBERT made one frame less than the STFT. Raises StoreError if more are missing."""
+    """Repeat the last row where HuBERT made one frame less than the STFT. Raises Rejected if more are missing."""
     if not 0 <= frames - len(rows) <= 1:
-        raise StoreError(f"HuBERT made {len(rows)} frames of {frames}, and not as many or one less.")
+        raise Rejected("features", f"HuBERT made {len(rows)} frames of {frames}, and not as many or one less")
     return rows if len(rows) == frames else np.concatenate((rows, rows[-1:]))
 
 

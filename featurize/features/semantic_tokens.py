@@ -150,7 +150,7 @@ def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
     content = weight_files.read([file], digest)
     state = content.get("weight", content.get("model", content.get("stage")))
     tensors = weight_files.as_tensors(state.get("generator", state) if isinstance(state, Mapping) else state, file)
-    used = {name: tensors[name].float() for name in TENSOR_NAMES.values() if name in tensors}
+    used = {name: tensors[name] for name in TENSOR_NAMES.values() if name in tensors}
     shapes = [tuple(value.shape) for value in used.values()]
     width, codes = (shapes[2][-1:], shapes[2][:1]) if len(shapes) == 3 else ((), ())
     if shapes != [(*width, *width, 2), width, (*codes, *width)] or not (codes and 0 < codes[0] <= 1 << 15):
@@ -158,6 +158,7 @@ def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
             f"--sovits {file} holds no SoVITS generator of 25 codes a second: {TENSOR_NAMES['weight']} is not one's."
         )
     weight_files.check_finite(used, f"--sovits {file}")
+    used = {name: value.float() for name, value in used.items()}
     weight, bias, entries = used.values()
     matrix, codebook = weight.permute(2, 1, 0).flatten(0, 1), codebook_digest(used)
     return Quantiser(matrix.to(device), bias.to(device), entries.to(device), codebook)

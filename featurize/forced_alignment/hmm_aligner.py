@@ -68,7 +68,7 @@ class HmmAlign(Derived):
 
     def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
         class_of = phone_classes(phones for part in parts for phones in part.utterances("phones"))
-        utterances = read_utterances(parts, every=max(1, math.ceil(_hours(parts) / self.hours)))
+        utterances = read_utterances(parts, every=max(1, math.ceil(min(_hours(parts) / self.hours, 1e9))))
         speaker_moments = cepstra.normalise([one.x_TD for one in utterances], [one.speaker for one in utterances], {})
         chains = ((one.x_TD, unit_sequence(one, class_of).units) for one in utterances)
         fitting = [(x_TD, chain) for x_TD, chain in chains if hmm.fits(len(x_TD), chain)]

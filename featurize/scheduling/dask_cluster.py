@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import queue
+import re
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ UNPROTECTED = (
     "warning: {} is not protected: whoever can connect to it runs code on the workers and here. "
     "docs/scaling.md says how to use tls://"
 )
+_ADDRESS = re.compile(r"inproc://\S+|((tls|tcp|wss|ws)://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})/?")
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
 
@@ -224,10 +226,13 @@ def executor(workers: int, scheduler: str | None, device: str, observer: WorkerO
         scheduler: address of a running Dask scheduler whose workers are used instead.
         device: cpu or cuda; also auto on a running cluster: cuda where its workers offer the resource GPU.
     Raises:
-        HeadraceError: nothing answers at `scheduler`, it has no worker for START_SECONDS, or none with a GPU where
-            there must be one.
+        UsageError: `scheduler` is no address of a Dask scheduler.
+        HeadraceError: the workers cannot be started; or nothing answers at `scheduler`, it has no worker for
+            START_SECONDS, or none with a GPU where there must be one.
     """
-    with _sigint_deferred():
+    if scheduler is not None:
+        _check_address(scheduler)
+    with _starting("Dask"), _sigint_deferred():
         import dask
         from distributed.utils import silence_logging_cmgr
 
@@ -235,7 +240,7 @@ def executor(workers: int, scheduler: str | None, device: str, observer: WorkerO
     large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
     with dask.config.set(large), silence_logging_cmgr(logging.CRITICAL), ExitStack() as stack:
         if scheduler is None:
-            with _sigint_deferred():
+            with _starting("The workers"), _sigint_deferred():
                 from headrace.featurize.scheduling.private_cluster import private_client
 
                 client = stack.enter_context(private_client(_local_workers(workers, device), preload=__name__))
@@ -296,6 +301,38 @@ def _sigint_deferred() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if seen:
             signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _starting(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while something starts into one line, with what may be the cause.
+
+    Ctrl-C, errors that are explained already, and too little memory pass.
+    """
+    try:
+        yield
+    except (HeadraceError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        told = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        settings = sorted(name for name in os.environ if name.startswith("DASK_"))
+        unset = f", or unset {', '.join(settings)}" if settings else ""
+        raise HeadraceError(
+            f"{what} cannot be started here ({' '.join(told.split()):.200}): raise a limit of this machine, such as "
+            f"ulimit -n{unset}."
+        ) from error
+
+
+def _check_address(scheduler: str) -> None:
+    """Raise UsageError if this is no address that a Dask scheduler can have."""
+    found = _ADDRESS.fullmatch(scheduler)
+    if not found or not (found["port"] is None or 0 < int(found["port"]) < 1 << 16):
+        raise UsageError(
+            f"--scheduler {scheduler} is no address of a Dask scheduler: give it as tls://HOST:PORT or tcp://HOST:PORT."
+        )
 
 
 def _running_cluster(scheduler: str) -> Any:

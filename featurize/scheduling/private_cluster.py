@@ -52,6 +52,7 @@ def private_client(workers: Sequence[Mapping[str, Any]], preload: str) -> Iterat
         workers: what Dask's Nanny is told of each, beyond what all are told.
         preload: name of the module whose `dask_setup` prepares each worker process.
     """
+    logging.getLogger("distributed.diskutils").setLevel(logging.CRITICAL + 1)  # at exit: its folder, ours, is gone
     with tempfile.TemporaryDirectory(prefix="headrace-", dir=_temporary(), ignore_cleanup_errors=True) as folder:
         # Dask makes its scratch folders here, and has their modules imported before all others: in the shared folder
         # for temporary files they have a name that anybody could have taken.

@@ -11,6 +11,8 @@ from typing import Any
 import click
 import pytest
 
+from headrace.cli.options import POSITIVE
+
 COMMANDS = ("featurize", "store", "train")
 SNAPSHOT = Path(__file__).with_name("help.txt")
 HEAVY = {"torch", "dask", "distributed", "nvidia", "zarr", "numpy", "matplotlib", "rich"}
@@ -67,6 +69,22 @@ def test_every_option_has_a_help_text_that_is_a_sentence() -> None:
             if isinstance(parameter, click.Option):
                 text = parameter.help or ""
                 assert text[:1].isupper() and text.endswith("."), f"{words} {parameter.opts[0]}: {text!r}"
+
+
+def test_no_option_takes_a_number_that_is_not_finite() -> None:
+    """click's own types let `nan` through every limit."""
+    taken = 0
+    for words, context in pages().items():
+        for parameter in context.command.params:
+            if not isinstance(parameter.type, click.types.FloatParamType):
+                continue
+            taken += 1
+            for text in ("nan", "inf", "-inf", "1e999"):
+                with pytest.raises(click.BadParameter, match="is not a finite number"):
+                    parameter.type.convert(text, parameter, context)
+                    pytest.fail(f"{words} {parameter.opts[0]} takes {text}")
+    assert taken >= 15
+    assert POSITIVE.convert("1e-300", None, None) == 1e-300
 
 
 if __name__ == "__main__":

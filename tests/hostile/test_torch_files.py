@@ -272,6 +272,23 @@ def test_a_checkpoint_without_weights_is_not_exported(tmp_path: Path, state: dic
             use(tmp_path)
 
 
+@pytest.mark.parametrize("use", ["load_sovits", "export_run"])
+def test_an_older_checkpoint_is_not_taken_without_a_word(tmp_path: Path, use: str) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"stage": {}})
+    for step in (2, 3):
+        checkpoints.path(step).write_bytes(checkpoints.path(step).read_bytes()[:-9])
+    config = RunConfig.from_options(store=tmp_path / "store", out=tmp_path, stage="sovits", preset="tiny")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    more = {"out": tmp_path / "out.pth"} if use == "export_run" else {}
+    with pytest.warns(UserWarning) as warned, pytest.raises(RunError):
+        getattr(trained_models, use)(tmp_path, **more)
+    told = [str(one.message) for one in warned]
+    assert [line.partition(" (")[0] for line in told[:2]] == [f"{checkpoints.path(n)} is damaged" for n in (3, 2)]
+    assert told[2:] == [f"the weights of {tmp_path} are those of step 1"]
+
+
 def test_weights_that_are_no_numbers_are_not_loaded() -> None:
     module = nn.Linear(2, 2)
     before = module.weight.clone()

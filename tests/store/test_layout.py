@@ -21,6 +21,12 @@ def test_parts_partition_the_corpus_in_order_of_length() -> None:
         assert max(sums) <= 60 + seconds.max()
 
 
+@pytest.mark.parametrize("part_seconds", [3.6e-297, 5e-324])
+def test_parts_of_next_to_nothing_are_planned_as_others(part_seconds: float) -> None:
+    order, bounds = layout.plan_parts(np.array([3.0, 1.0, 2.0]), part_seconds)
+    assert order.tolist() == [1, 2, 0] and bounds.tolist() == [0, 3]
+
+
 @pytest.mark.parametrize(
     ("numbers", "ranges"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -96,12 +97,17 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
 
 
 def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the config of a run and its newest intact checkpoint. Warns of each newer one that is damaged."""
     config = read_config(run)
     if config.model.stage != stage:
         raise RunError(
             f"{run} is a run of stage {config.model.stage}, and what is needed here is one of stage {stage}."
         )
-    state, _ = Checkpoints(run / "checkpoints").load_newest()
+    state, damaged = Checkpoints(run / "checkpoints").load_newest()
+    for line in damaged:
+        warnings.warn(line, stacklevel=3)
+    if damaged:
+        warnings.warn(f"the weights of {run} are those of step {state['step']}", stacklevel=3)
     return config, state
 
 

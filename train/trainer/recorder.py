@@ -30,7 +30,7 @@ class RunRecorder:
         """
         self._first_rank = distributed.rank() == 0
         use_tensorboard = config.monitoring.tensorboard and self._first_rank
-        self._tensorboard = TensorBoard(config.out / "tensorboard") if use_tensorboard else None
+        self._tensorboard = TensorBoard(config.out / "tensorboard", observer.log) if use_tensorboard else None
         observers = [observer, *([self._tensorboard] if self._tensorboard else [])] if self._first_rank else []
         self.observer = CompositeObserver(*observers)
         self._out = config.out

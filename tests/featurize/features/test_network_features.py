@@ -21,7 +21,14 @@ import torch
 
 from headrace import store
 from headrace.featurize.exchange import gpt_sovits_dir
-from headrace.featurize.features import content, eres2net, huggingface, speaker_vector, weight_files
+from headrace.featurize.features import (
+    content,
+    eres2net,
+    huggingface,
+    semantic_tokens,
+    speaker_vector,
+    weight_files,
+)
 from headrace.featurize.features.bert import Bert
 from headrace.featurize.features.content import (
     HubertContent,
@@ -34,11 +41,12 @@ from headrace.featurize.features.content import (
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.semantic_tokens import SovitsTokens
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
+from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
-from headrace.store.errors import StoreError, UsageError
+from headrace.store.errors import Rejected, StoreError, UsageError
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec
 from headrace.train.models.sovits import SynthesizerTrn
@@ -152,6 +160,38 @@ def test_upstreams_lengths(golden: Path, folder: Path) -> None:
         assert len(rows) == row["ssl_T_after_pad"] and len(rows) - frames == row["pad"]
         codes = -(-len(rows) // 2)
         assert codes - len(rows) % 2 == row["tokens_from_padded_25hz"], "upstream leaves the last of an odd number out"
+
+
+def test_an_utterance_of_which_hubert_makes_too_few_frames_costs_no_other(folder: Path) -> None:
+    with pytest.raises(Rejected, match="HuBERT made 3 frames of 5"):
+        match_frame_count(np.zeros((3, 1)), 5)
+    waves = [speech(20), speech(21), speech(22)]
+    feature = HubertContent(hubert=folder)
+    specs = {**SPECS, "content": feature.spec(SPECS)}
+
+    def part_of(numbers: Sequence[int] | None) -> Part:
+        held = range(3) if numbers is None else numbers
+        strings: dict[str, Any] = {"id": ["abc"[n] for n in held], "frames": [len(waves[n]) for n in held]}
+        return Part(specs, lambda _: [waves[n] for n in held], strings=strings.__getitem__)
+
+    with pytest.MonkeyPatch.context() as patch:
+        made = content.match_frame_count
+        patch.setattr(
+            content, "match_frame_count", lambda rows, frames: made(rows[: 3 if frames == 21 else None], frames)
+        )
+        rows, failed, _ = compute_rows(feature, part_of)
+    assert failed == {"b": "HuBERT made 3 frames of 21, and not as many or one less"}
+    assert len(rows) == 63 and not rows[20:41].any() and rows[:20].any() and rows[41:].any()
+
+
+def test_the_shapes_of_a_quantiser_are_checked_before_it_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = torch.zeros(1, dtype=torch.int8).expand(1 << 20)
+    torch.save({"weight": dict.fromkeys(semantic_tokens.TENSOR_NAMES.values(), wrong)}, tmp_path / "x.pth")
+    monkeypatch.setattr(torch.Tensor, "float", lambda _: pytest.fail("a tensor is converted"))
+    with pytest.raises(UsageError, match="holds no SoVITS generator"):
+        SovitsTokens(sovits=tmp_path / "x.pth").recipe({**SPECS, "content": content_spec(60)["content"]})
 
 
 def test_what_is_longer_than_attention_reaches_is_seen_in_pieces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,16 @@ def test_what_inflates_beyond_the_file_is_refused_before_it_is_read(
         load(file)
 
 
+def test_storages_that_the_rest_of_a_file_has_no_room_for_are_refused_before_memory_is_reserved(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    torch.save([torch.ones(100), torch.ones(50)], file, _use_new_zipfile_serialization=False)
+    data = file.read_bytes()
+    assert len(load(data, legacy=True)) == 2
+    for missing, told in ((17, "declare more bytes than the file has"), (16, "is cut short")):
+        with pytest.raises(CorruptedError, match=told):
+            load(data[:-missing], legacy=True)
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     file = tmp_path / "x.pt"
     weights = torch.arange(64.0)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import pytest
 from dask.system import CPU_COUNT
 from distributed import LocalCluster
@@ -186,6 +187,51 @@ def test_a_cluster_that_has_no_worker_for_too_long_is_an_error(monkeypatch: pyte
     ):
         pass
     assert observer.counts == [0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "nonsense",
+        "ucx://x",
+        "ucx://x:1",
+        "tcp://",
+        "tcp://x",
+        "tcp://x:y",
+        "tcp://x:0",
+        "tls://x:65536",
+        "unix://a:1",
+        "x:1:2",
+    ],
+)
+def test_what_no_scheduler_can_have_as_its_address_is_refused_before_anything_is_tried(address: str) -> None:
+    with pytest.raises(UsageError, match="is no address of a Dask scheduler"), executor(0, address, "cpu", Quiet()):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:8786", "tls://[::1]:1", "host-1.net:65535", "inproc://10.0.0.1/8/9"]
+)
+def test_addresses_of_schedulers_are_taken(address: str) -> None:
+    dask_cluster._check_address(address)
+
+
+def test_a_cluster_that_cannot_start_is_one_line_with_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "garbage")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "garbage"}),
+        pytest.raises(HeadraceError, match=r"cannot be started here \(KeyError: .*garbage.*") as told,
+        executor(1, None, "cpu", Quiet()),
+    ):
+        pass
+    assert "unset DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT" in told.value.message and "\n" not in told.value.message
+
+
+def test_what_is_explained_already_is_not_told_as_a_cluster_that_cannot_start() -> None:
+    for error in (StoreError("full"), MemoryError(), ImportError("no libx")):
+        with pytest.raises(type(error)), dask_cluster._starting("The workers"):
+            raise error
 
 
 def test_a_cluster_without_gpus_says_how_to_offer_them(running: str) -> None:

@@ -23,7 +23,9 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.train.config import RunConfig
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.monitoring import evaluation_samples
+from headrace.train.monitoring.tensorboard import TensorBoard
 from headrace.train.trainer import loop
+from tests.helpers.full_disk import full_disk
 from tests.helpers.runs import untimed
 from tests.helpers.training_store import Silent, build
 
@@ -168,6 +170,26 @@ class TestTensorBoard:
         loop.resume(out, {"max_steps": 4}, Silent())
         events = self.events(out / "tensorboard")
         assert [scalar.step for scalar in events.Scalars("train/loss_mel")] == [1, 2, 3, 4]
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_full_disk_ends_the_events_and_not_the_run(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        with TensorBoard(tmp_path / "board", said.append) as writer:
+            writer.started(0, None, ())
+            for step in range(8):
+                with full_disk(300):
+                    writer.recorded({**RECORD, "step": step, "split": "validation"})
+                    writer.samples_written(step, ())
+        assert len(said) == 1 and "board cannot be written (File too large). The run goes on" in said[0]
+
+    def test_events_that_cannot_even_begin_do_not_end_the_run(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        (tmp_path / "board").write_text("mine")
+        with TensorBoard(tmp_path / "board", said.append) as writer:
+            writer.started(0, None, ())
+            writer.recorded(RECORD)
+            writer.samples_written(1, ())
+        assert len(said) == 1 and (tmp_path / "board").read_text() == "mine"
 
     def test_missing_tensorboard_is_a_one_line_error(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
