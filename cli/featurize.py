@@ -211,7 +211,7 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     if as_json:
         output.print_json(account)
     else:
-        print_added(account["added"])
+        print_added(**account)
 
 
 def _config(

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from headrace.cli import output
-from headrace.store.units import format_hours
+from headrace.store.units import format_duration, format_hours
 
 if TYPE_CHECKING:
     from headrace.featurize.pipeline.part_worker import PartReport
@@ -26,6 +26,7 @@ class BuildProgress:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
+        self._is_learning = False
         self._rejects = self._parts_done = self._parts = self._workers = 0
         self._hours = self._hours_done = self._hours_at_start = 0.0
         self._started = self._printed = time.monotonic()
@@ -55,12 +56,12 @@ class BuildProgress:
     def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None:
         self._parts, self._parts_done, self._hours = parts, sealed, hours
         self._hours_done = self._hours_at_start = hours_sealed
-        self._started = time.monotonic()
+        self._started, self._is_learning = time.monotonic(), False
         self._stop_bar()
         done = f", {sealed} of them sealed already" if sealed else ""
         self.note(f"{format_hours(hours)} of audio in {parts} parts{done}")
-        if not self._quiet and output.console().is_terminal and sealed < parts:
-            self._start_bar()
+        if sealed < parts:
+            self._start_bar(self._hours, self._hours_done, self._status())
 
     def part_done(self, report: PartReport) -> None:
         self._parts_done += 1
@@ -68,7 +69,22 @@ class BuildProgress:
         self._rejects += len(report.rejects)
         self._show()
 
+    def learning(self, feature: str, done: float, total: float, status: str) -> None:
+        text = f"{feature} learns: {status}"
+        if not done:
+            self._started, self._is_learning = time.monotonic(), True
+            self._stop_bar()
+            self._start_bar(total, done, text)
+        elif self._bar is not None:
+            self._bar.update(self._task, completed=done, status=text)
+        else:
+            left = (time.monotonic() - self._started) * (total - done) / done
+            rest = f", about {format_duration(left)} left" if done < total else ""
+            self._line(text + rest, force=done >= total)
+
     def _show(self) -> None:
+        if self._is_learning:
+            return
         if self._bar is not None:
             # What was rejected is done too, and tails shorter than a hop: in the end all of it is.
             completed = self._hours if self._parts_done == self._parts else self._hours_done
@@ -83,13 +99,16 @@ class BuildProgress:
             f"{self._workers} {'worker' if self._workers == 1 else 'workers'}"
         )
 
-    def _start_bar(self) -> None:
+    def _start_bar(self, total: float, completed: float, status: str) -> None:
+        """Draw a bar, if there is a terminal for it."""
+        if self._quiet or not output.console().is_terminal:
+            return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
             BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(), console=output.console()
         )
-        self._task = self._bar.add_task("build", total=self._hours, completed=self._hours_done, status=self._status())
+        self._task = self._bar.add_task("build", total=total, completed=completed, status=status)
         self._bar.start()
 
     def _stop_bar(self) -> None:

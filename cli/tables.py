@@ -56,11 +56,11 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
         total = sum(seconds_by_stage.values())
         table.add_row("time spent", _first_of(f"{name} {s / total:.0%}" for name, s in seconds_by_stage.items()))
     print_tables(table)
-    print_added(report.get("added", {}))
+    print_added(report.get("added", {}), report["wall_seconds_by_stage"])
 
 
-def print_added(added: dict[str, Any]) -> None:
-    """Print the result of `featurize add`."""
+def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float]) -> None:
+    """Print the result of `featurize add`, and how long each stage of the command took."""
     table = make_table()
     for name, report in added.items():
         built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
@@ -68,6 +68,10 @@ def print_added(added: dict[str, Any]) -> None:
         counts = "".join(f"; {count:,} {what}" for what, count in report["counts"].items())
         failed = f"; {len(report['failed']):,} utterances failed, named by --json" if report.get("failed") else ""
         table.add_row(name, built + rate + counts + failed)
+    if added:
+        total = sum(wall_seconds_by_stage.values())
+        shares = (f"{name} {format_duration(s)} ({s / total:.0%})" for name, s in wall_seconds_by_stage.items())
+        table.add_row("took", f"{format_duration(total)}: {_first_of(shares)}")
     print_tables(table)
 
 

@@ -195,7 +195,7 @@ def stopped_at(count: int, corpus: Path, root: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        for event in ("note", "planned", "part_done"):
+        for event in ("note", "planned", "part_done", "learning"):
             patch.setattr(BuildProgress, event, tell)
         return build(corpus, root, *WORDS)
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from headrace.store.arrays.array_reader import load_array, open_array
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import Axis, FeatureSpec
 from headrace.store.storage import StoragePath
+
+Item = TypeVar("Item")
 
 
 def _unavailable(name: str) -> Any:
@@ -81,6 +83,33 @@ def sealed_part(
     )
 
 
+def _unheard(*_: Any) -> None:
+    """Receive progress that nobody follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningLog:
+    """Tells the user how far learning is. Called with a line, it shows the line."""
+
+    line: Callable[[str], None] = _unheard
+    step: Callable[[float, float, str], None] = _unheard
+    """Receives how much is done, of how much in all, and what that is: `3/22 rounds, ...`. A phase begins with 0 done,
+    and ends with all of it; equal amounts take about equal times."""
+
+    def __call__(self, line: str) -> None:
+        self.line(line)
+
+    def each(self, items: Sequence[Item], what: str) -> Iterator[Item]:
+        """Yield the items, and tell how many are done: `3/22 parts read` if they are `parts read`."""
+        for done, item in enumerate(items):
+            self.step(done, len(items), f"{done}/{len(items)} {what}")
+            yield item
+        self.step(len(items), len(items), f"{len(items)}/{len(items)} {what}")
+
+
+SILENT = LearningLog()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Derived(ABC):
     """A feature computed from others of the same part: a frozen dataclass whose fields are the user's choices."""
@@ -106,14 +135,14 @@ class Derived(ABC):
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         """Yield (rows, *row_shape) of every utterance, in order. The same part gives the same numbers."""
 
-    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: LearningLog) -> dict[str, np.ndarray]:
         """Return the arrays that `rows` finds as `part.learned(self.name)`, by name.
 
         It is called only for features that `learns`, once for a store, in the command's own process. The same parts
         give the same numbers.
 
         Args:
-            log: shows the user a line about progress.
+            log: shows the user progress, and lines about it.
         """
         raise NotImplementedError(f"{self.name} learns nothing")
 

@@ -53,7 +53,9 @@ def update(x_NW: Tensor, means_KW: Tensor, nearest_N: Tensor, sums: Sums) -> tup
 
 
 @torch.inference_mode()
-def fit(x_NW: Tensor, count: int, rounds: int) -> tuple[Tensor, float]:
+def fit(
+    x_NW: Tensor, count: int, rounds: int, watch: Callable[[int, float], None] | None = None
+) -> tuple[Tensor, float]:
     """Learn means from random initial vectors. The same vectors give the same means.
 
     A mean that is nearest to no vector moves to one of those farthest from their means.
@@ -61,16 +63,19 @@ def fit(x_NW: Tensor, count: int, rounds: int) -> tuple[Tensor, float]:
     Args:
         x_NW: on the CPU; at least `count` vectors.
         count: K.
+        watch: receives the number of rounds that are done after each, and the share of the variance that remains.
     Returns:
         means (K, W), and the share of the variance that remains.
     """
     generator = torch.Generator().manual_seed(0)
     means_KW = x_NW[torch.randperm(len(x_NW), generator=generator)[:count]].clone()
-    for _ in range(rounds):
+    variance = (x_NW - x_NW.mean(0)).square().sum()
+    for done in range(1, rounds + 1):
         nearest_N = nearest_in_blocks(x_NW, means_KW)
         distance_N = (x_NW - means_KW[nearest_N]).square().sum(1)
         means_KW, count_K = update(x_NW, means_KW, nearest_N, sums_in_order)
         empty = torch.nonzero(count_K == 0)[:, 0]
         means_KW[empty] = x_NW[distance_N.argsort(descending=True, stable=True)[: len(empty)]]
-    variance = (x_NW - x_NW.mean(0)).square().sum()
+        if watch:
+            watch(done, float(distance_N.sum() / variance))
     return means_KW, float(distance_N.sum() / variance)

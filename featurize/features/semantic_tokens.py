@@ -8,7 +8,7 @@ Shapes: Q codes, W channels of content, K entries of the codebook, N vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from headrace.featurize.features import kmeans, learned_state, weight_files
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -94,12 +94,17 @@ class KmeansTokens(Derived):
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"quantiser": "k-means", "codebook": self.codes, "hz": 25, "rounds": ITERATIONS, "taught": MAX_VECTORS}
 
-    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: LearningLog) -> dict[str, np.ndarray]:
         total = sum(int(np.concatenate(list(part.utterances("tokens_n"))).sum()) for part in parts)
         if total < self.codes:
             raise StoreError(f"{total} vectors cannot make {self.codes} codes: take more audio, or --codes {total}.")
-        x_NW = torch.cat([_sample_pairs(-(-total // MAX_VECTORS), part) for part in parts])
-        means_KW, error = kmeans.fit(x_NW, self.codes, ITERATIONS)
+        x_NW = torch.cat([_sample_pairs(-(-total // MAX_VECTORS), part) for part in log.each(parts, "parts read")])
+
+        def watch(done: int, left: float) -> None:
+            log.step(done, ITERATIONS, f"{done}/{ITERATIONS} rounds of k-means, {left:.1%} of the variance is left")
+
+        log.step(0, ITERATIONS, f"0/{ITERATIONS} rounds of k-means")
+        means_KW, error = kmeans.fit(x_NW, self.codes, ITERATIONS, watch)
         log(f"{self.codes} codes learned from {len(x_NW)} vectors: {error:.1%} of their variance is left")
         return {"means": means_KW.numpy()}
 

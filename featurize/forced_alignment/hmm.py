@@ -11,15 +11,17 @@ utterance.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
+from headrace.featurize.features.derived import LearningLog
 from headrace.featurize.forced_alignment.gmm import VARIANCE_FLOOR, Mixture, Scorer, StateMixtures, refit
 from headrace.featurize.spectral.simd import compiled
 
@@ -151,7 +153,7 @@ def _trace_back(best: Any, units: Any, steps: Any, windows: Any) -> Any:
 
 
 def train(
-    features: Sequence[np.ndarray], chains: Sequence[np.ndarray], classes: int, log: Callable[[str], None]
+    features: Sequence[np.ndarray], chains: Sequence[np.ndarray], classes: int, log: LearningLog
 ) -> StateMixtures:
     """Train the models of all classes.
 
@@ -159,22 +161,25 @@ def train(
         features: (T, D) float32 of each utterance, of mean 0 and variance 1; the first channel is the level.
         chains: (U,) units of each utterance, for which `fits` holds.
         classes: C.
-        log: receives a line about the likelihood after each number of Gaussians.
+        log: receives the rounds that are done, and a line about the likelihood after each number of Gaussians.
     """
     x_ND = np.concatenate(features)
     mean, variance = x_ND.mean(0, keepdims=True), np.maximum(x_ND.var(0, keepdims=True), VARIANCE_FLOOR)
     mixtures = [Mixture(mean, variance, np.ones(1, np.float32))] * (STATES * classes)
     states = [_flat_start(x_TD[:, 0], units) for x_TD, units in zip(features, chains, strict=True)]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = [size for size, rounds in SCHEDULE for _ in range(rounds)]
+    log.step(0, sum(sizes), f"0/{len(sizes)} rounds")
     with _thread_pool() as pool:
-        for size, rounds in SCHEDULE:
-            for _ in range(rounds):
-                mixtures = _reestimate(x_ND, np.concatenate(states), mixtures, size, pool)
-                models = StateMixtures.from_mixtures(mixtures, _self_transitions(states, len(mixtures)))
-                realign = partial(_realign, Scorer(models, device), models.stay)
-                states, fit = zip(*pool.map(realign, features, chains, states), strict=True)
-            gaussians = "1 Gaussian" if size == 1 else f"{size} Gaussians"
-            log(f"{gaussians} a state: the log-likelihood of a frame is {sum(fit) / len(x_ND):.2f}")
+        for done, (size, next_size) in enumerate(pairwise([*sizes, 0]), 1):
+            mixtures = _reestimate(x_ND, np.concatenate(states), mixtures, size, pool)
+            models = StateMixtures.from_mixtures(mixtures, _self_transitions(states, len(mixtures)))
+            realign = partial(_realign, Scorer(models, device), models.stay)
+            states, fit = zip(*pool.map(realign, features, chains, states), strict=True)
+            fitted = f"the log-likelihood of a frame is {sum(fit) / len(x_ND):.2f}"
+            log.step(sum(sizes[:done]), sum(sizes), f"{done}/{len(sizes)} rounds, {fitted}")
+            if size != next_size:
+                log(f"{'1 Gaussian' if size == 1 else f'{size} Gaussians'} a state: {fitted}")
     return models
 
 

@@ -11,7 +11,7 @@ Shapes: P phones of an utterance, U units of its sequence, T frames of 10 ms, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
 from headrace.featurize.forced_alignment import cepstra, hmm
 from headrace.featurize.forced_alignment.cepstra import Cepstra
 from headrace.featurize.forced_alignment.gmm import Scorer, StateMixtures
@@ -66,9 +66,10 @@ class HmmAlign(Derived):
         rounds = " ".join(f"{rounds}x{gaussians}" for gaussians, rounds in hmm.SCHEDULE)
         return {"method": METHOD, "hours": float(self.hours), "rounds": rounds, "words": words, **spectral_recipe}
 
-    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: LearningLog) -> dict[str, np.ndarray]:
         class_of = phone_classes(phones for part in parts for phones in part.utterances("phones"))
-        utterances = read_utterances(parts, every=max(1, math.ceil(min(_hours(parts) / self.hours, 1e9))))
+        every = max(1, math.ceil(min(_hours(parts) / self.hours, 1e9)))
+        utterances = read_utterances(parts, every, log)
         speaker_moments = cepstra.normalise([one.x_TD for one in utterances], [one.speaker for one in utterances], {})
         chains = ((one.x_TD, unit_sequence(one, class_of).units) for one in utterances)
         fitting = [(x_TD, chain) for x_TD, chain in chains if hmm.fits(len(x_TD), chain)]
@@ -127,10 +128,10 @@ class Utterance(NamedTuple):
     speaker: str
 
 
-def read_utterances(parts: Sequence[Part], every: int = 1) -> list[Utterance]:
+def read_utterances(parts: Sequence[Part], every: int = 1, log: LearningLog = SILENT) -> list[Utterance]:
     """Read every n-th utterance of some parts. Cepstra are not yet normalised."""
     make = Cepstra(parts[0].specs["wave"].recipe["sample_rate"])
-    read = islice(chain.from_iterable(map(_read, parts)), 0, None, every)
+    read = islice(chain.from_iterable(map(_read, log.each(parts, "parts read"))), 0, None, every)
     return [Utterance(make(wave), wave.size, phones, words, speaker) for wave, phones, words, speaker in read]
 
 

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, Part, sealed_part
+from headrace.featurize.features.derived import Derived, LearningLog, Part, sealed_part
 from headrace.featurize.pipeline import build_report
 from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
@@ -79,7 +80,8 @@ def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
     """Add features to a store, or resume adding them.
 
     Returns:
-        The content of `add.json`: for each feature its parts, hours, seconds, rate and library versions.
+        The content of `add.json`: for each feature its parts, hours, seconds, rate and library versions, and how long
+        each stage took.
     Raises:
         NotAStore: there is no store.
         StoreError: it is incomplete, lacks what the features are made from, or is being written by another command.
@@ -95,7 +97,8 @@ def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
     with storage_of(config.store).write_lock(config.store):
         storage_of(config.store).clear_temporary(config.store)  # of a command that was killed
         root = config.store.resolve()
-        made = {"added": run_steps(root, steps, config.workers, config.scheduler, observer, config.device)}
+        added = run_steps(root, steps, config.workers, config.scheduler, observer, config.device)
+        made = {"added": added, "wall_seconds_by_stage": wall_seconds_by_stage(added)}
         build_report.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
         storage_of(config.store).clear_temporary(config.store)
     return made
@@ -120,14 +123,25 @@ def run_steps(
         StoreError: an array was made from other inputs than the store has now, or cannot be written.
         HeadraceError: parts failed; all others are sealed.
     """
-    made, watch = {}, Stopwatch()
+    made = {}
     with ExitStack() as stack:
         runner = _StepRunner(root, workers, scheduler, device, observer, stack)
-        for step in watch.each("learn", _learn_steps(root, steps, runner.numbers, observer)):
-            learning = {"learn_seconds": watch.seconds["learn"]} if step.feature.learns else {}
-            made[step.spec.name] = runner.run(step) | learning
+        for step, learn_seconds in _learn_steps(root, steps, runner.numbers, observer):
+            started = time.perf_counter()
+            made[step.spec.name] = runner.run(step) | ({"learn_seconds": learn_seconds} if step.feature.learns else {})
             added_arrays.publish(root, step.spec, runner.numbers)
+            made[step.spec.name]["wall_seconds"] = time.perf_counter() - started
     return made
+
+
+def wall_seconds_by_stage(added: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return how long each stage of adding features took, given the result of `run_steps`: learning, and making."""
+    stages: dict[str, float] = {}
+    for name, report in added.items():
+        if learning := report.get("learn_seconds"):
+            stages[f"learning {name}"] = learning
+        stages[name] = report["wall_seconds"]
+    return stages
 
 
 class _StepRunner:
@@ -192,8 +206,8 @@ class _StepRunner:
 
 def _learn_steps(
     root: StoragePath, steps: Sequence[FeatureStep], numbers: Sequence[int], observer: AddObserver
-) -> Iterator[FeatureStep]:
-    """Yield the steps, each after its model is learned, with the spec that follows from the model.
+) -> Iterator[tuple[FeatureStep, float]]:
+    """Yield the steps, each after its model is learned, with the spec that follows from it, and seconds of learning.
 
     A step is asked for when the parts have the features of all steps before it.
 
@@ -204,23 +218,25 @@ def _learn_steps(
     for step in steps:
         feature = step.feature
         known = {**step.specs, **known}
-        model = _learned_digest(root, feature, known, numbers, observer) if feature.learns else ""
+        model, seconds = _learned_digest(root, feature, known, numbers, observer) if feature.learns else ("", 0.0)
         known[feature.name] = feature.spec(known, model)
-        yield FeatureStep(feature=feature, specs=dict(known))
+        yield FeatureStep(feature=feature, specs=dict(known)), seconds
 
 
 def _learned_digest(
     root: StoragePath, feature: Derived, specs: Mapping[str, FeatureSpec], numbers: Sequence[int], observer: AddObserver
-) -> str:
-    """Return the digest of a feature's model, which is learned now unless the store has it."""
+) -> tuple[str, float]:
+    """Return the digest of a feature's model, which is learned now unless the store has it, and how long that took."""
     spec, file = feature.spec(specs), learned_models.model_file(feature.name)
     if (model := learned_models.digests(root).get(feature.name)) is None:
         observer.note(f"{feature.name} is learned from {len(numbers)} parts, into {file}")
+        started, log = time.perf_counter(), LearningLog(observer.note, partial(observer.learning, feature.name))
         parts = [sealed_part(root, number, specs) for number in numbers]
-        return learned_state.write(root, spec, feature.learn(parts, observer.note))
+        model = learned_state.write(root, spec, feature.learn(parts, log))
+        return model, time.perf_counter() - started
     remedy = f"finish that with the same options, or start over by removing {file}, and {feature.name} from all parts"
     check_same_recipe(learned_state.learned_for(root, feature.name), spec, remedy)
-    return model
+    return model, 0.0
 
 
 def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int]) -> list[int]:

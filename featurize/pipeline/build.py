@@ -246,10 +246,12 @@ def build_parts(
         if missing := store_state.unsealed_tasks(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
         _check_not_empty(config, corpus, tasks, done)
+        stages = done["wall_seconds_by_stage"] = {"scan and parts": done["seconds"]}
         if steps:
-            done["added"] = add_features.run_steps(
+            added = done["added"] = add_features.run_steps(
                 config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
             )
+            stages |= add_features.wall_seconds_by_stage(added)
         return build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
 
 

@@ -19,6 +19,9 @@ class AddObserver(WorkerObserver, Protocol):
     def part_done(self, report: PartReport) -> None:
         """Receive the report of a part that was sealed."""
 
+    def learning(self, feature: str, done: float, total: float, status: str) -> None:
+        """Receive how far a feature is with learning from all parts, as `LearningLog.step` does."""
+
 
 class BuildObserver(AddObserver, Protocol):
     """Receives the progress of building a store."""
@@ -39,6 +42,8 @@ class SilentObserver:
     def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None: ...
 
     def part_done(self, report: PartReport) -> None: ...
+
+    def learning(self, feature: str, done: float, total: float, status: str) -> None: ...
 
 
 SILENT = SilentObserver()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.quality import near_duplicates
 from headrace.store.schema import FeatureSpec
 
@@ -26,9 +26,9 @@ class RepeatedText(Derived):
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
         return {"unit": "text", "normalised": "NFKC casefold alnum"}
 
-    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def learn(self, parts: Sequence[Part], log: LearningLog) -> dict[str, np.ndarray]:
         """Return the keys of all repeated texts, ascending, and for each the key of the id of its first utterance."""
-        texts = np.concatenate([_keys(part) for part in parts])
+        texts = np.concatenate([_keys(part) for part in log.each(parts, "parts read")])
         ids = np.concatenate([near_duplicates.text_keys(part.strings("id")) for part in parts])
         unique, first, counts = np.unique(texts, return_index=True, return_counts=True)
         more = (counts > 1) & (unique != near_duplicates.NO_TEXT)

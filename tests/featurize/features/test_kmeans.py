@@ -50,6 +50,12 @@ def test_clusters_are_found_where_they_are() -> None:
     assert torch.equal(fit(x_NW, 8, 25)[0], means)
 
 
+def test_every_round_is_told_with_what_is_left() -> None:
+    told: list[tuple[int, float]] = []
+    _, left = fit(vectors(300, 4), 6, 5, lambda *done: told.append(done))
+    assert [done for done, _ in told] == [1, 2, 3, 4, 5] and told[-1][1] == left < told[0][1]
+
+
 def test_what_is_left_is_a_share_of_the_variance() -> None:
     x_NW = vectors(300, 4) + 5
     means, left = fit(x_NW, 6, 1)

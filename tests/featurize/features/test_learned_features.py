@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from headrace import store
+from headrace.cli import output, progress
 from headrace.cli.store import main as store_command
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.pipeline import feature_registry
+from headrace.featurize.pipeline.add_features import wall_seconds_by_stage
 from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.verify import verify
 from tests.helpers import training_store
@@ -32,8 +37,9 @@ class Loudest(Derived):
 
     name, needs, axis, dtype, learns = "loudest", ("wave",), "frames", "float32", True
 
-    def learn(self, parts: Sequence[Part], log: Callable[[str], None]) -> dict[str, np.ndarray]:
-        peak = max(int(abs(wave.astype(np.int32)).max()) for part in parts for wave in part.utterances("wave"))
+    def learn(self, parts: Sequence[Part], log: LearningLog) -> dict[str, np.ndarray]:
+        waves = (wave for part in log.each(parts, "parts heard") for wave in part.utterances("wave"))
+        peak = max(int(abs(wave.astype(np.int32)).max()) for wave in waves)
         log(f"the loudest sample is {peak}")
         return {"peak": np.array(peak)}
 
@@ -101,6 +107,44 @@ def test_it_is_learned_once_from_all_parts_and_stands_in_the_fingerprint(root: P
     other = training_store.build(tmp_path / "OTHER", frames=(30, 31), parts=1).path
     assert add(other, "loudest").exit_code == 0
     assert store.open(other).features["loudest"].fingerprint != opened.features["loudest"].fingerprint
+
+
+def test_learning_is_a_stage_with_progress_and_a_line_in_the_summary(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0)
+    result = add(root, "tokens")
+    assert "loudest learns: 1/3 parts heard, about 0.0 s left\n" in result.stderr
+    assert "loudest learns: 3/3 parts heard\n" in result.stderr
+    took = r"took .*: learning loudest .* \(\d+%\), loudest .* \(\d+%\), tokens_n .* \(\d+%\), tokens .* \(\d+%\)"
+    assert re.search(took, " ".join(result.stdout.split()))
+    told = json.loads((root / "add.json").read_text())
+    assert list(told["wall_seconds_by_stage"]) == ["learning loudest", "loudest", "tokens_n", "tokens"]
+    assert told["wall_seconds_by_stage"]["learning loudest"] == told["added"]["loudest"]["learn_seconds"] > 0
+    assert told["wall_seconds_by_stage"]["loudest"] >= told["added"]["loudest"]["seconds"]
+    again = json.loads(add(root, "loudest", "--json").stdout)
+    assert list(again["wall_seconds_by_stage"]) == ["loudest"], "nothing was learned"
+    built = build(make_tree(tmp_path / "corpus", 3), tmp_path / "T", "--features", "wave,loudest", "--json")
+    assert list(json.loads(built.stdout)["wall_seconds_by_stage"]) == ["scan and parts", "learning loudest", "loudest"]
+    assert "learns" not in built.stderr
+
+
+def test_learning_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(output, "console", lambda: console)
+    with progress.BuildProgress(quiet=False) as shown:
+        shown.learning("align", 0, 80, "0/22 rounds")
+        shown.learning("align", 40, 80, "16/22 rounds, the log-likelihood of a frame is -61.20")
+        shown.workers(2)  # that start meanwhile do not change what is shown
+    assert "align learns: 16/22 rounds, the log-likelihood of a frame is -61.20" in screen.getvalue()
+    assert "parts" not in screen.getvalue() and "━" in screen.getvalue()
+
+
+def test_each_feature_has_its_own_time_of_learning(root: Path) -> None:
+    """A stopwatch that ran on gave the second feature the time of the first too."""
+    added = [("a", {"learn_seconds": 5.0, "wall_seconds": 1.0}), ("b", {"wall_seconds": 2.0})]
+    assert wall_seconds_by_stage(dict(added)) == {"learning a": 5.0, "a": 1.0, "b": 2.0}
 
 
 def test_what_needs_it_is_made_after_it_and_brings_lengths_of_its_own(root: Path) -> None:

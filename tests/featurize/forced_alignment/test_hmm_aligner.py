@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from headrace import store
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
 from headrace.featurize.forced_alignment import hmm, hmm_aligner
 from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
 from headrace.featurize.text.symbols import SYMBOLS, TABLES, ids
@@ -95,7 +95,9 @@ def said() -> list[Said]:
 
 @pytest.fixture(scope="module")
 def learned(said: list[Said]) -> dict[str, np.ndarray]:
-    return HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+    return HmmAlign().learn(
+        [part_of(said[:25]), part_of(said[25:])], LearningLog(step=lambda *step: STEPS.append(step))
+    )
 
 
 def made(feature: Derived, part: Part) -> list[np.ndarray]:
@@ -106,6 +108,21 @@ def errors_s(times: np.ndarray, one: Said) -> np.ndarray:
     """Of the boundaries of phones that sound; a mark takes all of the pause that it stands in."""
     sounding = np.array([SYMBOLS[phone] != "," for phone in one.phones])
     return abs(times - one.times)[sounding].reshape(-1) / RATE
+
+
+STEPS: list[tuple[float, float, str]] = []
+"""What `learned` told about its progress."""
+
+
+@pytest.mark.usefixtures("learned")
+def test_learning_tells_how_far_it_is() -> None:
+    """In phases: the parts that are read, and the rounds, of which later ones have more Gaussians to count for."""
+    reading, rounds = STEPS[:3], STEPS[3:]
+    assert reading == [(n, 2, f"{n}/2 parts read") for n in range(3)]
+    assert len(rounds) == 23 and rounds[0] == (0, 80, "0/22 rounds") and rounds[-1][0] == 80
+    assert [done for done, _, _ in rounds[7:10]] == [7, 8, 10]
+    fits = [float(status.rpartition(" ")[2]) for _, _, status in rounds[1:]]
+    assert rounds[22][2] == f"22/22 rounds, the log-likelihood of a frame is {fits[-1]:.2f}" and fits[-1] > fits[0]
 
 
 def test_phones_are_found_where_they_are(said: list[Said], learned: dict[str, np.ndarray]) -> None:
@@ -121,7 +138,7 @@ def test_speech_that_was_not_learned_from_is_aligned_too(learned: dict[str, np.n
 
 
 def test_the_same_utterances_give_the_same_models(said: list[Said], learned: dict[str, np.ndarray]) -> None:
-    again = HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], lambda line: None)
+    again = HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], SILENT)
     assert again.keys() == learned.keys() and all(np.array_equal(again[name], learned[name]) for name in again)
 
 
@@ -164,13 +181,13 @@ def test_times_of_the_source_are_kept(said: list[Said], learned: dict[str, np.nd
 def test_less_is_learned_from_where_less_is_asked_for(said: list[Said]) -> None:
     lines: list[str] = []
     hours = sum(one.wave.size for one in said) / RATE / 3600
-    HmmAlign(hours=hours / 3.5).learn([part_of(said)], lines.append)
+    HmmAlign(hours=hours / 3.5).learn([part_of(said)], LearningLog(lines.append))
     assert "from 10 utterances" in lines[0] and "8 Gaussians" in lines[-1]
     with pytest.raises(UsageError, match="0 hours"):
         HmmAlign(hours=0)
     nothing = Said(said[0].wave[:4], said[0].phones, said[0].words, said[0].times)
     with pytest.raises(StoreError, match="none that fit"):
-        HmmAlign().learn([part_of([nothing])], lines.append)
+        HmmAlign().learn([part_of([nothing])], LearningLog(lines.append))
 
 
 def test_every_symbol_has_a_class_or_none() -> None:
