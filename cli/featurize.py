@@ -214,6 +214,28 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
         print_added(**account)
 
 
+@main.command()
+@store_argument
+@click.argument("features", metavar="FEATURE[,FEATURE]")
+@json_option
+@output.handle_errors
+def drop(path: StoragePath, features: str, as_json: bool) -> None:
+    """Drop features that were added to STORE, or resume dropping them.
+
+    Another recipe can be added then. STORE may be a list of stores in a text file.
+    """
+    from headrace.cli.progress import BuildProgress
+    from headrace.featurize.pipeline.drop_features import drop as drop_features
+    from headrace.store.multi_store import store_paths
+
+    if not (names := split_names(features)):
+        raise UsageError("No feature is named: name those to drop, separated by commas.")
+    with BuildProgress(quiet=as_json) as progress:
+        dropped = {str(store): drop_features(store, names, progress) for store in store_paths(path)}
+    if as_json:
+        output.print_json({"dropped": dropped})
+
+
 def _config(
     corpus: StoragePath,
     out: StoragePath,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from headrace.featurize.exchange.import_gpt_sovits import ImportConfig, import_directory
     from headrace.featurize.pipeline.add_features import AddConfig, add
     from headrace.featurize.pipeline.build import BuildConfig, ScannedCorpus, build, scan
+    from headrace.featurize.pipeline.drop_features import drop
     from headrace.featurize.pipeline.estimate import estimate, summarize_corpus
     from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features
     from headrace.featurize.pipeline.observer import SilentObserver
@@ -49,6 +50,7 @@ _MODULES = {
     "exchange.import_gpt_sovits": ("ImportConfig", "import_directory"),
     "pipeline.add_features": ("AddConfig", "add"),
     "pipeline.build": ("BuildConfig", "ScannedCorpus", "build", "scan"),
+    "pipeline.drop_features": ("drop",),
     "pipeline.estimate": ("estimate", "summarize_corpus"),
     "pipeline.feature_registry": ("DERIVED_FEATURES", "create_features"),
     "pipeline.observer": ("SilentObserver",),
@@ -72,6 +74,7 @@ __all__ = [
     "add",
     "build",
     "create_features",
+    "drop",
     "estimate",
     "export_cuts",
     "export_directory",

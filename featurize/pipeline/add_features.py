@@ -234,7 +234,7 @@ def _learned_digest(
         parts = [sealed_part(root, number, specs) for number in numbers]
         model = learned_state.write(root, spec, feature.learn(parts, log))
         return model, time.perf_counter() - started
-    remedy = f"finish that with the same options, or start over by removing {file}, and {feature.name} from all parts"
+    remedy = f"finish that with the same options, or run featurize drop {root} {feature.name} first"
     check_same_recipe(learned_state.learned_for(root, feature.name), spec, remedy)
     return model, 0.0
 
@@ -247,11 +247,13 @@ def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int])
         seal = added_arrays.read_seal(root, name, number)
         if seal is None:
             return False
-        remedy = f"finish that with the same options, or start over by removing {name} from all parts"
+        remedy = f"finish that with the same options, or run featurize drop {root} {name} first"
         check_same_recipe(FeatureSpec.from_json(seal), step.spec, remedy)
         if seal["inputs"] != added_arrays.input_digests(root, number, step.feature.needs):
             folder = layout.part_path(root, number) / name
-            raise StoreError(f"{folder} was made from other inputs: remove that folder and run the same command again.")
+            raise StoreError(
+                f"{folder} was made from other inputs: run featurize drop {root} {name}, and the same command again."
+            )
         return True
 
     return [number for number, there in zip(numbers, storage_of(root).map(is_there, numbers), strict=True) if not there]

@@ -69,7 +69,7 @@ def plan_steps(
                 visit(again)
         model = there[feature.name].recipe.get(learned_models.MODEL_DIGEST, "") if feature.name in there else ""
         spec = feature.spec(known, digests.get(feature.name, model))
-        check_same_recipe(there.get(spec.name, spec), spec, "keep it, or build another store for this one")
+        check_same_recipe(there.get(spec.name, spec), spec, f"keep it, or run featurize drop STORE {spec.name} first")
         known[spec.name] = spec
         steps[spec.name] = FeatureStep(feature=feature, specs=dict(known))
 

@@ -83,6 +83,10 @@ class Storage(Protocol[P]):
         """
         ...
 
+    def delete_file(self, root: P, name: str) -> None:
+        """Delete the file `name` of `root`, if it is there."""
+        ...
+
     def size(self, file: P) -> int:
         """Return the size of a file in bytes. Raises FileNotFoundError if there is none."""
         ...

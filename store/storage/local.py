@@ -122,6 +122,13 @@ class LocalStorage:
             fsync(target.parent)
         drafts.discard(trash)
 
+    def delete_file(self, root: Path, name: str) -> None:
+        """Delete the file `name` of `root`, if it is there."""
+        target = drafts.inside(root, name)
+        with suppress(FileNotFoundError):
+            target.unlink()
+            fsync(target.parent)
+
     def size(self, file: Path) -> int:
         """Return the size of a file in bytes. Raises FileNotFoundError if there is none."""
         return file.stat().st_size

@@ -272,6 +272,10 @@ class S3Path:
         self._request("removed", lambda: self._client.delete([f"{self.key}/zarr.json"]))
         self._request("removed", lambda: self._client.delete(keys))
 
+    def unlink(self) -> None:
+        """Delete this object, if it is there."""
+        self._request("removed", lambda: self._client.delete([self.key]))
+
     @property
     def _client(self) -> S3Store:
         return _client(self.bucket)
@@ -427,6 +431,10 @@ class S3Storage:
         """Delete the objects of a folder that are of a form that Headrace writes, its `zarr.json` first."""
         folder = root / name
         folder.delete([key for key, _ in folder.objects() if is_own_file(key)])
+
+    def delete_file(self, root: S3Path, name: str) -> None:
+        """Delete the object `name` of `root`, if it is there."""
+        (root / name).unlink()
 
     def size(self, file: S3Path) -> int:
         """Return the size of an object in bytes. Raises FileNotFoundError if there is none."""

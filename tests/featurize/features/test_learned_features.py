@@ -6,22 +6,26 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from rich.console import Console
 
 from headrace import store
 from headrace.cli import output, progress
+from headrace.cli.featurize import main as featurize_command
 from headrace.cli.store import main as store_command
 from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.pipeline import feature_registry
 from headrace.featurize.pipeline.add_features import wall_seconds_by_stage
+from headrace.store import added_arrays
 from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.verify import verify
+from headrace.store.storage import StoragePath, local
 from tests.helpers import training_store
 from tests.helpers.commands import add, build, call, part_bytes
 from tests.helpers.corpora import make_tree
@@ -168,9 +172,77 @@ def test_other_options_than_it_was_learned_for_are_refused(root: Path, monkeypat
     (root / "zarr.json").write_bytes(with_checksum(document))
     monkeypatch.setattr(Loudest.__init__, "__kwdefaults__", {"power": 2})
     refused = add(root, "loudest")
-    assert refused.exit_code == 1 and "power=1" in refused.stderr and "models/loudest.safetensors" in refused.stderr
+    assert refused.exit_code == 1 and "power=1" in refused.stderr and "featurize drop" in refused.stderr
     model(root).unlink()
     assert add(root, "loudest").exit_code == 0 and not list(verify(root))
+
+
+def drop(root: StoragePath, names: str) -> Result:
+    return call(featurize_command, "drop", root, names)
+
+
+def test_a_dropped_feature_is_made_again_or_by_another_recipe(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = part_bytes(root)
+    assert add(root, "loudest").exit_code == 0
+    added = part_bytes(root)
+    assert drop(root, "loudest").exit_code == 0
+    assert part_bytes(root) == before and not model(root).exists() and not list(verify(root))
+    assert "loudest" not in store.open(root).features
+    assert add(root, "loudest").exit_code == 0 and part_bytes(root) == added
+    assert drop(root, "loudest").exit_code == 0
+    monkeypatch.setattr(Loudest.__init__, "__kwdefaults__", {"power": 2})
+    assert add(root, "loudest").exit_code == 0
+    assert store.open(root).features["loudest"].recipe["power"] == 2 and not list(verify(root))
+
+
+def test_a_drop_that_was_killed_is_continued_and_confuses_nobody(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after each deletion in turn, of folders of arrays and of the model."""
+    before = part_bytes(root)
+    for stop in range(4):
+        with monkeypatch.context() as patch:
+            assert add(root, "loudest").exit_code == 0
+            left, stopped = stop, False
+            for name in ("delete_folder", "delete_file"):
+                whole = getattr(local.LocalStorage, name)
+
+                def deleting(*words: object, whole: Callable[..., None] = whole) -> None:
+                    nonlocal left, stopped
+                    if left == 0:
+                        stopped = True
+                        raise KeyboardInterrupt
+                    left -= 1
+                    whole(*words)
+
+                patch.setattr(local.LocalStorage, name, deleting)
+            assert drop(root, "loudest").exit_code != 0 and stopped
+        assert "loudest" not in store.open(root).features and not list(verify(root))
+        with monkeypatch.context() as patch:
+            patch.setattr(Loudest.__init__, "__kwdefaults__", {"power": 2})
+            refused = add(root, "loudest")
+            assert refused.exit_code == 1 and "run featurize drop" in refused.stderr
+        assert drop(root, "loudest").exit_code == 0 and part_bytes(root) == before and not model(root).exists()
+
+
+def test_what_is_made_from_it_goes_with_it(root: Path) -> None:
+    """Also where only some parts have it, since an addition was killed: a later one would have other inputs."""
+    assert add(root, "tokens").exit_code == 0
+    refused = drop(root, "loudest")
+    assert refused.exit_code == 2 and f"featurize drop {root} loudest,tokens" in refused.stderr
+    added_arrays.withdraw(root, ["tokens"])
+    shutil.rmtree(root / "parts" / "00000" / "tokens")
+    assert f"featurize drop {root} loudest,tokens" in drop(root, "loudest").stderr
+    assert drop(root, "loudest,tokens").exit_code == 0
+    assert [*store.open(root).features] == ["wave", "tokens_n"] and not list(verify(root))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("wave", "built with wave"), ("id", "built with id"), ("../x", "no added feature '../x'"), (",", "No feature")],
+)
+def test_what_cannot_be_dropped_is_refused(root: Path, names: str, message: str) -> None:
+    before = part_bytes(root)
+    refused = drop(root, names)
+    assert refused.exit_code == 2 and message in refused.stderr and part_bytes(root) == before
 
 
 def test_a_lost_or_changed_model_is_found_and_can_be_learned_again(root: Path) -> None:

@@ -263,7 +263,7 @@ def test_an_array_of_another_part_is_not_taken_for_ours(added: Path, tmp_path: P
     shutil.copytree(root / "parts" / "00000" / "f0", root / "parts" / "00001" / "f0")
     (problem,) = verify(root)
     assert problem.where == "part 00001 f0" and "was not made from the wave that is there" in problem.what
-    assert "was made from other inputs: remove that folder" in add(root, "f0").stderr
+    assert "was made from other inputs: run featurize drop" in add(root, "f0").stderr
 
 
 def test_fingerprints_tell_what_is_read(plain: Path, added: Path, root: Path) -> None:
