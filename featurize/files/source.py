@@ -10,7 +10,6 @@ import io
 import os
 import posixpath
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +21,7 @@ from headrace.featurize.files.folders import FOLLOW_HINT, Listing
 from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError, rejected_file
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import SCHEME, S3Path
+from headrace.store.storage.temporary import temporary_folder
 
 HEADER_BYTES = 1 << 16
 """Enough for the header of nearly every recording."""
@@ -213,8 +213,8 @@ def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
     if isinstance(root, Path):
         yield root
         return
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        copy = Path(folder, name)
+    with temporary_folder() as folder:
+        copy = folder / name
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
             (root / name).download(copy)
@@ -222,7 +222,7 @@ def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
             raise Rejected("decode", "it is not in the bucket any more") from None
         except OSError as error:
             raise rejected_file(error, "decode", f"it cannot be copied from the bucket: {error.strerror}") from None
-        yield Path(folder)
+        yield folder
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 import soxr
 
 from headrace.store.errors import UsageError
+from headrace.store.library_settings import quiet_onnxruntime
 
 RATE, WINDOW = 16_000, 144_160
 """Hz, and samples that the networks read at a time: 9.01 s, at about 0.4 s of a CPU."""
@@ -116,6 +117,7 @@ def scores(wave: np.ndarray, rate: int) -> dict[str, float]:
 @cache
 def _session(name: str) -> Any:
     """Load a network once. It computes in one thread: featurizing workers are many."""
+    quiet_onnxruntime()
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()

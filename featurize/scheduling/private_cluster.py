@@ -22,6 +22,8 @@ from typing import Any
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
 from distributed.security import Security
 
+from headrace.store.storage.temporary import PREFIX, remove_abandoned, temporary_folder
+
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 if HAS_UNIX_SOCKETS:
     from headrace.featurize.scheduling import unix_sockets
@@ -53,7 +55,11 @@ def private_client(workers: Sequence[Mapping[str, Any]], preload: str) -> Iterat
         preload: name of the module whose `dask_setup` prepares each worker process.
     """
     logging.getLogger("distributed.diskutils").setLevel(logging.CRITICAL + 1)  # at exit: its folder, ours, is gone
-    with tempfile.TemporaryDirectory(prefix="headrace-", dir=_temporary(), ignore_cleanup_errors=True) as folder:
+    where = _temporary()
+    for shared in {where, tempfile.gettempdir()}:
+        remove_abandoned(shared)
+    with temporary_folder(where) as path:
+        folder = str(path)
         # Dask makes its scratch folders here, and has their modules imported before all others: in the shared folder
         # for temporary files they have a name that anybody could have taken.
         common = {"security": _security(), "local_directory": os.path.join(folder, "dask-scratch-space")}
@@ -86,5 +92,5 @@ def _security() -> Security:
 def _temporary() -> str:
     """Return the folder to make the cluster's own folder in."""
     folder = tempfile.gettempdir()
-    needed = len(os.fsencode(Path(folder, "headrace-________", str(1 << 31))))
+    needed = len(os.fsencode(Path(folder, f"{PREFIX}________", str(1 << 31))))
     return SHORT_TEMPORARY if HAS_UNIX_SOCKETS and needed > unix_sockets.LONGEST_PATH else folder

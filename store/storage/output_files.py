@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pathlib import Path
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.names import LOCK_FILE, ROOT_NAMES
 from headrace.store.storage.local import commit_file, folder_lock, fsync, make_folder
+from headrace.store.storage.temporary import temporary_folder
 from headrace.store.writer import write_error
 
 MAX_NAME_BYTES = 255
@@ -71,8 +71,8 @@ def output_file(out: Path, name: str = "", *, parents: bool = False) -> Iterator
         StoreError: another command is writing it, or it cannot be written.
     """
     if _is_stream(out):
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder, name or out.name)
+        with temporary_folder() as folder:
+            draft = folder / (name or out.name)
             yield draft
             with draft.open("rb") as finished, out.open("wb") as stream:
                 shutil.copyfileobj(finished, stream)

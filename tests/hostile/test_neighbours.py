@@ -118,6 +118,9 @@ def test_sockets_and_scratch_folders_are_closed_to_others(shared: Path) -> None:
     import tempfile
 
     tempfile.tempdir = None  # asked again, now that TMPDIR is another
+    left = shared / "headrace-aabbccdd"  # by a command that was killed
+    left.mkdir()
+    (left / ".in-use").touch()
     with dask_cluster.executor(1, None, "cpu", Quiet()) as workers:
         (folder,) = shared.iterdir()
         mode = folder.stat().st_mode

@@ -16,6 +16,7 @@ from headrace.store.errors import StoreError, UsageError
 from headrace.store.names import DRAFTS
 from headrace.store.storage import drafts, parse_path, storage_of
 from headrace.store.storage.local import atomic_file, clear_drafts
+from headrace.store.storage.output_files import output_file, output_folder
 from headrace.store.storage.s3 import S3Path, S3Storage
 from tests.helpers.parts import make_store
 
@@ -116,3 +117,19 @@ def test_only_drafts_of_its_own_are_cleared(tmp_path: Path) -> None:
     clear_drafts(tmp_path)
     clear_drafts(tmp_path / "absent")
     assert sorted(os.listdir(tmp_path)) == sorted(foreign)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_what_is_written_follows_the_umask_and_cannot_be_executed(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        make_store(tmp_path / "S")
+        with output_file(tmp_path / "report.html") as draft:
+            draft.write_text("page")
+        with output_folder(tmp_path / "export") as folder:
+            (folder / "list").write_text("line")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "S", tmp_path / "report.html", tmp_path / "export"):
+        for one in (path, *path.rglob("*")):
+            assert one.stat().st_mode & 0o7777 == (0o777 if one.is_dir() else 0o666) & ~mask, one

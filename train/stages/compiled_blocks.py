@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from headrace.store.errors import UsageError
+from headrace.store.library_settings import keep_compiled_kernels_private
 from headrace.train.models.attention import Encoder
 from headrace.train.models.discriminator import PeriodDiscriminator, ScaleDiscriminator
 from headrace.train.models.flow import WaveNet
@@ -39,6 +40,7 @@ def compile_stage(stage: Stage) -> int:
         UsageError: this machine cannot compile.
     """
     _check_compiler()
+    keep_compiled_kernels_private()
     import torch._dynamo  # takes a second to import
 
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MAX_RECOMPILES

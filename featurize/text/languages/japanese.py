@@ -22,6 +22,7 @@ from headrace.featurize.text.languages.frontend import (
     split_at_marks,
     token,
 )
+from headrace.store.library_settings import quiet_onnxruntime
 
 _BETWEEN = {"AccentPhraseBoundary": "UNK", "Pause": "_"}
 _RISE, _FALL = "[", "]"
@@ -73,6 +74,7 @@ def _read_piece(piece: str) -> Iterator[Reading]:
 
 def _read_words(text: str) -> Iterator[Reading]:
     """Yield the reading of each word. Phones that OpenJTalk cannot place belong to the word before."""
+    quiet_onnxruntime()
     with optional_dependencies("ja"):
         import onnxruntime  # noqa: F401  without it pyopenjtalk reads 何 by a dictionary only, and warns
         import pyopenjtalk

@@ -78,3 +78,11 @@ def test_missing_requirements_are_reported(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(compiled_blocks.sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(UsageError, match="headers"):
         loop.start(whole, Silent())
+
+
+def test_compiling_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(compiled_blocks, "_check_compiler", lambda: None)
+    monkeypatch.setattr(compiled_blocks, "keep_compiled_kernels_private", lambda: asked.append(True))
+    compiled_blocks.compile_stage(object.__new__(type("Empty", (), {})))
+    assert asked == [True]
