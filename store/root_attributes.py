@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from headrace.store import json_text, layout
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath
+from headrace.store.writer import Compression
 
 MAX_PARTS = 100_000_000
 MAX_FORMAT_CHARACTERS = 40
@@ -52,7 +53,7 @@ def _check(attributes: Mapping[str, Any]) -> None:
         _expect(_is_integer(attributes[key], 1, 1 << 30), key, attributes[key])
     _expect(isinstance(attributes["preset"], str), "preset", attributes["preset"])
     compression = attributes.get("compression", "none")
-    _expect(isinstance(compression, str), "compression", compression)
+    _expect(compression in get_args(Compression), "compression", compression)
     frontends = attributes.get("frontends", {})
     _expect(all(isinstance(text, str) for text in frontends.values()), "frontends", frontends)
     for feature in attributes["features"]:

@@ -166,7 +166,7 @@ class _StepRunner:
         self._executors: dict[str, dask_cluster.Executor] = {}
         attributes, seals = read_attributes(root), index.read_seals(root, self.numbers)
         frame_s = attributes["hop"] / attributes["sample_rate"]
-        self._compression: Compression = attributes["compression"]
+        self._compression: Compression = attributes.get("compression", "none")
         self._seconds = {n: seal["frames"] * frame_s for n, seal in zip(self.numbers, seals, strict=True)}
 
     def run(self, step: FeatureStep) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from headrace import store
 from headrace.store import layout, learned_models, rejects
 from headrace.store.errors import HeadraceError
+from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.storage import local
@@ -123,11 +124,18 @@ def _mend(root: Path, name: str, where: str, before: list[object]) -> None:
         assert not left, f"{where}: {left}"
 
 
+def test_an_emptied_group_of_parts_is_seen_and_made_again(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    root = shutil.copytree(stores[0], tmp_path / "STORE")
+    group = root / "parts" / "zarr.json"
+    group.write_bytes(b"")
+    assert [problem.what for problem in verify(root)], "it is not seen"
+    assert not repair(root).commands and group.read_bytes() == (stores[0] / "parts" / "zarr.json").read_bytes()
+    assert not list(verify(root))
+
+
 @pytest.mark.parametrize("missing", ["sample_rate", "hop", "preset", "features", "plan"])
 def test_a_root_without_a_key_is_told_in_a_line(stores: tuple[Path, Path], tmp_path: Path, missing: str) -> None:
     """Its checksum holds: something else wrote it."""
-    from headrace.store.integrity.checksummed_metadata import with_checksum
-
     root = shutil.copytree(stores[0], tmp_path / "STORE")
     document = json.loads((root / "zarr.json").read_bytes())
     del document["attributes"][missing]
@@ -135,6 +143,18 @@ def test_a_root_without_a_key_is_told_in_a_line(stores: tuple[Path, Path], tmp_p
     with pytest.raises(HeadraceError, match=f"zarr.json lacks '{missing}': run store verify"):
         store.open(root)
     assert [problem.drop for problem in verify(root)] == ["root"]
+
+
+@pytest.mark.parametrize("value", ["lzma", None, ["zstd"]])
+def test_a_root_with_another_compression_is_told_in_a_line(
+    stores: tuple[Path, Path], tmp_path: Path, value: object
+) -> None:
+    root = shutil.copytree(stores[0], tmp_path / "STORE")
+    document = json.loads((root / "zarr.json").read_bytes())
+    document["attributes"]["compression"] = value
+    (root / "zarr.json").write_bytes(with_checksum(document))
+    with pytest.raises(HeadraceError, match=r"zarr\.json cannot be used, its compression is .*: run store verify"):
+        store.open(root)
 
 
 def test_a_store_of_a_later_format_is_told(stores: tuple[Path, Path], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.storage import drafts, storage_of
-from tests.helpers.commands import call
+from tests.helpers.commands import add, call
 from tests.helpers.corpora import make_tree
 from tests.helpers.parts import LOUDNESS, add_loudness, make_store
 
@@ -130,6 +130,17 @@ def test_other_links_and_a_store_that_is_one_are_no_hindrance(around: Path) -> N
     assert result.exit_code == 0 and "tmp: is not the store's" in result.stdout, result.output
     assert not (root / "parts" / "00000").exists() and (root / "parts" / "00001").exists()
     assert tree(victim) == before and (root / "tmp").is_symlink() and (root / "parts" / "00001" / "notes").is_symlink()
+
+
+@pytest.mark.parametrize("told", [{"compression": "none"}, {}], ids=["compression", "no compression"])
+def test_a_feature_is_added_beside_a_link_in_place_of_former_drafts(around: Path, told: dict[str, str]) -> None:
+    root, victim = around / "deep" / "STORE", around / "victim"
+    edit(root / "zarr.json", lambda found: found.update(told))
+    shutil.rmtree(root / "tmp", ignore_errors=True)  # earlier versions kept drafts there
+    (root / "tmp").symlink_to(victim)
+    before = tree(victim)
+    assert add(root, "level").exit_code == 0 and "level" in store.open(root).features
+    assert tree(victim) == before and (root / "tmp").is_symlink()
 
 
 def litter(root: Path) -> list[Path]:
