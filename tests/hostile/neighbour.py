@@ -68,12 +68,12 @@ class Neighbour:
         return dict(json.loads(told))
 
 
-def run_code(address: str, security: Any = None) -> str:
+def run_code(address: str, security: Any = None, timeout: str = "1s") -> str:
     """Try to run code in the scheduler at this address."""
     from distributed import Client
 
     try:
-        with Client(address, timeout="1s", security=security) as client:
+        with Client(address, timeout=timeout, security=security) as client:
             return f"ran as {client.run_on_scheduler(os.getuid)}"
     except Exception as error:  # noqa: BLE001 - whatever keeps it out
         return f"kept out: {type(error).__name__}"
@@ -118,11 +118,11 @@ def _main(friendly: str) -> None:
     from headrace.featurize.scheduling import unix_sockets
 
     logging.disable()
-    run_code(friendly)
+    run_code(friendly, timeout="60s")
     become()
     print("ready", flush=True)
     addresses, folders, processes = json.loads(sys.stdin.read())
-    found = {friendly: run_code(friendly)}
+    found = {friendly: run_code(friendly, timeout="60s")}
     for address in addresses:
         found[address] = run_code(address)
         if address.startswith(unix_sockets.SCHEME):

@@ -78,6 +78,13 @@ def test_gpt_sovits_gives_every_id_and_speaker_back(hostile: Path, fenced: Path)
     assert sorted(corpus.ids.tolist()) == sorted(IDS) and set(corpus.speakers.tolist()) == {SPEAKER}
 
 
+def test_a_bar_in_an_id_or_a_speaker_does_not_break_a_line_of_the_list(tmp_path: Path) -> None:
+    training_store.build(tmp_path / "S", (20, 24), parts=1, ids=("a.wav", "b|c.wav"), speaker="d|e")
+    lines = (export(tmp_path / "S", "gpt-sovits", tmp_path / "exp") / "exp.list").read_text().splitlines()
+    fields = [line.split("|") for line in lines]
+    assert [len(each) for each in fields] == [4, 4] and all((tmp_path / "exp" / each[0]).is_file() for each in fields)
+
+
 def test_lhotse_has_a_file_for_every_id(hostile: Path, fenced: Path) -> None:
     out = export(hostile, "lhotse", fenced / "cuts")
     with gzip.open(out / "cuts.jsonl.gz", "rt", encoding="utf-8") as file:

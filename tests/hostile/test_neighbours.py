@@ -100,13 +100,14 @@ def test_a_build_keeps_others_out(shared: Path, friendly: str, tmp_path: Path) -
     process = start_build(corpus, tmp_path / "STORE", "--workers", 1)
     wait_for_workers(process)
     ports, sockets = listeners(psutil.Process(process.pid))
-    (folder,) = {path.parent for path in sockets}
-    addresses = [f"unix://{folder}:{path.name}" for path in sockets] + [f"tcp://{port}" for port in ports]
-    came_of_it = attacker.attack(addresses, [folder], [process.pid, *(one.pid for one in worker_processes(process))])
+    addresses = [f"unix://{path.parent}:{path.name}" for path in sockets] + [f"tcp://{port}" for port in ports]
+    processes = [process.pid, *(one.pid for one in worker_processes(process))]
+    came_of_it = attacker.attack(addresses, sorted({path.parent for path in sockets}), processes)
     assert process.poll() is None, "the build was over before the attack was"
     _, said = process.communicate(timeout=120)
     assert came_of_it.pop(friendly) == "ran as 0", "the attack is no attack"
-    assert ports == [] and not [words for words in came_of_it.values() if words.startswith(("ran", "reached", "done"))]
+    got_in = {what: words for what, words in came_of_it.items() if words.startswith(("ran", "reached", "done"))}
+    assert not got_in and sockets and ports == []
     assert process.returncode == 0 and not mark.exists(), said
     assert sorted(path.name for path in shared.iterdir()) == ["dask-scratch-space"]
     assert len(store.open(tmp_path / "STORE")) == 16 and not list(verify(tmp_path / "STORE"))

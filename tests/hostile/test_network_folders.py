@@ -71,11 +71,15 @@ def forbid(what: str) -> Callable[..., Any]:
     return lambda *_, **__: pytest.fail(f"{what} was reached")
 
 
+def stay_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", forbid("a name server"))
+    monkeypatch.setattr(socket.socket, "connect", forbid("the network"))
+
+
 def test_a_config_names_no_code_and_reaches_no_network(
     hubert: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", forbid("a name server"))
-    monkeypatch.setattr(socket.socket, "connect", forbid("the network"))
+    stay_offline(monkeypatch)
     want = load(hubert).state_dict()
     made = load(write_config(folder, networks.config_of(folder) | CODE))
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in want.items())
@@ -83,8 +87,10 @@ def test_a_config_names_no_code_and_reaches_no_network(
 
 
 @pytest.mark.parametrize("key", CODE)
-def test_each_key_by_itself(folder: Path, key: str) -> None:
-    write_config(folder, networks.config_of(folder) | {key: CODE[key]})
+def test_each_key_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    stay_offline(monkeypatch)
+    made = load(write_config(folder, networks.config_of(folder) | {key: CODE[key]}))
+    assert getattr(made.config, key, None) != CODE[key] and made.config._attn_implementation == "sdpa"
     assert set(huggingface.inspect_folder(folder, "hubert", "--hubert").sizes) <= set(network_config.KEYS["hubert"])
 
 

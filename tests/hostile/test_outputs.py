@@ -173,6 +173,29 @@ def write_weights(file: Path) -> None:
     upstream_files.write(file, {"a": torch.zeros(50_000)}, {}, "")
 
 
+def test_weights_that_two_commands_write_at_once_are_those_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from headrace.train.checkpoints import upstream_files
+
+    file, save, refused = tmp_path / "voice.pth", torch.save, []
+
+    def save_twice(content: object, draft: object) -> None:
+        monkeypatch.setattr(torch, "save", save)
+        try:
+            upstream_files.write(file, {"a": torch.zeros(3)}, {}, "second")
+        except HeadraceError as error:
+            refused.append(error.message)
+        save(content, draft)
+
+    monkeypatch.setattr(torch, "save", save_twice)
+    upstream_files.write(file, {"a": torch.ones(3)}, {}, "first")
+    assert refused == [f"Another command is writing {file}: wait until it is done."]
+    assert upstream_files.read(file).info == "first" and os.listdir(tmp_path) == [file.name]
+
+
 def draw_chart(file: Path) -> None:
     from headrace.train.measure.charts import draw_rates
 
@@ -196,10 +219,11 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_leaves_the_last_file(corpus: Store, tmp_path: Path, writer: str) -> None:
     file = tmp_path / ("x.png" if writer == "plot" else "x")
     file.write_text("the last one")
-    with pytest.raises(HeadraceError) as caught:
+    with pytest.raises((HeadraceError, OSError)) as caught:
         WRITERS[writer](corpus, file)
+    assert file.read_bytes() == b"the last one" and os.listdir(tmp_path) == [file.name]
+    assert isinstance(caught.value, HeadraceError)
     assert "\n" not in caught.value.message and str(file) in caught.value.message
-    assert file.read_text() == "the last one" and os.listdir(tmp_path) == [file.name]
 
 
 @pytest.mark.parametrize("form", EXPORTS)

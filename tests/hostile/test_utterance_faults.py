@@ -147,9 +147,10 @@ def test_odd_labels_cost_no_other(tmp_path: Path, content: bytes) -> None:
     assert len(store.open(tmp_path / "STORE")) + len(rejects_of(tmp_path / "STORE")) == 2
 
 
-def test_a_build_without_any_utterance_fails_and_lists_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["一共٣个。", "。"], ids=["that a library refuses", "without phones"])
+def test_a_build_without_any_utterance_fails_and_lists_why(tmp_path: Path, text: str) -> None:
     corpus = recordings(tmp_path / "corpus", "a.wav", "b.wav")
-    (corpus / "c.list").write_text("a.wav|s|zh|一共٣个。\nb.wav|s|zh|٣个。", encoding="utf-8")
+    (corpus / "c.list").write_text(f"a.wav|s|zh|{text}\nb.wav|s|zh|{text}", encoding="utf-8")
     for _ in range(2):
         result = build(corpus, tmp_path / "STORE", "--features", "wave,phones,f0")
         assert result.exit_code == 1
