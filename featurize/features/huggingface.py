@@ -103,8 +103,8 @@ def load_network(
     folder = inspect_folder(path, kind, option)
     cls = _class(model, option)
     state = weight_files.as_tensors(weight_files.read(folder.files, expected), folder.files[0])
+    config = _config(cls, folder.sizes, f"{option} {path}")
     try:
-        config = cls.config_class(**folder.sizes)
         _check_count(cls, config, state)
         outputs, found = cls.from_pretrained(
             None,
@@ -138,6 +138,17 @@ def _class(name: str, option: str) -> Any:
     except (ImportError, RuntimeError) as error:  # the latter from imports on demand
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{option} needs transformers: pip install 'headrace[networks]' ({reason}).") from error
+
+
+def _config(cls: Any, sizes: Mapping[str, Any], source: str) -> Any:
+    """Return the config of a network. Raises UsageError where its class refuses the sizes, with whatever error."""
+    try:
+        return cls.config_class(**sizes)
+    except MemoryError:
+        raise
+    except Exception as error:  # huggingface_hub's errors of validation are no ValueErrors, but are caused by them
+        reason = str(error.__cause__ or error).strip().splitlines() or [repr(error)]
+        raise UsageError(f"{source}: its config.json describes no network: {reason[0]}") from error
 
 
 def _check_count(cls: Any, config: Any, state: Mapping[str, torch.Tensor]) -> None:

@@ -181,6 +181,18 @@ def test_vocabularies_number_tokens_that_the_network_has(tmp_path: Path, content
         vocabulary(file)
 
 
+@pytest.mark.parametrize("missing", ["conv_dim", "conv_stride", "conv_kernel"])
+def test_a_config_whose_default_contradicts_it_is_told_in_a_line(tmp_path: Path, missing: str) -> None:
+    """The two lists that are left have another length than the one that transformers puts in for the third."""
+    folder = tmp_path / "hubert"
+    networks.hubert(folder)
+    config = networks.config_of(folder) | {"conv_dim": [8, 8], "conv_stride": [2, 2], "conv_kernel": [4, 4]}
+    del config[missing]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"config\.json describes no network: .*conv_dim"):
+        load(folder)
+
+
 @pytest.mark.parametrize("count", FUZZ_COUNTS)
 def test_mutations_of_a_config(tmp_path: Path, count: int) -> None:
     folder, few = tmp_path / "hubert", {"hidden_size": 32, "num_attention_heads": 4, "num_conv_pos_embedding_groups": 4}
