@@ -19,9 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-import soundfile
-
 from headrace.featurize.audio import descriptors
+from headrace.featurize.audio.libsndfile import soundfile
 from headrace.store.errors import Rejected
 
 _MAGIC_BYTES = (

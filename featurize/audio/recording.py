@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 
 from headrace.featurize.audio import containers, descriptors, ffmpeg
+from headrace.featurize.audio.libsndfile import soundfile
 from headrace.featurize.audio.patched_file import open_patched
 from headrace.featurize.files.source import local_file, local_folder, open_file
 from headrace.store.errors import Rejected, rejected_file

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 
+from headrace.featurize.audio.libsndfile import soundfile
 from headrace.featurize.exchange.export_textgrid import tiers_of
 from headrace.store import alignment
 from headrace.store.errors import StoreError, UsageError

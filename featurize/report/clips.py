@@ -6,10 +6,10 @@ import base64
 import io
 
 import numpy as np
-import soundfile
 import soxr
 from PIL import Image
 
+from headrace.featurize.audio.libsndfile import soundfile
 from headrace.store.reader import Store
 
 SECONDS = 6.0

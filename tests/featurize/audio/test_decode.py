@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +219,47 @@ def test_files_that_changed_since_the_scan_are_rejected(tmp_path: Path, name: st
     with pytest.raises(Rejected, match=reason) as caught:
         waveform(tmp_path, described, 32_000, "gpt-sovits")
     assert caught.value.stage == "decode"
+
+
+FIRST_USES = """
+import gc, os, sys, threading
+from headrace.featurize.audio.libsndfile import soundfile
+
+def read():
+    soundfile.info(os.open(sys.argv[1], os.O_RDONLY))
+    with open(sys.argv[1], "rb") as file:
+        soundfile.info(file)
+
+def read_meanwhile(phase, info):
+    gc.callbacks.clear()
+    gc.disable()
+    other = threading.Thread(target=read)
+    other.start()
+    other.join(0.05)  # soundfile opens one file at a time
+
+gc.collect()
+gc.freeze()
+status, allocations = 0, 1
+while status == 0:
+    if not (child := os.fork()):
+        gc.collect()
+        gc.callbacks.append(read_meanwhile)
+        gc.set_threshold(allocations)
+        read()
+        os._exit(bool(gc.callbacks))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    allocations += 1
+print(status, allocations)
+"""
+"""Read headers, and let another thread read some during a collection of garbage, which comes after any number of
+allocations. What a library has begun to prepare for the first then meets the second."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork of a process that has read no recording")
+def test_the_first_recordings_are_read_at_once(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(400), 16_000)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USES, tmp_path / "a.wav"], capture_output=True, text=True, check=False
+    )
+    status, allocations = map(int, done.stdout.split())
+    assert status == 1 and allocations > 10, f"{done.stdout} {done.stderr}"  # 1: there is no such collection
