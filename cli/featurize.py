@@ -180,6 +180,8 @@ def build(corpus: StoragePath, out: StoragePath, strict: bool, as_json: bool, **
 def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None:
     """Add features to STORE, or resume adding them.
 
+    STORE may be a list of stores in a text file: what a feature learns is then learned from all of them.
+
     Features that others are computed from are added first. Parts that are finished are skipped.
 
     \b
@@ -210,8 +212,11 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
         account = adder.add(config, progress)
     if as_json:
         output.print_json(account)
-    else:
-        print_added(**account)
+        return
+    for store, made in account.get("stores", {"": account}).items():
+        if store:
+            output.print_line(store)
+        print_added(**made)
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """Reads several stores as one, without copying: the parts of one follow those of the other.
 
 The result has the features that all of them have, made by the same recipe, and the columns that all of them have. It
-lacks features that each store learned from its own data.
+lacks features that each store learned from its own data. Phones may be of several symbol tables: one begins the other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from headrace.store import layout
+from headrace.store import joined_ids, layout
 from headrace.store.added_arrays import block_checksums
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.index import Index, LazyColumns, NameColumns, no_checksums, read_column
-from headrace.store.schema import FeatureSpec, digest
+from headrace.store.schema import SYMBOL_TABLES, FeatureSpec, digest
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.s3 import S3Path
 
@@ -109,6 +109,8 @@ def shared_features(members: Sequence[Member]) -> dict[str, FeatureSpec]:
     for name in shared:
         for other in others:
             _check_same_recipe(first, other, features[name], other.features[name])
+    if "phones" in shared:  # ids of all, in the largest table
+        features["phones"] = max((member.features["phones"] for member in members), key=_table)
     if "phones" in shared:
         _check_same_frontends(members)
     if not shared:
@@ -131,12 +133,34 @@ def _learned_separately(members: Sequence[Member], names: Iterable[str]) -> set[
 
 
 def _check_same_recipe(first: Member, other: Member, one: FeatureSpec, two: FeatureSpec) -> None:
-    if one.fingerprint != two.fingerprint:
+    if _comparable(first, one) != _comparable(other, two):
         fields = [{"dtype": spec.dtype, "channels": spec.channels, **spec.recipe} for spec in (one, two)]
         raise RecipeMismatch(
             f"{other.path} has another {one.name} than {first.path}: build it with the same recipe, or leave it out.",
             *_difference(first, other, fields[0], fields[1]),
         )
+
+
+def _comparable(member: Member, spec: FeatureSpec) -> dict[str, Any]:
+    """Return what has to be equal in two stores: all of a recipe but the symbol table, on which ids do not depend.
+
+    Features that this one is made from are compared by themselves, so the fingerprints of this store's are left out.
+    """
+    features = member.features
+    recipe = {
+        key: value
+        for key, value in spec.recipe.items()
+        if not (key == "symbols" and value in SYMBOL_TABLES)
+        and not (key in features and features[key].fingerprint == value)
+    }
+    made_from = sorted(spec.recipe.keys() & features.keys())
+    return {"axis": spec.axis, "dtype": spec.dtype, "channels": spec.channels, "recipe": recipe, "from": made_from}
+
+
+def _table(spec: FeatureSpec) -> int:
+    """Return the number of a feature's symbol table, the smallest first."""
+    table = spec.recipe.get("symbols")
+    return SYMBOL_TABLES.index(table) if table in SYMBOL_TABLES else -1
 
 
 def _check_same_frontends(members: Sequence[Member]) -> None:
@@ -167,10 +191,9 @@ def merge_indexes(members: Sequence[Member]) -> Index:
     columns = [name for name in indexes[0].columns if all(name in other.columns for other in indexes)]
 
     def names(name: str) -> np.ndarray:
-        values = np.concatenate([index.names[name] for index in indexes])
         if name == "id":
-            _check_identities(members, values, np.concatenate([index.columns["frames"] for index in indexes]))
-        return values
+            return joined_ids.joined_ids(members)
+        return np.concatenate([index.names[name] for index in indexes])
 
     return Index(
         parts=np.concatenate([index.parts for index in indexes]),
@@ -179,20 +202,3 @@ def merge_indexes(members: Sequence[Member]) -> Index:
         names=NameColumns(names),
         fingerprint=" ".join(index.fingerprint for index in indexes),
     )
-
-
-def _check_identities(members: Sequence[Member], ids: np.ndarray, frames: np.ndarray) -> None:
-    """Check that no utterance is in two stores. One of the same name and another length is another recording.
-
-    Raises:
-        StoreError: one is.
-    """
-    seen: set[tuple[str, int]] = set()
-    twice: list[tuple[str, int]] = []
-    for one in zip(ids.tolist(), frames.tolist(), strict=True):
-        (twice.append if one in seen else seen.add)(one)
-    if twice:
-        raise StoreError(
-            f"{len(twice)} utterances are in more than one of {', '.join(str(member.path) for member in members)}; the "
-            f"first is {twice[0][0]}: leave out one of these stores."
-        )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headrace.store import added_arrays, index, layout, multi_store
+from headrace.store import added_arrays, index, joined_ids, layout, multi_store
 from headrace.store.arrays.array_reader import ArrayReader, MappedArray, OpenArrays, open_array
 from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
 from headrace.store.errors import DamagedStore, StoreError
@@ -137,8 +137,16 @@ class Store:
 
     @cached_property
     def ids(self) -> np.ndarray:
-        """Return the identity of each utterance: (N,) str. Read on first use, as `speakers` and `languages` are."""
+        """Return the identity of each utterance: (N,) str. Read on first use, as `speakers` and `languages` are.
+
+        Of several stores that have the same id for different recordings, it begins with the name of the store.
+        """
         return self._index.names["id"]
+
+    @property
+    def own_ids(self) -> np.ndarray:
+        """Return the id of each utterance in its own store: (N,) str. Several stores may have the same ones."""
+        return joined_ids.own_ids(self.members)
 
     @cached_property
     def speakers(self) -> np.ndarray:

@@ -16,6 +16,8 @@ Axis = Literal["frames", "phones", "tokens", "utterance"]
 
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 """Types of the numbers of features."""
+SYMBOL_TABLES = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
+"""Symbol tables of phones. Each is the beginning of the next: ids of one mean the same in those after it."""
 SCALARS = (str, int, float, bool, type(None))
 """Types of the values of a recipe."""
 

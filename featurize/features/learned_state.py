@@ -21,29 +21,49 @@ from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
 
 
-def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray]) -> str:
+def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray], stores: int = 1) -> str:
     """Write what a feature learned.
 
     Args:
         spec: of the feature, without the digest of the model.
         arrays: by name.
+        stores: number of stores that it was learned from.
     Returns:
         The digest of the model.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data: bytes = save(contiguous, metadata={"spec": json.dumps(spec.to_json(), sort_keys=True)})
+    metadata = {"spec": json.dumps(spec.to_json(), sort_keys=True)} | ({"stores": str(stores)} if stores > 1 else {})
+    data: bytes = save(contiguous, metadata=metadata)
     storage_of(root).write_atomic(root, learned_models.model_file(spec.name), data)
     return learned_models.model_digest(data)
 
 
 def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
     """Return the spec that `write` was called with. Raises StoreError where the file is damaged."""
-    data = (root / learned_models.model_file(feature)).read_bytes()
     try:
-        header: Any = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return FeatureSpec.from_json(json.loads(header["__metadata__"]["spec"]))
+        return FeatureSpec.from_json(json.loads(_metadata(root, feature)["spec"]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(root, feature) from error
+
+
+def learned_over(root: StoragePath, feature: str) -> int:
+    """Return the number of stores that it was learned from. Raises StoreError where the file is damaged."""
+    try:
+        return int(_metadata(root, feature).get("stores", "1"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(root, feature) from error
+
+
+def copy(source: StoragePath, target: StoragePath, feature: str) -> None:
+    """Copy what a feature learned from one store to another."""
+    name = learned_models.model_file(feature)
+    storage_of(target).write_atomic(target, name, (source / name).read_bytes())
+
+
+def _metadata(root: StoragePath, feature: str) -> Any:
+    """Return what the file says of itself."""
+    data = (root / learned_models.model_file(feature)).read_bytes()
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
 def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from headrace.featurize.features.derived import Derived, LearningLog, Part, seal
 from headrace.featurize.pipeline import build_report
 from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
+from headrace.featurize.pipeline.joined_stores import learn_over, merge_steps
 from headrace.featurize.pipeline.observer import SILENT, AddObserver
 from headrace.featurize.pipeline.part_worker import PartReport, check_store
 from headrace.featurize.pipeline.stopwatch import Stopwatch
@@ -30,6 +31,7 @@ from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.store import added_arrays, index, layout, learned_models
 from headrace.store.errors import StoreError
+from headrace.store.multi_store import store_paths
 from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, storage_of
@@ -41,6 +43,7 @@ class AddConfig:
     """Options of `featurize add`."""
 
     store: StoragePath
+    """A store, or a text file with a list of stores, which get models in common."""
     features: tuple[Derived, ...]
     workers: int | None = None
     """Worker processes on this machine; None starts as many as it has CPUs and memory for."""
@@ -81,27 +84,56 @@ def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
 
     Returns:
         The content of `add.json`: for each feature its parts, hours, seconds, rate and library versions, and how long
-        each stage took.
+        each stage took. For a list of stores, `stores` has that of each, by path.
     Raises:
         NotAStore: there is no store.
         StoreError: it is incomplete, lacks what the features are made from, or is being written by another command.
         RecipeMismatch: it has one of the features, made with another recipe.
         HeadraceError: parts failed; all others are sealed.
     """
-    attributes = read_attributes(config.store)
-    if len(layout.sealed_parts(config.store)) < attributes["plan"]["parts"]:
-        raise StoreError(
-            f"{config.store} is not complete: run featurize build again first, it continues where it stopped."
+    roots = [root.resolve() for root in store_paths(config.store)]
+    plans = [_plan(root, config.features) for root in roots]
+    with ExitStack() as stack:
+        for root in sorted(roots, key=str):  # the order in which others lock them, so that none waits for another
+            stack.enter_context(storage_of(root).write_lock(root))
+            storage_of(root).clear_temporary(root)  # of a command that was killed
+        added = (
+            _add_joined(roots, plans, config, observer)
+            if len(roots) > 1
+            else [_run(roots[0], plans[0], config, observer)]
         )
-    steps = plan_steps(config.features, specs_of_store(attributes), learned_models.digests(config.store))
-    with storage_of(config.store).write_lock(config.store):
-        storage_of(config.store).clear_temporary(config.store)  # of a command that was killed
-        root = config.store.resolve()
-        added = run_steps(root, steps, config.workers, config.scheduler, observer, config.device)
-        made = {"added": added, "wall_seconds_by_stage": wall_seconds_by_stage(added)}
-        build_report.write(config.store, "add.json", json.dumps(made, indent=2) + "\n")
-        storage_of(config.store).clear_temporary(config.store)
-    return made
+        made = [{"added": one, "wall_seconds_by_stage": wall_seconds_by_stage(one)} for one in added]
+        for root, report in zip(roots, made, strict=True):
+            build_report.write(root, "add.json", json.dumps(report, indent=2) + "\n")
+            storage_of(root).clear_temporary(root)
+    return made[0] if len(roots) == 1 else {"stores": dict(zip(map(str, roots), made, strict=True))}
+
+
+def _plan(root: StoragePath, features: Sequence[Derived]) -> list[FeatureStep]:
+    """Return what to make in a store. Raises StoreError if its build was not finished."""
+    attributes = read_attributes(root)
+    if len(layout.sealed_parts(root)) < attributes["plan"]["parts"]:
+        raise StoreError(f"{root} is not complete: run featurize build again first, it continues where it stopped.")
+    return plan_steps(features, specs_of_store(attributes), learned_models.digests(root))
+
+
+def _run(root: StoragePath, steps: Sequence[FeatureStep], config: AddConfig, observer: AddObserver) -> dict[str, Any]:
+    return run_steps(root, steps, config.workers, config.scheduler, observer, config.device)
+
+
+def _add_joined(
+    roots: Sequence[StoragePath], plans: Sequence[Sequence[FeatureStep]], config: AddConfig, observer: AddObserver
+) -> list[dict[str, Any]]:
+    """Add features to several stores. What one learns is learned from all of them, and is the same in all."""
+    added: list[dict[str, Any]] = [{} for _ in roots]
+    for group in merge_steps(plans):
+        for feature in group:
+            if feature.learns:
+                learn_over(roots, feature, LearningLog(observer.note, partial(observer.learning, feature.name)))
+        for root, one in zip(roots, added, strict=True):
+            observer.note(f"{', '.join(feature.name for feature in group)} of {root}")
+            one |= _run(root, _plan(root, group), config, observer)
+    return added
 
 
 def run_steps(

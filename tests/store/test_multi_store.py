@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from headrace.cli.train import main as train_command
 from headrace.store import index
 from headrace.store.errors import NotAStore, RecipeMismatch, StoreError
 from headrace.store.reader import Store
+from headrace.store.schema import FeatureSpec
 from headrace.store.writer import create_store, write_part
+from headrace.train.config import DataConfig
 from headrace.train.data.stream import Stream, StreamConfig
+from headrace.train.data.training_data import open_training_data
 from tests.helpers import training_store
 from tests.helpers.commands import call
 from tests.helpers.parts import ATTRIBUTES, add_loudness, make_part
@@ -145,6 +149,41 @@ def test_an_utterance_may_not_come_twice(tmp_path: Path, roots: list[Path]) -> N
         _ = store.open([*roots, copy]).ids
     same_names = make(tmp_path / "names", 0, [6, 10, 201])
     assert len(store.open([*roots, same_names]).ids) == 11, "other recordings of the same name"
+
+
+def test_recordings_of_one_name_and_length_are_named_after_their_stores(tmp_path: Path) -> None:
+    """Four corpora with wavs/0001.wav, of which two are of the same length."""
+    for name, tone in (("fr", 1), ("a/de", 2), ("b/de", 3)):
+        root = training_store.build(tmp_path / name, (20, 24 + tone), parts=1).path
+        shard = root / "parts" / "00000" / "wave" / "c" / "0" / "0"
+        shard.write_bytes(bytes([tone]) + shard.read_bytes()[1:])
+    joined = store.open([tmp_path / "fr", tmp_path / "a" / "de", tmp_path / "b" / "de"])
+    assert joined.ids[2] == "a/de/utt0" and joined.ids[5] == "b/de/utt1" and len(set(joined.ids)) == 6
+    assert joined.find("b/de/utt1") == 5 and joined.own_ids.tolist() == 3 * ["utt0", "utt1"]
+    split = open_training_data(listed(tmp_path, [tmp_path / "fr"]), lambda _: {}, DataConfig())
+    alone = open_training_data(tmp_path / "fr", lambda _: {}, DataConfig())
+    assert split.validation.tolist() == alone.validation.tolist()
+    with pytest.raises(StoreError, match="1 utterances are in more than one of"):
+        shutil.copytree(tmp_path / "a" / "de", tmp_path / "copy")
+        shard = tmp_path / "copy" / "parts" / "00000" / "wave" / "c" / "0" / "0"
+        shard.write_bytes(bytes([9]) + shard.read_bytes()[1:])
+        _ = store.open([tmp_path / "a" / "de", tmp_path / "copy"]).ids
+
+
+def test_symbol_tables_of_which_one_begins_the_other_are_joined(tmp_path: Path) -> None:
+    def with_table(name: str, number: int, table: str) -> Path:
+        specs = json.loads(json.dumps(ATTRIBUTES["features"]))
+        by_name = {spec["name"]: spec for spec in specs}
+        by_name["phones"]["recipe"] |= {"symbols": table}
+        by_name["speaker_vector"]["recipe"] = {"phones": FeatureSpec.from_json(by_name["phones"]).fingerprint}
+        return make(tmp_path / name, number, [7], features=specs)
+
+    en, de = with_table("en", 0, "gpt-sovits-v2"), with_table("de", 1, "headrace-ipa")
+    for roots in ([en, de], [de, en]):
+        joined = store.open(roots)
+        assert joined.features["phones"].recipe["symbols"] == "headrace-ipa" and "speaker_vector" in joined.features
+    with pytest.raises(RecipeMismatch, match="another phones"):
+        store.open([en, with_table("odd", 2, "of-my-own")])
 
 
 @pytest.mark.parametrize(

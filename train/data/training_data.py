@@ -84,7 +84,7 @@ def open_training_data(
         raise StoreError(f"{path} holds no utterance: {path / 'rejects.jsonl'} tells why.")
     selection = select(store, config.where)
     selected = np.flatnonzero(selection.mask)
-    is_validation = held_out(store.ids[selected])
+    is_validation = held_out(store.own_ids[selected])
     training, groups = selected[~is_validation], {"speaker": store.speakers, "language": store.languages}
     repeated = None
     if config.balance:

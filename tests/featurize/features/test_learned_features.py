@@ -19,6 +19,7 @@ from headrace import store
 from headrace.cli import output, progress
 from headrace.cli.featurize import main as featurize_command
 from headrace.cli.store import main as store_command
+from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.pipeline import feature_registry
 from headrace.featurize.pipeline.add_features import wall_seconds_by_stage
@@ -243,6 +244,42 @@ def test_what_cannot_be_dropped_is_refused(root: Path, names: str, message: str)
     before = part_bytes(root)
     refused = drop(root, names)
     assert refused.exit_code == 2 and message in refused.stderr and part_bytes(root) == before
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A list of two stores, of one part each."""
+    for number, name in enumerate("AB"):
+        training_store.build(tmp_path / name, (20 + number, 30), parts=1)
+    (tmp_path / "all.txt").write_text("A\nB\n")
+    return tmp_path / "all.txt"
+
+
+def test_it_is_learned_once_from_several_stores(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when one store has the model and the other has not, it continues with that model."""
+    whole = learned_state.copy
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learned_state, "copy", killed)
+    assert add(several, "loudest").exit_code != 0
+    monkeypatch.setattr(learned_state, "copy", whole)
+    added = add(several, "loudest", "--json")
+    assert added.exit_code == 0 and len(json.loads(added.stdout)["stores"]) == 2
+    assert model(tmp_path / "A").read_bytes() == model(tmp_path / "B").read_bytes()
+    joined = store.open(several)
+    assert "loudest" in joined.features and not [*verify(tmp_path / "A"), *verify(tmp_path / "B")]
+    assert max(joined.read("loudest", n).max() for n in range(4)) == 1
+    assert drop(several, "loudest").exit_code == 0 and not model(tmp_path / "B").exists()
+
+
+def test_what_one_store_learned_alone_is_no_model_of_several(several: Path, tmp_path: Path) -> None:
+    assert add(tmp_path / "B", "loudest").exit_code == 0
+    refused = add(several, "loudest")
+    assert refused.exit_code == 1 and f"{tmp_path / 'B'} learned loudest otherwise" in refused.stderr
+    assert not model(tmp_path / "A").exists()
+    assert drop(tmp_path / "B", "loudest").exit_code == 0 and add(several, "loudest").exit_code == 0
 
 
 def test_a_lost_or_changed_model_is_found_and_can_be_learned_again(root: Path) -> None:
