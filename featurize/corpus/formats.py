@@ -8,7 +8,6 @@ exists and is usable.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -16,6 +15,7 @@ from sys import intern
 
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, recordings, suffix
 from headrace.featurize.files.source import Source, open_whole, read_lines
+from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS, language_code
 from headrace.store.errors import CorpusError, Rejected, rejecting
 from headrace.store.schema import Reject
 
@@ -24,9 +24,6 @@ TRANSCRIPT_SUFFIXES = (".txt", ".lab", ".textgrid")
 ALIGNMENT_SUFFIXES = (".lab", ".textgrid")
 """Suffixes of transcripts that may be an alignment."""
 FORMATS = ("list", "ljspeech", "kaldi", "tree", "lhotse")
-LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
-"""ISO codes by GPT-SoVITS' tags in lower case."""
-_LANGUAGE_CODE = re.compile("[a-z]{2,3}(-[a-z0-9]{1,8})*")
 _PATH_QUOTES = " '\"\u202a"  # which a path pasted from Windows may be enclosed in
 
 
@@ -78,7 +75,7 @@ def read_list(source: Source, file: str) -> Entries:
         path, speaker, tag, text = fields
         if not path:
             raise Rejected("scan", "no path before the first bar")
-        language = language_of(tag)
+        language, known = language_code(tag), ", ".join(LANGUAGE_TAGS)
         return Entry(
             location=location,
             audio=_clean_path(path),
@@ -87,7 +84,7 @@ def read_list(source: Source, file: str) -> Entries:
             text=text,
             phones=phones,
             alignment=alignment,
-            problem="" if language else f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}, nor a code as de",
+            problem="" if language else f"language tag {tag!r} is none of {known}, nor a code as de or pt-BR",
         )
 
     return _parse_lines(source, file, parse)
@@ -95,12 +92,6 @@ def read_list(source: Source, file: str) -> Entries:
 
 def _clean_path(path: str) -> str:
     return path.strip(_PATH_QUOTES).replace("\\", "/")
-
-
-def language_of(tag: str) -> str:
-    """Return the ISO code of a language tag of GPT-SoVITS, or of an ISO code; empty if it is neither."""
-    lower = tag.lower()
-    return LANGUAGE_TAGS.get(lower) or (lower if _LANGUAGE_CODE.fullmatch(lower) else "")
 
 
 def read_ljspeech(source: Source) -> Entries:
@@ -147,7 +138,7 @@ def read_kaldi(source: Source) -> Entries:
             location=location,
             audio=_reject_command(recordings[recording]),
             speaker=intern(speakers.get(name, source.root.name)),
-            language=LANGUAGE_TAGS.get(languages.get(name, "").lower(), languages.get(name, "").lower()),
+            language=language_code(languages.get(name, "")) or languages.get(name, ""),
             text="".join(text),
             phones=phones.get(name, ""),
             seconds=seconds,

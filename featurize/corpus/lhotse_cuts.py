@@ -11,8 +11,9 @@ from sys import intern
 from typing import Any
 
 from headrace.featurize.alignment.label_files import PHONE_TIERS, WORD_TIERS, Interval, to_json
-from headrace.featurize.corpus.formats import LANGUAGE_TAGS, Entries, Entry
+from headrace.featurize.corpus.formats import Entries, Entry
 from headrace.featurize.files.source import Source, open_whole, read_lines
+from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject
 
@@ -93,6 +94,6 @@ def _interval(label: Any, start: Any, duration: Any, *_: Any) -> Interval:
 
 
 def _language_code(language: str) -> str:
-    """Return the ISO code of a language, given by its tag or its English name."""
+    """Return the code of a language, given by its tag or its English name."""
     lower = language.lower()
-    return _LANGUAGES.get(lower) or LANGUAGE_TAGS.get(lower, lower)
+    return _LANGUAGES.get(lower) or language_code(lower) or lower

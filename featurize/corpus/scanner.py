@@ -20,6 +20,7 @@ from headrace.featurize.corpus.formats import FORMATS, Entry
 from headrace.featurize.corpus.validate import EntryValidator
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
+from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import CorpusError, UsageError
 from headrace.store.schema import Reject, Utterance
 from headrace.store.storage import StoragePath, storage_of
@@ -60,7 +61,7 @@ def scan(
         format: one of FORMATS; None detects it.
         follow_outside: include recordings that lie outside the corpus folder, by their path or through links.
         limits: maximum duration.
-        language: ISO code of utterances whose corpus does not give one.
+        language: code or tag of utterances whose corpus does not give one.
         alignments: a folder of alignments, laid out like the corpus.
         max_segment_s: longer utterances are split at pauses of their alignment; None splits nothing.
     Raises:
@@ -70,8 +71,9 @@ def scan(
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"{format!r} is not a corpus format: give one of {', '.join(FORMATS)}")
-    if not formats.language_of(language):
-        raise UsageError(f"{language!r} is not a language code: give one such as en, zh or de.")
+    language, given = language_code(language), language
+    if not language:
+        raise UsageError(f"{given!r} is not a language code: give one such as en, zh or pt-BR.")
     found, file = source.find(path, follow_outside=follow_outside)
     format = format or _detect_format(path, found, file)
     if max_segment_s is not None and max_segment_s > limits.max_duration_s:

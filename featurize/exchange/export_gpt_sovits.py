@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from headrace.featurize.alignment.words import indexed_text
-from headrace.featurize.corpus.formats import LANGUAGE_TAGS
 from headrace.featurize.exchange import gpt_sovits_dir
+from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS
 from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.file_names import file_names, unescape

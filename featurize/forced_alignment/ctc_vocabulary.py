@@ -23,6 +23,7 @@ from headrace.featurize.forced_alignment.hmm_aligner import MARKS, base_phone
 from headrace.featurize.text import ipa
 from headrace.featurize.text.languages.frontend import Reading
 from headrace.featurize.text.languages.scripts import script
+from headrace.featurize.text.symbols import MARKS as MARKS_OF_SOUNDS
 from headrace.featurize.text.symbols import TABLES
 from headrace.store.errors import UsageError
 
@@ -32,7 +33,7 @@ DELIMITER = "|"
 _SPECIAL = re.compile(r"<.*>|\[.*\]")
 _IPA_ONLY = frozenset("ʃʒɹɑɾʁɪɐʌɜɡː")
 """IPA letters that do not occur in any orthography."""
-_DIACRITICS = "ːʲʰ\u0303"
+_DIACRITICS = "".join(MARKS_OF_SOUNDS).replace("/", "")
 _SYMBOLS = TABLES["headrace-ipa"]
 
 

@@ -24,6 +24,7 @@ from headrace.featurize.forced_alignment import cepstra, hmm
 from headrace.featurize.forced_alignment.cepstra import Cepstra
 from headrace.featurize.forced_alignment.gmm import Scorer, StateMixtures
 from headrace.featurize.forced_alignment.hmm import PAUSE, STATES
+from headrace.featurize.text import symbols
 from headrace.featurize.text.symbols import TABLES
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
@@ -145,11 +146,13 @@ def _read(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, str]
 def _check_learned(learned: Mapping[str, np.ndarray]) -> None:
     """Check phone models, whose classes compiled code takes for indices. Raises StoreError."""
     mixtures = {"means": ("f", "S", "K", "D"), "variances": ("f", "S", "K", "D"), "weights": ("f", "S", "K")}
-    learned_state.check(learned, "align", **mixtures, stay=("f", "S"), class_of=("i", len(SYMBOLS)))
+    learned_state.check(learned, "align", **mixtures, stay=("f", "S"), class_of=("i", "symbols"))
     moments = {name: ("f", 2, learned["means"].shape[2]) for name in learned if name.startswith(cepstra.SPEAKER)}
     learned_state.check(learned, "align", **moments)
     classes, channels = learned["class_of"], learned["means"].shape[2]
-    if not SOUNDLESS <= classes.min() <= classes.max() < len(learned["stay"]) / STATES or channels != cepstra.CHANNELS:
+    counts = (symbols.FIRST_IPA_COUNT, len(SYMBOLS))
+    known = len(classes) in counts and SOUNDLESS <= classes.min() <= classes.max() < len(learned["stay"]) / STATES
+    if not known or channels != cepstra.CHANNELS:
         raise StoreError(
             "What align learned, in models/align.safetensors, contradicts itself: remove that file, and run the same "
             "command again."
@@ -169,7 +172,8 @@ def phone_classes(phones: Iterable[np.ndarray]) -> np.ndarray:
 def base_phone(symbol: str) -> str:
     """Return a phone without stress and tone; empty for a symbol without a sound of its own."""
     bare = symbol.strip("/").lstrip("ˈˌ").rstrip("0123456789")
-    return bare if bare[:1].isalpha() and symbol != "UNK" and symbol not in MARKS else ""
+    silent = symbol == "UNK" or symbol in MARKS or symbol in symbols.MARKS
+    return bare if bare[:1].isalpha() and not silent else ""
 
 
 def _hours(parts: Sequence[Part]) -> float:
@@ -211,7 +215,9 @@ class StoreAligner:
         learned = part.learned("align")
         rate = part.specs["wave"].recipe["sample_rate"]
         _check_learned(learned)
-        self._models, self._class_of = StateMixtures.from_arrays(learned), learned["class_of"]
+        later = len(SYMBOLS) - len(learned["class_of"])  # symbols that the table got since
+        self._class_of = np.pad(learned["class_of"], (0, later), constant_values=UNKNOWN)
+        self._models = StateMixtures.from_arrays(learned)
         self._score, self._step = Scorer(self._models), cepstra.recipe(rate).hop
         self.utterances = read_utterances([part])
         cepstra.normalise([one.x_TD for one in self.utterances], [one.speaker for one in self.utterances], learned)

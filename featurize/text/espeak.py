@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from headrace.store.errors import HeadraceError
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE = 0x0001 | 0x0002 | 0x8000  # phoneme events, named in IPA; report failure instead of exit()
 _CHARS_UTF8 = 1
-_PHONEMES_IPA = 0x02 | ord("_") << 8  # underscores between phones
+_PHONEMES_IPA = 0x02
 _EVENT_END, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 
@@ -76,10 +77,36 @@ class Speech:
     """Words of the text, split at white space. Where espeak-ng runs several together, one entry holds them all."""
 
 
-def to_ipa(text: str, voice: str = "en-us") -> str:
-    """Convert text to IPA with stress, underscores between phones and spaces between words.
+@cache
+def voices() -> dict[str, str]:
+    """Return espeak-ng's voices by the tags of the languages that they speak, in lower case.
 
-    The result is empty if nothing in the text is spoken.
+    A voice is named by its file. One without its dictionary, which a distribution may leave out, reads nothing and is
+    not among them. Nor are languages for which a voice is only a makeshift, which espeak-ng gives a priority.
+    """
+    import espeakng_loader
+
+    data, found = Path(espeakng_loader.get_data_path()), dict[str, str]()
+    files = sorted(file for file in (data / "lang").rglob("*") if file.is_file())
+    described = [(file.name.lower(), file.read_text(encoding="utf-8", errors="replace").splitlines()) for file in files]
+    readable = [(name, lines) for name, lines in described if (data / f"{_dictionary(name, lines)}_dict").is_file()]
+    for name, lines in readable:
+        for keyword, *values in filter(None, map(str.split, lines)):
+            if keyword == "language" and len(values) == 1:
+                found.setdefault(values[0].lower(), name)
+    return found | {name: name for name, _ in readable}
+
+
+def _dictionary(voice: str, lines: list[str]) -> str:
+    """Return the name of a voice's dictionary: the one that its file names, or that of its language."""
+    named = (line.split()[1] for line in lines if line.startswith("dictionary "))
+    return next(named, voice.partition("-")[0])
+
+
+def to_ipa(text: str, voice: str = "en-us", separator: str = "_") -> str:
+    """Convert text to IPA with stress, a separator between phones and spaces between words.
+
+    The result is empty if nothing in the text is spoken. Some phones of some voices have an underscore in their names.
     """
     with _lock:
         library = _library()
@@ -87,7 +114,8 @@ def to_ipa(text: str, voice: str = "en-us") -> str:
         unread = c_char_p(_utf8(text))
         clauses = []
         while unread.value is not None:
-            clause = library.espeak_TextToPhonemes(ctypes.byref(unread), _CHARS_UTF8, _PHONEMES_IPA)
+            mode = _PHONEMES_IPA | ord(separator) << 8
+            clause = library.espeak_TextToPhonemes(ctypes.byref(unread), _CHARS_UTF8, mode)
             clauses.append((clause or b"").decode())
     return " ".join(clause for clause in clauses if clause)
 

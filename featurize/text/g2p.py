@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, concatenate, excerpt, token
+from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import Rejected, UsageError, rejecting
 
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
@@ -79,8 +80,9 @@ def versions(languages: Iterable[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _frontend(language: str) -> Frontend:
-    """Return the frontend of a language. Raises Rejected if there is none."""
-    return FRONTENDS.get(language) or espeak_languages.make_frontend(language)
+    """Return the frontend of a language or of its tag. Raises Rejected if there is none."""
+    code = language_code(language) or language
+    return FRONTENDS.get(code) or espeak_languages.make_frontend(code)
 
 
 def _clean(text: str) -> str:

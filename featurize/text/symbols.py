@@ -25,13 +25,44 @@ _CONSONANTS = (
     "p b t d ʈ ɖ c ɟ k ɡ q ɢ ʔ m ɱ n ɳ ɲ ŋ ɴ ʙ r ʀ ɾ ɽ ɸ β f v θ ð s z ʃ ʒ ʂ ʐ ç ʝ x ɣ χ ʁ ħ ʕ h ɦ ɬ ɮ ʋ ɹ ɻ j ɰ "
     "l ɭ ʎ ʟ w ʍ ɥ ɕ ʑ ɧ ɓ ɗ ɠ ts dz tʃ dʒ tɕ dʑ ʈʂ ɖʐ pf"
 ).split()
-IPA: tuple[str, ...] = (
-    *map("".join, product(("", "ˈ", "ˌ"), _VOWELS, ("", "ː", "\u0303"))),
+_STRESSES = ("", "ˈ", "ˌ")
+_FIRST_IPA = (
+    *map("".join, product(_STRESSES, _VOWELS, ("", "ː", "\u0303"))),
     *map("".join, product(_CONSONANTS, ("", "ː", "ʲ", "ʰ"))),
     *"ˈˌ˥˦˧˨˩1234567",
 )
-"""Vowels with their stress, length and nasality; consonants with length, palatalisation and aspiration; tones. A stress
-mark that does not precede a vowel is a symbol of its own."""
+"""Symbols that stores and models made by earlier versions may hold: their ids stay."""
+_MARKS = (
+    "\u0303 \u0308 \u0306 \u0304 \u0301 \u0300 \u030b \u030f \u030c \u0302 \u031a \u0323 \u0324 \u0325 \u0329 "
+    "\u032a \u032c \u032f \u0330 \u0339 \u031c \u031d \u031e \u031f \u0320 \u0318 \u0319 \u033a \u033b \u033c "
+    "\u033d \u0348 ː ˑ ʰ ʱ ʲ ʷ ˠ ˤ ʼ ˞ ᵝ ⁿ ᵐ ᵑ ˡ ᵊ ᶣ ꜛ ꜜ ↗ ↘"
+).split()
+_MORE_LETTERS = "ɫ ʄ ʛ ɺ ʜ ʢ ʡ ʘ ǀ ǃ ǂ ǁ ɿ ʅ".split()
+_MARKED_VOWELS = (
+    "ᵻ ᵻː a\u0306 e\u0306 i\u0306 o\u0306 u\u0306 y\u0306 ə\u0306 ɛ\u0306 ɔ\u0306 a\u0308 u\u0308 u\u0308ː a\u0323 "
+    "i\u0323 u\u0323 e\u031e o\u031e e\u032a i\u032a i\u032f u\u032f ɐ\u032f ɔ\u031f ɪʲ ɯᵝ aʼ oʼ a˞ aː˞ e˞ o˞ ɔ˞ ɪ˞"
+).split()
+_MARKED_CONSONANTS = (
+    "r\u031d r\u031d\u0325 r\u0323 s\u0323 ts\u0323 s\u033a s\u033b ts\u033a ts\u033b t\u033b d\u033b tʃ\u0303 "
+    "dʒ\u0303 k\u0303 ɡ\u0303 ɣ\u0303 ʃ\u0303 t\u0306 d\u0306 k\u0306 l\u0306 p\u0306 q\u0306 s\u0306 z\u0306 "
+    "ŋ\u0306 l\u0329ː r\u0329ː ɫ\u0329"
+).split()
+IPA: tuple[str, ...] = (
+    *_FIRST_IPA,
+    *_MARKS,
+    *"089",
+    *_MORE_LETTERS,
+    *map("".join, product(_STRESSES, (*(f"{vowel}\u0303ː" for vowel in _VOWELS), *_MARKED_VOWELS))),
+    *map("".join, product(_CONSONANTS, ("ʷ", "ˤ", "ʼ", "\u032a", "\u0325", "\u0329"))),
+    *_MARKED_CONSONANTS,
+)
+"""Vowels with their stress, length and nasality; consonants with length, palatalisation, aspiration and others; tones;
+and every further phone of espeak-ng's languages. Accents are decomposed (NFD), and stand before a mark of length.
+
+A mark that no letter of the table has is a symbol of its own, behind its letter, and so is stress that does not precede
+a vowel. No two sounds become the same symbols."""
+MARKS = frozenset(f"/{mark}/" for mark in _MARKS)
+"""Symbols that say how the one before them is spoken, without a sound of their own."""
 
 TABLES: dict[str, tuple[str, ...]] = {
     "gpt-sovits-v1": SYMBOLS[:322],
@@ -39,6 +70,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "headrace-ipa": (*SYMBOLS, *(f"/{symbol}/" for symbol in IPA)),
 }
 """Tables by name, in the order of their ids. IPA is written between slashes: its `a` is not upstream's `a`."""
+FIRST_IPA_COUNT = len(SYMBOLS) + len(_FIRST_IPA)
+"""Symbols that `headrace-ipa` had when it was first used: what was learned then knows no others."""
 DEFAULT_TABLE = "gpt-sovits-v2"
 
 SILENCE = "SP"

@@ -8,6 +8,7 @@ from itertools import groupby
 from torch import Tensor, nn
 
 from headrace.store.errors import RunError
+from headrace.train.models.sovits_config import FIRST_IPA_SYMBOLS
 
 
 def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -33,6 +34,16 @@ def load_strict(module: nn.Module, weights: Mapping[str, Tensor], source: str) -
     if damaged := next((name for name, value in weights.items() if not value.isfinite().all()), None):
         raise RunError(f"The weights of {source} are of no use: {damaged} holds numbers that are not finite.")
     module.load_state_dict(dict(weights))
+
+
+def keep_first_symbols(embedding: nn.Embedding, weight: Tensor) -> None:
+    """Cut an embedding of phones to the ids that its weights have, if the table of symbols has grown since.
+
+    The parameter stays the same one, so that an optimiser keeps it.
+    """
+    if len(weight) == FIRST_IPA_SYMBOLS < embedding.num_embeddings:
+        embedding.weight.data = embedding.weight.data[:FIRST_IPA_SYMBOLS].clone()
+        embedding.num_embeddings = FIRST_IPA_SYMBOLS
 
 
 def _by_part(what: str, names: Iterable[str]) -> Iterable[str]:

@@ -7,8 +7,10 @@ from math import prod
 
 from headrace.store.errors import UsageError
 
-SYMBOLS = {"gpt-sovits-v1": 322, "gpt-sovits-v2": 732, "headrace-ipa": 1320}
+SYMBOLS = {"gpt-sovits-v1": 322, "gpt-sovits-v2": 732, "headrace-ipa": 2070}
 """Number of phone ids of each symbol table. Each table is a prefix of the next."""
+FIRST_IPA_SYMBOLS = 1320
+"""Phone ids of `headrace-ipa` when it was first used: runs of that time go on with as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
 from headrace.train.checkpoints import upstream_files
-from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
@@ -209,6 +209,9 @@ class GptStage:
         Raises:
             RunError: the state is that of a model of other sizes.
         """
+        embedding = self.model.ar_text_embedding.word_embeddings
+        keep_first_symbols(embedding, state["model"]["ar_text_embedding.word_embeddings.weight"])
+        self.id_limits["phones"] = embedding.num_embeddings
         load_strict(self.model, state["model"], "the checkpoint")
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])

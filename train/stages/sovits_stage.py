@@ -20,7 +20,7 @@ from headrace.store.errors import RecipeMismatch, UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
 from headrace.train.checkpoints import upstream_files
-from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
@@ -255,6 +255,9 @@ class SovitsStage:
         Raises:
             RunError: the state is that of a model of other sizes.
         """
+        embedding = self.generator.enc_p.text_embedding
+        keep_first_symbols(embedding, state["generator"]["enc_p.text_embedding.weight"])
+        self.id_limits["phones"] = embedding.num_embeddings
         load_strict(self.generator, state["generator"], "the checkpoint")
         load_strict(self.discriminator, state["discriminator"], "the checkpoint")
         self.optim_g.load_state_dict(state["optim_g"])

@@ -7,6 +7,7 @@ import unicodedata
 from functools import cache, partial
 
 from headrace.featurize.text import espeak
+from headrace.featurize.text.languages import titles
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -16,14 +17,44 @@ from headrace.featurize.text.languages.frontend import (
     normalise_marks,
     token,
 )
+from headrace.featurize.text.languages.words_spoken import phones_by_word
 from headrace.featurize.text.symbols import IPA
-from headrace.store.errors import HeadraceError, Rejected
+from headrace.store.errors import Rejected
 
 _SYMBOL = re.compile("|".join(map(re.escape, sorted(IPA, key=len, reverse=True))))
-_SWITCHES = re.compile(r"\([a-z-]+\)")  # espeak-ng says where it reads a word by the rules of another language
-_SILENT = re.compile("[ ?_‿'ˑːʷʰʲˠˤ˞\u0300-\u036f-]+")
-_SAME = str.maketrans({":": "ː", "g": "ɡ", "ᵻ": "ɨ", "ɫ": "l", "ε": "ɛ"})
+SWITCHES = re.compile(r"\([A-Za-z0-9-]+\)")
+"""What espeak-ng writes where it reads a word by the rules of another language."""
+_SILENT = re.compile("[ _‿'|‖-]+")
+_TIE = re.compile("[\u0361\u035c]")
+_SAME = str.maketrans(
+    {":": "ː", "g": "ɡ", "ʦ": "ts", "ʣ": "dz", "ʧ": "tʃ", "ʤ": "dʒ", "ʨ": "tɕ", "ʥ": "dʑ", "Φ": "ɸ"}
+    | {"\u030a": "\u0325", "\u030d": "\u0329", "\u0311": "\u032f"}  # above a letter with a descender
+    | dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True))
+)
+"""Spellings of the same sound."""
+_LATE_ACCENT = re.compile("([ːˑ])([\u0300-\u036f]+)")
+
+SEPARATOR = "\x1f"
+"""Between the phones of espeak-ng: no name of a phone contains it."""
+_MNEMONICS = str.maketrans(
+    {'"': "\u0308", "^": "ʲ", "#": "\u0325", ".": "\u0323", "`": "ʼ", "[": "\u033b", "-": "\u0306", "+": "\u031f"}
+    | {"?": "ʔ", "ε": "ʔɛ", "~": "\u0303"}  # the second is Danish, like ʔe and ʔi
+    | {"A": "ɑ", "F": "f", "K": "tɬ", "N": "ŋ", "S": "ʃ", "X": "χ", "Z": "ʒ", "\x01": ""}
+)
+"""Characters of espeak-ng's own notation, which it writes where a phone has no name in IPA."""
+_TONAL = frozenset({"chr", "cmn", "hak", "my", "shn", "th", "vi", "yue"})
+"""Languages whose third tone espeak-ng calls `3` in its notation, and so writes as the vowel of that notation."""
+_THIRD_TONE = re.compile("ɜ(?!ː)")
+_UNNAMED = {"ɣ^": "ɣ\u031f", "[": "dzʲ", "[\x01": "dzʲ", "?": "y"}  # the last of Bulgarian and Oromo
 _MARK = re.compile(r"((?<!\d)[.,]|[.,](?!\d)|[!?…]|(?<!\w)-|-(?!\w))")
+
+
+MAX_WORD_BYTES = 150
+"""espeak-ng 1.52 cuts a word of more bytes off, or overruns its buffers and crashes."""
+_WORD_BY_WORD = frozenset({"my"})
+"""Languages that espeak-ng 1.52 reads by single words only: of seven words in Burmese it repeats some, and crashes."""
+_UNSPACED = re.compile(r"(?=[เ-ไ])|(?<!\u1039)(?=[\u1000-\u102a\u103f\u104e\u1075-\u1081](?![\u1039\u103a]))")
+"""Where a syllable begins in scripts without spaces: Thai vowels that precede their consonant; Burmese and Shan."""
 
 
 @cache
@@ -33,23 +64,22 @@ def make_frontend(language: str) -> Frontend:
     Raises:
         Rejected: stage "text"; espeak-ng has no such language.
     """
-    try:
-        espeak.to_ipa("a", language)
-    except HeadraceError:
-        raise Rejected("text", f"nothing here reads language {language!r}: neither a frontend nor espeak-ng") from None
+    if language not in espeak.voices():
+        raise Rejected("text", f"nothing here reads language {language!r}: neither a frontend nor espeak-ng")
     return Frontend(
         language=language,
         scripts=frozenset(),
         libraries=("espeakng-loader",),
-        version=1,
-        normalise=_normalise,
+        version=2,
+        normalise=partial(_normalise, language),
         read=partial(_read, language),
     )
 
 
-def _normalise(text: str) -> str:
-    """Unify punctuation only: espeak-ng itself reads numbers by the rules of the language."""
-    return "".join(char for char in normalise_marks(text) if char not in '¿¡"“”„«»‹›()[]{}<>*_|\\^')
+def _normalise(language: str, text: str) -> str:
+    """Unify punctuation and write titles out: espeak-ng itself reads numbers by the rules of the language."""
+    spoken = "".join(char for char in text if char not in '¿¡"“”„«»‹›()[]{}<>*_|\\^')
+    return normalise_marks(titles.write_out(spoken, language))
 
 
 def _read(language: str, text: str) -> Reading:
@@ -57,27 +87,87 @@ def _read(language: str, text: str) -> Reading:
 
 
 def _read_piece(language: str, piece: str) -> list[Reading]:
-    """Read word by word if espeak-ng keeps the words apart; if it runs some together, as one token."""
+    """Read a piece of text between punctuation marks, all of it at once and with the phones of each word."""
     if piece in PUNCTUATION:
         return [token(piece, [piece])]
-    parts = re.split(r"(\s+)", piece)
-    words = piece.split()
-    if not words:
-        return [token(piece)]
-    said = _SWITCHES.sub("", espeak.to_ipa(piece, language)).split(" ")
-    if len(said) != len(words):
-        return [token(piece, ipa_symbols("_".join(said)))]
-    phones = iter(said)
-    return [token(part, ipa_symbols(next(phones)) if part.strip() else ()) for part in parts if part]
+    parts = [part for span in re.split(r"(\s+)", piece) if span for part in _cut(span)]
+    words = [part for part in parts if not part.isspace()]
+    phones = iter(_phones_of_words(language, words) if words else ())
+    return [token(part, () if part.isspace() else next(phones)) for part in parts]
+
+
+def _cut(word: str) -> list[str]:
+    """Cut a word that is too long for espeak-ng where its script allows.
+
+    Raises:
+        Rejected: stage "text"; it cannot be cut.
+    """
+    cut = [""]
+    for syllable in _UNSPACED.split(word) if len(word.encode()) > MAX_WORD_BYTES else [word]:
+        if len((cut[-1] + syllable).encode()) > MAX_WORD_BYTES:
+            cut.append("")
+        cut[-1] += syllable
+        if len(syllable.encode()) > MAX_WORD_BYTES:
+            reason = f"{excerpt(word)} has {len(word)} characters without a space"
+            raise Rejected("text", f"{reason}: put spaces between its words")
+    return [part for part in cut if part]
+
+
+def _phones_of_words(language: str, words: list[str]) -> list[list[str]]:
+    """Return the phones of each word of a piece of text.
+
+    espeak-ng runs words together (`do not`, clitics) and reads others as several (numbers). Then its phones are
+    aligned with those of each word by itself.
+    """
+    if language in _WORD_BY_WORD:
+        return _phones_alone(language, words)
+    groups = _spoken_groups(language, " ".join(words))
+    if len(groups) == len(words) and all(groups) and not any(char.isdigit() for word in words for char in word):
+        return groups
+    return phones_by_word(_phones_alone(language, words), groups)
+
+
+def _phones_alone(language: str, words: list[str]) -> list[list[str]]:
+    """Return the phones of each word when it is read by itself.
+
+    Raises:
+        Rejected: stage "text"; a word has letters, and espeak-ng reads none of them.
+    """
+    alone = [[phone for group in _spoken_groups(language, word) for phone in group] for word in words]
+    for word, phones in zip(words, alone, strict=True):
+        if not phones and any(map(str.isalpha, word)):
+            raise Rejected("text", f"the voice {language} of espeak-ng reads nothing in {excerpt(word)}")
+    return alone
+
+
+def _spoken_groups(language: str, text: str) -> list[list[str]]:
+    """Return the phones of each group between two spaces of what espeak-ng says."""
+    said = SWITCHES.sub("", espeak.to_ipa(text, language, SEPARATOR)).split(" ")
+    return [[symbol for phone in group.split(SEPARATOR) for symbol in phone_symbols(phone, language)] for group in said]
+
+
+def phone_symbols(phone: str, language: str) -> list[str]:
+    """Convert a phone of a language of espeak-ng, as `to_ipa` names it, to symbols of the table.
+
+    Raises:
+        Rejected: stage "text"; the table lacks a letter.
+    """
+    name = phone.lstrip("ˈˌ")
+    stress = phone[: len(phone) - len(name)]
+    name = name.replace("_r", "˞").replace("_h", "ʰ")
+    if language.partition("-")[0] in _TONAL:
+        name = _THIRD_TONE.sub("3", name)
+    return ipa_symbols(stress + (_UNNAMED.get(name) or name.translate(_MNEMONICS)))
 
 
 def ipa_symbols(ipa: str) -> list[str]:
-    """Convert IPA to symbols of the table, without the diacritics that it lacks.
+    """Convert IPA to symbols of the table. What has no sound, such as a tie, is left out; no two sounds are merged.
 
     Raises:
         Rejected: stage "text"; the table lacks a letter.
     """
     spelled = unicodedata.normalize("NFD", ipa).replace("c\u0327", "ç").translate(_SAME)
+    spelled = _LATE_ACCENT.sub(r"\2\1", _TIE.sub("", spelled))
     symbols, at = [], 0
     while at < len(spelled):
         if skipped := _SILENT.match(spelled, at):

@@ -1,0 +1,65 @@
+"""Find the language that a tag stands for: an ISO 639 code, or a BCP 47 tag with script, region and variants."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from headrace.featurize.text import espeak
+
+LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
+"""ISO codes by GPT-SoVITS' tags in lower case: the languages with a frontend of their own."""
+
+_TAG = re.compile("[a-z]{2,3}(-[a-z0-9]{1,8}){0,9}")
+_SCRIPT = re.compile("-(?:[a-z]{4})(?=-|$)")
+_CANTONESE_REGIONS = frozenset({"hk", "mo", "yue"})
+"""Subtags by which a Chinese tag means Cantonese, which is what corpora of Hong Kong and Macao hold."""
+_CODES = (
+    "af afr, an arg, am amh, ar ara arb, as asm, az aze azj, ba bak, be bel, bg bul, bn ben, bs bos, ca cat, cs ces "
+    "cze, cv chv, cy cym wel, da dan, de deu ger, el ell gre, en eng, eo epo, es spa, et est ekk, eu eus baq, fa "
+    "fas per pes, fi fin, fo fao, fr fra fre, ga gle, gd gla, gn grn gug, gu guj, he heb iw, hi hin, hr hrv hbs sh, "
+    "ht hat, hu hun, hy hye arm, ia ina, id ind in, io ido, is isl ice, it ita, ja jpn jp, ka kat geo, kk kaz, kl "
+    "kal, kn kan, ko kor, kok gom knn, ku kur kmr, ky kir, la lat, lb ltz, lt lit, lv lav lvs, mi mri mao, mk mkd "
+    "mac, ml mal, mr mar, ms msa may zsm, mt mlt, my mya bur, nb nob no nor, ne nep npi, nl nld dut, om orm gaz, or "
+    "ori ory, pa pan, piqd tlh, pl pol, pt por, qu que quz, ro ron rum mo, ru rus, sd snd, si sin, sk slk slo, sl "
+    "slv, sq sqi alb als, sr srp, sv swe, sw swa swh, ta tam, te tel, th tha, ti tir, tk tuk, tn tsn, tr tur, tt "
+    "tat, ug uig, uk ukr, ur urd, uz uzb uzn, vi vie, zh zho chi cmn"
+)
+"""The other codes of languages that can be read, behind the one that is used here: those of ISO 639-3 and 639-2/B, that
+of the standard language of a macrolanguage, and withdrawn ones."""
+_BY_CODE = {code: group.split()[0] for group in _CODES.split(",") for code in group.split()}
+
+
+@lru_cache(maxsize=1024)
+def language_code(tag: str) -> str:
+    """Return the code of the language that reads a tag; empty if it is no tag of a language.
+
+    Scripts, regions and variants count only where espeak-ng has a voice of that name: `es-MX` and `spa` are `es`,
+    `pt_BR` is `pt-br`. Chinese of Hong Kong and Macao is Cantonese. A language that nothing here reads is
+    returned in lower case.
+    """
+    lower = re.split("[.@]", tag.strip().lower().replace("_", "-"))[0]
+    if lower in LANGUAGE_TAGS:
+        return LANGUAGE_TAGS[lower]
+    if not _TAG.fullmatch(lower):
+        return espeak.voices().get(lower, "")
+    language, *others = lower.split("-")
+    if "latn" in others and lower in espeak.voices():
+        return lower  # Chinese in Latin letters
+    if _BY_CODE.get(language) == "zh" and _CANTONESE_REGIONS.intersection(others):
+        return "yue"
+    code = _BY_CODE.get(language, language)
+    if code in LANGUAGE_TAGS:
+        return LANGUAGE_TAGS[code]
+    return _voice("-".join((code, *others))) or lower
+
+
+def _voice(tag: str) -> str:
+    """Return the voice of espeak-ng for the longest beginning of a tag, with its script or without; or nothing."""
+    voices, subtags = espeak.voices(), tag.split("-")
+    for count in range(len(subtags), 0, -1):
+        beginning = "-".join(subtags[:count])
+        for candidate in (beginning, _SCRIPT.sub("", beginning)):
+            if candidate in voices:
+                return voices[candidate]
+    return ""
