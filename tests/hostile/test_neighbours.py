@@ -103,11 +103,12 @@ def test_a_build_keeps_others_out(shared: Path, friendly: str, tmp_path: Path) -
     addresses = [f"unix://{path.parent}:{path.name}" for path in sockets] + [f"tcp://{port}" for port in ports]
     processes = [process.pid, *(one.pid for one in worker_processes(process))]
     came_of_it = attacker.attack(addresses, sorted({path.parent for path in sockets}), processes)
-    assert process.poll() is None, "the build was over before the attack was"
+    is_running = process.poll() is None
     _, said = process.communicate(timeout=120)
     assert came_of_it.pop(friendly) == "ran as 0", "the attack is no attack"
     got_in = {what: words for what, words in came_of_it.items() if words.startswith(("ran", "reached", "done"))}
     assert not got_in and sockets and ports == []
+    assert is_running, "the build was over before the attack was"
     assert process.returncode == 0 and not mark.exists(), said
     assert sorted(path.name for path in shared.iterdir()) == ["dask-scratch-space"]
     assert len(store.open(tmp_path / "STORE")) == 16 and not list(verify(tmp_path / "STORE"))

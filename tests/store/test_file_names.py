@@ -8,7 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.store.file_names import escape, file_names, file_paths, portable_name, portable_path, unescape
+from headrace.store.file_names import (
+    escape,
+    file_names,
+    file_paths,
+    name_with_digest,
+    portable_name,
+    portable_path,
+    unescape,
+)
 
 ODD = (
     "", ".", "..", "../x", "/etc/x", "a\0b", "a:b", "a*b?", "<a>|b", "a\tb\nc", 'a"b', "nul", "CON.wav", "com1 .txt",
@@ -40,6 +48,8 @@ def test_a_usual_id_is_its_own_name(id: str) -> None:
 @example(list(ODD))
 @example(["a.wav", "A.WAV", "\u00e9", "e\u0301", "stra\u00dfe", "STRASSE"])
 @example(["../x", portable_name("../x"), portable_name("x" * 300), "x" * 300])
+@example(["a.wav", "A.WAV", name_with_digest("a.wav", "a.wav")])
+@example(["a.wav", "A.WAV", name_with_digest("a.wav", "a.wav").upper()])
 def test_names_are_unique_and_usable(drawn: list[str]) -> None:
     names = file_names(drawn)
     assert len({looks_to_a_file_system(name) for name in names}) == len(drawn)
