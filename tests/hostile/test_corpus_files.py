@@ -312,6 +312,15 @@ def test_a_language_that_is_none(root: Path) -> None:
         scan_all(corpus_formats.make_list(root).parent, language="\udcff")
 
 
+@pytest.mark.parametrize(
+    "content", ["a = " + "[" * 100_000, "a = " + "{a=" * 100_000, "[" + "a." * 50_000 + "b]\nc = 1"]
+)
+def test_a_recipe_that_nests_deeply_is_told_in_a_line(root: Path, content: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_recipe(write(root / "r.toml", content))
+    assert "\n" not in caught.value.message and len(caught.value.message) < 500
+
+
 def test_no_recipe_takes_gigabytes(root: Path) -> None:
     file = write(root / "r.toml", 'extends = "gpt-sovits-v2"\nn_fft = 65536\nn_mels = 32768\n')
     with pytest.raises(UsageError, match="at most 1024 bands"):

