@@ -30,7 +30,7 @@ import struct
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -42,6 +42,8 @@ from headrace.store.errors import HeadraceError
 
 FUZZ_COUNTS = [200, pytest.param(20_000, marks=pytest.mark.soak)]
 """Mutations of a format in `make test` and in `make soak`, for `pytest.mark.parametrize`."""
+COMMAND_COUNTS = [5, pytest.param(1_000, marks=pytest.mark.soak)]
+"""Mutations for a whole command, which takes a hundred times as long as the reader of a format."""
 ALLOWED = (HeadraceError, click.ClickException, click.Abort, click.exceptions.Exit)
 """What an attempt may raise."""
 BATCH = 250
@@ -329,6 +331,19 @@ def mutate(seeds: Sequence[bytes], number: int, tokens: Sequence[bytes] = ()) ->
         else:
             data = chance.choice(_MUTATIONS)(data, chance, tokens)
     return data
+
+
+def named(files: Mapping[str, bytes]) -> list[bytes]:
+    """Return files as seeds: each is its name, a NUL and its content."""
+    return [name.encode() + b"\0" + content for name, content in files.items()]
+
+
+def parted(data: bytes, files: Mapping[str, bytes]) -> tuple[str, bytes]:
+    """Return the name and the content of a mutation of what `named` returns. An unknown name is replaced by a known."""
+    name, _, content = data.partition(b"\0")
+    known = list(files)
+    text = name.decode(errors="replace")
+    return (text if text in files else known[len(data) % len(known)]), content
 
 
 def _span(size: int, chance: random.Random) -> tuple[int, int]:

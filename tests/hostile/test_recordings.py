@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from pathlib import Path
@@ -62,6 +63,14 @@ SEEDS = {
 }
 
 
+def decode_all(folder: Path) -> None:
+    """Scan a corpus, and decode what is not rejected. No wave is longer than the limit."""
+    found = [item for item in scanner.scan(folder, "tree", limits=LIMITS) if isinstance(item, Utterance)]
+    options = {"isolated": False, "threads": 1, "limits": LIMITS}
+    for _, wave in decode_utterances(folder, found, 32_000, "none", **options):  # type: ignore[arg-type]
+        assert isinstance(wave, Rejected) or len(wave) <= 31 * 32_000
+
+
 @pytest.mark.parametrize("count", FUZZ_COUNTS)
 @pytest.mark.parametrize("name", SEEDS)
 def test_mutations_of_recordings_are_decoded_or_rejected(tmp_path: Path, name: str, count: int) -> None:
@@ -70,12 +79,25 @@ def test_mutations_of_recordings_are_decoded_or_rejected(tmp_path: Path, name: s
 
     def attempt(data: bytes) -> None:
         path.write_bytes(data)
-        found = [item for item in scanner.scan(folder, "tree", limits=LIMITS) if isinstance(item, Utterance)]
-        options = {"isolated": False, "threads": 1, "limits": LIMITS}
-        for _, wave in decode_utterances(folder, found, 32_000, "none", **options):  # type: ignore[arg-type]
-            assert isinstance(wave, Rejected) or len(wave) <= 31 * 32_000
+        decode_all(folder)
 
     fuzz(attempt, SEEDS[name], folder=folder, count=count)
+
+
+@pytest.mark.skipif(malformed_files.ffmpeg() is None, reason="needs ffmpeg")
+@pytest.mark.parametrize("count", [5, pytest.param(1_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("format", ["mp4", "webm", "adts"])
+def test_mutations_through_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, count: int) -> None:
+    """Each mutation takes a process of ffmpeg at the scan, and another one if it is decoded."""
+    monkeypatch.setenv("PATH", f"{Path(str(malformed_files.ffmpeg())).parent}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "corpus"
+    path = malformed_files.with_text(folder / f"a.{format}")
+
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        decode_all(folder)
+
+    fuzz(attempt, [malformed_files.converted(format)], folder=folder, count=count)
 
 
 def test_mutations_through_the_process_that_decodes_alone(tmp_path: Path) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from headrace.cli.store import main as store_command
 from headrace.cli.train import main
 from headrace.store.errors import RunError
+from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.train.checkpoints.checkpoint import Checkpoints, CorruptCheckpoint, load
 from headrace.train.config import RunConfig, read_config
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
-from tests.helpers.commands import call
-from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
+from tests.helpers.commands import call, fenced
+from tests.helpers.fuzzing import COMMAND_COUNTS, FUZZ_COUNTS, fuzz, named, parted
 from tests.helpers.training_store import Silent, build
 
 
@@ -129,3 +132,63 @@ def test_metrics(run: Path, count: int) -> None:
         metrics.summarise(records, ("loss", "accuracy"))
 
     fuzz(attempt, [seed], folder=run, count=count)
+
+
+@pytest.mark.parametrize("count", COMMAND_COUNTS)
+@pytest.mark.parametrize("words", ["info STORE", "verify STORE", "repair STORE"])
+def test_commands_on_a_damaged_store(trained: Path, tmp_path: Path, words: str, count: int) -> None:
+    fuzz_command(store_command, words, trained.parent / "store", tmp_path / "fuzzed" / "STORE", count)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [1_000])
+@pytest.mark.parametrize("words", ["show STORE 0 --out OUT", "report STORE --mos 0 --out OUT"])
+def test_pictures_of_a_damaged_store(trained: Path, tmp_path: Path, words: str, count: int) -> None:
+    fuzz_command(store_command, words, trained.parent / "store", tmp_path / "fuzzed" / "STORE", count)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [200])  # each measures a few steps
+def test_a_plan_for_a_damaged_store(trained: Path, tmp_path: Path, count: int) -> None:
+    words = "plan STORE --stage gpt --preset tiny --batch-frames 100 --device cpu"
+    fuzz_command(main, words, trained.parent / "store", tmp_path / "fuzzed" / "STORE", count)
+
+
+@pytest.mark.parametrize("count", COMMAND_COUNTS)
+@pytest.mark.parametrize("words", ["export STORE --out OUT", "run STORE/../../absent --out STORE --resume"])
+def test_commands_on_a_damaged_run(trained: Path, tmp_path: Path, words: str, count: int) -> None:
+    fuzz_command(main, words, trained, tmp_path / "fuzzed" / "STORE", count)
+
+
+MUTATED = (
+    *("zarr.json", "parts/00000/zarr.json", "parts/00000/wave/zarr.json", "parts/00000/wave/c/0/0"),
+    *("index/zarr.json", "index/bounds/c/0", "index/id/c/0"),
+    *("config.json", "metrics.jsonl", "checkpoints/step-00000003.pt"),
+)
+"""Files of a store and of a run."""
+
+
+def fuzz_command(command: object, words: str, original: Path, root: Path, count: int) -> None:
+    """Mutate a file of a folder, and run a command on a copy of it. Metadata get checksums that hold, now and then.
+
+    Args:
+        words: of the command; STORE stands for the copy, OUT for a file beside it.
+        original: the folder.
+        root: of the copy, in a folder of its own.
+        count: of the mutations.
+    """
+    root.parent.mkdir()
+    files = {name: (original / name).read_bytes() for name in MUTATED if (original / name).is_file()}
+    arguments = [word.replace("STORE", str(root)).replace("OUT", str(root.parent / "out")) for word in words.split()]
+
+    def attempt(data: bytes) -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(original, root)
+        name, content = parted(data, files)
+        if name.endswith("zarr.json") and len(data) % 2:
+            with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                content = with_checksum(json.loads(content))
+        (root / name).write_bytes(content)
+        fenced(command, *arguments)
+
+    fuzz(attempt, named(files), folder=root.parent, count=count, seconds=20.0, memory=2 << 30)

@@ -216,6 +216,39 @@ def test_mutations_of_weights(tmp_path: Path, kind: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", FUZZ_COUNTS)
+@pytest.mark.parametrize("kind", ["archive", "pickle"])
+def test_mutations_of_weights_to_start_from(tmp_path: Path, kind: str, count: int) -> None:
+    """What `--init` names; nothing of a file that is refused is in the network."""
+    file = tmp_path / "weights" / "s1.ckpt"
+    file.parent.mkdir()
+    module = nn.Linear(2, 3)
+    with torch.no_grad():
+        module.weight.copy_(torch.arange(6.0).reshape(3, 2))
+        module.bias.fill_(1)
+    data = io.BytesIO()
+    torch.save({"weight": module.state_dict(), "config": {"sizes": [1, 2]}, "info": "1"}, data)
+    seed = data.getvalue()
+    if kind == "pickle":
+        seed = zipfile.ZipFile(data).read("archive/data.pkl").removesuffix(b".")
+    records = {str(n): value.numpy().tobytes() for n, value in enumerate(module.state_dict().values())}
+
+    def attempt(mutated: bytes) -> None:
+        file.write_bytes(archive(mutated, records) if kind == "pickle" else mutated)
+        network = nn.Linear(2, 3)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        try:
+            upstream_files.initialise(network, file)
+        except RunError:
+            assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+            raise
+        found = upstream_files.read(file)
+        upstream_files.describe(found.weights)
+        assert isinstance(found.codebook, str) and all(value.isfinite().all() for value in network.parameters())
+
+    fuzz(attempt, [seed], folder=file.parent, count=count, tokens=TOKENS)
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
 def test_mutations_of_prepared_tensors(tmp_path: Path, count: int) -> None:
     folder = tmp_path / "exp" / "4-cnhubert"
     folder.mkdir(parents=True)
