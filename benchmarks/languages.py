@@ -13,7 +13,7 @@ import ctypes
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -82,7 +82,8 @@ def _letters(language: str) -> str:
     scripts = Counter(unicodedata.name(char, "? ").split()[0] for char in found if not char.isascii())
     script = scripts.most_common(1)[0][0] if scripts and scripts.most_common(1)[0][1] > 20 else "LATIN"
     own = [char for char, _ in found.most_common() if unicodedata.name(char, "? ").startswith(script)]
-    return "".join(own[:LETTERS]) or "aeioumnptks"
+    read = [char for char in own if espeak.to_ipa(2 * char, language)]  # bytes of other meaning look like letters
+    return "".join(read[:LETTERS]) or "aeioumnptks"
 
 
 def _word(random: Random, letters: str) -> str:
@@ -98,23 +99,19 @@ def phone_names(language: str, written: Sequence[str]) -> set[str]:
     return names - {""}
 
 
-def _table_names(language: str) -> Iterator[str]:
-    """Yield what espeak-ng calls each phone of a language, given in its own notation between double brackets."""
-    for mnemonic in _mnemonics(language):
-        for name in re.split(r"[\x1f ]+", _say_phones(f"[[{mnemonic}]]", language)):
-            yield name.lstrip("ˈˌ")
-
-
-def _say_phones(text: str, language: str) -> str:
+def _table_names(language: str) -> list[str]:
+    """Return what espeak-ng calls each phone of a language, given in its own notation between double brackets."""
+    said = []
     with espeak._lock:
         library = espeak._library()
         espeak._set_voice(library, language)
         library.espeak_SetSynthCallback(_SILENT)
-        library.espeak_Synth(b"", 1, 0, 0, 0, _READ_PHONES, None, None)  # the calls after it read phones, too
-        unread = ctypes.c_char_p(text.encode("latin-1"))
-        said = library.espeak_TextToPhonemes(ctypes.byref(unread), 1, 0x02 | 0x1F << 8)
+        library.espeak_Synth(b"", 1, 0, 0, 0, _READ_PHONES, None, None)  # what is read after it may be phones, too
+        for mnemonic in _mnemonics(language):
+            unread = ctypes.c_char_p(f"[[{mnemonic}]]".encode("latin-1"))
+            said.append(library.espeak_TextToPhonemes(ctypes.byref(unread), 1, 0x02 | 0x1F << 8) or b"")
         library.espeak_Synth(b"", 1, 0, 0, 0, 1, None, None)
-    return (said or b"").decode()
+    return [name.lstrip("ˈˌ") for phones in said for name in re.split(r"[\x1f ]+", phones.decode())]
 
 
 _READ_PHONES = 0x101

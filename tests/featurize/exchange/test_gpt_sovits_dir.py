@@ -362,6 +362,19 @@ def test_texts_go_out_in_words_as_their_phones_count_them(tmp_path: Path) -> Non
     assert refused.exit_code == 1 and "--symbols gpt-sovits-v2" in refused.stderr
 
 
+def test_content_that_upstream_does_not_read_is_not_exported(tmp_path: Path) -> None:
+    """The content of a plain build is MFCC; upstream's networks read 768 channels of HuBERT."""
+    soundfile.write(tmp_path / "a.wav", buzz(0.5, 32_000, 0), 32_000)
+    (tmp_path / "c.list").write_text("a.wav|anna|EN|Hello there.\n", encoding="utf-8")
+    root, out = tmp_path / "STORE", tmp_path / "no"
+    assert build(tmp_path, root, "--features", "wave,phones,content").exit_code == 0
+    channels = store.open(root).features["content"].channels
+    refused = call(main, "export", root, "--to", "gpt-sovits", "--out", out)
+    assert refused.exit_code == 1 and not out.exists() and len(refused.stderr.strip().splitlines()) == 1
+    assert f"has content of {channels} channels in" in refused.stderr and channels != 768
+    assert "upstream reads 768" in refused.stderr and "by HuBERT" in refused.stderr
+
+
 def test_a_directory_without_the_rest_is_taken_without_it(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "exp")
     for name in ("3-bert", "4-cnhubert", "7-sv_cn"):
