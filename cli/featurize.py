@@ -193,8 +193,11 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     snr             signal-to-noise ratio in dB
     silence         share of silent frames
     clipped         share of clipped samples
+    bandwidth       highest frequency in Hz
+    dc_offset       mean of the samples, as a share of their level
+    reverberation   reverberation time in seconds
     mos             opinion score, by DNSMOS
-    repeated        1 if the same text came before
+    repeated        1 if the speaker said the same text before
     content         content of each frame, by HuBERT or as MFCC
     semantic        semantic tokens: content, quantised
     bert            BERT features of Chinese texts

@@ -15,7 +15,7 @@ from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfide
 from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
 from headrace.featurize.quality.mos import Mos
 from headrace.featurize.quality.repeated_texts import RepeatedText
-from headrace.featurize.quality.signal_quality import Clipped, Level, Silence, Snr
+from headrace.featurize.quality.signal_quality import KINDS as SIGNAL_FEATURES
 from headrace.store.errors import UsageError
 
 
@@ -60,10 +60,7 @@ DERIVED_FEATURES: dict[str, Callable[..., Derived]] = {
     "energy": Energy,
     "align": _align,
     "confidence": _confidence,
-    "level": Level,
-    "snr": Snr,
-    "silence": Silence,
-    "clipped": Clipped,
+    **{kind.name: kind for kind in SIGNAL_FEATURES},
     "mos": Mos,
     "repeated": RepeatedText,
     "content": _content,

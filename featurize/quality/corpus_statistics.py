@@ -43,7 +43,7 @@ class CorpusStatistics:
     compared: int
     """Number of texts that were compared with one another."""
     same_text: np.ndarray
-    """(M, 2) int64: an utterance whose text occurred before, and the first one with it."""
+    """(M, 2) int64: an utterance whose text its speaker said before, and the first one with it."""
     near_text: Pairs
     near_sound: Pairs
 
@@ -53,6 +53,9 @@ class _Accumulator:
     speakers: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     keys: list[np.ndarray] = field(default_factory=list)
+    """Of texts."""
+    spoken: list[np.ndarray] = field(default_factory=list)
+    """Of texts with their speakers."""
     signatures: list[np.ndarray] = field(default_factory=list)
     analysed: list[int] = field(default_factory=list)
     contours: list[np.ndarray] = field(default_factory=list)
@@ -100,7 +103,7 @@ def compute_statistics(store: Store, max_recordings: int, progress: Callable[[in
         columns=_columns(store, analysed, totals.measured),
         analysed=analysed,
         compared=sum(map(len, totals.signatures)),
-        same_text=_same_text_pairs(keys),
+        same_text=_same_text_pairs(np.concatenate(totals.spoken)),
         near_text=(texts[different] * every_text, text_similarity[different]),
         near_sound=(analysed[sounds], sound_similarity),
     )
@@ -112,27 +115,20 @@ def _collect_metadata(totals: _Accumulator, part: Part, frames: np.ndarray, firs
             counter[value] += count
     texts = list(map(near_duplicates.normalise_text, part.strings("text")))
     totals.keys.append(near_duplicates.text_keys(texts))
+    totals.spoken.append(near_duplicates.spoken_keys(texts, part.strings("speaker")))
     totals.signatures.append(near_duplicates.signatures(texts[-first % every :: every]))
 
 
 def _analyse(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, every: int) -> None:
+    sample_rate = part.specs["wave"].recipe["sample_rate"]
     mels = part.utterances("mel") if "mel" in part.specs else [None] * len(frames)
     for number, (wave, mel) in enumerate(zip(part.utterances("wave"), mels, strict=True), first):
         if number % every:
             continue
-        levels = signal_quality.levels(wave)
+        energy = signal_quality.levels(wave)[:, None] / signal_quality.DB_OF_NAT if mel is None else mel
         totals.analysed.append(number)
-        totals.contours.append(
-            near_duplicates.energy_contour(levels[:, None] / signal_quality.DB_OF_NAT if mel is None else mel)
-        )
-        totals.measured.append(
-            (
-                signal_quality.level(levels),
-                signal_quality.snr(levels),
-                signal_quality.silence(levels),
-                signal_quality.clipped(wave),
-            )
-        )
+        totals.contours.append(near_duplicates.energy_contour(energy))
+        totals.measured.append(tuple(kind.measure(wave, sample_rate) for kind in signal_quality.KINDS))
 
 
 def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...]]) -> dict[str, np.ndarray]:

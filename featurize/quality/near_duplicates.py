@@ -47,6 +47,11 @@ def text_keys(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, np.uint64)
 
 
+def spoken_keys(texts: Sequence[str], speakers: Sequence[str]) -> np.ndarray:
+    """Return (N,) uint64 hashes of who says what, of normalised texts; NO_TEXT for an empty one."""
+    return text_keys([f"{speaker}\n{text}" if text else "" for text, speaker in zip(texts, speakers, strict=True)])
+
+
 def signatures(texts: Sequence[str]) -> np.ndarray:
     """Compute MinHash signatures of normalised texts: the least value of each hash over all shingles.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from headrace.featurize.forced_alignment.hmm_aligner import UNALIGNED_CONFIDENCE
 from headrace.featurize.quality.corpus_statistics import CorpusStatistics
 from headrace.store.conditions import MAX_CHARACTERS
 from headrace.store.errors import UsageError
@@ -43,6 +44,8 @@ class Measure:
     """Whether quartiles are taken of the logarithm."""
     scale: float = 1.0
     """Factor from the column to the displayed `unit`."""
+    unknown: float = math.nan
+    """The value in the column where nothing could be measured."""
 
 
 MEASURES = (
@@ -73,6 +76,7 @@ MEASURES = (
         description="How well the sound fits the phones of its text, 0 at best. A wrong text is far below the others.",
         where="confidence",
         low="least like their text",
+        unknown=UNALIGNED_CONFIDENCE,
     ),
     Measure(
         name="level",
@@ -111,6 +115,35 @@ MEASURES = (
         high="most clipped",
         limits=(None, 0.001),
         scale=100.0,
+    ),
+    Measure(
+        name="bandwidth",
+        title="Bandwidth",
+        unit="kHz",
+        description="Highest frequency of the recording: one that once had 16 kHz, or was compressed, ends below.",
+        where="bandwidth",
+        low="narrowest",
+        limits=(10_000.0, None),
+        scale=0.001,
+    ),
+    Measure(
+        name="dc_offset",
+        title="DC offset",
+        unit="%",
+        description="Mean of the samples, as a share of their root mean square.",
+        where="dc_offset",
+        high="farthest off zero",
+        limits=(None, 0.1),
+        scale=100.0,
+    ),
+    Measure(
+        name="reverberation",
+        title="Reverberation",
+        unit="s",
+        description="Time in which the sound of the room falls by 60 dB; 0 where its decay is not heard at the end.",
+        where="reverberation",
+        high="most reverberant",
+        limits=(None, 0.8),
     ),
     Measure(
         name="mos",
@@ -245,9 +278,9 @@ def count_selection(store: Store, title: str, where: str) -> Filter:
 
 
 def known_values(statistics: CorpusStatistics, measure: Measure) -> np.ndarray:
-    """Return the known values of a measure, without NaN."""
+    """Return the values of a measure where there is one."""
     values = statistics.columns.get(measure.name, np.empty(0))
-    return values[np.isfinite(values)]
+    return values[np.isfinite(values) & (values != measure.unknown)]
 
 
 def worst_lists(statistics: CorpusStatistics, max_entries: int) -> list[WorstList]:
@@ -261,7 +294,7 @@ def worst_lists(statistics: CorpusStatistics, max_entries: int) -> list[WorstLis
     same = WorstList(
         title="Same text",
         count=len(statistics.same_text),
-        remark="Letters and digits alone are compared. It is no fault where several voices read one text.",
+        remark="By the same speaker. Letters and digits alone are compared.",
         entries=[
             Entry(number=a, value="same text", duplicate_of=b) for a, b in statistics.same_text[:max_entries].tolist()
         ],
@@ -302,4 +335,6 @@ def _pairs(title: str, pairs: tuple[np.ndarray, np.ndarray], remark: str, max_en
 
 def format_value(measure: Measure, value: float) -> str:
     """Format a value with its unit."""
+    if value == measure.unknown:
+        return "not measured"
     return f"{value * measure.scale:.3g} {measure.unit}".strip()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,13 @@ import soxr
 
 from headrace import store
 from headrace.cli.store import main
+from headrace.featurize.features.derived import LearningLog
+from headrace.featurize.features.derived import Part as DerivedPart
 from headrace.featurize.quality import near_duplicates, signal_quality
 from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, MetadataReader, compute_statistics
+from headrace.featurize.quality.repeated_texts import RepeatedText
 from headrace.featurize.report import write_report
-from headrace.featurize.report.measures import MEASURES, count_selection, outlier_limits
+from headrace.featurize.report.measures import MEASURES, count_selection, format_value, known_values, outlier_limits
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
 from headrace.store.reader import Store
@@ -97,7 +101,7 @@ def make(root: Path, prefix: str = "utt'") -> Store:
         }
         strings = {
             "id": [f"{prefix}{EVIL}" if n == 0 else f"{prefix}{n}" for n in members],
-            "speaker": [EVIL if n == 1 else "anna" for n in members],
+            "speaker": [EVIL if n == 4 else "anna" for n in members],
             "language": ["en"] * 4,
             "text": [TEXTS[n] for n in members],
         }
@@ -153,6 +157,57 @@ def test_flattened_peaks_are_found_at_any_level(gain: float) -> None:
     assert signal_quality.clipped(np.zeros((3, HOP), np.int16)) == 0
 
 
+@pytest.mark.parametrize("highest", [3000, 8000, 11_000])
+def test_bandwidth_is_where_the_recording_ends(highest: int) -> None:
+    spectrum = np.fft.rfft(np.random.default_rng(0).normal(size=400 * HOP) * 0.05)
+    spectrum[np.fft.rfftfreq(400 * HOP, 1 / RATE) > highest] = 0
+    wave = np.fft.irfft(spectrum).reshape(-1, HOP)
+    for gain in (1, 0.1):
+        assert signal_quality.bandwidth(as_stored(gain * wave), RATE) == pytest.approx(highest, abs=5 * RATE / HOP)
+    assert signal_quality.bandwidth(np.zeros((3, HOP), np.int16), RATE) == 0
+
+
+def test_a_narrow_recording_in_faint_noise_is_narrow_still() -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(100 * HOP) / RATE)
+    hiss = np.random.default_rng(0).normal(size=tone.shape)
+    levels = [10 ** (-db / 20) * hiss for db in (40, 110)]
+    wide, narrow = (signal_quality.bandwidth(as_stored(tone + noise).reshape(-1, HOP), RATE) for noise in levels)
+    assert wide > 0.95 * RATE / 2 and narrow < 1300
+
+
+def test_dc_offset_is_a_share_at_any_level() -> None:
+    wave = speech(1)
+    effective = np.sqrt((wave**2).mean())
+    for gain in (1.0, 0.3):
+        moved = as_stored(gain * (wave + effective))
+        assert signal_quality.dc_offset(moved) == pytest.approx(1 / np.sqrt(2), abs=0.02)
+    assert signal_quality.dc_offset(as_stored(-wave - effective)) == pytest.approx(1 / np.sqrt(2), abs=0.02)
+    assert signal_quality.dc_offset(np.zeros((3, HOP), np.int16)) == 0
+
+
+@pytest.mark.parametrize("rt60", [0.8, 1.6])
+def test_reverberation_is_that_of_the_room(rt60: float) -> None:
+    random, heard = np.random.default_rng(0), []
+    for _ in range(8):
+        decay = random.normal(size=round(rt60 * RATE)) * 10 ** (-3 * np.arange(round(rt60 * RATE)) / (rt60 * RATE))
+        voice = random.normal(size=RATE) * (0.2 + abs(np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE)))
+        wave = 0.1 * np.concatenate([voice, decay])
+        wave = as_stored(wave[: len(wave) // HOP * HOP].reshape(-1, HOP))
+        heard.append(signal_quality.reverberation_time(wave, RATE))
+        dry = as_stored(0.1 * np.concatenate([voice, 1e-3 * decay])[: len(wave) * HOP].reshape(-1, HOP))
+        assert signal_quality.reverberation_time(dry, RATE) == 0
+    assert np.median(heard) == pytest.approx(rt60, rel=0.15)
+    assert signal_quality.reverberation_time(np.zeros((1, HOP), np.int16), RATE) == 0
+
+
+def test_what_could_not_be_aligned_moves_no_limit() -> None:
+    measure = next(one for one in MEASURES if one.name == "confidence")
+    values = np.array([-1.0, -1.2, -100.0, np.nan, -0.9], np.float32)
+    statistics = SimpleNamespace(columns={"confidence": values})
+    assert known_values(statistics, measure).tolist() == pytest.approx([-1.0, -1.2, -0.9])
+    assert format_value(measure, -100.0) == "not measured" and format_value(measure, -1.2) == "-1.2 nats"
+
+
 def test_texts_that_read_the_same_have_one_key() -> None:
     keys = near_duplicates.text_keys([near_duplicates.normalise_text(text) for text in TEXTS])
     assert keys[1] == keys[2] and keys[7] == near_duplicates.NO_TEXT
@@ -171,6 +226,16 @@ def test_minhash_estimates_jaccard() -> None:
         exact = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
         assert (a == b).mean() == pytest.approx(exact, abs=0.25)
     assert (signed[0, 0] == signed[0, 1]).all()
+
+
+def test_what_two_speakers_say_is_no_repetition() -> None:
+    strings = {"id": list("abcde"), "text": ["Good day.", "good day", "Good day!", "", ""], "speaker": list("mfmmm")}
+    part = DerivedPart({}, {}.__getitem__, strings=strings.__getitem__)
+    learned = RepeatedText().learn([part], LearningLog())
+    over_all = {"texts": near_duplicates.text_keys(["goodday"]), "firsts": near_duplicates.text_keys(["a"])}
+    for model, expected in ((learned, [0, 0, 1, 0, 0]), (over_all, [0, 1, 1, 0, 0])):
+        rows = RepeatedText().rows(replace(part, learned=lambda name, model=model: model))
+        assert np.concatenate(list(rows)).tolist() == expected
 
 
 def test_signatures_do_not_depend_on_the_company() -> None:
@@ -254,7 +319,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
     """Of a store that has all columns."""
     folder = tmp_path_factory.mktemp("page")
     make(folder / "S")
-    assert add(folder / "S", "level,snr,silence,clipped,repeated").exit_code == 0
+    assert add(folder / "S", "level,snr,silence,clipped,bandwidth,dc_offset,reverberation,repeated").exit_code == 0
     done = call(main, "report", folder / "S", "--out", folder / "r.html", "--mos", 0, "--json")
     assert done.exit_code == 0, done.output
     return store.open(folder / "S"), folder / "r.html", json.loads(done.stdout)
@@ -263,7 +328,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
 def test_columns_are_what_was_measured(report: tuple[Store, Path, dict]) -> None:
     opened = report[0]
     for kind in signal_quality.KINDS:
-        expected = [kind.measure(opened.read("wave", n)) for n in range(len(opened))]
+        expected = [kind.measure(opened.read("wave", n), RATE) for n in range(len(opened))]
         assert opened.per_utterance(kind.name, object).tolist() == pytest.approx(expected, rel=1e-6)
 
 
