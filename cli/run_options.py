@@ -155,6 +155,11 @@ _OPTIONS = {
 
 RUN = tuple(_OPTIONS)
 """Options of `train run`."""
+VOICE = (
+    *("preset", "init_discriminator", "batch_frames", "max_utterances", "where", "balance", "balance_strength", "seed"),
+    *("device", "precision", "checkpoint_every"),
+)
+"""Options of `train voice`: those of both runs."""
 PLAN = (
     *("stage", "preset", "init", "codebook", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes", "where"),
     *(

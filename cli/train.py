@@ -22,10 +22,12 @@ from headrace.cli.options import (
     store_argument,
     without_none,
 )
-from headrace.cli.run_options import PLAN, RUN, run_options
+from headrace.cli.run_options import PLAN, RUN, VOICE, run_options
+from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
+    from headrace.train.voice import VoiceConfig
 
 EPOCHS = {"sovits": 8, "gpt": 15}
 """Epochs that GPT-SoVITS trains each stage by default."""
@@ -76,6 +78,68 @@ def run(path: StoragePath, out: Path, resume: bool, as_json: bool, **options: An
 
 @main.command()
 @store_argument
+@option("--out", type=LOCAL_PATH, metavar="VOICE", required=True, help="Write the voice into this folder.")
+@option("--sovits-steps", type=COUNT, metavar="STEPS", show_default="8 epochs", help="Train sovits for so many steps.")
+@option("--gpt-steps", type=COUNT, metavar="STEPS", show_default="15 epochs", help="Train gpt for so many steps.")
+@option("--init-sovits", type=FILE, metavar="FILE", help="Start sovits from these weights of GPT-SoVITS (s2G).")
+@option("--init-gpt", type=FILE, metavar="FILE", help="Start gpt from these weights of GPT-SoVITS (s1).")
+@option(
+    "--codes",
+    type=int,
+    metavar="N",
+    show_default="1024, for tiny 64",
+    help="Learn a codebook of this size where STORE has no semantic tokens.",
+)
+@option("--samples", type=COUNT, metavar="N", default=4, show_default=True, help="Speak at most N samples at the end.")
+@run_options(*VOICE)
+@json_option
+@output.handle_errors
+def voice(path: StoragePath, out: Path, as_json: bool, samples: int, codes: int | None, **options: Any) -> None:
+    """Train both models from STORE, and speak with them; or resume that.
+
+    STORE may be a list of stores in a text file. Both models are trained on its semantic tokens, which are added where
+    it has none. Whatever stops the command, the same command continues, with the same result.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
+
+    from headrace.cli.run_progress import TrainProgress
+    from headrace.cli.run_tables import print_run
+    from headrace.train.voice import VoiceConfig, train_voice
+
+    sovits = {"init": options.pop("init_sovits"), "init_discriminator": options.pop("init_discriminator")}
+    stages: dict[str, dict[str, Any]] = {"sovits": sovits, "gpt": {"init": options.pop("init_gpt")}}
+    for stage, given in stages.items():
+        steps = options.pop(f"{stage}_steps")
+        given |= {"max_steps": steps} if steps else {"max_epochs": EPOCHS[stage]}
+    by_stage = {stage: without_none(given) for stage, given in stages.items()}
+    config = VoiceConfig(store=path, out=out, options=without_none(options), stages=by_stage, samples=samples)
+    with TrainProgress(quiet=as_json) as progress:
+        summary = train_voice(config, lambda: _add_codes(config, codes, as_json), progress)
+    if as_json:
+        output.print_json(summary)
+        return
+    for stage in stages:
+        print_run(summary[stage])
+    for said in summary["samples"]:
+        output.print_line(f"{said.get('file', said.get('failed'))}: {said['text']}")
+
+
+def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:
+    """Add semantic tokens to the store of a voice: by the weights that sovits starts from, or clusters of its own."""
+    from headrace.cli.progress import BuildProgress
+    from headrace.featurize.pipeline.add_features import AddConfig, add
+    from headrace.featurize.pipeline.feature_registry import create_features
+
+    run = config.run("sovits")
+    if run.model.init is None and codes is None and run.model.preset == "tiny":
+        codes = 64
+    features = create_features(["semantic"], {"semantic": {"sovits": run.model.init, "codes": codes}})
+    with BuildProgress(quiet=quiet) as progress:
+        add(AddConfig(store=config.store, features=features, device=run.compute.device), progress)
+
+
+@main.command()
+@store_argument
 @option(
     "--epochs", type=COUNT, metavar="EPOCHS", show_default="8, for gpt 15", help="Estimate a run of this many epochs."
 )
@@ -112,20 +176,23 @@ def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -
 )
 @output.handle_errors
 def export(run: Path, out: Path) -> None:
-    """Export the newest weights of RUN for GPT-SoVITS.
+    """Export the newest weights of RUN, or of both runs of a voice, for GPT-SoVITS.
 
     They are in half precision, with their config, as GPT-SoVITS loads them.
     """
+    from headrace.train import voice
     from headrace.train.checkpoints.trained_models import export_run
 
-    file, version = export_run(run, out)
-    click.echo(f"{file}: {version}")
+    exported = voice.export_voice(run, out) if (run / voice.FILE).exists() else [export_run(run, out)]
+    for file, version in exported:
+        click.echo(f"{file}: {version}")
 
 
 @main.command()
 @option("--text", metavar="TEXT", required=True, help="Say this text.")
 @option("--language", metavar="CODE", default="en", show_default=True, help="Language of the text.")
-@option("--sovits", type=FILE, metavar="PATH", required=True, help="Speak with this sovits run or weight file.")
+@option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
+@option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")
 @option("--semantic", metavar="CODES", help="Speak these semantic codes, separated by spaces, instead of using --gpt.")
 @option("--bert", type=FILE, metavar="FILE", help="Read BERT features of the text's phones from this .npy file.")
@@ -177,8 +244,15 @@ def export(run: Path, out: Path) -> None:
 )
 @device_option
 @output.handle_errors
-def sample(out: Path, **options: Any) -> None:
+def sample(out: Path, voice: Path | None, **options: Any) -> None:
     """Speak a text in the voice of a recording, or of an utterance of a store."""
+    if voice is not None:
+        from headrace.train.voice import sample_options
+
+        options = sample_options(voice, without_none(options))
+    elif options["sovits"] is None:
+        raise UsageError("Give the models by --voice, or by --sovits and --gpt.")
+
     from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 
     speech = synthesize_speech(SynthesisRequest(**options))

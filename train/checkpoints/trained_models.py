@@ -15,7 +15,7 @@ from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.checkpoints.load_weights import load_strict
-from headrace.train.config import RunConfig, read_config
+from headrace.train.config import RunConfig, config_path, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
@@ -64,11 +64,12 @@ def load_gpt(path: Path) -> Text2SemanticDecoder:
     return model.eval()
 
 
-def export_run(run: Path, out: Path) -> tuple[Path, str]:
+def export_run(run: Path, out: Path, name: str = "") -> tuple[Path, str]:
     """Export the newest weights of a run in upstream's format.
 
     Args:
         out: a file, or an existing folder: then the file gets the name that upstream would give it.
+        name: of the voice; that of the folder of the run if it is not given.
 
     Returns:
         The file and its version.
@@ -81,7 +82,7 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
     config = read_config(run)
     config, state = _newest(run, config.model.stage)
     weights = _weights(state, "model" if config.model.stage == "gpt" else "generator", run)
-    epoch, step, name = state["stage"].get("epoch"), state.get("step"), run.resolve().name
+    epoch, step, name = state["stage"].get("epoch"), state.get("step"), name or run.resolve().name
     if type(epoch) is not int or type(step) is not int:
         raise RunError(f"The newest checkpoint of {run} does not say its epoch and step.")
     if config.model.stage == "gpt":
@@ -97,7 +98,13 @@ def export_run(run: Path, out: Path) -> tuple[Path, str]:
 
 
 def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the config of a run and its newest intact checkpoint. Warns of each newer one that is damaged."""
+    """Return the config of a run and its newest intact checkpoint. Warns of each newer one that is damaged.
+
+    Args:
+        run: its folder, or that of a voice, which has a run of each stage.
+    """
+    if not config_path(run).exists() and config_path(run / stage).exists():
+        run = run / stage
     config = read_config(run)
     if config.model.stage != stage:
         raise RunError(

@@ -1,0 +1,221 @@
+"""A voice: both models of GPT-SoVITS, trained one after the other on the codes of one store, and samples of them.
+
+VOICE/
+  voice.json    the store, and the utterance whose voice is the default
+  sovits/       a run of stage sovits
+  gpt/          a run of stage gpt
+  samples/      utterances of the store as both models speak them, one of each language
+
+Every step is resumed where it stopped: the same command continues, with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace import store as stores
+from headrace.featurize.features.codebooks import codebook_digest, codebook_of
+from headrace.store.errors import Interrupted, RunError, StoreError, UsageError
+from headrace.store.file_names import portable_name
+from headrace.store.names import LOCK_FILE
+from headrace.store.reader import Store
+from headrace.store.storage import StoragePath, parse_path
+from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
+from headrace.train.checkpoints import trained_models, upstream_files
+from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.config import STAGES, RunConfig
+from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
+from headrace.train.monitoring.observer import Observer
+from headrace.train.stages.sovits_features import choose_codebook
+from headrace.train.trainer import loop
+from headrace.train.trainer.run_folder import CHECKPOINTS
+
+FILE = "voice.json"
+SAMPLE_SECONDS = 4.0
+"""Utterances that are spoken are the nearest to this length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceConfig:
+    """A voice to train."""
+
+    store: StoragePath
+    """A store, or a text file with a list of stores."""
+    out: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of both runs, by name, as for `RunConfig.with_options`."""
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of the run of a stage."""
+    samples: int = 4
+    """Samples to speak at the end, at most."""
+
+    def run(self, stage: str) -> RunConfig:
+        """Return the config of the run of a stage."""
+        options = {**self.options, **self.stages.get(stage, {}), "stage": stage}
+        return RunConfig.from_options(store=self.store, out=self.out / stage, **options)
+
+
+def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Observer) -> dict[str, Any]:
+    """Train both models of a voice and speak with them, or continue to do so.
+
+    Args:
+        add_codes: adds `semantic` to the store; called if that lacks it.
+    Returns:
+        The summaries of both runs, and of the samples.
+    Raises:
+        UsageError: `out` holds other things, or the codes of the store are not of a codebook that sovits can have.
+        RunError: another command is writing `out`, or it was begun with other options.
+        Interrupted: SIGTERM or SIGINT came; the same command continues.
+    """
+    runs = {stage: config.run(stage) for stage in STAGES}
+    _check_folder(config.out)
+    make_folder(config.out)
+    with folder_lock(config.out, RunError):
+        if "semantic" not in stores.open(config.store).features:
+            observer.log("codes: the store has none, semantic is added to it")
+            add_codes()
+        store = stores.open(config.store)
+        _check_codebook(runs["sovits"], store)
+        numbers = _spoken_utterances(store, config.samples)
+        _write_json(config.out / FILE, {"store": _absolute(config.store), "utterance": str(store.ids[numbers[0]])})
+        summaries = {stage: _train(runs[stage], observer) for stage in STAGES}
+        samples = [_speak(config, runs["sovits"], store, number, observer) for number in numbers]
+    return {
+        "voice": str(config.out),
+        "store": str(config.store),
+        "codebook": codebook_of(store.features),
+        **summaries,
+        "samples": samples,
+    }
+
+
+def sample_options(voice: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `SynthesisRequest` that speak with a voice.
+
+    Args:
+        given: options that replace those of the voice: its models, and the utterance whose voice is the default.
+    Raises:
+        RunError: it is none.
+    """
+    try:
+        saved = json.loads((voice / FILE).read_bytes())
+        reference = {"store": parse_path(saved["store"]), "utterance": str(saved["utterance"])}
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise RunError(f"{voice} is not a voice: give a folder that train voice has made.") from error
+    models = {"sovits": voice} if "semantic" in given else {"sovits": voice, "gpt": voice}
+    return models | ({} if {"reference", "store"} & given.keys() else reference) | dict(given)
+
+
+def _check_folder(out: Path) -> None:
+    """Check that `out` is new, empty, or a voice. Raises UsageError otherwise."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give the voice a folder by --out.")
+    names = os.listdir(out) if out.exists() else []
+    names = [name for name in names if name != LOCK_FILE and not DRAFT_FILE.fullmatch(name)]
+    if names and FILE not in names:
+        raise UsageError(f"{out} is not empty and holds no voice ({min(names)!r} is there): give another --out.")
+
+
+def _check_codebook(config: RunConfig, store: Store) -> None:
+    """Check, before anything is trained, that both models will be trained on codes of one codebook.
+
+    Raises:
+        UsageError: they would not.
+    """
+    again = f"run featurize drop {store.path} semantic, and the same command again"
+    codebook, why = choose_codebook(config, store)
+    if config.model.init is None:
+        if codebook != "store":
+            raise UsageError(f"sovits would learn a codebook of its own and gpt another one, since {why}: {again}.")
+        return
+    weights = upstream_files.read(config.model.init)
+    if codebook_of(store.features) not in {weights.codebook, codebook_digest(weights.weights)} - {""}:
+        raise UsageError(f"The codes of {store.path} are not known to be those of {config.model.init}: {again}.")
+
+
+def _train(config: RunConfig, observer: Observer) -> dict[str, Any]:
+    """Start or resume a run, and return its summary."""
+    observer.log(f"{config.model.stage}: {config.out}")
+    try:
+        if Checkpoints(config.out / CHECKPOINTS).steps():
+            summary = loop.resume(config.out, _given(config), observer)
+        else:
+            summary = loop.start(config, observer)
+    except Interrupted as error:
+        done, _, _ = error.message.partition(" Continue with")
+        raise Interrupted(f"{done} The same command continues.") from error
+    assert summary is not None, "one process trains"
+    return summary
+
+
+def _given(config: RunConfig) -> dict[str, Any]:
+    """Return what a resumed run may be given anew: where it reads, and when it stops and saves."""
+    schedule = {name: getattr(config.schedule, name) for name in ("max_steps", "max_epochs", "checkpoint_every")}
+    return {"store": config.store, "device": config.compute.device, **schedule}
+
+
+def _spoken_utterances(store: Store, count: int) -> list[int]:
+    """Return the numbers of utterances to speak: one of each language, the nearest to `SAMPLE_SECONDS`.
+
+    Raises:
+        StoreError: the store holds no utterance.
+    """
+    if not len(store):
+        raise StoreError(f"{store.path} holds no utterance.")
+    seconds = store.frames * store.hop / store.sample_rate
+    nearest = np.argsort(abs(seconds - SAMPLE_SECONDS), kind="stable")
+    _, first = np.unique(store.languages[nearest].astype(str), return_index=True)
+    return [int(nearest[place]) for place in sorted(first.tolist())[: max(1, count)]]
+
+
+def _speak(config: VoiceConfig, run: RunConfig, store: Store, number: int, observer: Observer) -> dict[str, Any]:
+    """Speak an utterance of the store in its own voice. Returns what was said, and where it is."""
+    id, text, language = str(store.ids[number]), str(store.texts[number]), str(store.languages[number])
+    file = config.out / "samples" / f"{portable_name(id.replace('/', '_'))}.wav"
+    request = SynthesisRequest(
+        text=text,
+        language=language,
+        sovits=config.out,
+        gpt=config.out,
+        store=config.store,
+        utterance=str(number),
+        device=run.compute.device,
+    )
+    said = {"utterance": id, "language": language, "text": text}
+    try:
+        speech = synthesize_speech(request)
+    except UsageError as error:  # a text whose frontend is not installed here, or that was not read for its phones
+        observer.log(f"sample of {id}: {error.message}")
+        return {**said, "failed": error.message}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    speech.write(file)
+    observer.log(f"sample {file}: {speech.seconds:.2f} s")
+    return {**said, "file": str(file), "seconds": speech.seconds, "scores": speech.scores}
+
+
+def _absolute(path: StoragePath) -> str:
+    return str(path.resolve())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def export_voice(voice: Path, out: Path) -> Iterator[tuple[Path, str]]:
+    """Export both models of a voice into a folder, and yield the file and the version of each.
+
+    Raises:
+        UsageError: `out` is not a folder; or as `trained_models.export_run`.
+    """
+    if not out.is_dir():
+        raise UsageError(f"A voice is exported as two files: make the folder {out} first, or name one that is there.")
+    for stage in STAGES:
+        yield trained_models.export_run(voice / stage, out, name=voice.resolve().name)
