@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-
-from headrace.featurize.text import espeak
 
 LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
 """ISO codes by GPT-SoVITS' tags in lower case: the languages with a frontend of their own."""
@@ -42,9 +41,9 @@ def language_code(tag: str) -> str:
     if lower in LANGUAGE_TAGS:
         return LANGUAGE_TAGS[lower]
     if not _TAG.fullmatch(lower):
-        return espeak.voices().get(lower, "")
+        return _voices().get(lower, "")
     language, *others = lower.split("-")
-    if "latn" in others and lower in espeak.voices():
+    if "latn" in others and lower in _voices():
         return lower  # Chinese in Latin letters
     if _BY_CODE.get(language) == "zh" and _CANTONESE_REGIONS.intersection(others):
         return "yue"
@@ -54,9 +53,15 @@ def language_code(tag: str) -> str:
     return _voice("-".join((code, *others))) or lower
 
 
+def _voices() -> Mapping[str, str]:
+    from headrace.featurize.text import espeak  # not above: the names of formats are in `--help`, which needs no NumPy
+
+    return espeak.voices()
+
+
 def _voice(tag: str) -> str:
     """Return the voice of espeak-ng for the longest beginning of a tag, with its script or without; or nothing."""
-    voices, subtags = espeak.voices(), tag.split("-")
+    voices, subtags = _voices(), tag.split("-")
     for count in range(len(subtags), 0, -1):
         beginning = "-".join(subtags[:count])
         for candidate in (beginning, _SCRIPT.sub("", beginning)):
