@@ -25,7 +25,7 @@ from multiprocessing import resource_tracker
 from typing import Any, Protocol, TypeVar
 
 from headrace.featurize.scheduling.gpus import visible_gpus
-from headrace.featurize.scheduling.task_queue import TaskQueue, TaskT
+from headrace.featurize.scheduling.task_queue import MAX_WORKER_DEATHS, TaskQueue, TaskT
 from headrace.store.errors import HeadraceError, UsageError
 
 WORKER_BYTES = 3 << 29
@@ -126,15 +126,25 @@ class Executor:
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function on one of the workers and return its result. Waits for the first worker.
 
+        The function is called again if its worker dies: machines are preempted at any time.
+
         Raises:
-            HeadraceError: no worker connected within START_SECONDS, or the function raised it.
+            HeadraceError: no worker connected within START_SECONDS, or MAX_WORKER_DEATHS of them died, or the function
+                raised it.
         """
-        try:
-            return _result(self._submit(function.__name__, function, *arguments), START_SECONDS)
-        except TimeoutError:
-            raise HeadraceError(
-                f"The Dask cluster had no worker for {START_SECONDS:.0f} s: start some and run the same command again."
-            ) from None
+        from distributed import KilledWorker
+
+        for _ in range(MAX_WORKER_DEATHS):
+            try:
+                return _result(self._submit(function.__name__, function, *arguments), START_SECONDS)
+            except KilledWorker:
+                continue
+            except TimeoutError:
+                raise HeadraceError(
+                    f"The Dask cluster had no worker for {START_SECONDS:.0f} s: start some and run the same command "
+                    "again."
+                ) from None
+        raise HeadraceError(f"The workers died {MAX_WORKER_DEATHS} times before one of them began: out of memory?")
 
     def _submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Submit a call of the function to a worker, and return its future. The dashboard shows `name`."""

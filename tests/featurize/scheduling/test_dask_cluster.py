@@ -110,6 +110,25 @@ def test_every_task_is_done_once(tmp_path: Path) -> None:
     assert sorted(int(path.name.split("-")[0]) for path in tmp_path.iterdir()) == list(range(23))
 
 
+def die_times(folder: str, times: int) -> str:
+    """End the worker's process, except if that has been done so often before."""
+    for number in range(times):
+        try:
+            Path(folder, str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        os._exit(1)
+    return "alive"
+
+
+def test_a_call_is_made_again_when_its_worker_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with executor(1, None, "cpu", Quiet()) as workers:
+        assert workers.call(die_times, str(tmp_path), 1) == "alive"
+        monkeypatch.setattr(dask_cluster, "MAX_WORKER_DEATHS", 1)
+        with pytest.raises(HeadraceError, match="workers died 1 times before one of them began"):
+            workers.call(die_times, str(tmp_path), 2)
+
+
 def test_the_work_of_a_worker_that_dies_is_done_by_another_which_knows_of_it() -> None:
     with executor(2, None, "cpu", Quiet()) as workers:
         assert [attempt >= 2 for attempt in workers.map(die_at_first, numbers(3))] == [True] * 3
