@@ -41,8 +41,8 @@ class Utterance:
     size: int
     """Of the recording, in bytes. With `id` it reveals a file that was replaced between two runs."""
     modified: tuple[int, ...] = field(default=(), compare=False)
-    """When the recording, and the alignment file if there is one, were last modified, in nanoseconds: a hint that they
-    were replaced by others of the same size."""
+    """When the recording, and the other files that are read for it, were last modified, in nanoseconds: a hint that
+    they were replaced by others of the same size. In a bucket, numbers made of their entity tags; 0 without a tag."""
     speaker: str
     language: str
     """Lower-case ISO code: en, zh, ja, ko, yue, ..."""

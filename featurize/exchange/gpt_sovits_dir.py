@@ -112,6 +112,19 @@ def size_of(root: Path, name: str) -> int:
     return status.st_size
 
 
+def modified(root: Path, name: str) -> int:
+    """Return when a file was last modified, in nanoseconds; 0 if that is not known."""
+    try:
+        return os.stat(root / name).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def tensor_file(feature: str, name: str) -> str:
+    """Return the name of the file with a feature's tensor, for a recording of this name."""
+    return f"{FOLDERS[feature]}/{name}.pt"
+
+
 def count_samples(root: Path, name: str, size: int) -> int:
     """Return the number of samples of a recording of `size` bytes, from its header.
 
@@ -165,7 +178,7 @@ def read_rows(root: Path, name: str, spec: FeatureSpec, columns: Mapping[str, in
         Rejected: stage "features"; the file is missing, would run code, or has another shape or dtype than upstream's.
     """
     frames, phones = columns["frames"], columns["phones_n"]
-    file = f"{FOLDERS[spec.name]}/{name}.pt"
+    file = tensor_file(spec.name, name)
     if spec.name == "bert" and not (root / file).exists():
         return np.zeros((phones, *spec.row_shape), spec.dtype)
     array = _read_tensor(root, file, 4 * max(frames, phones, 1) * math.prod(spec.row_shape))

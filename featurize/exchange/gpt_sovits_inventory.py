@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def _check_utterance(
         stop=gpt_sovits_dir.count_samples(folder, name, sizes["wave"]),
         sample_rate=gpt_sovits_dir.RATE,
         size=sum(sizes.values()),
+        modified=tuple(gpt_sovits_dir.modified(folder, file) for file in _files(name, sizes).values()),
         speaker=speaker,
         language=language or gpt_sovits_dir.language_of(phones.split()),
         text=text,
@@ -170,11 +171,15 @@ def _unclaimed(folder: Path, texts: Mapping[str, Any], codes: Mapping[str, Any])
         yield Reject(name, "scan", f"{what} without text: {gpt_sovits_dir.TEXTS} has no line for it")
 
 
+def _files(name: str, features: Iterable[str]) -> dict[str, str]:
+    """Return the names of an utterance's files by feature, its recording first."""
+    tensors = {one: gpt_sovits_dir.tensor_file(one, name) for one in gpt_sovits_dir.FOLDERS if one in features}
+    return {"wave": f"{gpt_sovits_dir.WAVES}/{name}"} | tensors
+
+
 def _sizes(folder: Path, name: str, features: Sequence[str]) -> dict[str, int]:
     """Return the sizes in bytes of an utterance's files, by feature."""
-    files = {feature: f"{place}/{name}.pt" for feature, place in gpt_sovits_dir.FOLDERS.items() if feature in features}
-    files["wave"] = f"{gpt_sovits_dir.WAVES}/{name}"
-    return {feature: gpt_sovits_dir.size_of(folder, file) for feature, file in files.items()}
+    return {feature: gpt_sovits_dir.size_of(folder, file) for feature, file in _files(name, features).items()}
 
 
 def _widest(sizes: Mapping[str, int], phones: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.exchange.gpt_sovits_inventory import TableRow, scan_directory
 from headrace.featurize.pipeline import build, store_state
 from headrace.featurize.pipeline.build import BuildConfig, ScannedCorpus
+from headrace.featurize.pipeline.contents import Checksums
 from headrace.featurize.pipeline.observer import SILENT, BuildObserver
 from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
 from headrace.featurize.pipeline.part_worker import (
@@ -66,6 +67,13 @@ class ImportTask(PartTask):
 
     lines: tuple[TableRow, ...]
     """One row per utterance."""
+
+    def files_of(self, utterance: Utterance) -> tuple[str, ...]:
+        """Return the names of the recording and of the tensors that the directory has for it."""
+        name, root = utterance.audio.rpartition("/")[2], Path(str(self.corpus))
+        there = [one for one in gpt_sovits_dir.FOLDERS if one in self.recipe.features]
+        tensors = [gpt_sovits_dir.tensor_file(one, name) for one in there]
+        return (utterance.audio, *(file for file in tensors if (root / file).exists()))
 
 
 def import_directory(config: ImportConfig, observer: BuildObserver = SILENT) -> dict[str, Any]:
@@ -151,6 +159,7 @@ def plan_parts(
             store=out.resolve(),
             utterances=utterances,
             inputs=digest([inputs_digest(utterances, recipe), [asdict(line) for line in of_part]]),
+            segments=frozenset(utterance.id for utterance in utterances),
             recipe=recipe,
             lines=of_part,
         )
@@ -161,17 +170,20 @@ def plan_parts(
 
 def import_part(task: ImportTask, threads: int = 1) -> PartReport:
     """Read, write and seal one part. Running it twice writes the same bytes."""
-    return write_sealed(task, lambda watch: _extract(task, watch))
+    checksums = Checksums(task.corpus, task.segments, task.files_of)
+    return write_sealed(task, lambda watch: _extract(task, watch, checksums), checksums.joined)
 
 
-def _extract(task: ImportTask, watch: Stopwatch) -> tuple[PartRows, list[Reject]]:
+def _extract(task: ImportTask, watch: Stopwatch, checksums: Checksums) -> tuple[PartRows, list[Reject]]:
     rejects: list[Reject] = []
-    samples = watch.each("read", _samples(task, rejects))
+    samples = watch.each("read", _samples(task, rejects, checksums))
     return fill_rows(samples, task.recipe, watch, rejects, estimate_frames(task)), rejects
 
 
-def _samples(task: ImportTask, rejects: list[Reject]) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
-    for utterance, line in zip(task.utterances, task.lines, strict=True):
+def _samples(
+    task: ImportTask, rejects: list[Reject], checksums: Checksums
+) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
+    for utterance, line in zip(checksums.taken(task.utterances), task.lines, strict=True):
         try:
             with rejecting("features"):
                 sample = _sample(task, utterance, line)

@@ -6,6 +6,7 @@ Names are POSIX paths relative to the corpus. In a folder of this machine they m
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import posixpath
@@ -51,7 +52,8 @@ class Source(Protocol):
         ...
 
     def modified(self, name: str) -> int:
-        """Return when a file was last modified, in nanoseconds; 0 if that is not known."""
+        """Return when a file was last modified, in nanoseconds, or another number that tells its versions apart; 0 if
+        neither is known."""
         ...
 
     def exists(self, name: str) -> bool:
@@ -152,7 +154,11 @@ class Bucket:
         self.root: StoragePath = root
         self._files: dict[str, list[str]] = {}
         self._folders: dict[str, list[str]] = {}
-        self._sizes = {key: size for key, size in root.objects() if key}
+        self._sizes: dict[str, int] = {}
+        self._tags: dict[str, str] = {}
+        for key, size, tag in root.tagged_objects():
+            if key:
+                self._sizes[key], self._tags[key] = size, tag
         for key in self._sizes:
             self._add(key)
 
@@ -185,7 +191,8 @@ class Bucket:
         return self._sizes[name]
 
     def modified(self, name: str) -> int:
-        return 0
+        tag = self._tags.get(name, "")
+        return int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=7).digest()) if tag else 0
 
     def exists(self, name: str) -> bool:
         return name in self._sizes or name in self._files

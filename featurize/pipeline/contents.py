@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import google_crc32c
 
-from headrace.featurize.alignment import label_files
 from headrace.featurize.audio import descriptors
 from headrace.featurize.audio.recording import is_whole_recording
 from headrace.store.schema import Utterance
@@ -17,6 +16,8 @@ from headrace.store.storage import StoragePath
 
 UNKNOWN = "-" * 8
 """In place of a checksum: of a file that was not read, or of a segment whose recording another utterance stands for."""
+TAG = "E"
+"""Begins what is made of entity tags instead of contents."""
 _BLOCK = 1 << 20
 
 
@@ -28,16 +29,19 @@ def owners(utterances: Iterable[Utterance]) -> set[str]:
     return set(first.values())
 
 
-def checksum(corpus: StoragePath, utterance: Utterance, *, with_alignment: bool) -> str:
-    """Return the CRC-32C of an utterance's recording, followed by its alignment file, as eight hexadecimal digits.
+def checksum(corpus: StoragePath, utterance: Utterance, names: Sequence[str]) -> str:
+    """Return eight characters that tell the contents of an utterance's files.
 
-    It is UNKNOWN if a file cannot be read, or lies in a bucket.
+    They are the CRC-32C in hexadecimal digits, or UNKNOWN if a file cannot be read. In a bucket, where nothing is
+    downloaded for it, they are TAG and seven digits, made of the entity tags that the scan found.
+
+    Args:
+        names: of the recording, and of what else is read for the utterance, in the order of `Utterance.modified`.
     """
     if not isinstance(corpus, Path):
-        return UNKNOWN
-    names = [utterance.audio]
-    if with_alignment and utterance.alignment and not label_files.is_json(utterance.alignment):
-        names.append(utterance.alignment)
+        tags = utterance.modified[: len(names)]
+        whole = len(tags) == len(names) and all(tags)
+        return f"{TAG}{google_crc32c.value(repr(tags).encode()) >> 4:07x}" if whole else UNKNOWN
     crc = 0
     try:
         for name in names:
@@ -46,6 +50,11 @@ def checksum(corpus: StoragePath, utterance: Utterance, *, with_alignment: bool)
     except (OSError, ValueError):
         return UNKNOWN
     return f"{crc:08x}"
+
+
+def is_replaced(before: str, now: str) -> bool:
+    """Return whether two checksums say that the contents differ. Those of different kinds cannot be compared."""
+    return before != now and UNKNOWN not in (before, now) and before.startswith(TAG) == now.startswith(TAG)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -64,22 +73,23 @@ class Checksums:
     A recording that is replaced between the two then has another checksum than its next one, and not the same.
     """
 
-    def __init__(self, corpus: StoragePath, segments: frozenset[str], *, with_alignment: bool) -> None:
+    def __init__(
+        self, corpus: StoragePath, segments: frozenset[str], files_of: Callable[[Utterance], Sequence[str]]
+    ) -> None:
         """
         Args:
             segments: ids of the segments that stand for their recordings; a whole recording stands for itself.
-            with_alignment: whether alignment files are read for the part.
+            files_of: returns the names of the files that are read for an utterance.
         """
-        self._corpus, self._segments, self._with_alignment = corpus, segments, with_alignment
+        self._corpus, self._segments, self._files_of = corpus, segments, files_of
         self._found: list[str] = []
 
     def taken(self, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
         """Yield the utterances, each after its checksum was taken."""
         for utterance in utterances:
             stands = is_whole_recording(utterance) or utterance.id in self._segments
-            self._found.append(
-                checksum(self._corpus, utterance, with_alignment=self._with_alignment) if stands else UNKNOWN
-            )
+            names = self._files_of(utterance)
+            self._found.append(checksum(self._corpus, utterance, names) if stands else UNKNOWN)
             yield utterance
 
     def joined(self) -> str:

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from headrace.featurize.alignment.label_files import is_json
 from headrace.featurize.audio.decode_pool import decode_utterances
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.pipeline.contents import Checksums
@@ -82,6 +83,11 @@ class PartTask(Task):
     """Ids of the segments of the part that stand for their recordings (`contents.owners`)."""
     recipe: Recipe
 
+    def files_of(self, utterance: Utterance) -> tuple[str, ...]:
+        """Return the names of the files that are read for an utterance: its recording first."""
+        alignment = utterance.alignment if "phones" in self.recipe.features else ""
+        return (utterance.audio, alignment) if alignment and not is_json(alignment) else (utterance.audio,)
+
     def __str__(self) -> str:
         return f"part {self.number:05d} ({self.utterances[0].id} to {self.utterances[-1].id})"
 
@@ -129,7 +135,7 @@ def process_part(task: PartTask, threads: int = 1) -> PartReport:
         StoreError: the store cannot be written from this worker.
         CorpusError: the corpus cannot be read from this worker.
     """
-    checksums = Checksums(task.corpus, task.segments, with_alignment="phones" in task.recipe.features)
+    checksums = Checksums(task.corpus, task.segments, task.files_of)
     return write_sealed(
         task,
         lambda watch: extract(

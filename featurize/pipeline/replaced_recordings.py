@@ -1,8 +1,9 @@
 """Notice recordings that were replaced by others of the same size since the parts of a store were sealed.
 
-The seal of a part has a checksum of each recording, with its alignment file. `modified.json` has, for each part, a
-digest of the times at which these files were last modified. Where that differs at the next build, the contents are
-compared: a corpus that was only touched or copied is the same.
+The seal of a part has a checksum of each recording, with its alignment file or whatever else was read for it.
+`modified.json` has, for each part, a digest of the times at which these files were last modified. Where that differs at
+the next build, the contents are compared: a corpus that was only touched or copied is the same. In a bucket entity tags
+stand for both, so an object that was uploaded again in other pieces counts as replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headrace.featurize.pipeline import build_report
-from headrace.featurize.pipeline.contents import UNKNOWN, checksum
+from headrace.featurize.pipeline.contents import UNKNOWN, checksum, is_replaced
 from headrace.featurize.pipeline.part_worker import PartTask
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
@@ -66,7 +67,7 @@ def _changed(parts: Sequence[tuple[PartTask, Mapping[str, Any]]], note: Callable
 
     def differs(item: tuple[PartTask, Utterance, str]) -> bool:
         task, utterance, crc = item
-        return checksum(task.corpus, utterance, with_alignment="phones" in task.recipe.features) not in (crc, UNKNOWN)
+        return is_replaced(crc, checksum(task.corpus, utterance, task.files_of(utterance)))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return [

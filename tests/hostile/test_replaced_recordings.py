@@ -11,9 +11,12 @@ import pytest
 import soundfile
 
 from headrace import store
+from headrace.cli.store import main as store_command
 from headrace.featurize.pipeline import replaced_recordings
+from headrace.featurize.pipeline.contents import Checksums
 from headrace.store.integrity.verify import verify
-from tests.helpers.commands import build, part_bytes
+from tests.helpers import gpt_sovits_dirs
+from tests.helpers.commands import build, call, part_bytes, scheduler
 from tests.helpers.corpora import buzz
 
 RATE = 16_000
@@ -122,3 +125,31 @@ def test_stores_without_times_or_with_damaged_ones_resume(corpus: Path, tmp_path
         (out / replaced_recordings.FILE).write_bytes(content)
     assert build(corpus, out, *WORDS).exit_code == 0
     assert not list(verify(out))
+
+
+@pytest.mark.parametrize("name", ["5-wav32k/utt 1.wav", "4-cnhubert/utt 1.wav.pt", "7-sv_cn/utt 1.wav.pt"])
+def test_a_replaced_file_of_a_prepared_directory_is_noticed(name: str, tmp_path: Path) -> None:
+    directory, out = gpt_sovits_dirs.make(tmp_path / "logs", 3, seconds=0.5), tmp_path / "STORE"
+    command = ("import", directory, "--out", out, "--scheduler", scheduler())
+    assert call(store_command, *command).exit_code == 0
+    path, before = directory / name, part_bytes(out)
+    good = path.read_bytes()
+    os.utime(path, ns=(0, 10**18))
+    touched = call(store_command, *command)
+    assert touched.exit_code == 0 and "comparing their contents" in touched.output
+    path.write_bytes(good[:-40] + bytes(8) + good[-32:])
+    os.utime(path, ns=(0, 2 * 10**18))
+    result = call(store_command, *command)
+    assert result.exit_code == 1 and "1 recordings were replaced since" in result.output and "utt 1" in result.output
+    assert part_bytes(out) == before
+
+
+def test_a_prepared_directory_imported_before_there_were_checksums_resumes(tmp_path: Path) -> None:
+    """Also one whose recordings were touched: there is nothing to compare."""
+    directory, out = gpt_sovits_dirs.make(tmp_path / "logs", 3, seconds=0.5), tmp_path / "STORE"
+    command = ("import", directory, "--out", out, "--scheduler", scheduler())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checksums, "joined", lambda self: "")
+        assert call(store_command, *command).exit_code == 0
+    (out / replaced_recordings.FILE).unlink()
+    assert call(store_command, *command).exit_code == 0 and not list(verify(out))

@@ -258,7 +258,7 @@ def lasting(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def without_contents(found: dict[str, bytes]) -> dict[str, object]:
-    """Leave out the checksums of recordings, which are not taken of those in a bucket."""
+    """Leave out the checksums of recordings, which are made of entity tags in a bucket."""
     seals: dict[str, object] = {}
     for name, data in found.items():
         if re.fullmatch("parts/[0-9]+/zarr.json", name):
@@ -299,6 +299,22 @@ def test_a_corpus_in_a_bucket_makes_the_same_store(
     upload(corpus, bucket / "corpus")
     assert build(bucket / "corpus", tmp_path / "S", "--part-hours", 0.001).exit_code == 0
     assert without_contents(lasting(files(tmp_path / "S"))) == without_contents(built)
+
+
+def test_a_replaced_object_of_the_same_size_is_noticed(corpus: Path, bucket: S3Path, tmp_path: Path) -> None:
+    there, out = upload(corpus, bucket / "corpus"), tmp_path / "S"
+    assert build(there, out, "--part-hours", 0.001).exit_code == 0
+    upload(corpus, there)
+    again = build(there, out, "--part-hours", 0.001)
+    assert again.exit_code == 0 and "comparing" not in again.stderr, "the same content has the same entity tag"
+    name = next(key for key, _ in there.objects() if key.endswith(".flac"))
+    good = (there / name).read_bytes()
+    (there / name).write([good[:-9], bytes(9)])
+    again = build(there, out, "--part-hours", 0.001)
+    assert again.exit_code == 1 and "1 recordings were replaced since" in again.stderr and name in again.stderr
+    (there / name).write([good])
+    assert build(there, out, "--part-hours", 0.001).exit_code == 0
+    assert build(corpus, out, "--part-hours", 0.001).exit_code == 0, "a copy on disk cannot be compared"
 
 
 def test_throttling_and_broken_connections_are_survived(
