@@ -198,7 +198,16 @@ def test_only_drafts_that_are_ours_are_deleted(tmp_path: Path) -> None:
     link.symlink_to(mine[0])
     storage_of(tmp_path).clear_temporary(tmp_path)
     assert not any(draft.exists() for draft in (*own, former)) and link.is_symlink()
+    assert {*os.listdir(tmp_path / drafts.DRAFTS)} == {"notes", link.name}
+    assert {*os.listdir(tmp_path / "tmp")} == {"notes", "parts-00000-old"}
     assert all(file.read_text() == "mine" for file in mine)
+
+
+def test_nothing_is_written_or_deleted_under_a_name_that_leads_elsewhere(tmp_path: Path) -> None:
+    for name in ("..", ".", "...", "", "/etc", "parts/../../x", "parts//x", "parts/", "a\0b", "a b", "a\\b"):
+        with pytest.raises(StoreError, match="is no name of anything"):
+            drafts.inside(tmp_path, name)
+    assert drafts.inside(tmp_path, "parts/00000") == tmp_path / "parts" / "00000"
 
 
 @pytest.mark.parametrize("held", ["tmp/a.txt", "parts/00001/wheel.txt", "parts/a.txt", "zarr.json", ".lock", "tmp/"])
