@@ -207,6 +207,7 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     from headrace.cli.tables import print_added
     from headrace.featurize.pipeline import add_features as adder
     from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features
+    from headrace.store.storage import parse_path
 
     if not (names := split_names(features)):
         raise UsageError(f"No feature is named; choose from {', '.join(DERIVED_FEATURES)}.")
@@ -219,7 +220,7 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     for store, made in account.get("stores", {"": account}).items():
         if store:
             output.print_line(store)
-        print_added(**made)
+        print_added(**made, file=(parse_path(store) if store else path) / "add.json")
 
 
 @main.command()

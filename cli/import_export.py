@@ -22,6 +22,7 @@ from headrace.cli.options import (
     workers_option,
 )
 from headrace.cli.progress import LINE_EVERY_S
+from headrace.store.advice import command
 from headrace.store.units import format_hours
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _print_missing(out: StoragePath, features: list[str]) -> None:
     if missing:
         wanted = ",".join([*features, *missing])
         click.echo(f"without {' and '.join(missing)}; with them: store import DIR --out OTHER --features {wanted}")
-    click.echo(f"f0: featurize add {out} f0")
+    click.echo(f"f0: {command('featurize add', out, 'f0')}")
 
 
 @click.command()
@@ -114,7 +115,7 @@ def export(path: StoragePath, form: str, out: Path, incomplete: bool, as_json: b
     if account.get("missing"):
         click.echo(f"without {', '.join(account['missing'])}: the store has none")
     if account.get("unaligned"):
-        click.echo(f"{account['unaligned']:,} utterances without times: featurize add {path} align")
+        click.echo(f"{account['unaligned']:,} utterances without times: {export_textgrid.times_remedy(opened)}")
 
 
 class _ExportProgress:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.output import make_table, print_tables
+from headrace.store.advice import BUILD_AGAIN, SHOWN_IDS, first_of
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
     table = make_table()
     table.add_row("store", str(out))
     table.add_row("contains", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
-    table.add_row("rejects", _rejects(out, report["rejects"]))
+    table.add_row("rejects", _rejects([str(out / "rejects.jsonl")], report["rejects"]))
     built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
     table.add_row("built", f"{built}, {report['hours_per_second']:.4f} h of audio per second")
     seconds_by_stage = report["seconds_by_stage"]
@@ -56,18 +57,28 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
         total = sum(seconds_by_stage.values())
         table.add_row("time spent", _first_of(f"{name} {s / total:.0%}" for name, s in seconds_by_stage.items()))
     print_tables(table)
-    print_added(report.get("added", {}), report["wall_seconds_by_stage"])
+    print_added(report.get("added", {}), report["wall_seconds_by_stage"], out / "build.json")
 
 
-def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float]) -> None:
-    """Print the result of `featurize add`, and how long each stage of the command took."""
+def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float], file: StoragePath) -> None:
+    """Print the result of `featurize add`, and how long each stage of the command took.
+
+    Args:
+        file: of the store, in which all of it is.
+    """
     table = make_table()
     for name, report in added.items():
         built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
         rate = f", {report['hours_per_second']:.4f} h of audio per second" if report["parts_built"] else ""
-        counts = "".join(f"; {count:,} {what}" for what, count in report["counts"].items())
-        failed = f"; {len(report['failed']):,} utterances failed, named by --json" if report.get("failed") else ""
-        table.add_row(name, built + rate + counts + failed)
+        failed: dict[str, list[str]] = {}
+        for each in report.get("failed", ()):
+            failed.setdefault(each["reason"], []).append(each["id"])
+        counts = "".join(f"; {n:,} {what}" for what, n in report["counts"].items() if what not in failed)
+        table.add_row(name, built + rate + counts)
+        for reason, ids in failed.items():
+            table.add_row("", f"{len(ids):,} without {name} ({first_of(ids)}): {reason}")
+        if any(len(ids) > SHOWN_IDS for ids in failed.values()):
+            table.add_row("", f"all of them are under `failed` in {file}")
     if added:
         total = sum(wall_seconds_by_stage.values())
         shares = (f"{name} {format_duration(s)} ({s / total:.0%})" for name, s in wall_seconds_by_stage.items())
@@ -75,8 +86,9 @@ def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float]) 
     print_tables(table)
 
 
-def _rejects(out: StoragePath, count: int) -> str:
-    return f"{count:,}, each with its reason in {out / 'rejects.jsonl'}" if count else "none"
+def _rejects(files: Sequence[str], count: int) -> str:
+    """Describe how many utterances were rejected, and in which files the reasons are."""
+    return f"{count:,}, each with its reason in {_first_of(files)}" if count else "none"
 
 
 def print_info(store: Store, summary: dict[str, Any]) -> None:
@@ -86,11 +98,12 @@ def print_info(store: Store, summary: dict[str, Any]) -> None:
     table.add_row("preset", f"{summary['preset']}, {summary['sample_rate']} Hz, hop {summary['hop']}")
     table.add_row("contains", f"{summary['utterances']:,} utterances, {format_hours(summary['hours'])}")
     parts = f"{summary['parts']} of {summary['parts_planned']} sealed"
-    table.add_row("parts", parts + ("" if summary["complete"] else ": run featurize build again to finish"))
-    table.add_row("rejects", _rejects(store.path, summary["rejects"]))
+    table.add_row("parts", parts + ("" if summary["complete"] else f": {BUILD_AGAIN}"))
+    lists = [member.path / "rejects.jsonl" for member in store.members]
+    table.add_row("rejects", _rejects([str(file) for file in lists if file.exists()], summary["rejects"]))
     for key in ("speakers", "languages"):
         table.add_row(key, _first_of(f"{name} ({count:,})" for name, count in summary[key].items()))
-    table.add_row("aligned", f"{summary['aligned']:,}")
+    table.add_row("aligned", _first_of(f"{name} ({count:,})" for name, count in summary["alignments"].items()))
     table.add_row("read", summary["reading"])
     columns = ("name", "axis", "dtype", "row", "fingerprint", "size")
     features = make_table(*columns)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headrace.store import index, layout
+from headrace.store.advice import command
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
@@ -121,7 +122,7 @@ def input_digests(root: StoragePath, number: int, names: Sequence[str]) -> dict[
         if name not in checksums:
             seal = read_seal(root, name, number)
             if seal is None:
-                raise DamagedStore(f"part {number:05d} has no {name}: run featurize add {root} {name}.")
+                raise DamagedStore(f"part {number:05d} has no {name}: run {command('featurize add', root, name)}.")
             checksums[name] = seal["crc32c"]
     return {name: digest(checksums[name])[:12] for name in names}
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.store import added_arrays, index, joined_ids, layout, multi_store
+from headrace.store.advice import BUILD_AGAIN, command
 from headrace.store.arrays.array_reader import ArrayReader, MappedArray, OpenArrays, open_array
 from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
 from headrace.store.errors import DamagedStore, StoreError
@@ -96,10 +97,7 @@ class Store:
         """Raise StoreError unless every part of the build's plan is sealed."""
         if not self.complete:
             sealed, planned = self.progress
-            raise StoreError(
-                f"{self.path} is not complete: run featurize build again, which continues where it stopped. "
-                f"It has {sealed} of {planned} parts."
-            )
+            raise StoreError(f"{self.path} is not complete: {BUILD_AGAIN}. It has {sealed} of {planned} parts.")
 
     @property
     def fingerprint(self) -> str:
@@ -312,7 +310,9 @@ class Store:
             lengths = self.lengths(axis)
             if len(lengths) and lengths.min() < 0:
                 name = layout.LENGTH_COLUMNS[axis]
-                raise DamagedStore(f"{self.path} has lengths below zero in {name}: run store verify {self.path}.")
+                raise DamagedStore(
+                    f"{self.path} has lengths below zero in {name}: run {command('store verify', self.path)}."
+                )
             self._offsets[axis] = layout.offsets(lengths)
         return self._offsets[axis]
 

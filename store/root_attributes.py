@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from headrace.store import json_text, layout
+from headrace.store.advice import command, not_a_store
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import FeatureSpec
@@ -30,8 +31,10 @@ def read_attributes(path: StoragePath) -> dict[str, Any]:
         found = document["attributes"]["format"]
     except (OSError, ValueError, KeyError, TypeError):
         if layout.sealed_parts(path):
-            raise DamagedStore(f"{file} is missing or damaged, but there are parts: run store repair {path}.") from None
-        raise NotAStore(f"{path} is not a Headrace store: make one with featurize build CORPUS --out {path}.") from None
+            raise DamagedStore(
+                f"{file} is missing or damaged, but there are parts: run {command('store repair', path)}."
+            ) from None
+        raise not_a_store(path) from None
     if found != layout.FORMAT:
         raise NotAStore(
             f"{path} has format {str(found)[:MAX_FORMAT_CHARACTERS]!r}, this version reads {layout.FORMAT!r}: read it "
@@ -42,9 +45,9 @@ def read_attributes(path: StoragePath) -> dict[str, Any]:
     try:
         _check(attributes)
     except KeyError as error:
-        raise DamagedStore(f"{file} lacks {error}: run store verify {path}.") from None
+        raise DamagedStore(f"{file} lacks {error}: run {command('store verify', path)}.") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedStore(f"{file} cannot be used, {str(error)[:200]}: run store verify {path}.") from None
+        raise DamagedStore(f"{file} cannot be used, {str(error)[:200]}: run {command('store verify', path)}.") from None
     return attributes
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from headrace.store import rejects
+from headrace.store import added_arrays, index, rejects
 from headrace.store.multi_store import Member
 from headrace.store.reader import Store
 from headrace.store.units import format_size
+
+ALIGNERS = {"hmm-gmm": "learned", "ctc": "CTC network"}
+"""Names of the aligners by the `method` in the recipe of `align`."""
+UNKNOWN_SOURCE = "came with the corpus"
 
 
 def summarize(store: Store) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def summarize(store: Store) -> dict[str, Any]:
         "speakers": dict(Counter(store.speakers.tolist()).most_common()),
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
+        "alignments": _alignments(store),
         "fingerprint": store.fingerprint,
         "reading": store.read_method,
         "features": [_summarize_feature(store, name) for name in store.features],
@@ -39,6 +44,32 @@ def _summarize_feature(store: Store, name: str) -> dict[str, Any]:
     rows = int(store.lengths(spec.axis).sum(dtype=np.int64))
     size = rows * np.dtype(spec.dtype).itemsize * (spec.channels or 1)
     return spec.to_json() | {"row": spec.channels or "scalar", "rows": rows, "bytes": size, "size": format_size(size)}
+
+
+def _alignments(store: Store) -> dict[str, int]:
+    """Return the number of utterances by the source of their times: those they came with, and `align`; or `none`."""
+    sources = Counter[str]()
+    for member in store.members:
+        sources += _alignments_of(member, "align" in store.features)
+    return dict(sources.most_common())
+
+
+def _alignments_of(member: Member, with_align: bool) -> Counter[str]:
+    numbers = member.index.parts.tolist()
+    sources, total = Counter[str](), int(member.index.bounds[-1])
+    for seal in index.read_seals(member.path, numbers):
+        sources.update(seal.get("alignments", {}))
+    given = int(member.index.columns["aligned"].sum())
+    sources[UNKNOWN_SOURCE] = given - sources.total()  # of a store that was made before sources were counted
+    without = total - given
+    if with_align:
+        seals = added_arrays.read_seals(member.path, "align", numbers)
+        failed = sum(len(seal.get("failed", {})) for seal in seals if seal)
+        method = str(member.features["align"].recipe.get("method", ""))
+        sources[ALIGNERS.get(method, method)] = without - failed
+        without = failed
+    sources["none"] = without
+    return +sources
 
 
 def _count_rejects(member: Member) -> int:

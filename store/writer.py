@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,8 @@ class Part:
     """Digest of what the part was made from. A resumed build compares it."""
     contents: str = ""
     """Checksums of the recordings that the part was made from, joined; empty if they are not known."""
+    alignments: Mapping[str, int] = field(default_factory=dict)
+    """Utterances that came with times, by kind of source: TextGrid, lab, ..."""
 
 
 def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
@@ -156,6 +158,8 @@ def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> No
     }
     if part.contents:
         seal["contents"] = part.contents
+    if part.alignments:
+        seal["alignments"] = dict(sorted(part.alignments.items()))
     write_group(draft, {"seal": seal})
 
 

@@ -37,6 +37,7 @@ _MIN_SHARE = 0.2
 """Of the audio, that times in HTK's units reach into it. What ends before is in another unit."""
 _CONTEXT = re.compile(r"[^\^]+\^[^-]+-(.+?)\+")
 """A full-context label of HTS, with the phone between its neighbours."""
+_LHOTSE_LINE = re.compile(r"\.jsonl(\.gz)?:\d+$")
 _STATE = re.compile(r"(.+)\[(\d)\]")
 """A label of HTS for one state of a phone."""
 _POSITION = re.compile(r"(?<=.)_[BIES]$")
@@ -142,6 +143,16 @@ def to_json(location: str, phones: Iterable[Interval], words: Iterable[Interval]
 def is_json(alignment: str) -> bool:
     """Return whether an utterance's alignment is the alignment itself and not the path of a file."""
     return alignment.startswith('{"where":')
+
+
+def source_of(alignment: str) -> str:
+    """Return what kind of source an utterance's alignment is from: TextGrid, lab, CTM, Lhotse, or a cut at pauses."""
+    if not is_json(alignment):
+        return "lab" if alignment.casefold().endswith(".lab") else "TextGrid"
+    location = str(json.loads(alignment)["where"])
+    if location.startswith("CTM: "):
+        return "CTM"
+    return "Lhotse" if _LHOTSE_LINE.search(location) else "cut at pauses"
 
 
 def from_json(alignment: str, duration_s: float) -> Alignment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
@@ -24,9 +25,9 @@ _SILENT_LABELS = frozenset(
 )
 _BREATH_LABELS = frozenset({"br", "breath", "[breath]", "<breath>", "{breath}", "<br>", "{br}", "++breath++"})
 _TIES = str.maketrans("", "", "\u0361\u035c")
-_MODIFIERS = "/ˈˌː˥˦˧˨˩1234567ʲʰ\u0303"
-"""What a symbol of IPA may have beside its letter."""
-_VOWELS = frozenset(one for one in IPA if f"ˈ{one}" in IPA and len(one) == 1)
+_IPA = frozenset(IPA)
+_IPA_SYMBOLS = frozenset(f"/{symbol}/" for symbol in IPA)
+_VOWELS = frozenset(one for one in IPA if f"ˈ{one}" in _IPA and len(one) == 1)
 _GLIDES = frozenset("jwɥ")
 
 
@@ -115,7 +116,7 @@ def is_ipa_phone(label: str) -> bool:
     if len(letters) < 2 or label != label.translate(_TIES):
         return bool(letters)
     is_diphthong = letters[0] in _VOWELS and {*letters[1:]} <= _VOWELS | _GLIDES
-    return "".join(letters) in IPA or (is_diphthong and len(letters) <= MAX_LETTERS)
+    return "".join(letters) in _IPA or (is_diphthong and len(letters) <= MAX_LETTERS)
 
 
 def _ipa(label: str) -> tuple[str, ...]:
@@ -127,8 +128,8 @@ def _ipa(label: str) -> tuple[str, ...]:
 
 
 def _letters(symbols: Iterable[str]) -> list[str]:
-    """Return the letters of symbols of IPA, without tones and marks that stand alone."""
-    return [letter for symbol in symbols if (letter := symbol.strip(_MODIFIERS))]
+    """Return the letters of symbols of IPA, without tones, accents and other marks."""
+    return [char for symbol in symbols for char in symbol if unicodedata.category(char) in ("Ll", "Lo")]
 
 
 def check_given_phones(phones: Sequence[str], language: str) -> None:
@@ -140,7 +141,7 @@ def check_given_phones(phones: Sequence[str], language: str) -> None:
     spoken = [phone for phone in phones if not unspoken_symbol(phone)]
     if language in UPSTREAM_LANGUAGES or not spoken:
         return
-    own = ipa.ARPABET if language == "en" else {f"/{symbol}/" for symbol in IPA}
+    own = ipa.ARPABET if language == "en" else _IPA_SYMBOLS
     if sum(phone in own for phone in spoken) < OWN_SHARE * len(spoken):
         first, kind = repr(spoken[0])[:40], "ARPAbet as AH0" if language == "en" else "IPA as /a/"
         raise Rejected("text", f"its phones, {first} ..., are of another language than {language}: give {kind}")

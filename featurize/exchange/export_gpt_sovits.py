@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.featurize.alignment.phone_labels import UPSTREAM_LANGUAGES
 from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS
@@ -81,10 +82,17 @@ def _check(store: Store) -> None:
         )
     _check_networks(store)
     if (table := str(store.features["phones"].recipe["symbols"])) == "headrace-ipa":
-        raise StoreError(
-            f"{store.path} has phones of {table}, which upstream does not know: "
-            f"build a store with --symbols {DEFAULT_TABLE}."
-        )
+        raise StoreError(f"{store.path} has phones of {table}, which upstream does not know: {_symbols_remedy(store)}.")
+
+
+def _symbols_remedy(store: Store) -> str:
+    """Return how a store with phones in IPA can be exported; the other table has no phones for other languages."""
+    known = ("en", *UPSTREAM_LANGUAGES)
+    other = sorted({*store.languages.tolist()}.difference(known))
+    if not other:
+        return f"build another store with featurize build CORPUS --out STORE --symbols {DEFAULT_TABLE}"
+    rest = f"build a store of {', '.join(known)} alone" if {*store.languages.tolist()} - {*other} else "train it here"
+    return f"no table of upstream has phones of {', '.join(other[:5])}, so {rest}"
 
 
 def _check_networks(store: Store) -> None:

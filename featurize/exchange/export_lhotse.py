@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace.featurize.audio.libsndfile import soundfile
 from headrace.featurize.exchange.export_textgrid import tiers_of
+from headrace.featurize.pipeline.presets import buildable_features
 from headrace.store import alignment
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.file_names import file_names
@@ -50,7 +51,8 @@ def export_cuts(store: Store, out: Path, done: Callable[[int], None], *, incompl
     if not incomplete:
         store.require_complete()
     if "wave" not in store.features:
-        raise StoreError(f"{store.path} has no wave: build a store with --features wave,{','.join(store.features)}.")
+        wanted = ",".join(buildable_features(["wave", *store.features]))
+        raise StoreError(f"{store.path} has no wave: featurize build CORPUS --out STORE --features {wanted}.")
     final = Path(os.path.realpath(out))
     try:
         str(final).encode()

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 from headrace.featurize.alignment.words import spoken_words
 from headrace.featurize.files.folders import AUDIO_SUFFIXES
+from headrace.featurize.pipeline.presets import buildable_features
 from headrace.featurize.text.symbols import TABLES
 from headrace.store import alignment
+from headrace.store.advice import command
 from headrace.store.alignment import Segments
 from headrace.store.errors import StoreError
 from headrace.store.file_names import file_paths
@@ -65,10 +67,20 @@ def export_textgrids(
                 tiers |= dict.fromkeys(found)
             done(number + 1)
         if not written:
-            raise StoreError(f"{store.path} has no times of phones: featurize add {store.path} align.")
+            raise StoreError(f"{store.path} has no times of phones: {times_remedy(store)}.")
     hours = frames * store.hop / store.sample_rate / 3600
     unaligned = len(store) - written
     return {"utterances": written, "hours": hours, "features": list(tiers), "unaligned": unaligned}
+
+
+def times_remedy(store: Store) -> str:
+    """Return how the utterances of a store that have no times can get them."""
+    if "align" in store.features:
+        return "align found none that fit; under `failed` in add.json or build.json of the store is why"
+    if missing := {"wave", "phones"} - store.features.keys():
+        wanted = ",".join(buildable_features([*store.features, *sorted(missing), "align"]))
+        return f"build a store with them by featurize build CORPUS --out STORE --features {wanted}"
+    return f"find them by {command('featurize add', store.path, 'align')}"
 
 
 def textgrid_names(ids: Sequence[str]) -> list[str]:

@@ -41,6 +41,8 @@ class Part:
     """From the name of a feature to its arrays (rows, *row_shape), read-only, utterance by utterance."""
     counts: Counter[str] = field(default_factory=Counter)
     """Remarks for the user at the end, and how often each occurred."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """By number of an utterance in the part, why the feature has no values for it. The seal and the user get its id."""
     learned: Callable[[str], Mapping[str, np.ndarray]] = _unavailable
     """From the name of a feature that `learns` to the arrays that it learned from the whole store."""
     strings: Callable[[str], Sequence[str]] = _unavailable

@@ -126,11 +126,11 @@ class CtcAlign(_CtcFeature):
         ]
         totals = [int(frames) * (wave.channels or 1) for frames in part.strings("frames")]
         paths = zip(self.token_paths(part, spans), spans, part.utterances("phones"), given_ends, totals, strict=True)
-        for path, utterance_spans, phones, ends, total in paths:
+        for number, (path, utterance_spans, phones, ends, total) in enumerate(paths):
             if ends is not None:
                 yield np.stack([np.append(0, ends[:-1]), ends], 1).astype(np.int32)
             elif path is None:
-                part.counts[UNALIGNABLE] += 1
+                part.failed[number] = UNALIGNABLE
                 yield np.full((len(phones), 2), UNKNOWN, np.int32)
             else:
                 half_frames = token_bounds(path, utterance_spans)

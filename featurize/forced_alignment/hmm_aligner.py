@@ -36,7 +36,7 @@ MARKS = frozenset({",", ".", "!", "?", "-", "…", "_", "停", "空", "SP", "SP2
 UNKNOWN, SOUNDLESS = -1, -2
 """Instead of a class: a phone that was not in training; a symbol without sound, such as that of a rising pitch."""
 METHOD = "hmm-gmm"
-UNALIGNABLE = "phones that do not fit into their recording"
+UNALIGNABLE = "phones that do not fit into the recording"
 UNSEEN_PHONES = "phones that align has not learned, as of a language that came later"
 UNALIGNED_CONFIDENCE = -100.0
 """Confidence where the phones cannot be aligned with the recording."""
@@ -83,13 +83,14 @@ class HmmAlign(Derived):
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         model = StoreAligner(part)
-        for utterance, ends in zip(model.utterances, part.utterances("phone_end"), strict=True):
+        given = zip(model.utterances, part.utterances("phone_end"), strict=True)
+        for number, (utterance, ends) in enumerate(given):
             if len(ends) and ends[0] >= 0:
                 yield np.stack([np.append(0, ends[:-1]), ends], 1).astype(np.int32)
                 continue
             times = model.times(utterance)
             if times is None:
-                part.counts[UNSEEN_PHONES if model.has_unseen_phones(utterance) else UNALIGNABLE] += 1
+                part.failed[number] = UNSEEN_PHONES if model.has_unseen_phones(utterance) else UNALIGNABLE
             yield np.full((len(ends), 2), UNKNOWN, np.int32) if times is None else times
 
 

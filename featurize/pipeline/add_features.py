@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.store import added_arrays, index, layout, learned_models
+from headrace.store.advice import BUILD_AGAIN
 from headrace.store.errors import StoreError
 from headrace.store.multi_store import store_paths
 from headrace.store.root_attributes import read_attributes
@@ -113,7 +115,7 @@ def _plan(root: StoragePath, features: Sequence[Derived]) -> list[FeatureStep]:
     """Return what to make in a store. Raises StoreError if its build was not finished."""
     attributes = read_attributes(root)
     if len(layout.sealed_parts(root)) < attributes["plan"]["parts"]:
-        raise StoreError(f"{root} is not complete: run featurize build again first, it continues where it stopped.")
+        raise StoreError(f"{root} is not complete: {BUILD_AGAIN}.")
     return plan_steps(features, specs_of_store(attributes), learned_models.digests(root))
 
 
@@ -126,13 +128,18 @@ def _add_joined(
 ) -> list[dict[str, Any]]:
     """Add features to several stores. What one learns is learned from all of them, and is the same in all."""
     added: list[dict[str, Any]] = [{} for _ in roots]
+    learning: dict[str, float] = {}
     for group in merge_steps(plans):
         for feature in group:
             if feature.learns:
+                started = time.perf_counter()
                 learn_over(roots, feature, LearningLog(observer.note, partial(observer.learning, feature.name)))
+                learning[feature.name] = time.perf_counter() - started
         for root, one in zip(roots, added, strict=True):
             observer.note(f"{', '.join(feature.name for feature in group)} of {root}")
             one |= _run(root, _plan(root, group), config, observer)
+            for feature in filter(attrgetter("learns"), group):
+                one[feature.name]["learn_seconds"] = learning[feature.name]
     return added
 
 
@@ -343,6 +350,8 @@ def add_part(task: AddTask, threads: int = 1) -> AddReport:
     with watch(feature.name):
         values, failed, part = compute_rows(feature, part_of)
     with watch("write"):
+        ids = part.strings("id")
+        failed |= {str(ids[number]): reason for number, reason in part.failed.items()}
         inputs = added_arrays.input_digests(task.store, task.number, feature.needs)
         added_arrays.write(task.store, task.number, spec, values, inputs, task.compression, failed)
     return AddReport(
@@ -352,5 +361,5 @@ def add_part(task: AddTask, threads: int = 1) -> AddReport:
         rejects=(),
         seconds=dict(watch.seconds),
         cpu_seconds=time.process_time() - started,
-        counts=dict(part.counts),
+        counts=dict(part.counts + Counter(part.failed.values())),
     )

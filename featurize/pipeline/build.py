@@ -36,6 +36,7 @@ from headrace.featurize.spectral.engine import Choice
 from headrace.featurize.text import g2p
 from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store import index, layout, learned_models
+from headrace.store.advice import command
 from headrace.store.errors import CorpusError, StoreError
 from headrace.store.integrity.foreign import foreign_entries
 from headrace.store.names import shown
@@ -208,7 +209,8 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
         observer.note(f"{config.out} grows: {there['plan']['utterances']} utterances to {len(corpus.utterances)}")
         left = [name for name in joined if name not in {step.spec.name for step in steps}]
         if left:
-            observer.note(f"{', '.join(left)}: the new parts get it by featurize add {config.out} {','.join(left)}")
+            remedy = command("featurize add", config.out, ",".join(left))
+            observer.note(f"{', '.join(left)}: the new parts get it by {remedy}")
     return build_parts(config, corpus, store_plan.tasks, process_part, observer, started, steps, store_plan.grown)
 
 

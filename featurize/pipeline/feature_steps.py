@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
+from headrace.featurize.pipeline.presets import buildable_features
 from headrace.store import learned_models
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.schema import FeatureSpec
@@ -87,9 +88,10 @@ def _default(name: str, feature: Derived, known: Mapping[str, FeatureSpec]) -> D
     """
     if name in DERIVED_FEATURES:
         return DERIVED_FEATURES[name]()
+    there, wanted = ", ".join(known) or "no features", ",".join(buildable_features([*known, name, feature.name]))
     raise StoreError(
-        f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only "
-        f"{', '.join(known) or 'no features'}: build a store with --features {','.join([*known, name])}."
+        f"{feature.name} is made from {name}, and there {'is' if len(known) == 1 else 'are'} only {there}: "
+        f"featurize build CORPUS --out STORE --features {wanted}."
     )
 
 

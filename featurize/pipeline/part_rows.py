@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.featurize.alignment.label_files import source_of
 from headrace.store import layout
 from headrace.store.schema import FeatureSpec, Reject, Utterance
 from headrace.store.writer import Part
@@ -75,6 +77,11 @@ class PartRows:
             strings={name: [getattr(utterance, name) for utterance in utterances] for name in STRINGS},
             rejects=rejects,
             inputs=inputs,
+            alignments=Counter(
+                source_of(utterance.alignment)
+                for utterance, aligned in zip(self._utterances, self._columns["aligned"], strict=True)
+                if aligned and utterance.alignment
+            ),
         )
 
     def release(self) -> None:

@@ -11,7 +11,7 @@ that it extends; without one, all fields are required.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -165,6 +165,12 @@ def sealed_features_for(needed: Collection[str]) -> list[str]:
         for name in SEALED_FEATURES
         if name in needed or (name == "phones" and not set(PHONE_ARRAYS).isdisjoint(needed))
     ]
+
+
+def buildable_features(names: Iterable[str]) -> list[str]:
+    """Return what `--features` of a build must have for a store with these arrays: `phones` brings several."""
+    wanted = dict.fromkeys("phones" if name in PHONE_ARRAYS else name for name in names)
+    return [name for name in wanted if name in SEALED_FEATURES or name in DERIVED_FEATURES]
 
 
 def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE) -> tuple[FeatureSpec, ...]:

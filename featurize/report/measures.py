@@ -6,7 +6,6 @@ Conditions select utterances by the code behind `train run --where`.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from headrace.featurize.forced_alignment.hmm_aligner import UNALIGNED_CONFIDENCE
 from headrace.featurize.quality.corpus_statistics import CorpusStatistics
+from headrace.store.advice import command
 from headrace.store.conditions import MAX_CHARACTERS
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
@@ -238,7 +238,7 @@ def _limit_filter(store: Store, measure: Measure, limit: str, fails: np.ndarray)
 
 def _missing_column(store: Store, title: str, where: str, column: str, fails: str) -> Filter:
     without = [str(member.path) for member in store.members if column not in member.features]
-    commands = [f"featurize add {shlex.quote(path)} {column}" for path in without]
+    commands = [command("featurize add", path, column) for path in without]
     remark = f"{fails} do not meet it. The store has no such column yet; this makes it:"
     return Filter(title=title, where=where, remark=remark, commands=commands)
 

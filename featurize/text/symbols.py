@@ -100,4 +100,4 @@ def ids(symbols: Iterable[str], table: str = DEFAULT_TABLE, stage: Stage = "text
 
 def _other_table_hint(symbol: str) -> str:
     holding = next((name for name, table in TABLES.items() if symbol in table), "")
-    return f"; {holding} has: build with --symbols {holding}" if holding else ""
+    return f"; {holding} has: build into another --out, with --symbols {holding}" if holding else ""

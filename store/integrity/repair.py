@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.store import added_arrays, index, layout, rejects
+from headrace.store.advice import command
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity.foreign import find_foreign, foreign_in_part
 from headrace.store.integrity.part_checks import Problem
@@ -110,8 +111,8 @@ def _has_index(root: StoragePath) -> bool:
 
 
 def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[str]:
-    build = [] if complete else [f"featurize build CORPUS --out {root}{_options(root)}"]
-    return [*build, *([f"featurize add {root} {','.join(features)}"] if features else [])]
+    build = [] if complete else [command("featurize build CORPUS --out", root) + _options(root)]
+    return [*build, *([command("featurize add", root, ",".join(features))] if features else [])]
 
 
 def _options(root: StoragePath) -> str:

@@ -253,7 +253,7 @@ def test_a_feature_that_fails_for_one_utterance_is_added_with_zeros_there_and_sa
     monkeypatch.setattr(praat, "pitch", failing_pitch(int(opened.read("wave", 2).size)))
     result = add(small_store, "f0")
     assert result.exit_code == 0, result.output
-    assert "1 utterances failed, named by --json" in " ".join(result.output.split())
+    assert "1 without f0 (" in " ".join(result.output.split())
     written = json.loads((small_store / "add.json").read_text())["added"]["f0"]
     (failed,) = written["failed"]
     assert failed["id"] == opened.ids[2] and "sampling period is odd" in failed["reason"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace import store as stores
+from headrace.store.advice import command
 from headrace.store.errors import RecipeMismatch, RunError, StoreError
 from headrace.store.lineage import utterances_before_growth
 from headrace.store.reader import Store
@@ -128,7 +129,7 @@ def _check_features(path: StoragePath, needs: Requirements, present: Mapping[str
         built = ",".join(name for name in needs if name not in ADDED_FEATURES)
         commands.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
     if to_add := [name for name in missing if name in ADDED_FEATURES]:
-        commands.append(f"run featurize add {'STORE' if commands else path} {','.join(to_add)}")
+        commands.append(f"run {command('featurize add', 'STORE' if commands else path, ','.join(to_add))}")
     raise StoreError(
         f"{path} holds {', '.join(present)}, but this stage reads {', '.join(missing)} too: {', then '.join(commands)}."
     )

@@ -88,7 +88,7 @@ def test_phones_are_phones(labels: str, text: str, language: str) -> None:
         ("sil so sp do we", "So do we.", "en"),
         ("la casa es de mi amigo", "La casa es de mi amigo.", "es"),
         ("it was nineteen ninety", "It was 1990.", "en"),
-        ("o k t v", "OK TV", "en"),
+        ("good bye", "Goodbye!", "en"),
         ("a b c", "a, b, c", "en"),
         ("你好 世界", "你好,世界", "zh"),
         ("This is speech", "This is speech", "en"),
