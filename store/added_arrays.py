@@ -22,7 +22,7 @@ from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.names import check_names
 from headrace.store.schema import FeatureSpec, digest
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 from headrace.store.writer import Compression, write_array, write_error
 
 Seal = Mapping[str, Any]
@@ -81,7 +81,7 @@ def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
     """
     folder = layout.part_path(root, number) / name
     try:
-        seal: Seal | None = json.loads((folder / "zarr.json").read_bytes())["attributes"].get("seal")
+        seal: Seal | None = json.loads(read_file(folder / "zarr.json"))["attributes"].get("seal")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -171,7 +171,7 @@ def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
         DamagedStore: it is missing or damaged; the message says what is wrong, without the path.
     """
     try:
-        document = json.loads((layout.part_path(root, number) / name / "zarr.json").read_bytes())
+        document = json.loads(read_file(layout.part_path(root, number) / name / "zarr.json"))
         seal = dict(document["attributes"]["seal"])
         document["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
         expected, *_ = checksummed_metadata.split_checksums(seal["crc32c"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from headrace.store.names import is_name
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 
 MODEL_DIGEST = "learned"
 """Key of a feature's recipe that holds the digest of the feature's model."""
@@ -37,7 +37,7 @@ def digests(root: StoragePath) -> dict[str, str]:
 def _digest(file: StoragePath) -> str | None:
     """Return the digest of a model's file; None if it cannot be read."""
     try:
-        return model_digest(file.read_bytes())
+        return model_digest(read_file(file))
     except OSError:
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from headrace.store import index, json_text
 from headrace.store.schema import Reject
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 
 FILE = "rejects.jsonl"
 
@@ -17,7 +17,7 @@ FILE = "rejects.jsonl"
 def read(root: StoragePath) -> tuple[list[Reject], int]:
     """Return the rejects in the list of a store, and the number of lines that cannot be read; none without a list."""
     try:
-        lines = (root / FILE).read_bytes().split(b"\n")
+        lines = read_file(root / FILE).split(b"\n")
     except FileNotFoundError:
         return [], 0
     except OSError:

@@ -10,7 +10,7 @@ from headrace.store.advice import command, not_a_store
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
 from headrace.store.writer import Compression
 
 MAX_PARTS = 100_000_000
@@ -27,7 +27,7 @@ def read_attributes(path: StoragePath) -> dict[str, Any]:
     """
     file = path / "zarr.json"
     try:
-        document = json_text.parse(file.read_bytes())
+        document = json_text.parse(read_file(file))
         found = document["attributes"]["format"]
     except (OSError, ValueError, KeyError, TypeError):
         if layout.sealed_parts(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.store.errors import RunError, UsageError
-from headrace.store.storage import StoragePath, parse_path
+from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.train.models import presets
 
 STAGES = ("sovits", "gpt")
@@ -343,7 +343,7 @@ def read_config(out: Path) -> RunConfig:
     """
     path = config_path(out)
     try:
-        return RunConfig.from_json(json.loads(path.read_bytes()))
+        return RunConfig.from_json(json.loads(read_file(path)))
     except OSError as error:
         raise RunError(f"{out} is not the folder of a run: give one that train run has made.") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UsageError) as error:

@@ -18,6 +18,7 @@ import numpy as np
 
 from headrace.featurize.alignment.intervals import ROUNDING_S, Alignment, Tier
 from headrace.store.errors import Rejected, rejected_file
+from headrace.store.storage import read_file
 
 PHONE_TIERS = frozenset({"phones", "phone", "phonemes", "phoneme", "segments", "segment"})
 WORD_TIERS = frozenset({"words", "word"})
@@ -66,7 +67,7 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise Rejected("align", f"{path.name} has more than {MAX_BYTES >> 20} MB: no utterance is that long")
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise rejected_file(error, "align", f"{path.name} cannot be read: {error.strerror}") from None
     try:

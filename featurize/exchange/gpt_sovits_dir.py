@@ -31,6 +31,8 @@ import torch
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Axis, FeatureSpec, Reject
+from headrace.store.storage import read_file
+from headrace.store.storage.regular_files import open_regular
 
 RATE, HOP = 32_000, 640
 TEXTS, CODES, WAVES = "2-name2text.txt", "6-name2semantic.tsv", "5-wav32k"
@@ -78,7 +80,7 @@ def table(root: Path, file: str, columns: Sequence[str]) -> Iterator[tuple[str, 
         CorpusError: the file is missing or cannot be read.
     """
     try:
-        lines = (root / file).read_bytes().split(b"\n")
+        lines = read_file(root / file).split(b"\n")
     except OSError as error:
         raise CorpusError(f"{root / file} cannot be read: {error.strerror}.") from None
     for number, raw in enumerate(lines, 1):
@@ -155,7 +157,7 @@ def read_wave(root: Path, name: str) -> np.ndarray:
 @contextmanager
 def _opened(root: Path, name: str) -> Iterator[wave.Wave_read]:
     try:
-        with wave.open(str(root / WAVES / name), "rb") as file:
+        with open_regular(root / WAVES / name) as opened, wave.open(opened, "rb") as file:
             rate, channels, bits = file.getframerate(), file.getnchannels(), 8 * file.getsampwidth()
             if (rate, channels, bits) != (RATE, 1, 16):
                 found = f"{rate} Hz, {channels} channels, {bits} bits"

@@ -17,6 +17,7 @@ from headrace.featurize.pipeline.build import ScannedCorpus
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.file_names import unescape
 from headrace.store.schema import Reject, Utterance
+from headrace.store.storage import read_file
 
 _PACKING = 2048
 """Bytes of a file beside its tensor, at most."""
@@ -146,7 +147,7 @@ def _read_names(folder: Path, rejects: list[Reject]) -> dict[str, tuple[str, str
     """Return id and speaker by file name where names could not hold them. Only an export of Headrace has this file."""
     found: dict[str, tuple[str, str]] = {}
     try:
-        lines = (folder / gpt_sovits_dir.NAMES).read_bytes().splitlines()
+        lines = read_file(folder / gpt_sovits_dir.NAMES).splitlines()
     except FileNotFoundError:
         return found
     except OSError as error:

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from headrace.store import learned_models
 from headrace.store.errors import StoreError
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 
 
 def write(root: StoragePath, spec: FeatureSpec, arrays: Mapping[str, np.ndarray], stores: int = 1) -> str:
@@ -42,7 +42,7 @@ def learned_for(root: StoragePath, feature: str) -> FeatureSpec:
     """Return the spec that `write` was called with. Raises StoreError where the file is damaged."""
     try:
         return FeatureSpec.from_json(json.loads(_metadata(root, feature)["spec"]))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(root, feature) from error
 
 
@@ -50,7 +50,7 @@ def learned_over(root: StoragePath, feature: str) -> int:
     """Return the number of stores that it was learned from. Raises StoreError where the file is damaged."""
     try:
         return int(_metadata(root, feature).get("stores", "1"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(root, feature) from error
 
 
@@ -62,18 +62,18 @@ def copy(source: StoragePath, target: StoragePath, feature: str) -> None:
 
 def _metadata(root: StoragePath, feature: str) -> Any:
     """Return what the file says of itself."""
-    data = (root / learned_models.model_file(feature)).read_bytes()
+    data = read_file(root / learned_models.model_file(feature))
     return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
 
 
 def read(root: StoragePath, spec: FeatureSpec) -> dict[str, np.ndarray]:
     """Read what a feature learned, by name. Raises StoreError where the file is missing, damaged or another one."""
     try:
-        data = (root / learned_models.model_file(spec.name)).read_bytes()
+        data = read_file(root / learned_models.model_file(spec.name))
         if learned_models.model_digest(data) == spec.recipe[learned_models.MODEL_DIGEST]:
             arrays: dict[str, np.ndarray] = load(data)
             return arrays
-    except (FileNotFoundError, SafetensorError, LookupError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise _damaged(root, spec.name) from error
     raise _damaged(root, spec.name)
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import UsageError
+from headrace.store.storage import read_file
+from headrace.store.storage.regular_files import open_regular
 
 _VERSION = re.compile(rb"0\d")
 """Version that GPT-SoVITS writes over the first two bytes of some archives."""
@@ -43,7 +45,7 @@ def digest(files: Sequence[Path]) -> str:
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     sha = hashlib.sha256()
     for path, _, _ in files:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 22):
                 sha.update(block)
     return sha.hexdigest()
@@ -93,7 +95,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _parse(path: Path) -> Any:
     """Parse one file. Raises UsageError where it is refused or damaged."""
-    data = path.read_bytes()
+    data = read_file(path)
     if _VERSION.fullmatch(data[:2]):
         data = torch_archive.MAGIC + data[2:]
     try:

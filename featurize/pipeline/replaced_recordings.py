@@ -19,7 +19,7 @@ from headrace.featurize.pipeline.part_worker import PartTask
 from headrace.store import index, layout
 from headrace.store.errors import StoreError
 from headrace.store.schema import Utterance, digest
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
 
 FILE = "modified.json"
 _THREADS = 8
@@ -80,7 +80,7 @@ def _changed(parts: Sequence[tuple[PartTask, Mapping[str, Any]]], note: Callable
 def _read(out: StoragePath) -> dict[str, str]:
     """Return the digests of times by part; none if the file is missing or damaged."""
     try:
-        found = json.loads((out / FILE).read_bytes())
+        found = json.loads(read_file(out / FILE))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -15,7 +15,7 @@ import numpy as np
 from headrace.store import json_text, layout
 from headrace.store.errors import DamagedStore
 from headrace.store.schema import DTYPES
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
 
 BYTES, CRC = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}
 MAX_CHUNK_BYTES = 1 << 28
@@ -70,7 +70,7 @@ def read_metadata(path: StoragePath) -> ArrayMetadata:
         DamagedStore: they are missing, or not those of an array of this format.
     """
     try:
-        return _parse(json_text.parse((path / "zarr.json").read_bytes()))
+        return _parse(json_text.parse(read_file(path / "zarr.json")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DamagedStore(f"{path} has no valid array metadata ({str(error)[:200]!r}): run store verify.") from error
 

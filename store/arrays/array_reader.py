@@ -21,7 +21,8 @@ from headrace.store.arrays.array_metadata import ArrayMetadata, read_metadata
 from headrace.store.arrays.shard import ChunkCache, ShardedArray, address_of
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import crc32c, split_checksums
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
+from headrace.store.storage.regular_files import open_regular
 
 MAX_OPEN_SHARE = 0.25
 """Share of the files that this process may have open which one store keeps open at most."""
@@ -47,7 +48,7 @@ class MappedArray:
         self._unchecked = dict(enumerate(checksums))
         """Chunk to checksum, of the chunks that were not checked yet."""
         try:
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 self._size = os.fstat(opened.fileno()).st_size
                 if self._size != array.chunks * (array.chunk_rows * array.row_bytes + 16) + 4:
                     what = f"{file} has {self._size} bytes and does not end with its index"
@@ -225,7 +226,7 @@ def load_array(path: StoragePath, checksums: Sequence[str] = ()) -> np.ndarray:
     if array.compressed:
         return open_array(path, checksums=checksums).read([(0, array.shape[0])])[0]
     try:
-        data = (path / array.data_file).read_bytes()
+        data = read_file(path / array.data_file)
         size = array.chunk_rows * array.row_bytes if array.sharded else len(data)
         for number, expected in enumerate(checksums):
             if crc32c(data[number * size : (number + 1) * size]) != expected:
@@ -257,7 +258,7 @@ def verified_block_checksums(path: StoragePath, checksums: str) -> list[str]:
     """
     metadata, *blocks = split_checksums(checksums) or [""]
     try:
-        intact = not metadata or crc32c((path / "zarr.json").read_bytes()) == metadata
+        intact = not metadata or crc32c(read_file(path / "zarr.json")) == metadata
     except OSError as error:
         raise DamagedStore(f"{path / 'zarr.json'} cannot be read ({error}): run store verify.") from error
     if not intact:

@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.store import json_text
 from headrace.store.errors import DamagedStore
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
 
 KEY = "crc32c"
 """Attribute that holds the checksum."""
@@ -55,7 +55,7 @@ def read(file: StoragePath) -> dict[str, Any]:
         DamagedStore: it is missing, or is not what was written.
     """
     try:
-        document: dict[str, Any] = json_text.parse(file.read_bytes())
+        document: dict[str, Any] = json_text.parse(read_file(file))
     except (OSError, ValueError) as error:
         raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
     check(file, document)

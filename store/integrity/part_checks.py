@@ -16,7 +16,7 @@ from headrace.store.integrity.checksummed_metadata import crc32c, split_checksum
 from headrace.store.integrity.foreign import unnamed_arrays
 from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath
+from headrace.store.storage import StoragePath, read_file
 
 Drop = Literal["", "part", "array", "index", "root", "group", "rejects"]
 
@@ -136,7 +136,7 @@ class _PartCheck:
         """Check an array that the part was sealed with."""
         metadata, *expected = split_checksums(checksums)
         try:
-            intact = crc32c((self._folder / name / "zarr.json").read_bytes()) == metadata
+            intact = crc32c(read_file(self._folder / name / "zarr.json")) == metadata
         except OSError as error:
             yield self._problem(name, f"cannot be read: {error}", "part")
             return

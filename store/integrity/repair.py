@@ -21,7 +21,7 @@ from headrace.store.integrity.part_checks import Problem
 from headrace.store.integrity.verify import OnProgress, check_is_store, verify
 from headrace.store.names import check_names
 from headrace.store.root_attributes import read_attributes
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 from headrace.store.writer import write_parts_group
 
 
@@ -118,7 +118,7 @@ def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[st
 def _options(root: StoragePath) -> str:
     """Return the options of the last build, as far as its report has them."""
     try:
-        built = json.loads((root / "build.json").read_bytes())
+        built = json.loads(read_file(root / "build.json"))
         preset, features = str(built["preset"]), ",".join(built["features"])
         check_names(built["features"], root / "build.json")
         check_names([re.sub("[.-]", "_", preset)], root / "build.json")

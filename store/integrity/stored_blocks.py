@@ -9,7 +9,7 @@ import numpy as np
 from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.shard import decompress, read_index
 from headrace.store.errors import DamagedStore
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 
 BLOCKS_AT_ONCE = 16
 """Blocks in memory at once, about 1 MiB each."""
@@ -41,7 +41,7 @@ class StoredArray:
     def blocks(self) -> Iterator[bytes]:
         """Yield the blocks one after the other, reading a few at a time."""
         if self._count and not self.sharded:
-            yield self._file.read_bytes()
+            yield read_file(self._file)
         for start in range(0, len(self._bounds), BLOCKS_AT_ONCE):
             some = [(first, last) for first, last in self._bounds[start : start + BLOCKS_AT_ONCE].tolist()]
             yield from storage_of(self._file).read_ranges(self._file, some)

@@ -17,7 +17,7 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.store.integrity.part_checks import Problem, check_part
 from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath, read_file, storage_of
 from headrace.store.writer import PARTS_GROUP, has_parts_group
 
 OnProgress = Callable[[int, int], None]
@@ -133,7 +133,7 @@ def _verify_rejects(root: StoragePath, numbers: Sequence[int]) -> Iterator[Probl
         yield Problem(what=f"{rejects.FILE}: {what}", drop="rejects")
         return
     try:
-        counted = int(json_text.parse((root / "build.json").read_bytes())["rejects"])
+        counted = int(json_text.parse(read_file(root / "build.json"))["rejects"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return
     if len(listed) < counted:

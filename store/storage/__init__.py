@@ -17,6 +17,7 @@ from typing import TypeAlias, TypeVar, cast
 from headrace.store.errors import UsageError
 from headrace.store.storage.base import Storage
 from headrace.store.storage.local import LocalStorage
+from headrace.store.storage.regular_files import open_regular
 from headrace.store.storage.s3 import SCHEME, S3Path, S3Storage
 
 StoragePath: TypeAlias = Path | S3Path
@@ -40,6 +41,19 @@ def parse_path(location: str | os.PathLike[str] | S3Path) -> StoragePath:
     if re.match(r"[a-z][a-z0-9+.-]*://", text):
         raise UsageError(f"{text} cannot be read or written: give a path, or {SCHEME}BUCKET/PREFIX.")
     return Path(text)
+
+
+def read_file(path: StoragePath) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        OSError: it cannot be read, or is a folder, a pipe or a device.
+    """
+    if isinstance(path, S3Path):
+        return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def storage_of(path: P) -> Storage[P]:

@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 from headrace.store.errors import HeadraceError, StoreError
 from headrace.store.names import LOCK_FILE, ROOT_NAMES, is_own_file, is_own_folder, part_number
 from headrace.store.storage import drafts
+from headrace.store.storage.regular_files import open_regular
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -71,16 +72,18 @@ class LocalStorage:
         If a folder `name` is already there, it stays and the new one is deleted, unless all in it is foreign.
 
         Raises:
-            StoreError: `name` leads out of the root, or to a link.
+            StoreError: `name` leads out of the root, or to a link; or something else is in the way.
             FileNotFoundError: `clear_temporary` took the folder away while it was written.
         """
         target = drafts.inside(root, name)
-        draft = drafts.make_folder(root, name)
+        with _in_the_way(target):
+            draft = drafts.make_folder(root, name)
         (draft / MARKER).touch()
         try:
             yield draft
             (draft / MARKER).unlink()
-            _commit_folder(draft, target)
+            with _in_the_way(target):
+                _commit_folder(draft, target)
         finally:
             drafts.discard(draft)
 
@@ -97,11 +100,13 @@ class LocalStorage:
     def write_atomic(self, root: Path, name: str, data: bytes) -> None:
         """Create or replace the file `name` of `root`: readers see the old content or the new one."""
         target = drafts.inside(root, name)
-        draft = drafts.make_file(root, name)
+        with _in_the_way(target):
+            draft = drafts.make_file(root, name)
         try:
             self.write(draft, [data])
-            make_folder(target.parent)
-            commit_file(draft, target)
+            with _in_the_way(target):
+                make_folder(target.parent)
+                commit_file(draft, target)
         finally:
             drafts.discard(draft)
 
@@ -135,14 +140,14 @@ class LocalStorage:
 
     def read_tail(self, file: Path, count: int) -> bytes:
         """Return the last `count` bytes of a file, or all of them if it is shorter."""
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             opened.seek(-min(count, os.fstat(opened.fileno()).st_size), os.SEEK_END)
             return opened.read()
 
     def read_ranges(self, file: Path, bounds: Sequence[tuple[int, int]]) -> list[Any]:
         """Return the bytes from start to stop of each of `bounds`."""
         found: list[Any] = []
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             for start, stop in bounds:
                 opened.seek(start)
                 found.append(opened.read(stop - start))
@@ -222,6 +227,19 @@ def commit_file(draft: Path, target: Path) -> None:
     fsync(target.parent)
 
 
+@contextmanager
+def _in_the_way(target: Path) -> Iterator[None]:
+    """Turn the errors of a folder where a file belongs in a store, or the other way round, into one that names it."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        path = error.filename2 or error.filename or target
+        raise StoreError(
+            f"{path} is in the way ({error.strerror}): something else belongs there in a store. Move it away, and run "
+            "the same command again."
+        ) from error
+
+
 def _commit_folder(draft: Path, target: Path) -> None:
     """Flush a folder to disk and rename it to `target`, unless a complete one is there already.
 
@@ -237,10 +255,13 @@ def _commit_folder(draft: Path, target: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         names = sorted(os.listdir(draft), key="zarr.json".__eq__)
-        if not any(os.path.lexists(target / name) for name in names):
+        there = [name for name in names if os.path.lexists(target / name)]
+        if not there:
             for name in names:
                 (draft / name).rename(target / name)
             fsync(target)
+        elif not (target / "zarr.json").is_file():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target / there[0])) from error
     fsync(target.parent)
 
 
@@ -267,8 +288,9 @@ def _foreign(folder: Path, below: str) -> Iterator[str]:
 
 def _delete_own(folder: Path) -> None:
     """Delete the files in a folder that are of a form that Headrace writes, and the folders that are then empty."""
-    (folder / "zarr.json").unlink(missing_ok=True)
     foreign = set(_foreign(folder, ""))
+    if not foreign & {"zarr.json", "zarr.json/"}:
+        (folder / "zarr.json").unlink(missing_ok=True)
     for parent, folders, files in os.walk(folder, topdown=False):
         below = Path(parent).relative_to(folder)
         if any(f"{above.as_posix()}/" in foreign for above in (below, *below.parents)):

@@ -74,8 +74,13 @@ def output_file(out: Path, name: str = "", *, parents: bool = False) -> Iterator
         with temporary_folder() as folder:
             draft = folder / (name or out.name)
             yield draft
-            with draft.open("rb") as finished, out.open("wb") as stream:
-                shutil.copyfileobj(finished, stream)
+            try:
+                with draft.open("rb") as finished, out.open("wb") as stream:
+                    shutil.copyfileobj(finished, stream)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise write_error(error, str(out)) from error
         return
     target = _resolve(out)
     if target.is_dir():

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ import pytest
 from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
-from headrace.store import layout
+from headrace.store import index, layout, rejects
 from headrace.store.errors import HeadraceError, StoreError
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.storage import drafts, storage_of
+from headrace.store.writer import create_store, write_part
 from tests.helpers.commands import add, call
 from tests.helpers.corpora import make_tree
-from tests.helpers.parts import LOUDNESS, add_loudness, make_store
+from tests.helpers.parts import ATTRIBUTES, LOUDNESS, add_loudness, make_built_store, make_part, make_store
 
 BAD_NAMES = (
     *("../../../victim", "{victim}", "..", ".", "", "a/b", "a\\b", ".hidden", "Mel", "a\0b", "mel\n", "²", "x" * 300),
@@ -221,6 +223,101 @@ def test_a_folder_that_is_not_empty_and_no_store_is_refused(tmp_path: Path, held
     result = call(featurize, "build", make_tree(tmp_path / "corpus", 2), "--out", out)
     assert result.exit_code == 2 and "is no store" in result.stderr and len(result.stderr.splitlines()) == 1
     assert sorted(out.rglob("*")) == before
+
+
+def test_nothing_is_written_or_deleted_through_a_link_in_place_of_a_chunk_or_an_array(around: Path) -> None:
+    root, outside = around / "deep" / "STORE", around / "outside"
+    outside.mkdir()
+    links = [root / "parts" / "00000" / "mel" / "c" / "0" / "0", root / "parts" / "00001" / LOUDNESS.name]
+    for number, link in enumerate(links):
+        link.rename(outside / str(number))
+        link.symlink_to(outside / str(number))
+    (outside / "0").write_bytes((outside / "0").read_bytes()[:-1] + b"?")
+    (outside / "1" / "zarr.json").write_text("{}")
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    storage = storage_of(root)
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: list(verify(root)),
+        lambda: repair(root),
+        lambda: add_loudness(root),
+        lambda: storage.delete_folder(root, f"parts/00001/{LOUDNESS.name}"),
+        lambda: storage.delete_folder(root, "parts/00000/mel"),
+        lambda: storage.delete_folder(root, "parts/00000"),
+        lambda: storage.write_atomic(root, f"parts/00001/{LOUDNESS.name}/zarr.json", b"mine"),
+        lambda: repair(root),
+    )
+    for step in steps:
+        with suppress(HeadraceError):
+            step()
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+    assert all(link.is_symlink() for link in links)
+
+
+def _other_kinds(root: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:
+    """Yield the paths of a store, of arrays only some, with a kind of thing that does not belong there."""
+    arrays = ("mel", "loudness", "id", "bounds")
+    for number, path in enumerate(sorted(root.rglob("*"))):
+        name = path.relative_to(root).as_posix()
+        parts = [part for part in name.split("/")[1:] if not part.isdigit()]
+        if parts and not {parts[0], "zarr.json"} & {*arrays, "zarr.json"} and not name.startswith("models"):
+            continue
+        others = (Path.mkdir, os.mkfifo) if path.is_file() else (Path.touch, os.mkfifo)
+        yield from ((name, make) for make in (others if path.parent == root else others[number % 2 :][:1]))
+
+
+def _write_again(root: Path) -> None:
+    """Write what a build writes again, where it is missing."""
+    create_store(root, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 2, "digest": ""}})
+    if not layout.sealed_parts(root):
+        write_part(root, make_part(0, [5, 6]))
+    index.write(root, index.derive(root))
+    rejects.write(root, [])
+    add_loudness(root)
+
+
+def test_nothing_of_another_kind_in_a_store_blocks_or_breaks_a_command(tmp_path: Path) -> None:
+    """A folder or a pipe in place of a file, a file or a pipe in place of a folder: each error names what to do."""
+    make_built_store(tmp_path / "whole", [[5, 6]])
+    steps: tuple[Callable[[Path], object], ...] = (
+        lambda root: store.open(root, check=True).read("mel", 0),
+        lambda root: list(verify(root)),
+        repair,
+        _write_again,
+        lambda root: list(verify(root)),
+    )
+    tried = 0
+    for name, make in _other_kinds(tmp_path / "whole"):
+        root = tmp_path / f"{tried}"
+        shutil.copytree(tmp_path / "whole", root)
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        make(path)
+        for step in steps:
+            with suppress(HeadraceError):
+                step(root)
+        tried += 1
+        shutil.rmtree(root)
+    assert tried > 30
+
+
+def test_a_folder_in_place_of_the_metadata_of_the_index_is_named(around: Path) -> None:
+    root = around / "deep" / "STORE"
+    metadata = root / "index" / "zarr.json"
+    metadata.unlink()
+    metadata.mkdir()
+    with pytest.raises(StoreError, match=r"index/zarr\.json is in the way \(File exists\).*Move it away"):
+        repair(root)
+    assert metadata.is_dir()
+    metadata.rmdir()
+    assert repair(root).unrepairable == () and not list(verify(root))
+
+
+def test_a_pipe_in_place_of_data_is_told_as_damage(around: Path) -> None:
+    root = around / "deep" / "STORE"
+    data = root / "parts" / "00000" / "mel" / "c" / "0" / "0"
+    data.unlink()
+    os.mkfifo(data)
+    assert any("is not a regular file" in problem.what for problem in verify(root))
 
 
 def test_repair_of_what_is_no_store_writes_nothing(tmp_path: Path) -> None:

@@ -297,6 +297,20 @@ def test_everything_is_flushed_before_it_appears(corpus: Store, tmp_path: Path) 
     assert any("fsync" in line and f"<{tmp_path}>" in line for line in lines[appears + 1 :])
 
 
+ODD_FILES = ("/proc/x.png", "/proc/self/x.png", "/proc/version", "/proc/self/fd/99", "/sys/x.png", "/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there are no such file systems")
+@pytest.mark.parametrize("out", ODD_FILES)
+def test_where_no_file_can_be_made_it_is_told_at_once(out: str) -> None:
+    with pytest.raises(StoreError, match=f"^(Cannot write|No space left on the device while writing) {out}"):  # noqa: SIM117
+        with output_file(Path(out)) as draft:
+            draft.write_text("x")
+    if out != "/dev/full":
+        with pytest.raises((StoreError, UsageError)), output_folder(Path(out)) as folder:
+            (folder / "x").write_text("x")
+
+
 def test_a_file_needs_its_folder(tmp_path: Path) -> None:
     file = tmp_path / "absent" / "x.wav"
     with pytest.raises(StoreError, match=f"Cannot write {file}: No such file or directory"), output_file(file):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,19 @@ def test_a_checkpoint_without_a_part_is_told_in_a_line(run: Path, lost: str) -> 
     assert result.exit_code == 1
     with pytest.raises(RunError, match=r"step-00000003\.pt does not fit this run .*: move it away"):
         loop.resume(run, {"max_steps": 4}, Silent())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints/step-00000003.pt"])
+def test_nothing_of_another_kind_in_a_run_blocks_it(run: Path, name: str, make: Callable[[Path], object]) -> None:
+    (run / name).unlink()
+    make(run / name)
+    observer = Silent()
+    with suppress(RunError, IsADirectoryError):
+        loop.resume(run, {"max_steps": 3}, observer)
+    if name == "metrics.jsonl":
+        with pytest.raises(RunError, match=r"is not a regular file.*move it away"):
+            metrics.read(run / name)
 
 
 def test_damaged_checkpoints_of_later_steps_never_displace_whole_ones(run: Path) -> None:

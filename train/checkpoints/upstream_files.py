@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
+from headrace.store.storage import read_file
 from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints.load_weights import load_strict
 
@@ -52,7 +53,7 @@ def read(path: Path) -> UpstreamCheckpoint:
         RunError: it cannot be read, is damaged, is another file, or would run code.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error
     header = data[:2]

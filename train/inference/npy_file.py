@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from headrace.store.errors import UsageError
+from headrace.store.storage import read_file
 
 MAGIC = b"\x93NUMPY"
 MAX_BYTES, MAX_DIMENSIONS = 1 << 30, 8
@@ -31,7 +32,7 @@ def read_npy(path: Path, option: str) -> torch.Tensor:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             raise ValueError(f"it is no file of at most {MAX_BYTES:,} bytes")
-        values = _parse(path.read_bytes())
+        values = _parse(read_file(path))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, TypeError) as error:

@@ -14,6 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from headrace.store.errors import RunError
+from headrace.store.storage import read_file
 from headrace.store.storage.local import atomic_file
 from headrace.store.storage.output_files import output_file
 
@@ -71,10 +73,15 @@ def read_lines(path: Path) -> tuple[list[Record], list[str]]:
 
     Returns:
         The lines, and a message for each damaged one.
+    Raises:
+        RunError: it cannot be read, or is a folder, a pipe or a device.
     """
     if not path.exists():
         return [], []
-    *lines, _ = path.read_bytes().split(b"\n")
+    try:
+        *lines, _ = read_file(path).split(b"\n")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): move it away, and run the command again.") from error
     records = [_parse(line) for line in lines]
     damage = [
         f"line {number} of {path} is damaged: it is left out"
