@@ -260,8 +260,8 @@ def _commit_folder(draft: Path, target: Path) -> None:
             for name in names:
                 (draft / name).rename(target / name)
             fsync(target)
-        elif not (target / "zarr.json").is_file():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target / there[0])) from error
+        elif (metadata := target / "zarr.json").exists() and not metadata.is_file():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(metadata)) from error
     fsync(target.parent)
 
 
