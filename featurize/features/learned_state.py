@@ -57,7 +57,7 @@ def learned_over(root: StoragePath, feature: str) -> int:
 def copy(source: StoragePath, target: StoragePath, feature: str) -> None:
     """Copy what a feature learned from one store to another."""
     name = learned_models.model_file(feature)
-    storage_of(target).write_atomic(target, name, (source / name).read_bytes())
+    storage_of(target).write_atomic(target, name, read_file(source / name))
 
 
 def _metadata(root: StoragePath, feature: str) -> Any:
