@@ -28,6 +28,7 @@ from headrace.store.names import LOCK_FILE
 from headrace.store.reader import Store
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
+from headrace.train import distributed
 from headrace.train.checkpoints import trained_models, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import STAGES, RunConfig
@@ -58,8 +59,12 @@ class VoiceConfig:
 
     def run(self, stage: str) -> RunConfig:
         """Return the config of the run of a stage."""
-        options = {**self.options, **self.stages.get(stage, {}), "stage": stage}
-        return RunConfig.from_options(store=self.store, out=self.out / stage, **options)
+        return RunConfig.from_options(store=self.store, out=self.out / stage, **self.given(stage))
+
+    def given(self, stage: str) -> dict[str, Any]:
+        """Return the options of the run of a stage; it ends by steps or by epochs."""
+        end = {"max_steps": 0, "max_epochs": 0}
+        return {**end, **self.options, **self.stages.get(stage, {}), "stage": stage}
 
 
 def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Observer) -> dict[str, Any]:
@@ -74,6 +79,8 @@ def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Ob
         RunError: another command is writing `out`, or it was begun with other options.
         Interrupted: SIGTERM or SIGINT came; the same command continues.
     """
+    if distributed.world_size() > 1:
+        raise UsageError("A voice is trained by one process: train each stage by train run on several.")
     runs = {stage: config.run(stage) for stage in STAGES}
     _check_folder(config.out)
     make_folder(config.out)
@@ -85,7 +92,7 @@ def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Ob
         _check_codebook(runs["sovits"], store)
         numbers = _spoken_utterances(store, config.samples)
         _write_json(config.out / FILE, {"store": _absolute(config.store), "utterance": str(store.ids[numbers[0]])})
-        summaries = {stage: _train(runs[stage], observer) for stage in STAGES}
+        summaries = {stage: _train(run, config.given(stage), observer) for stage, run in runs.items()}
         samples = [_speak(config, runs["sovits"], store, number, observer) for number in numbers]
     return {
         "voice": str(config.out),
@@ -140,12 +147,12 @@ def _check_codebook(config: RunConfig, store: Store) -> None:
         raise UsageError(f"The codes of {store.path} are not known to be those of {config.model.init}: {again}.")
 
 
-def _train(config: RunConfig, observer: Observer) -> dict[str, Any]:
-    """Start or resume a run, and return its summary."""
+def _train(config: RunConfig, given: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
+    """Start a run, or resume it with the options that are given now, and return its summary."""
     observer.log(f"{config.model.stage}: {config.out}")
     try:
         if Checkpoints(config.out / CHECKPOINTS).steps():
-            summary = loop.resume(config.out, _given(config), observer)
+            summary = loop.resume(config.out, {**given, "store": config.store}, observer)
         else:
             summary = loop.start(config, observer)
     except Interrupted as error:
@@ -153,12 +160,6 @@ def _train(config: RunConfig, observer: Observer) -> dict[str, Any]:
         raise Interrupted(f"{done} The same command continues.") from error
     assert summary is not None, "one process trains"
     return summary
-
-
-def _given(config: RunConfig) -> dict[str, Any]:
-    """Return what a resumed run may be given anew: where it reads, and when it stops and saves."""
-    schedule = {name: getattr(config.schedule, name) for name in ("max_steps", "max_epochs", "checkpoint_every")}
-    return {"store": config.store, "device": config.compute.device, **schedule}
 
 
 def _spoken_utterances(store: Store, count: int) -> list[int]:
