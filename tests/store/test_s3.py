@@ -28,6 +28,7 @@ from headrace.featurize.audio.recording import Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StorageError
+from headrace.store.integrity.foreign import find_foreign
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
 from headrace.store.storage import StoragePath, parse_path, s3, storage_of
@@ -198,6 +199,20 @@ def test_damaged_parts_are_deleted_and_can_be_rebuilt(root: StoragePath, tmp_pat
     assert len(store.open(root)) == 5 and not store.open(root).complete
     write_part(root, parts[1])
     assert repair(root).index and not list(verify(root)) and len(store.open(root)) == 12
+
+
+def test_foreign_keys_are_named_and_left(bucket: S3Path) -> None:
+    make_store(bucket)
+    foreign = ["index/readme", "notes.txt", "parts/00001/mel/notes", "parts/00001/mine/zarr.json", "parts/mine/a"]
+    for key in foreign:
+        (bucket / key).write([b"mine"])
+    named = [name.rstrip("/") for name in find_foreign(bucket, store.open(bucket).features)]
+    assert all(any(key.startswith(name) for name in named) for key in foreign), named
+    mel = layout.part_path(bucket, 1) / "mel" / layout.shard_name(2)
+    storage_of(mel).write(mel, [mel.read_bytes()[:-9]])
+    repair(bucket)
+    kept = contents(bucket)
+    assert [kept.get(key) for key in foreign] == [b"mine"] * len(foreign)
 
 
 def test_damaged_compressed_rows_are_refused(root: StoragePath) -> None:
