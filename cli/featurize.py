@@ -15,6 +15,7 @@ from headrace.cli.options import (
     FILE,
     POSITIVE,
     STORAGE_PATH,
+    Number,
     device_option,
     json_option,
     option,
@@ -110,18 +111,37 @@ def corpus_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @corpus_options
+@option(
+    "--text-seconds",
+    type=Number(0),
+    metavar="SECONDS",
+    default=10,
+    show_default=True,
+    help="Read texts for at most this long, in random order.",
+)
 @output.handle_errors
-def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
-    """Report what CORPUS contains, and estimate the size of its store. Writes nothing."""
+def scan(corpus: StoragePath, as_json: bool, text_seconds: float, **options: Any) -> None:
+    """Report what CORPUS contains, and estimate the size of its store. Writes nothing.
+
+    Texts are read as a build reads them: what cannot become phones is reported before anything is decoded.
+    """
     from headrace.cli.progress import BuildProgress
     from headrace.cli.tables import print_survey
     from headrace.featurize.pipeline import build
     from headrace.featurize.pipeline.estimate import estimate, summarize_corpus
+    from headrace.featurize.pipeline.text_check import check_texts
 
     config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
         found = build.scan(config, progress)
-    report = summarize_corpus(found) | {"estimate": estimate(found, config)}
+    texts = check_texts(
+        found.root,
+        found.utterances,
+        config.with_languages_of(found.utterances).recipe,
+        budget_seconds=text_seconds,
+    )
+    report = summarize_corpus(found) | {"texts": texts.to_json() if texts.read else None}
+    report |= {"estimate": estimate(found, config)}
     if as_json:
         output.print_json(report)
     else:
@@ -146,10 +166,20 @@ def scan(corpus: StoragePath, as_json: bool, **options: Any) -> None:
     show_default=True,
     help="Compress the arrays of the store.",
 )
+@option(
+    "--max-rejects",
+    type=Number(0, 100),
+    metavar="PERCENT",
+    default=50,
+    show_default=True,
+    help="Stop as soon as it is evident that more utterances than this are rejected.",
+)
 @strict_option
 @feature_options
 @output.handle_errors
-def build(corpus: StoragePath, out: StoragePath, strict: bool, as_json: bool, **options: Any) -> int:
+def build(
+    corpus: StoragePath, out: StoragePath, max_rejects: float, strict: bool, as_json: bool, **options: Any
+) -> int:
     """Build a store from CORPUS, or resume a build.
 
     Parts that are finished are skipped. CORPUS and the store may be folders or s3://BUCKET/PREFIX.
@@ -158,7 +188,7 @@ def build(corpus: StoragePath, out: StoragePath, strict: bool, as_json: bool, **
     from headrace.cli.tables import print_build
     from headrace.featurize.pipeline import build
 
-    config = _config(corpus, out, options=pop_feature_options(options), **options)
+    config = _config(corpus, out, options=pop_feature_options(options), max_rejects=max_rejects / 100, **options)
     with BuildProgress(quiet=as_json) as progress:
         account = build.build(config, progress)
     if as_json:

@@ -16,6 +16,7 @@ from headrace.cli.options import LOCAL_PATH, json_option, option, store_argument
 if TYPE_CHECKING:
     from headrace.store.integrity.part_checks import Problem
     from headrace.store.integrity.repair import RepairReport
+    from headrace.store.rejects import Account
     from headrace.store.storage import StoragePath
 
 
@@ -65,15 +66,39 @@ def verify(path: StoragePath, quick: bool, as_json: bool) -> int:
 
     with PartsProgress("checked", quiet=as_json) as progress:
         problems = list(find_problems(path, quick=quick, watch=progress))
-    parts, foreign = len(sealed_parts(path)), find_foreign(path, _features(path))
+    parts, foreign, found = len(sealed_parts(path)), find_foreign(path, _features(path)), _account(path)
     if as_json:
-        output.print_json({"parts": parts, "problems": [_problem(problem) for problem in problems], "foreign": foreign})
+        told = {"parts": parts, "problems": [_problem(problem) for problem in problems], "foreign": foreign}
+        output.print_json(told | (asdict(found) if found else {}))
     else:
         for problem in problems:
             output.print_line(f"{problem.where}: {problem.what}")
         _print_foreign(foreign)
+        if found:
+            click.echo(_describe_account(found))
         click.echo(f"{parts} parts checked, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     return 1 if problems else 0
+
+
+def _account(path: StoragePath) -> Account | None:
+    """Return the account of a store; None where its root, a seal or the record of the scan is damaged."""
+    from headrace.store.errors import StoreError
+    from headrace.store.layout import sealed_parts
+    from headrace.store.rejects import account
+    from headrace.store.root_attributes import read_attributes
+
+    try:
+        return account(path, read_attributes(path), sealed_parts(path))
+    except StoreError:
+        return None
+
+
+def _describe_account(found: Account) -> str:
+    counts = f"{found.stored:,} utterances stored, {found.rejected:,} rejected"
+    if found.listed is None:
+        return f"{counts}; how many the corpus listed is not recorded, which the next featurize build does"
+    missing = found.listed - found.stored - found.rejected
+    return f"{counts}, of {found.listed:,} listed" + (f": {missing:,} are missing" if missing else "")
 
 
 def _features(path: StoragePath) -> list[str]:

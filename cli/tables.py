@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.cli.output import make_table, print_tables
 from headrace.store.advice import BUILD_AGAIN, SHOWN_IDS, first_of
+from headrace.store.rejects import RejectKind
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 12
 """Items of a list that are printed; of the others only the number is."""
+MAX_KINDS = 5
+"""Kinds of rejects that are printed of a store."""
 
 
 def print_survey(report: dict[str, Any]) -> None:
@@ -33,7 +36,9 @@ def print_survey(report: dict[str, Any]) -> None:
     corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
     print_tables(corpus)
     _print_histogram(report["histogram"])
-    _print_problems(report["problems"])
+    _print_reject_kinds(report["reject_kinds"])
+    if report["texts"]:
+        _print_texts(report["texts"])
     table = make_table()
     table.add_row("store", f"{format_size(estimate['store_bytes'])} with preset {estimate['preset']}")
     table.add_row(
@@ -57,6 +62,7 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
         total = sum(seconds_by_stage.values())
         table.add_row("time spent", _first_of(f"{name} {s / total:.0%}" for name, s in seconds_by_stage.items()))
     print_tables(table)
+    _print_reject_kinds(report["reject_kinds"], MAX_KINDS)
     print_added(report.get("added", {}), report["wall_seconds_by_stage"], out / "build.json")
 
 
@@ -86,6 +92,9 @@ def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float], 
     print_tables(table)
 
 
+_NOT_RECORDED = "not recorded by the version that made the store; the next featurize build does it"
+
+
 def _rejects(files: Sequence[str], count: int) -> str:
     """Describe how many utterances were rejected, and in which files the reasons are."""
     return f"{count:,}, each with its reason in {_first_of(files)}" if count else "none"
@@ -101,6 +110,8 @@ def print_info(store: Store, summary: dict[str, Any]) -> None:
     table.add_row("parts", parts + ("" if summary["complete"] else f": {BUILD_AGAIN}"))
     lists = [member.path / "rejects.jsonl" for member in store.members]
     table.add_row("rejects", _rejects([str(file) for file in lists if file.exists()], summary["rejects"]))
+    listed = f"{summary['listed']:,} utterances in the corpus" if summary["listed"] is not None else _NOT_RECORDED
+    table.add_row("listed", listed)
     for key in ("speakers", "languages"):
         table.add_row(key, _first_of(f"{name} ({count:,})" for name, count in summary[key].items()))
     table.add_row("aligned", _first_of(f"{name} ({count:,})" for name, count in summary["alignments"].items()))
@@ -110,6 +121,7 @@ def print_info(store: Store, summary: dict[str, Any]) -> None:
     for feature in summary["features"]:
         features.add_row(*(str(feature[key]) for key in columns))
     print_tables(table, features)
+    _print_reject_kinds(summary["reject_kinds"], MAX_KINDS)
 
 
 def _print_histogram(histogram: dict[str, int]) -> None:
@@ -122,13 +134,24 @@ def _print_histogram(histogram: dict[str, int]) -> None:
     print_tables(table)
 
 
-def _print_problems(problems: dict[str, int]) -> None:
+def _print_reject_kinds(kinds: Sequence[dict[str, Any]], most: int = MAX_ITEMS) -> None:
+    """Print the most frequent kinds of rejects, each with its stage, its count and an example."""
     table = make_table()
-    for reason, count in list(problems.items())[:MAX_ITEMS]:
-        table.add_row(f"{count:,} rejected", reason)
-    if len(problems) > MAX_ITEMS:
-        table.add_row("", f"and {len(problems) - MAX_ITEMS} further reasons; --json lists them all")
+    for kind in kinds[:most]:
+        table.add_row(kind["stage"], str(RejectKind(**kind)))
+    if len(kinds) > most:
+        table.add_row("", f"and {len(kinds) - most} further kinds; --json lists them all")
     print_tables(table)
+
+
+def _print_texts(texts: dict[str, Any]) -> None:
+    """Print what reading the texts found before anything is decoded."""
+    table = make_table()
+    sample = f", a random sample of {texts['utterances']:,}" if texts["read"] < texts["utterances"] else ""
+    share = f" ({texts['rejects'] / texts['read']:.1%})" if texts["rejects"] else ""
+    table.add_row("texts", f"{texts['read']:,} read{sample}: {texts['rejects'] or 'none'} would be rejected{share}")
+    print_tables(table)
+    _print_reject_kinds(texts["reject_kinds"])
 
 
 def _first_of(items: Iterable[str]) -> str:

@@ -6,7 +6,8 @@ STORE/
                    added later has its seal in its own zarr.json
   index/           lengths and names over all parts, derived from them
   models/          what features learned from the whole store: NAME.safetensors
-  rejects.jsonl    utterances that were not stored, and why
+  scan/zarr.json   how many utterances the corpus lists, and which of them its scan rejected
+  rejects.jsonl    utterances that were not stored, and why; derived from the seals of the parts and scan/
   build.json       report of the last build; add.json: report of the last `featurize add`
   .headrace-drafts/  what is being written; nothing here counts
 """

@@ -20,6 +20,7 @@ ROOT_NAMES = frozenset(
         "parts",
         "index",
         "models",
+        "scan",
         "rejects.jsonl",
         "build.json",
         "add.json",

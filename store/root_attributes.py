@@ -14,6 +14,8 @@ from headrace.store.storage import StoragePath, read_file
 from headrace.store.writer import Compression
 
 MAX_PARTS = 100_000_000
+RECORDED = "scan"
+"""Attribute: whether the store has a record of the scan of its corpus."""
 MAX_FORMAT_CHARACTERS = 40
 """Longest name of a format that a message quotes."""
 
@@ -59,6 +61,8 @@ def _check(attributes: Mapping[str, Any]) -> None:
     _expect(compression in get_args(Compression), "compression", compression)
     frontends = attributes.get("frontends", {})
     _expect(all(isinstance(text, str) for text in frontends.values()), "frontends", frontends)
+    recorded = attributes.get(RECORDED, False)
+    _expect(isinstance(recorded, bool), RECORDED, recorded)
     for feature in attributes["features"]:
         FeatureSpec.from_json(feature)
         _expect(isinstance(feature.get("seals", ""), str), "seals", feature.get("seals"))

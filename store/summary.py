@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from headrace.store import added_arrays, index, rejects
+from headrace.store.integrity import scan_record
 from headrace.store.multi_store import Member
 from headrace.store.reader import Store
+from headrace.store.schema import Reject
 from headrace.store.units import format_size
 
 ALIGNERS = {"hmm-gmm": "learned", "ctc": "CTC network"}
@@ -29,6 +33,8 @@ def summarize(store: Store) -> dict[str, Any]:
         "parts_planned": sum(member.attributes["plan"]["parts"] for member in store.members),
         "complete": store.complete,
         "rejects": sum(map(_count_rejects, store.members)),
+        "reject_kinds": [asdict(kind) for kind in rejects.group(_listed_rejects(store.members))],
+        "listed": _count_listed(store.members),
         "speakers": dict(Counter(store.speakers.tolist()).most_common()),
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
@@ -73,5 +79,17 @@ def _alignments_of(member: Member, with_align: bool) -> Counter[str]:
 
 
 def _count_rejects(member: Member) -> int:
-    listed, unreadable = rejects.read(member.path)
-    return len(listed) + unreadable
+    numbers = member.index.parts.tolist()
+    return rejects.count(member.path, member.attributes, numbers, int(member.index.bounds[-1]))
+
+
+def _listed_rejects(members: Sequence[Member]) -> Iterator[Reject]:
+    for member in members:
+        yield from rejects.read(member.path)[0]
+
+
+def _count_listed(members: Sequence[Member]) -> int | None:
+    """Return how many utterances the corpora of all stores list; None if one of the stores has no record of it."""
+    if all(scan_record.is_recorded(member.attributes) for member in members):
+        return sum(scan_record.read(member.path).listed for member in members)
+    return None

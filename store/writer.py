@@ -65,7 +65,7 @@ def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
     """
     if not has_parts_group(root):
         write_parts_group(root)
-    storage_of(root).write_atomic(root, "zarr.json", _group_metadata(attributes))
+    replace_group(root, "zarr.json", attributes)
 
 
 def has_parts_group(root: StoragePath) -> bool:
@@ -78,7 +78,16 @@ def has_parts_group(root: StoragePath) -> bool:
 
 def write_parts_group(root: StoragePath) -> None:
     """Write `parts/zarr.json`, or replace the one that is there."""
-    storage_of(root).write_atomic(root, PARTS_GROUP, _group_metadata({}))
+    replace_group(root, PARTS_GROUP, {})
+
+
+def replace_group(root: StoragePath, file: str, attributes: Mapping[str, Any]) -> None:
+    """Write the `zarr.json` of a Zarr group of a store, with its checksum, or replace the one that is there.
+
+    Args:
+        file: its path, relative to the root.
+    """
+    storage_of(root).write_atomic(root, file, _group_metadata(attributes))
 
 
 def write_part(root: StoragePath, part: Part, compression: Compression = "none") -> None:

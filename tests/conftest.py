@@ -1,8 +1,17 @@
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from headrace.store import layout, rejects
+from headrace.store.errors import StoreError
+from headrace.store.integrity.verify import check_sums
+from headrace.store.root_attributes import read_attributes
+from headrace.store.storage import StoragePath
 
 # Before torch is loaded. The last bits of a training step depend on the number of threads, and Dask, once a test has
 # started it, sets this for all processes to come: so it is set for all of them from the beginning. One thread is also
@@ -64,6 +73,68 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS)
         if path.as_posix() in SLOW or path.parts[0] == "hostile":
             item.add_marker(pytest.mark.slow)
+
+
+_WRONG: list[str] = []
+"""What was found since the last test."""
+_LEFT_OUT: list[Path] = []
+"""Folders of tests that make stores whose utterances do not sum."""
+
+
+def _wrong_sums(root: StoragePath) -> list[str]:
+    """Return what is wrong with the sum of a store; nothing if it is incomplete, or cannot be read."""
+    try:
+        attributes, numbers = read_attributes(root), layout.sealed_parts(root)
+        complete = len(numbers) == attributes["plan"]["parts"]
+        problems = list(check_sums(root, attributes, numbers)) if complete else []
+    except (StoreError, OSError):
+        return []
+    return [f"{root}: {problem.what}" for problem in problems if not problem.drop]
+
+
+@contextmanager
+def _checking_builds() -> Iterator[None]:
+    """Check each store whose list of rejects is written, which is what a build does when its parts are sealed."""
+    real = rejects.write_derived
+
+    def write_and_check(root: StoragePath) -> None:
+        real(root)
+        _WRONG.extend(_wrong_sums(root))
+
+    with mock.patch.object(rejects, "write_derived", write_and_check):
+        yield
+
+
+def _find_wrong(folder: Path) -> list[str]:
+    """Return what is wrong with the sums of all stores below a folder."""
+    wrong: list[str] = []
+    for place, folders, files in os.walk(folder):
+        if Path(place) in _LEFT_OUT:
+            folders.clear()
+        elif "zarr.json" in files and "parts" in folders:
+            folders.clear()
+            wrong += _wrong_sums(Path(place))
+    return wrong
+
+
+@pytest.fixture(autouse=True)
+def _sums_hold(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check that stored + rejected = listed for the stores that the test, or a fixture for it, built by now."""
+    is_checked = request.node.get_closest_marker("unaccounted") is None
+    if not is_checked:
+        _LEFT_OUT.append(request.getfixturevalue("tmp_path"))
+    yield
+    wrong, _WRONG[:] = list(_WRONG), []
+    assert not (wrong and is_checked), "\n".join(wrong)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _all_sums_hold(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Check builds of this process when they end, and in the end the stores that all tests left, whoever built them."""
+    with _checking_builds():
+        yield
+    wrong = _find_wrong(tmp_path_factory.getbasetemp())
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.fixture(scope="session")

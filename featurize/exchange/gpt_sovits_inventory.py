@@ -4,7 +4,6 @@ headers."""
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from headrace.featurize.corpus import formats
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.files import source
 from headrace.featurize.pipeline.build import ScannedCorpus
+from headrace.featurize.pipeline.reject_limit import nothing_usable
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.file_names import unescape
 from headrace.store.schema import Reject, Utterance
@@ -70,11 +70,7 @@ def scan_directory(
         scanning(len(found), len(rejects))
     rejects += _unclaimed(folder, texts, codes)
     if not found:
-        reasons = Counter(reject.reason for reject in rejects).most_common(3)
-        raise CorpusError(
-            f"None of the {len(rejects)} utterances of {folder} can be used. The most frequent reasons:",
-            *(f"{count} x {reason}" for reason, count in reasons),
-        )
+        raise nothing_usable(rejects, f"{folder}")
     utterances, lines = zip(*found.values(), strict=True)
     return ScannedCorpus(folder.resolve(), list(utterances), rejects), list(lines)
 

@@ -98,6 +98,7 @@ def import_directory(config: ImportConfig, observer: BuildObserver = SILENT) -> 
         workers=config.workers,
         scheduler=config.scheduler,
         device="auto" if set(COMPUTED) & set(features) else "cpu",
+        max_rejects=1,
     )
     tasks = plan_parts(corpus, lines, features, config.out)
     return build.build_parts(building, corpus, tasks, import_part, observer, started)

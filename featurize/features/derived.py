@@ -18,7 +18,7 @@ import torch
 
 from headrace.featurize.features import learned_state, praat
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.store import layout, learned_models
+from headrace.store import index, layout, learned_models
 from headrace.store.arrays.array_reader import load_array, open_array
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import Axis, FeatureSpec
@@ -159,6 +159,27 @@ class Derived(ABC):
         if model:
             recipe[learned_models.MODEL_DIGEST] = model
         return FeatureSpec(name=self.name, axis=self.axis, dtype=self.dtype, channels=self.channels, recipe=recipe)
+
+
+def parts_to_learn_from(
+    feature: Derived, stores: Sequence[tuple[StoragePath, Mapping[str, FeatureSpec]]]
+) -> list[Part]:
+    """Return the parts of stores that have utterances. A part that rejected all of its utterances teaches nothing.
+
+    Args:
+        stores: each with the specs of its features.
+    Raises:
+        StoreError: there are none.
+    """
+    parts: list[Part] = []
+    for root, specs in stores:
+        numbers = layout.sealed_parts(root)
+        seals = zip(numbers, index.read_seals(root, numbers), strict=True)
+        parts += [sealed_part(root, number, specs) for number, seal in seals if seal["utterances"]]
+    if not parts:
+        where = " and ".join(str(root) for root, _ in stores)
+        raise StoreError(f"{feature.name} is learned from utterances, and {where} holds none: rejects.jsonl says why.")
+    return parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, LearningLog, Part, sealed_part
+from headrace.featurize.features.derived import Derived, LearningLog, Part, parts_to_learn_from, sealed_part
 from headrace.featurize.pipeline import build_report
 from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, plan_steps, specs_of_store
@@ -268,9 +268,9 @@ def _learned_digest(
     """Return the digest of a feature's model, which is learned now unless the store has it, and how long that took."""
     spec, file = feature.spec(specs), learned_models.model_file(feature.name)
     if (model := learned_models.digests(root).get(feature.name)) is None:
-        observer.note(f"{feature.name} is learned from {len(numbers)} parts, into {file}")
+        parts = parts_to_learn_from(feature, [(root, specs)])
+        observer.note(f"{feature.name} is learned from {len(parts)} parts, into {file}")
         started, log = time.perf_counter(), LearningLog(observer.note, partial(observer.learning, feature.name))
-        parts = [sealed_part(root, number, specs) for number in numbers]
         model = learned_state.write(root, spec, feature.learn(parts, log))
         return model, time.perf_counter() - started
     remedy = f"finish that with the same options, or run featurize drop {root} {feature.name} first"

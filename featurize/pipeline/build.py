@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,8 +21,10 @@ from headrace.featurize.pipeline import (
     build_report,
     contents,
     corpus_growth,
+    reject_limit,
     replaced_recordings,
     store_state,
+    text_check,
 )
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features, dependencies
 from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
@@ -35,10 +36,11 @@ from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
 from headrace.featurize.text import g2p
 from headrace.featurize.text.symbols import DEFAULT_TABLE
-from headrace.store import index, layout, learned_models
+from headrace.store import index, layout, learned_models, rejects
 from headrace.store.advice import command
-from headrace.store.errors import CorpusError, StoreError
+from headrace.store.errors import StoreError
 from headrace.store.integrity.foreign import foreign_entries
+from headrace.store.integrity.scan_record import ScanRecord
 from headrace.store.names import shown
 from headrace.store.schema import Reject, Utterance
 from headrace.store.storage import StoragePath, storage_of
@@ -72,6 +74,8 @@ class BuildConfig:
     device: str = "auto"
     compression: Compression = "none"
     limits: Limits = DEFAULT_LIMITS
+    max_rejects: float = reject_limit.DEFAULT_SHARE
+    """Share of the utterances, 0 to 1: a build that rejects more stops as soon as that is evident. 1 never stops it."""
     symbols: str = DEFAULT_TABLE
     """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
     languages: tuple[str, ...] = ()
@@ -118,6 +122,11 @@ class ScannedCorpus:
     utterances: list[Utterance]
     rejects: list[Reject]
 
+    @property
+    def record(self) -> ScanRecord:
+        """Return what the store records of the scan."""
+        return ScanRecord(len(self.utterances) + len(self.rejects), tuple(self.rejects))
+
 
 def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus:
     """Read what the corpus holds, without decoding.
@@ -142,7 +151,7 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
             rejects.append(item)
         observer.scanning(len(utterances), len(rejects))
     if not utterances:
-        raise _nothing_usable(rejects, f"{config.corpus}")
+        raise reject_limit.nothing_usable(rejects, f"{config.corpus}")
     return ScannedCorpus(root_of(config.corpus), utterances, rejects)
 
 
@@ -185,7 +194,7 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
         The content of `build.json`: counts, hours, seconds, rate, seconds by stage and library versions.
     Raises:
         UsageError: `features` has an unknown name, or `out` is a folder that is not a store.
-        CorpusError: the corpus has no usable utterance.
+        CorpusError: the corpus has no usable utterance, or too few (`BuildConfig.max_rejects`).
         RecipeMismatch: the store was begun with other features or another preset.
         StoreError: since the store was begun the corpus changed other than by growing; or the disk is full, or another
             command writes the store.
@@ -237,44 +246,53 @@ def build_parts(
             "plan": corpus_growth.StorePlan(tasks, grown).to_json()
         }
         write_times = replaced_recordings.check(config.out, tasks, observer.note)
-        store_state.begin_store(config.out, attributes, tasks)
+        store_state.begin_store(config.out, attributes, tasks, corpus.record)
         write_times()
         if foreign := foreign_entries(config.out):
             observer.note(f"not the store's, and left alone: {', '.join(map(shown, foreign))}")
         pending = store_state.unsealed_tasks(config.out, tasks)
         _report_plan(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
-        done |= _run_tasks(pending, process, config, observer, started)
+        limit = _begin_limit(config, corpus, tasks, pending)
+        done |= _run_tasks(pending, process, config, observer, started, limit)
         if missing := store_state.unsealed_tasks(config.out, tasks):
             raise StoreError(f"{missing[0]} was done and is not in {config.out}: do all workers see the same disk?")
-        _check_not_empty(config, corpus, tasks, done)
+        build_report.write_derived(config.out)
+        _check_not_empty(config, corpus, done)
         stages = done["wall_seconds_by_stage"] = {"scan and parts": done["seconds"]}
         if steps:
             added = done["added"] = add_features.run_steps(
                 config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
             )
             stages |= add_features.wall_seconds_by_stage(added)
-        return build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
+        return build_report.finish_store(config.out, done, config.preset.spectral)
 
 
-def _check_not_empty(
-    config: BuildConfig, corpus: ScannedCorpus, tasks: Sequence[PartTask], done: dict[str, Any]
-) -> None:
+def _begin_limit(
+    config: BuildConfig, corpus: ScannedCorpus, tasks: Sequence[PartTask], pending: Sequence[PartTask]
+) -> reject_limit.RejectLimit:
+    """Return the count of rejects so far, and read texts of the parts to come.
+
+    Raises:
+        CorpusError: more is rejected than `config.max_rejects` permits.
+    """
+    limit = reject_limit.RejectLimit(config.max_rejects, corpus.record, corpus.root, config.out)
+    limit.add(rejects.sealed(config.out, sorted({task.number for task in tasks} - {task.number for task in pending})))
+    left = list(itertools.chain.from_iterable(task.utterances for task in pending))
+    if len(left) > reject_limit.MIN_TEXTS and config.max_rejects < 1:
+        seconds, most = reject_limit.TEXT_SECONDS, reject_limit.MIN_TEXTS
+        recipe = pending[0].recipe
+        limit.check_texts(text_check.check_texts(corpus.root, left, recipe, budget_seconds=seconds, most=most))
+    return limit
+
+
+def _check_not_empty(config: BuildConfig, corpus: ScannedCorpus, done: dict[str, Any]) -> None:
     """Raise CorpusError if every utterance was rejected. The list of rejects is written before."""
-    seals = index.read_seals(config.out, [task.number for task in tasks])
-    if any(seal["utterances"] for seal in seals):
+    if index.read(config.out).bounds[-1]:
         return
-    build_report.finish_store(config.out, corpus.rejects, done, config.preset.spectral)
-    rejects = [*corpus.rejects, *(Reject(**fields) for seal in seals for fields in seal["rejects"])]
-    raise _nothing_usable(rejects, f"{corpus.root}", f" {config.out / 'rejects.jsonl'} lists all.")
-
-
-def _nothing_usable(rejects: Sequence[Reject], corpus: str, where: str = "") -> CorpusError:
-    reasons = Counter(reject.reason for reject in rejects).most_common(3)
-    return CorpusError(
-        f"None of the {len(rejects)} utterances of {corpus} can be used.{where} The most frequent reasons:",
-        *(f"{count} x {reason}" for reason, count in reasons),
-    )
+    build_report.finish_store(config.out, done, config.preset.spectral)
+    every = [*corpus.rejects, *rejects.sealed(config.out, layout.sealed_parts(config.out))]
+    raise reject_limit.nothing_usable(every, f"{corpus.root}", f" {config.out / rejects.FILE} lists all.")
 
 
 def _report_plan(tasks: Sequence[PartTask], pending: Sequence[PartTask], observer: BuildObserver) -> None:
@@ -290,8 +308,9 @@ def _run_tasks(
     config: BuildConfig,
     observer: BuildObserver,
     started: float,
+    limit: reject_limit.RejectLimit,
 ) -> dict[str, Any]:
-    """Run the tasks and summarise their reports."""
+    """Run the tasks and summarise their reports. Raises CorpusError if they reject too much."""
     reports: list[PartReport] = []
     used: dict[str, Any] = {"engine": None, "device": None, "reason": "nothing was to be done", "workers": 0}
     if pending:
@@ -302,6 +321,7 @@ def _run_tasks(
             for report in workers.map(process, (replace(task, recipe=recipe) for task in pending)):
                 reports.append(report)
                 observer.part_done(report)
+                limit.add(report.rejects)
         used = {"engine": choice.engine, "device": choice.device, "reason": choice.reason, "workers": workers.workers}
     return used | build_report.summarize(reports, time.perf_counter() - started)
 

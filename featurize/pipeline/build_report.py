@@ -1,12 +1,13 @@
-"""Finish a build: write the index, the list of rejects, and the report."""
+"""Finish a build: write the index and the list of rejects, then the report."""
 
 from __future__ import annotations
 
 import json
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,35 +15,43 @@ import numpy as np
 
 from headrace.featurize.pipeline.part_worker import PartReport
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store import index, layout
-from headrace.store.rejects import sealed
-from headrace.store.schema import Reject
+from headrace.store import index, rejects
+from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import write_error
 
 
-def finish_store(
-    out: StoragePath, rejects: Iterable[Reject], account: dict[str, Any], spectral: SpectralRecipe
-) -> dict[str, Any]:
-    """Write `index/`, `rejects.jsonl` and `build.json`.
+def write_derived(out: StoragePath) -> None:
+    """Write what is derived from the seals of all parts, unless it is there: `index/` and `rejects.jsonl`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    if not (out / "index" / "zarr.json").exists():
+        index.write(out, index.derive(out))
+    try:
+        rejects.write_derived(out)
+    except OSError as error:
+        raise write_error(error, str(out / rejects.FILE)) from error
+
+
+def finish_store(out: StoragePath, account: dict[str, Any], spectral: SpectralRecipe) -> dict[str, Any]:
+    """Write `build.json`.
 
     Args:
-        rejects: rejects of the scan; those of the parts are in their seals.
-        account: further content of `build.json`.
+        account: further content of it.
     Returns:
         The content of `build.json`.
     """
     columns = index.read(out)
-    if not (out / "index" / "zarr.json").exists():
-        index.write(out, columns)
-    every = sorted([*rejects, *sealed(out, layout.sealed_parts(out))], key=lambda reject: reject.id)
+    attributes, stored = read_attributes(out), int(columns.bounds[-1])
     samples = int(columns.columns["frames"].sum(dtype=np.int64)) * spectral.hop
     account |= {
-        "utterances": int(columns.bounds[-1]),
-        "rejects": len(every),
+        "utterances": stored,
+        "rejects": rejects.count(out, attributes, columns.parts.tolist(), stored),
+        "reject_kinds": [asdict(kind) for kind in rejects.group(rejects.read(out)[0])],
         "hours": samples / spectral.sample_rate / 3600,
     }
-    write(out, "rejects.jsonl", "".join(f"{reject.to_json()}\n" for reject in every))
     write(out, "build.json", json.dumps(account, indent=2) + "\n")
     storage_of(out).clear_temporary(out)
     return account

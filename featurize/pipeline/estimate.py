@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ from headrace.featurize.pipeline.part_worker import Recipe, extract
 from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.dask_cluster import capacity
 from headrace.featurize.spectral.engine import choose
-from headrace.store import layout
+from headrace.store import layout, rejects
 from headrace.store.schema import Utterance
 
 HISTOGRAM_SECONDS = (0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 60)
@@ -48,7 +48,7 @@ def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
         "languages": _hours_by(corpus.utterances, "language"),
         "aligned": sum(bool(u.alignment) for u in corpus.utterances),
         "histogram": dict(zip(map(str, HISTOGRAM_SECONDS), _counts(bins), strict=True)),
-        "problems": dict(Counter(f"{r.stage}: {r.reason}" for r in corpus.rejects).most_common()),
+        "reject_kinds": [asdict(kind) for kind in rejects.group(corpus.rejects)],
     }
 
 

@@ -22,18 +22,21 @@ def compute_rows(feature: Derived, part_of: PartOf) -> tuple[np.ndarray, dict[st
     """Return the rows of all utterances, concatenated, and the reasons by id of those on which the feature fails.
 
     The feature is made as usual. If it raises, it is tried on every utterance alone, and made again without those on
-    which it fails. If it fails on every one of several, the fault is not theirs, and is raised.
+    which it fails. If it fails on every one of several, the fault is not theirs, and is raised. A part without any
+    utterance, which rejected all of them, has no rows: no feature is asked for them.
 
     Returns:
         The rows, the reasons, and the part that the rows were made of, with its remarks.
     """
     whole = part_of(None)
+    ids = whole.strings("id")
+    if not ids:
+        return _concatenated(feature, whole, ()), {}, whole
     try:
         with rejecting("features"):
             return _concatenated(feature, whole, list(feature.rows(whole))), {}, whole
     except Rejected as error:
         fault = error.__cause__ or error
-    ids = whole.strings("id")
     reasons = {n: reason for n in range(len(ids)) if (reason := _failure(feature, part_of([n])))}
     if not reasons or len(reasons) == len(ids) > 1:
         raise fault

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.featurize.features import learned_state
-from headrace.featurize.features.derived import Derived, LearningLog, Part, sealed_part
+from headrace.featurize.features.derived import Derived, LearningLog, parts_to_learn_from
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, specs_of_store
-from headrace.store import layout, learned_models
+from headrace.store import learned_models
 from headrace.store.errors import StoreError
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath
@@ -56,9 +56,7 @@ def learn_over(roots: Sequence[StoragePath], feature: Derived, log: LearningLog)
             f"drop on it, with {feature.name}, and the same command again."
         )
     if not having:
-        parts: list[Part] = []
-        for root, of_store in zip(roots, known, strict=True):
-            parts += [sealed_part(root, number, of_store) for number in layout.sealed_parts(root)]
+        parts = parts_to_learn_from(feature, list(zip(roots, known, strict=True)))
         log(f"{feature.name} is learned from {len(parts)} parts of {len(roots)} stores")
         learned_state.write(roots[0], specs[0], feature.learn(parts, log), stores=len(roots))
         having = [roots[0]]

@@ -10,9 +10,10 @@ from typing import Any
 from headrace.featurize.pipeline.part_worker import PartTaskT, Recipe
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, RecipeMismatch, StoreError, UsageError
-from headrace.store.integrity import checksummed_metadata
+from headrace.store.integrity import checksummed_metadata, scan_record
+from headrace.store.integrity.scan_record import ScanRecord
 from headrace.store.names import is_litter, shown
-from headrace.store.root_attributes import read_attributes
+from headrace.store.root_attributes import RECORDED, read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, drafts, storage_of
 from headrace.store.writer import create_store
@@ -80,11 +81,14 @@ def root_attributes(recipe: Recipe) -> dict[str, Any]:
         "compression": recipe.compression,
         "frontends": dict(recipe.frontends),
         "features": [spec.to_json() for spec in recipe.specs],
+        RECORDED: True,
     }
 
 
-def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[PartTaskT]) -> None:
+def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[PartTaskT], record: ScanRecord) -> None:
     """Create the store, extend its plan, or check that the existing store has the same recipe and plan.
+
+    Then write the record of the scan: where parts are to be added, the root names them before.
 
     Raises:
         RecipeMismatch: it was begun with other features or another preset.
@@ -95,7 +99,13 @@ def begin_store(out: StoragePath, attributes: dict[str, Any], tasks: Sequence[Pa
     if there is None:
         unsealed_tasks(out, tasks)
         create_store(out, attributes)
-        return
+    else:
+        _extend_plan(out, there, attributes)
+    scan_record.write(out, record)
+
+
+def _extend_plan(out: StoragePath, there: Mapping[str, Any], attributes: dict[str, Any]) -> None:
+    """Give an existing store the plan of a corpus that grew. Raises as `begin_store` does."""
     check_recipe(out, there, attributes)
     found, asked = there["plan"], attributes["plan"]
     if found == asked:

@@ -6,7 +6,7 @@ The template escapes all text from the corpus.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from headrace.featurize.report.measures import (
     known_values,
     outlier_limits,
 )
+from headrace.store import rejects
 from headrace.store.reader import Store
 from headrace.store.units import format_hours
 
@@ -32,6 +33,8 @@ SOUND_BYTES = 24 << 20
 """Most bytes of audio in a page."""
 SPEAKERS = 30
 """Most speakers, and languages, that are listed."""
+REJECT_KINDS = 20
+"""Most kinds of rejects that are listed."""
 EDGES = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 60)
 """Bounds of the classes of duration, in seconds."""
 MAX_TEXT = 400
@@ -68,6 +71,7 @@ def write(
         facts=_facts(store, statistics),
         languages=_ranked(store, statistics.languages.most_common(SPEAKERS)),
         lengths=_lengths(statistics.columns["duration"]),
+        rejects=_rejects(store),
         speakers=speakers,
         more_speakers=f" (and {others:,} more)" if others else "",
         measures=[_distribution(statistics, one) for one in MEASURES if len(known_values(statistics, one))],
@@ -87,6 +91,12 @@ def _facts(store: Store, statistics: CorpusStatistics) -> list[tuple[str, str]]:
         ("repeated texts", f"{len(statistics.same_text):,}"),
         ("sample rate", f"{store.sample_rate:,} Hz"),
     ]
+
+
+def _rejects(store: Store) -> list[tuple[str, str]]:
+    """Return the stage, and the number with an example, of each kind of reject that the lists of the stores have."""
+    listed = chain.from_iterable(rejects.read(member.path)[0] for member in store.members)
+    return [(kind.stage, str(kind)) for kind in rejects.group(listed)[:REJECT_KINDS]]
 
 
 def _notes(store: Store, statistics: CorpusStatistics) -> list[str]:

@@ -34,6 +34,7 @@ def find_foreign(root: StoragePath, features: Collection[str]) -> list[str]:
     found = foreign_entries(root)
     models, storage = root / "models", storage_of(root)
     found += [f"models/{name}" for name in storage.list_names(models) if not _is_model(name)]
+    found += [f"scan/{name}" for name in storage.list_names(root / "scan") if name != "zarr.json"]
     found += [f"index/{name}" for name in storage.list_foreign(root / "index")]
     for number in layout.sealed_parts(root):
         found += [f"{layout.part_name(number)}/{name}" for name in foreign_in_part(root, number, features)]

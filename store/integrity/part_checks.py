@@ -18,7 +18,7 @@ from headrace.store.integrity.stored_blocks import StoredArray
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, read_file
 
-Drop = Literal["", "part", "array", "index", "root", "group", "rejects"]
+Drop = Literal["", "part", "array", "index", "root", "group", "scan", "rejects"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

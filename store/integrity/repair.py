@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from headrace.store import added_arrays, index, layout, rejects
 from headrace.store.advice import command
 from headrace.store.errors import DamagedStore, StoreError
+from headrace.store.integrity import scan_record
 from headrace.store.integrity.foreign import find_foreign, foreign_in_part
 from headrace.store.integrity.part_checks import Problem
 from headrace.store.integrity.verify import OnProgress, check_is_store, verify
@@ -42,7 +43,7 @@ class RepairReport:
     group: bool
     """Whether `parts/zarr.json` is written again."""
     rejects: bool
-    """Whether `rejects.jsonl` is written again, from what can be read of it and from the seals."""
+    """Whether `rejects.jsonl` is written again, from the record of the scan and the seals of the parts."""
     commands: tuple[str, ...]
     """Commands that make again what is missing."""
     foreign: tuple[str, ...] = ()
@@ -52,8 +53,10 @@ class RepairReport:
 
     @property
     def unrepairable(self) -> tuple[Problem, ...]:
-        """Return the problems that deleting does not solve: a damaged root, inconsistencies, parts that are kept."""
-        return tuple(problem for problem in self.problems if problem.drop in ("", "root") or problem.part in self.kept)
+        """Return the problems that deleting does not solve: inconsistencies, parts that are kept, and a damaged root or
+        record of the scan."""
+        staying = ("", "root", "scan")
+        return tuple(problem for problem in self.problems if problem.drop in staying or problem.part in self.kept)
 
 
 def repair(root: StoragePath, *, dry_run: bool = False, watch: OnProgress = lambda done, parts: None) -> RepairReport:
@@ -89,6 +92,7 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
     parts = [number for number in damaged if number not in kept]
     arrays = [problem for problem in problems if problem.drop == "array"]
     complete = intact and not parts and len(layout.sealed_parts(root)) == attributes["plan"]["parts"]
+    scan_lost = any(problem.drop == "scan" for problem in problems)
     named = [spec["name"] for spec in attributes["features"] if "seals" in spec]
     lost = {problem.array for problem in arrays}
     withdrawn = [name for name in named if name in lost or not complete]
@@ -99,8 +103,8 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
         withdrawn=tuple(withdrawn),
         index=bool(parts) or not _has_index(root) or any(problem.drop == "index" for problem in problems),
         group=any(problem.drop == "group" for problem in problems),
-        rejects=any(problem.drop == "rejects" for problem in problems),
-        commands=tuple(_commands(root, complete, sorted(lost.union(withdrawn)))),
+        rejects=any(problem.drop == "rejects" for problem in problems) or _list_is_old(root, attributes, parts),
+        commands=tuple(_commands(root, complete and not scan_lost, sorted(lost.union(withdrawn)))),
         foreign=tuple(find_foreign(root, features)),
         kept=tuple(kept),
     )
@@ -108,6 +112,23 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
 
 def _has_index(root: StoragePath) -> bool:
     return (root / "index" / "zarr.json").exists()
+
+
+def _list_is_old(root: StoragePath, attributes: Mapping[str, Any], deleted: Sequence[int]) -> bool:
+    """Return whether the list of rejects is another one than the record of the scan and the seals that stay say."""
+    try:
+        return scan_record.is_recorded(attributes) and (bool(deleted) or not rejects.is_current(root))
+    except DamagedStore:
+        return False
+
+
+def _write_rejects(root: StoragePath) -> None:
+    """Write the list of rejects again: all of them, or, without a record of the scan, those that can be read too."""
+    try:
+        rejects.write_derived(root)
+    except DamagedStore:
+        listed, _ = rejects.read(root)
+        rejects.write(root, dict.fromkeys([*listed, *rejects.sealed(root, layout.sealed_parts(root))]))
 
 
 def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[str]:
@@ -142,6 +163,5 @@ def _delete_damaged(root: StoragePath, steps: RepairReport) -> None:
     if steps.group:
         write_parts_group(root)
     if steps.rejects:
-        listed, _ = rejects.read(root)
-        rejects.write(root, dict.fromkeys([*listed, *rejects.sealed(root, layout.sealed_parts(root))]))
+        _write_rejects(root)
     storage_of(root).clear_temporary(root)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from headrace.store import added_arrays, index, json_text, layout, learned_models, rejects
 from headrace.store.errors import DamagedStore, NotAStore
-from headrace.store.integrity import checksummed_metadata
+from headrace.store.integrity import checksummed_metadata, scan_record
 from headrace.store.integrity.part_checks import Problem, check_part
 from headrace.store.root_attributes import read_attributes
 from headrace.store.schema import FeatureSpec
@@ -59,8 +60,11 @@ def verify(
     if intact:
         yield from _verify_index(root, numbers)
     if intact and not missing:
-        yield from _verify_totals(root, attributes, numbers)
-        yield from _verify_rejects(root, numbers)
+        yield from check_sums(root, attributes, numbers)
+        yield from _verify_features(root, attributes, numbers)
+        yield from _verify_rejects(root, attributes, numbers)
+    elif scan_record.is_recorded(attributes):
+        yield from _verify_record(root)
 
 
 def check_is_store(root: StoragePath) -> None:
@@ -102,13 +106,42 @@ def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem
         yield Problem(what="does not agree with the parts: run store repair", drop="index")
 
 
-def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
-    """Check that stored and rejected utterances sum to the plan, and that the root names what the parts have."""
-    seals = [index.read_seal(root, number) for number in numbers]
+def check_sums(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
+    """Check that what the parts stored and rejected sums to the plan, and with the rejects of the scan to all listed.
+
+    Reads the seals of the parts, which must be intact, and the record of the scan, but no data.
+
+    Args:
+        attributes: of the root.
+        numbers: of the parts of a complete store.
+    """
+    seals = index.read_seals(root, numbers)
     counted = sum(seal["utterances"] + len(seal["rejects"]) for seal in seals)
     planned = attributes["plan"]["utterances"]
     if counted != planned:
         yield Problem(what=f"{counted} utterances stored or rejected, {planned} planned")
+    if not scan_record.is_recorded(attributes):
+        return
+    try:
+        found = rejects.account(root, attributes, numbers)
+    except DamagedStore:
+        yield from _verify_record(root)
+        return
+    if found.stored + found.rejected != found.listed:
+        yield Problem(what=f"{found.stored} utterances stored and {found.rejected} rejected, {found.listed} listed")
+
+
+def _verify_record(root: StoragePath) -> Iterator[Problem]:
+    """Check the record of the scan."""
+    try:
+        scan_record.read(root)
+    except DamagedStore:
+        what = f"{scan_record.FILE} is not there, or not what was written: {scan_record.REMEDY}"
+        yield Problem(what=what, drop="scan")
+
+
+def _verify_features(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
+    """Check that the root names what the parts have, and that there is an index."""
     specs = {spec["name"]: FeatureSpec.from_json(spec) for spec in attributes["features"]}
     for name in learned_models.features_without_model(root, specs):
         yield Problem(
@@ -122,8 +155,21 @@ def _verify_totals(root: StoragePath, attributes: Mapping[str, Any], numbers: Se
         yield Problem(what="is not there: run store repair", drop="index")
 
 
-def _verify_rejects(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
-    """Check that the list of rejects can be read, and has those that the parts were sealed with. Builds write one."""
+def _verify_rejects(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
+    """Check that the list of rejects is the one that is derived from the record of the scan and the seals."""
+    if not scan_record.is_recorded(attributes):
+        yield from _verify_list(root, numbers)
+        return
+    with suppress(DamagedStore):  # the record, which is told elsewhere
+        if not rejects.is_current(root):
+            yield Problem(what=f"{rejects.FILE} is not the list of all rejects: run store repair", drop="rejects")
+
+
+def _verify_list(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
+    """Check the list of rejects of a store without a record of its scan: it has those that the parts were sealed with.
+
+    Builds write one.
+    """
     listed, unreadable = rejects.read(root)
     if not (root / rejects.FILE).exists() and not (root / "build.json").exists():
         return

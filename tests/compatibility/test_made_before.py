@@ -79,9 +79,12 @@ def test_the_store_has_the_same_numbers(unpacked: Path, check: bool) -> None:
 
 def test_the_store_verifies(unpacked: Path) -> None:
     verified = json.loads(call(unpacked, "store", "verify", "store", "--json"))
-    assert verified.pop("foreign") == [] and verified == EXPECTED["store"]["verify"]
+    assert verified.pop("foreign") == []
+    assert [verified.pop(key) for key in ("stored", "rejected", "listed")] == [8, 2, None], "it has no record of a scan"
+    assert verified == EXPECTED["store"]["verify"]
     assert EXPECTED["store"]["verify"]["problems"] == []
     info = json.loads(call(unpacked, "store", "info", "store", "--json"))
+    assert info.pop("listed") is None
     assert unworded(info) == unworded(EXPECTED["store"]["info"])
 
 

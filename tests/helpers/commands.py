@@ -39,7 +39,9 @@ def fenced(command: object, *words: object) -> int:
 
 
 def build(corpus: Path, out: Path, *words: object) -> Result:
-    return call(featurize, "build", corpus, "--out", out, "--scheduler", scheduler(), *words)
+    """Go on however much is rejected: of small corpora with faults that is often most of it."""
+    options = ("--scheduler", scheduler(), "--max-rejects", 100)
+    return call(featurize, "build", corpus, "--out", out, *options, *words)
 
 
 def add(root: StoragePath, features: str, *words: object) -> Result:

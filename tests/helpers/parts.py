@@ -10,6 +10,7 @@ import numpy as np
 
 from headrace.store import added_arrays, index, layout, learned_models, rejects
 from headrace.store.arrays.array_reader import load_array
+from headrace.store.integrity import scan_record
 from headrace.store.schema import FeatureSpec, Reject
 from headrace.store.storage import StoragePath
 from headrace.store.writer import Compression, Part, create_store, write_part
@@ -112,6 +113,7 @@ def make_built_store(root: Path, frames: Sequence[list[int]], compression: Compr
     add_loudness(root, compression)
     (root / "models").mkdir()
     (root / learned_models.model_file("speaker_vector")).write_bytes(model)
-    rejects.write(root, [SCANNED, *rejects.sealed(root, range(len(frames)))])
+    scan_record.write(root, scan_record.ScanRecord(counted + 1, (SCANNED,)))
+    rejects.write_derived(root)
     (root / "build.json").write_text(json.dumps({"preset": "gpt-sovits-v2", "features": ["wave"], "rejects": 2}))
     (root / "add.json").write_text("{}")

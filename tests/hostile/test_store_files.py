@@ -23,7 +23,7 @@ from headrace.store.writer import Compression
 from tests.helpers.fuzzing import fuzz
 from tests.helpers.parts import make_built_store
 
-GROUPS = ("zarr.json", "parts/00000/zarr.json", "index/zarr.json")
+GROUPS = ("zarr.json", "parts/00000/zarr.json", "index/zarr.json", "scan/zarr.json")
 FILES = (
     "parts/zarr.json",
     "parts/00000/loudness/zarr.json",

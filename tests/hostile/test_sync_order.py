@@ -12,10 +12,13 @@ from tests.hostile.syncs.durability import Disk, in_order
 from tests.hostile.syncs.trace import Event
 
 PLACED = {
-    "build": ("parts/zarr.json", "zarr.json", "parts/00000", "parts/00002", "index", "rejects.jsonl", "build.json"),
+    "build": (
+        *("parts/zarr.json", "zarr.json", "scan/zarr.json", "parts/00000", "parts/00002"),
+        *("index", "rejects.jsonl", "build.json"),
+    ),
     "add": ("parts/0000./energy", "zarr.json", "models/semantic.*", "parts/0000./semantic", "zarr.json", "add.json"),
     "repair": ("-index", "-parts/00002", "zarr.json", "index", "parts/zarr.json"),
-    "import": ("parts/zarr.json", "zarr.json", "parts/00000", "index", "rejects.jsonl", "build.json"),
+    "import": ("parts/zarr.json", "zarr.json", "scan/zarr.json", "parts/00000", "index", "rejects.jsonl", "build.json"),
     "export-gpt-sovits": ("gpt-sovits",),
     "export-lhotse": ("lhotse",),
     "export-textgrid": ("textgrid",),

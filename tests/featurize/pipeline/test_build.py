@@ -82,6 +82,7 @@ def test_a_build_goes_on_where_another_stopped(corpus: Path, built: Path, tmp_pa
     assert not (out / DRAFTS).exists() and not list(verify(out))
 
 
+@pytest.mark.unaccounted
 def test_a_part_of_another_store_is_not_taken_for_ours(corpus: Path, built: Path, tmp_path: Path) -> None:
     out = tmp_path / "STORE"
     shutil.copytree(built, out)
