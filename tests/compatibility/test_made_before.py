@@ -84,7 +84,8 @@ def test_the_store_verifies(unpacked: Path) -> None:
     assert verified == EXPECTED["store"]["verify"]
     assert EXPECTED["store"]["verify"]["problems"] == []
     info = json.loads(call(unpacked, "store", "info", "store", "--json"))
-    assert info.pop("listed") is None
+    assert info.pop("listed") is None and sum(kind["count"] for kind in info.pop("reject_kinds")) == info["rejects"]
+    assert sum(info.pop("alignments").values()) == info["utterances"]
     assert unworded(info) == unworded(EXPECTED["store"]["info"])
 
 
