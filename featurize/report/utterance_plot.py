@@ -197,7 +197,7 @@ def _write_labels(axis: Axes, seconds: Sequence[float], labels: Sequence[str], *
         first_row: the lowest row, 0 at the panel.
     """
     style: dict[str, Any] = {"ha": "center", "fontsize": LABEL_POINTS, "color": PALE, "parse_math": False}
-    points = (axis.figure.get_figwidth() * 72 - MARGIN_POINTS) / axis.get_xlim()[1]
+    points = (axis.figure.bbox.width / axis.figure.dpi * 72 - MARGIN_POINTS) / axis.get_xlim()[1]
     ends = list[float]()
     for second, label in zip(seconds, labels, strict=True):
         half = LABEL_POINTS * (sum(map(_width, label)) + LABEL_GAP) / 2
