@@ -16,7 +16,7 @@ from headrace.store.storage import StoragePath
 from headrace.store.writer import Compression, Part, create_store, write_part
 
 SPECS = (
-    FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640),
+    FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640, recipe={"sample_rate": 32_000}),
     FeatureSpec(name="mel", axis="frames", dtype="float16", channels=128, recipe={"n_fft": 2048}),
     FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None),
     FeatureSpec(name="phone_end", axis="phones", dtype="int32", channels=None),
