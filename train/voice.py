@@ -23,10 +23,10 @@ import numpy as np
 from headrace import store as stores
 from headrace.featurize.features.codebooks import codebook_digest, codebook_of
 from headrace.store.errors import Interrupted, RunError, StoreError, UsageError
-from headrace.store.file_names import portable_name
 from headrace.store.names import LOCK_FILE
 from headrace.store.reader import Store
 from headrace.store.storage import StoragePath, parse_path
+from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
 from headrace.train import distributed
 from headrace.train.checkpoints import trained_models, upstream_files

@@ -20,9 +20,9 @@ from headrace.featurize.corpus.formats import Entry
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected, UsageError
-from headrace.store.file_names import path_with_digest, portable_path
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath, parse_path
+from headrace.store.storage.file_names import path_with_digest, portable_path
 from headrace.store.storage.s3 import SCHEME
 
 SUFFIXES = (".TextGrid", ".textgrid", ".lab")

@@ -22,8 +22,8 @@ from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS
 from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
 from headrace.store.errors import DamagedStore, StoreError
-from headrace.store.file_names import file_names, unescape
 from headrace.store.reader import Store
+from headrace.store.storage.file_names import file_names, unescape
 from headrace.store.storage.output_files import output_folder
 
 _BREAKS_LISTS = re.compile("[|\x00-\x1f\x7f\x85\u2028\u2029]")

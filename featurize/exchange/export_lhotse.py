@@ -22,8 +22,8 @@ from headrace.featurize.exchange.export_textgrid import tiers_of
 from headrace.featurize.pipeline.presets import buildable_features
 from headrace.store import alignment
 from headrace.store.errors import StoreError, UsageError
-from headrace.store.file_names import file_names
 from headrace.store.reader import Store
+from headrace.store.storage.file_names import file_names
 from headrace.store.storage.output_files import output_folder
 
 FILES_PER_FOLDER = 1000

@@ -18,8 +18,8 @@ from headrace.store import alignment
 from headrace.store.advice import command
 from headrace.store.alignment import Segments
 from headrace.store.errors import StoreError
-from headrace.store.file_names import file_paths
 from headrace.store.reader import Store
+from headrace.store.storage.file_names import file_paths
 from headrace.store.storage.output_files import output_folder
 
 _SEGMENT = re.compile(r"#\d+-\d+$")

@@ -15,9 +15,9 @@ from headrace.featurize.files import source
 from headrace.featurize.pipeline.build import ScannedCorpus
 from headrace.featurize.pipeline.reject_limit import nothing_usable
 from headrace.store.errors import CorpusError, Rejected
-from headrace.store.file_names import unescape
 from headrace.store.schema import Reject, Utterance
 from headrace.store.storage import read_file
+from headrace.store.storage.file_names import unescape
 
 _PACKING = 2048
 """Bytes of a file beside its tensor, at most."""

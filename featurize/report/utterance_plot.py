@@ -15,7 +15,7 @@ import numpy as np
 from headrace.featurize.files.folders import AUDIO_SUFFIXES
 from headrace.store import alignment
 from headrace.store.errors import StoreError, UsageError
-from headrace.store.file_names import portable_name
+from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.output_files import output_file
 
 matplotlib.use("Agg")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.store.file_names import (
+from headrace.store.storage.file_names import (
     escape,
     file_names,
     file_paths,

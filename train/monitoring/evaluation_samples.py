@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.store.file_names import portable_name
 from headrace.store.reader import Store
+from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import make_folder
 from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints import trained_models
