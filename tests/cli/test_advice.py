@@ -78,7 +78,8 @@ def parse(words: list[str]) -> None:
     """Parse a command as the command line does, but for the values of its options."""
     group, name, *rest = words
     found = GROUPS[group].commands[name]
-    found.make_parser(click.Context(found)).parse_args([word.rstrip(".") for word in rest])
+    context = click.Context(found, help_option_names=["-h", "--help"])  # click keeps the first ones it is asked with
+    found.make_parser(context).parse_args([word.rstrip(".") for word in rest])
 
 
 def test_what_messages_advise_is_a_command() -> None:
