@@ -208,7 +208,7 @@ def test_kanji_are_read_as_the_texts_language() -> None:
         ("!?…", "ja", "nothing to speak"),
         ("hello", "xx", "nothing here reads language 'xx'"),
         ("{HH QQ} hello", "en", "no 'QQ'"),
-        ("Guten Tag", "de", "headrace-ipa has: build with --symbols headrace-ipa"),
+        ("Guten Tag", "de", "headrace-ipa has: build into another --out, with --symbols headrace-ipa"),
     ],
 )
 def test_refused_with_the_place(written: str, language: str, reason: str) -> None:
