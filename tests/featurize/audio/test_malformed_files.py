@@ -126,7 +126,8 @@ def test_the_whole_list_through_builds_with_one_and_two_workers(
     for workers in (1, 2):
         out = tmp_path / f"STORE{workers}"
         words = ["build", str(root), "--format", "tree", "--out", str(out), "--workers", str(workers), "--json"]
-        result = CliRunner().invoke(featurize, [*words, "--features", "wave,mel,mfcc", "--part-hours", "0.01"])
+        options = ("--features", "wave,mel,mfcc", "--part-hours", "0.01", "--max-rejects", "100")
+        result = CliRunner().invoke(featurize, [*words, *options])
         assert result.exit_code == 0, result.output
         opened = store.open(out)
         assert not list(verify(out)) and opened.complete
