@@ -140,6 +140,7 @@ def test_verify_names_the_part_the_array_and_the_block(root: Path) -> None:
     assert problem.where == "part 00001 wave s1/ünï 2.wav to s1/ünï 3.wav" and "block 3" in problem.what
 
 
+@pytest.mark.unaccounted
 @pytest.mark.parametrize("law", ["alignment", "finite", "order", "total"])
 def test_verify_finds_inconsistencies(tmp_path: Path, law: str) -> None:
     create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 4 if law == "total" else 3}})
