@@ -125,10 +125,11 @@ def _analyse(totals: _Accumulator, part: Part, frames: np.ndarray, first: int, e
     for number, (wave, mel) in enumerate(zip(part.utterances("wave"), mels, strict=True), first):
         if number % every:
             continue
-        energy = signal_quality.levels(wave)[:, None] / signal_quality.DB_OF_NAT if mel is None else mel
+        recording = signal_quality.Recording(wave, sample_rate)
+        energy = recording.levels[:, None] / signal_quality.DB_OF_NAT if mel is None else mel
         totals.analysed.append(number)
         totals.contours.append(near_duplicates.energy_contour(energy))
-        totals.measured.append(tuple(kind.measure(wave, sample_rate) for kind in signal_quality.KINDS))
+        totals.measured.append(tuple(kind.measure(recording) for kind in signal_quality.KINDS))
 
 
 def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...]]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,24 +95,6 @@ def clipped(wave: np.ndarray) -> float:
     return float(runs[runs >= RUN].sum() / len(samples))
 
 
-def bandwidth(wave: np.ndarray, sample_rate: int) -> float:
-    """Return the highest frequency in Hz that the loud frames hold; 0 for digital silence.
-
-    A recording that once had a lower sample rate, or was compressed, has nothing but rounding above it.
-
-    Args:
-        wave: (T, hop) int16.
-    """
-    if not wave.any():
-        return 0.0
-    loud = wave[np.argsort(-levels(wave), kind="stable")[:SPECTRA]].astype(np.float64)
-    window = np.kaiser(wave.shape[1], WINDOW)
-    power = (np.abs(np.fft.rfft(loud * window, axis=1)) ** 2).mean(0)
-    noise = ROUNDING * (window @ window) * 10 ** (ABOVE_ROUNDING / 10)
-    present = np.flatnonzero(power > max(noise, power.max() * 10 ** (-BELOW_PEAK / 10)))
-    return float((present[-1] if len(present) else 0) * sample_rate / wave.shape[1])
-
-
 def dc_offset(wave: np.ndarray) -> float:
     """Return the mean of the samples as a share, 0 to 1, of their root mean square; 0 for digital silence."""
     samples = wave.reshape(-1).astype(np.float64)
@@ -141,6 +124,36 @@ def reverberation_time(wave: np.ndarray, sample_rate: int) -> float:
     return -60 / rate if rate else 0.0
 
 
+@dataclass(frozen=True)
+class Recording:
+    """The waveform of an utterance, with what several measures need of it."""
+
+    wave: np.ndarray
+    """(T, hop) int16."""
+    sample_rate: int
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """(T,) float32: see `levels`."""
+        return levels(self.wave)
+
+
+def bandwidth(recording: Recording) -> float:
+    """Return the highest frequency in Hz that the loud frames hold; 0 for digital silence.
+
+    A recording that once had a lower sample rate, or was compressed, has nothing but rounding above it.
+    """
+    wave = recording.wave
+    if not wave.any():
+        return 0.0
+    loud = wave[np.argsort(-recording.levels, kind="stable")[:SPECTRA]].astype(np.float64)
+    window = np.kaiser(wave.shape[1], WINDOW)
+    power = (np.abs(np.fft.rfft(loud * window, axis=1)) ** 2).mean(0)
+    noise = ROUNDING * (window @ window) * 10 ** (ABOVE_ROUNDING / 10)
+    present = np.flatnonzero(power > max(noise, power.max() * 10 ** (-BELOW_PEAK / 10)))
+    return float((present[-1] if len(present) else 0) * recording.sample_rate / wave.shape[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SignalFeature(Derived):
     """Base of features with one number per utterance, measured from its waveform."""
@@ -149,13 +162,13 @@ class SignalFeature(Derived):
 
     @staticmethod
     @abstractmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        """Measure a waveform (T, hop) int16."""
+    def measure(recording: Recording) -> float:
+        """Measure the recording of an utterance."""
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         sample_rate = part.specs["wave"].recipe["sample_rate"]
         for wave in part.utterances("wave"):
-            yield np.array([self.measure(wave, sample_rate)], np.float32)
+            yield np.array([self.measure(Recording(wave, sample_rate))], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +178,8 @@ class Level(SignalFeature):
     name, missing = "level", LOWEST
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return level(levels(wave))
+    def measure(recording: Recording) -> float:
+        return level(recording.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +192,8 @@ class Snr(SignalFeature):
         return {"loud": LOUD, "quiet": QUIET}
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return snr(levels(wave))
+    def measure(recording: Recording) -> float:
+        return snr(recording.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +206,8 @@ class Silence(SignalFeature):
         return {"loud": LOUD, "below_db": BELOW_LOUD}
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return silence(levels(wave))
+    def measure(recording: Recording) -> float:
+        return silence(recording.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +220,8 @@ class Clipped(SignalFeature):
         return {"flat": FLAT, "run": RUN}
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return clipped(wave)
+    def measure(recording: Recording) -> float:
+        return clipped(recording.wave)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +234,8 @@ class Bandwidth(SignalFeature):
         return {"below_peak_db": BELOW_PEAK, "above_rounding_db": ABOVE_ROUNDING, "frames": SPECTRA}
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return bandwidth(wave, sample_rate)
+    def measure(recording: Recording) -> float:
+        return bandwidth(recording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +245,8 @@ class DcOffset(SignalFeature):
     name, missing = "dc_offset", 1.0
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return dc_offset(wave)
+    def measure(recording: Recording) -> float:
+        return dc_offset(recording.wave)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +259,8 @@ class Reverberation(SignalFeature):
         return {"range_db": reverberation.RANGE_DB, "bands": reverberation.BANDS}
 
     @staticmethod
-    def measure(wave: np.ndarray, sample_rate: int) -> float:
-        return reverberation_time(wave, sample_rate)
+    def measure(recording: Recording) -> float:
+        return reverberation_time(recording.wave, recording.sample_rate)
 
 
 KINDS: tuple[type[SignalFeature], ...] = (Level, Snr, Silence, Clipped, Bandwidth, DcOffset, Reverberation)

@@ -21,6 +21,7 @@ from headrace.featurize.features.derived import Part as DerivedPart
 from headrace.featurize.quality import near_duplicates, signal_quality
 from headrace.featurize.quality.corpus_statistics import COMPARED_TEXTS, MetadataReader, compute_statistics
 from headrace.featurize.quality.repeated_texts import RepeatedText
+from headrace.featurize.quality.signal_quality import Recording
 from headrace.featurize.report import write_report
 from headrace.featurize.report.measures import MEASURES, count_selection, format_value, known_values, outlier_limits
 from headrace.store import index, layout
@@ -163,15 +164,19 @@ def test_bandwidth_is_where_the_recording_ends(highest: int) -> None:
     spectrum[np.fft.rfftfreq(400 * HOP, 1 / RATE) > highest] = 0
     wave = np.fft.irfft(spectrum).reshape(-1, HOP)
     for gain in (1, 0.1):
-        assert signal_quality.bandwidth(as_stored(gain * wave), RATE) == pytest.approx(highest, abs=5 * RATE / HOP)
-    assert signal_quality.bandwidth(np.zeros((3, HOP), np.int16), RATE) == 0
+        assert signal_quality.bandwidth(Recording(as_stored(gain * wave), RATE)) == pytest.approx(
+            highest, abs=5 * RATE / HOP
+        )
+    assert signal_quality.bandwidth(Recording(np.zeros((3, HOP), np.int16), RATE)) == 0
 
 
 def test_a_narrow_recording_in_faint_noise_is_narrow_still() -> None:
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(100 * HOP) / RATE)
     hiss = np.random.default_rng(0).normal(size=tone.shape)
     levels = [10 ** (-db / 20) * hiss for db in (40, 110)]
-    wide, narrow = (signal_quality.bandwidth(as_stored(tone + noise).reshape(-1, HOP), RATE) for noise in levels)
+    wide, narrow = (
+        signal_quality.bandwidth(Recording(as_stored(tone + noise).reshape(-1, HOP), RATE)) for noise in levels
+    )
     assert wide > 0.95 * RATE / 2 and narrow < 1300
 
 
@@ -328,7 +333,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path, dict]
 def test_columns_are_what_was_measured(report: tuple[Store, Path, dict]) -> None:
     opened = report[0]
     for kind in signal_quality.KINDS:
-        expected = [kind.measure(opened.read("wave", n), RATE) for n in range(len(opened))]
+        expected = [kind.measure(Recording(opened.read("wave", n), RATE)) for n in range(len(opened))]
         assert opened.per_utterance(kind.name, object).tolist() == pytest.approx(expected, rel=1e-6)
 
 
