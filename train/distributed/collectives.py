@@ -1,52 +1,24 @@
-"""Distributed training: one process per device, as torchrun starts them, and collective operations between them.
+"""Collective operations between the processes of a run.
 
-Without torchrun there is one rank, and every function returns its argument unchanged. Tensors on a CPU use gloo, those
-on CUDA NCCL. Every rank has to call the same functions in the same order.
+With one process, every function returns its argument unchanged. Tensors on a CPU use gloo, those on CUDA NCCL. Every
+rank has to call the same functions in the same order.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from headrace.train.distributed.process_group import world_size
+
 T = TypeVar("T")
 
 BUCKET_SIZE = 25_000_000
 """Gradient elements of one all-reduce: 100 MB, enough to fill any link."""
-
-
-@contextmanager
-def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started into a group for the duration of this context."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
-        return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def world_size() -> int:
-    """Return the number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Return the number of this process."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def local_rank() -> int:
-    """Return the number of this process on its machine, which is that of its device."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
 
 
 def all_reduce(x: Tensor) -> Tensor:
