@@ -19,6 +19,7 @@ import click
 
 from headrace.cli import output
 from headrace.store.errors import UsageError
+from headrace.train.launcher import refusal, refuse
 
 BUG_EXIT = 70
 """Exit code where Headrace itself is at fault: EX_SOFTWARE of sysexits.h."""
@@ -33,14 +34,18 @@ class Commands(click.Group):
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         prepare_process()
+        if code := refusal():
+            sys.exit(code)
         try:
             check_environment()
             super().__call__(*args, **kwargs)
-            code: Any = 0
+            code = 0
         except SystemExit as end:
-            code = end.code
+            code = end.code  # type: ignore[assignment]
         except BaseException as error:  # noqa: BLE001 - this is the fence
             code = output.report_error(error) or report_bug(error)
+        if code == UsageError.exit_code:
+            refuse(code)
         sys.exit(_flush() or code)
 
 

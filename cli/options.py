@@ -52,6 +52,19 @@ class Number(click.FloatRange):
         return float(super().convert(number, param, ctx))
 
 
+class _GpusType(click.ParamType):
+    """A number of GPUs, or `all`, which is 0."""
+
+    name = "gpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value in (0, "all"):
+            return 0
+        if not str(value).isdecimal() or not int(value):
+            self.fail(f"{value!r} is neither a number of GPUs nor `all`.", param, ctx)
+        return int(value)
+
+
 class _Option(click.Option):
     """An option whose `show_default` may be a text; it is shown as it is, where click would put it in parentheses."""
 
@@ -82,6 +95,14 @@ device_option = option(
     default="auto",
     show_default=True,
     help="Compute on this device.",
+)
+
+
+gpus_option = option(
+    "--gpus",
+    type=_GpusType(),
+    metavar="N",
+    help="Train on N GPUs of this machine, or on `all`, with a process for each; with --device cpu, in N processes.",
 )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from headrace.cli.options import (
     STORAGE_PATH,
     Number,
     device_option,
+    gpus_option,
     json_option,
     option,
     store_argument,
@@ -27,6 +31,7 @@ from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
     from headrace.store.storage import StoragePath
+    from headrace.train.config import RunConfig
     from headrace.train.voice import VoiceConfig
 
 EPOCHS = {"sovits": 8, "gpt": 15}
@@ -45,35 +50,69 @@ main.add_command(bench.bench_training)
 @store_argument
 @option("--out", type=LOCAL_PATH, metavar="RUN", required=True, help="Write the run into this folder.")
 @option("--resume", is_flag=True, help="Resume the run in --out. Its options need not be repeated.")
+@gpus_option
 @run_options(*RUN)
+@option("--summary", type=FILE, hidden=True, help="Write the summary into this file, for the launcher of --gpus.")
 @json_option
 @output.handle_errors
-def run(path: StoragePath, out: Path, resume: bool, as_json: bool, **options: Any) -> None:
+def run(
+    path: StoragePath,
+    out: Path,
+    resume: bool,
+    gpus: int | None,
+    summary: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Train a model from STORE.
 
-    Ctrl-C saves a checkpoint and ends the run. With --resume it continues from there, with the same result.
+    Ctrl-C saves a checkpoint and ends the run. With --resume it continues from there, with the same result; with --gpus
+    or under torchrun, the same command continues.
     """
+    from headrace.train import launcher
+
+    launcher.end_with_launcher()
+    with launcher.refusals():
+        if gpus is None:
+            result = _run(path, out, resume, without_none(options), quiet=as_json)
+        else:
+            from headrace.cli.launched_run import run_on_gpus
+
+            result = run_on_gpus(gpus, path, out, without_none(options), quiet=as_json)
+    if result is not None:  # only the first of several processes has one
+        _report_run(result, summary, as_json)
+
+
+def _run(path: StoragePath, out: Path, resume: bool, given: dict[str, Any], *, quiet: bool) -> dict[str, Any] | None:
+    """Train in this process, alone or as one of several, and return the summary of the run."""
     # Set before torch is loaded: idle OpenMP threads must not spin. Beside another busy process on two cores, a step
     # takes 5.1 s with spinning threads and 0.9 s with sleeping ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from headrace.cli.run_progress import TrainProgress
-    from headrace.cli.run_tables import print_run
     from headrace.train.config import RunConfig
+    from headrace.train.launcher import launched_elastically
     from headrace.train.trainer import loop
 
-    given = without_none(options)
-    with TrainProgress(quiet=as_json) as progress:
+    with TrainProgress(quiet=quiet) as progress:
+        changes = given | {"store": path}
+        if launched_elastically():
+            return loop.start_or_resume(RunConfig.from_options(store=path, out=out, **given), changes, progress)
         if resume:
-            summary = loop.resume(out, given | {"store": path}, progress)
-        else:
-            summary = loop.start(RunConfig.from_options(store=path, out=out, **given), progress)
-    if summary is None:
-        return  # only the first of several processes prints
-    if as_json:
-        output.print_json(summary)
+            return loop.resume(out, changes, progress)
+        return loop.start(RunConfig.from_options(store=path, out=out, **given), progress)
+
+
+def _report_run(result: dict[str, Any], summary: Path | None, as_json: bool) -> None:
+    """Print the summary of a run, or write it for the launcher, which prints it."""
+    from headrace.cli.run_tables import print_run
+
+    if summary is not None:
+        summary.write_text(json.dumps(result), encoding="utf-8")
+    elif as_json:
+        output.print_json(result)
     else:
-        print_run(summary)
+        print_run(result)
 
 
 @main.command()
@@ -91,10 +130,19 @@ def run(path: StoragePath, out: Path, resume: bool, as_json: bool, **options: An
     help="Learn a codebook of this size where STORE has no semantic tokens.",
 )
 @option("--samples", type=COUNT, metavar="N", default=4, show_default=True, help="Speak at most N samples at the end.")
+@gpus_option
 @run_options(*VOICE)
 @json_option
 @output.handle_errors
-def voice(path: StoragePath, out: Path, as_json: bool, samples: int, codes: int | None, **options: Any) -> None:
+def voice(
+    path: StoragePath,
+    out: Path,
+    gpus: int | None,
+    as_json: bool,
+    samples: int,
+    codes: int | None,
+    **options: Any,
+) -> None:
     """Train both models from STORE, and speak with them; or resume that.
 
     STORE may be a list of stores in a text file. Both models are trained on its semantic tokens, which are added where
@@ -113,8 +161,9 @@ def voice(path: StoragePath, out: Path, as_json: bool, samples: int, codes: int 
         given |= {"max_steps": steps} if steps else {"max_epochs": EPOCHS[stage]}
     by_stage = {stage: without_none(given) for stage, given in stages.items()}
     config = VoiceConfig(store=path, out=out, options=without_none(options), stages=by_stage, samples=samples)
+    train = None if gpus is None else partial(_train_stage, gpus, quiet=as_json)
     with TrainProgress(quiet=as_json) as progress:
-        summary = train_voice(config, lambda: _add_codes(config, codes, as_json), progress)
+        summary = train_voice(config, lambda: _add_codes(config, codes, as_json), progress, train)
     if as_json:
         output.print_json(summary)
         return
@@ -122,6 +171,13 @@ def voice(path: StoragePath, out: Path, as_json: bool, samples: int, codes: int 
         print_run(summary[stage])
     for said in summary["samples"]:
         output.print_line(f"{said.get('file', said.get('failed'))}: {said['text']}")
+
+
+def _train_stage(gpus: int, run: RunConfig, given: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Train one stage of a voice in one process for each GPU."""
+    from headrace.cli.launched_run import run_on_gpus
+
+    return run_on_gpus(gpus, run.store, run.out, {name: value for name, value in given.items() if value}, quiet=quiet)
 
 
 def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:

@@ -33,6 +33,8 @@ class HeadraceError(Exception):
     """Base of every error that Headrace reports to a person without a traceback."""
 
     exit_code = 1
+    restart_helps = False
+    """Whether the same command may succeed if it is started again, without anybody having done anything."""
 
     def __init__(self, message: str, *details: str) -> None:
         self.message = without_secrets(message)
@@ -80,6 +82,8 @@ class RunError(HeadraceError):
 
 class Interrupted(HeadraceError):
     """A signal stopped the work. Nothing that was sealed is lost."""
+
+    restart_helps = True
 
 
 class Rejected(HeadraceError):

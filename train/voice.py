@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,12 @@ from headrace.store.reader import Store
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
-from headrace.train import distributed
 from headrace.train.checkpoints import trained_models, upstream_files
-from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import STAGES, RunConfig
 from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.trainer import loop
-from headrace.train.trainer.run_folder import CHECKPOINTS
 
 FILE = "voice.json"
 SAMPLE_SECONDS = 4.0
@@ -67,11 +65,18 @@ class VoiceConfig:
         return {**end, **self.options, **self.stages.get(stage, {}), "stage": stage}
 
 
-def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Observer) -> dict[str, Any]:
+def train_voice(
+    config: VoiceConfig,
+    add_codes: Callable[[], None],
+    observer: Observer,
+    train: Callable[[RunConfig, Mapping[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Train both models of a voice and speak with them, or continue to do so.
 
     Args:
         add_codes: adds `semantic` to the store; called if that lacks it.
+        train: starts or resumes the run of a stage with the options given now, and returns its summary. None trains in
+            this process.
     Returns:
         The summaries of both runs, and of the samples.
     Raises:
@@ -79,8 +84,8 @@ def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Ob
         RunError: another command is writing `out`, or it was begun with other options.
         Interrupted: SIGTERM or SIGINT came; the same command continues.
     """
-    if distributed.world_size() > 1:
-        raise UsageError("A voice is trained by one process: train each stage by train run on several.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("train voice starts its processes itself: run it once, with --gpus.")
     runs = {stage: config.run(stage) for stage in STAGES}
     _check_folder(config.out)
     make_folder(config.out)
@@ -92,7 +97,8 @@ def train_voice(config: VoiceConfig, add_codes: Callable[[], None], observer: Ob
         _check_codebook(runs["sovits"], store)
         numbers = _spoken_utterances(store, config.samples)
         _write_json(config.out / FILE, {"store": _absolute(config.store), "utterance": str(store.ids[numbers[0]])})
-        summaries = {stage: _train(run, config.given(stage), observer) for stage, run in runs.items()}
+        train = train or partial(_train, observer)
+        summaries = {stage: train(run, config.given(stage)) for stage, run in runs.items()}
         samples = [_speak(config, runs["sovits"], store, number, observer) for number in numbers]
     return {
         "voice": str(config.out),
@@ -147,14 +153,11 @@ def _check_codebook(config: RunConfig, store: Store) -> None:
         raise UsageError(f"The codes of {store.path} are not known to be those of {config.model.init}: {again}.")
 
 
-def _train(config: RunConfig, given: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
+def _train(observer: Observer, config: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """Start a run, or resume it with the options that are given now, and return its summary."""
     observer.log(f"{config.model.stage}: {config.out}")
     try:
-        if Checkpoints(config.out / CHECKPOINTS).steps():
-            summary = loop.resume(config.out, {**given, "store": config.store}, observer)
-        else:
-            summary = loop.start(config, observer)
+        summary = loop.start_or_resume(config, {**given, "store": config.store}, observer)
     except Interrupted as error:
         done, _, _ = error.message.partition(" Continue with")
         raise Interrupted(f"{done} The same command continues.") from error

@@ -4,14 +4,14 @@ Without a launcher such as torchrun there is one process, and nothing is exchang
 """
 
 from headrace.train.distributed.collectives import all_gather, all_reduce, all_reduce_gradients, broadcast_buffers
-from headrace.train.distributed.process_group import local_rank, process_group, rank, world_size
+from headrace.train.distributed.process_group import cuda_device, process_group, rank, world_size
 
 __all__ = [
     "all_gather",
     "all_reduce",
     "all_reduce_gradients",
     "broadcast_buffers",
-    "local_rank",
+    "cuda_device",
     "process_group",
     "rank",
     "world_size",

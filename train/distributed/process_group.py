@@ -9,10 +9,16 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from headrace.train.launcher import slurm_group
+
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started into a group for the duration of this context."""
+    """Join the processes that a launcher started into a group for the duration of this context.
+
+    The launcher is that of `train run --gpus`, torchrun, or srun with several tasks. Without one there is one process.
+    """
+    os.environ |= slurm_group(os.environ)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -33,6 +39,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def local_rank() -> int:
-    """Return the number of this process on its machine, which is that of its device."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
+def cuda_device() -> int:
+    """Return the number of this process's CUDA device, among those that it sees.
+
+    A launcher shows each process all devices of the machine, or as `srun --gpus-per-task=1` only its own.
+    """
+    number = int(os.environ.get("LOCAL_RANK", "0")) if dist.is_initialized() else 0
+    return number % max(1, torch.cuda.device_count())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import torch
 
 from headrace.store.errors import UsageError
@@ -20,18 +22,31 @@ def choose_device(requested: str) -> tuple[torch.device, str]:
     Args:
         requested: auto, cpu or cuda.
     Raises:
-        UsageError: CUDA was requested and there is none.
+        UsageError: CUDA was requested and there is none; or two processes have the same device.
     """
-    available, number = torch.cuda.is_available(), distributed.local_rank()
+    available, number = torch.cuda.is_available(), distributed.cuda_device()
     if requested == "cuda" and not available:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")
     on_cuda = requested == "cuda" or (requested == "auto" and available)
-    if on_cuda and number >= torch.cuda.device_count():
-        raise UsageError(f"Process {number} of this machine has no CUDA device: start {torch.cuda.device_count()}.")
     if on_cuda:
         torch.cuda.set_device(number)
+        _check_own_device(number)
     device = torch.device("cuda", number) if on_cuda else torch.device("cpu")
     return device, f"{'a' if available else 'no'} CUDA device is there" if requested == "auto" else "asked for"
+
+
+def _check_own_device(number: int) -> None:
+    """Raise UsageError on every rank if two have the same CUDA device: NCCL cannot connect them."""
+    here = socket.gethostname(), str(torch.cuda.get_device_properties(number).uuid)
+    ranks: dict[tuple[str, str], list[int]] = {}
+    for rank, device in enumerate(distributed.all_gather(here)):
+        ranks.setdefault(device, []).append(rank)
+    for (host, _), sharing in ranks.items():
+        if len(sharing) > 1:
+            raise UsageError(
+                f"Ranks {' and '.join(map(str, sharing))} have the same GPU of {host}: start as many processes on a "
+                "machine as it has GPUs."
+            )
 
 
 def choose_batch_frames(requested: int, device: torch.device) -> tuple[int, str]:

@@ -62,6 +62,24 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
         return _train(Run(config, state, observer))
 
 
+def start_or_resume(
+    config: RunConfig, given: Mapping[str, Any], observer: Observer | None = None
+) -> dict[str, Any] | None:
+    """Continue the run in `config.out` if it has a checkpoint, and start it otherwise.
+
+    Args:
+        config: the run to start.
+        given: options to change in the run that is continued, by name.
+    Returns, Raises:
+        As `start` and `resume`.
+    """
+    with distributed.process_group():
+        # The first rank decides: on a shared disk the others may not see yet what it sees.
+        if distributed.all_gather(bool(Checkpoints(config.out / CHECKPOINTS).steps()))[0]:
+            return resume(config.out, given, observer)
+        return start(config, observer)
+
+
 def _newest_checkpoint(out: Path, observer: Observer) -> dict[str, Any] | None:
     """Load the newest intact checkpoint of a run; None if it has none yet. Logs which newer ones are damaged."""
     checkpoints = Checkpoints(out / CHECKPOINTS)

@@ -15,6 +15,7 @@ from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
+from headrace.train.launcher import launched_elastically
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.stage import check_ids
@@ -133,9 +134,9 @@ class Run:
 
     def interruption_message(self, number: Signals) -> str:
         """Return what to tell the user when a signal stops the run."""
-        return (
-            f"{number.name} came: stopped after step {self.step}, saved {self.checkpoints.path(self.step)}. "
-            f"Continue with: train run {self.config.store} --out {self.config.out} --resume"
+        command = f"train run {self.config.store} --out {self.config.out} --resume"
+        return f"{number.name} came: stopped after step {self.step}, saved {self.checkpoints.path(self.step)}. " + (
+            "The same command continues." if launched_elastically() else f"Continue with: {command}"
         )
 
     def summary(self) -> dict[str, Any]:
