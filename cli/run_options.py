@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from headrace.cli.options import COUNT, FILE, POSITIVE, Number, option
-from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, STAGES
+from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, REDUCTIONS, STAGES
 
 NOT_NEGATIVE = click.IntRange(0)
 
@@ -137,6 +137,19 @@ _OPTIONS = {
         metavar="STEPS",
         show_default="500",
         help="Validate after every so many steps; 0 turns validation off.",
+    ),
+    "reduce": option(
+        "--reduce",
+        type=click.Choice(REDUCTIONS),
+        show_default="fp32",
+        help="Sum gradients over processes in this format.",
+    ),
+    "check_weights_every": option(
+        "--check-weights-every",
+        type=NOT_NEGATIVE,
+        metavar="STEPS",
+        show_default="500",
+        help="Check that all processes have the same weights after every so many steps.",
     ),
     "samples": option(
         "--samples",

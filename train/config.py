@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 BALANCES = ("speaker", "language")
 OPTIMIZERS = ("scaled_adam", "adamw")
 CODEBOOKS = ("store", "own")
+REDUCTIONS = ("fp32", "bf16", "fp16")
 DEFAULT_SAMPLES = 2
 """Utterances that each validation synthesises for TensorBoard where `samples` is not given."""
 
@@ -188,12 +189,29 @@ class MonitoringConfig:
         _check_not_negative(self, "samples", "profile")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """What the processes of a run exchange. One process exchanges nothing."""
+
+    reduce: str = "fp32"
+    """`fp32`, `bf16` or `fp16`: gradients are summed over processes in this format. Half the bits take half the time
+    on a slow network, and leave gradients less exact."""
+    check_weights_every: int = 500
+    """Steps between checks that all processes have the same weights; there is one before each checkpoint too. 0 for
+    none but these."""
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "reduce", REDUCTIONS)
+        _check_not_negative(self, "check_weights_every")
+
+
 SECTIONS = {
     "model": ModelConfig,
     "data": DataConfig,
     "optim": OptimConfig,
     "compute": ComputeConfig,
     "schedule": ScheduleConfig,
+    "distributed": DistributedConfig,
     "monitoring": MonitoringConfig,
 }
 KEPT_FOR_LIFE = ("model", "data", "optim")
@@ -231,6 +249,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     compute: ComputeConfig = ComputeConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    distributed: DistributedConfig = DistributedConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 
     def __post_init__(self) -> None:
