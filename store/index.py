@@ -19,11 +19,13 @@ from headrace.store.arrays.array_reader import load_array, verified_block_checks
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity import checksummed_metadata
 from headrace.store.names import check_names
-from headrace.store.schema import digest
+from headrace.store.schema import Reject, digest
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import UTTERANCES, write_array, write_group, write_strings
 
 NAMES = ("id", "speaker", "language")
+COLUMNS = ("frames", "phones_n", "aligned")
+"""Columns of integers that every part has."""
 REMEDY = "run store repair, which derives the index again"
 _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
 
@@ -108,12 +110,12 @@ def _check_seal(seal: Mapping[str, Any]) -> None:
     counts, checksums, columns = (seal["utterances"], seal["frames"]), seal["crc32c"], seal["columns"]
     strings = [seal["inputs"], *checksums.values(), *columns, *seal["features"].values()]
     for reject in seal["rejects"]:
-        strings += [reject["id"], reject["stage"], reject["reason"]]
+        Reject.from_json(reject)
     if not all(type(count) is int and 0 <= count < 1 << 48 for count in counts):
         raise ValueError("its counts are not whole numbers")
     if not all(isinstance(text, str) for text in strings):
         raise ValueError("it holds something else than text")
-    if "frames" not in columns or not checksums.keys() >= {*columns, *STRINGS, *seal["features"]}:
+    if not {*COLUMNS} <= {*columns} or not checksums.keys() >= {*columns, *STRINGS, *seal["features"]}:
         raise ValueError("checksums are missing")
 
 
@@ -169,7 +171,7 @@ def _read(root: StoragePath, attributes: Mapping[str, Any], check: bool) -> Inde
         if array.shape != (bounds[-1],) or array.dtype != np.int32:
             found = f"{array.dtype}{array.shape}"
             raise DamagedStore(f"{folder / name} is {found}, index/bounds says int32{(int(bounds[-1]),)}: {REMEDY}.")
-    _check_ends(root, parts, bounds)
+    _check_ends(root, parts, bounds, columns)
     read_later = partial(_read_later, root, attributes, parts.tolist(), np.diff(bounds), check)
     return Index(
         parts=parts,
@@ -195,7 +197,7 @@ def _check_bounds(folder: StoragePath, parts: np.ndarray, bounds: np.ndarray) ->
         raise DamagedStore(f"{folder / 'bounds'} does not say which utterances belong to {len(parts)} parts: {REMEDY}.")
 
 
-def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray) -> None:
+def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray, columns: Sequence[str]) -> None:
     """Compare the seals of the first and the last part with the index: those of all parts would take seconds."""
     ends = sorted({0, len(parts) - 1}) if len(parts) else []
     for part, seal in zip(ends, read_seals(root, [int(parts[part]) for part in ends]), strict=True):
@@ -205,6 +207,8 @@ def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray) -> Non
                 f"{root / 'index'} has {count} utterances of part {parts[part]:05d}, its seal has {seal['utterances']}"
             )
             raise DamagedStore(f"{what}: {REMEDY}.")
+        if seal["columns"] != columns:
+            raise DamagedStore(f"{root / 'index'} has other columns than part {parts[part]:05d}: {REMEDY}.")
 
 
 def _read_later(

@@ -92,7 +92,7 @@ def read(root: StoragePath) -> tuple[list[Reject], int]:
 def sealed(root: StoragePath, numbers: Sequence[int]) -> list[Reject]:
     """Return the rejects in the seals of some parts. Raises DamagedStore if a seal cannot be read."""
     seals = index.read_seals(root, numbers)
-    return [Reject(each["id"], each["stage"], each["reason"]) for seal in seals for each in seal["rejects"]]
+    return [Reject.from_json(each) for seal in seals for each in seal["rejects"]]
 
 
 def derived(root: StoragePath) -> bytes:
@@ -134,11 +134,9 @@ def _lines(rejects: Iterable[Reject]) -> bytes:
 
 def _parse(line: bytes) -> Reject | None:
     try:
-        found = json_text.parse(line)
-        reject = Reject(found["id"], found["stage"], found["reason"])
+        return Reject.from_json(json_text.parse(line))
     except (ValueError, KeyError, TypeError):
         return None
-    return reject if all(isinstance(text, str) for text in (reject.id, reject.stage, reject.reason)) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,20 @@ class Reject:
             escaped = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
             object.__setattr__(self, "reason", "".join(escaped))
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Reject:
+        """Return the reject that an object of JSON describes.
+
+        Raises:
+            KeyError, TypeError, ValueError: it describes none.
+        """
+        name, stage, reason = data["id"], data["stage"], data["reason"]
+        if not (isinstance(name, str) and isinstance(reason, str)):
+            raise ValueError("a reject holds something else than text")
+        if stage not in get_args(Stage):
+            raise ValueError(f"there is no stage {str(stage)[:40]!r} of rejects")
+        return cls(name, stage, reason)
+
     def to_json(self) -> str:
         """Return the reject as a line of `rejects.jsonl`."""
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)

@@ -49,7 +49,7 @@ def read(root: StoragePath) -> ScanRecord:
     try:
         attributes = checksummed_metadata.read(root / FILE)["attributes"]
         listed = attributes["listed"]
-        found = tuple(Reject(each["id"], each["stage"], each["reason"]) for each in attributes["rejects"])
+        found = tuple(Reject.from_json(each) for each in attributes["rejects"])
         if type(listed) is not int or listed < len(found):
             raise ValueError(f"listed is {str(listed)[:40]!r}")
         return ScanRecord(listed, found)
