@@ -111,9 +111,10 @@ def _saved_config(out: Path, state: Mapping[str, Any] | None, observer: Observer
 def _train(run: Run) -> dict[str, Any] | None:
     schedule, steps = run.config.schedule, 0 if distributed.rank() else run.config.monitoring.profile
     profiling = profile_steps(run.config.out, steps, run.observer.log)
-    with run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop:
+    with run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
         while not run.finished:
             run.train_step()
+            run.saving.check()
             profile_step()
             if run.finished or run.is_due(schedule.validate_every):
                 run.validate()
@@ -122,6 +123,7 @@ def _train(run: Run) -> dict[str, Any] | None:
             if run.finished or caught or run.is_due(schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:
+                run.saving.wait()
                 raise Interrupted(run.interruption_message(caught[0]))
     return run.summary() if distributed.rank() == 0 else None
 

@@ -10,6 +10,7 @@ import torch
 
 from headrace.store.errors import RunError
 from headrace.train import distributed
+from headrace.train.checkpoints.background import BackgroundCheckpoints
 from headrace.train.checkpoints.checkpoint import Checkpoints, random_state, set_random_state
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch, amounts
@@ -50,6 +51,7 @@ class Run:
         self.validator = Validator(setup, samples, self.observer)
         self.bad_updates = BadUpdates(self.stage, self.quarantine, self.device, self.observer)
         self.checkpoints = Checkpoints(config.out / "checkpoints")
+        self.saving = BackgroundCheckpoints(self.checkpoints)
         self.recorder.open(self.config, self.step)
         self.stream = setup.stream(position)
         self.observer.started(self.step, self._last_step(), self.stage.tracked_metrics)
@@ -114,7 +116,11 @@ class Run:
         self._follow_validation(values[self.stage.tracked_metrics[0]])
 
     def save(self) -> None:
-        """Save a checkpoint: the random state of all ranks, all else of the first one."""
+        """Begin to save a checkpoint: the random state of all ranks, all else of the first one.
+
+        Raises:
+            RunError: the one before it could not be written.
+        """
         random = distributed.all_gather(random_state())
         if distributed.rank():
             return
@@ -129,8 +135,7 @@ class Run:
             "config": self.config.to_json(),
             "codebook": self.stage.codebook,
         }
-        self.recorder.sync()
-        self.checkpoints.save(self.step, state, best=self.plateau.best_step)
+        self.saving.save(self.step, state, best=self.plateau.best_step, before=self.recorder.sync)
 
     def interruption_message(self, number: Signals) -> str:
         """Return what to tell the user when a signal stops the run."""

@@ -8,18 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from threading import Event
 
 import pytest
 
 from headrace.store.errors import RunError
+from headrace.train.checkpoints import checkpoint
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import SECTION_OF, RunConfig
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop
-from tests.helpers.full_disk import full_disk
 from tests.helpers.runs import assert_same_run, untimed_lines
 from tests.helpers.training_store import Silent, build
 
@@ -165,18 +166,48 @@ def damage(checkpoints: Checkpoints) -> None:
 
 
 def test_a_full_disk_at_a_checkpoint(corpus, kind, undisturbed, tmp_path, monkeypatch):
-    out, save = tmp_path / "run", Checkpoints.save
+    out, whole_file = tmp_path / "run", checkpoint.atomic_file
 
-    def save_on_a_full_disk(self, step, *arguments, **named):
-        with full_disk() if step == 2 * EVERY else nullcontext():
-            return save(self, step, *arguments, **named)
+    @contextmanager
+    def on_a_full_disk(target):
+        if target.name == f"step-{2 * EVERY:08d}.pt":
+            with Path("/dev/full").open("wb") as file:
+                yield file
+            return
+        with whole_file(target) as file:
+            yield file
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_on_a_full_disk)
-        with pytest.raises(RunError, match="File too large"):
+        patch.setattr(checkpoint, "atomic_file", on_a_full_disk)
+        with pytest.raises(RunError, match=r"No space left on device.*step 4 is the newest there is; make room"):
             loop.start(config(corpus, out, kind), Silent())
     assert Checkpoints(out / "checkpoints").steps() == [EVERY]
     loop.resume(out, {}, Silent())
+    assert_same_run(out, undisturbed, steps=STEPS)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(corpus, kind, undisturbed, tmp_path, monkeypatch):
+    """Its state is that of its step, though the weights have changed since: the run that continues there is the same.
+    And the run does not end before the last one is whole."""
+    out, save, three_steps_on, written = tmp_path / "run", Checkpoints.save, Event(), []
+
+    class Observer(Silent):
+        def recorded(self, record):
+            super().recorded(record)
+            if record["step"] == EVERY + 3:
+                three_steps_on.set()
+
+    def slow_save(self, step, *arguments, **named):
+        assert three_steps_on.wait(60)
+        time.sleep(0.05 if step > EVERY else 0)
+        written.append(save(self, step, *arguments, **named))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", slow_save)
+        loop.start(config(corpus, out, kind).with_options(max_steps=EVERY + 3), Observer())
+    assert [path.name for path in written] == ["step-00000004.pt", "step-00000007.pt"]
+    written[1].unlink()
+    loop.resume(out, {"max_steps": STEPS}, Silent())
     assert_same_run(out, undisturbed, steps=STEPS)
 
 

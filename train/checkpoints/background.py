@@ -1,0 +1,112 @@
+"""Checkpoints that are written while training goes on.
+
+The state of a run is copied to the memory of the host, which is all that a step waits for. A thread writes the copy:
+one checkpoint at a time, and the last one is waited for when the run ends.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from headrace.train.checkpoints.checkpoint import Checkpoints
+
+
+class BackgroundCall:
+    """A thread that makes one call at a time. It does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._thread: Thread | None = None
+        self._fault: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call has not yet returned."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, call: Callable[[], object]) -> None:
+        """Make a call, once the one before it has returned. Raises what that one raised."""
+        self.wait()
+        self._thread = Thread(target=self._run, args=(call,), name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what the last call raised, if it has returned. Once."""
+        if not self.busy:
+            fault, self._fault, self._thread = self._fault, None, None
+            if fault is not None:
+                raise fault
+
+    def wait(self) -> None:
+        """Wait until the last call has returned. Raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def _run(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as fault:  # noqa: BLE001 - it is raised by the thread that checks or waits
+            self._fault = fault
+
+
+class BackgroundCheckpoints:
+    """Saves checkpoints in a thread. Use it in a `with` statement: the last one is whole when that ends."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._writing = BackgroundCall()
+
+    def save(self, step: int, state: dict[str, Any], *, best: int, before: Callable[[], None]) -> None:
+        """Copy a state, and begin to write it as `Checkpoints.save` does, when the checkpoint before it is written.
+
+        Args:
+            before: is called by the thread first; what it raises is raised as a failure to write.
+        Raises:
+            RunError: the one before it could not be written.
+        """
+        self._writing.wait()
+        copied = copied_to_host(state)
+
+        def write() -> None:
+            before()
+            self._checkpoints.save(step, copied, best=best)
+
+        self._writing.start(write)
+
+    def check(self) -> None:
+        """Raise RunError if the last checkpoint could not be written. Does not wait for it."""
+        self._writing.check()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written. Raises RunError if it could not be."""
+        self._writing.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.wait()
+            return
+        with suppress(Exception):  # the first error is the one to report
+            self.wait()
+
+
+def copied_to_host(state: Any) -> Any:
+    """Return a copy of nested dicts, lists and tuples of tensors, all on the CPU, that shares no memory with them."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        copied = copy.copy(state)  # keeps the type, and the versions of modules that a state of theirs carries
+        copied.update({key: copied_to_host(value) for key, value in state.items()})
+        return copied
+    if isinstance(state, list | tuple):
+        return type(state)(copied_to_host(value) for value in state)
+    return state
