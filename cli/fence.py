@@ -92,7 +92,8 @@ def report_bug(error: BaseException) -> int:
         where = f"Please report it with {write_bug_report(error)}."
     except OSError as failure:
         where = f"No report could be written: {failure.strerror}."
-    output.print_error(f"This is a bug in Headrace: {type(error).__name__}: {_first_line(error)[:200]}. {where}")
+    fault = f"{type(error).__name__}: {_first_line(error)[:200]}"
+    output.print_error(f"This is a bug in Headrace: {fault}. {where}", of=output.rank_of(error))
     return BUG_EXIT
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from headrace.store.errors import HeadraceError
+from headrace.store.errors import HeadraceError, RankFailed
 from headrace.store.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -116,12 +116,14 @@ def report_error(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as `| head` closes it
         return 1
+    if isinstance(error, RankFailed):
+        return error.exit_code  # the process that failed has said why
     found = _explain(error)
     if not found:
         return 0
     if isinstance(error, OSError) and not error.filename:
         _drop_output()
-    print_error(*found)
+    print_error(*found, of=rank_of(error))
     return error.exit_code if isinstance(error, HeadraceError) else 1
 
 
@@ -163,10 +165,19 @@ def _environment(error: OSError) -> str:
     return f"{error.strerror or error}{where}."
 
 
-def print_error(message: str, *details: str) -> None:
-    """Print an error on stderr: a message of one line, and further lines that are indented."""
+def rank_of(error: BaseException) -> str:
+    """Return which process of several an error is of, as it is noted on the error; empty if it is the only one."""
+    return next((note for note in getattr(error, "__notes__", ()) if note.startswith("rank ")), "")
+
+
+def print_error(message: str, *details: str, of: str = "") -> None:
+    """Print an error on stderr: a message of one line, and further lines that are indented.
+
+    Args:
+        of: the process that has the error, of several.
+    """
     with contextlib.suppress(OSError):  # the exit code is told in any case
-        click.echo(f"Error: {printable(without_secrets(message))}", err=True)
+        click.echo(f"Error{f' ({of})' if of else ''}: {printable(without_secrets(message))}", err=True)
         for line in details:
             click.echo(f"  {printable(without_secrets(line))}", err=True)
 

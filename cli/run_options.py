@@ -151,6 +151,13 @@ _OPTIONS = {
         show_default="500",
         help="Check that all processes have the same weights after every so many steps.",
     ),
+    "rank_timeout": option(
+        "--rank-timeout",
+        type=POSITIVE,
+        metavar="SECONDS",
+        show_default="60",
+        help="End the job when one of its processes makes no progress for so long.",
+    ),
     "samples": option(
         "--samples",
         type=NOT_NEGATIVE,

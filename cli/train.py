@@ -88,6 +88,7 @@ def _run(path: StoragePath, out: Path, resume: bool, given: dict[str, Any], *, q
     # Set before torch is loaded: idle OpenMP threads must not spin. Beside another busy process on two cores, a step
     # takes 5.1 s with spinning threads and 0.9 s with sleeping ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of connections to a process that has ended: C++ stacks
 
     from headrace.cli.run_progress import TrainProgress
     from headrace.train.config import RunConfig

@@ -9,6 +9,7 @@
     │   └── RecipeMismatch    features were made by another recipe than the reader needs
     ├── StorageError          a bucket refuses, or does not answer despite retries
     ├── RunError              a training run cannot start or continue
+    ├── RankFailed            another process of a training run failed, and has said why
     ├── Interrupted           a signal stopped the work; nothing sealed was lost
     └── Rejected              one utterance cannot be used, while the others can
 
@@ -78,6 +79,24 @@ class StorageError(HeadraceError):
 
 class RunError(HeadraceError):
     """A training run cannot start or continue."""
+
+
+class RankFailed(HeadraceError):
+    """Another process of a training run failed. The message is what that one has printed."""
+
+    restart_helps = True
+    """As far as this process knows: the one that failed knows better."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """
+        Args:
+            exit_code: of that process, which all others end with too.
+        """
+        super().__init__(message)
+        self.exit_code = exit_code or 1
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:  # type: ignore[override]
+        return type(self), (self.message, self.exit_code)
 
 
 class Interrupted(HeadraceError):

@@ -199,10 +199,15 @@ class DistributedConfig:
     check_weights_every: int = 500
     """Steps between checks that all processes have the same weights; there is one before each checkpoint too. 0 for
     none but these."""
+    rank_timeout: float = 60.0
+    """Seconds without progress after which a process stands still, and the job ends; ten times the usual step, if that
+    is longer. A start, a validation and a checkpoint may take ten times as long."""
 
     def __post_init__(self) -> None:
         _check_choice(self, "reduce", REDUCTIONS)
         _check_not_negative(self, "check_weights_every")
+        if self.rank_timeout <= 0:
+            raise UsageError(f"rank_timeout is {self.rank_timeout}; it must be greater than 0.")
 
 
 SECTIONS = {

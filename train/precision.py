@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from headrace.store.errors import UsageError
 from headrace.train import distributed
+from headrace.train.distributed.phases import OPTIMISER, PHASES
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FP32_STEPS = 500
@@ -104,6 +105,13 @@ class Precision:
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         distributed.all_reduce_gradients(parameters)
+        with PHASES.enter(OPTIMISER):
+            return self._update(optimizer, parameters, limit)
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: Tensor | float
+    ) -> StepResult:
+        """Clip summed gradients and update the weights, as `step` says."""
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         usual, exploded = _update_usual_norm(optimizer.param_groups[0], norm)

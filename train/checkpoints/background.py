@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.distributed.phases import PHASES, SAVING
 
 
 class BackgroundCall:
@@ -86,7 +87,8 @@ class BackgroundCheckpoints:
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written. Raises RunError if it could not be."""
-        self._writing.wait()
+        with PHASES.enter(SAVING):
+            self._writing.wait()
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ Without a launcher such as torchrun there is one process, and nothing is exchang
 """
 
 from headrace.train.distributed.collectives import all_gather, all_reduce, all_reduce_gradients, broadcast_buffers
-from headrace.train.distributed.process_group import cuda_device, process_group, rank, world_size
+from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
 
 __all__ = [
     "all_gather",
@@ -14,5 +14,6 @@ __all__ = [
     "cuda_device",
     "process_group",
     "rank",
+    "watch",
     "world_size",
 ]

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.distributed.process_group import world_size
 
 T = TypeVar("T")
@@ -26,7 +27,8 @@ def all_reduce(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     x = x.clone()
-    dist.all_reduce(x)
+    with PHASES.enter(REDUCING):
+        dist.all_reduce(x)
     return x
 
 
@@ -35,7 +37,8 @@ def all_gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with PHASES.enter(REDUCING):
+        dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
 
 
@@ -58,13 +61,15 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def broadcast_buffers(module: nn.Module) -> None:
     """Copy the buffers of rank 0 to every rank: state that is learnt without gradients, such as a codebook."""
     if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+        with PHASES.enter(REDUCING):
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
 
 def _sum_in_place(tensors: list[Tensor]) -> None:
     """Replace tensors by their sums over ranks, in one collective operation."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
+    with PHASES.enter(REDUCING):
+        dist.all_reduce(flat)
     for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(summed.view_as(tensor))

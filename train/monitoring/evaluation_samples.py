@@ -32,6 +32,7 @@ from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.data.training_data import TrainingData
+from headrace.train.distributed.phases import PHASES
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
@@ -173,6 +174,7 @@ class SampleWriter:
         """
         samples = []
         for number in self._numbers:
+            PHASES.beat()
             with preserved_random_state(self._device):
                 torch.manual_seed(0)
                 samples.append(self._sample(int(number)))

@@ -8,6 +8,7 @@ RUN/
   tensorboard/      curves, audio and pictures, with --tensorboard
   curves.png        drawn at the end
   profile.txt       time by operation, and trace.json, with --profile
+  hangs/            stacks of all ranks at a step at which one stood still
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from headrace.store.errors import Interrupted, RunError, UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig, config_path, read_config, resumed
+from headrace.train.distributed.phases import PHASES, TRAINING
 from headrace.train.monitoring.observer import CompositeObserver, Observer
 from headrace.train.trainer.profiling import profile_steps
 from headrace.train.trainer.run import Run
@@ -111,7 +113,8 @@ def _saved_config(out: Path, state: Mapping[str, Any] | None, observer: Observer
 def _train(run: Run) -> dict[str, Any] | None:
     schedule, steps = run.config.schedule, 0 if distributed.rank() else run.config.monitoring.profile
     profiling = profile_steps(run.config.out, steps, run.observer.log)
-    with run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
+    working = PHASES.enter(TRAINING)
+    with working, run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
         while not run.finished:
             run.train_step()
             run.saving.check()

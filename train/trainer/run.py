@@ -16,6 +16,7 @@ from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
+from headrace.train.distributed.phases import COMPUTING, PHASES, READING, SAVING, SYNCHRONISING, VALIDATING
 from headrace.train.launcher import launched_elastically
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.observer import Observer
@@ -24,6 +25,7 @@ from headrace.train.trainer.bad_updates import BadUpdates
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
 from headrace.train.trainer.recorder import RunRecorder
+from headrace.train.trainer.run_folder import HANGS
 from headrace.train.trainer.setup import set_up
 from headrace.train.trainer.validation import Validator
 
@@ -54,6 +56,8 @@ class Run:
         self.saving = BackgroundCheckpoints(self.checkpoints)
         self.recorder.open(self.config, self.step)
         self.stream = setup.stream(position)
+        PHASES.step = self.step
+        distributed.watch(config.distributed.rank_timeout, config.out / HANGS, self.device)
         self.observer.started(self.step, self._last_step(), self.stage.tracked_metrics)
 
     @property
@@ -76,7 +80,10 @@ class Run:
         batches, wait = self._next_batches()
         precision = self._begin_step()
         microbatches = self.stage.microbatches.splits
-        values = metrics.to_floats(self.stage.step(batches))  # this synchronises with the device
+        with PHASES.enter(COMPUTING):
+            terms = self.stage.step(batches)
+        with PHASES.enter(SYNCHRONISING):
+            values = metrics.to_floats(terms)  # this synchronises with the device
         self.step += 1
         if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
@@ -98,11 +105,13 @@ class Run:
             **utterances,
         )
         self.bad_updates.check_divergence(self.step, values)
+        PHASES.finish_step(self.step, time.perf_counter() - start)
 
     def validate(self) -> None:
         """Validate and record the losses; then note the best step, and grow batches where that is due."""
         start = time.perf_counter()
-        values = self.validator.validate(self.step)
+        with PHASES.enter(VALIDATING):
+            values = self.validator.validate(self.step)
         if not values:
             return
         self.recorder.record(
@@ -135,7 +144,8 @@ class Run:
             "config": self.config.to_json(),
             "codebook": self.stage.codebook,
         }
-        self.saving.save(self.step, state, best=self.plateau.best_step, before=self.recorder.sync)
+        with PHASES.enter(SAVING):
+            self.saving.save(self.step, state, best=self.plateau.best_step, before=self.recorder.sync)
 
     def interruption_message(self, number: Signals) -> str:
         """Return what to tell the user when a signal stops the run."""
@@ -212,7 +222,8 @@ class Run:
         epoch, wait = self.stream.position.epoch, 0.0
         batches: list[Batch] = []
         while len(batches) < self._batches_per_update and self.stream.position.epoch == epoch:
-            batch = next(self.stream)
+            with PHASES.enter(READING):
+                batch = next(self.stream)
             wait += self.stream.wait_s
             check_ids(self.stage, self.data.store, batch)
             batches.append(self.quarantine.without_quarantined(batch))

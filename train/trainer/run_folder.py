@@ -15,6 +15,7 @@ from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import config_path, read_config
 
 CHECKPOINTS = "checkpoints"
+HANGS = "hangs"
 
 
 @contextmanager
@@ -52,6 +53,7 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
             _check(out, resume)  # another run may just have begun and ended here
             clear_drafts(out)
             clear_drafts(out / CHECKPOINTS)
+            clear_drafts(out / HANGS)
             try:
                 yield
             finally:

@@ -9,6 +9,7 @@ from torch import Tensor
 from headrace.store.errors import StoreError
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.batch_reader import read_batch
+from headrace.train.distributed.phases import PHASES
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.evaluation_samples import SampleWriter
 from headrace.train.monitoring.observer import Observer
@@ -36,6 +37,7 @@ class Validator:
         """
         setup, sums = self._setup, dict[str, Tensor]()
         for numbers in self._batches:
+            PHASES.beat()
             batch = read_batch(setup.data.store, setup.stage.features, numbers)
             check_ids(setup.stage, setup.data.store, batch)
             for name, value in setup.stage.validate(batch.to(setup.device)).items():
