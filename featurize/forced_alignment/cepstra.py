@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from headrace.featurize.spectral import reverberation
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 
-WINDOW_S, STEP_S = 0.025, 0.01
+WINDOW_S, STEP_S = 0.025, reverberation.FRAME_S
 BANDS, COEFFICIENTS = 40, 13
 CHANNELS = 3 * COEFFICIENTS
 HIGHEST_HZ = 8000
@@ -44,11 +45,15 @@ class Cepstra:
         self.step = self._spectral.recipe.hop
         """Samples between frames."""
 
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        """Compute cepstra (T, D) float32 of a waveform (frames, hop) int16."""
-        _, mfcc = self._spectral.features(torch.tensor(wave.reshape(-1)))
+    def __call__(self, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute cepstra (T, D), and the power (T, reverberation.BANDS), of a waveform (frames, hop) int16.
+
+        Both are float32.
+        """
+        mel, mfcc = self._spectral.features(torch.tensor(wave.reshape(-1)))
         slope = _delta(mfcc.numpy())
-        return np.concatenate([mfcc.numpy(), slope, _delta(slope)], 1)
+        power = reverberation.in_bands(np.exp(2 * mel.numpy().astype(np.float64))).astype(np.float32)
+        return np.concatenate([mfcc.numpy(), slope, _delta(slope)], 1), power
 
 
 def _delta(x_TD: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
     wave --> cepstra, normalised by speaker --> phone models --> best path through the phones of the text --> times
 
 Stress and tone of phones are ignored, so that a small store has enough examples of each. A pause is possible at every
-punctuation mark, between words where the store knows them (`phone_word`), and at both ends.
+punctuation mark, between words where the store knows them (`phone_word`), and at both ends. What sounds after speech
+has ended, in recordings of reverberant rooms, is a pause: `rooms`.
 
 Shapes: P phones of an utterance, U units of its sequence, T frames of 10 ms, D channels, C classes of phones.
 """
@@ -20,10 +21,11 @@ import numpy as np
 
 from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
-from headrace.featurize.forced_alignment import cepstra, hmm
+from headrace.featurize.forced_alignment import cepstra, hmm, rooms
 from headrace.featurize.forced_alignment.cepstra import Cepstra
 from headrace.featurize.forced_alignment.gmm import Scorer, StateMixtures
 from headrace.featurize.forced_alignment.hmm import PAUSE, STATES
+from headrace.featurize.spectral import reverberation
 from headrace.featurize.text import symbols
 from headrace.featurize.text.symbols import TABLES
 from headrace.store.errors import StoreError, UsageError
@@ -71,7 +73,10 @@ class HmmAlign(Derived):
         class_of = phone_classes(phones for part in parts for phones in part.utterances("phones"))
         every = max(1, math.ceil(min(_hours(parts) / self.hours, 1e9)))
         utterances = read_utterances(parts, every, log)
-        speaker_moments = cepstra.normalise([one.x_TD for one in utterances], [one.speaker for one in utterances], {})
+        speakers = [one.speaker for one in utterances]
+        speaker_moments = cepstra.normalise([one.x_TD for one in utterances], speakers, {})
+        decays = rooms.decays((one.power_TK for one in utterances), speakers)
+        utterances = [without_room(one, decays) for one in utterances]
         chains = ((one.x_TD, unit_sequence(one, class_of).units) for one in utterances)
         fitting = [(x_TD, chain) for x_TD, chain in chains if hmm.fits(len(x_TD), chain)]
         if not fitting:
@@ -79,7 +84,7 @@ class HmmAlign(Derived):
         log(f"align learns {class_of.max()} phones from {len(fitting)} utterances")
         features, units = zip(*fitting, strict=True)
         models = hmm.train(features, units, int(class_of.max()) + 1, log)
-        return {**models.arrays(), **speaker_moments, "class_of": class_of}
+        return {**models.arrays(), **speaker_moments, **decays, "class_of": class_of}
 
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         model = StoreAligner(part)
@@ -121,7 +126,9 @@ class Utterance(NamedTuple):
     """The data of an utterance that the aligner uses."""
 
     x_TD: np.ndarray
-    """(T, D) float32."""
+    """(T, D) float32; up to the end of speech by `without_room`."""
+    power_TK: np.ndarray
+    """(T, K) float32 in the bands of `reverberation`, of the whole recording."""
     samples: int
     phones: np.ndarray
     """(P,) int16."""
@@ -134,7 +141,13 @@ def read_utterances(parts: Sequence[Part], every: int = 1, log: LearningLog = SI
     """Read every n-th utterance of some parts. Cepstra are not yet normalised."""
     make = Cepstra(parts[0].specs["wave"].recipe["sample_rate"])
     read = islice(chain.from_iterable(map(_read, log.each(parts, "parts read"))), 0, None, every)
-    return [Utterance(make(wave), wave.size, phones, words, speaker) for wave, phones, words, speaker in read]
+    return [Utterance(*make(wave), wave.size, phones, words, speaker) for wave, phones, words, speaker in read]
+
+
+def without_room(utterance: Utterance, learned: Mapping[str, np.ndarray]) -> Utterance:
+    """Return an utterance whose cepstra end with its speech. Others than those of `rooms.decays` stay as they are."""
+    frames = rooms.frames_of_speech(utterance.power_TK, len(utterance.phones), utterance.speaker, learned)
+    return utterance._replace(x_TD=utterance.x_TD[:frames])
 
 
 def _read(part: Part) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, str]]:
@@ -149,7 +162,8 @@ def _check_learned(learned: Mapping[str, np.ndarray]) -> None:
     mixtures = {"means": ("f", "S", "K", "D"), "variances": ("f", "S", "K", "D"), "weights": ("f", "S", "K")}
     learned_state.check(learned, "align", **mixtures, stay=("f", "S"), class_of=("i", "symbols"))
     moments = {name: ("f", 2, learned["means"].shape[2]) for name in learned if name.startswith(cepstra.SPEAKER)}
-    learned_state.check(learned, "align", **moments)
+    rates = {name: ("f", reverberation.BANDS) for name in learned if name.startswith(rooms.DECAY)}
+    learned_state.check(learned, "align", **moments, **rates)
     classes, channels = learned["class_of"], learned["means"].shape[2]
     counts = (symbols.FIRST_IPA_COUNT, len(SYMBOLS))
     known = len(classes) in counts and SOUNDLESS <= classes.min() <= classes.max() < len(learned["stay"]) / STATES
@@ -220,8 +234,9 @@ class StoreAligner:
         self._class_of = np.pad(learned["class_of"], (0, later), constant_values=UNKNOWN)
         self._models = StateMixtures.from_arrays(learned)
         self._score, self._step = Scorer(self._models), cepstra.recipe(rate).hop
-        self.utterances = read_utterances([part])
-        cepstra.normalise([one.x_TD for one in self.utterances], [one.speaker for one in self.utterances], learned)
+        read = read_utterances([part])
+        cepstra.normalise([one.x_TD for one in read], [one.speaker for one in read], learned)
+        self.utterances = [without_room(one, learned) for one in read]
 
     def has_unseen_phones(self, utterance: Utterance) -> bool:
         """Return whether a phone of the utterance was not in training."""
@@ -233,6 +248,8 @@ class StoreAligner:
         path = hmm.align(self._score(utterance.x_TD), units, self._models.stay)
         if path is None:
             return None
+        after = len(utterance.power_TK) - len(path)  # frames of the room alone: the pause at the end
+        path = np.append(path, np.full(after, STATES * len(units) - 1, path.dtype))
         visited, first = np.unique(path // STATES, return_index=True)
         bounds = np.append(first * self._step, utterance.samples)
         owners = phones[visited]

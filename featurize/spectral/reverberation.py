@@ -2,7 +2,8 @@
 
 After a voice stops, reverberation falls by the same number of dB in every second (Sabine 1922), in all bands of
 frequency. Speech itself does not: a voice falls within some hundredths of a second, and its bands one after the other.
-So a long fall in step is the room.
+So a long fall in step is the room. Knowing its rates, one can tell the room from the voice: what is no louder than the
+earlier sound has decayed to is the room (Lebart, Boucher and Denbigh 2001 predict late reverberation so).
 
 Shapes: T frames, K bands of frequency.
 """
@@ -31,6 +32,12 @@ RATES = (-150.0, -8.0)
 """Possible rates of a decay in dB per second: those of reverberation times from 0.4 to 7.5 s."""
 MAX_DEVIATION_DB, MAX_BAND_DEVIATION_DB = 3.5, 3.6
 """Standard deviations from the line that a decay has at most: of all bands together, and in half of the bands."""
+EARLIER = (10, 40)
+"""The frames ago from whose sound the room's is predicted: 0.1 to 0.4 s."""
+DIRECT_DB, LAST_FRAMES = 1.75, 8
+"""How much louder than the room speech is in the mean of all bands; and frames at the end that are not looked at."""
+NOTHING_DB = 80.0
+"""What lies as far below the loudest band and frame is no sound, but what compression left of one."""
 HALVES = (0.6, 1.7)
 """The rates of both halves of a decay are within these multiples of its own."""
 
@@ -44,19 +51,67 @@ def decay_rate(power_TK: np.ndarray) -> float:
     Args:
         power_TK: of bands in frames FRAME_S apart, K >= BANDS.
     """
+    start, end = _fall(power_TK)
+    return _rate(_db(power_TK[start:end].sum(1)), _db(in_bands(power_TK[start:end])))
+
+
+def band_rates(power_TK: np.ndarray) -> np.ndarray:
+    """Return the rates of decay (BANDS,) in dB per second; zeros where `decay_rate` hears none.
+
+    They are those of the second half of the fall, in which there is no voice left.
+    """
+    start, end = _fall(power_TK)
+    if not decay_rate(power_TK):
+        return np.zeros(BANDS)
+    return _line(_db(in_bands(power_TK[(start + end) // 2 : end])))[0]
+
+
+def speech_end(power_TK: np.ndarray, rates_K: np.ndarray) -> int:
+    """Return the frame after the last one that is louder than the room alone would be.
+
+    Args:
+        power_TK: of bands in frames FRAME_S apart, K >= BANDS.
+        rates_K: (BANDS,) the room's rates of decay in dB per second.
+    Returns:
+        A number of frames; all of them where no frame is louder.
+    """
+    band_TK, count = in_bands(power_TK).astype(np.float64), len(power_TK)
+    first, last = EARLIER
+    _, end = _fall(power_TK)
+    if end <= last:
+        return count
+    decay_K = 10 ** (np.clip(rates_K, *RATES) * FRAME_S / 10)
+    padded = np.concatenate([np.zeros((last, BANDS)), band_TK])
+    earlier = [decay_K**ago * padded[last - ago :][:count] for ago in range(first, last + 1)]
+    room_TK = np.maximum(sum(earlier) / len(earlier), band_TK.max() * 10 ** (-NOTHING_DB / 10))
+    excess_T = (_db(_smooth(band_TK)) - _db(room_TK)).mean(1)
+    direct = np.flatnonzero(excess_T[: end - LAST_FRAMES] > DIRECT_DB)
+    return int(direct[-1]) + 1 if len(direct) else count
+
+
+def in_bands(power_TK: np.ndarray) -> np.ndarray:
+    """Return the power (T, BANDS) in bands of as many neighbouring ones each."""
+    return np.asarray(np.add.reduceat(power_TK, np.arange(BANDS) * power_TK.shape[1] // BANDS, axis=1))
+
+
+def _fall(power_TK: np.ndarray) -> tuple[int, int]:
+    """Return the first frame of the fall at the end, and one past its last; the same one twice if there is none."""
     level_T = _db(power_TK.sum(1))
     if len(level_T) < MIN_FRAMES:
-        return 0.0
-    smooth_T = np.convolve(np.pad(level_T, 2, mode="edge"), np.full(5, 0.2), "valid")
+        return 0, 0
     floor, loud = np.quantile(level_T, [FLOOR, LOUD])
-    heard = np.flatnonzero(smooth_T > max(loud - RANGE_DB, floor + ABOVE_FLOOR_DB))
+    heard = np.flatnonzero(_smooth(level_T[:, None])[:, 0] > max(loud - RANGE_DB, floor + ABOVE_FLOOR_DB))
     end = int(heard[-1]) + 1 if len(heard) else 0
     first = max(0, end - TAIL_FRAMES)
     if end - first < MIN_FRAMES:
-        return 0.0
-    start = first + _fall_begins(level_T[first:end])
-    tail_TK = _db(np.add.reduceat(power_TK[start:end], np.arange(BANDS) * power_TK.shape[1] // BANDS, axis=1))
-    return _rate(level_T[start:end], tail_TK)
+        return end, end
+    return first + _fall_begins(level_T[first:end]), end
+
+
+def _smooth(values_TK: np.ndarray) -> np.ndarray:
+    """Return the mean of five frames around each, with the end frames repeated."""
+    padded = np.pad(values_TK, ((2, 2), (0, 0)), mode="edge")
+    return np.stack([np.convolve(column, np.full(5, 0.2), "valid") for column in padded.T], 1)
 
 
 def _db(power: np.ndarray) -> np.ndarray:

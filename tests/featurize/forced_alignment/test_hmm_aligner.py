@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from headrace import store
 from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
-from headrace.featurize.forced_alignment import hmm, hmm_aligner
+from headrace.featurize.forced_alignment import hmm, hmm_aligner, rooms
 from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
 from headrace.featurize.text.symbols import FIRST_IPA_COUNT, SYMBOLS, TABLES, ids
 from headrace.store import added_arrays, alignment
@@ -140,6 +140,41 @@ def test_speech_that_was_not_learned_from_is_aligned_too(learned: dict[str, np.n
 def test_the_same_utterances_give_the_same_models(said: list[Said], learned: dict[str, np.ndarray]) -> None:
     again = HmmAlign().learn([part_of(said[:25]), part_of(said[25:])], SILENT)
     assert again.keys() == learned.keys() and all(np.array_equal(again[name], learned[name]) for name in again)
+
+
+def in_room(one: Said, seed: int, seconds: float = 1.0) -> Said:
+    """The same, in a room that sounds on after the end: noise that decays by 60 dB, as loud as the direct sound."""
+    random, dry = np.random.default_rng(seed), one.wave.reshape(-1).astype(np.float64)
+    response = random.normal(size=round(seconds * RATE)) * 10 ** (-3 * np.linspace(0, 1, round(seconds * RATE)))
+    response[:48] = 0
+    response /= np.sqrt(response @ response)
+    response[0] = 1
+    size = 1 << (len(dry) + len(response)).bit_length()
+    wet = np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(response, size), size)
+    wet = wet[: (len(dry) + len(response)) // HOP * HOP]
+    return replace(one, wave=np.rint(wet / abs(wet).max() * 16_000).astype(np.int16).reshape(-1, HOP))
+
+
+def test_the_last_phone_ends_before_the_room_does(said: list[Said]) -> None:
+    """Without the decays that were learned it would last as long as the room sounds."""
+    wet = [in_room(one, seed) for seed, one in enumerate(said)]
+    learned = HmmAlign().learn([part_of(wet)], SILENT)
+    assert [learned[rooms.DECAY + f"speaker{n}"].shape for n in range(2)] == [(8,), (8,)]
+    times = made(HmmAlign(), part_of(wet, learned=learned))
+    deaf = {name: array for name, array in learned.items() if not name.startswith(rooms.DECAY)}
+    late, later = (
+        np.median([errors_s(own, one)[-1] for own, one in zip(found, wet, strict=True)])
+        for found in (times, made(HmmAlign(), part_of(wet, learned=deaf)))
+    )
+    assert late <= 0.3 and later >= 0.7
+    marks = [own[-1, 1] == one.wave.size for own, one in zip(times, wet, strict=True) if SYMBOLS[one.phones[-1]] == ","]
+    assert marks and all(marks)
+    confidence = np.ravel(made(HmmConfidence(), part_of(wet, learned=learned, align=times)))
+    assert np.median(confidence) > -3
+
+
+def test_dry_speakers_have_no_room(learned: dict[str, np.ndarray]) -> None:
+    assert not [name for name in learned if name.startswith(rooms.DECAY)]
 
 
 def test_texts_of_other_recordings_are_told_apart(said: list[Said], learned: dict[str, np.ndarray]) -> None:

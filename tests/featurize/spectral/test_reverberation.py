@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headrace.featurize.spectral import reverberation
-from headrace.featurize.spectral.reverberation import decay_rate
+from headrace.featurize.spectral.reverberation import band_rates, decay_rate, speech_end
 
 BANDS = 16
 
@@ -48,3 +48,27 @@ def test_gain_changes_nothing() -> None:
 )
 def test_what_is_no_room(power: np.ndarray) -> None:
     assert decay_rate(power) == 0
+
+
+def in_room(seed: int, rate: float, speech: int = 150, frames: int = 280) -> np.ndarray:
+    """Power of syllables in a room, as loud as the direct sound, that decays at a rate in dB per second."""
+    random = np.random.default_rng(seed)
+    dry = np.zeros((frames, BANDS))
+    dry[:speech] = 10 ** (np.cumsum(random.normal(scale=3, size=(speech, BANDS)), 0) % 8 / 10)
+    kernel = 10 ** (rate * reverberation.FRAME_S / 10 * np.arange(frames))
+    room = np.stack([np.convolve(band, kernel)[:frames] / kernel.sum() for band in dry.T], 1)
+    return (dry + room) * random.gamma(4, 0.25, size=dry.shape) + 1e-5
+
+
+def test_speech_ends_where_the_room_goes_on_alone() -> None:
+    recordings = [in_room(seed, -45) for seed in range(20)]
+    heard = [rates for power in recordings if (rates := band_rates(power)).any()]
+    assert len(heard) >= 15
+    ends = [speech_end(power, np.median(heard, 0)) for power in recordings]
+    assert np.mean(np.abs(np.array(ends) - 150) <= 20) >= 0.9
+
+
+@pytest.mark.parametrize("frames", [0, 3, 30])
+def test_short_recordings_are_speech_throughout(frames: int) -> None:
+    assert speech_end(np.ones((frames, BANDS)), np.full(reverberation.BANDS, -45.0)) == frames
+    assert not band_rates(np.ones((frames, BANDS))).any()
