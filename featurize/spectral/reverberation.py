@@ -82,8 +82,8 @@ def speech_end(power_TK: np.ndarray, rates_K: np.ndarray) -> int:
         return count
     decay_K = 10 ** (np.clip(rates_K, *RATES) * FRAME_S / 10)
     padded = np.concatenate([np.zeros((last, BANDS)), band_TK])
-    earlier = [decay_K**ago * padded[last - ago :][:count] for ago in range(first, last + 1)]
-    room_TK = np.maximum(sum(earlier) / len(earlier), band_TK.max() * 10 ** (-NOTHING_DB / 10))
+    earlier = sum(decay_K**ago * padded[last - ago :][:count] for ago in range(first, last + 1))
+    room_TK = np.maximum(earlier / (last + 1 - first), band_TK.max() * 10 ** (-NOTHING_DB / 10))
     excess_T = (_db(_smooth(band_TK)) - _db(room_TK)).mean(1)
     direct = np.flatnonzero(excess_T[: end - LAST_FRAMES] > DIRECT_DB)
     return int(direct[-1]) + 1 if len(direct) else count
