@@ -218,8 +218,8 @@ class Watchdog:
         """End this process, and if a rank stands still, write the stacks of this one first."""
         if end.kind == STALL:
             _attempt(self._write_stacks, LEAVE_S)
-            if self._rank == self._keeper:
-                time.sleep(max(1.0, 3 * self.period_s))  # until the others have heard of it
+            # Until the others have heard of it: the first to leave breaks the connections that their stacks wait in.
+            time.sleep(max(1.0, 3 * self.period_s))
         _attempt(_flush, 1.0)
         self._leave(end.code)
 
