@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.store import index, layout
+from headrace.store import index, json_text, layout
 from headrace.store.advice import command
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore, StoreError
@@ -81,7 +81,7 @@ def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
     """
     folder = layout.part_path(root, number) / name
     try:
-        seal: Seal | None = json.loads(read_file(folder / "zarr.json"))["attributes"].get("seal")
+        seal: Seal | None = json_text.parse(read_file(folder / "zarr.json"))["attributes"].get("seal")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,8 +97,8 @@ def _check_seal(seal: Seal, folder: StoragePath) -> None:
     """Check the names in the seal of an added array. Raises DamagedStore if it is not a seal, or one is no name."""
     try:
         check_names([seal["name"], *seal["inputs"]], folder)
-        str.encode(seal["crc32c"])
-    except (KeyError, TypeError) as error:
+        str.encode(seal["crc32c"], "ascii")
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedStore(
             f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
         ) from error
@@ -171,7 +171,7 @@ def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
         DamagedStore: it is missing or damaged; the message says what is wrong, without the path.
     """
     try:
-        document = json.loads(read_file(layout.part_path(root, number) / name / "zarr.json"))
+        document = json_text.parse(read_file(layout.part_path(root, number) / name / "zarr.json"))
         seal = dict(document["attributes"]["seal"])
         document["attributes"]["seal"] = {key: value for key, value in seal.items() if key != "crc32c"}
         expected, *_ = checksummed_metadata.split_checksums(seal["crc32c"])

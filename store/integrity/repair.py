@@ -6,14 +6,13 @@ and what depends on it (the index, the features that the root names) is correcte
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.store import added_arrays, index, layout, rejects
+from headrace.store import added_arrays, index, json_text, layout, rejects
 from headrace.store.advice import command
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import scan_record
@@ -139,7 +138,7 @@ def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[st
 def _options(root: StoragePath) -> str:
     """Return the options of the last build, as far as its report has them."""
     try:
-        built = json.loads(read_file(root / "build.json"))
+        built = json_text.parse(read_file(root / "build.json"))
         preset, features = str(built["preset"]), ",".join(built["features"])
         check_names(built["features"], root / "build.json")
         check_names([re.sub("[.-]", "_", preset)], root / "build.json")

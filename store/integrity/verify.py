@@ -162,7 +162,8 @@ def _verify_rejects(root: StoragePath, attributes: Mapping[str, Any], numbers: S
         return
     with suppress(DamagedStore):  # the record, which is told elsewhere
         if not rejects.is_current(root):
-            yield Problem(what=f"{rejects.FILE} is not the list of all rejects: run store repair", drop="rejects")
+            state = "is not the list of all rejects" if (root / rejects.FILE).exists() else "is not there"
+            yield Problem(what=f"{rejects.FILE} {state}: run store repair", drop="rejects")
 
 
 def _verify_list(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
