@@ -96,8 +96,8 @@ class Precision:
         Gradients that explode are scaled down to their usual norm, which is kept in the first parameter group. With
         the full gradient, Adam would continue in its direction for a dozen updates, and then hardly move for hundreds.
 
-        This does not synchronise with the device: a fused optimiser reads `found_inf` in its kernel. GradScaler sets
-        it; without a scaler it is set here.
+        This does not synchronise with the device: a fused optimiser reads `found_inf` in its kernel. The loss scale
+        falls by elements that are not finite, which `unscale_` has noted.
 
         Args:
             optimizer: a fused one, or ScaledAdam, with gradients of the scaled loss.
@@ -117,11 +117,9 @@ class Precision:
         usual, exploded = _update_usual_norm(optimizer.param_groups[0], norm)
         max_norm = limit if isinstance(limit, Tensor) else norm.new_full((), limit or torch.inf)
         nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / torch.where(exploded, usual.minimum(max_norm), max_norm))
-        if self.scaler.is_enabled():
-            self.scaler.step(optimizer)
-        else:
-            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            optimizer.step()
+        # Not by GradScaler.step: it looks at elements alone, and a norm can overflow though all of them are finite.
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
         return StepResult(norm, ~norm.isfinite(), exploded)
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,15 +3,26 @@
 Without a launcher such as torchrun there is one process, and nothing is exchanged.
 """
 
-from headrace.train.distributed.collectives import all_gather, all_reduce, all_reduce_gradients, broadcast_buffers
+from headrace.train.distributed.collectives import (
+    all_gather,
+    all_reduce,
+    all_reduce_gradients,
+    broadcast_buffers,
+    maximum,
+)
 from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
+from headrace.train.distributed.replicas import agreed, broadcast_state, check_state
 
 __all__ = [
+    "agreed",
     "all_gather",
     "all_reduce",
     "all_reduce_gradients",
     "broadcast_buffers",
+    "broadcast_state",
+    "check_state",
     "cuda_device",
+    "maximum",
     "process_group",
     "rank",
     "watch",

@@ -32,6 +32,16 @@ def all_reduce(x: Tensor) -> Tensor:
     return x
 
 
+def maximum(value: int) -> int:
+    """Return the largest value of all ranks: one number between CPUs, which waits for no device."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value)
+    with PHASES.enter(REDUCING):
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def all_gather(value: T) -> list[T]:
     """Return the object of each rank, in their order. Objects are pickled, between processes of one run."""
     if world_size() == 1:

@@ -351,7 +351,8 @@ class SovitsStage:
         for microbatch in microbatches:
             terms.append(self._backward(self._losses(microbatch, output or self._synthesise(microbatch))))
         norm, skipped, exploded = self.precision.step(self.optim_g, self.optim.max_grad_norm)
-        distributed.broadcast_buffers(self.generator)
+        if not self.config.freeze_quantizer:  # its codebook is all that is learnt without gradients
+            distributed.broadcast_buffers(self.generator.quantizer)
         metrics = _sum_terms(terms)
         metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
         return metrics | {"grad_norm_g": norm, "skipped": skipped, "exploded": exploded}

@@ -121,13 +121,15 @@ def _train(run: Run) -> dict[str, Any] | None:
             profile_step()
             if run.finished or run.is_due(schedule.validate_every):
                 run.validate()
+            if run.is_due(run.config.distributed.check_weights_every):
+                run.check_weights()
             # Read once: a signal that comes after this line is handled after the next step.
-            caught = [number for numbers in distributed.all_gather(list(stop)) for number in numbers]
+            caught = distributed.maximum(max(stop, default=0))
             if run.finished or caught or run.is_due(schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:
                 run.saving.wait()
-                raise Interrupted(run.interruption_message(caught[0]))
+                raise Interrupted(run.interruption_message(signal.Signals(caught)))
     return run.summary() if distributed.rank() == 0 else None
 
 

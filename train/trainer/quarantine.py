@@ -58,10 +58,10 @@ class Quarantine:
     def record_failure(
         self, stage: Validatable, batches: Sequence[Batch], values: Mapping[str, float], device: torch.device
     ) -> list[str]:
-        """Count a skipped update against the utterances whose own losses are not finite, or else against all.
+        """Count a skipped update against the utterances whose own losses are not finite, each computed by itself.
 
-        It counts against none if losses are finite and only their gradients, scaled for float16, are not: then the
-        loss scale was too large, and has been lowered.
+        Where there is none, it counts against none. Nothing is computed or said if losses are finite and only their
+        gradients, scaled for float16, are not: then the loss scale was too large, and has been lowered.
 
         Args:
             values: metrics of the update.
@@ -74,12 +74,14 @@ class Quarantine:
             return []
         culprits = _gather(_find_not_finite(stage, batches, device))
         known = set(self.quarantined)
-        counted = [number for number in culprits or utterances_of(batches) if number not in known]
+        if not culprits:
+            whose = self._join_ids(utterances_of(batches))
+            return [f"gradients are not finite, the update is left out; the loss of none by itself is why: {whose}"]
+        counted = [number for number in culprits if number not in known]
         if not counted:
             return []
         self._failures.update(counted)
-        whose = "because" if culprits else "one"
-        messages = [f"gradients are not finite, the update is left out: {whose} of {self._join_ids(counted)}"]
+        messages = [f"gradients are not finite, the update is left out: because of {self._join_ids(counted)}"]
         if added := sorted(set(self.quarantined) - known):
             messages.append(f"quarantined, no longer trained on: {self._join_ids(added)}")
         return messages

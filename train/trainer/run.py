@@ -47,6 +47,7 @@ class Run:
         if distributed.rank():  # weights are the same on all ranks, noise is not
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
         position = self._restore(state) if state is not None else self._begin()
+        distributed.broadcast_state(self.stage.state_dict())
         samples = None
         if distributed.rank() == 0:
             samples = evaluation_samples.sample_writer(self.config, self.stage, self.data, self.device)
@@ -108,10 +109,13 @@ class Run:
         PHASES.finish_step(self.step, time.perf_counter() - start)
 
     def validate(self) -> None:
-        """Validate and record the losses; then note the best step, and grow batches where that is due."""
+        """Validate and record the losses; then note the best step, and grow batches where that is due.
+
+        The values are those of the first rank, on all of them: what follows from them is decided once.
+        """
         start = time.perf_counter()
         with PHASES.enter(VALIDATING):
-            values = self.validator.validate(self.step)
+            values = distributed.agreed(self.validator.validate(self.step))
         if not values:
             return
         self.recorder.record(
@@ -124,12 +128,21 @@ class Run:
         )
         self._follow_validation(values[self.stage.tracked_metrics[0]])
 
+    def check_weights(self) -> None:
+        """Check that all ranks have the same weights and the same state of optimisers.
+
+        Raises:
+            RunError: they have not.
+        """
+        distributed.check_state(self.stage.state_dict(), self.step)
+
     def save(self) -> None:
         """Begin to save a checkpoint: the random state of all ranks, all else of the first one.
 
         Raises:
-            RunError: the one before it could not be written.
+            RunError: ranks have not the same weights, or the checkpoint before it could not be written.
         """
+        self.check_weights()
         random = distributed.all_gather(random_state())
         if distributed.rank():
             return

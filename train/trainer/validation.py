@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from headrace.store.errors import StoreError
+from headrace.train import distributed
 from headrace.train.data.batch_plan import Position, plan_epoch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.distributed.phases import PHASES
@@ -31,21 +30,30 @@ class Validator:
             observer.log(samples.describe())
 
     def validate(self, step: int) -> dict[str, float]:
-        """Return mean losses, and mean scores of the samples; empty if no utterance is held out.
+        """Return mean losses, and on the first rank mean scores of the samples; empty if no utterance is held out.
 
-        Weights and random state stay as they are.
+        Each rank computes some of the batches. Their losses are summed in the order of the batches, so that the means
+        do not depend on the number of ranks. Weights and random state stay as they are.
         """
-        setup, sums = self._setup, dict[str, Tensor]()
-        for numbers in self._batches:
-            PHASES.beat()
-            batch = read_batch(setup.data.store, setup.stage.features, numbers)
-            check_ids(setup.stage, setup.data.store, batch)
-            for name, value in setup.stage.validate(batch.to(setup.device)).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
-        if not sums:
+        rank, world = distributed.rank(), distributed.world_size()
+        own = {number: self._losses(self._batches[number]) for number in range(rank, len(self._batches), world)}
+        losses = {number: terms for of_rank in distributed.all_gather(own) for number, terms in of_rank.items()}
+        if not losses:
             return {}
-        count = len(setup.data.validation)
-        return metrics.to_floats({name: value / count for name, value in sums.items()}) | self._write_samples(step)
+        sums: dict[str, float] = {}
+        for number, utterances in enumerate(self._batches):
+            for name, value in losses[number].items():
+                sums[name] = sums.get(name, 0.0) + value * len(utterances)
+        count = len(self._setup.data.validation)
+        return {name: value / count for name, value in sums.items()} | self._write_samples(step)
+
+    def _losses(self, utterances: np.ndarray) -> dict[str, float]:
+        """Return the mean losses of a batch."""
+        PHASES.beat()
+        setup = self._setup
+        batch = read_batch(setup.data.store, setup.stage.features, utterances)
+        check_ids(setup.stage, setup.data.store, batch)
+        return metrics.to_floats(setup.stage.validate(batch.to(setup.device)))
 
     def _write_samples(self, step: int) -> dict[str, float]:
         """Synthesise and write the samples. Returns their mean scores. Training continues if the disk is full."""

@@ -252,6 +252,13 @@ class TestQuarantine:
         assert quarantine.quarantined == [1]
         assert quarantine.to_json() == {"1": 2, "2": 1}
 
+    def test_updates_that_no_utterance_explains_count_against_none(self) -> None:
+        quarantine, made = Quarantine(np.array(["a", "b", "c"])), sovits_stage(FROZEN)
+        for _ in range(4):
+            (line,) = quarantine.record_failure(made, [speech_batch([20, 21, 22])], {"loss": float("nan")}, CPU)
+            assert line.startswith("gradients are not finite") and line.endswith("a, b, c")
+        assert quarantine.quarantined == [] and quarantine.to_json() == {}
+
     def test_quarantined_utterances_leave_their_batches(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2})
         batch = speech_batch([5, 6, 7])

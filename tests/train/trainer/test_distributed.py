@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from headrace.store.errors import RunError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
-from headrace.train.config import RunConfig
+from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.monitoring import metrics
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
 from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
 from headrace.train.trainer import loop
+from headrace.train.trainer.plateau import Plateau
 from tests.helpers.gpt_steps import SMALL_GPT, gpt_stage, text_batch
 from tests.helpers.sovits_steps import SMALL_SOVITS, sovits_stage, speech_batch
 from tests.helpers.training_store import Silent, build
@@ -89,13 +93,57 @@ def worker(store: Path, out: Path) -> None:
     """What each process does."""
     utterances = speech_batch([21, 30, 17, 40])
     stages: list[SovitsStage] = []
-    step = SovitsStage.step
+    step, losses = SovitsStage.step, list[float]()
     with distributed.process_group():
         torch.save(update(utterances.select(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
         SovitsStage.step = lambda self, batches: stages.append(self) or step(self, batches)  # type: ignore
-        summary = loop.start(config(store, out / "run"), Silent())
-    weights = stages[0].state_dict()["generator"]
-    torch.save({"weights": weights, "summary": json.dumps(summary)}, out / f"run-{os.environ['RANK']}.pt")
+        with monkeypatched_ranks(losses):
+            summary = loop.start(config(store, out / "run"), Silent())
+        state = stages[0].state_dict()
+        weights = {name: tensor.clone() for name, tensor in state["generator"].items()}
+        distributed.check_state(state, 5)
+        fault = flip(stages, out / "run")
+    torch.save(
+        {"weights": weights, "summary": json.dumps(summary), "losses": losses, "fault": fault},
+        out / f"run-{os.environ['RANK']}.pt",
+    )
+
+
+@contextmanager
+def monkeypatched_ranks(losses: list[float]) -> Iterator[None]:
+    """The second rank begins with other weights, and computes other losses in validation."""
+    with pytest.MonkeyPatch.context() as patch:
+        validate, update, load = SovitsStage.validate, Plateau.update, SovitsStage.load_pretrained
+
+        def changed(self: SovitsStage, model: ModelConfig) -> list[str]:
+            self.generator.dec.conv_post.weight.data += 1.0
+            return load(self, model)
+
+        def other(self: SovitsStage, batch: Batch) -> dict[str, Tensor]:
+            return {name: value * 2 for name, value in validate(self, batch).items()}
+
+        patch.setattr(Plateau, "update", lambda self, step, loss: losses.append(loss) or update(self, step, loss))
+        if distributed.rank() == 1:
+            patch.setattr(SovitsStage, "load_pretrained", changed)
+            patch.setattr(SovitsStage, "validate", other)
+        yield
+
+
+def flip(stages: list[SovitsStage], run: Path) -> str:
+    """What the run says that goes on when, after two more steps, one bit differs on the second rank."""
+    count, step = len(stages), SovitsStage.step
+
+    def flipped(self: SovitsStage, batches: list[Batch]) -> dict[str, Tensor]:
+        terms = step(self, batches)
+        if distributed.rank() == 1 and len(stages) == count + 2:
+            self.generator.dec.conv_post.weight.data.view(torch.int32).flatten()[3] ^= 1
+        return terms
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SovitsStage, "step", flipped)
+        with pytest.raises(RunError) as error:
+            loop.resume(run, {"max_steps": 0, "max_epochs": 9, "check_weights_every": 3}, Silent())
+    return error.value.message
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +186,26 @@ def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
     assert json.loads(second["summary"]) is None and json.loads(first["summary"])["ranks"] == 2
     records = [r for r in metrics.read(both / "run" / "metrics.jsonl") if r["split"] == "train"]
-    assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
-    epochs = [sum(r["utterances"] for r in records if r["epoch"] == epoch) for epoch in (1, 2)]
+    assert [r["step"] for r in records[:5]] == [1, 2, 3, 4, 5]
+    epochs = [sum(r["utterances"] for r in records[:5] if r["epoch"] == epoch) for epoch in (1, 2)]
     assert epochs[0] == 19 and epochs[1] > 0
     state = load(Checkpoints(both / "run" / "checkpoints").path(5))
     assert not torch.equal(state["random"][0]["cpu"], state["random"][1]["cpu"])
+
+
+def test_decisions_follow_one_validation_though_ranks_compute_others(both: Path) -> None:
+    first, second = (torch.load(both / f"run-{rank}.pt", weights_only=True)["losses"] for rank in range(2))
+    assert len(first) == 2 and first == second
+
+
+def test_weights_that_differ_on_one_rank_end_the_run_before_the_next_checkpoint(both: Path) -> None:
+    for rank in range(2):
+        fault = torch.load(both / f"run-{rank}.pt", weights_only=True)["fault"]
+        assert fault.startswith(
+            "After step 9 the processes no longer train one model: rank 1 of 2 has other values in "
+        )
+        assert "generator.dec.conv_post.weight" in fault
+    assert Checkpoints(both / "run" / "checkpoints").steps() == [5]
 
 
 def test_a_run_of_two_ranks_resumes_on_one(both: Path) -> None:
