@@ -25,7 +25,8 @@ from headrace.store.errors import UsageError
 from headrace.train import distributed
 from headrace.train.distributed.phases import OPTIMISER, PHASES
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Name of a format to its dtype."""
 FP32_STEPS = 500
 """Default number of steps in float32 before those in float16."""
 EXPLOSION_FACTOR = 30.0
@@ -50,6 +51,8 @@ class Precision:
 
     step_number = 0
     """Number of updates done; the training loop sets it."""
+    reduction = torch.float32
+    """What gradients are rounded to while they are summed over ranks."""
 
     def __init__(self, name: str, reason: str, device: torch.device, fp32_steps: int = 0) -> None:
         self.name = name
@@ -75,8 +78,8 @@ class Precision:
             else:
                 name, why = "fp32", "a CPU gains nothing from half precision here"
             return cls(name, f"{name}: {why}", device, _fp32_steps(name, fp32_steps))
-        if name not in _DTYPES:
-            raise UsageError(f"There is no precision {name!r}; choose from auto, {', '.join(_DTYPES)}.")
+        if name not in DTYPES:
+            raise UsageError(f"There is no precision {name!r}; choose from auto, {', '.join(DTYPES)}.")
         if name == "fp16" and not cuda:
             raise UsageError(f"Precision fp16 needs a CUDA device and this one is {device.type}: use fp32 or bf16.")
         return cls(name, f"{name}: as asked", device, _fp32_steps(name, fp32_steps))
@@ -88,7 +91,7 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the forward pass runs."""
-        return torch.autocast(self._device.type, _DTYPES[self.name], enabled=self.is_half)
+        return torch.autocast(self._device.type, DTYPES[self.name], enabled=self.is_half)
 
     def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
         """Sum gradients over ranks, clip them and update the weights, unless they are not finite.
@@ -104,7 +107,7 @@ class Precision:
             limit: largest norm; larger gradients are scaled down to it (Pascanu et al. 2013). 0 for no limit.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        distributed.all_reduce_gradients(parameters)
+        distributed.all_reduce_gradients(parameters, self.reduction)
         with PHASES.enter(OPTIMISER):
             return self._update(optimizer, parameters, limit)
 

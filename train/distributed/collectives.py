@@ -52,8 +52,12 @@ def all_gather(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
-def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradient of every trainable parameter by its sum over ranks."""
+def all_reduce_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dtype = torch.float32) -> None:
+    """Replace the gradient of every trainable parameter by its sum over ranks.
+
+    Args:
+        dtype: what gradients are rounded to on their way, and summed in.
+    """
     if world_size() == 1:
         return
     bucket: list[Tensor] = []
@@ -62,10 +66,10 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
         if sum(grad.numel() for grad in bucket) >= BUCKET_SIZE:
-            _sum_in_place(bucket)
+            _sum_in_place(bucket, dtype)
             bucket = []
     if bucket:
-        _sum_in_place(bucket)
+        _sum_in_place(bucket, dtype)
 
 
 def broadcast_buffers(module: nn.Module) -> None:
@@ -76,9 +80,9 @@ def broadcast_buffers(module: nn.Module) -> None:
                 dist.broadcast(buffer, 0)
 
 
-def _sum_in_place(tensors: list[Tensor]) -> None:
+def _sum_in_place(tensors: list[Tensor], dtype: torch.dtype) -> None:
     """Replace tensors by their sums over ranks, in one collective operation."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(dtype)
     with PHASES.enter(REDUCING):
         dist.all_reduce(flat)
     for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):

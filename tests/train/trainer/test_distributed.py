@@ -24,6 +24,7 @@ from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.monitoring import metrics
+from headrace.train.precision import DTYPES
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
 from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
 from headrace.train.trainer import loop
@@ -89,12 +90,24 @@ def config(store: Path, out: Path) -> RunConfig:
     )
 
 
+def rounded_sums() -> dict[str, float]:
+    """The sum over ranks of 1 + 2**-12, by the format that it is sent in. bf16 keeps 8 bits of it, fp16 11."""
+    sums = {}
+    for name, dtype in DTYPES.items():
+        parameter = nn.Parameter(torch.ones(()))
+        parameter.grad = torch.tensor(1 + 2**-12)
+        distributed.all_reduce_gradients([parameter], dtype)
+        sums[name] = float(parameter.grad)
+    return sums
+
+
 def worker(store: Path, out: Path) -> None:
     """What each process does."""
     utterances = speech_batch([21, 30, 17, 40])
     stages: list[SovitsStage] = []
     step, losses = SovitsStage.step, list[float]()
     with distributed.process_group():
+        (out / f"sums-{distributed.rank()}.json").write_text(json.dumps(rounded_sums()))
         torch.save(update(utterances.select(CUTS[2][distributed.rank()])), out / f"update-{distributed.rank()}.pt")
         SovitsStage.step = lambda self, batches: stages.append(self) or step(self, batches)  # type: ignore
         with monkeypatched_ranks(losses):
@@ -179,6 +192,12 @@ def test_two_ranks_make_the_same_update_as_one(both: Path) -> None:
         assert made["terms"] == pytest.approx(want["terms"], rel=1e-4, abs=1e-6)
         for network in ("generator", "discriminator", "decoder"):
             assert float((made[network] - want[network]).norm() / want[network].norm()) < 1e-4, network
+
+
+def test_gradients_are_summed_in_the_format_that_was_chosen(both: Path) -> None:
+    for rank in range(2):
+        sums = json.loads((both / f"sums-{rank}.json").read_text())
+        assert sums == {"fp32": 2 + 2**-11, "fp16": 2.0, "bf16": 2.0}
 
 
 def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
