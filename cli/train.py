@@ -178,7 +178,9 @@ def _train_stage(gpus: int, run: RunConfig, given: Mapping[str, Any], *, quiet: 
     """Train one stage of a voice in one process for each GPU."""
     from headrace.cli.launched_run import run_on_gpus
 
-    return run_on_gpus(gpus, run.store, run.out, {name: value for name, value in given.items() if value}, quiet=quiet)
+    unlimited = {name for name in ("max_steps", "max_epochs") if not given.get(name)}
+    options = {name: value for name, value in given.items() if name not in unlimited}
+    return run_on_gpus(gpus, run.store, run.out, without_none(options), quiet=quiet)
 
 
 def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:

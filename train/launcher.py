@@ -68,8 +68,8 @@ def refuse(code: int, message: str = "") -> None:
 
 def refusal() -> int:
     """Return the exit code that an earlier start of a process of this launcher has noted, 0 if none has."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    return _refusal_in(Path(file).parents[2]) if file and launched_elastically() else 0
+    above = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parents
+    return _refusal_in(above[2]) if len(above) > 2 and launched_elastically() else 0
 
 
 def _refusal_in(folder: Path) -> int:

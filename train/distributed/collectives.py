@@ -60,14 +60,15 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter], dtype: torch.dtype 
     """
     if world_size() == 1:
         return
-    bucket: list[Tensor] = []
+    bucket, size = list[Tensor](), 0
     for parameter in (p for p in parameters if p.requires_grad):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         bucket.append(parameter.grad)
-        if sum(grad.numel() for grad in bucket) >= BUCKET_SIZE:
+        size += parameter.numel()
+        if size >= BUCKET_SIZE:
             _sum_in_place(bucket, dtype)
-            bucket = []
+            bucket, size = [], 0
     if bucket:
         _sum_in_place(bucket, dtype)
 

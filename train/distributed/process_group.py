@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -15,10 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from headrace.store.errors import RankFailed
+from headrace.store.secrets import without_secrets
 from headrace.train.distributed.phases import PHASES
 from headrace.train.distributed.rank_errors import exit_code, settle
 from headrace.train.distributed.side_channel import SideChannel
-from headrace.train.distributed.watchdog import Watchdog
+from headrace.train.distributed.watchdog import Watchdog, print_line
 from headrace.train.launcher import slurm_group
 
 GROUP_TIMEOUT = timedelta(minutes=30)
@@ -70,7 +71,7 @@ def _watched() -> Iterator[None]:
         yield
     except BaseException as error:
         settled = settle(error, watchdog, name)
-        _abort(settled)
+        _abort(settled, name)
         if settled is error:
             raise
         raise settled from error
@@ -95,8 +96,12 @@ def _make_watchdog(names: list[str], key: str) -> Watchdog:
     return Watchdog(channel, names, rank(), PHASES, keeper=None if of_launcher else 0)
 
 
-def _abort(error: BaseException) -> None:
-    """Close the connections to the others after an error. If NCCL does not come back from that, leave at once."""
+def _abort(error: BaseException, name: str) -> None:
+    """Close the connections to the others after an error. If NCCL does not come back from that, leave at once.
+
+    Args:
+        name: of this rank.
+    """
 
     def take_apart() -> None:
         group = dist.group.WORLD
@@ -108,7 +113,8 @@ def _abort(error: BaseException) -> None:
     thread.start()
     thread.join(ABORT_S)
     if thread.is_alive():
-        print(f"Error: {error}", file=sys.stderr, flush=True)
+        if not isinstance(error, RankFailed):
+            print_line(f"Error ({name}): {without_secrets(str(error))}")
         os._exit(exit_code(error))
 
 

@@ -195,7 +195,7 @@ class Watchdog:
             self.end = end
         speaks = self._rank == (1 if self._keeper == 0 else 0) if first is None else first.token == end.token
         if speaks:
-            _print_line(f"Error ({self._names[self._rank]}): {end.line}")
+            print_line(f"Error ({self._names[self._rank]}): {end.line}")
         return first or end
 
     def _describe_lost(self, gone: Sequence[RankState]) -> str:
@@ -250,7 +250,7 @@ def _attempt(function: Callable[[], T], seconds: float) -> T | None:
     return results[0] if results else None
 
 
-def _print_line(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line on stderr, past the buffers of a thread that may hold their locks."""
     with suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))

@@ -29,6 +29,7 @@ from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
 from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
 from headrace.train.trainer import loop
 from headrace.train.trainer.plateau import Plateau
+from headrace.train.trainer.validation import Validator
 from tests.helpers.gpt_steps import SMALL_GPT, gpt_stage, text_batch
 from tests.helpers.sovits_steps import SMALL_SOVITS, sovits_stage, speech_batch
 from tests.helpers.training_store import Silent, build
@@ -124,7 +125,7 @@ def worker(store: Path, out: Path) -> None:
 
 @contextmanager
 def monkeypatched_ranks(losses: list[float]) -> Iterator[None]:
-    """The second rank begins with other weights, and computes other losses in validation."""
+    """The second rank begins with other weights, computes other losses in validation, and comes to other means."""
     with pytest.MonkeyPatch.context() as patch:
         validate, update, load = SovitsStage.validate, Plateau.update, SovitsStage.load_pretrained
 
@@ -139,6 +140,9 @@ def monkeypatched_ranks(losses: list[float]) -> Iterator[None]:
         if distributed.rank() == 1:
             patch.setattr(SovitsStage, "load_pretrained", changed)
             patch.setattr(SovitsStage, "validate", other)
+            mean = Validator.validate
+            doubled = lambda self, step: {name: value * 2 for name, value in mean(self, step).items()}  # noqa: E731
+            patch.setattr(Validator, "validate", doubled)
         yield
 
 
