@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,21 +116,36 @@ class _Signals:
 
     def __init__(self) -> None:
         self.caught: list[int] = []
-        self.receivers: Sequence[subprocess.Popen[bytes]] = ()
+        self._waiting: deque[int] = deque()
+        """Signals that came before there were processes to receive them."""
+        self._receivers: Sequence[subprocess.Popen[bytes]] = ()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
-        self._before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _pass_on(self, number: int, _: object) -> None:
+    def send_to(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        """Pass signals on to these processes from now on, and what has come before; to none keeps them waiting."""
+        self._receivers = processes
+        self._pass_on()
+
+    def _catch(self, number: int, _: object) -> None:
         self.caught.append(number)
-        for process in self.receivers:
-            process.send_signal(number if len(self.caught) < 3 else signal.SIGKILL)
+        self._waiting.append(number)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Send each signal once: a handler may interrupt this at any line, and then has sent the rest."""
+        with suppress(IndexError):
+            while self._receivers:
+                number = self._waiting.popleft()
+                for process in self._receivers:
+                    process.send_signal(number if len(self.caught) < 3 else signal.SIGKILL)
 
 
 class _Group:
@@ -162,9 +178,7 @@ class _Group:
 
     def wait(self, signals: _Signals) -> tuple[int, str]:
         """Wait until all have ended. Returns the exit code of the first that failed, and what to say of it."""
-        signals.receivers = self._processes
-        if signals.caught:  # it came between two starts
-            self._end(signal.SIGTERM)
+        signals.send_to(self._processes)
         running, failed = dict(enumerate(self._processes)), dict[int, int]()
         deadline = float("inf")
         while running:
@@ -176,14 +190,11 @@ class _Group:
                 if code:
                     failed[rank] = code
             if time.monotonic() > deadline and not signals.caught:
-                self._end(signal.SIGKILL)
-        signals.receivers = ()
+                for process in self._processes:
+                    process.kill()
+        signals.send_to(())
         rank, code = next(iter(failed.items()), (0, 0))
         return (128 - code if code < 0 else code), f"rank {rank} ended with {_describe(code)}"
-
-    def _end(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            process.send_signal(number)
 
 
 def _describe(code: int) -> str:

@@ -26,9 +26,10 @@ TEXTS = {
 NOT_OURS = {
     "--nproc-per-node", "--hostfile", "--nthreads", "--nworkers", "--resources", "--scheduler-file", "--wrap",
     "--logdir", "--no-deps", "--format", "--strict", "--dashboard-address", "--local-directory", "--no-dashboard",
-    "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key",
+    "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",
+    "--ntasks", "--ntasks-per-node", "--gpus-per-task",
 }  # fmt: skip
-"""Options of torchrun, dask, sbatch, tensorboard, pip, aws and mkdocs."""
+"""Options of torchrun, dask, srun, sbatch, tensorboard, pip, aws and mkdocs."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")

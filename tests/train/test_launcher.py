@@ -88,6 +88,28 @@ time.sleep(60)"""
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_comes_before_the_processes_is_passed_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same one, and comes once."""
+    program = f"""
+signal.signal(signal.SIGINT, lambda *_: (open(f'caught-{{rank}}', 'a').write('one '), sys.exit(1)))
+{SAVE}
+time.sleep(60)"""
+    send_to = launcher._Signals.send_to
+
+    def late(signals: launcher._Signals, processes: list[subprocess.Popen[bytes]]) -> None:
+        while processes and len(os.listdir(tmp_path)) < 2:
+            time.sleep(0.01)
+        if processes:
+            os.kill(os.getpid(), signal.SIGINT)
+        send_to(signals, processes)
+
+    monkeypatch.setattr(launcher._Signals, "send_to", late)
+    assert launch(program, tmp_path) == (1, [])
+    assert [(tmp_path / f"caught-{rank}").read_text() for rank in (0, 1)] == ["one "] * 2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux sends a signal to the children of a killed process")
 def test_a_killed_launcher_takes_its_processes_along(tmp_path: Path) -> None:
     child = f"""
