@@ -144,6 +144,12 @@ _OPTIONS = {
         show_default="fp32",
         help="Sum gradients over processes in this format.",
     ),
+    "speeds": option(
+        "--speeds",
+        metavar="equal|auto|X,...",
+        show_default="equal",
+        help="Share out each step by these speeds of the processes, such as 1,0.45, or by measured ones.",
+    ),
     "check_weights_every": option(
         "--check-weights-every",
         type=NOT_NEGATIVE,
@@ -191,6 +197,7 @@ PLAN = (
         "dpo",
         "activation_checkpointing",
         "activations_8bit",
+        "speeds",
     ),
 )
 """Options of `train plan`: those that change memory and time."""

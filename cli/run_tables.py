@@ -41,6 +41,9 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     steps = f"{forecast['steps_per_epoch']:,} per epoch, {forecast['step_s']:.3f} s each on {forecast['device']}"
     table.add_row("steps", steps)
     table.add_row(f"{forecast['epochs']} epochs", format_duration(3600 * forecast["hours"]))
+    for rank, share in enumerate(forecast.get("shares", ())):
+        speed, frames = forecast["speeds"][rank] / 100, forecast["rank_frames"][rank]
+        table.add_row(f"rank {rank}, speed {speed:.2f}", f"{share:.1%} of the frames, {frames:,} at most in a batch")
     for card, frames in forecast["room"].items():
         table.add_row(f"room on {card}", f"{frames:,} frames" if frames else "none")
     print_tables(table)

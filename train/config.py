@@ -12,6 +12,7 @@ from typing import Any
 from headrace.store.errors import RunError, UsageError
 from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.train.models import presets
+from headrace.train.speeds import EQUAL, parse_speeds
 
 STAGES = ("sovits", "gpt")
 PRESETS = tuple(presets.PRESETS)
@@ -196,6 +197,10 @@ class DistributedConfig:
     reduce: str = "fp32"
     """`fp32`, `bf16` or `fp16`: gradients are summed over processes in this format. Half the bits take half the time
     on a slow network, and leave gradients less exact."""
+    speeds: str = EQUAL
+    """Sharing of each step's frames over processes: `equal`, a number for each process (`1,0.45`), or `auto`: by what a
+    frame takes each of them, measured in the first steps and in each epoch. `batch_frames` and `max_utterances` then
+    limit the mean over processes."""
     check_weights_every: int = 500
     """Steps between checks that all processes have the same weights; there is one before each checkpoint too. 0 for
     none but these."""
@@ -205,6 +210,7 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "reduce", REDUCTIONS)
+        parse_speeds(self.speeds)
         _check_not_negative(self, "check_weights_every")
         if self.rank_timeout <= 0:
             raise UsageError(f"rank_timeout is {self.rank_timeout}; it must be greater than 0.")

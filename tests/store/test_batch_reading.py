@@ -30,7 +30,7 @@ from headrace.store.errors import DamagedStore
 from headrace.store.reader import Store
 from headrace.store.storage.local import LocalStorage
 from headrace.store.writer import Compression, create_store, write_part
-from headrace.train.data.batch_plan import Position, plan_epoch
+from headrace.train.data.batch_plan import Position, Stretch, plan_epoch
 from headrace.train.data.batch_reader import read_batch
 from headrace.train.data.stream import Stream, StreamConfig
 from tests.helpers import training_store
@@ -326,7 +326,7 @@ def test_long_streaming_leaks_nothing(tmp_path: Path) -> None:
             batch_frames=9600, threads=int(random.integers(1, 4)), prefetch=int(random.integers(1, 6))
         )
         world = int(random.integers(1, 4))
-        history = ((world, int(random.integers(0, 20))),)
+        history = (Stretch(world, int(random.integers(0, 20))),)
         position = Position(epoch=int(random.integers(0, 9)), history=history)
         with Stream(opened, reading.FEATURES, numbers, config, position=position, world=world) as stream:
             for batch in itertools.islice(stream, int(random.integers(0, 150))):

@@ -4,7 +4,8 @@ Pure functions of lengths, limits, a seed, an epoch and a world size; no torch, 
 
 - over all ranks of an epoch every utterance comes exactly once, for any world size up to the number of utterances;
 - every rank has the same number of steps, and the batches of one step are of similar length, so no rank waits long;
-- a run resumed in mid-epoch, on as many ranks as before or on others, sees exactly what remained.
+- a run resumed in mid-epoch, on as many ranks as before or on others, sees exactly what remained;
+- all of this holds for ranks of different speeds too, whenever these change (`rank_shares`).
 
 `shuffle` orders utterances and cuts the order into batches. They are shuffled as far as padding stays within 1 % of all
 frames, or within 1.5 times the padding of sorted batches, whichever is more. `python -m benchmarks.plan` measures it.
@@ -17,12 +18,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from headrace.store.errors import UsageError
+from headrace.train.data.rank_shares import cut_for_speeds
 from headrace.train.data.shuffle import Limits, cut, random_of, shuffled
+from headrace.train.speeds import Speeds
 
 PADDING = 0.0098
 """Share of padded frames up to which utterances are shuffled. Single epochs deviate from it, but stay under 1 %."""
@@ -30,49 +33,73 @@ VALIDATION_SHARE = 0.01
 MAX_VALIDATION = 512
 
 
+class Stretch(NamedTuple):
+    """Steps of an epoch that were planned together."""
+
+    world: int
+    """Number of ranks."""
+    steps: int
+    """Steps done."""
+    speeds: Speeds = ()
+    """Speeds of the ranks, by which the frames of a step are shared out; empty for equal shares."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
     """A position between two steps of a run. Plain integers, so that a checkpoint holds it as JSON."""
 
     epoch: int
-    history: tuple[tuple[int, int], ...]
-    """(world size, steps done) of every stretch of this epoch. The last one is in progress; an earlier one ended when
-    the run was interrupted and resumed on another number of ranks."""
+    history: tuple[Stretch, ...]
+    """Every stretch of this epoch. The last one is in progress; an earlier one ended when the run was interrupted and
+    resumed on another number of ranks, or when their speeds were measured."""
 
     @classmethod
-    def start(cls, world: int = 1, epoch: int = 0) -> Position:
+    def start(cls, world: int = 1, epoch: int = 0, speeds: Speeds = ()) -> Position:
         """Return the beginning of an epoch."""
-        return cls(epoch=epoch, history=((world, 0),))
+        return cls(epoch=epoch, history=(Stretch(world, 0, speeds),))
 
     @property
     def steps(self) -> int:
         """Steps done in the current stretch."""
-        return self.history[-1][1]
+        return self.history[-1].steps
 
-    def for_world(self, world: int) -> Position:
-        """Return this position for a run on `world` ranks: in the last stretch, or at the beginning of another."""
-        done = [stretch for stretch in self.history if stretch[1]]
-        if not done or done[-1][0] != world:
-            done.append((world, 0))
+    @property
+    def speeds(self) -> Speeds:
+        """Speeds of the ranks in the current stretch."""
+        return self.history[-1].speeds
+
+    def for_world(self, world: int, speeds: Speeds | None = None) -> Position:
+        """Return this position for a run on `world` ranks: in the last stretch, or at the beginning of another.
+
+        Args:
+            speeds: of the ranks; None for those that so many ranks had in this epoch, or equal ones.
+        """
+        if speeds is None:
+            speeds = next((stretch.speeds for stretch in reversed(self.history) if stretch.world == world), ())
+        done = [stretch for stretch in self.history if stretch.steps]
+        if not done or (done[-1].world, done[-1].speeds) != (world, speeds):
+            done.append(Stretch(world, 0, speeds))
         return Position(epoch=self.epoch, history=tuple(done))
 
     def after_step(self) -> Position:
         """Return the position one step later in the same epoch."""
-        *before, (world, steps) = self.history
-        return Position(epoch=self.epoch, history=(*before, (world, steps + 1)))
+        *before, last = self.history
+        return Position(epoch=self.epoch, history=(*before, last._replace(steps=last.steps + 1)))
 
     def next_epoch(self) -> Position:
         """Return the beginning of the next epoch."""
-        return Position.start(self.history[-1][0], self.epoch + 1)
+        return Position.start(self.history[-1].world, self.epoch + 1, self.speeds)
 
     def to_json(self) -> dict[str, Any]:
         """Return the position as a JSON object."""
-        return {"epoch": self.epoch, "history": [list(stretch) for stretch in self.history]}
+        history = [[world, steps, *([list(speeds)] if speeds else [])] for world, steps, speeds in self.history]
+        return {"epoch": self.epoch, "history": history}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Position:
         """Return the position that `to_json` described."""
-        return cls(epoch=data["epoch"], history=tuple((world, steps) for world, steps in data["history"]))
+        history = (Stretch(world, steps, tuple(*speeds)) for world, steps, *speeds in data["history"])
+        return cls(epoch=data["epoch"], history=tuple(history))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +146,14 @@ def plan_epoch(
     chunk_locality: int = 1,
     adjacent_batches: bool = False,
 ) -> Plan:
-    """Plan the epoch of `position`, or the part of it that remained at the last change of the world size.
+    """Plan the epoch of `position`, or the part of it that remained when the last stretch of it began.
 
     Args:
         lengths: (N,) frames of each utterance, at least 1.
         position: `position.steps` steps of the plan are done.
         batch_frames, max_utterances, padding, chunk_locality, adjacent_batches: as in `StreamConfig`. A longer
             utterance is a batch of its own. Where fewer utterances are left than would fill a step, the shortest
-            batches are joined and exceed the limits.
+            batches are joined and exceed the limits. Ranks with speeds share out the sum of their limits.
         seed: not negative.
     Returns:
         The plan, from its first step.
@@ -141,14 +168,14 @@ def plan_epoch(
         utterances=max_utterances or len(lengths),
         padding=padding,
     )
-    for stretch, (world, steps) in enumerate(position.history):
+    for stretch, (world, steps, speeds) in enumerate(position.history):
         if len(left) < world:
             raise UsageError(
                 f"{len(left)} utterances are left of epoch {position.epoch} and cannot be dealt to {world} ranks: "
                 f"use {max(len(left), 1)} or fewer until the next epoch."
             )
-        order, bounds = _batches(lengths, left, limits, (seed, stretch), position.epoch, adjacent_batches)
-        bounds = _fit_to_ranks(bounds, world)
+        order, bounds = _batches(lengths, left, limits, (seed, stretch), position.epoch, adjacent_batches, speeds)
+        bounds = bounds if speeds else _fit_to_ranks(bounds, world)
         turns = np.arange(len(bounds) - 1).reshape(-1, world)
         random = random_of(seed, stretch, position.epoch, 2)
         plan = Plan(order, bounds, turns[_shuffled_steps(len(turns), chunk_locality, random)])
@@ -157,14 +184,21 @@ def plan_epoch(
 
 
 def _batches(
-    lengths: np.ndarray, left: np.ndarray, limits: Limits, seed: tuple[int, int], epoch: int, adjacent: bool
+    lengths: np.ndarray,
+    left: np.ndarray,
+    limits: Limits,
+    seed: tuple[int, int],
+    epoch: int,
+    adjacent: bool,
+    speeds: Speeds,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the utterances that are left in the order of batches, and the bounds of these batches."""
-    if adjacent:
-        order = left[np.argsort(lengths[left], kind="stable")]
-        return order, cut(lengths[order], limits, random_of(*seed, epoch, 4).random())
-    order = left[shuffled(lengths[left], limits, epoch, seed)]
-    return order, cut(lengths[order], limits)
+    share = random_of(*seed, epoch, 4).random() if adjacent else 1.0
+    order = np.argsort(lengths[left], kind="stable") if adjacent else shuffled(lengths[left], limits, epoch, seed)
+    order = left[order]
+    if speeds:
+        return order, cut_for_speeds(lengths[order], limits, speeds, share)
+    return order, cut(lengths[order], limits, share)
 
 
 def padding_of(lengths: np.ndarray, plan: Plan, padded: np.ndarray | None = None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
@@ -44,17 +44,23 @@ class Phases:
         self.changes = 0
         """Grows with all that counts as progress."""
         self.device = "CPU"
+        self.on_wait: Callable[[], object] | None = None
+        """Called before and after each phase of `REDUCING`, where somebody measures what lies between them."""
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._steps = 0
 
     @contextmanager
     def enter(self, phase: str) -> Iterator[None]:
         """Be in a phase for the duration of this context, and then in the one before it."""
-        before = self.phase
+        before, on_wait = self.phase, self.on_wait if phase == REDUCING else None
         self.move(phase)
+        if on_wait is not None:
+            on_wait()
         try:
             yield
         finally:
+            if on_wait is not None:
+                on_wait()
             self.move(before)
 
     def move(self, phase: str) -> None:

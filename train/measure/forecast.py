@@ -16,12 +16,14 @@ import psutil
 import torch
 from torch import nn
 
+from headrace.store.errors import UsageError
 from headrace.train.config import RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Epoch, Stream
 from headrace.train.measure.memory_tracking import MemoryTracker
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
+from headrace.train.speeds import FASTEST, Speeds, count_speeds, parse_speeds, shares
 from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer import auto_settings
 from headrace.train.trainer.setup import TrainingSetup, set_up
@@ -82,9 +84,12 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
     Returns:
         parameters (by network), state_gib, step_gib (peak of the largest step), room (by card, and first `this device`:
         the largest `batch_frames` that fits), steps_per_epoch, step_s, hours, measured, and the automatic settings.
+        Where `config` has speeds, steps and hours are of so many processes, the fastest of which has this device, and
+        there are `shares` (of each in the frames of a step) and `rank_frames` (the largest batch that each gets) too.
     Raises:
-        As `headrace.train.trainer.loop.start`.
+        As `headrace.train.trainer.loop.start`. UsageError too where `speeds` is `auto`.
     """
+    speeds, world = _speeds(config), max(1, count_speeds(config.distributed.speeds))
     setup = set_up(config.with_options(fp32_steps=0), observer)
     config = setup.config
     with setup.stream(Position.start()) as stream:
@@ -92,22 +97,55 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
         batches = _spread_batches(epoch)
         _measure(setup, stream, epoch, batches[0])  # allocates what stays: moments, the entries of a codebook
         steps = [_measure(setup, stream, epoch, members) for members in batches]
-    return _summary(setup, epoch, steps, epochs) | {
-        "stage": config.model.stage,
-        "preset": config.model.preset,
-        "device": str(setup.device),
-        "precision": config.compute.precision,
-        "batch_frames": config.data.batch_frames,
-        "measured": [asdict(step) for step in steps],
+        shared = stream.epoch(Position.start(world, speeds=speeds)) if world > 1 else epoch
+    return (
+        _summary(setup, shared, speeds, steps, epochs)
+        | _shares(shared, speeds)
+        | {
+            "stage": config.model.stage,
+            "preset": config.model.preset,
+            "device": str(setup.device),
+            "precision": config.compute.precision,
+            "batch_frames": config.data.batch_frames,
+            "measured": [asdict(step) for step in steps],
+        }
+    )
+
+
+def _speeds(config: RunConfig) -> Speeds:
+    """Return the speeds of the run that is planned."""
+    speeds = parse_speeds(config.distributed.speeds)
+    if speeds is None:
+        raise UsageError("--speeds auto is measured by the processes of a run: to plan one, give their speeds.")
+    return speeds
+
+
+def _shares(epoch: Epoch, speeds: Speeds) -> dict[str, Any]:
+    """Return the share of each rank in the frames of a step, and its largest batch; nothing for one rank."""
+    world = epoch.plan.world
+    if world == 1:
+        return {}
+    return {
+        "speeds": list(speeds or (FASTEST,) * world),
+        "shares": shares(speeds, world),
+        "rank_frames": _padded_frames(epoch)[epoch.plan.turns].max(0).tolist(),
     }
 
 
-def _summary(setup: TrainingSetup, epoch: Epoch, steps: Sequence[StepMeasurement], epochs: int) -> dict[str, Any]:
+def _padded_frames(epoch: Epoch) -> np.ndarray:
+    """Return (M,) int64: the padded frames of each batch of a plan."""
+    plan = epoch.plan
+    longest = np.maximum.reduceat(epoch.padded[plan.order], plan.bounds[:-1])
+    return longest * np.diff(plan.bounds)
+
+
+def _summary(
+    setup: TrainingSetup, epoch: Epoch, speeds: Speeds, steps: Sequence[StepMeasurement], epochs: int
+) -> dict[str, Any]:
     networks = {name: sum(p.numel() for p in module.parameters()) for name, module in _networks(setup.stage).items()}
     state, memory_model, plan = STATE_BYTES * sum(networks.values()), MemoryModel.fit(steps), epoch.plan
-    longest = np.maximum.reduceat(epoch.padded[plan.order], plan.bounds[:-1])
-    padded = int((longest * np.diff(plan.bounds)).sum()) / plan.world
-    epoch_s = padded * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
+    slowest = (_padded_frames(epoch)[plan.turns] * (FASTEST / np.array(speeds or (FASTEST,)))).max(1)
+    epoch_s = float(slowest.sum()) * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
     updates = -(-plan.steps // setup.stage.optim.grad_accum)
     gib_of = {"this device": _memory(setup.device) / GIB} | CARDS
     return {

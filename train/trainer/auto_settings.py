@@ -55,8 +55,10 @@ def choose_batch_frames(requested: int, device: torch.device) -> tuple[int, str]
         return requested, "asked for"
     if device.type == "cpu":
         return CPU_BATCH_FRAMES, "steps of about a second on a CPU"
-    gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-    return max(1, round(gib)) * CUDA_BATCH_FRAMES_PER_GIB, f"{CUDA_BATCH_FRAMES_PER_GIB} per GiB of {gib:.0f} GiB"
+    memory = distributed.all_gather(torch.cuda.get_device_properties(device).total_memory)
+    gib = min(memory) / 2**30  # all ranks plan with one number
+    where = f"{gib:.0f} GiB, the least of all GPUs" if min(memory) < max(memory) else f"{gib:.0f} GiB"
+    return max(1, round(gib)) * CUDA_BATCH_FRAMES_PER_GIB, f"{CUDA_BATCH_FRAMES_PER_GIB} per GiB of {where}"
 
 
 def choose_max_utterances(requested: int, batch_frames: int) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _train(run: Run) -> dict[str, Any] | None:
     schedule, steps = run.config.schedule, 0 if distributed.rank() else run.config.monitoring.profile
     profiling = profile_steps(run.config.out, steps, run.observer.log)
     working = PHASES.enter(TRAINING)
-    with working, run.stream, run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
+    with working, closing(run), run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
         while not run.finished:
             run.train_step()
             run.saving.check()

@@ -24,6 +24,7 @@ from headrace.train.stages.stage import check_ids
 from headrace.train.trainer.bad_updates import BadUpdates
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
+from headrace.train.trainer.rank_speeds import RankSpeeds, check_speeds, describe
 from headrace.train.trainer.recorder import RunRecorder
 from headrace.train.trainer.run_folder import HANGS
 from headrace.train.trainer.setup import set_up
@@ -38,9 +39,10 @@ class Run:
         Args:
             state: a checkpoint to continue from; None begins at step 0.
         """
+        check_speeds(config.distributed.speeds)
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
-        setup = set_up(config, self.observer)
+        self.setup = setup = set_up(config, self.observer)
         self.device, self.precision, self.config = setup.device, setup.precision, setup.config
         self.data, self.stage = setup.data, setup.stage
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)
@@ -56,7 +58,8 @@ class Run:
         self.checkpoints = Checkpoints(config.out / "checkpoints")
         self.saving = BackgroundCheckpoints(self.checkpoints)
         self.recorder.open(self.config, self.step)
-        self.stream = setup.stream(position)
+        self.speeds = RankSpeeds(config.distributed.speeds, self.device)
+        self._open_stream(self.speeds.begin(position))
         PHASES.step = self.step
         distributed.watch(config.distributed.rank_timeout, config.out / HANGS, self.device)
         self.observer.started(self.step, self._last_step(), self.stage.tracked_metrics)
@@ -77,24 +80,24 @@ class Run:
 
     def train_step(self) -> None:
         """Make one update, from as many batches as it takes, and record its metrics."""
-        start, epoch, rate = time.perf_counter(), self.stream.position.epoch, self.stage.learning_rate
+        start, position, rate = time.perf_counter(), self.stream.position, self.stage.learning_rate
         batches, wait = self._next_batches()
         precision = self._begin_step()
         microbatches = self.stage.microbatches.splits
-        with PHASES.enter(COMPUTING):
+        with PHASES.enter(COMPUTING), self.speeds.measure(batches):
             terms = self.stage.step(batches)
         with PHASES.enter(SYNCHRONISING):
             values = metrics.to_floats(terms)  # this synchronises with the device
         self.step += 1
         if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
-        if self.stream.position.epoch > epoch:
+        if self.stream.position.epoch > position.epoch:
             self.stage.end_epoch()
         utterances = self.bad_updates.report(self.step, batches, values)
         self.recorder.record(
             split="train",
             step=self.step,
-            epoch=epoch + 1,
+            epoch=position.epoch + 1,
             **values,
             lr=rate,
             loss_scale=self.precision.scaler.get_scale(),
@@ -107,6 +110,14 @@ class Run:
         )
         self.bad_updates.check_divergence(self.step, values)
         PHASES.finish_step(self.step, time.perf_counter() - start)
+        following = self.speeds.follow(position, self.stream.position)
+        if following != self.stream.position:
+            self.stream.close()
+            self._open_stream(following)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self.stream.close()
 
     def validate(self) -> None:
         """Validate and record the losses; then note the best step, and grow batches where that is due.
@@ -185,6 +196,12 @@ class Run:
             "tracked_metrics": list(tracked),
             **self.recorder.summarise(tracked),
         }
+
+    def _open_stream(self, position: Position) -> None:
+        """Read batches from a position on, and tell the user how they are shared out."""
+        self.stream = self.setup.stream(position)
+        if position.speeds:
+            self.observer.log(f"speeds, and shares of each step: {describe(position.speeds, len(position.speeds))}")
 
     def _begin(self) -> Position:
         """Load pretrained weights and return the first position."""

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.store.errors import UsageError
-from headrace.train.data.batch_plan import Plan, Position, held_out, padding_of, plan_epoch
+from headrace.train.data.batch_plan import Plan, Position, Stretch, held_out, padding_of, plan_epoch
+from headrace.train.speeds import relative_speeds
 from tests.helpers.utterance_lengths import log_normal
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=120).map(np.array)
@@ -110,10 +111,69 @@ def test_a_resumed_epoch_sees_exactly_what_remained(lengths, budget, seed, neigh
 def test_resuming_on_as_many_ranks_changes_nothing():
     position = Position.start(3).after_step().after_step()
     assert (
-        position.for_world(3) == position.for_world(2).for_world(3) == position == Position(epoch=0, history=((3, 2),))
+        position.for_world(3)
+        == position.for_world(2).for_world(3)
+        == position
+        == Position(epoch=0, history=(Stretch(3, 2),))
     )
-    assert position.for_world(2) == Position(epoch=0, history=((3, 2), (2, 0)))
-    assert position.next_epoch() == Position(epoch=1, history=((3, 0),))
+    assert position.for_world(2) == Position(epoch=0, history=(Stretch(3, 2), Stretch(2, 0)))
+    assert position.next_epoch() == Position(epoch=1, history=(Stretch(3, 0),))
+    assert position.to_json() == {"epoch": 0, "history": [[3, 2]]}, "as before ranks had speeds"
+
+
+def test_speeds_stay_until_others_are_given_and_come_back_with_their_ranks():
+    fast = Position.start(2, speeds=(100, 45)).after_step()
+    assert fast.for_world(2) == fast and fast.next_epoch().speeds == (100, 45)
+    assert fast.for_world(2, (100, 45)) == fast
+    assert fast.for_world(2, ()).history == (Stretch(2, 1, (100, 45)), Stretch(2, 0))
+    fewer = fast.for_world(1).after_step()
+    assert fewer.speeds == () and fewer.for_world(2).speeds == (100, 45)
+
+
+SPEEDS = st.lists(st.floats(0.01, 1), min_size=2, max_size=9).map(relative_speeds)
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, BUDGET, SEED, st.booleans(), st.none() | st.integers(1, 9), st.lists(SPEEDS, min_size=1, max_size=4))
+def test_ranks_of_any_speeds_see_every_utterance_once(lengths, budget, seed, neighbours, most, changes):
+    """Speeds are given, and others are measured every three steps."""
+    limits = {"batch_frames": budget, "max_utterances": most, "seed": seed, "adjacent_batches": neighbours}
+    position, seen = Position.start(len(changes[0]) or 1, speeds=changes[0]), []
+    for speeds in [*changes, ()]:
+        world = len(speeds) or 1
+        if len(lengths) - sum(map(len, seen)) < world:
+            continue
+        position = Position.from_json(position.for_world(world, speeds).to_json())
+        plan = plan_epoch(lengths, position, **limits)
+        for step in range(position.steps, plan.steps if speeds == () else min(position.steps + 3, plan.steps)):
+            seen += [plan.batch(step, rank) for rank in range(world)]
+            assert min(map(len, seen)) >= 1
+            position = position.after_step()
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(lengths)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, BUDGET, SPEEDS, st.none() | st.integers(1, 9))
+def test_steps_for_speeds_stay_within_the_limits_of_all_ranks(lengths, budget, speeds, most):
+    world = len(speeds)
+    if not world or world > len(lengths):
+        return
+    plan = plan_epoch(lengths, Position.start(world, speeds=speeds), batch_frames=budget, seed=0, max_utterances=most)
+    steps = [np.concatenate([plan.batch(step, rank) for rank in range(world)]) for step in range(plan.steps)]
+    over = [s for s in steps if len(s) * lengths[s].max() > budget * world or len(s) > (most or 999) * world]
+    assert sum(len(s) > world for s in over) <= 1, "only where the shortest are joined, or each rank has one utterance"
+
+
+@pytest.mark.parametrize("speeds", [(100, 45), (45, 100), (100, 90, 30, 5)])
+def test_ranks_of_other_speeds_are_done_at_the_same_time(speeds):
+    lengths, world = log_normal(20_000), len(speeds)
+    plan = plan_epoch(lengths, Position.start(world, speeds=speeds), batch_frames=9600, max_utterances=75, seed=0)
+    work = np.array([len(b) * lengths[b].max() for b in batches(plan)]).reshape(plan.steps, world)
+    slowest, ideal = (work / np.array(speeds)).max(1).sum(), work.sum() / sum(speeds)
+    assert slowest < 1.05 * ideal
+    equal = plan_epoch(lengths, Position.start(world), batch_frames=9600, max_utterances=75, seed=0)
+    assert padding_of(lengths, plan) < 0.011
+    assert plan.steps == pytest.approx(equal.steps, rel=0.03), "an update is as large as without speeds"
 
 
 def test_too_few_utterances_for_all_ranks_is_an_error():

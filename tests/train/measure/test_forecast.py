@@ -91,3 +91,15 @@ def test_batches_are_those_of_a_run(corpus: Path) -> None:
     assert padded["steps_per_epoch"] > plain["steps_per_epoch"]
     assert {step["frames"] / step["utterances"] for step in padded["measured"]} == {max(FRAMES)}
     assert planned(corpus, *many, "--grad-accum", "2")["steps_per_epoch"] == -(-plain["steps_per_epoch"] // 2)
+
+
+def test_the_shares_of_ranks_with_speeds(corpus: Path) -> None:
+    gpt = "--stage", "gpt", "--max-utterances", "20"
+    plain, shared = planned(corpus, *gpt), planned(corpus, *gpt, "--speeds", "1,0.5")
+    assert shared["shares"] == pytest.approx([2 / 3, 1 / 3]) and shared["speeds"] == [100, 50]
+    assert shared["rank_frames"][0] > shared["rank_frames"][1]
+    assert shared["steps_per_epoch"] < plain["steps_per_epoch"] and "shares" not in plain
+    table = CliRunner().invoke(main, ["plan", str(corpus), *gpt, "--preset", "tiny", "--speeds", "1,1"]).stdout
+    assert "rank 1, speed 1.00" in table and "50.0% of the frames" in table
+    refused = CliRunner().invoke(main, ["plan", str(corpus), "--preset", "tiny", "--speeds", "auto"])
+    assert refused.exit_code == 2 and "to plan one, give their speeds" in refused.stderr

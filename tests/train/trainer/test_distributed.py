@@ -27,8 +27,9 @@ from headrace.train.monitoring import metrics
 from headrace.train.precision import DTYPES
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs
 from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
-from headrace.train.trainer import loop
+from headrace.train.trainer import loop, rank_speeds
 from headrace.train.trainer.plateau import Plateau
+from headrace.train.trainer.rank_speeds import RankSpeeds
 from headrace.train.trainer.validation import Validator
 from tests.helpers.gpt_steps import SMALL_GPT, gpt_stage, text_batch
 from tests.helpers.sovits_steps import SMALL_SOVITS, sovits_stage, speech_batch
@@ -86,6 +87,7 @@ def config(store: Path, out: Path) -> RunConfig:
         batch_frames=300,
         max_utterances=4,
         max_steps=5,
+        speeds="auto",
         checkpoint_every=100,
         validate_every=4,
     )
@@ -125,7 +127,9 @@ def worker(store: Path, out: Path) -> None:
 
 @contextmanager
 def monkeypatched_ranks(losses: list[float]) -> Iterator[None]:
-    """The second rank begins with other weights, computes other losses in validation, and comes to other means."""
+    """The second rank begins with other weights, computes other losses in validation, and comes to other means. It
+    takes twice the time for a frame, which is seen after two steps.
+    """
     with pytest.MonkeyPatch.context() as patch:
         validate, update, load = SovitsStage.validate, Plateau.update, SovitsStage.load_pretrained
 
@@ -137,6 +141,9 @@ def monkeypatched_ranks(losses: list[float]) -> Iterator[None]:
             return {name: value * 2 for name, value in validate(self, batch).items()}
 
         patch.setattr(Plateau, "update", lambda self, step, loss: losses.append(loss) or update(self, step, loss))
+        patch.setattr(rank_speeds, "FIRST_STEPS", 2)
+        seconds = (0.01, 0.02)[distributed.rank()]
+        patch.setattr(RankSpeeds, "_seconds_per_frame", lambda self: seconds)
         if distributed.rank() == 1:
             patch.setattr(SovitsStage, "load_pretrained", changed)
             patch.setattr(SovitsStage, "validate", other)
@@ -214,6 +221,13 @@ def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
     assert epochs[0] == 19 and epochs[1] > 0
     state = load(Checkpoints(both / "run" / "checkpoints").path(5))
     assert not torch.equal(state["random"][0]["cpu"], state["random"][1]["cpu"])
+
+
+def test_measured_speeds_are_part_of_the_plan_and_of_its_checkpoint(both: Path) -> None:
+    state = load(Checkpoints(both / "run" / "checkpoints").path(5))
+    assert state["stream"]["history"][0][::2] == [2, [100, 50]] and state["stream"]["epoch"] == 1
+    first = [r for r in metrics.read(both / "run" / "metrics.jsonl") if r["split"] == "train" and r["epoch"] == 1]
+    assert len(first) > 2 and sum(record["utterances"] for record in first) == 19
 
 
 def test_decisions_follow_one_validation_though_ranks_compute_others(both: Path) -> None:
