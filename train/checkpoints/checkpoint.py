@@ -129,16 +129,23 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def random_state() -> dict[str, Any]:
-    """Return the states of torch's random generators on the CPU and on every CUDA device."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of torch's random generators on the CPU and on the device that this process trains on.
+
+    Other devices are not asked: that would open a context on each, of hundreds of megabytes for every process.
+    """
+    return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []}
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Restore `random_state`. On a machine with other devices, only the states of those present are restored."""
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore `random_state` on the device that this process trains on.
+
+    Args:
+        state: it may have those of all devices of a machine, as earlier versions have saved them.
+    """
     torch.set_rng_state(state["cpu"])
-    for device, cuda in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(cuda, device)
+    if device.type == "cuda" and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][device.index % len(state["cuda"])], device)
 
 
 def software_versions() -> dict[str, str]:

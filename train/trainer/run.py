@@ -154,7 +154,7 @@ class Run:
             RunError: ranks have not the same weights, or the checkpoint before it could not be written.
         """
         self.check_weights()
-        random = distributed.all_gather(random_state())
+        random = distributed.all_gather(random_state(self.device))
         if distributed.rank():
             return
         state = {
@@ -233,7 +233,7 @@ class Run:
         self.plateau = Plateau(**state["plateau"])
         self.quarantine = Quarantine(self.data.store.ids, state["quarantine"])
         if distributed.rank() < len(state["random"]):
-            set_random_state(state["random"][distributed.rank()])
+            set_random_state(state["random"][distributed.rank()], self.device)
         self.step = state["step"]
         return Position.from_json(state["stream"])
 
