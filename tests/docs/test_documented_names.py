@@ -26,8 +26,8 @@ TEXTS = {
 NOT_OURS = {
     "--nproc-per-node", "--hostfile", "--nthreads", "--nworkers", "--resources", "--scheduler-file", "--wrap",
     "--logdir", "--no-deps", "--format", "--strict", "--dashboard-address", "--local-directory", "--no-dashboard",
-    "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",
-    "--ntasks", "--ntasks-per-node", "--gpus-per-task",
+    "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key", "--nnodes", "--max-restarts", "--rdzv-backend",
+    "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf", "--nodes", "--ntasks-per-node", "--gpus-per-task", "--signal",
 }  # fmt: skip
 """Options of torchrun, dask, srun, sbatch, tensorboard, pip, aws and mkdocs."""
 
@@ -48,7 +48,7 @@ def options() -> set[str]:
 @cache
 def benchmark_options() -> set[str]:
     """Return every option that a benchmark declares."""
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").rglob("*.py")]
     return {name for source in sources for name in re.findall(r"\"(--[a-z-]+)\"", source)}
 
 
@@ -90,7 +90,8 @@ def test_modules_classes_and_functions_exist(page: str) -> None:
     for name in sorted(set(MODULE.findall(TEXTS[page]))):
         assert resolve(name), f"{page} names {name}"
     for name in sorted(set(BENCHMARK.findall(TEXTS[page]))):
-        assert (ROOT / "benchmarks" / f"{name}.py").exists(), f"{page} names benchmarks.{name}"
+        places = (f"{name}.py", f"{name}/__main__.py")
+        assert any((ROOT / "benchmarks" / place).exists() for place in places), f"{page} names benchmarks.{name}"
 
 
 def resolve(name: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RUN = ("sh", "python")
-LANGUAGES = (*RUN, "toml", "text")
+LANGUAGES = (*RUN, "toml", "yaml", "text")
 
 _FENCE = re.compile(r"^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _COMMENTS = re.compile(r"(?:^<!--[^\n]*-->\n)*\Z", re.MULTILINE)
