@@ -26,6 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from benchmarks import report
 from headrace.featurize.audio import decode_pool
+from headrace.featurize.audio.decode import Decoded
 from headrace.featurize.audio.recording import DEFAULT_LIMITS
 from headrace.featurize.corpus import scanner
 from headrace.featurize.pipeline.presets import Preset, get_preset
@@ -51,8 +52,9 @@ def decoded(root: Path, utterances: Iterable[Utterance], preset: Preset, threads
     waves = decode_pool.decode_utterances(
         root, utterances, rate, level, isolated=False, threads=threads, limits=DEFAULT_LIMITS
     )
-    for utterance, wave in waves:
-        if isinstance(wave, np.ndarray) and len(wave) >= recipe.min_frames * recipe.hop:
+    for utterance, decoded in waves:
+        wave = decoded.wave if isinstance(decoded, Decoded) else np.empty(0, np.int16)
+        if len(wave) >= recipe.min_frames * recipe.hop:
             yield utterance.id, wave[: len(wave) // recipe.hop * recipe.hop]
 
 

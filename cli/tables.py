@@ -11,6 +11,8 @@ from headrace.store.rejects import RejectKind
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
@@ -34,6 +36,9 @@ def print_survey(report: dict[str, Any]) -> None:
     for key in ("languages", "speakers"):
         corpus.add_row(key, _first_of(f"{name} ({format_hours(hours)})" for name, hours in report[key].items()))
     corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
+    if dead := estimate["dead_channels"]:
+        heard = f"{len(dead)} of the {estimate['calibration_utterances']} recordings that were decoded"
+        corpus.add_row("dead channels", f"in {heard} ({first_of(dead)}): {_DEAD_CHANNELS}")
     print_tables(corpus)
     _print_histogram(report["histogram"])
     _print_reject_kinds(report["reject_kinds"])
@@ -49,12 +54,16 @@ def print_survey(report: dict[str, Any]) -> None:
     print_tables(table)
 
 
+_DEAD_CHANNELS = "the mean of all channels makes them quieter; save the others alone, or select with dead_channels == 0"
+
+
 def print_build(out: StoragePath, report: dict[str, Any]) -> None:
     """Print the result of `featurize build` or `store import`."""
     table = make_table()
     table.add_row("store", str(out))
     table.add_row("contains", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
     table.add_row("rejects", _rejects([str(out / "rejects.jsonl")], report["rejects"]))
+    _add_dead_channels(table, report["dead_channels"])
     built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
     table.add_row("built", f"{built}, {report['hours_per_second']:.4f} h of audio per second")
     seconds_by_stage = report["seconds_by_stage"]
@@ -92,6 +101,12 @@ def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float], 
     print_tables(table)
 
 
+def _add_dead_channels(table: Table, count: int) -> None:
+    """Add a row on recordings of which only some channels are heard, if there are any."""
+    if count:
+        table.add_row("dead channels", f"in {count:,} recordings: {_DEAD_CHANNELS}")
+
+
 _NOT_RECORDED = "not recorded by the version that made the store; the next featurize build does it"
 
 
@@ -115,6 +130,7 @@ def print_info(store: Store, summary: dict[str, Any]) -> None:
     for key in ("speakers", "languages"):
         table.add_row(key, _first_of(f"{name} ({count:,})" for name, count in summary[key].items()))
     table.add_row("aligned", _first_of(f"{name} ({count:,})" for name, count in summary["alignments"].items()))
+    _add_dead_channels(table, summary["dead_channels"])
     table.add_row("read", summary["reading"])
     columns = ("name", "axis", "dtype", "row", "fingerprint", "size")
     features = make_table(*columns)

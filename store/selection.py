@@ -90,11 +90,13 @@ def measure(store: Store, chosen: np.ndarray, times: np.ndarray | None = None) -
 def columns_of(store: Store) -> Mapping[str, Column]:
     """Return the columns that a condition may name, each with the function that reads it.
 
-    They are `id`, `speaker`, `language`, `text`, `duration` in seconds, `characters` of the text, `phones`, the
-    integers that every part has (`frames`, `aligned`, ...), and features with one number for each utterance.
+    They are `id`, `speaker`, `language`, `text`, `duration` in seconds, `characters` of the text, `phones`,
+    `dead_channels` of the recording, the integers that every part has (`frames`, `aligned`, ...), and features with one
+    number for each utterance.
     """
     features = [name for name, spec in store.features.items() if spec.axis == "utterance" and spec.channels is None]
     return {
+        "dead_channels": store.dead_channels,
         **{name: partial(_read_feature, store, name) for name in features},
         **{name: partial(store.column, name) for name in store.column_names},
         "id": lambda: store.ids,

@@ -39,6 +39,7 @@ def summarize(store: Store) -> dict[str, Any]:
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
         "alignments": _alignments(store),
+        "dead_channels": int(np.count_nonzero(store.dead_channels())),
         "fingerprint": store.fingerprint,
         "reading": store.read_method,
         "features": [_summarize_feature(store, name) for name in store.features],

@@ -8,13 +8,13 @@ memory than the result. soxr resamples, with aliases below -120 dB; its streamin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import soxr
 
 from headrace.featurize.audio.recording import BLOCK_SAMPLES, DEFAULT_LIMITS, Limits, decode_blocks
-from headrace.featurize.audio.sample_kernels import apply_level, mix_down, peak_magnitude
+from headrace.featurize.audio.sample_kernels import add_moments, apply_level, mix_down, peak_magnitude
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
@@ -22,11 +22,24 @@ from headrace.store.storage import StoragePath
 Level = Literal["none", "gpt-sovits"]
 """Level normalisation. `none`: the waveform is unchanged. `gpt-sovits`: half of the waveform plus half of the waveform
 scaled to a peak of 0.95, as upstream prepares recordings."""
-Decoder: TypeAlias = Callable[[StoragePath, Utterance, int, Level, Limits], np.ndarray]
-"""A function with the signature of `waveform`."""
+
+
+class Decoded(NamedTuple):
+    """The waveform of an utterance, and how many channels of its recording are dead."""
+
+    wave: np.ndarray
+    """(samples,) int16."""
+    dead_channels: int = 0
+    """Channels that hold nothing of the speech, as `ChannelPowers.dead` counts them."""
+
+
+Decoder: TypeAlias = Callable[[StoragePath, Utterance, int, Level, Limits], Decoded]
+"""A function with the signature of `decode`."""
 _PIECE_SAMPLES = 1 << 23  # 32 MiB: from this size on malloc returns memory to the system as soon as it is freed
 MAX_PEAK = 2.2
 """Largest magnitude that a float recording of speech may have; the same limit as upstream's."""
+DEAD_BELOW_DB = 30.0
+"""A channel so far below the loudest one adds no more than 3 % to their mean: nobody is heard on it."""
 
 
 def waveform(
@@ -44,13 +57,42 @@ def waveform(
     Raises:
         Rejected: the recording is unreadable, damaged, truncated, too long, not finite, or far too loud.
     """
-    mono, rate = _to_mono(decode_blocks(root, utterance, limits)), utterance.sample_rate
+    return decode(root, utterance, sample_rate, level, limits).wave
+
+
+def decode(
+    root: StoragePath, utterance: Utterance, sample_rate: int, level: Level, limits: Limits = DEFAULT_LIMITS
+) -> Decoded:
+    """Decode an utterance as `waveform` does, and count the dead channels of its recording."""
+    channels = ChannelPowers()
+    mono, rate = _to_mono(decode_blocks(root, utterance, limits), channels), utterance.sample_rate
     if rate != sample_rate:
         mono = _resample(mono, rate, sample_rate)
     pieces, peak = _collect(mono, round(utterance.seconds * sample_rate) + 1)
     if peak > MAX_PEAK:
         raise Rejected("decode", f"it peaks at {peak:.1f}, full scale is 1.0: scale it down")
-    return to_int16(pieces, peak, level)
+    return Decoded(to_int16(pieces, peak, level), channels.dead)
+
+
+class ChannelPowers:
+    """The power of each channel of a recording, summed up block by block."""
+
+    def __init__(self) -> None:
+        self._moments = np.empty((0, 3))
+
+    def add(self, block: np.ndarray) -> None:
+        """Add a block (samples, channels) int16 or float32."""
+        if not len(self._moments):
+            self._moments = np.zeros((block.shape[1], 3))
+        add_moments(block, self._moments)
+
+    @property
+    def dead(self) -> int:
+        """Return how many channels are constant, or DEAD_BELOW_DB below the loudest; 0 if none is heard."""
+        count, total, squares = self._moments.T
+        power = squares / np.maximum(count, 1) - (total / np.maximum(count, 1)) ** 2
+        loudest = power.max(initial=0)
+        return int((power <= loudest * 10 ** (-DEAD_BELOW_DB / 10)).sum()) if loudest > 0 else 0
 
 
 def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.ndarray:
@@ -74,10 +116,12 @@ def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.nda
     return wave
 
 
-def _to_mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _to_mono(blocks: Iterable[np.ndarray], channels: ChannelPowers) -> Iterator[np.ndarray]:
     """Mix blocks (samples, channels) down to (samples,) float32, full scale at 1. The buffer is reused."""
     buffer = np.empty(BLOCK_SAMPLES, np.float32)
     for block in blocks:
+        if block.shape[1] > 1:
+            channels.add(block)
         yield mix_down(block, buffer)
 
 

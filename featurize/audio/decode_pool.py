@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from headrace.featurize.audio import decode
-from headrace.featurize.audio.decode import Decoder, Level
+from headrace.featurize.audio.decode import Decoded, Decoder, Level
 from headrace.featurize.audio.recording import Limits, is_whole_recording
 from headrace.featurize.audio.subprocess_decoder import POLL_INTERVAL_S, DecoderProcess
 from headrace.featurize.files import source
@@ -32,7 +30,7 @@ from headrace.store.errors import Rejected, rejecting
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
-WaveOrReject: TypeAlias = np.ndarray | Rejected
+DecodedOrReject: TypeAlias = Decoded | Rejected
 
 MAX_PENDING_SAMPLES = 1 << 24
 """Samples decoded, or queued for decoding, before they are consumed: at most 100 MB, nine minutes at 32 kHz. A longer
@@ -50,8 +48,8 @@ def decode_utterances(
     isolated: bool,
     threads: int,
     limits: Limits,
-    decoder: Decoder = decode.waveform,
-) -> Iterator[tuple[Utterance, WaveOrReject]]:
+    decoder: Decoder = decode.decode,
+) -> Iterator[tuple[Utterance, DecodedOrReject]]:
     """Decode utterances in the order given.
 
     Args:
@@ -63,7 +61,7 @@ def decode_utterances(
         limits: maximum duration and decoding time.
         decoder: an importable function.
     Yields:
-        An utterance with its waveform, (samples,) int16 at `sample_rate`, or with the reason why it is rejected.
+        An utterance with its waveform at `sample_rate`, or with the reason why it is rejected.
     """
     if isolated:
         with closing(DecoderProcess(decoder, sample_rate, level, limits)) as child:
@@ -73,14 +71,14 @@ def decode_utterances(
     threads = threads if isinstance(root, Path) else max(threads, source.CONCURRENT_DOWNLOADS)
     with closing(_Watchdog()) as watchdog:
 
-        def decode_watched(folder: StoragePath, utterance: Utterance) -> WaveOrReject:
+        def decode_watched(folder: StoragePath, utterance: Utterance) -> DecodedOrReject:
             try:
                 with watchdog.watching(utterance.audio, limits.decode_timeout_s(utterance)), rejecting("decode"):
                     return decoder(folder, utterance, sample_rate, level, limits)
             except Rejected as error:
                 return error
 
-        def decode_one(utterance: Utterance) -> WaveOrReject:
+        def decode_one(utterance: Utterance) -> DecodedOrReject:
             if is_whole_recording(utterance):
                 return _decode_local_copy(root, utterance, decode_watched)
             # A segment is read in place: a copy of its recording may be a thousand times as large.
@@ -94,8 +92,8 @@ def decode_utterances(
 
 
 def _decode_local_copy(
-    root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], WaveOrReject]
-) -> WaveOrReject:
+    root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], DecodedOrReject]
+) -> DecodedOrReject:
     """Decode a local copy, so that the time of a download does not count as decoding time."""
     try:
         with rejecting("decode"), source.local_folder(root, utterance.audio) as folder:
@@ -105,10 +103,10 @@ def _decode_local_copy(
 
 
 def _decode_ahead(
-    decode: Callable[[Utterance], WaveOrReject], utterances: Iterable[Utterance], threads: int, rate: int
-) -> Iterator[tuple[Utterance, WaveOrReject]]:
+    decode: Callable[[Utterance], DecodedOrReject], utterances: Iterable[Utterance], threads: int, rate: int
+) -> Iterator[tuple[Utterance, DecodedOrReject]]:
     """Decode in several threads. libsndfile and soxr release the GIL."""
-    pending: deque[tuple[Utterance, int, Future[WaveOrReject]]] = deque()
+    pending: deque[tuple[Utterance, int, Future[DecodedOrReject]]] = deque()
     pending_samples = 0
     pool = ThreadPoolExecutor(threads)
     try:

@@ -27,6 +27,16 @@ def mix_down(samples: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out[:length]
 
 
+def add_moments(samples: np.ndarray, moments: np.ndarray) -> None:
+    """Add number, sum and sum of squares of each channel's samples to `moments`, of every 17th sample.
+
+    Args:
+        samples: (S, C) int16 or float32, contiguous.
+        moments: (C, 3) float64.
+    """
+    _add_moments(samples.reshape(-1), moments)
+
+
 def peak_magnitude(samples: np.ndarray) -> np.float32:
     """Return the largest magnitude of (S,) float32 samples. It is not finite if any sample is not."""
     return np.int32(_largest_magnitude(samples.view(np.int32))).view(np.float32)
@@ -62,6 +72,21 @@ def _mix_down(samples: Any, channels: int, scale: Any, out: Any) -> None:
             for channel in range(channels):
                 total += np.float32(samples[i * channels + channel])
             out[i] = total * scale
+
+
+_STRIDE = 17
+"""A prime: no sample rate is a multiple of it, so that no usual tone looks constant."""
+
+
+@compiled
+def _add_moments(samples: Any, moments: Any) -> None:
+    channels = len(moments)
+    for i in range(0, len(samples) // channels, _STRIDE):
+        for channel in range(channels):
+            value = np.float64(samples[i * channels + channel])
+            moments[channel, 0] += 1
+            moments[channel, 1] += value
+            moments[channel, 2] += value * value
 
 
 @compiled

@@ -4,8 +4,8 @@ The child is a new interpreter. It is not forked, and not a process of multiproc
 Dask's, cannot have children. It does not load torch and starts in 0.2 s. Requests are pickled. Results are plain bytes
 and not pickled, since a malicious recording may have taken over the decoder:
 
-    int64 n >= 0, then n int16      the waveform
-    int64 n < 0, then -n bytes      the reason for a reject, UTF-8
+    int64 n >= 0, int64, then n int16   the number of dead channels, and the waveform
+    int64 n < 0, then -n bytes          the reason for a reject, UTF-8
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from headrace.featurize.audio.decode import Decoder
+from headrace.featurize.audio.decode import Decoded, Decoder
 from headrace.featurize.audio.recording import Limits
 from headrace.store.errors import HeadraceError, Rejected, rejecting
 from headrace.store.schema import Utterance
@@ -41,7 +41,7 @@ _KILLED_EXIT_CODES = {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM
 """Exit codes of a process that was ended by another one: a crash of the decoder does not end with these signals."""
 _CHILD_CODE = "from headrace.featurize.audio.subprocess_decoder import serve; serve()"
 
-_Results: TypeAlias = "SimpleQueue[np.ndarray | Rejected | None]"
+_Results: TypeAlias = "SimpleQueue[Decoded | Rejected | None]"
 
 
 class DecoderProcess:
@@ -61,8 +61,8 @@ class DecoderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._results: _Results = SimpleQueue()
 
-    def decode(self, root: Path, utterance: Utterance) -> np.ndarray | Rejected:
-        """Return the waveform, (samples,) int16, or the reason why the recording is rejected.
+    def decode(self, root: Path, utterance: Utterance) -> Decoded | Rejected:
+        """Return the waveform, or the reason why the recording is rejected.
 
         Args:
             root: of the corpus.
@@ -105,9 +105,7 @@ class DecoderProcess:
         threading.Thread(target=_read_results, args=(_output(process), self._results, most), daemon=True).start()
         return process
 
-    def _request(
-        self, process: subprocess.Popen[bytes], root: Path, utterance: Utterance
-    ) -> np.ndarray | Rejected | None:
+    def _request(self, process: subprocess.Popen[bytes], root: Path, utterance: Utterance) -> Decoded | Rejected | None:
         """Decode in the process. Return None if it died."""
         _send(process, (root, utterance))
         timeout_s = remaining_s = self._limits.decode_timeout_s(utterance)
@@ -141,10 +139,10 @@ def _read_results(output: BufferedReader, results: _Results, most: int) -> None:
             if count < 0:
                 results.put(Rejected("decode", output.read(-count).decode(errors="replace")))
                 continue
-            wave = np.empty(count, np.int16)
-            if output.readinto(wave.data) < wave.nbytes:
+            dead, wave = output.read(8), np.empty(count, np.int16)
+            if len(dead) < 8 or output.readinto(wave.data) < wave.nbytes:
                 break
-            results.put(wave)
+            results.put(Decoded(wave, *struct.unpack("<q", dead)))
             del wave
     results.put(None)
 
@@ -173,14 +171,14 @@ def serve() -> None:
         results.flush()
         try:
             with rejecting("decode"):
-                wave = decoder(*requests.get(), *settings)
+                wave, dead_channels = decoder(*requests.get(), *settings)
         except Rejected as error:
             reason = error.reason.encode(errors="backslashreplace")[:_MAX_REASON_BYTES]
             results.write(struct.pack("<q", -len(reason)) + reason)
         except (HeadraceError, MemoryError, OSError):
             os._exit(_MACHINE_FAULT_EXIT_CODE)
         else:
-            results.write(struct.pack("<q", len(wave)))
+            results.write(struct.pack("<qq", len(wave), dead_channels))
             results.write(wave.data)
 
 

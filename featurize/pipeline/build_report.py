@@ -50,6 +50,7 @@ def finish_store(out: StoragePath, account: dict[str, Any], spectral: SpectralRe
         "utterances": stored,
         "rejects": rejects.count(out, attributes, columns.parts.tolist(), stored),
         "reject_kinds": [asdict(kind) for kind in rejects.group(rejects.read(out)[0])],
+        "dead_channels": int(np.count_nonzero(index.dead_channels(out, columns.parts.tolist()))),
         "hours": samples / spectral.sample_rate / 3600,
     }
     write(out, "build.json", json.dumps(account, indent=2) + "\n")

@@ -87,6 +87,8 @@ def estimate(corpus: ScannedCorpus, config: BuildConfig, *, budget_seconds: floa
         "seconds": total * per_second / workers,
         "calibration_seconds_of_audio": seconds,
         "calibration_rejects": len(rejects),
+        "calibration_utterances": len(rows),
+        "dead_channels": rows.ids_with_dead_channels(),
         "workers": workers,
         "preset": config.preset.name,
     }

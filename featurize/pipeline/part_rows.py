@@ -25,6 +25,8 @@ class UtteranceFeatures:
     utterance: Utterance
     arrays: dict[str, np.ndarray]
     columns: dict[str, int]
+    dead_channels: int = 0
+    """Of its recording."""
 
 
 class PartRows:
@@ -42,6 +44,7 @@ class PartRows:
         self._specs = specs
         self._rows = {spec.name: _Rows(spec, frames if spec.axis == "frames" else 0) for spec in specs}
         self._utterances: list[Utterance] = []
+        self._dead_channels: list[int] = []
         counted = [layout.LENGTH_COLUMNS[spec.axis] for spec in specs if spec.axis != "utterance"]
         self._columns: dict[str, list[int]] = {name: [] for name in dict.fromkeys((*COLUMNS, *counted))}
 
@@ -60,6 +63,11 @@ class PartRows:
         for name, column in self._columns.items():
             column.append(sample.columns[name])
         self._utterances.append(sample.utterance)
+        self._dead_channels.append(sample.dead_channels)
+
+    def ids_with_dead_channels(self) -> list[str]:
+        """Return the ids of the utterances whose recordings have dead channels, sorted."""
+        return sorted(u.id for u, dead in zip(self._utterances, self._dead_channels, strict=True) if dead)
 
     def part(self, number: int, rejects: Sequence[Reject], inputs: str) -> Part:
         """Return the finished part, its utterances in order of length.
@@ -77,6 +85,7 @@ class PartRows:
             strings={name: [getattr(utterance, name) for utterance in utterances] for name in STRINGS},
             rejects=rejects,
             inputs=inputs,
+            dead_channels=[self._dead_channels[n] for n in order.tolist()],
             alignments=Counter(
                 source_of(utterance.alignment)
                 for utterance, aligned in zip(self._utterances, self._columns["aligned"], strict=True)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from headrace.featurize.alignment.label_files import is_json
-from headrace.featurize.audio.decode_pool import decode_utterances
+from headrace.featurize.audio.decode_pool import DecodedOrReject, decode_utterances
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.pipeline.contents import Checksums
 from headrace.featurize.pipeline.part_rows import PartRows, UtteranceFeatures
@@ -302,18 +302,18 @@ def estimate_frames(task: PartTask) -> int:
 
 def _samples(
     corpus: StoragePath,
-    waves: Iterable[tuple[Utterance, np.ndarray | Rejected]],
+    waves: Iterable[tuple[Utterance, DecodedOrReject]],
     recipe: Recipe,
     watch: Stopwatch,
     rejects: list[Reject],
 ) -> Iterator[tuple[UtteranceFeatures, np.ndarray]]:
     """Yield the features that need no spectrum, each with its wave, (T * hop,) int16."""
-    for utterance, wave in watch.each("decode", waves):
+    for utterance, decoded in watch.each("decode", waves):
         try:
-            if isinstance(wave, Rejected):
-                raise wave
+            if isinstance(decoded, Rejected):
+                raise decoded
             with rejecting("features"):
-                sample = make_features(utterance, wave, recipe.preset.spectral)
+                sample = make_features(utterance, decoded.wave, recipe.preset.spectral, decoded.dead_channels)
             if "phones" in recipe.features:
                 with watch("text"), rejecting("text"):
                     add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
@@ -321,10 +321,12 @@ def _samples(
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:
             yield sample, sample.arrays["wave"].reshape(-1)
-            del sample, wave
+            del sample, decoded
 
 
-def make_features(utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe) -> UtteranceFeatures:
+def make_features(
+    utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe, dead_channels: int = 0
+) -> UtteranceFeatures:
     """Return an utterance with its wave, cut to whole frames.
 
     Raises:
@@ -338,4 +340,5 @@ def make_features(utterance: Utterance, wave: np.ndarray, spectral: SpectralReci
         utterance=utterance,
         arrays={"wave": wave[: frames * spectral.hop].reshape(frames, spectral.hop)},
         columns={"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0},
+        dead_channels=dead_channels,
     )

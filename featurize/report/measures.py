@@ -146,6 +146,15 @@ MEASURES = (
         limits=(None, 0.8),
     ),
     Measure(
+        name="dead_channels",
+        title="Dead channels",
+        unit="",
+        description="Channels of the recording that are constant, or 30 dB below the loudest: their mean is quieter.",
+        where="dead_channels",
+        high="most of them",
+        limits=(None, 0.0),
+    ),
+    Measure(
         name="mos",
         title="DNSMOS",
         unit="",

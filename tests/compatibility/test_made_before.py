@@ -85,7 +85,7 @@ def test_the_store_verifies(unpacked: Path) -> None:
     assert EXPECTED["store"]["verify"]["problems"] == []
     info = json.loads(call(unpacked, "store", "info", "store", "--json"))
     assert info.pop("listed") is None and sum(kind["count"] for kind in info.pop("reject_kinds")) == info["rejects"]
-    assert sum(info.pop("alignments").values()) == info["utterances"]
+    assert sum(info.pop("alignments").values()) == info["utterances"] and info.pop("dead_channels") == 0
     assert unworded(info) == unworded(EXPECTED["store"]["info"])
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from headrace.featurize.audio.decode import Decoded
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from tests.helpers.corpora import buzz
@@ -359,7 +360,7 @@ def described(name: str, samples: int = 10, rate: int = 32_000, size: int = 0) -
     )  # fmt: skip
 
 
-def crashing_decoder(root: object, utterance: Utterance, rate: int, level: str, limits: object) -> np.ndarray:
+def crashing_decoder(root: object, utterance: Utterance, rate: int, level: str, limits: object) -> Decoded:
     """Does what the recording's name says."""
     if "crash" in utterance.id:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -371,4 +372,4 @@ def crashing_decoder(root: object, utterance: Utterance, rate: int, level: str, 
         sys.exit(9)
     if "bad" in utterance.id:
         raise Rejected("decode", "ein schlechter Ton: ♪")
-    return np.full(utterance.stop, len(utterance.id), np.int16)
+    return Decoded(np.full(utterance.stop, len(utterance.id), np.int16))

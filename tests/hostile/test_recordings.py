@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from headrace.featurize.audio.decode import waveform
+from headrace.featurize.audio.decode import decode
 from headrace.featurize.audio.decode_pool import decode_utterances
 from headrace.featurize.audio.recording import Limits, decode_blocks
 from headrace.featurize.audio.subprocess_decoder import DecoderProcess
@@ -67,8 +67,8 @@ def decode_all(folder: Path) -> None:
     """Scan a corpus, and decode what is not rejected. No wave is longer than the limit."""
     found = [item for item in scanner.scan(folder, "tree", limits=LIMITS) if isinstance(item, Utterance)]
     options = {"isolated": False, "threads": 1, "limits": LIMITS}
-    for _, wave in decode_utterances(folder, found, 32_000, "none", **options):  # type: ignore[arg-type]
-        assert isinstance(wave, Rejected) or len(wave) <= 31 * 32_000
+    for _, made in decode_utterances(folder, found, 32_000, "none", **options):  # type: ignore[arg-type]
+        assert isinstance(made, Rejected) or len(made.wave) <= 31 * 32_000
 
 
 @pytest.mark.parametrize("count", FUZZ_COUNTS)
@@ -101,14 +101,14 @@ def test_mutations_through_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_mutations_through_the_process_that_decodes_alone(tmp_path: Path) -> None:
-    child = DecoderProcess(waveform, 32_000, "none", LIMITS)
+    child = DecoderProcess(decode, 32_000, "none", LIMITS)
     try:
         for number in range(60):
             name = list(SEEDS)[number % len(SEEDS)]
             path = malformed_files.with_text(tmp_path / name)
             path.write_bytes(mutate(SEEDS[name], number))
             utterance = malformed_files.described(name, 800, malformed_files.RATE, path.stat().st_size)
-            wave = child.decode(tmp_path, utterance)
-            assert isinstance(wave, Rejected) or len(wave) <= 31 * 32_000
+            made = child.decode(tmp_path, utterance)
+            assert isinstance(made, Rejected) or len(made.wave) <= 31 * 32_000
     finally:
         child.close()

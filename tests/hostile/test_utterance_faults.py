@@ -211,15 +211,14 @@ def test_a_full_disk_while_an_utterance_is_read_stops_the_part(
 def test_a_recording_that_makes_its_decoder_raise_is_its_reject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = part_worker.decode_utterances.__globals__["decode"].waveform
+    real = part_worker.decode_utterances.__globals__["decode"].decode
 
-    def odd(root: Any, utterance: Any, *rest: Any) -> np.ndarray:
+    def odd(root: Any, utterance: Any, *rest: Any) -> Any:
         if utterance.id == "speaker0/001.flac":
             raise ZeroDivisionError("division by zero")
-        wave: np.ndarray = real(root, utterance, *rest)
-        return wave
+        return real(root, utterance, *rest)
 
-    monkeypatch.setattr(part_worker.decode_utterances.__globals__["decode"], "waveform", odd)
+    monkeypatch.setattr(part_worker.decode_utterances.__globals__["decode"], "decode", odd)
     monkeypatch.setitem(part_worker.decode_utterances.__kwdefaults__, "decoder", odd)
     result = build(make_tree(tmp_path / "corpus", 6), tmp_path / "STORE", "--features", "wave")
     assert result.exit_code == 0, result.output

@@ -23,6 +23,7 @@ from zarr.storage import ObjectStore
 from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
+from headrace.featurize.audio.decode import Decoded
 from headrace.featurize.audio.decode_pool import decode_utterances
 from headrace.featurize.audio.recording import Limits
 from headrace.featurize.corpus import scanner as corpora
@@ -465,7 +466,8 @@ def test_segments_of_a_long_recording_are_read_by_ranges(bucket: S3Path, proxy: 
     how = {"isolated": False, "threads": 1, "limits": Limits()}
     proxy.requests.clear()
     ours, theirs = (
-        [wave for _, wave in decode_utterances(root, utterances, 32_000, "gpt-sovits", **how)] for root in (here, there)
+        [made.wave for _, made in decode_utterances(root, utterances, 32_000, "gpt-sovits", **how)]
+        for root in (here, there)
     )
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert len(proxy.requests) < 5 * 8
@@ -485,7 +487,7 @@ def test_unreachable_storage_does_not_reject_recordings(
     proxy.fault = lambda method, path, number: "503" if path.endswith("003.flac") else ""
     waves = decode_utterances(bucket, utterances, 32_000, "gpt-sovits", isolated=isolated, threads=1, limits=Limits())
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):
-        assert all(isinstance(wave, np.ndarray) for _, wave in waves)
+        assert all(isinstance(made, Decoded) for _, made in waves)
     with pytest.raises(StorageError, match=r"003\.flac cannot be read"):
         scanned(bucket)
 

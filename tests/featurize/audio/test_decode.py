@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from headrace.featurize.audio.decode import Level, to_int16, waveform
+from headrace.featurize.audio.decode import Level, decode, to_int16, waveform
 from headrace.featurize.audio.recording import BLOCK_SAMPLES
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
@@ -263,3 +263,39 @@ def test_the_first_recordings_are_read_at_once(tmp_path: Path) -> None:
     )
     status, allocations = map(int, done.stdout.split())
     assert status == 1 and allocations > 10, f"{done.stdout} {done.stderr}"  # 1: there is no such collection
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+@pytest.mark.parametrize(
+    "others, dead",
+    [
+        ([], 0),
+        (["speech"], 0),
+        (["speech", "20 dB softer"], 0),
+        (["silent"], 1),
+        (["constant"], 1),
+        (["silent", "speech", "noise floor", "constant"], 3),
+    ],
+)
+def test_dead_channels_are_counted(tmp_path: Path, subtype: str, others: list[str], dead: int) -> None:
+    random = np.random.default_rng(0)
+    speech = tone(300, 16_000, 3 * BLOCK_SAMPLES / 16_000)
+    kinds = {
+        "speech": speech + 0.2,
+        "20 dB softer": speech / 10,
+        "silent": 0 * speech,
+        "constant": 0 * speech + 0.7,
+        "noise floor": random.normal(0, 1e-3, len(speech)),
+    }
+    # The first block of the recording is silent in all channels.
+    wave = np.stack([speech, *(kinds[kind] for kind in others)], 1) * (np.arange(len(speech)) > BLOCK_SAMPLES)[:, None]
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype=subtype)
+    found = decode(tmp_path, utterance(tmp_path / "a.wav"), 16_000, "none")
+    assert found.dead_channels == dead
+    mean = wave.mean(1) * 32768
+    assert np.abs(found.wave - mean).max() <= 2, "the waveform stays the mean of all channels"
+
+
+def test_a_silent_recording_has_no_dead_channel(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 2)), 16_000)
+    assert decode(tmp_path, utterance(tmp_path / "a.wav"), 16_000, "none").dead_channels == 0

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.featurize.audio import decode_pool, ffmpeg, recording
-from headrace.featurize.audio.decode import waveform
+from headrace.featurize.audio.decode import Decoded, waveform
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner
 from headrace.featurize.pipeline.presets import PRESETS
@@ -81,9 +81,10 @@ def scanned(root: Path, **options: object) -> tuple[list[Utterance], dict[str, R
 
 def decoded(
     root: Path, utterances: list[Utterance], **options: object
-) -> list[tuple[Utterance, decode_pool.WaveOrReject]]:
+) -> list[tuple[Utterance, np.ndarray | Rejected]]:
     how: dict[str, object] = {"isolated": False, "threads": 1, "limits": DEFAULT_LIMITS}
-    return list(decode_pool.decode_utterances(root, utterances, RATE, PRESET.level, **how | options))  # type: ignore[arg-type]
+    made = decode_pool.decode_utterances(root, utterances, RATE, PRESET.level, **how | options)  # type: ignore[arg-type]
+    return [(utterance, each if isinstance(each, Rejected) else each.wave) for utterance, each in made]
 
 
 def test_every_kind_is_made(expected: tuple[Path, dict[str, malformed_files.Outcome]]) -> None:
@@ -214,9 +215,9 @@ def test_threads_keep_order_and_work_a_bounded_way_ahead(monkeypatch: pytest.Mon
     monkeypatch.setattr(decode_pool, "MAX_PENDING_SAMPLES", 1000)
     begun: list[int] = []
 
-    def decoder(root: object, utterance: Utterance, *_: object) -> np.ndarray:
+    def decoder(root: object, utterance: Utterance, *_: object) -> Decoded:
         begun.append(utterance.stop)
-        return np.zeros(utterance.stop, np.int16)
+        return Decoded(np.zeros(utterance.stop, np.int16))
 
     lengths = [300, 300, 300, 300, 5000, 10, 400, 5000, 5000, 1]
     utterances = [malformed_files.described(str(n), length) for n, length in enumerate(lengths)]
@@ -224,9 +225,10 @@ def test_threads_keep_order_and_work_a_bounded_way_ahead(monkeypatch: pytest.Mon
     waves = decode_pool.decode_utterances(
         Path(), utterances, RATE, PRESET.level, isolated=False, threads=3, limits=DEFAULT_LIMITS, decoder=decoder
     )
-    for number, (utterance, wave) in enumerate(waves):
-        taken += len(wave)
-        assert utterance is utterances[number] and len(wave) == lengths[number]
+    for number, (utterance, decoded) in enumerate(waves):
+        assert isinstance(decoded, Decoded)
+        taken += len(decoded.wave)
+        assert utterance is utterances[number] and len(decoded.wave) == lengths[number]
         ahead = sum(begun) - taken
         assert ahead <= 1000 or len(begun) == number + 2, "more than that only by one at a time"
     assert sorted(begun) == sorted(lengths)
