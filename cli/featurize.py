@@ -25,7 +25,7 @@ from headrace.cli.options import (
     strict_option,
     workers_option,
 )
-from headrace.featurize.corpus.formats import FORMATS
+from headrace.featurize.corpus.formats.known_formats import FORMATS
 from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,25 @@ def main() -> None:
 
 _CORPUS_OPTIONS = (
     click.argument("corpus", type=STORAGE_PATH),
-    option("--format", type=click.Choice(FORMATS), show_default="recognised", help="Format of CORPUS."),
+    option(
+        "--format",
+        type=click.Choice(FORMATS),
+        metavar="NAME",
+        show_default="recognised",
+        help="Format of CORPUS: list, ljspeech, kaldi, lhotse, table, tree or that of a published corpus.",
+    ),
+    option(
+        "--columns",
+        metavar="WHAT=COLUMN,...",
+        show_default="by their names",
+        help="Read these columns of a table: audio, text, speaker, language, start, end, duration, phones.",
+    ),
+    option(
+        "--audio",
+        type=STORAGE_PATH,
+        metavar="DIR",
+        help="Look in this folder for recordings that are not where CORPUS says.",
+    ),
     option("--follow-outside", is_flag=True, help="Accept recordings that lie outside CORPUS."),
     option(
         "--max-duration",
@@ -284,9 +302,11 @@ def _config(
     preset: str | None,
     recipe: Path | None,
     features: str,
+    columns: str | None,
     **rest: Any,
 ) -> BuildConfig:
     from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
+    from headrace.featurize.corpus.formats.table_files import parse_columns
     from headrace.featurize.pipeline.build import BuildConfig
 
     return BuildConfig(
@@ -296,6 +316,7 @@ def _config(
         features=split_names(features),
         limits=Limits(max_duration_s=max_duration) if max_duration else DEFAULT_LIMITS,
         max_segment_s=max_segment,
+        columns=parse_columns(columns) if columns else None,
         **rest,
     )
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.featurize.audio.recording import Limits
-    from headrace.featurize.corpus.formats import FORMATS
+    from headrace.featurize.corpus.formats.known_formats import FORMATS
     from headrace.featurize.exchange.export_gpt_sovits import export_directory
     from headrace.featurize.exchange.export_lhotse import export_cuts
     from headrace.featurize.exchange.export_textgrid import export_textgrids
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "audio.recording": ("Limits",),
-    "corpus.formats": ("FORMATS",),
+    "corpus.formats.known_formats": ("FORMATS",),
     "exchange.export_gpt_sovits": ("export_directory",),
     "exchange.export_lhotse": ("export_cuts",),
     "exchange.export_textgrid": ("export_textgrids",),

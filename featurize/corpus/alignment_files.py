@@ -16,7 +16,7 @@ from headrace.featurize.alignment.intervals import Alignment
 from headrace.featurize.alignment.label_files import Interval
 from headrace.featurize.alignment.textgrid import read_textgrid
 from headrace.featurize.alignment.words import check_words_match_text
-from headrace.featurize.corpus.formats import Entry
+from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.store.errors import CorpusError, Rejected, UsageError

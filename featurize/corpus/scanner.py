@@ -14,16 +14,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
-from headrace.featurize.corpus import formats, lhotse_cuts
 from headrace.featurize.corpus.alignment_files import AlignmentFinder
-from headrace.featurize.corpus.formats import FORMATS, Entry
+from headrace.featurize.corpus.entry import Entry
+from headrace.featurize.corpus.formats import known_formats
+from headrace.featurize.corpus.formats.known_formats import FORMATS
+from headrace.featurize.corpus.formats.table_files import Columns
+from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.corpus.validate import EntryValidator
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.source import Source
 from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import CorpusError, UsageError
 from headrace.store.schema import Reject, Utterance
-from headrace.store.storage import StoragePath, storage_of
+from headrace.store.storage import StoragePath
 
 _PENDING_PER_THREAD = 64  # entries; few compared with a corpus, many compared with one slow file
 
@@ -53,6 +56,8 @@ def scan(
     language: str = "en",
     alignments: StoragePath | None = None,
     max_segment_s: float | None = None,
+    audio: StoragePath | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[Utterance | Reject]:
     """Yield everything in a corpus once, as an utterance or as a reject of stage "scan" or "align".
 
@@ -64,8 +69,11 @@ def scan(
         language: code or tag of utterances whose corpus does not give one.
         alignments: a folder of alignments, laid out like the corpus.
         max_segment_s: longer utterances are split at pauses of their alignment; None splits nothing.
+        audio: a folder in which recordings are looked for, where they are not where the corpus says.
+        columns: of a table; None finds them by their usual names.
     Raises:
-        UsageError: `path` or `alignments` does not exist, the format is unknown, or segments would be too long.
+        UsageError: `path`, `alignments` or `audio` does not exist, the format is unknown, or segments would be too
+            long.
         CorpusError: the corpus is not of that format, or is empty.
         StorageError: the bucket cannot be accessed.
     """
@@ -74,78 +82,72 @@ def scan(
     language, given = language_code(language), language
     if not language:
         raise UsageError(f"{given!r} is not a language code: give one such as en, zh or pt-BR.")
-    found, file = source.find(path, follow_outside=follow_outside)
-    format = format or _detect_format(path, found, file)
+    found, file = source.find(path, follow_outside=follow_outside, audio=audio)
+    if columns and not file:
+        raise UsageError(f"--columns are those of a table: name the file in {path} that is the table")
+    format = format or ("table" if columns else _detect_format(path, found, file))
+    _check_readable(path, format, found, file)
+    finder = RecordingFinder(found, None if audio is None else _audio_folder(found, audio))
     if max_segment_s is not None and max_segment_s > limits.max_duration_s:
         raise UsageError(
             f"--max-segment {max_segment_s:g} exceeds the {limits.max_duration_s:g} s of --max-duration: give less."
         )
-    validator = EntryValidator(found, AlignmentFinder(found, alignments), limits, language, max_segment_s)
-    return _scan(path, validator, format, found, _entries(path, format, found, file))
+    validator = EntryValidator(found, finder, AlignmentFinder(found, alignments), limits, language, max_segment_s)
+    return _scan(path, validator, format, found, known_formats.read(format, found, file, columns))
+
+
+def _audio_folder(found: Source, audio: StoragePath) -> str:
+    """Return the folder of recordings, relative to the corpus if it lies in it; empty if it is the corpus folder."""
+    where = audio.resolve()
+    name = "" if where == found.root else found.relative(str(where))
+    if not (found.exists(name) if name else True) or not found.names(name):
+        raise UsageError(f"--audio {audio} is not a folder that holds anything, on this machine or in the corpus")
+    return name
 
 
 def _detect_format(path: StoragePath, found: Source, file: str) -> str:
     if file:
-        if folders.suffix(file) == ".list":
-            return "list"
-        if file.endswith(lhotse_cuts.SUFFIXES):
-            return "lhotse"
-        raise CorpusError(f"{path} is a file and not a .list: give the folder that it is in, or --format list")
-    lists = _list_files(found)
-    fitting = [name for name in FORMATS[1:3] if not _missing_files(found, name)] + ["list"] * (len(lists) == 1)
+        if name := known_formats.format_of_file(found, file):
+            return name
+        kinds = ".list, a table (.tsv, .csv, .jsonl) or a list of fields between bars (.txt)"
+        raise CorpusError(f"{path} is a file and not a {kinds}: give the folder that it is in, or --format")
+    fitting = known_formats.fitting(found)
     if len(fitting) > 1:
         raise CorpusError(f"{path} can be read as {' and as '.join(sorted(fitting))}: say which with --format")
+    lists = known_formats.list_files(known_formats.Listing(found))
+    if len(lists) > 1 and fitting in ([], ["tree"]):
+        raise CorpusError(f"{path} holds {len(lists)} .list files: name one, {path / lists[0]} say, as the corpus")
     if fitting:
         return fitting[0]
-    if len(lists) > 1:
-        raise CorpusError(f"{path} holds {len(lists)} .list files: name one, {path / lists[0]} say, as the corpus")
-    if any(folders.recordings(found.walk())):  # a reject counts: it gives a reason
-        return "tree"
     raise CorpusError(
         f"{path} is not a corpus in a known format. Lay it out as one of these, or name one with --format:",
-        "list      one .list file of path|speaker|language|text",
-        "lhotse    a .jsonl or .jsonl.gz file of cuts, itself named as the corpus",
-        "ljspeech  metadata.csv and wavs/",
-        "kaldi     wav.scp and text",
-        f"tree      {', '.join(folders.AUDIO_SUFFIXES)}, each with a .txt, .lab or .TextGrid of its name beside it",
+        *(f"{name:13} {format.layout}" for name, format in FORMATS.items()),
     )
 
 
-def _entries(path: StoragePath, format: str, found: Source, file: str) -> formats.Entries:
-    if format == "list":
-        return formats.read_list(found, file or _only_list_file(path, found))
-    if format == "lhotse" and file:
-        return lhotse_cuts.read_cuts(found, file)
-    missing = "a folder" if file else _missing_files(found, format)
-    if missing:
-        raise CorpusError(f"{path} cannot be read as {format}: there must be {missing}")
-    readers = {"ljspeech": formats.read_ljspeech, "kaldi": formats.read_kaldi, "tree": formats.read_tree}
-    return readers[format](found)
-
-
-def _missing_files(found: Source, format: str) -> str:
-    """Return what a folder lacks to be a corpus of a format."""
-    if format == "lhotse":
-        return "a file of cuts, named as the corpus"
-    needed = {"ljspeech": ("metadata.csv", "wavs"), "kaldi": ("wav.scp", "text")}.get(format, ())
-    return " and ".join(name for name in needed if not found.exists(name))
-
-
-def _list_files(found: Source) -> list[str]:
-    return sorted(name for name in storage_of(found.root).list_names(found.root) if name.endswith(".list"))
-
-
-def _only_list_file(path: StoragePath, found: Source) -> str:
-    lists = _list_files(found)
-    if len(lists) != 1:
-        raise CorpusError(f"{path} holds {len(lists)} .list files where there must be one: name the file itself")
-    return lists[0]
+def _check_readable(path: StoragePath, name: str, found: Source, file: str) -> None:
+    """Raise CorpusError if a corpus is not of the format that was named."""
+    format = FORMATS[name]
+    if file and not file.endswith(format.suffixes or "/"):
+        lacking = f"a file of {' or '.join(format.suffixes)}" if format.suffixes else "a folder"
+    elif file:
+        lacking = ""
+    elif name == "list":
+        lists = known_formats.list_files(known_formats.Listing(found))
+        if len(lists) != 1:
+            raise CorpusError(f"{path} holds {len(lists)} .list files where there must be one: name the file itself")
+        lacking = ""
+    else:
+        lacking = format.lacks(known_formats.Listing(found)) if name != "tree" else ""
+    if lacking:
+        raise CorpusError(f"{path} cannot be read as {name}: there must be {lacking}")
 
 
 def _scan(
     path: StoragePath, validator: EntryValidator, format: str, found: Source, entries: Iterable[Entry | Reject]
 ) -> Iterator[Utterance | Reject]:
     locations: dict[str, str] = {}
+    mentioned: set[str] = set()
     empty = True
     for results, audio, location in _map_in_order(validator.validate, entries, found.threads):
         empty = False
@@ -157,8 +159,8 @@ def _scan(
             yield result
             if audio:
                 locations[result.id] = location
-        locations.setdefault(audio, location)
-    for reject in _recordings_without_text(found, locations) if format != "tree" else ():
+        mentioned.add(audio)
+    for reject in _recordings_without_text(found, mentioned) if FORMATS[format].lists_all and format != "tree" else ():
         empty = False
         yield reject
     if empty:

@@ -15,9 +15,10 @@ from headrace.featurize.audio import recording
 from headrace.featurize.audio.recording import Header, Limits
 from headrace.featurize.corpus import alignment_files, split_at_pauses
 from headrace.featurize.corpus.alignment_files import AlignmentFinder
-from headrace.featurize.corpus.formats import Entry
+from headrace.featurize.corpus.entry import Entry
+from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
-from headrace.featurize.files.source import Source, local_file
+from headrace.featurize.files.source import NO_SUCH_FILE, Source, local_file
 from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject, Stage, Utterance
 
@@ -47,6 +48,7 @@ class EntryValidator:
     def __init__(
         self,
         source: Source,
+        recordings: RecordingFinder,
         alignments: AlignmentFinder,
         limits: Limits,
         language: str,
@@ -56,12 +58,14 @@ class EntryValidator:
 
         Args:
             source: files of the corpus.
+            recordings: of the corpus.
             alignments: of the corpus.
             limits: maximum duration.
             language: ISO code of entries that do not give theirs.
             max_segment_s: longer utterances are split at pauses; None splits nothing.
         """
         self._source = source
+        self._recordings = recordings
         self._alignments = alignments
         self._limits = limits
         self._language = language
@@ -76,7 +80,7 @@ class EntryValidator:
         try:
             with rejecting("scan"):
                 _check_unicode(item)
-                audio = self._source.relative(item.audio)
+                audio = self._recordings.find(item.audio)
                 return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
@@ -96,7 +100,11 @@ class EntryValidator:
     def _utterance(self, entry: Entry, audio: str) -> Utterance:
         if entry.problem:
             raise Rejected("scan", entry.problem)
-        header, size, modified = self._header(audio)
+        try:
+            header, size, modified = self._header(audio)
+        except Rejected as error:
+            advice = self._recordings.advice(entry.audio) if error.reason == NO_SUCH_FILE else ""
+            raise Rejected(error.stage, error.reason + advice) from None
         start, stop = _sample_range(entry.seconds, header.samples, header.sample_rate)
         if self._max_segment_s is None and stop - start > self._limits.max_duration_s * header.sample_rate:
             raise Rejected("scan", recording.too_long_reason(self._limits))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.featurize.corpus import formats
+from headrace.featurize.corpus.formats import gpt_sovits_list
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.files import source
 from headrace.featurize.pipeline.build import ScannedCorpus
@@ -131,7 +131,7 @@ def _read_table(folder: Path, file: str, columns: Sequence[str], rejects: list[R
 def _read_list(file: Path, rejects: list[Reject]) -> dict[str, tuple[str, str]]:
     """Return speaker and language by file name, from upstream's list."""
     found: dict[str, tuple[str, str]] = {}
-    for entry in formats.read_list(source.Folder(file.resolve().parent), file.name):
+    for entry in gpt_sovits_list.read_list(source.Folder(file.resolve().parent), file.name):
         if isinstance(entry, Reject):
             rejects.append(entry)
         else:

@@ -28,6 +28,8 @@ HEADER_BYTES = 1 << 16
 """Enough for the header of nearly every recording."""
 MAX_LINE_BYTES = 1 << 26
 """Longest line of a corpus: one utterance with an alignment of hours. A small file may unpack to any length."""
+NO_SUCH_FILE = "there is no such file"
+"""Reason to reject a recording that is not there."""
 CONCURRENT_DOWNLOADS = 8
 """Keep the decoders busy: a recording takes two or three times as long to download as to decode."""
 
@@ -60,25 +62,30 @@ class Source(Protocol):
         """Return whether there is a file or folder of this name."""
         ...
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder, of files and folders, in no order; none if it is not there or lies outside."""
+        ...
+
     def walk(self) -> Iterator[Listing]:
         """Yield every folder with the names of its files, like `folders.walk`."""
         ...
 
 
-def find(path: StoragePath, *, follow_outside: bool = False) -> tuple[Source, str]:
+def find(path: StoragePath, *, follow_outside: bool = False, audio: StoragePath | None = None) -> tuple[Source, str]:
     """Return the corpus at `path` and, if `path` is a file in it, the name of that file, else an empty string.
 
     Args:
         path: a folder, a prefix in a bucket, or a file in one of them.
         follow_outside: whether paths and links may lead out of a folder.
+        audio: another folder that recordings may lie in.
     Raises:
-        UsageError: `path` does not exist.
+        UsageError: `path` does not exist, or `audio` is no folder of this machine or of the corpus in a bucket.
         StorageError: the bucket cannot be accessed.
     """
     storage_of(path).check_access(path)
     folder = root_of(path)
     file = path.name if folder != path.resolve() else ""
-    source: Source = Bucket(folder) if isinstance(folder, S3Path) else Folder(folder, follow_outside)
+    source: Source = Bucket(folder) if isinstance(folder, S3Path) else Folder(folder, follow_outside, audio)
     exists = os.path.exists(path) if isinstance(path, Path) else source.exists(file)
     if not exists:
         raise UsageError(f"There is no {path}: give a folder of recordings and transcripts, or a .list file")
@@ -96,9 +103,10 @@ class Folder:
 
     threads = 16
 
-    def __init__(self, root: Path, follow_outside: bool = False) -> None:
+    def __init__(self, root: Path, follow_outside: bool = False, audio: StoragePath | None = None) -> None:
         self.root: StoragePath = root
         self._root = root.as_posix()
+        self._permitted_roots = (self._root, *([audio.resolve().as_posix()] if isinstance(audio, Path) else ()))
         self._follow_outside = follow_outside
         self._is_folder_inside = lru_cache(maxsize=1 << 16)(self._leads_inside)
 
@@ -110,7 +118,7 @@ class Folder:
         try:
             status = os.stat(self._permitted(name))
         except FileNotFoundError:
-            raise Rejected("scan", "there is no such file") from None
+            raise Rejected("scan", NO_SUCH_FILE) from None
         except OSError as error:
             raise rejected_file(error, "scan", f"it cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode):
@@ -125,6 +133,12 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         return os.path.exists(os.path.join(self._root, name))
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return os.listdir(self._permitted(os.path.join(folder, "")))
+        except (OSError, Rejected):
+            return []
 
     def walk(self) -> Iterator[Listing]:
         return folders.walk(Path(self._root), follow_outside=self._follow_outside)
@@ -142,7 +156,8 @@ class Folder:
         return full
 
     def _leads_inside(self, path: str) -> bool:
-        return folders.is_inside(folders.as_posix(os.path.realpath(path)), self._root)
+        target = folders.as_posix(os.path.realpath(path))
+        return any(folders.is_inside(target, root) for root in self._permitted_roots)
 
 
 class Bucket:
@@ -187,7 +202,7 @@ class Bucket:
         if name in self._files:
             raise Rejected("scan", "it is not a regular file")
         if name not in self._sizes:
-            raise Rejected("scan", "there is no such file")
+            raise Rejected("scan", NO_SUCH_FILE)
         return self._sizes[name]
 
     def modified(self, name: str) -> int:
@@ -196,6 +211,9 @@ class Bucket:
 
     def exists(self, name: str) -> bool:
         return name in self._sizes or name in self._files
+
+    def names(self, folder: str) -> list[str]:
+        return [*self._files.get(folder, ()), *self._folders.get(folder, ())]
 
     def walk(self) -> Iterator[Listing]:
         pending = [""]

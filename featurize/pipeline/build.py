@@ -14,6 +14,7 @@ import numpy as np
 
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner as corpora
+from headrace.featurize.corpus.formats.table_files import Columns
 from headrace.featurize.features.derived import Derived
 from headrace.featurize.files.source import root_of
 from headrace.featurize.pipeline import (
@@ -56,7 +57,11 @@ class BuildConfig:
     preset: Preset
     features: tuple[str, ...]
     format: str | None = None
-    """One of `headrace.featurize.corpus.scanner.FORMATS`; None detects it."""
+    """One of `headrace.featurize.FORMATS`; None detects it."""
+    columns: Columns | None = None
+    """What the columns of a table hold; None finds them by their usual names."""
+    audio: StoragePath | None = None
+    """Folder in which recordings are looked for that are not where the corpus says."""
     follow_outside: bool = False
     language: str = "en"
     """ISO code of the language of utterances whose corpus does not name one."""
@@ -144,6 +149,8 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
         language=config.language,
         alignments=config.alignments,
         max_segment_s=config.max_segment_s,
+        audio=config.audio,
+        columns=config.columns,
     ):
         if isinstance(item, Utterance):
             utterances.append(item)

@@ -22,6 +22,7 @@ from headrace.featurize.pipeline.presets import feature_specs, read_recipe
 from headrace.store.conditions import evaluate
 from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Reject, Utterance
+from tests.featurize.corpus.layouts import LAYOUTS
 from tests.helpers import corpus_formats, gpt_sovits_dirs
 from tests.helpers.corpus_formats import RATE, record, write
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
@@ -108,6 +109,33 @@ def test_kaldi(root: Path, name: str, count: int) -> None:
         count //= 4
     file = root / name
     fuzz_file(file, [file.read_bytes()], count, lambda: scan_all(root), "u1", "r1", "-1", "|", "audio/r1.wav", "ZH")
+
+
+@counts
+def test_tables(root: Path, count: int) -> None:
+    record(root / "a.wav", 1600)
+    rows = {
+        "t.csv": 'path,text,speaker,language,start,end\na.wav,"Hi, ""you""",anna,en,0.01,0.05\n',
+        "t.tsv": "path\tsentence\tlocale\na.wav\tHello\tde\n",
+        "t.jsonl": '{"audio_filepath": "a.wav", "text": "Hello", "duration": 0.1, "offset": 0.0}\n',
+    }
+    for name, content in rows.items():
+        file = write(root / name, content)
+        words = ("path", "text", "a.wav", '"', "\t", "0.05", '"text"', "de")
+        fuzz_file(file, [content], count // len(rows), lambda file=file: scan_all(file), *words)  # type: ignore[misc]
+
+
+@counts
+@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if not layout.options])
+def test_published_corpora(root: Path, name: str, count: int) -> None:
+    """Every transcript of every miniature."""
+    layout = LAYOUTS[name]
+    path, each = layout.make(root), max(4, count // 100) if count <= 200 else count // len(layout.files)
+    for transcript, content in layout.files.items():
+        seed = content if isinstance(content, bytes) else content.encode()
+        file = root / layout.root / transcript
+        fuzz_file(file, [seed], each, lambda: scan_all(path, format=layout.format), "|", "\t", "../")
+        file.write_bytes(seed)
 
 
 @counts

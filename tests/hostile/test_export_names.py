@@ -15,7 +15,7 @@ import pytest
 from headrace import store
 from headrace.cli.store import main
 from headrace.featurize.corpus.alignment_files import AlignmentFinder
-from headrace.featurize.corpus.formats import Entry
+from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.exchange import gpt_sovits_inventory
 from headrace.featurize.files import source
 from headrace.store.integrity import checksummed_metadata

@@ -9,6 +9,15 @@ from functools import lru_cache
 LANGUAGE_TAGS = {"zh": "zh", "en": "en", "ja": "ja", "jp": "ja", "ko": "ko", "yue": "yue"}
 """ISO codes by GPT-SoVITS' tags in lower case: the languages with a frontend of their own."""
 
+_NAMES = (
+    "en english, zh chinese mandarin, ja japanese, ko korean, yue cantonese, de german deutsch, fr french, es spanish, "
+    "it italian, pt portuguese, nl dutch, pl polish, ru russian, uk ukrainian, cs czech, sk slovak, sl slovenian, hr "
+    "croatian, sr serbian, bg bulgarian, ro romanian, hu hungarian, fi finnish, sv swedish, da danish, nb norwegian, "
+    "is icelandic, et estonian, lv latvian, lt lithuanian, el greek, tr turkish, ar arabic, he hebrew, fa persian, hi "
+    "hindi, bn bengali, ta tamil, te telugu, vi vietnamese, th thai, id indonesian, ms malay, ca catalan, eu basque, "
+    "ga irish, cy welsh, sw swahili, kk kazakh"
+)
+"""English names of languages, as corpora have them in place of tags and in the names of their folders."""
 _TAG = re.compile("[a-z]{2,3}(-[a-z0-9]{1,8}){0,9}")
 _SCRIPT = re.compile("-(?:[a-z]{4})(?=-|$)")
 _CANTONESE_REGIONS = frozenset({"hk", "mo", "yue"})
@@ -26,18 +35,20 @@ _CODES = (
 )
 """The other codes of languages that can be read, behind the one that is used here: those of ISO 639-3 and 639-2/B, that
 of the standard language of a macrolanguage, and withdrawn ones."""
+_BY_NAME = {name: group.split()[0] for group in _NAMES.split(",") for name in group.split()[1:]}
 _BY_CODE = {code: group.split()[0] for group in _CODES.split(",") for code in group.split()}
 
 
 @lru_cache(maxsize=1024)
 def language_code(tag: str) -> str:
-    """Return the code of the language that reads a tag; empty if it is no tag of a language.
+    """Return the code of the language that reads a tag, or has an English name; empty if it is neither.
 
     Scripts, regions and variants count only where espeak-ng has a voice of that name: `es-MX` and `spa` are `es`,
     `pt_BR` is `pt-br`. Chinese of Hong Kong and Macao is Cantonese. A language that nothing here reads is
     returned in lower case.
     """
     lower = re.split("[.@]", tag.strip().lower().replace("_", "-"))[0]
+    lower = _BY_NAME.get(lower, lower)
     if lower in LANGUAGE_TAGS:
         return LANGUAGE_TAGS[lower]
     if not _TAG.fullmatch(lower):

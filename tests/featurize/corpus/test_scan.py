@@ -156,14 +156,14 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("format", scanner.FORMATS)
+@pytest.mark.parametrize("format", MAKERS)
 def test_formats_are_recognised(tmp_path: Path, format: str) -> None:
     path = MAKERS[format](tmp_path)
     assert scanner.detect_format(path) == format
     assert scan(path) == scan(path, format=format)
 
 
-@pytest.mark.parametrize("format", scanner.FORMATS)
+@pytest.mark.parametrize("format", MAKERS)
 def test_one_corpus_one_order(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = MAKERS[format](tmp_path)
     assert list(scanner.scan(path)) == list(scanner.scan(path))
@@ -171,7 +171,7 @@ def test_one_corpus_one_order(tmp_path: Path, format: str, monkeypatch: pytest.M
     assert list(scanner.scan(Path(path.name))) == list(scanner.scan(path))
 
 
-@pytest.mark.parametrize("format", scanner.FORMATS)
+@pytest.mark.parametrize("format", MAKERS)
 def test_recordings_without_text_are_rejected(tmp_path: Path, format: str) -> None:
     path = MAKERS[format](tmp_path)
     before, _ = scan(path)
@@ -209,7 +209,7 @@ text = "you"
 """
 
 
-@pytest.mark.parametrize("format", scanner.FORMATS)
+@pytest.mark.parametrize("format", MAKERS)
 def test_textgrids_beside_recordings_are_alignments(tmp_path: Path, format: str) -> None:
     path = MAKERS[format](tmp_path)
     if format == "kaldi":
@@ -469,8 +469,8 @@ def test_nothing_there(tmp_path: Path, format: str | None) -> None:
 
 
 def test_an_unknown_format_is_a_usage_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'vctk'.*list, ljspeech, kaldi, tree, lhotse"):
-        scanner.scan(tmp_path, "vctk")
+    with pytest.raises(UsageError, match=r"'elvish'.*list, ljspeech, kaldi, lhotse"):
+        scanner.scan(tmp_path, "elvish")
 
 
 def test_not_recognised(tmp_path: Path) -> None:
