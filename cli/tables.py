@@ -36,6 +36,8 @@ def print_survey(report: dict[str, Any]) -> None:
     for key in ("languages", "speakers"):
         corpus.add_row(key, _first_of(f"{name} ({format_hours(hours)})" for name, hours in report[key].items()))
     corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
+    if report["align_warning"]:
+        corpus.add_row("", report["align_warning"])
     if dead := estimate["dead_channels"]:
         heard = f"{len(dead)} of the {estimate['calibration_utterances']} recordings that were decoded"
         corpus.add_row("dead channels", f"in {heard} ({first_of(dead)}): {_DEAD_CHANNELS}")

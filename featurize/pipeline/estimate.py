@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.featurize.features.derived import Part
+from headrace.featurize.forced_alignment.hmm_aligner import scarcity
 from headrace.featurize.pipeline.build import BuildConfig, ScannedCorpus
 from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
 from headrace.featurize.pipeline.part_rows import PartRows
@@ -33,6 +34,7 @@ def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
     """Return counts, hours and problems of a scanned corpus, ready for JSON."""
     seconds = np.asarray([u.seconds for u in corpus.utterances])
     kinds = Counter(f"{_suffix(u)} {u.sample_rate / 1000:g} kHz" for u in corpus.utterances)
+    aligned = sum(bool(u.alignment) for u in corpus.utterances)
     bins = np.searchsorted(HISTOGRAM_SECONDS, seconds, side="right") - 1
     return {
         "utterances": len(corpus.utterances),
@@ -46,7 +48,8 @@ def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
         "formats": dict(kinds.most_common()),
         "speakers": _hours_by(corpus.utterances, "speaker"),
         "languages": _hours_by(corpus.utterances, "language"),
-        "aligned": sum(bool(u.alignment) for u in corpus.utterances),
+        "aligned": aligned,
+        "align_warning": scarcity(float(seconds.sum())) if aligned < len(corpus.utterances) else "",
         "histogram": dict(zip(map(str, HISTOGRAM_SECONDS), _counts(bins), strict=True)),
         "reject_kinds": [asdict(kind) for kind in rejects.group(corpus.rejects)],
     }

@@ -228,6 +228,25 @@ def test_less_is_learned_from_where_less_is_asked_for(said: list[Said]) -> None:
         HmmAlign().learn([part_of([nothing])], LearningLog(lines.append))
 
 
+def test_too_little_speech_is_told_before_it_is_learned_from(said: list[Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    seconds = sum(one.wave.size for one in said[:2]) / RATE
+
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(hmm_aligner, "read_utterances", begin)
+    for few, warnings in ((seconds / 60 - 0.01, 0), (seconds / 60 + 0.01, 1)):
+        monkeypatch.setattr(hmm_aligner, "FEW_MINUTES", few)
+        with pytest.raises(Begun):
+            HmmAlign().learn([part_of(said[:1]), part_of(said[1:2])], LearningLog(line=lines.append))
+        assert len(lines) == warnings
+    assert "align learns little from" in lines[0] and "\n" not in lines[0]
+
+
 def test_every_symbol_has_a_class_or_none() -> None:
     class_of = hmm_aligner.phone_classes([ids(["AA1", "AA0", "K", ",", "SP", "[", "a1", "a"])])
     number = {name: class_of[TABLES["headrace-ipa"].index(name)] for name in (*SYMBOLS, "/ˈa/", "/a/", "/a\u0303/")}

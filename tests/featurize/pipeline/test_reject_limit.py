@@ -56,6 +56,7 @@ def test_scan_tells_what_will_be_rejected_by_kind(tmp_path: Path) -> None:
     assert (kind["stage"], kind["count"]) == ("text", 2)
     told = " ".join(call(featurize, "scan", corpus).stdout.split())
     assert "3 x there is no such file, for example none0.wav" in told
+    assert "align learns little from" in told and report["align_warning"] in told
     assert "3 read: 2 would be rejected (66.7%)" in told and "2 x character 1 is a picture" in told
 
 
