@@ -66,8 +66,11 @@ def bench_store(
 
     The rates are compared with those of plain memory copies and of the disk itself.
     """
+    from headrace.store.storage.output_files import check_output_file
     from headrace.train.measure.throughput import bench
 
+    if png:
+        check_output_file(png)
     found = bench(
         path,
         split_names(features),
@@ -110,10 +113,13 @@ def bench_training(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `train run`
 
     from headrace.cli.run_progress import TrainProgress
+    from headrace.store.storage.output_files import check_output_file
     from headrace.train.config import RunConfig
     from headrace.train.measure.bottleneck import bench
 
     config = RunConfig.from_options(store=path, out=Path("RUN"), **without_none(options))
+    if png:
+        check_output_file(png)
     with TrainProgress(quiet=as_json) as progress:
         found = bench(config, steps=steps, cold=cold, observer=progress)
     if png:

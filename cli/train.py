@@ -312,8 +312,10 @@ def sample(out: Path, voice: Path | None, **options: Any) -> None:
     elif options["sovits"] is None:
         raise UsageError("Give the models by --voice, or by --sovits and --gpt.")
 
+    from headrace.store.storage.output_files import check_output_file
     from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 
+    check_output_file(out)
     speech = synthesize_speech(SynthesisRequest(**options))
     speech.write(out)
     if speech.same_codebook is False:

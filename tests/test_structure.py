@@ -59,7 +59,7 @@ def test_the_store_needs_few_libraries() -> None:
             [f"featurize/scheduling/{name}.py" for name in ("dask_cluster", "private_cluster", "unix_sockets")],
         ),
         ({"nvidia"}, ["featurize/spectral/dali.py"]),
-        ({"obstore"}, ["store/storage/s3.py"]),
+        ({"obstore"}, ["store/storage/s3_client.py"]),
         ({"soundfile"}, ["featurize/audio/libsndfile.py", "train/models/text_to_speech.py"]),
     ],
 )

@@ -23,7 +23,7 @@ from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.file_names import path_with_digest, portable_path
-from headrace.store.storage.s3 import SCHEME
+from headrace.store.storage.s3_settings import SCHEME
 
 SUFFIXES = (".TextGrid", ".textgrid", ".lab")
 CTM_FILES = ("phones.ctm", "words.ctm")

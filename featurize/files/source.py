@@ -21,7 +21,8 @@ from headrace.featurize.files import folders
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
 from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError, rejected_file
 from headrace.store.storage import StoragePath, storage_of
-from headrace.store.storage.s3 import SCHEME, S3Path
+from headrace.store.storage.s3 import S3Path
+from headrace.store.storage.s3_settings import SCHEME
 from headrace.store.storage.temporary import temporary_folder
 
 HEADER_BYTES = 1 << 16

@@ -16,6 +16,7 @@ from headrace.store.names import is_litter, shown
 from headrace.store.root_attributes import RECORDED, read_attributes
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath, drafts, storage_of
+from headrace.store.storage.output_files import check_output_folder
 from headrace.store.writer import create_store
 
 UNFINISHED_NAMES = {".lock", "parts", drafts.DRAFTS, drafts.FORMER}
@@ -29,10 +30,13 @@ def check_output(out: StoragePath) -> None:
         UsageError: `out` is a file, or a folder that is not a store.
         NotAStore: it is a store of another format.
         StorageError: the bucket is not accessible.
+        StoreError: the folder cannot be written to.
     """
     storage_of(out).check_access(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder for the store.")
+    if isinstance(out, Path):
+        check_output_folder(out)
     others = [name for name in storage_of(out).list_names(out) if not is_litter(name)]
     if others and read_root(out) is None and not _is_unfinished(out, others) and not _has_sealed_part(out):
         raise UsageError(

@@ -18,7 +18,8 @@ from headrace.store.errors import UsageError
 from headrace.store.storage.base import Storage
 from headrace.store.storage.local import LocalStorage
 from headrace.store.storage.regular_files import open_regular
-from headrace.store.storage.s3 import SCHEME, S3Path, S3Storage
+from headrace.store.storage.s3 import S3Path, S3Storage
+from headrace.store.storage.s3_settings import SCHEME
 
 StoragePath: TypeAlias = Path | S3Path
 P = TypeVar("P", bound=StoragePath)

@@ -3,6 +3,8 @@
     with output_file(Path("report.html")) as draft:
         draft.write_text(page)
 
+Work that takes long begins with `check_output_file`, so that it is not done for a place where nothing can be written.
+
 A draft lies in the folder `.NAME.unfinished` beside its target, on the same file system, under a random name. The
 folder is locked while its command runs, so a second command that writes to the same target is refused. What a killed
 command left there is deleted by the next one.
@@ -71,6 +73,7 @@ def output_file(out: Path, name: str = "", *, parents: bool = False) -> Iterator
         StoreError: another command is writing it, or it cannot be written.
     """
     if _is_stream(out):
+        _check_writable(out, out)
         with temporary_folder() as folder:
             draft = folder / (name or out.name)
             yield draft
@@ -82,17 +85,46 @@ def output_file(out: Path, name: str = "", *, parents: bool = False) -> Iterator
             except OSError as error:
                 raise write_error(error, str(out)) from error
         return
-    target = _resolve(out)
-    if target.is_dir():
-        raise UsageError(f"{out} is a folder: name a file in it.")
-    with _locked_draft(out, target, parents=parents) as folder_:
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        draft = folder_ / (name or target.name)
+    with _file_draft(out, name, parents=parents) as (target, draft):
         yield draft
         with suppress(FileNotFoundError):
             shutil.copymode(target, draft)
         commit_file(draft, target)
+
+
+def check_output_file(out: Path) -> None:
+    """Raise what `output_file` would raise before it writes to a file: UsageError or StoreError."""
+    if _is_stream(out):
+        _check_writable(out, out)
+    else:
+        with _file_draft(out):
+            pass
+
+
+def check_output_folder(out: Path) -> None:
+    """Raise StoreError if nothing can be written into a folder; if it does not exist, into the one to make it in."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise write_error(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), str(out))
+    _check_writable(there, out)
+
+
+def _check_writable(path: Path, out: Path) -> None:
+    """Raise StoreError about the output `out` if this user may not write to a path."""
+    if not os.access(path, os.W_OK):
+        raise write_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), str(out))
+
+
+@contextmanager
+def _file_draft(out: Path, name: str = "", *, parents: bool = False) -> Iterator[tuple[Path, Path]]:
+    """Yield the file that an output really is, and a path for its draft. Arguments and errors are of `output_file`."""
+    target = _resolve(out)
+    if target.is_dir():
+        raise UsageError(f"{out} is a folder: name a file in it.")
+    with _locked_draft(out, target, parents=parents) as folder:
+        if target.exists():
+            _check_writable(target, out)
+        yield target, folder / (name or target.name)
 
 
 def _resolve(out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Where an S3 server is and with which keys it is asked, as the environment says."""
+"""How objects are named, where an S3 server is, and with which keys it is asked, as the environment says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from headrace.store.errors import UsageError
 
+SCHEME = "s3://"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 """The first one that is set says where the server is."""
@@ -20,6 +21,16 @@ _HEADER_VALUES = (*KEYS, "AWS_SESSION_TOKEN", "AWS_TOKEN")
 def endpoint() -> str:
     """Return the URL of the server; empty for Amazon's own."""
     return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+
+
+def is_signing() -> bool:
+    """Return whether requests are signed; a public bucket needs no signature, and no keys for one."""
+    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() not in ("1", "true", "on", "yes", "y")
+
+
+def object_url(bucket: str, key: str) -> str:
+    """Return how an object, or all below a prefix, is named to people."""
+    return f"{SCHEME}{bucket}/{key}".rstrip("/")
 
 
 def check_settings() -> None:

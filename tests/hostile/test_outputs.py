@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,14 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click import Group
 
+from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main
+from headrace.cli.train import main as train
 from headrace.featurize.exchange import export_gpt_sovits, export_lhotse, export_textgrid
 from headrace.featurize.report import write_report
 from headrace.featurize.report.utterance_plot import draw_utterance
 from headrace.store.errors import HeadraceError, StoreError, UsageError
 from headrace.store.reader import Store
-from headrace.store.storage.output_files import output_file, output_folder
+from headrace.store.storage.output_files import check_output_file, output_file, output_folder
 from tests.helpers import training_store
 from tests.helpers.commands import call
 
@@ -295,6 +299,64 @@ def test_everything_is_flushed_before_it_appears(corpus: Store, tmp_path: Path) 
     for name in names(tmp_path / "out"):
         assert f"/{name}>" in flushed, name
     assert any("fsync" in line and f"<{tmp_path}>" in line for line in lines[appears + 1 :])
+
+
+LONG_WORK: dict[str, tuple[Group, tuple[str, ...], str]] = {
+    "store bench": (main, ("{store}", "--png", "{out}"), "headrace.train.measure.throughput.bench"),
+    "store report": (main, ("{store}", "--out", "{out}"), "headrace.featurize.report.report.compute_statistics"),
+    "store export": (main, ("{store}", "--to", "textgrid", "--out", "{out}"), "headrace.store.reader.Store.read"),
+    "train bench": (train, ("{store}", "--png", "{out}"), "headrace.train.measure.bottleneck.bench"),
+    "train sample": (
+        train,
+        ("--text", "x", "--sovits", "{store}", "--out", "{out}"),
+        "headrace.train.inference.synthesis.synthesize_speech",
+    ),
+    "featurize build": (featurize, ("{store}", "--out", "{out}"), "headrace.featurize.pipeline.build.scan"),
+}
+"""Commands, their arguments, and the function that takes long."""
+
+
+@pytest.mark.parametrize("fault", ["in a file", "read-only"])
+@pytest.mark.parametrize("name", LONG_WORK)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    corpus: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: str
+) -> None:
+    command, arguments, work = LONG_WORK[name]
+    begun: list[str] = []
+    monkeypatch.setattr(work, lambda *_, **__: begun.append(work) or pytest.fail("the work is begun"))
+    out, there = tmp_path / "there" / "x.out", tmp_path / "there"
+    if fault == "in a file":
+        there.touch()
+    elif name in ("store export", "featurize build"):
+        there.mkdir()
+        monkeypatch.setattr(
+            os, "access", lambda path, mode: not mode & os.W_OK or Path(path) != there
+        )  # root may write everywhere
+        monkeypatch.setattr(os, "mkdir", deny)
+    else:
+        there.mkdir()
+        out.touch()
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK or Path(path) != out)
+    words = [word.format(store=corpus.path, out=out) for word in arguments]
+    done = call(command, name.split()[1], *words)
+    assert (done.exit_code, begun) == (1, []), done.output
+    assert done.stderr.splitlines()[-1].startswith(f"Error: Cannot write {out}: "), done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) in (["there"], ["there", "x.out"])
+
+
+def deny(path: object, *_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_device_that_may_not_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    check_output_file(tmp_path / "pipe")  # nobody reads it, and it is not opened
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for refuse in (check_output_file, lambda file: output_file(file).__enter__()):
+        with pytest.raises(StoreError, match="Permission denied"):
+            refuse(tmp_path / "pipe")
 
 
 ODD_FILES = ("/proc/x.png", "/proc/self/x.png", "/proc/version", "/proc/self/fd/99", "/sys/x.png", "/dev/full")

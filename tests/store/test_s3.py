@@ -32,7 +32,7 @@ from headrace.store.errors import DamagedStore, NotAStore, StorageError
 from headrace.store.integrity.foreign import find_foreign
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
-from headrace.store.storage import StoragePath, parse_path, s3, storage_of
+from headrace.store.storage import StoragePath, parse_path, s3_client, storage_of
 from headrace.store.storage.s3 import S3Path
 from headrace.store.writer import write_part
 from headrace.train.data.stream import Stream, StreamConfig
@@ -75,9 +75,9 @@ def asking(port: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(port).items():
             patch.setenv(name, value)
-        s3._client.cache_clear()
+        s3_client.connect.cache_clear()
         yield
-    s3._client.cache_clear()
+    s3_client.connect.cache_clear()
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -226,7 +226,7 @@ def test_damaged_compressed_rows_are_refused(root: StoragePath) -> None:
 
 def delete(file: StoragePath) -> None:
     if isinstance(file, S3Path):
-        s3._client(BUCKET).delete([file.key])
+        s3_client.connect(BUCKET).delete([file.key])
     else:
         file.unlink()
 
@@ -336,7 +336,9 @@ def test_a_replaced_object_of_the_same_size_is_noticed(corpus: Path, bucket: S3P
 def test_throttling_and_broken_connections_are_survived(
     corpus: Path, built: dict[str, bytes], bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "RETRIES", {"max_retries": 10, "backoff": {"init_backoff": timedelta(milliseconds=5)}})
+    monkeypatch.setattr(
+        s3_client, "RETRIES", {"max_retries": 10, "backoff": {"init_backoff": timedelta(milliseconds=5)}}
+    )
     random = np.random.default_rng(0)
     faults = ["503", "reset", "cut"] + 9 * [""]
     proxy.fault = lambda method, path, number: faults[random.integers(len(faults))]
@@ -347,7 +349,7 @@ def test_throttling_and_broken_connections_are_survived(
 
 
 def test_multipart_uploads_survive_too(bucket: S3Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "UPLOAD_PART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3_client, "UPLOAD_PART_BYTES", 5 << 20)
     data = [bytes([n]) * (1 << 20) for n in range(13)]
     faulty = {3: "503", 5: "reset", 7: "cut"}
     for shift in range(3):
@@ -475,7 +477,7 @@ def test_segments_of_a_long_recording_are_read_by_ranges(bucket: S3Path, proxy: 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "RETRIES", {"max_retries": 1})
+    monkeypatch.setattr(s3_client, "RETRIES", {"max_retries": 1})
 
 
 @pytest.mark.parametrize("isolated", [False, True])
@@ -526,7 +528,7 @@ def test_storage_errors_are_reported_at_once(bucket: S3Path, proxy: Proxy, monke
     said(call(store_command, "info", bucket), 1, "403 Forbidden (AccessDenied). Check AWS_ACCESS_KEY_ID")
     for address, line in (("http://127.0.0.1:9", "at http://127.0.0.1:9"), ("nonsense", "give it as https://HOST")):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        s3._client.cache_clear()
+        s3_client.connect.cache_clear()
         said(call(store_command, "info", bucket), 1 if "http" in address else 2, line)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -535,7 +537,7 @@ def test_storage_errors_are_reported_at_once(bucket: S3Path, proxy: Proxy, monke
         "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9",
     }.items():
         monkeypatch.setenv(name, value)
-    s3._client.cache_clear()
+    s3_client.connect.cache_clear()
     said(call(featurize, "scan", bucket), 1, "there are no credentials. Set AWS_ACCESS_KEY_ID")
     assert time.monotonic() - started < 10
 

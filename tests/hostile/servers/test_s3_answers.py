@@ -16,7 +16,7 @@ from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
 from headrace.featurize.files.source import local_file
 from headrace.store.errors import Rejected, StorageError
-from headrace.store.storage import s3, storage_of
+from headrace.store.storage import s3_client, storage_of
 from headrace.store.storage.s3 import S3Path
 from tests.helpers.commands import build, call
 from tests.helpers.corpora import make_tree
@@ -25,6 +25,7 @@ from tests.helpers.s3_server import KEYS, Answer, Impostor, listing, response
 TOKEN = "a-session-token-that-nobody-may-see"
 SECRET = "a-key-that-nobody-may-see"
 PREFIX = S3Path("bucket", "corpus/a")
+SOMETHING_ELSE = r"http://127\.0\.0\.1:\d+ sends something other than a list of objects, when asked for s3://bucket/"
 OPERATIONS: dict[str, Callable[[], object]] = {
     "check_access": PREFIX.check_access,
     "exists": PREFIX.exists,
@@ -46,23 +47,23 @@ def impostor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], Imp
         monkeypatch.setenv(name, value)
     retries = {"max_retries": 1, "backoff": {"init_backoff": timedelta(milliseconds=1)}}
     for name, value in (("TIMEOUTS", {"timeout": "500ms"}), ("FIRST_TIMEOUTS", {"timeout": "500ms"})):
-        monkeypatch.setattr(s3, name, value)
-    monkeypatch.setattr(s3, "RETRIES", retries)
-    monkeypatch.setattr(s3, "FIRST_RETRIES", retries)
-    monkeypatch.setattr(s3, "MAX_TRUNCATED_RETRIES", 1)
+        monkeypatch.setattr(s3_client, name, value)
+    monkeypatch.setattr(s3_client, "RETRIES", retries)
+    monkeypatch.setattr(s3_client, "FIRST_RETRIES", retries)
+    monkeypatch.setattr(s3_client, "MAX_TRUNCATED_RETRIES", 1)
     servers: list[Impostor] = []
 
     def make(answer: Answer) -> Impostor:
         servers.append(Impostor(answer))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers[-1].port}")
-        s3._client.cache_clear()
+        s3_client.connect.cache_clear()
         return servers[-1]
 
     yield make
     for server in servers:
         server.shutdown()
         server.server_close()
-    s3._client.cache_clear()
+    s3_client.connect.cache_clear()
 
 
 def constant(answer: bytes) -> Answer:
@@ -188,9 +189,9 @@ def test_nothing_outside_the_prefix_is_listed_or_deleted(
 
 
 def test_a_list_without_an_end_ends(impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "LIST_SECONDS", 0.5)
-    monkeypatch.setattr(s3, "FIRST_SECONDS", 0.5)
-    monkeypatch.setattr(s3, "MAX_LISTED", 2500)
+    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(s3_client, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(s3_client, "MAX_LISTED", 2500)
 
     def empty(method: str, path: str, headers: Mapping[str, str]) -> Iterator[bytes]:
         time.sleep(0.02)
@@ -200,6 +201,7 @@ def test_a_list_without_an_end_ends(impostor: Callable[[Answer], Impostor], monk
     for ask in (PREFIX.check_access, PREFIX.objects, PREFIX.list_names):
         with pytest.raises(StorageError, match="no end of an answer"):
             ask()
+    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 20.0)
     impostor(constant(response(listing(*(f"corpus/a/{n:03}" for n in range(1000)), more="again"))))
     with pytest.raises(StorageError, match="a list without an end"):
         PREFIX.objects()
@@ -207,6 +209,104 @@ def test_a_list_without_an_end_ends(impostor: Callable[[Answer], Impostor], monk
     impostor(lambda *_: [response(listing(*(f"corpus/a/{next(numbers)}" for _ in range(1000)), more="again"))])
     with pytest.raises(StorageError, match="a list without an end"):
         PREFIX.objects()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><body>Welcome. Please sign in.</body></html>",
+        b'<!doctype html><html><body><a href="b">b</a></body></html>',
+        b'<?xml version="1.0"?><feed><title>Welcome</title></feed>',
+        b"",
+    ],
+)
+@pytest.mark.parametrize("page", [0, 1000])
+def test_a_page_of_something_else_is_no_end_of_a_list(
+    body: bytes, page: int, impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client library takes it for a list without objects, and so for the last page."""
+    whole = response(listing(*(f"corpus/a/{n}" for n in range(page)), more="next"))
+    impostor(lambda _, path, __: [response(body) if "continuation" in path or "Amz" in path or not page else whole])
+    for ask in (PREFIX.objects, PREFIX.list_names, PREFIX.check_access)[: 2 if page else 3]:
+        with pytest.raises(StorageError, match=SOMETHING_ELSE if body else "127.0.0.1"):
+            ask()
+
+
+def test_a_public_bucket_is_asked_without_a_signature(
+    impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And without a search for keys."""
+    server = impostor(ANSWERS["HTML"])
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "True")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StorageError, match=SOMETHING_ELSE):
+        PREFIX.objects()
+    assert [path.partition("?")[0] for _, path, _ in server.requests] == ["/bucket", "/bucket"]
+    assert not any("ignature" in path or "authorization" in headers for _, path, headers in server.requests)
+
+
+@pytest.mark.parametrize("prefix", ["", "s3:"])
+def test_an_empty_list_is_one(prefix: str, impostor: Callable[[Answer], Impostor]) -> None:
+    """Also where whole buckets may not be listed. Each takes one request more, and a list of objects none."""
+    xml = f'<?xml version="1.0"?>\n<{prefix}ListBucketResult xmlns{":" * bool(prefix)}{prefix[:-1]}="http://x/">'
+    empty = response(xml.encode() + f"</{prefix}ListBucketResult>".encode())
+    for check in (empty, response(status=403), response(status=302, Location="/there"), b""):
+        server = impostor(lambda _, path, __, check=check: [check if "Amz" in path else empty])
+        assert PREFIX.objects() == [] == PREFIX.list_names()
+        PREFIX.check_access()
+        assert len(server.requests) == 6
+    server = impostor(constant(response(listing("corpus/a/b"))))
+    assert PREFIX.objects() == [("b", 5)] and PREFIX.list_names() == ["b"]
+    PREFIX.check_access()
+    assert len(server.requests) == 3
+
+
+def test_a_body_that_drips_ends(
+    impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its time limit grows with what it announces, and nothing of it is kept."""
+    impostor(drip)
+    monkeypatch.setattr(s3_client, "TIMEOUTS", {"timeout": "1h"})
+    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 0.2)
+    started = time.monotonic()
+    for read in (PREFIX.read_bytes, lambda: PREFIX.download(tmp_path / "file")):
+        with pytest.raises(StorageError, match="no end of an answer"):
+            read()
+    assert time.monotonic() - started < 1
+    impostor(lambda *_: itertools.chain([response(Content_Length=10)], (time.sleep(0.05) or b"x" for _ in range(10))))
+    monkeypatch.setattr(s3_client, "STREAM_BYTES", 4)  # three times as long for ten bytes
+    assert PREFIX.read_bytes() == b"x" * 10
+
+
+def test_a_header_that_drips_ends(impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 Status\r\nX-"
+        while True:
+            time.sleep(0.02)
+            yield b"x"
+
+    impostor(endless)
+    monkeypatch.setattr(s3_client, "TIMEOUTS", {"timeout": "2s"})
+    monkeypatch.setattr(s3_client, "FIRST_TIMEOUTS", {"timeout": "2s"})
+    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(s3_client, "FIRST_SECONDS", 0.05)
+    started = time.monotonic()
+    for name in OPERATIONS.keys() - {"write"}:  # its answer ends with the time limit of the client library
+        with pytest.raises(StorageError, match="no end of an answer"):
+            OPERATIONS[name]()
+    assert time.monotonic() - started < 1.5
+
+
+def test_each_thousand_keys_have_their_time_to_be_deleted(
+    impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impostor(constant(response(b"<DeleteResult><Deleted><Key>x</Key></Deleted></DeleteResult>")))
+    given: list[float] = []
+    within = s3_client._within
+    monkeypatch.setattr(s3_client, "_within", lambda seconds, call: (given.append(seconds), within(seconds, call))[1])
+    PREFIX.delete([f"{n}" for n in range(1000)])
+    assert given == [300, 600]
 
 
 def test_a_redirect_gets_no_signature(impostor: Callable[[Answer], Impostor]) -> None:
@@ -231,7 +331,7 @@ def test_encryption_is_not_left_by_a_redirect(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(store, "S3Store", lambda bucket, **options: given.append(options["client_options"]))
     for url in ("https://host", "http://host"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        s3._client.__wrapped__("bucket")
+        s3_client.connect.__wrapped__("bucket")
     assert [options["allow_http"] for options in given] == [False, True]
 
 

@@ -11,7 +11,7 @@ from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
 from headrace.store.errors import HeadraceError, UsageError
 from headrace.store.secrets import mask_secrets, without_secrets
-from headrace.store.storage import s3
+from headrace.store.storage import s3_client
 from headrace.store.storage.s3 import S3Path
 from tests.helpers.commands import build, call
 from tests.helpers.s3_server import KEYS
@@ -25,8 +25,8 @@ ENDPOINT = "AWS_ENDPOINT_URL"
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (KEYS | {ENDPOINT: "http://127.0.0.1:9", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "FIRST_RETRIES", {"max_retries": 0})
-    s3._client.cache_clear()
+    monkeypatch.setattr(s3_client, "FIRST_RETRIES", {"max_retries": 0})
+    s3_client.connect.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_the_server_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:7")
     with pytest.raises(HeadraceError, match=r"at http://127\.0\.0\.1:9"):
         S3Path("bucket", "x").check_access()
-    assert s3._client("bucket").config["endpoint"] == "http://127.0.0.1:9"
+    assert s3_client.connect("bucket").config["endpoint"] == "http://127.0.0.1:9"
