@@ -60,7 +60,7 @@ def test_the_store_needs_few_libraries() -> None:
         ),
         ({"nvidia"}, ["featurize/spectral/dali.py"]),
         ({"obstore"}, ["store/storage/s3_client.py"]),
-        ({"soundfile"}, ["featurize/audio/libsndfile.py", "train/models/text_to_speech.py"]),
+        ({"soundfile"}, ["featurize/audio/libsndfile.py"]),
     ],
 )
 def test_few_files_know(modules: set[str], homes: list[str]) -> None:

@@ -37,6 +37,8 @@ GPU_SHARE = 0.5
 """Share of a GPU that each task takes. Two tasks run at a time: one computes while the other writes."""
 POLL_SECONDS = 1.0
 """Interval between queries of the connected workers."""
+CONNECT_SECONDS = 5.0
+"""Time limit for a running cluster's scheduler to answer."""
 START_SECONDS = 300.0
 """Time limit for the first worker of a running cluster to connect."""
 UNPROTECTED = (
@@ -349,7 +351,7 @@ def _running_cluster(scheduler: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(scheduler, timeout="5s")
+        return Client(scheduler, timeout=CONNECT_SECONDS)
     except TypeError:  # of Dask, where it has no certificate
         raise UsageError(
             f"{scheduler} needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "

@@ -93,8 +93,9 @@ class S3Client:
         """Raise StorageError, within seconds, if the bucket cannot be used at all."""
         client = connect(self.bucket, first=True)
 
-        def first_page() -> object:
-            return next(iter(client.list(prefix or None)), None) or self._check_end(prefix, client)
+        def first_page() -> None:
+            if not next(iter(client.list(prefix or None)), None):
+                self._check_end(prefix, client)
 
         self._request("listed", prefix, lambda: _within(FIRST_SECONDS, first_page))
 

@@ -327,6 +327,37 @@ def test_a_pipe_in_place_of_a_file_does_not_block(root: Path, name: str) -> None
         scan_all(root)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("suffix", [".TextGrid", ".lab", ".txt", ".wav"])
+def test_a_pipe_or_a_device_beside_a_recording_costs_its_utterance_alone(root: Path, suffix: str, kind: str) -> None:
+    """Neither is opened: one would wait for a writer, and the other never end."""
+    corpus_formats.make_tree(root)
+    whole = {one.id for one in scan(root) if isinstance(one, Utterance)}
+    file = root / "anna" / f"1{suffix}"
+    file.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    for follow in (False, True):
+        found = list(scan(root, follow_outside=follow))
+        (reject,) = [one for one in found if isinstance(one, Reject)]
+        reason = "not a regular file" if follow or kind == "pipe" else "outside of the corpus"
+        assert reason in reject.reason and "\n" not in reject.reason and reject.id.startswith("anna/1")
+        assert {one.id for one in found if isinstance(one, Utterance)} == whole - {"anna/1.wav"}
+
+
+def test_an_alignment_that_became_a_pipe_costs_its_utterance(root: Path) -> None:
+    """After the scan, before it is read."""
+    corpus_formats.make_tree(root)
+    write(root / "anna/1.lab", HTK)
+    (utterance,) = [one for one in scan(root) if isinstance(one, Utterance) and one.alignment]
+    (root / "anna/1.lab").unlink()
+    os.mkfifo(root / "anna/1.lab")
+    with pytest.raises(Rejected, match="not a regular file"):
+        read_alignment(root, utterance)
+
+
 def test_a_file_that_is_named_like_an_alignment(root: Path) -> None:
     name = '{"where":0}'
     record(root / f"{name}.wav", RATE)

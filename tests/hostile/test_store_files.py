@@ -121,6 +121,24 @@ def test_damaged_files(raw: Path, name: str, count: int) -> None:
     fuzz(partial(attempt_file, raw, name), [(raw / name).read_bytes()], folder=raw, count=count, tokens=TOKENS)
 
 
+@pytest.mark.parametrize("count", [4, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_no_mutation_of_any_file_stops_verify(raw: Path, count: int) -> None:
+    """Whichever file it is: `store verify` lists what is wrong, or ends in a line."""
+    names = [path.relative_to(raw).as_posix() for path in sorted(raw.rglob("*")) if path.is_file()]
+    assert {*GROUPS, *FILES} <= {*names}
+
+    def verify_with(name: str, data: bytes) -> None:
+        whole = (raw / name).read_bytes()
+        (raw / name).write_bytes(data)
+        try:
+            assert all(str(problem).isprintable() for problem in verify(raw))
+        finally:
+            (raw / name).write_bytes(whole)
+
+    for name in names:
+        fuzz(partial(verify_with, name), [(raw / name).read_bytes()], folder=raw, count=count, tokens=TOKENS)
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_compressed_chunks_and_their_index(compressed: Path, count: int) -> None:
     name = "parts/00000/phones/c/0"

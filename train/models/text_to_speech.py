@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
+from headrace.featurize.audio.libsndfile import soundfile
 from headrace.store.errors import UsageError
 from headrace.store.storage.output_files import output_file
 from headrace.train.models.gpt import Text2SemanticDecoder

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 from distributed import LocalCluster
 from distributed.security import Security
 
+from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.scheduling.dask_cluster import executor
 from headrace.featurize.scheduling.task_queue import Task
+from headrace.store.errors import HeadraceError
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificates, is missing")
 CERTIFICATES = """
@@ -91,6 +95,27 @@ def test_whoever_has_no_certificate_stays_outside(address: str) -> None:
     command = [sys.executable, "-c", code, address]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert said.splitlines() == ["kept out"] * 3
+
+
+def test_a_scheduler_of_another_authority_is_told_in_a_line(address: str, tmp_path: Path) -> None:
+    """At once, and before anything is sent to it."""
+    foreign = told(certificates(tmp_path))
+    started = time.monotonic()
+    with dask.config.set(foreign), pytest.raises(HeadraceError) as caught, executor(1, address, "cpu", Notes()):
+        pass
+    assert f"No Dask scheduler answers at {address} (TLS certificate does not match" in caught.value.message
+    assert "\n" not in caught.value.message and time.monotonic() - started < 60
+
+
+def test_a_server_that_never_speaks_tls_is_told_in_a_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute, dask.config.set(told(folder)):
+        address = f"tls://127.0.0.1:{mute.getsockname()[1]}"
+        with (
+            pytest.raises(HeadraceError, match=f"No Dask scheduler answers at {address}"),
+            executor(1, address, "cpu", Notes()),
+        ):
+            pass
 
 
 def test_a_cluster_without_tls_is_warned_of() -> None:
