@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from headrace.store import layout
+from headrace.store import layout, names
 
 
 def test_parts_partition_the_corpus_in_order_of_length() -> None:
@@ -52,3 +52,54 @@ def test_ranges_are_as_few_as_can_be_and_expand_to_the_same_numbers() -> None:
         assert layout.expand_ranges(ranges) == numbers
         assert all(first < stop for first, stop in ranges)
         assert all(stop < first for (_, stop), (first, _) in itertools.pairwise(ranges))
+
+
+@pytest.mark.parametrize(
+    "name, number",
+    [
+        ("00000", 0),
+        ("99999", 99_999),
+        ("100000", 100_000),
+        ("2147483647", 2**31 - 1),
+        ("2147483648", None),
+        ("9999999999", None),
+        ("0", None),
+        ("1234", None),
+        ("000000", None),
+        ("099999", None),
+        ("-0001", None),
+        ("00001\n", None),
+        ("0000\u0663", None),
+    ],
+)
+def test_names_of_parts(name: str, number: int | None) -> None:
+    assert names.part_number(name) == number
+
+
+def test_names_that_are_printed_are_short() -> None:
+    assert names.shown("x" * 78) == f"'{'x' * 78}'"
+    assert names.shown("x" * 79) == f"'{'x' * 75}..." and len(names.shown("x" * 79)) == 79
+    assert names.shown("\x1b[2J\n") == "'\\x1b[2J\\n'"
+
+
+def test_names_of_features_are_at_most_as_long_as_they_may_be() -> None:
+    assert names.is_name("a" * names.MAX_NAME_LENGTH) and not names.is_name("a" * (names.MAX_NAME_LENGTH + 1))
+    assert not any(map(names.is_name, ("", "A", "a/b", "..", "a\n", 1, None)))
+
+
+@pytest.mark.parametrize("path", ["zarr.json", "mel/zarr.json", "c/0", "mel/c/0/12"])
+def test_files_that_headrace_writes(path: str) -> None:
+    assert names.is_own_file(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "c", "c/x", "mel", "mel/c", "../zarr.json", "a/b/zarr.json", "zarr.json\n", "mel/c/0/"]
+)
+def test_files_that_it_does_not_write(path: str) -> None:
+    assert not names.is_own_file(path)
+
+
+@pytest.mark.parametrize("path", ["mel", "c", "c/0", "mel/c", "mel/c/0"])
+def test_folders_of_arrays(path: str) -> None:
+    assert names.is_own_folder(path)
+    assert not names.is_own_folder(f"{path}/") and not names.is_own_folder(f"../{path}")

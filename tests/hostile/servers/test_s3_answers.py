@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -251,7 +252,7 @@ def test_an_empty_list_is_one(prefix: str, impostor: Callable[[Answer], Impostor
     """Also where whole buckets may not be listed. Each takes one request more, and a list of objects none."""
     xml = f'<?xml version="1.0"?>\n<{prefix}ListBucketResult xmlns{":" * bool(prefix)}{prefix[:-1]}="http://x/">'
     empty = response(xml.encode() + f"</{prefix}ListBucketResult>".encode())
-    for check in (empty, response(status=403), response(status=302, Location="/there"), b""):
+    for check in (empty, response(status=403), response(b"x", 202), response(status=302, Location="/there"), b""):
         server = impostor(lambda _, path, __, check=check: [check if "Amz" in path else empty])
         assert PREFIX.objects() == [] == PREFIX.list_names()
         PREFIX.check_access()
@@ -277,6 +278,12 @@ def test_a_body_that_drips_ends(
     impostor(lambda *_: itertools.chain([response(Content_Length=10)], (time.sleep(0.05) or b"x" for _ in range(10))))
     monkeypatch.setattr(s3_client, "STREAM_BYTES", 4)  # three times as long for ten bytes
     assert PREFIX.read_bytes() == b"x" * 10
+
+
+def test_a_body_that_goes_on_after_its_end_is_refused() -> None:
+    answer: Any = SimpleNamespace(stream=lambda size: [b"0123456789", b"x"])
+    with pytest.raises(StorageError, match="sends 11 bytes or more of the 10 that it announces"):
+        list(s3_client.S3Client("bucket")._body("key", answer, 10))
 
 
 def test_a_header_that_drips_ends(impostor: Callable[[Answer], Impostor], monkeypatch: pytest.MonkeyPatch) -> None:
