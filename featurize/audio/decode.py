@@ -75,24 +75,24 @@ def decode(
 
 
 class ChannelPowers:
-    """The power of each channel of a recording, summed up block by block."""
+    """The power of each channel of a recording around its mean in each block, summed up block by block."""
 
     def __init__(self) -> None:
-        self._moments = np.empty((0, 3))
+        self._powers = np.empty(0)
 
     def add(self, block: np.ndarray) -> None:
         """Add a block (samples, channels) int16 or float32."""
-        if not len(self._moments):
-            self._moments = np.zeros((block.shape[1], 3))
-        add_moments(block, self._moments)
+        moments = np.zeros((block.shape[1], 3))
+        add_moments(block, moments)
+        count, total, squares = moments.T
+        powers = np.maximum(squares - total**2 / np.maximum(count, 1), 0)
+        self._powers = self._powers + powers if len(self._powers) else powers
 
     @property
     def dead(self) -> int:
         """Return how many channels are constant, or DEAD_BELOW_DB below the loudest; 0 if none is heard."""
-        count, total, squares = self._moments.T
-        power = squares / np.maximum(count, 1) - (total / np.maximum(count, 1)) ** 2
-        loudest = power.max(initial=0)
-        return int((power <= loudest * 10 ** (-DEAD_BELOW_DB / 10)).sum()) if loudest > 0 else 0
+        loudest = self._powers.max(initial=0)
+        return int((self._powers <= loudest * 10 ** (-DEAD_BELOW_DB / 10)).sum()) if loudest > 0 else 0
 
 
 def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.ndarray:

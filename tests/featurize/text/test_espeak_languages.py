@@ -62,7 +62,11 @@ def test_a_tag_is_the_language_that_reads_it(tags: str, code: str) -> None:
 
 
 def test_what_is_no_tag_has_no_language() -> None:
-    assert [language_code(tag) for tag in ("", "e", "english", "de-", "é", "de" + "-a" * 5000)] == [""] * 6
+    assert [language_code(tag) for tag in ("", "e", "elvish", "de-", "é", "de" + "-a" * 5000)] == [""] * 6
+
+
+def test_a_language_has_an_english_name() -> None:
+    assert [language_code(name) for name in ("English", "chinese", "Cantonese", "French")] == ["en", "zh", "yue", "fr"]
 
 
 def test_a_language_without_a_dictionary_is_not_read(capfd: pytest.CaptureFixture[str]) -> None:
