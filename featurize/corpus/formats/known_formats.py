@@ -216,6 +216,7 @@ FORMATS: Mapping[str, Format] = {
         "recordings, each with a .wav.trn",
         _folder_only(texts_beside.read_thchs30),
         _has_some(r"[^/]+\.wav\.trn", "recordings with a .wav.trn"),
+        lists_all=False,
     ),
     "esd": Format(
         "0001/0001.txt and 0001/EMOTION/",

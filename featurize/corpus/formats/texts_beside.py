@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Callable
 from sys import intern
 from typing import Any
 
@@ -22,17 +23,25 @@ MAX_TEXT_BYTES = 1 << 22
 _WITHOUT_TEXT = "audio without text: no {} beside it"
 
 
-def _recordings(source: Source) -> Iterator[tuple[str, str, set[str]] | Reject]:
-    """Yield each recording: its path, the path without its suffix, and the names of the files beside it."""
+def _entries(source: Source, describe: Callable[[str, str, set[str]], Entry | None]) -> Entries:
+    """Yield what `describe` says of each recording, given its path, that without its suffix, and the names beside it.
+
+    None leaves a recording out. What `describe` raises as Rejected is a reject of the recording.
+    """
     for item in source.walk():
         if isinstance(item, Reject):
             yield item
             continue
         folder, names = item
         beside = set(names)
-        for name in names:
-            if suffix(name) in AUDIO_SUFFIXES:
-                yield join(folder, name), join(folder, name[: -len(suffix(name))]), beside
+        for audio in (join(folder, name) for name in names if suffix(name) in AUDIO_SUFFIXES):
+            try:
+                with rejecting("scan"):
+                    entry = describe(audio, audio[: -len(suffix(audio))], beside)
+            except Rejected as error:
+                yield Reject(audio, "scan", error.reason)
+            else:
+                yield from () if entry is None else (entry,)
 
 
 def _name(path: str) -> str:
@@ -41,13 +50,10 @@ def _name(path: str) -> str:
 
 def read_libritts(source: Source) -> Entries:
     """Read LibriTTS or LibriTTS-R: recordings with `.normalized.txt` beside them. Names begin with the speaker."""
-    for item in _recordings(source):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        audio, stem, beside = item
+
+    def describe(audio: str, stem: str, beside: set[str]) -> Entry:
         text = next((end for end in (NORMALIZED, ORIGINAL) if _name(stem) + end in beside), "")
-        yield Entry(
+        return Entry(
             location=audio,
             audio=audio,
             speaker=intern(_name(stem).partition("_")[0]),
@@ -55,6 +61,8 @@ def read_libritts(source: Source) -> Entries:
             text_file=stem + text if text else "",
             problem="" if text else _WITHOUT_TEXT.format(f"{NORMALIZED} or {ORIGINAL}"),
         )
+
+    return _entries(source, describe)
 
 
 def read_vctk(source: Source) -> Entries:
@@ -100,54 +108,46 @@ def _vctk_entry(source: Source, where: str, speaker: str, stem: str, present: se
 def read_thchs30(source: Source) -> Entries:
     """Read THCHS-30: `data/A11_0.wav` and `data/A11_0.wav.trn`, whose first line is the text, word by word.
 
-    Its folders of splits hold links to these recordings, and short `.trn` that only name the others: they are skipped.
+    Its folders of splits hold links to these recordings, and short `.trn` that only name the others: they are left out
+    where that other one is in the corpus.
     """
-    for item in _recordings(source):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        audio, stem, beside = item
-        transcript, speaker = f"{audio}.trn", intern(_name(stem).partition("_")[0])
-        if _name(transcript) not in beside:
-            problem = _WITHOUT_TEXT.format(".wav.trn")
-            yield Entry(location=audio, audio=audio, speaker=speaker, language="zh", problem=problem)
-            continue
-        try:
-            with rejecting("scan"):
-                words = _read_text(source, transcript).splitlines()[:1]
-        except Rejected as error:
-            yield Reject(audio, "scan", error.reason)
-            continue
-        if not words or not words[0].strip().startswith("../"):
-            text = "".join("".join(words).split())
-            yield Entry(location=audio, audio=audio, speaker=speaker, language="zh", text=text)
+
+    def describe(audio: str, stem: str, beside: set[str]) -> Entry | None:
+        transcript, text, problem = f"{audio}.trn", "", _WITHOUT_TEXT.format(".wav.trn")
+        if _name(transcript) in beside:
+            first = next(iter(_read_text(source, transcript).splitlines()), "").strip()
+            is_named = first.startswith("../")
+            if is_named and source.exists(posixpath.normpath(join(transcript.rpartition("/")[0], first))):
+                return None
+            problem = "its .trn only names another, which is not in the corpus" if is_named else ""
+            text = "" if is_named else "".join(first.split())
+        speaker = intern(_name(stem).partition("_")[0])
+        return Entry(location=audio, audio=audio, speaker=speaker, language="zh", text=text, problem=problem)
+
+    return _entries(source, describe)
 
 
 def read_emilia(source: Source) -> Entries:
     """Read Emilia: recordings, each with a `.json` of its name that has `text`, `speaker` and `language`."""
-    for item in _recordings(source):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        audio, stem, beside = item
+
+    def describe(audio: str, stem: str, beside: set[str]) -> Entry:
         if f"{_name(stem)}.json" not in beside:
             problem = _WITHOUT_TEXT.format(".json")
-            yield Entry(location=audio, audio=audio, speaker=source.root.name, problem=problem)
-            continue
-        try:
-            with rejecting("scan"):
-                document = _read_json(source, f"{stem}.json")
-            language = str(document.get("language") or "")
-            yield Entry(
-                location=f"{stem}.json",
-                audio=audio,
-                speaker=intern(str(document.get("speaker") or source.root.name)),
-                language=language_code(language) if language else "",
-                text=str(document.get("text") or "").strip(),
-                name=str(document.get("id") or ""),
-            )
-        except Rejected as error:
-            yield Reject(audio, "scan", error.reason)
+            return Entry(location=audio, audio=audio, speaker=source.root.name, problem=problem)
+        document = _read_json(source, f"{stem}.json")
+        tag = str(document.get("language") or "")
+        language = language_code(tag) if tag else ""
+        return Entry(
+            location=f"{stem}.json",
+            audio=audio,
+            speaker=intern(str(document.get("speaker") or source.root.name)),
+            language=language,
+            text=str(document.get("text") or "").strip(),
+            name=str(document.get("id") or ""),
+            problem=f"language tag {tag!r} is no code as de or pt-BR" if tag and not language else "",
+        )
+
+    return _entries(source, describe)
 
 
 def _read_json(source: Source, file: str) -> dict[str, Any]:

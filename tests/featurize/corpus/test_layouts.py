@@ -73,6 +73,24 @@ def test_what_is_missing_in_a_published_corpus_is_named(tmp_path: Path, name: st
         assert rejects[first].startswith("there is no such file")
 
 
+def test_a_transcript_of_thchs30_that_names_another(tmp_path: Path) -> None:
+    """A split is left out beside `data/`, and told where `data/` is not there."""
+    path = LAYOUTS["THCHS-30"].make(tmp_path)
+    record(path / "train/A11_0.wav")
+    write(path / "train/A11_0.wav.trn", "../data/A11_0.wav.trn\n")
+    utterances, rejects = scan(path)
+    assert [*utterances] == ["data/A11_0.wav"] and not rejects
+    (path / "data").rename(tmp_path / "elsewhere")
+    assert "only names another" in scan(path)[1]["train/A11_0.wav"]
+
+
+def test_a_language_of_emilia_that_is_none(tmp_path: Path) -> None:
+    path = LAYOUTS["Emilia"].make(tmp_path)
+    file = next(path.rglob("EN*.json"))
+    write(file, file.read_text().replace('"en"', '"elvish!"'))
+    assert len(scan(path)[0]) == 1 and "'elvish!'" in "".join(scan(path)[1].values())
+
+
 def test_texts_of_vctk_without_any_recording(tmp_path: Path) -> None:
     path = LAYOUTS["VCTK 0.92"].make(tmp_path)
     for name in ("mic1", "mic2"):
