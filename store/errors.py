@@ -81,6 +81,12 @@ class RunError(HeadraceError):
     """A training run cannot start or continue."""
 
 
+class RunBusy(RunError):
+    """Another process is writing the folder of a training run."""
+
+    restart_helps = True
+
+
 class RankFailed(HeadraceError):
     """Another process of a training run failed. The message is what that one has printed."""
 

@@ -74,12 +74,15 @@ class Machine:
 class Job:
     """A run that machines join and leave. Use it in a `with` statement: its machines end with it."""
 
-    def __init__(self, store: Path, folder: Path, options: Sequence[str], *, restarts: int = 20) -> None:
+    def __init__(
+        self, store: Path, folder: Path, options: Sequence[str], *, restarts: int = 20, conf: str = RENDEZVOUS
+    ) -> None:
         """
         Args:
             folder: new; gets `run` and a log of each machine.
             options: of `train run`.
             restarts: that each launcher may use.
+            conf: waiting times of the rendezvous.
         """
         folder.mkdir(parents=True)
         self.out, self.machines, self._folder = folder / "run", list[Machine](), folder
@@ -92,7 +95,7 @@ class Job:
         rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "job")
         self._command = [
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"),
-            *("--max-restarts", str(restarts), *rendezvous, "--rdzv-conf", RENDEZVOUS),
+            *("--max-restarts", str(restarts), *rendezvous, "--rdzv-conf", conf),
             *("-m", "headrace.train", "run", str(store), "--out", str(self.out), "--device", "cpu"),
         ]
 

@@ -159,21 +159,30 @@ class LocalStorage:
 
 
 @contextmanager
-def folder_lock(folder: Path, error: type[HeadraceError] = StoreError, what: Path | None = None) -> Iterator[None]:
+def folder_lock(
+    folder: Path,
+    error: type[HeadraceError] = StoreError,
+    what: Path | None = None,
+    *,
+    busy: type[HeadraceError] | None = None,
+    wait_s: float = 0.0,
+) -> Iterator[None]:
     """Hold the lock of a folder for as long as the context lasts. It ends with the process, however that ends.
 
     Args:
         what: is written under this lock, for messages; the folder by default.
+        wait_s: seconds to wait for another process that holds it.
     Raises:
-        error: another process holds it, or files cannot be locked there.
+        busy: another process holds it; `error` by default.
+        error: files cannot be locked there.
     """
     from filelock import FileLock, Timeout  # takes 10 ms: readers need not pay for it
 
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    lock = FileLock(folder / LOCK_FILE, timeout=wait_s)
     try:
         lock.acquire()
     except Timeout:
-        raise error(f"Another command is writing {what or folder}: wait until it is done.") from None
+        raise (busy or error)(f"Another command is writing {what or folder}: wait until it is done.") from None
     except OSError as fault:
         raise error(f"Cannot lock {folder} ({fault}): choose a folder where files can be locked.") from fault
     try:

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ from headrace.cli.train import main
 from headrace.store.errors import HeadraceError, RunError
 from headrace.store.names import LOCK_FILE
 from headrace.store.storage.local import folder_lock
+from headrace.train import launcher
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig
 from headrace.train.trainer import loop
+from headrace.train.trainer.run_folder import run_folder
 from tests.helpers.commands import call
 from tests.helpers.training_store import Silent, build
 
@@ -181,3 +185,32 @@ def test_nothing_but_an_own_checkpoint_is_deleted(store: Path, tmp_path: Path) -
     loop.resume(out, {"max_steps": 7, "checkpoint_every": 1}, Silent())
     assert Checkpoints(folder).steps() == [5, 6, 7]
     assert all(path.read_text() == "mine" for path in foreign) and (folder / "step-00000000.pt").is_dir()
+
+
+def test_a_process_of_an_earlier_start_is_waited_for_under_a_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is stopped, or whose machine is gone, holds the folder until it is killed. That is no mistake that would
+    end the job: the launcher may start again."""
+    out, log = tmp_path / "run", list[str]()
+    out.mkdir()
+    note = tmp_path / "attempt_0" / "0" / "error.json"
+    note.parent.mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(note))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    monkeypatch.setattr("headrace.train.trainer.run_folder.EARLIER_START_S", 0.1)
+    with (
+        folder_lock(out),
+        pytest.raises(RunError, match="Another command is writing"),
+        launcher.refusals(),
+        run_folder(out, resume=False, log=log.append),
+    ):
+        pytest.fail("two processes write one run")
+    assert not note.exists()
+    monkeypatch.setattr("headrace.train.trainer.run_folder.EARLIER_START_S", 60.0)
+    with ExitStack() as earlier:
+        earlier.enter_context(folder_lock(out))
+        threading.Timer(0.2, earlier.pop_all().close).start()
+        with run_folder(out, resume=False, log=log.append):
+            pass
+    assert len(log) == 2 and log[0].startswith(f"a process of an earlier start still holds {out}")

@@ -45,8 +45,9 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
             training diverged.
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
-    with distributed.process_group(), run_folder(config.out, resume=False):
-        return _train(Run(config, None, observer or CompositeObserver()))
+    observer = observer or CompositeObserver()
+    with distributed.process_group(), run_folder(config.out, resume=False, log=observer.log):
+        return _train(Run(config, None, observer))
 
 
 def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None) -> dict[str, Any] | None:
@@ -57,7 +58,8 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
     Returns, Raises:
         As `start`. RunError too where `out` holds no run, `given` would make it another one, or its store has changed.
     """
-    with distributed.process_group(), run_folder(out, resume=True):
+    log = (observer or CompositeObserver()).log
+    with distributed.process_group(), run_folder(out, resume=True, log=log):
         observer = (observer if distributed.rank() == 0 else None) or CompositeObserver()
         state = _newest_checkpoint(out, observer)
         config = resumed(out, given, _saved_config(out, state, observer))

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from headrace.store.errors import HeadraceError, RunError, UsageError
+from headrace.store.errors import HeadraceError, RunBusy, RunError, UsageError
 from headrace.store.names import LOCK_FILE
 from headrace.store.storage.local import DRAFT_FILE, clear_drafts, folder_lock, make_folder
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import config_path, read_config
+from headrace.train.launcher import launched_elastically
 
 CHECKPOINTS = "checkpoints"
 HANGS = "hangs"
+EARLIER_START_S = 60.0
+"""Seconds that a process waits under a launcher for one that an earlier start has left. torchrun kills what is stopped
+after 30 s; where a machine is gone, a network file system releases its locks after some time."""
 
 
 @contextmanager
-def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
+def run_folder(out: Path, *, resume: bool, log: Callable[[str], object]) -> Iterator[None]:
     """Hold the folder of a run for as long as the context lasts; on every rank, though only the first one locks it.
 
     The lock ends with the process of the first rank, however that ends. A folder that got no config.json is left as it
     was found.
 
+    Args:
+        log: receives a message while another process is waited for.
     Raises:
         UsageError: `out` is a file, or a folder that holds other things than a run. Nothing is written then.
-        RunError: another process is writing it; it holds a run already, or with `resume` none.
+        RunBusy: another process is writing it.
+        RunError: it holds a run already, or with `resume` none.
     """
     with ExitStack() as stack:
         fault: HeadraceError | OSError | None = None
         if distributed.rank() == 0:
             try:
-                stack.enter_context(_locked(out, resume))
+                stack.enter_context(_locked(out, resume, log))
             except (HeadraceError, OSError) as error:
                 fault = error
         fault = distributed.all_gather(fault)[0]
@@ -43,13 +50,13 @@ def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(out: Path, resume: bool) -> Iterator[None]:
+def _locked(out: Path, resume: bool, log: Callable[[str], object]) -> Iterator[None]:
     """Check a folder, lock it, and clear what killed runs left in it."""
     _check(out, resume)
     made = not out.exists()
     make_folder(out)
     try:
-        with folder_lock(out, RunError):
+        with _lock(out, log):
             _check(out, resume)  # another run may just have begun and ended here
             clear_drafts(out)
             clear_drafts(out / CHECKPOINTS)
@@ -62,6 +69,20 @@ def _locked(out: Path, resume: bool) -> Iterator[None]:
     finally:
         if made and not os.listdir(out):
             out.rmdir()
+
+
+@contextmanager
+def _lock(out: Path, log: Callable[[str], object]) -> Iterator[None]:
+    """Hold the lock of a folder. Under a launcher, wait for a process of an earlier start that has it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(folder_lock(out, RunError, busy=RunBusy))
+        except RunBusy:
+            if not launched_elastically():
+                raise
+            log(f"a process of an earlier start still holds {out}: waiting for its end, up to {EARLIER_START_S:.0f} s")
+            held.enter_context(folder_lock(out, RunError, busy=RunBusy, wait_s=EARLIER_START_S))
+        yield
 
 
 def _check(out: Path, resume: bool) -> None:
