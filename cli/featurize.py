@@ -94,8 +94,7 @@ _CORPUS_OPTIONS = (
     option(
         "--symbols",
         type=click.Choice(SYMBOLS),
-        default=SYMBOLS[1],
-        show_default=True,
+        show_default="gpt-sovits-v2; headrace-ipa if CORPUS has languages that only it can write",
         help="Write phones as symbols of this table.",
     ),
     option("--preset", metavar="NAME", show_default=PRESET, help="Compute the features by this named recipe."),
@@ -152,13 +151,10 @@ def scan(corpus: StoragePath, as_json: bool, text_seconds: float, **options: Any
     config = _config(corpus, Path("STORE"), **options)
     with BuildProgress(quiet=as_json) as progress:
         found = build.scan(config, progress)
-    texts = check_texts(
-        found.root,
-        found.utterances,
-        config.with_languages_of(found.utterances).recipe,
-        budget_seconds=text_seconds,
-    )
+    asked, config = config.symbols, config.with_languages_of(found.utterances)
+    texts = check_texts(found.root, found.utterances, config.recipe, budget_seconds=text_seconds)
     report = summarize_corpus(found) | {"texts": texts.to_json() if texts.read else None}
+    report |= {"symbols": {"table": config.symbols, "reason": build.symbols_reason(config, asked)}}
     report |= {"estimate": estimate(found, config)}
     if as_json:
         output.print_json(report)
@@ -255,6 +251,7 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     from headrace.cli.tables import print_added
     from headrace.featurize.pipeline import add_features as adder
     from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features
+    from headrace.store.multi_store import store_paths
     from headrace.store.storage import parse_path
 
     if not (names := split_names(features)):
@@ -265,10 +262,11 @@ def add(path: StoragePath, features: str, as_json: bool, **options: Any) -> None
     if as_json:
         output.print_json(account)
         return
-    for store, made in account.get("stores", {"": account}).items():
-        if store:
+    of_one = {str(root): account for root in store_paths(path)[:1]}
+    for store, made in account.get("stores", of_one).items():
+        if "stores" in account:
             output.print_line(store)
-        print_added(**made, file=(parse_path(store) if store else path) / "add.json")
+        print_added(**made, file=parse_path(store) / "add.json")
 
 
 @main.command()

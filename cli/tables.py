@@ -36,6 +36,8 @@ def print_survey(report: dict[str, Any]) -> None:
     for key in ("languages", "speakers"):
         corpus.add_row(key, _first_of(f"{name} ({format_hours(hours)})" for name, hours in report[key].items()))
     corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
+    if reason := report["symbols"]["reason"]:
+        corpus.add_row("symbols", f"{report['symbols']['table']}: {reason}")
     if report["align_warning"]:
         corpus.add_row("", report["align_warning"])
     if dead := estimate["dead_channels"]:

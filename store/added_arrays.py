@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from headrace.store import index, json_text, layout
-from headrace.store.advice import command
+from headrace.store.advice import command, run_verify
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import checksummed_metadata
@@ -85,12 +85,15 @@ def read_seal(root: StoragePath, name: str, number: int) -> Seal | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedStore(
-            f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
-        ) from error
+        raise DamagedStore(f"{folder} is not a sealed array ({error!r}): {_remake(folder)}.") from error
     if seal is not None:
         _check_seal(seal, folder)
     return seal
+
+
+def _remake(folder: StoragePath) -> str:
+    root = folder.parent.parent.parent
+    return f"remove that folder and run {command('featurize add', root, folder.name)}"
 
 
 def _check_seal(seal: Seal, folder: StoragePath) -> None:
@@ -99,9 +102,7 @@ def _check_seal(seal: Seal, folder: StoragePath) -> None:
         check_names([seal["name"], *seal["inputs"]], folder)
         str.encode(seal["crc32c"], "ascii")
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedStore(
-            f"{folder} is not a sealed array ({error!r}): remove that folder and run featurize add again."
-        ) from error
+        raise DamagedStore(f"{folder} is not a sealed array ({error!r}): {_remake(folder)}.") from error
 
 
 def read_seals(root: StoragePath, name: str, numbers: Sequence[int]) -> list[Seal | None]:
@@ -160,7 +161,7 @@ def seals_digest(root: StoragePath, name: str, numbers: Sequence[int]) -> str:
     seals = read_seals(root, name, numbers)
     if None in seals:
         folder = layout.part_path(root, numbers[seals.index(None)]) / name
-        raise DamagedStore(f"{folder} is not a sealed array: remove that folder and run featurize add again.")
+        raise DamagedStore(f"{folder} is not a sealed array: {_remake(folder)}.")
     return digest(list(zip(numbers, seals, strict=True)))
 
 
@@ -177,7 +178,7 @@ def verified_seal(root: StoragePath, name: str, number: int) -> Seal:
         expected, *_ = checksummed_metadata.split_checksums(seal["crc32c"])
         intact = checksummed_metadata.document_checksum(document) == expected
     except FileNotFoundError:
-        raise DamagedStore("is not there: run featurize add again") from None
+        raise DamagedStore(f"is not there: run {command('featurize add', root, name)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedStore(f"has no seal ({error!r})") from error
     if not intact:
@@ -198,4 +199,4 @@ def block_checksums(root: StoragePath, number: int, name: str) -> list[str]:
     try:
         return checksummed_metadata.split_checksums(verified_seal(root, name, number)["crc32c"])[1:]
     except DamagedStore as error:
-        raise DamagedStore(f"{folder} {error.message}: run store verify.") from error
+        raise DamagedStore(f"{folder} {error.message}: {run_verify(folder)}.") from error

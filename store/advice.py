@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,30 @@ def command(*words: object) -> str:
     """Return a command as it is typed. The first word may hold several: `featurize add`."""
     first, *others = map(str, words)
     return " ".join([first, *map(shlex.quote, others)])
+
+
+_INSIDE = re.compile(
+    r"((?P<root>.*)[/\\])?(parts[/\\][0-9]+|index(?=[/\\]))([/\\](zarr\.json|.*(?<![/\\]zarr\.json)))?"
+)
+"""A path inside a part, or inside the index. A store may lie in a folder with such a name: its root is the longest, and
+has its `zarr.json` itself."""
+
+
+def run_verify(inside: StoragePath) -> str:
+    """Return the advice `run store verify STORE`, by the path of a file in it, or of a folder in a part."""
+    return f"run {command('store verify', _store_of(inside))}"
+
+
+def run_repair(inside: StoragePath) -> str:
+    """Return the advice `run store repair STORE`, likewise."""
+    return f"run {command('store repair', _store_of(inside))}"
+
+
+def _store_of(inside: StoragePath) -> str:
+    found = _INSIDE.fullmatch(str(inside))
+    if found:
+        return found["root"] or "."
+    return str(inside.parent)
 
 
 def not_a_store(path: StoragePath) -> NotAStore:

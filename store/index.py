@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from headrace.store import layout
+from headrace.store.advice import command, run_repair, run_verify
 from headrace.store.arrays.array_metadata import read_metadata
 from headrace.store.arrays.array_reader import load_array, verified_block_checksums
 from headrace.store.errors import DamagedStore
@@ -26,7 +27,6 @@ from headrace.store.writer import UTTERANCES, write_array, write_group, write_st
 NAMES = ("id", "speaker", "language")
 COLUMNS = ("frames", "phones_n", "aligned")
 """Columns of integers that every part has."""
-REMEDY = "run store repair, which derives the index again"
 _DIMENSIONS = {"parts": ("part",), "bounds": ("bound",)}
 
 
@@ -101,7 +101,7 @@ def read_seal(root: StoragePath, number: int) -> dict[str, Any]:
         _check_seal(seal)
         check_names([*seal["crc32c"], *seal["columns"], *seal["features"]], file)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedStore(f"{file} is not the seal of a part ({str(error)[:100]}): run store repair.") from error
+        raise DamagedStore(f"{file} is not the seal of a part ({str(error)[:100]}): {run_repair(file)}.") from error
     return seal
 
 
@@ -163,6 +163,10 @@ def read(root: StoragePath, *, check: bool = False) -> Index:
     return derive(root, check=check)
 
 
+def _remedy(root: StoragePath) -> str:
+    return f"run {command('store repair', root)}, which derives the index again"
+
+
 def _read(root: StoragePath, attributes: Mapping[str, Any], check: bool) -> Index:
     folder = root / "index"
     if "arrays" not in attributes:
@@ -177,14 +181,18 @@ def _read(root: StoragePath, attributes: Mapping[str, Any], check: bool) -> Inde
             raise ValueError("checksums are missing")
         fingerprint = str(attributes["fingerprint"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DamagedStore(f"{folder / 'zarr.json'} is not that of an index ({error}): run store repair.") from error
+        raise DamagedStore(
+            f"{folder / 'zarr.json'} is not that of an index ({error}): {_remedy(folder.parent)}."
+        ) from error
     parts, bounds = storage_of(root).map(partial(_read_array, folder, checksums), ["parts", "bounds"])
     _check_bounds(folder, parts, bounds)
     shapes = storage_of(root).map(lambda name: read_metadata(folder / name), columns)
     for name, array in zip(columns, shapes, strict=True):
         if array.shape != (bounds[-1],) or array.dtype != np.int32:
             found = f"{array.dtype}{array.shape}"
-            raise DamagedStore(f"{folder / name} is {found}, index/bounds says int32{(int(bounds[-1]),)}: {REMEDY}.")
+            raise DamagedStore(
+                f"{folder / name} is {found}, index/bounds says int32{(int(bounds[-1]),)}: {_remedy(folder.parent)}."
+            )
     _check_ends(root, parts, bounds, columns)
     read_later = partial(_read_later, root, attributes, parts.tolist(), np.diff(bounds), check)
     return Index(
@@ -208,7 +216,9 @@ def _check_bounds(folder: StoragePath, parts: np.ndarray, bounds: np.ndarray) ->
         and bool((np.diff(parts, prepend=-1) > 0).all())
     )
     if not sound:
-        raise DamagedStore(f"{folder / 'bounds'} does not say which utterances belong to {len(parts)} parts: {REMEDY}.")
+        raise DamagedStore(
+            f"{folder / 'bounds'} does not say which utterances belong to {len(parts)} parts: {_remedy(folder.parent)}."
+        )
 
 
 def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray, columns: Sequence[str]) -> None:
@@ -220,9 +230,9 @@ def _check_ends(root: StoragePath, parts: np.ndarray, bounds: np.ndarray, column
             what = (
                 f"{root / 'index'} has {count} utterances of part {parts[part]:05d}, its seal has {seal['utterances']}"
             )
-            raise DamagedStore(f"{what}: {REMEDY}.")
+            raise DamagedStore(f"{what}: {_remedy(root)}.")
         if seal["columns"] != columns:
-            raise DamagedStore(f"{root / 'index'} has other columns than part {parts[part]:05d}: {REMEDY}.")
+            raise DamagedStore(f"{root / 'index'} has other columns than part {parts[part]:05d}: {_remedy(root)}.")
 
 
 def _read_later(
@@ -250,7 +260,9 @@ def _read_later(
         try:
             values = _read_array(folder, attributes["arrays"], name)
             if values.shape != (counts.sum(),) or values.dtype != dtype:
-                raise DamagedStore(f"{folder / name} has {len(values)} values, the parts {counts.sum()}: {REMEDY}.")
+                raise DamagedStore(
+                    f"{folder / name} has {len(values)} values, the parts {counts.sum()}: {_remedy(folder.parent)}."
+                )
             return values
         except DamagedStore:
             if unchanged():
@@ -277,7 +289,7 @@ def derive(root: StoragePath, *, check: bool = False) -> Index:
     blocks = partial(_block_checksums, root) if check else no_checksums
     columns = seals[0]["columns"] if seals else ["frames"]
     if any(seal["columns"] != columns for seal in seals):
-        raise DamagedStore(f"the parts of {root} have different columns: run store verify {root}.")
+        raise DamagedStore(f"the parts of {root} have different columns: run {command('store verify', root)}.")
     counts = np.asarray([seal["utterances"] for seal in seals], np.int64)
     bounds = layout.offsets(counts)
     found = {name: read_column(root, numbers, counts, name, np.int32, blocks) for name in columns}
@@ -286,7 +298,7 @@ def derive(root: StoragePath, *, check: bool = False) -> Index:
         if seal["frames"] != frames:
             folder = layout.part_path(root, number)
             raise DamagedStore(
-                f"{folder} has {frames} frames, its seal says {seal['frames']}: run store verify {root}."
+                f"{folder} has {frames} frames, its seal says {seal['frames']}: run {command('store verify', root)}."
             )
     return Index(
         parts=np.asarray(numbers, np.int32),
@@ -334,9 +346,9 @@ def read_column(
         folder = layout.part_path(root, number) / name
         values = load_array(folder, blocks(number, name))
         if values.shape != (count,):
-            raise DamagedStore(f"{folder} has {len(values)} values for {count} utterances: run store verify.")
+            raise DamagedStore(f"{folder} has {len(values)} values for {count} utterances: {run_verify(folder)}.")
         if (values.dtype == object) != (name in STRINGS) or not np.can_cast(values.dtype, dtype, "same_kind"):
-            raise DamagedStore(f"{folder} holds {values.dtype}, which {name} never is: run store verify.")
+            raise DamagedStore(f"{folder} holds {values.dtype}, which {name} never is: {run_verify(folder)}.")
         return values
 
     pairs = list(zip(numbers, counts.tolist(), strict=True))

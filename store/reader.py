@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from headrace.store import added_arrays, index, joined_ids, layout, multi_store
-from headrace.store.advice import BUILD_AGAIN, command
+from headrace.store.advice import BUILD_AGAIN, command, run_verify
 from headrace.store.arrays.array_reader import ArrayReader, MappedArray, OpenArrays, open_array
 from headrace.store.arrays.shard import CACHE_BYTES, ChunkCache
 from headrace.store.errors import DamagedStore, StoreError
@@ -330,11 +330,11 @@ class Store:
         offsets, bounds = self._offsets_along(spec.axis), self._index.bounds
         expected = int(offsets[bounds[part + 1]] - offsets[bounds[part]])
         if len(rows) != expected:
-            raise DamagedStore(f"{path} has {len(rows)} rows, the lengths say {expected}: run store verify.")
+            raise DamagedStore(f"{path} has {len(rows)} rows, the lengths say {expected}: {run_verify(path)}.")
         if rows.row_shape != spec.row_shape or rows.dtype != spec.dtype:
             found = f"{rows.dtype} in rows of {rows.row_shape}"
             raise DamagedStore(
-                f"{path} is {found}, the root says {spec.dtype} in rows of {spec.row_shape}: run store verify."
+                f"{path} is {found}, the root says {spec.dtype} in rows of {spec.row_shape}: {run_verify(path)}."
             )
         return rows
 

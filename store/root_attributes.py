@@ -42,7 +42,7 @@ def read_attributes(path: StoragePath) -> dict[str, Any]:
             f"{path} has format {str(found)[:MAX_FORMAT_CHARACTERS]!r}, this version reads {layout.FORMAT!r}: read it "
             "with the version of Headrace that made it, or build it again."
         )
-    checksummed_metadata.check(file, document)
+    checksummed_metadata.check(file, document, path)
     attributes: dict[str, Any] = document["attributes"]
     try:
         _check(attributes)

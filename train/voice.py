@@ -23,6 +23,7 @@ import numpy as np
 
 from headrace import store as stores
 from headrace.featurize.features.codebooks import codebook_digest, codebook_of
+from headrace.store.advice import command
 from headrace.store.errors import Interrupted, RunError, StoreError, UsageError
 from headrace.store.names import LOCK_FILE
 from headrace.store.reader import Store
@@ -142,7 +143,7 @@ def _check_codebook(config: RunConfig, store: Store) -> None:
     Raises:
         UsageError: they would not.
     """
-    again = f"run featurize drop {store.path} semantic, and the same command again"
+    again = f"run {command('featurize drop', store.path, 'semantic')}, and the same command again"
     codebook, why = choose_codebook(config, store)
     if config.model.init is None:
         if codebook != "store":

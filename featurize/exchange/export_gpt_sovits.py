@@ -21,6 +21,7 @@ from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS
 from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
+from headrace.store.advice import command
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.reader import Store
 from headrace.store.storage.file_names import file_names, unescape
@@ -160,7 +161,8 @@ def _lines(store: Store, number: int, name: str, features: list[str]) -> dict[st
     id, speaker, language = (str(names[number]) for names in (store.ids, store.speakers, store.languages))
     phones = store.read("phones", number)
     if len(phones) and not 0 <= phones.min() <= phones.max() < len(SYMBOLS):
-        raise DamagedStore(f"{store.path}: {id!r} has phones that are in no table of symbols: run store verify.")
+        remedy = f"run {command('store verify', store.path)}"
+        raise DamagedStore(f"{store.path}: {id!r} has phones that are in no table of symbols: {remedy}.")
     text, counts = _spelled(store, number)
     written = " ".join(store.texts[number].replace("|", " ").split())
     listed_speaker = _list_field(speaker)

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -31,7 +31,7 @@ from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.store import added_arrays, index, layout, learned_models
-from headrace.store.advice import BUILD_AGAIN
+from headrace.store.advice import BUILD_AGAIN, command
 from headrace.store.errors import StoreError
 from headrace.store.multi_store import store_paths
 from headrace.store.root_attributes import read_attributes
@@ -99,10 +99,12 @@ def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
         for root in sorted(roots, key=str):  # the order in which others lock them, so that none waits for another
             stack.enter_context(storage_of(root).write_lock(root))
             storage_of(root).clear_temporary(root)  # of a command that was killed
+        parts = max(len(layout.sealed_parts(root)) for root in roots)
+        workers = FeatureWorkers(parts, config.workers, config.scheduler, config.device, observer, stack)
         added = (
-            _add_joined(roots, plans, config, observer)
+            _add_joined(roots, plans, workers, observer)
             if len(roots) > 1
-            else [_run(roots[0], plans[0], config, observer)]
+            else [run_steps(roots[0], plans[0], workers, observer)]
         )
         made = [{"added": one, "wall_seconds_by_stage": wall_seconds_by_stage(one)} for one in added]
         for root, report in zip(roots, made, strict=True):
@@ -116,15 +118,14 @@ def _plan(root: StoragePath, features: Sequence[Derived]) -> list[FeatureStep]:
     attributes = read_attributes(root)
     if len(layout.sealed_parts(root)) < attributes["plan"]["parts"]:
         raise StoreError(f"{root} is not complete: {BUILD_AGAIN}.")
-    return plan_steps(features, specs_of_store(attributes), learned_models.digests(root))
-
-
-def _run(root: StoragePath, steps: Sequence[FeatureStep], config: AddConfig, observer: AddObserver) -> dict[str, Any]:
-    return run_steps(root, steps, config.workers, config.scheduler, observer, config.device)
+    return plan_steps(features, specs_of_store(attributes), learned_models.digests(root), store=root)
 
 
 def _add_joined(
-    roots: Sequence[StoragePath], plans: Sequence[Sequence[FeatureStep]], config: AddConfig, observer: AddObserver
+    roots: Sequence[StoragePath],
+    plans: Sequence[Sequence[FeatureStep]],
+    workers: FeatureWorkers,
+    observer: AddObserver,
 ) -> list[dict[str, Any]]:
     """Add features to several stores. What one learns is learned from all of them, and is the same in all."""
     added: list[dict[str, Any]] = [{} for _ in roots]
@@ -137,24 +138,17 @@ def _add_joined(
                 learning[feature.name] = time.perf_counter() - started
         for root, one in zip(roots, added, strict=True):
             observer.note(f"{', '.join(feature.name for feature in group)} of {root}")
-            one |= _run(root, _plan(root, group), config, observer)
+            one |= run_steps(root, _plan(root, group), workers, observer)
             for feature in filter(attrgetter("learns"), group):
                 one[feature.name]["learn_seconds"] = learning[feature.name]
     return added
 
 
 def run_steps(
-    root: StoragePath,
-    steps: Sequence[FeatureStep],
-    workers: int | None,
-    scheduler: str | None,
-    observer: AddObserver,
-    device: str = "auto",
+    root: StoragePath, steps: Sequence[FeatureStep], workers: FeatureWorkers, observer: AddObserver
 ) -> dict[str, Any]:
     """Make the features that parts lack, and publish each once all parts have it. The caller holds the write lock.
 
-    Args:
-        device: auto, cpu or cuda; used by features that can be made on a GPU.
     Returns:
         For each feature, what it took.
     Raises:
@@ -163,13 +157,12 @@ def run_steps(
         HeadraceError: parts failed; all others are sealed.
     """
     made = {}
-    with ExitStack() as stack:
-        runner = _StepRunner(root, workers, scheduler, device, observer, stack)
-        for step, learn_seconds in _learn_steps(root, steps, runner.numbers, observer):
-            started = time.perf_counter()
-            made[step.spec.name] = runner.run(step) | ({"learn_seconds": learn_seconds} if step.feature.learns else {})
-            added_arrays.publish(root, step.spec, runner.numbers)
-            made[step.spec.name]["wall_seconds"] = time.perf_counter() - started
+    runner = _StepRunner(root, workers, observer)
+    for step, learn_seconds in _learn_steps(root, steps, runner.numbers, observer):
+        started = time.perf_counter()
+        made[step.spec.name] = runner.run(step) | ({"learn_seconds": learn_seconds} if step.feature.learns else {})
+        added_arrays.publish(root, step.spec, runner.numbers)
+        made[step.spec.name]["wall_seconds"] = time.perf_counter() - started
     return made
 
 
@@ -183,12 +176,12 @@ def wall_seconds_by_stage(added: Mapping[str, Mapping[str, Any]]) -> dict[str, f
     return stages
 
 
-class _StepRunner:
-    """Makes features of one store, one after the other, on workers that start when they are first needed."""
+class FeatureWorkers:
+    """Workers that make features, of one store after the other; those for a device start when they are first needed."""
 
     def __init__(
         self,
-        root: StoragePath,
+        parts: int,
         workers: int | None,
         scheduler: str | None,
         device: str,
@@ -197,12 +190,44 @@ class _StepRunner:
     ) -> None:
         """
         Args:
+            parts: parts of the largest store.
+            workers, scheduler, device: as in `AddConfig`.
             stack: ends the workers.
         """
-        self.numbers = layout.sealed_parts(root)
-        self._root, self._observer, self._stack = root, observer, stack
-        self._workers, self._scheduler, self._device = workers, scheduler, device
+        self._parts, self._workers, self._scheduler, self._device = parts, workers, scheduler, device
+        self._observer, self._stack = observer, stack
         self._executors: dict[str, dask_cluster.Executor] = {}
+
+    def device_for(self, feature: Derived) -> str:
+        """Return where a feature is made: cpu or cuda; on a running cluster also auto, which its workers decide."""
+        if not feature.on_gpu or self._device == "cpu":
+            return "cpu"
+        return self._device if self._scheduler else engine.choose("torch", self._device).device
+
+    def started(self, device: str) -> dask_cluster.Executor | None:
+        """Return the workers for a device, if they were needed before."""
+        return self._executors.get(device)
+
+    def start(self, device: str) -> dask_cluster.Executor:
+        """Return the workers for a device; start them where there are none yet."""
+        if device not in self._executors:
+            asked = self._workers
+            if not self._scheduler:
+                takes, reason = dask_cluster.capacity(device)
+                asked, reason = (asked, "asked for") if asked else (takes, reason)
+                self._observer.note(f"workers {asked} on {device}: {reason}")
+            count = min(asked or self._parts, self._parts)
+            workers = dask_cluster.executor(count, self._scheduler, device, self._observer)
+            self._executors[device] = self._stack.enter_context(workers)
+        return self._executors[device]
+
+
+class _StepRunner:
+    """Makes features of one store, one after the other."""
+
+    def __init__(self, root: StoragePath, workers: FeatureWorkers, observer: AddObserver) -> None:
+        self.numbers = layout.sealed_parts(root)
+        self._root, self._workers, self._observer = root, workers, observer
         attributes, seals = read_attributes(root), index.read_seals(root, self.numbers)
         frame_s = attributes["hop"] / attributes["sample_rate"]
         self._compression: Compression = attributes.get("compression", "none")
@@ -212,8 +237,8 @@ class _StepRunner:
         """Make a feature in all parts that lack it, and return what it took."""
         missing = _parts_without(self._root, step, self.numbers)
         _report_plan(step.spec, self._seconds, missing, self._observer)
-        device = _device_for(step.feature, self._device, self._scheduler)
-        executor = self._executor(device) if missing else self._executors.get(device)
+        device = self._workers.device_for(step.feature)
+        executor = self._workers.start(device) if missing else self._workers.started(device)
         tasks = [
             AddTask(
                 store=self._root,
@@ -234,13 +259,6 @@ class _StepRunner:
         seals = filter(None, added_arrays.read_seals(self._root, name, self.numbers))
         failed = [{"id": id, "reason": reason} for seal in seals for id, reason in seal.get("failed", {}).items()]
         return {"failed": failed} if failed else {}
-
-    def _executor(self, device: str) -> dask_cluster.Executor:
-        """Return the workers for a device; start them where there are none yet."""
-        if device not in self._executors:
-            workers = _start_workers(len(self.numbers), self._workers, self._scheduler, device, self._observer)
-            self._executors[device] = self._stack.enter_context(workers)
-        return self._executors[device]
 
 
 def _learn_steps(
@@ -273,7 +291,7 @@ def _learned_digest(
         started, log = time.perf_counter(), LearningLog(observer.note, partial(observer.learning, feature.name))
         model = learned_state.write(root, spec, feature.learn(parts, log))
         return model, time.perf_counter() - started
-    remedy = f"finish that with the same options, or run featurize drop {root} {feature.name} first"
+    remedy = f"finish that with the same options, or run {command('featurize drop', root, feature.name)} first"
     check_same_recipe(learned_state.learned_for(root, feature.name), spec, remedy)
     return model, 0.0
 
@@ -286,34 +304,15 @@ def _parts_without(root: StoragePath, step: FeatureStep, numbers: Sequence[int])
         seal = added_arrays.read_seal(root, name, number)
         if seal is None:
             return False
-        remedy = f"finish that with the same options, or run featurize drop {root} {name} first"
+        remedy = f"finish that with the same options, or run {command('featurize drop', root, name)} first"
         check_same_recipe(FeatureSpec.from_json(seal), step.spec, remedy)
         if seal["inputs"] != added_arrays.input_digests(root, number, step.feature.needs):
             folder = layout.part_path(root, number) / name
-            raise StoreError(
-                f"{folder} was made from other inputs: run featurize drop {root} {name}, and the same command again."
-            )
+            drop = command("featurize drop", root, name)
+            raise StoreError(f"{folder} was made from other inputs: run {drop}, and the same command again.")
         return True
 
     return [number for number, there in zip(numbers, storage_of(root).map(is_there, numbers), strict=True) if not there]
-
-
-def _device_for(feature: Derived, asked: str, scheduler: str | None) -> str:
-    """Return where a feature is made: cpu or cuda; on a running cluster also auto, which its workers decide."""
-    if not feature.on_gpu or asked == "cpu":
-        return "cpu"
-    return asked if scheduler else engine.choose("torch", asked).device
-
-
-def _start_workers(
-    parts: int, asked: int | None, scheduler: str | None, device: str, observer: AddObserver
-) -> AbstractContextManager[dask_cluster.Executor]:
-    """Start workers for `parts` tasks."""
-    if not scheduler:
-        takes, reason = dask_cluster.capacity(device)
-        asked, reason = (asked, "asked for") if asked else (takes, reason)
-        observer.note(f"workers {asked} on {device}: {reason}")
-    return dask_cluster.executor(min(asked or parts, parts), scheduler, device, observer)
 
 
 def _report_plan(spec: FeatureSpec, seconds: Mapping[int, float], left: Sequence[int], observer: AddObserver) -> None:

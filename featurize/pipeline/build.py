@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from headrace.featurize.pipeline import (
     text_check,
 )
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES, create_features, dependencies
-from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps
+from headrace.featurize.pipeline.feature_steps import FeatureStep, plan_steps, specs_of_store
 from headrace.featurize.pipeline.observer import SILENT, BuildObserver
 from headrace.featurize.pipeline.part_worker import PartReport, PartTask, PartTaskT, Recipe, inputs_digest, process_part
 from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_features_for
@@ -36,7 +36,7 @@ from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
 from headrace.featurize.text import g2p
-from headrace.featurize.text.symbols import DEFAULT_TABLE
+from headrace.featurize.text.symbols import DEFAULT_TABLE, IPA_TABLE
 from headrace.store import index, layout, learned_models, rejects
 from headrace.store.advice import command
 from headrace.store.errors import StoreError
@@ -81,8 +81,9 @@ class BuildConfig:
     limits: Limits = DEFAULT_LIMITS
     max_rejects: float = reject_limit.DEFAULT_SHARE
     """Share of the utterances, 0 to 1: a build that rejects more stops as soon as that is evident. 1 never stops it."""
-    symbols: str = DEFAULT_TABLE
-    """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`."""
+    symbols: str | None = None
+    """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`. None goes on with that of the store,
+    and begins one with the first that has the phones of all languages of the corpus."""
     languages: tuple[str, ...] = ()
     """Languages of the scanned corpus. Their frontends are part of the recipe."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class BuildConfig:
         frontends = g2p.versions(self.languages) if "phones" in features else {}
         return Recipe(
             preset=self.preset,
-            specs=feature_specs(self.preset, features, self.symbols),
+            specs=feature_specs(self.preset, features, self.symbols or DEFAULT_TABLE),
             compression=self.compression,
             limits=self.limits,
             frontends=frontends,
@@ -115,8 +116,10 @@ class BuildConfig:
         return create_features([name for name in self.features if name in DERIVED_FEATURES], self.options)
 
     def with_languages_of(self, utterances: Iterable[Utterance]) -> BuildConfig:
-        """Return this configuration with the languages of these utterances."""
-        return replace(self, languages=tuple(sorted({utterance.language for utterance in utterances})))
+        """Return this configuration with the languages of these utterances, and a table of symbols for them."""
+        languages = tuple(sorted({utterance.language for utterance in utterances}))
+        symbols = self.symbols or (IPA_TABLE if g2p.read_in_ipa(languages) else DEFAULT_TABLE)
+        return replace(self, languages=languages, symbols=symbols)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +215,13 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
     store_state.check_output(config.out)
     there = store_state.read_root(config.out)
     corpus = scan(config, observer)
-    config = config.with_languages_of(corpus.utterances)
+    config = _choose_symbols(config, there, corpus, observer)
     recipe = config.recipe
     if there:
         store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
     joined = store_state.added_specs(there)
     own = {spec.name: spec for spec in recipe.specs}
-    steps = plan_steps(derived, own | joined, learned_models.digests(config.out), joined)
+    steps = plan_steps(derived, own | joined, learned_models.digests(config.out), joined, config.out)
     found = there["plan"] if there else None
     store_plan = corpus_growth.choose_plan(config.out, found, partial(plan_parts, corpus, config))
     if there and store_plan.to_json() != there["plan"]:
@@ -228,6 +231,26 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
             remedy = command("featurize add", config.out, ",".join(left))
             observer.note(f"{', '.join(left)}: the new parts get it by {remedy}")
     return build_parts(config, corpus, store_plan.tasks, process_part, observer, started, steps, store_plan.grown)
+
+
+def _choose_symbols(
+    config: BuildConfig, there: Mapping[str, Any] | None, corpus: ScannedCorpus, observer: BuildObserver
+) -> BuildConfig:
+    """Return the configuration for a scanned corpus; a store that is there keeps its table of symbols."""
+    phones = specs_of_store(there).get("phones") if there else None
+    asked = config.symbols or (str(phones.recipe["symbols"]) if phones else None)
+    chosen = replace(config, symbols=asked).with_languages_of(corpus.utterances)
+    if reason := symbols_reason(chosen, asked):
+        observer.note(f"symbols {chosen.symbols}: {reason}")
+    return chosen
+
+
+def symbols_reason(config: BuildConfig, asked: str | None) -> str:
+    """Return why a table of symbols was chosen that was not asked for; empty if it is the usual one, or without use."""
+    if asked or config.symbols != IPA_TABLE or "phones" not in config.recipe.features:
+        return ""
+    read = ", ".join(g2p.read_in_ipa(config.languages))
+    return f"only it has the phones of {read}; with --symbols {DEFAULT_TABLE} they are rejected"
 
 
 def build_parts(
@@ -268,9 +291,11 @@ def build_parts(
         _check_not_empty(config, corpus, done)
         stages = done["wall_seconds_by_stage"] = {"scan and parts": done["seconds"]}
         if steps:
-            added = done["added"] = add_features.run_steps(
-                config.out.resolve(), steps, config.workers, config.scheduler, observer, config.device
-            )
+            with ExitStack() as stack:
+                workers = add_features.FeatureWorkers(
+                    len(tasks), config.workers, config.scheduler, config.device, observer, stack
+                )
+                added = done["added"] = add_features.run_steps(config.out.resolve(), steps, workers, observer)
             stages |= add_features.wall_seconds_by_stage(added)
         return build_report.finish_store(config.out, done, config.preset.spectral)
 

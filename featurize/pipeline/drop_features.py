@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.featurize.pipeline.observer import SILENT, AddObserver
 from headrace.store import added_arrays, index, layout, learned_models
+from headrace.store.advice import command
 from headrace.store.errors import UsageError
 from headrace.store.integrity.foreign import COLUMNS, unnamed_arrays
 from headrace.store.names import shown
@@ -85,7 +86,7 @@ def _check(root: StoragePath, names: Sequence[str], holders: Holders) -> None:
     if others := _dependents(names, made_from):
         raise UsageError(
             f"{', '.join(others)} of {root} {'is' if len(others) == 1 else 'are'} made from {', '.join(names)}: drop "
-            f"all of them, by featurize drop {root} {','.join([*names, *others])}."
+            f"all of them, by {command('featurize drop', root, ','.join([*names, *others]))}."
         )
 
 

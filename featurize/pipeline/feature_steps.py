@@ -11,6 +11,7 @@ from headrace.featurize.features.derived import Derived
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.pipeline.presets import buildable_features
 from headrace.store import learned_models
+from headrace.store.advice import command
 from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.schema import FeatureSpec
 
@@ -39,6 +40,7 @@ def plan_steps(
     there: Mapping[str, FeatureSpec],
     digests: Mapping[str, str] = MappingProxyType({}),
     added: Collection[str] = (),
+    store: object = "STORE",
 ) -> list[FeatureStep]:
     """Return what to make, in order: before each feature whatever it needs and the store does not have.
 
@@ -49,6 +51,7 @@ def plan_steps(
             learned has another spec once it is: `run_steps` replaces it.
         added: those of `there` that were added to sealed parts. New parts of a store that grows do not have them, so
             they are steps again if a feature needs them and their recipe is known.
+        store: path of the store, for the remedies of errors.
     Raises:
         StoreError: something is needed that only a build can make.
         RecipeMismatch: a feature is there, made otherwise.
@@ -70,7 +73,8 @@ def plan_steps(
                 visit(again)
         model = there[feature.name].recipe.get(learned_models.MODEL_DIGEST, "") if feature.name in there else ""
         spec = feature.spec(known, digests.get(feature.name, model))
-        check_same_recipe(there.get(spec.name, spec), spec, f"keep it, or run featurize drop STORE {spec.name} first")
+        drop = command("featurize drop", store, spec.name)
+        check_same_recipe(there.get(spec.name, spec), spec, f"keep it, or run {drop} first")
         known[spec.name] = spec
         steps[spec.name] = FeatureStep(feature=feature, specs=dict(known))
 

@@ -8,6 +8,7 @@ from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, LearningLog, parts_to_learn_from
 from headrace.featurize.pipeline.feature_steps import FeatureStep, check_same_recipe, specs_of_store
 from headrace.store import learned_models
+from headrace.store.advice import command
 from headrace.store.errors import StoreError
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath
@@ -51,10 +52,9 @@ def learn_over(roots: Sequence[StoragePath], feature: Derived, log: LearningLog)
         return
     alone = [root for root in having if learned_state.learned_over(root, feature.name) < 2]
     if alone or len(set(filter(None, digests))) > 1:
-        raise StoreError(
-            f"{(alone or having)[0]} learned {feature.name} otherwise than all of these stores together: run featurize "
-            f"drop on it, with {feature.name}, and the same command again."
-        )
+        other = (alone or having)[0]
+        remedy = f"run {command('featurize drop', other, feature.name)}, and the same command again"
+        raise StoreError(f"{other} learned {feature.name} otherwise than all of these stores together: {remedy}.")
     if not having:
         parts = parts_to_learn_from(feature, list(zip(roots, known, strict=True)))
         log(f"{feature.name} is learned from {len(parts)} parts of {len(roots)} stores")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -75,6 +76,15 @@ def versions(languages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError as error:
             raise UsageError(f"{language} is read by {error.name}: pip install 'headrace[{language}]'.") from None
         found[language] = " ".join((f"headrace-{frontend.version}", *made))
+    return found
+
+
+def read_in_ipa(languages: Iterable[str]) -> list[str]:
+    """Return those of some languages, in order, whose phones are IPA: only the table `headrace-ipa` has them."""
+    found = []
+    for language in sorted(set(languages)):
+        with suppress(Rejected):  # no frontend reads it, whatever the table
+            found += [language] if _frontend(language).language not in FRONTENDS else []
     return found
 
 

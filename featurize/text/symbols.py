@@ -73,6 +73,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 FIRST_IPA_COUNT = len(SYMBOLS) + len(_FIRST_IPA)
 """Symbols that `headrace-ipa` had when it was first used: what was learned then knows no others."""
 DEFAULT_TABLE = "gpt-sovits-v2"
+IPA_TABLE = "headrace-ipa"
 
 SILENCE = "SP"
 BREATH = "SP2"

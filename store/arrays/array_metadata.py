@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.store import json_text, layout
+from headrace.store.advice import run_verify
 from headrace.store.errors import DamagedStore
 from headrace.store.schema import DTYPES
 from headrace.store.storage import StoragePath, read_file
@@ -72,7 +73,7 @@ def read_metadata(path: StoragePath) -> ArrayMetadata:
     try:
         return _parse(json_text.parse(read_file(path / "zarr.json")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DamagedStore(f"{path} has no valid array metadata ({str(error)[:200]!r}): run store verify.") from error
+        raise DamagedStore(f"{path} has no valid array metadata ({str(error)[:200]!r}): {run_verify(path)}.") from error
 
 
 def _parse(document: Mapping[str, Any]) -> ArrayMetadata:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 
+from headrace.store.advice import run_verify
 from headrace.store.arrays.array_metadata import ArrayMetadata, read_metadata
 from headrace.store.arrays.shard import ChunkCache, ShardedArray, address_of
 from headrace.store.errors import DamagedStore
@@ -52,12 +53,12 @@ class MappedArray:
                 self._size = os.fstat(opened.fileno()).st_size
                 if self._size != array.chunks * (array.chunk_rows * array.row_bytes + 16) + 4:
                     what = f"{file} has {self._size} bytes and does not end with its index"
-                    raise DamagedStore(f"{what}: run store verify.")
+                    raise DamagedStore(f"{what}: {run_verify(file)}.")
                 self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise DamagedStore(f"{file} is not there: run store verify.") from None
+            raise DamagedStore(f"{file} is not there: {run_verify(file)}.") from None
         except OSError as error:
-            raise DamagedStore(f"{file} cannot be mapped ({error}): run store verify.") from error
+            raise DamagedStore(f"{file} cannot be mapped ({error}): {run_verify(file)}.") from error
         count = array.shape[0] * array.row_bytes // array.dtype.itemsize
         self.values = np.frombuffer(self._map, array.dtype, count).reshape(array.shape)
         """A read-only view of the whole array."""
@@ -104,10 +105,10 @@ class MappedArray:
         try:
             size = self._map.size()
         except OSError as error:  # a file of a network that another machine replaced
-            raise DamagedStore(f"{self._file} cannot be read any more ({error}): run store verify.") from error
+            raise DamagedStore(f"{self._file} cannot be read any more ({error}): {run_verify(self._file)}.") from error
         if size != self._size:
             raise DamagedStore(
-                f"{self._file} had {self._size} bytes when it was opened and has {size} now: run store verify."
+                f"{self._file} had {self._size} bytes when it was opened and has {size} now: {run_verify(self._file)}."
             )
 
     def prefetch(self, start: np.ndarray, stop: np.ndarray) -> None:
@@ -129,7 +130,7 @@ class MappedArray:
         touched = {chunk for start, stop in spans for chunk in range(start // count, -(-stop // count))}
         for chunk in touched & self._unchecked.keys():
             if crc32c(memoryview(self._map)[chunk * size : (chunk + 1) * size]) != self._unchecked[chunk]:
-                raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: run store verify.")
+                raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: {run_verify(self._file)}.")
             self._unchecked.pop(chunk, None)  # another thread may have checked it too
 
 
@@ -230,10 +231,10 @@ def load_array(path: StoragePath, checksums: Sequence[str] = ()) -> np.ndarray:
         size = array.chunk_rows * array.row_bytes if array.sharded else len(data)
         for number, expected in enumerate(checksums):
             if crc32c(data[number * size : (number + 1) * size]) != expected:
-                raise DamagedStore(f"{path}: block {number} is not what was sealed: run store verify.")
+                raise DamagedStore(f"{path}: block {number} is not what was sealed: {run_verify(path)}.")
         return _decode(array, data)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
-        raise DamagedStore(f"{path} cannot be read ({error}): run store verify.") from error
+        raise DamagedStore(f"{path} cannot be read ({error}): {run_verify(path)}.") from error
 
 
 def _decode(array: ArrayMetadata, data: bytes) -> np.ndarray:
@@ -260,7 +261,7 @@ def verified_block_checksums(path: StoragePath, checksums: str) -> list[str]:
     try:
         intact = not metadata or crc32c(read_file(path / "zarr.json")) == metadata
     except OSError as error:
-        raise DamagedStore(f"{path / 'zarr.json'} cannot be read ({error}): run store verify.") from error
+        raise DamagedStore(f"{path / 'zarr.json'} cannot be read ({error}): {run_verify(path)}.") from error
     if not intact:
-        raise DamagedStore(f"{path / 'zarr.json'} is not what was sealed: run store verify.")
+        raise DamagedStore(f"{path / 'zarr.json'} is not what was sealed: {run_verify(path)}.")
     return blocks

@@ -11,6 +11,7 @@ import google_crc32c
 import numcodecs
 import numpy as np
 
+from headrace.store.advice import run_verify
 from headrace.store.arrays.array_metadata import ArrayMetadata
 from headrace.store.errors import DamagedStore
 from headrace.store.integrity.checksummed_metadata import crc32c
@@ -92,10 +93,10 @@ class ShardedArray:
         self._chunk_bytes = array.chunk_rows * array.row_bytes
         sizes = self._bounds[:, 1] - self._bounds[:, 0]
         if (self._bounds < 0).any() or (sizes < 0).any() or (sizes > 2 * self._chunk_bytes + MAX_OVERHEAD).any():
-            raise DamagedStore(f"{file} has an index of blocks that cannot be: run store verify.")
+            raise DamagedStore(f"{file} has an index of blocks that cannot be: {run_verify(file)}.")
         in_order = np.arange(array.chunks)[:, None] * self._chunk_bytes + [0, self._chunk_bytes]
         if not self.compressed and not (self._bounds == in_order).all():
-            raise DamagedStore(f"{file} has another index than it was written with: run store verify.")
+            raise DamagedStore(f"{file} has another index than it was written with: {run_verify(file)}.")
 
     def __len__(self) -> int:
         return self._array.shape[0]
@@ -130,16 +131,16 @@ class ShardedArray:
         stored = storage_of(self._file).read_ranges(self._file, bounds)
         for chunk, data in zip(chunks, stored, strict=True):
             if self._checksums and crc32c(data) != self._checksums[chunk]:
-                raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: run store verify.")
+                raise DamagedStore(f"{self._file}: block {chunk} is not what was sealed: {run_verify(self._file)}.")
         return [self._to_rows(self._decode(data)) for data in stored]
 
     def _decode(self, data: bytes) -> bytes:
         try:
             decoded = decompress(data, self._chunk_bytes) if self.compressed else data
         except (RuntimeError, ValueError) as error:
-            raise DamagedStore(f"{self._file} cannot be decoded ({error}): run store verify.") from error
+            raise DamagedStore(f"{self._file} cannot be decoded ({error}): {run_verify(self._file)}.") from error
         if len(decoded) != self._chunk_bytes:
-            raise DamagedStore(f"{self._file} has a block of {len(decoded)} bytes decoded: run store verify.")
+            raise DamagedStore(f"{self._file} has a block of {len(decoded)} bytes decoded: {run_verify(self._file)}.")
         return decoded
 
     def _to_rows(self, data: bytes) -> np.ndarray:
@@ -181,10 +182,10 @@ def read_index(file: StoragePath, count: int) -> np.ndarray:
     try:
         tail = storage_of(file).read_tail(file, 16 * count + 4)
     except FileNotFoundError:
-        raise DamagedStore(f"{file} is not there: run store verify.") from None
+        raise DamagedStore(f"{file} is not there: {run_verify(file)}.") from None
     except OSError as error:
-        raise DamagedStore(f"{file} cannot be read ({error}): run store verify.") from error
+        raise DamagedStore(f"{file} cannot be read ({error}): {run_verify(file)}.") from error
     table = tail[:-4]
     if len(table) != 16 * count or google_crc32c.value(table).to_bytes(4, "little") != tail[-4:]:
-        raise DamagedStore(f"{file} does not end with its index: run store verify.")
+        raise DamagedStore(f"{file} does not end with its index: {run_verify(file)}.")
     return np.cumsum(np.frombuffer(table, "<u8").reshape(-1, 2), axis=1).astype(np.int64)

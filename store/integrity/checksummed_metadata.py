@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 
 from headrace.store import json_text
+from headrace.store.advice import command, run_repair
 from headrace.store.errors import DamagedStore
 from headrace.store.storage import StoragePath, read_file
 
@@ -57,21 +58,24 @@ def read(file: StoragePath) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json_text.parse(read_file(file))
     except (OSError, ValueError) as error:
-        raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
+        raise DamagedStore(f"{file} cannot be read ({error!r}): {run_repair(file)}.") from error
     check(file, document)
     return document
 
 
-def check(file: StoragePath, document: Any) -> None:
+def check(file: StoragePath, document: Any, root: StoragePath | None = None) -> None:
     """Check the checksum of the document that was read from a file.
 
+    Args:
+        root: of the store, where the path of the file does not say it.
     Raises:
         DamagedStore: it is not what was written.
     """
+    remedy = f"run {command('store repair', root)}" if root else run_repair(file)
     try:
         attributes = dict(document["attributes"])
         intact = attributes.pop(KEY) == document_checksum({**document, "attributes": attributes})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedStore(f"{file} cannot be read ({error!r}): run store repair.") from error
+        raise DamagedStore(f"{file} cannot be read ({error!r}): {remedy}.") from error
     if not intact:
-        raise DamagedStore(f"{file} is not what was written: run store repair.")
+        raise DamagedStore(f"{file} is not what was written: {remedy}.")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from headrace.store import added_arrays, index, json_text, layout, learned_models, rejects
+from headrace.store.advice import command
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity import checksummed_metadata, scan_record
 from headrace.store.integrity.part_checks import Problem, check_part
@@ -46,7 +47,10 @@ def verify(
         yield from _verify_parts(root, numbers, {}, quick, watch)
         return
     if not has_parts_group(root):
-        yield Problem(what=f"{PARTS_GROUP} is not there, or not what was written: run store repair", drop="group")
+        yield Problem(
+            what=f"{PARTS_GROUP} is not there, or not what was written: run {command('store repair', root)}",
+            drop="group",
+        )
     there, planned = set(numbers), range(attributes["plan"]["parts"])
     missing = len(planned) - sum(number in planned for number in there)
     if missing:
@@ -103,7 +107,7 @@ def _verify_index(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem
     except DamagedStore:
         same = False
     if not same:
-        yield Problem(what="does not agree with the parts: run store repair", drop="index")
+        yield Problem(what=f"does not agree with the parts: run {command('store repair', root)}", drop="index")
 
 
 def check_sums(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
@@ -152,7 +156,7 @@ def _verify_features(root: StoragePath, attributes: Mapping[str, Any], numbers: 
         if "seals" in feature and feature["seals"] != added_arrays.seals_digest(root, name, numbers):
             yield Problem(array=name, what="is not the one that was named in zarr.json", drop="array")
     if not (root / "index" / "zarr.json").exists():
-        yield Problem(what="is not there: run store repair", drop="index")
+        yield Problem(what=f"is not there: run {command('store repair', root)}", drop="index")
 
 
 def _verify_rejects(root: StoragePath, attributes: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[Problem]:
@@ -163,7 +167,7 @@ def _verify_rejects(root: StoragePath, attributes: Mapping[str, Any], numbers: S
     with suppress(DamagedStore):  # the record, which is told elsewhere
         if not rejects.is_current(root):
             state = "is not the list of all rejects" if (root / rejects.FILE).exists() else "is not there"
-            yield Problem(what=f"{rejects.FILE} {state}: run store repair", drop="rejects")
+            yield Problem(what=f"{rejects.FILE} {state}: run {command('store repair', root)}", drop="rejects")
 
 
 def _verify_list(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]:
@@ -176,8 +180,8 @@ def _verify_list(root: StoragePath, numbers: Sequence[int]) -> Iterator[Problem]
         return
     missing = len(Counter(rejects.sealed(root, numbers)) - Counter(listed))
     if unreadable or missing:
-        what = f"{unreadable} lines cannot be read, {missing} rejects of the parts are missing: run store repair"
-        yield Problem(what=f"{rejects.FILE}: {what}", drop="rejects")
+        what = f"{unreadable} lines cannot be read, {missing} rejects of the parts are missing"
+        yield Problem(what=f"{rejects.FILE}: {what}: run {command('store repair', root)}", drop="rejects")
         return
     try:
         counted = int(json_text.parse(read_file(root / "build.json"))["rejects"])

@@ -18,9 +18,10 @@ from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_group
 from headrace.cli.train import main as train
-from headrace.store.advice import command, first_of
-from headrace.store.errors import NotAStore
+from headrace.store.advice import command, first_of, run_repair, run_verify
+from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.summary import summarize
+from tests.helpers import training_store
 from tests.helpers.commands import add, build, call, scheduler
 from tests.helpers.corpora import make_tree
 from tests.helpers.textgrids import write_textgrid
@@ -202,9 +203,10 @@ def test_another_table_of_symbols_is_another_store(tmp_path: Path) -> None:
     """Built again into the same store, the advice led to a refusal; and the export of it back to the first table."""
     made = make_tree(tmp_path / "corpus", 1)
     words = ("--language", "es", "--features", "wave,phones")
-    first = build(made, tmp_path / "S", *words)
+    first = build(made, tmp_path / "S", *words, "--symbols", "gpt-sovits-v2")
     assert first.exit_code == 1 and "build into another --out, with --symbols headrace-ipa" in first.stderr
     assert build(made, tmp_path / "T", *words, "--symbols", "headrace-ipa").exit_code == 0
+    assert build(made, tmp_path / "T", *words).exit_code == 0, "it keeps its table"
     told = call(store_group, "export", tmp_path / "T", "--to", "gpt-sovits", "--out", tmp_path / "G").stderr
     assert "no table of upstream has phones of es" in told and "--symbols" not in told
 
@@ -220,3 +222,30 @@ def test_rejects_of_several_stores_are_in_their_files(tmp_path: Path) -> None:
     shown = "".join(call(store_group, "info", listed).stdout.split())
     files = ",".join(str(tmp_path / name / "STORE" / "rejects.jsonl") for name in ("A", "B"))
     assert f"2,eachwithitsreasonin{files}" in shown and "all.txt/rejects" not in shown
+
+
+@pytest.mark.parametrize(
+    "root", ["S", "/data/index", "/data/index/S", "/data/parts/00007/S", "a b/S", pytest.param(".", id="here")]
+)
+@pytest.mark.parametrize(
+    "inside", ["parts/00003/wave/c/0", "parts/00003", "index/frames", "index/zarr.json", "zarr.json"]
+)
+def test_what_is_damaged_inside_a_store_names_the_store(root: str, inside: str) -> None:
+    """`run store verify.` left out of which store of a list. The folder around a store may be called anything."""
+    if (root, inside) == ("/data/index", "zarr.json"):
+        pytest.skip("known only by who reads it")
+    assert run_verify(Path(root, inside)) == f"run {command('store verify', root)}"
+    assert run_repair(Path(root, inside)) == f"run {command('store repair', root)}"
+
+
+def test_damage_names_the_store_whatever_that_is_called(tmp_path: Path) -> None:
+    root = training_store.build(tmp_path / "index", (20,), parts=1).path
+    file = root / "parts" / "00000" / "mfcc" / "zarr.json"
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    with pytest.raises(DamagedStore, match=f"run store verify {root}"):
+        store.open(root).read("mfcc", 0)
+    file.write_bytes(whole)
+    (root / "zarr.json").write_bytes((root / "zarr.json").read_bytes().replace(b"gpt-sovits-v2", b"gpt-sovits-v1"))
+    with pytest.raises(DamagedStore, match=f"run store repair {root}"):
+        store.open(root)

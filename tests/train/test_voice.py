@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import soundfile
 from click.testing import Result
@@ -20,9 +19,10 @@ from click.testing import Result
 from headrace import store
 from headrace.cli import train as cli
 from headrace.featurize.text.symbols import TABLES
+from headrace.store.integrity.verify import verify
 from headrace.train.checkpoints import trained_models
 from headrace.train.checkpoints.checkpoint import Checkpoints
-from tests.helpers.commands import add, build, call
+from tests.helpers.commands import add, build, call, part_bytes
 from tests.helpers.corpora import make_tree
 from tests.helpers.runs import assert_same_run
 
@@ -33,15 +33,18 @@ TEXTS = {
     "de": ["Der Fluss ist breit.", "Sieben Hunde springen.", "Es ist schon spät."],
 }
 TABLE = {"en": "gpt-sovits-v2", "zh": "gpt-sovits-v2", "ja": "gpt-sovits-v2", "de": "headrace-ipa"}
+KILLS, STEPS, POLL_SECONDS = 10, 3, 0.02
+"""Of the long test: how often it is killed, and steps of each model."""
+STAGES = ("align", "codes", "sovits", "gpt", "samples")
 
 
-def corpora(folder: Path, languages: list[str], count: int) -> Path:
+def corpora(folder: Path, languages: list[str], count: int, table: str | None = None) -> Path:
     """A corpus and a store of each language, all with the same names; a list of the stores."""
     for number, language in enumerate(languages):
         corpus = make_tree(folder / f"corpus-{language}", count, seconds=2 + 0.25 * number, rates=(32_000,))
         for place, file in enumerate(sorted(corpus.rglob("*.txt"))):
             file.write_text(TEXTS[language][place % 3] + "\n", encoding="utf-8")
-        words = ("--features", "wave,mfcc,phones", "--language", language, "--symbols", TABLE[language])
+        words = ("--features", "wave,mfcc,phones", "--language", language, "--symbols", table or TABLE[language])
         assert build(corpus, folder / language, *words).exit_code == 0
     (folder / "all.txt").write_text("\n".join(languages) + "\n")
     return folder / "all.txt"
@@ -118,41 +121,101 @@ class TestTwoCorpora:
 
 @pytest.mark.soak
 def test_four_corpora_killed_at_ten_random_moments_become_the_same_voice(tmp_path: Path) -> None:
-    """Four languages, all files with the same names. Codes are learned over all of them."""
-    stores, random = corpora(tmp_path / "stores", ["en", "zh", "ja", "de"], 8), np.random.default_rng(14)
-    copied = shutil.copytree(tmp_path / "stores", tmp_path / "again") / "all.txt"
-    align = [sys.executable, "-m", "headrace.featurize", "add", stores, "content,energy", "--workers", "1"]
-    assert subprocess.run([*map(str, align)], capture_output=True).returncode == 0
-    assert subprocess.run([str(copied) if word == stores else str(word) for word in align]).returncode == 0
-    begun = time.monotonic()
-    assert run(stores, tmp_path / "VOICE") == 0
-    took, killed = time.monotonic() - begun, 0
-    while killed < 10:
-        code = run(copied, tmp_path / "KILLED", kill_after=random.uniform(3, took))
-        killed += code == -signal.SIGKILL
-        if code == 0 and killed < 10:
-            shutil.rmtree(tmp_path / "KILLED")
-    assert run(copied, tmp_path / "KILLED") == 0
+    """Four languages, all files with the same names and in one table of symbols. Phones and codes are learned over all.
+
+    Two of the moments are for each stage: within half the time that it took undisturbed, after it begins or goes on.
+    What goes on has less left to do, so that a second moment may fall into the next stage.
+    """
+    process = server().Process(target=int)  # the server's imports count for no stage
+    process.start()
+    process.join()
+    stores, random = corpora(tmp_path / "stores", [*TEXTS], 4, "headrace-ipa"), np.random.default_rng(14)
+    killed = shutil.copytree(tmp_path / "stores", tmp_path / "killed") / "all.txt"
+    durations = watch(stores)
+    check_voice(stores.parent / "VOICE", stores)
+    died = [kill(killed, stage, random.uniform(0, durations[stage] / 2)) for stage in STAGES for _ in range(KILLS // 5)]
+    watch(killed)
+    print("undisturbed", {stage: round(took, 1) for stage, took in durations.items()}, "s; killed in", died)
+    assert len(died) == KILLS and {*died} == {*STAGES}
+    check_voice(killed.parent / "VOICE", killed)
     for stage in ("sovits", "gpt"):
-        assert_same_run(tmp_path / "KILLED" / stage, tmp_path / "VOICE" / stage, steps=6)
-    voices = [json.loads((tmp_path / name / "voice.json").read_text()) for name in ("VOICE", "KILLED")]
+        assert_same_run(killed.parent / "VOICE" / stage, stores.parent / "VOICE" / stage, steps=STEPS)
+    for language in TEXTS:
+        assert part_bytes(killed.parent / language) == part_bytes(stores.parent / language)
+    voices = [json.loads((one.parent / "VOICE" / "voice.json").read_text()) for one in (stores, killed)]
     assert voices[0]["utterance"] == voices[1]["utterance"]
-    samples = [sorted((tmp_path / name / "samples").iterdir()) for name in ("VOICE", "KILLED")]
-    assert len(samples[0]) == 4 and [one.read_bytes() for one in samples[0]] == [one.read_bytes() for one in samples[1]]
+    spoken = [sorted((one.parent / "VOICE" / "samples").iterdir()) for one in (stores, killed)]
+    assert len(spoken[0]) == 4 and [one.read_bytes() for one in spoken[0]] == [one.read_bytes() for one in spoken[1]]
 
 
-def run(stores: Path, out: Path, kill_after: float = 3600.0) -> int:
-    """The command as a process of its own; killed with all its own after so many seconds. Its exit code."""
-    command = [sys.executable, "-m", "headrace.train", "voice", stores, "--out", out, *words(6)]
-    process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        _, said = process.communicate(timeout=kill_after)
-        assert process.returncode == 0, said.decode()
-    except subprocess.TimeoutExpired:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        psutil.wait_procs(workers, timeout=30)
-    return process.returncode
+def check_voice(voice: Path, stores: Path) -> None:
+    """Both models speak in the codes of the stores, and every store has the same phones and codes."""
+    sovits, gpt = trained_models.load_sovits(voice), trained_models.load_gpt(voice)
+    joined = store.open(stores)
+    assert gpt.codebook == joined.features["semantic"].codebook != "" and gpt.codebook in sovits.codebooks
+    assert {"align", "semantic"} <= joined.features.keys()
+    members = [stores.parent / name for name in stores.read_text().split()]
+    assert not [problem for member in members for problem in verify(member)]
+    assert len({store.open(member).features["align"].fingerprint for member in members}) == 1
+
+
+def server() -> ForkServerContext:
+    """Return what forks processes from one that has all imports."""
+    context = multiprocessing.get_context("forkserver")
+    rooms = ("headrace.featurize.pipeline.build", "headrace.train.voice")
+    context.set_forkserver_preload([__name__, "distributed", *rooms])
+    return context
+
+
+def start(stores: Path) -> BaseProcess:
+    """Make the voice in a process of its own. Workers are its threads."""
+    process = server().Process(target=make_voice, args=(stores,))
+    process.start()
+    return process
+
+
+def make_voice(stores: Path) -> None:
+    """Run both commands."""
+
+    def add_codes(config: object, codes: int, quiet: bool) -> None:
+        assert add(stores, "semantic", "--codes", codes).exit_code == 0
+
+    cli._add_codes = add_codes  # type: ignore[assignment]
+    aligned = add(stores, "align")
+    assert aligned.exit_code == 0, aligned.stderr
+    trained = call(cli.main, "voice", stores, "--out", stores.parent / "VOICE", *words(STEPS))
+    assert trained.exit_code == 0, trained.stderr
+
+
+def watch(stores: Path) -> dict[str, float]:
+    """Make the voice undisturbed. How long each stage took, in seconds."""
+    process, durations, before = start(stores), dict.fromkeys(STAGES, 0.0), time.monotonic()
+    while process.is_alive():
+        process.join(POLL_SECONDS)
+        now = time.monotonic()
+        durations[stage_of(stores)] += now - before
+        before = now
+    assert process.exitcode == 0
+    return durations
+
+
+def kill(stores: Path, stage: str, delay: float) -> str:
+    """Make the voice, and kill it so long after a stage began or was continued. The stage in which it died."""
+    process = start(stores)
+    while process.is_alive() and STAGES.index(stage_of(stores)) < STAGES.index(stage):
+        process.join(POLL_SECONDS)
+    process.join(delay)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return stage_of(stores)
+
+
+def stage_of(stores: Path) -> str:
+    """Which stage a voice is in, by its files."""
+    voice, last = stores.parent / "VOICE", stores.parent / stores.read_text().split()[-1]
+    if not (voice / "voice.json").exists():
+        return "codes" if b'"name": "align"' in (last / "zarr.json").read_bytes() else "align"
+    if not (voice / "gpt").exists():
+        return "sovits"
+    return "samples" if Checkpoints(voice / "gpt" / "checkpoints").path(STEPS).exists() else "gpt"

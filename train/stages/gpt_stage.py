@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.featurize.features.codebooks import codebook_of
+from headrace.store.advice import command
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
@@ -45,11 +46,13 @@ class GptStage:
         optim: GptOptimConfig,
         bert: bool = False,
         codebook: str = "",
+        store: object = "STORE",
     ) -> None:
         """
         Args:
             bert: read BERT features of phones.
             codebook: digest of the codebook of the store's semantic tokens; empty if it is not known.
+            store: its path, for the remedies of errors.
         """
         self.config = config
         self.optim = optim
@@ -64,7 +67,7 @@ class GptStage:
         self.model.codebook = codebook
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
-        self._device = device
+        self._device, self._store = device, store
 
     @classmethod
     def requirements(cls, config: RunConfig, store: Store) -> Requirements:
@@ -82,7 +85,9 @@ class GptStage:
         store_features.check_channels(store, "bert", sizes.bert_channels)
         codebook = codebook_of(store.features)
         bert = "bert" in store.features
-        return cls(sizes, precision=precision, device=device, optim=optim, bert=bert, codebook=codebook)
+        return cls(
+            sizes, precision=precision, device=device, optim=optim, bert=bert, codebook=codebook, store=store.path
+        )
 
     def check_store(self, store: Store) -> None:
         """Check nothing: the recipes of features say all that is needed."""
@@ -101,8 +106,9 @@ class GptStage:
         if trained_on and self.codebook and trained_on != self.codebook:
             raise UsageError(
                 f"{config.init} was trained on codes of another codebook ({trained_on}) than those of the store "
-                f"({self.codebook}): make the codes by the model that it speaks with, by featurize drop STORE semantic "
-                "and featurize add STORE semantic --sovits FILE, or begin without --init."
+                f"({self.codebook}): make the codes by the model that it speaks with, by "
+                f"{command('featurize drop', self._store, 'semantic')} and "
+                f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or begin without --init."
             )
         if not (trained_on and self.codebook):
             messages.append(f"it is not known whether {config.init} was trained on codes of the store's codebook")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from headrace.featurize.features.codebooks import codebook_digest, codebook_of
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.store.advice import command
 from headrace.store.errors import RecipeMismatch, UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
@@ -75,12 +76,14 @@ class SovitsStage:
         optim: SovitsOptimConfig,
         content: Literal["mfcc", "content", "semantic"] = "mfcc",
         codebook: str = "",
+        store: object = "STORE",
     ) -> None:
         """
         Args:
             content: the feature of what is spoken. `semantic` are codes of the model's own quantiser: it must
                 be frozen.
             codebook: digest of the codebook of the store's semantic tokens; empty if there are none, or it is unknown.
+            store: its path, for the remedies of errors.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
@@ -101,7 +104,7 @@ class SovitsStage:
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
         self.codebook = codebook if content == "semantic" else ""
-        self._store_codebook = codebook
+        self._store, self._store_codebook = store, codebook
         self._device = device
         self._discriminator_metrics: dict[str, Tensor] | None = None  # of an update whose generator ran out of memory
         self._set_rates()
@@ -122,9 +125,16 @@ class SovitsStage:
         content = sovits_features.content_feature(config, sizes, store)
         sovits_features.check_channels(sizes, store, content)
         optim, spectral = SovitsOptimConfig.from_config(config), Spectral(SpectralRecipe())
-        codebook = codebook_of(store.features)
+        codebook, path = codebook_of(store.features), store.path
         stage = cls(
-            sizes, spectral, precision=precision, device=device, optim=optim, content=content, codebook=codebook
+            sizes,
+            spectral,
+            precision=precision,
+            device=device,
+            optim=optim,
+            content=content,
+            codebook=codebook,
+            store=path,
         )
         if sovits_features.choose_codebook(config, store)[0] == "store":
             stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
@@ -168,7 +178,11 @@ class SovitsStage:
         reads_codes, of_store = "semantic" in self.features, self._store_codebook
         if (of_store in own) if of_store else not reads_codes:
             return []
-        remedy = f"run featurize drop STORE semantic, then featurize add STORE semantic --sovits {init}"
+        drop, add = (
+            command("featurize drop", self._store, "semantic"),
+            command("featurize add", self._store, "semantic"),
+        )
+        remedy = f"run {drop}, then {add} {command('--sovits', init)}"
         if not of_store:
             return [
                 f"it is not known whether the codes of the store are of the codebook of {init}; to be sure, {remedy}"

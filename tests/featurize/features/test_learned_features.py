@@ -23,6 +23,7 @@ from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.pipeline import feature_registry
 from headrace.featurize.pipeline.add_features import wall_seconds_by_stage
+from headrace.featurize.scheduling import dask_cluster
 from headrace.store import added_arrays
 from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.integrity.verify import verify
@@ -256,7 +257,17 @@ def several(tmp_path: Path) -> Path:
 
 
 def test_it_is_learned_once_from_several_stores(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when one store has the model and the other has not, it continues with that model."""
+    """Killed when one store has the model and the other has not, it continues with that model.
+
+    Workers are started once, not for every store and every feature.
+    """
+    start, started = dask_cluster.executor, list[int]()
+
+    def counted(count: int, *words: object) -> object:
+        started.append(count)
+        return start(count, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dask_cluster, "executor", counted)
     whole = learned_state.copy
 
     def killed(*_: object) -> None:
@@ -266,7 +277,7 @@ def test_it_is_learned_once_from_several_stores(several: Path, tmp_path: Path, m
     assert add(several, "loudest").exit_code != 0
     monkeypatch.setattr(learned_state, "copy", whole)
     added = add(several, "loudest", "--json")
-    assert added.exit_code == 0 and len(json.loads(added.stdout)["stores"]) == 2
+    assert added.exit_code == 0 and len(json.loads(added.stdout)["stores"]) == 2 and started == [1]
     assert model(tmp_path / "A").read_bytes() == model(tmp_path / "B").read_bytes()
     joined = store.open(several)
     assert "loudest" in joined.features and not [*verify(tmp_path / "A"), *verify(tmp_path / "B")]

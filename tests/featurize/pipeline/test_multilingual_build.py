@@ -11,13 +11,14 @@ import pytest
 import soundfile
 
 from headrace import store
+from headrace.cli.featurize import main as featurize
 from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.text import g2p
 from headrace.featurize.text.symbols import SYMBOLS, TABLES
 from headrace.store.errors import RecipeMismatch
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import Utterance
-from tests.helpers.commands import build, part_bytes
+from tests.helpers.commands import build, call, part_bytes
 from tests.helpers.corpora import buzz
 
 LINES = {
@@ -123,9 +124,30 @@ def test_the_store_says_who_read_it(built: store.Store) -> None:
 
 
 def test_a_language_beyond_the_table_is_rejected_with_the_way_out(corpus: Path, tmp_path: Path) -> None:
-    assert build(corpus, tmp_path / "S", "--features", "phones").exit_code == 0
+    assert build(corpus, tmp_path / "S", "--features", "phones", "--symbols", "gpt-sovits-v2").exit_code == 0
     rejects = (tmp_path / "S" / "rejects.jsonl").read_text(encoding="utf-8")
     assert len(rejects.splitlines()) == 1 and "--symbols headrace-ipa" in rejects and "f.wav" in rejects
+
+
+def test_the_table_is_that_of_the_store_or_the_first_that_has_all_languages(tmp_path: Path) -> None:
+    """Czech was rejected whole until --symbols was given, and a store in IPA did not grow without it."""
+    reason = "symbols headrace-ipa: only it has the phones of cs; with --symbols gpt-sovits-v2 they are rejected"
+    czech, english = "a.wav|anna|cs|Dobrý den.", "b.wav|anna|en|Good morning."
+    corpus, words = write(tmp_path / "cs", [czech]), ("--features", "phones", "--part-hours", 0.0003)
+    scanned = json.loads(call(featurize, "scan", corpus, "--json").stdout)
+    assert scanned["texts"]["rejects"] == 0 and scanned["symbols"]["table"] == "headrace-ipa"
+    assert "symbols" in (told := call(featurize, "scan", corpus).stdout) and "phones of cs" in " ".join(told.split())
+    begun = build(corpus, tmp_path / "CS", *words)
+    assert begun.exit_code == 0 and reason in begun.stderr
+    write(tmp_path / "cs", [czech, english])
+    grown = build(corpus, tmp_path / "CS", *words)
+    assert grown.exit_code == 0 and "symbols" not in grown.stderr and len(store.open(tmp_path / "CS")) == 2
+    corpus = write(tmp_path / "en", [english])
+    assert "symbols" not in build(corpus, tmp_path / "EN", *words).stderr
+    write(corpus, [english, czech.replace("a.wav", "c.wav"), "d.wav|anna|xx|Hm."])
+    assert build(corpus, tmp_path / "EN", *words).exit_code == 0
+    assert store.open(tmp_path / "EN").features["phones"].recipe == {"symbols": "gpt-sovits-v2"}
+    assert "c.wav" in (rejected := (tmp_path / "EN" / "rejects.jsonl").read_text()) and "--symbols headrace" in rejected
 
 
 def test_a_language_that_is_new_changes_nothing_for_the_others(tmp_path: Path) -> None:
