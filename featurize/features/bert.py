@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.features import huggingface, network_config, weight_files
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.huggingface import Precision
+from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -117,7 +118,7 @@ def _vocabulary_file(folder: Path) -> Path:
     raise UsageError(f"--bert {folder} holds no vocabulary: neither {' nor '.join(VOCABULARIES)}.")
 
 
-@cache
+@load_once
 def _vocabulary(file: Path, digest: str, size: int) -> dict[str, int]:
     """Read a vocabulary: id of each character and special token.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from torch import nn
 
 from headrace.featurize.features import network_config, weight_files
 from headrace.featurize.features.derived import Part
+from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import digest
 
@@ -85,7 +86,7 @@ def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Model
     raise UsageError(f"{option} {path} holds no weights: neither {' nor '.join(WEIGHTS)}.")
 
 
-@cache
+@load_once
 def load_network(
     model: str, path: Path, kind: str, option: str, expected: str, device: str, precision: Precision
 ) -> Any:
@@ -161,6 +162,26 @@ def _check_count(cls: Any, config: Any, state: Mapping[str, torch.Tensor]) -> No
         raise ValueError(f"it needs {needed:,} numbers, and they have {found:,}")
 
 
+def halved_on_out_of_memory(
+    compute: Callable[[Sequence[Input]], list[np.ndarray]], inputs: Sequence[Input]
+) -> list[np.ndarray]:
+    """Compute the outputs for some inputs at once, or in halves where a device's memory does not hold that.
+
+    Raises:
+        torch.OutOfMemoryError: a single input does not fit.
+    """
+    try:
+        return compute(inputs)
+    except torch.OutOfMemoryError:
+        if len(inputs) < 2:
+            raise
+    # Not in the handler above, where the error still holds the tensors of the failed computation.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = len(inputs) // 2
+    return [*halved_on_out_of_memory(compute, inputs[:half]), *halved_on_out_of_memory(compute, inputs[half:])]
+
+
 def compute_finite(
     compute: Callable[[Precision, Sequence[Input]], list[np.ndarray]],
     inputs: Sequence[Input],
@@ -176,7 +197,7 @@ def compute_finite(
     Raises:
         StoreError: an output is not finite in fp32 either.
     """
-    outputs = compute(precision, inputs)
+    outputs = halved_on_out_of_memory(partial(compute, precision), inputs)
     for n, rows in enumerate(outputs):
         if precision != "fp32" and not np.isfinite(rows).all():
             part.counts[f"not finite in {precision}: made again in fp32"] += 1

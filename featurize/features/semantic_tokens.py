@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from headrace.featurize.features import kmeans, learned_state, weight_files
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.features.derived import Derived, LearningLog, Part
+from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -150,7 +150,7 @@ def checkpoint_file(path: Path) -> Path:
     return checkpoints[-1]
 
 
-@cache
+@load_once
 def _quantiser(file: Path, digest: str, device: str) -> Quantiser:
     content = weight_files.read([file], digest)
     state = content.get("weight", content.get("model", content.get("stage")))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torchaudio.compliance import kaldi
 
 from headrace.featurize.features import eres2net, weight_files
 from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.files.load_once import load_once
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
@@ -134,7 +134,7 @@ def _resemblyzer_file() -> Path:
     )
 
 
-@cache
+@load_once
 def _ge2e(digest: str, device: str) -> GE2E:
     file = _resemblyzer_file()
     state = weight_files.as_tensors(weight_files.read([file], digest).get("model_state"), file)
@@ -147,7 +147,7 @@ def _ge2e(digest: str, device: str) -> GE2E:
     return network.eval().requires_grad_(False).to(device)
 
 
-@cache
+@load_once
 def _eres2net(file: Path, digest: str, device: str) -> eres2net.ERes2NetV2:
     content = weight_files.read([file], digest)
     return eres2net.load(

@@ -10,7 +10,6 @@ S samples at 16 kHz.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import soxr
 
+from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import UsageError
 from headrace.store.library_settings import quiet_onnxruntime
 
@@ -114,7 +114,7 @@ def scores(wave: np.ndarray, rate: int) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in rated])) for name in NAMES}
 
 
-@cache
+@load_once
 def _session(name: str) -> Any:
     """Load a network once. It computes in one thread: featurizing workers are many."""
     quiet_onnxruntime()
@@ -145,7 +145,7 @@ def _log_mel(samples_S: np.ndarray) -> np.ndarray:
     return ((np.maximum(decibels, -FLOOR_DB) + FLOOR_DB / 2) / (FLOOR_DB / 2)).astype(np.float32)
 
 
-@cache
+@load_once
 def _mel_filters() -> np.ndarray:
     """Return (N_FFT // 2 + 1, BANDS) float64 filters on Slaney's mel scale."""
     from headrace.featurize.spectral.dsp import slaney_filters

@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from headrace.featurize.scheduling.gpus import visible_gpus
 from headrace.featurize.scheduling.task_queue import MAX_WORKER_DEATHS, TaskQueue, TaskT
+from headrace.featurize.scheduling.worker_health import Place, WorkerHealth
 from headrace.store.errors import HeadraceError, UsageError
 
 WORKER_BYTES = 3 << 29
@@ -45,6 +46,10 @@ UNPROTECTED = (
     "warning: {} is not protected: whoever can connect to it runs code on the workers and here. "
     "docs/scaling.md says how to use tls://"
 )
+RESTART_SECONDS = 60.0
+"""Time limit for a worker to be started again."""
+_PLACE = "headrace_place"
+"""Attribute of an error that was raised on a worker: which one that is."""
 _ADDRESS = re.compile(r"inproc://\S+|((tls|tcp|wss|ws)://)?(\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})/?")
 _ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 
@@ -81,6 +86,8 @@ class Executor:
         """Largest number of workers that were connected at one time."""
         self._client, self._observer, self._ahead = client, observer, ahead
         self._present, self._slots, self._refreshed_at = -1, 0, -POLL_SECONDS
+        self._addresses: list[str] = []
+        self._health = WorkerHealth()
         self._refresh_workers()
 
     def map(self, function: Callable[[TaskT, int], Result], tasks: Iterable[TaskT]) -> Iterator[Result]:
@@ -102,7 +109,7 @@ class Executor:
                 continue
             task = work.running.pop(future.key)
             try:
-                result = _result(future)
+                place, result = _result(future)
             except KilledWorker:
                 work.worker_died(task)
                 self._refreshed_at = (
@@ -112,7 +119,9 @@ class Executor:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, another try may come through
                 work.task_failed(task, error)
+                self._follow_failure(work, task, error)
             else:
+                self._health.succeeded(place)
                 yield result
         work.check()
 
@@ -120,10 +129,26 @@ class Executor:
         """Submit as many tasks as there is room for. Returns whether any is running now."""
         self._refresh_workers()
         for task in work.next_tasks(max(1, self._slots) + self._ahead):
-            future = self._submit(function.__name__, _run_task, self.device, function, task)
+            preferred = self._health.preferred(str(task), self._addresses)
+            future = self._submit(function.__name__, _run_task, self.device, function, task, workers=preferred)
             work.running[future.key] = task
             future.add_done_callback(done.put)
         return bool(work.running)
+
+    def _follow_failure(self, work: TaskQueue[TaskT], task: TaskT, error: Exception) -> None:
+        """Start the worker of a failed task again if it is at fault itself; its tasks are then done elsewhere."""
+        place = getattr(error, _PLACE, None)
+        if place is None or not self._health.failed(place, str(task), error):
+            return
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self._observer.note(
+            f"worker {place.name} fails whatever it does ({reason[:120]}): it is started again, and its tasks are done "
+            "by others"
+        )
+        work.forgive(self._health.restarted(place))
+        with suppress(Exception):  # it has ended meanwhile, or nobody is there to start it
+            self._client.restart_workers([place.address], timeout=RESTART_SECONDS, raise_for_error=False)
+        self._refreshed_at = -POLL_SECONDS
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a function on one of the workers and return its result. Waits for the first worker.
@@ -148,8 +173,12 @@ class Executor:
                 ) from None
         raise HeadraceError(f"The workers died {MAX_WORKER_DEATHS} times before one of them began: out of memory?")
 
-    def _submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Submit a call of the function to a worker, and return its future. The dashboard shows `name`."""
+    def _submit(self, name: str, function: Callable[..., Any], *arguments: Any, workers: Sequence[str] = ()) -> Any:
+        """Submit a call of the function to a worker, and return its future. The dashboard shows `name`.
+
+        Args:
+            workers: addresses of those that it should run on, as long as one of them is there; none for any.
+        """
         return self._client.submit(
             _bootstrap(),
             version("headrace"),
@@ -157,6 +186,8 @@ class Executor:
             key=f"{name}-{uuid.uuid4().hex}",
             pure=False,
             resources={"GPU": GPU_SHARE} if self.device == "cuda" else None,
+            workers=list(workers) or None,
+            allow_other_workers=bool(workers),
         )
 
     def _refresh_workers(self) -> None:
@@ -165,18 +196,21 @@ class Executor:
         if now - self._refreshed_at < POLL_SECONDS:
             return
         self._refreshed_at = now
-        places = [_task_slots(worker, self.device) for worker in _workers(self._client)]
-        self._slots, present = sum(places), sum(map(bool, places))
+        slots = {worker["address"]: _task_slots(worker, self.device) for worker in _workers(self._client)}
+        self._slots, present = sum(slots.values()), sum(map(bool, slots.values()))
+        self._addresses = [address for address, count in slots.items() if count]
         if present != self._present:
             self._present, self.workers = present, max(self.workers, present)
             self._observer.workers(present)
 
 
 def _workers(client: Any) -> list[dict[str, Any]]:
+    """Return what the scheduler says of each worker, with its `address`."""
     try:
-        return list(client.scheduler_info(n_workers=-1)["workers"].values())
+        found = client.scheduler_info(n_workers=-1)["workers"]
     except OSError as error:
         raise _scheduler_lost() from error
+    return [worker | {"address": address} for address, worker in found.items()]
 
 
 def _task_slots(worker: dict[str, Any], device: str) -> int:
@@ -208,11 +242,21 @@ def _bootstrap() -> Callable[[str, bytes], Any]:
     return call
 
 
-def _run_task(device: str, function: Callable[[TaskT, int], Result], task: TaskT) -> Result:
-    """Run one task on a worker. On a GPU the threads of a worker decode; on CPUs each thread runs tasks."""
+def _run_task(device: str, function: Callable[[TaskT, int], Result], task: TaskT) -> tuple[Place, Result]:
+    """Run one task on a worker, and return which one it is. An error is marked with it too.
+
+    On a GPU the threads of a worker decode; on CPUs each thread runs tasks.
+    """
     from distributed import get_worker
 
-    return function(task, get_worker().state.nthreads if device == "cuda" else 1)
+    worker = get_worker()
+    place = Place(str(worker.name), worker.address)
+    try:
+        return place, function(task, worker.state.nthreads if device == "cuda" else 1)
+    except Exception as error:
+        with suppress(AttributeError):
+            setattr(error, _PLACE, place)
+        raise
 
 
 def _result(future: Any, timeout: float | None = None) -> Any:

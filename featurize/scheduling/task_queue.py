@@ -36,6 +36,9 @@ class TaskQueue(Generic[TaskT]):
         """Running tasks, by a key that the caller chooses."""
         self._waiting = iter(tasks)
         self._retries: deque[TaskT] = deque()
+        """Tasks whose workers died."""
+        self._failed: deque[TaskT] = deque()
+        """Tasks that raised an error. They wait until all others have been tried: their worker may be at fault."""
         self._errors: Counter[str] = Counter()
         self._abandoned: list[str] = []
 
@@ -43,6 +46,8 @@ class TaskQueue(Generic[TaskT]):
         """Yield tasks to run while fewer than `most` are running. The caller adds each to `running`."""
         while len(self.running) < most:
             task = self._retries.popleft() if self._retries else next(self._waiting, None)
+            if task is None and self._failed:
+                task = self._failed.popleft()
             if task is None:
                 return
             yield task
@@ -58,9 +63,13 @@ class TaskQueue(Generic[TaskT]):
         """Retry a task that raised an error, or abandon it after MAX_ERRORS."""
         self._errors[str(task)] += 1
         if self._errors[str(task)] < MAX_ERRORS:
-            self._retries.append(task)
+            self._failed.append(task)
         else:
             self._abandoned.append(f"{task}: {_describe(error)}")
+
+    def forgive(self, tasks: Iterable[str]) -> None:
+        """Forget one error of each of these tasks, by their `str`: it was one of their worker."""
+        self._errors.subtract(tasks)
 
     def check(self) -> None:
         """Raise an error if tasks were abandoned.

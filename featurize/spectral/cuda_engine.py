@@ -133,11 +133,43 @@ class BatchedEngine:
     def spectra(self, waves: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
         pending: deque[PendingBatch[Key]] = deque()
         for batch in make_batches(waves, BATCH_SAMPLES):
-            pending.append(self._submit(batch))
+            submitted = self._try_to_submit(batch)
+            if submitted is None:
+                while pending:
+                    yield from pending.popleft().results()
+                yield from self._spectra_in_halves(batch)
+                continue
+            pending.append(submitted)
             if len(pending) > MAX_PENDING_BATCHES:
                 yield from pending.popleft().results()
         while pending:
             yield from pending.popleft().results()
+
+    def _try_to_submit(
+        self, batch: Sequence[tuple[Key, np.ndarray]], may_split: bool = True
+    ) -> PendingBatch[Key] | None:
+        """Queue all work of a batch; None if it does not fit into the device's memory, and may be split."""
+        try:
+            return self._submit(batch)
+        except torch.OutOfMemoryError:
+            if not may_split:
+                raise
+            return None
+
+    def _spectra_in_halves(self, batch: Sequence[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, Spectra | Rejected]]:
+        """Compute a batch that did not fit into memory beside others: alone, then in halves.
+
+        Raises:
+            torch.OutOfMemoryError: a single utterance does not fit.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if (submitted := self._try_to_submit(batch, may_split=len(batch) > 1)) is not None:
+            yield from submitted.results()
+            return
+        half = len(batch) // 2
+        yield from self._spectra_in_halves(batch[:half])
+        yield from self._spectra_in_halves(batch[half:])
 
     def _submit(self, batch: Sequence[tuple[Key, np.ndarray]]) -> PendingBatch[Key]:
         """Queue all work of a batch without waiting for it."""

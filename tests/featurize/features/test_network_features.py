@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from headrace.featurize.features.content import (
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.semantic_tokens import SovitsTokens
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
+from headrace.featurize.files.load_once import load_once
 from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
@@ -608,3 +611,33 @@ def test_stores_of_other_rates_are_refused(folder: Path) -> None:
 
 def test_networks_cross_processes_as_their_names_alone(folder: Path) -> None:
     assert len(pickle.dumps(HubertContent(hubert=folder))) < 1000
+
+
+def test_inputs_that_do_not_fit_into_memory_together_are_computed_in_halves() -> None:
+    tried: list[int] = []
+
+    def compute(inputs: Sequence[int]) -> list[np.ndarray]:
+        tried.append(len(inputs))
+        if len(inputs) > 2 or 99 in inputs:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [np.full(2, number) for number in inputs]
+
+    rows = huggingface.halved_on_out_of_memory(compute, range(7))
+    assert [int(row[0]) for row in rows] == list(range(7)) and tried == [7, 3, 1, 2, 4, 2, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        huggingface.halved_on_out_of_memory(compute, [1, 99])
+
+
+def test_threads_that_ask_for_a_network_at_once_load_it_once() -> None:
+    loaded: list[str] = []
+
+    @load_once
+    def load(name: str) -> list[str]:
+        time.sleep(0.05)
+        loaded.append(name)
+        return [name]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(load, ["a"] * 4))
+    assert loaded == ["a"] and all(one is found[0] for one in found)
+    assert load("b") == ["b"] and loaded == ["a", "b"]

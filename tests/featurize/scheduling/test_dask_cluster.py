@@ -17,12 +17,14 @@ from pathlib import Path
 
 import dask
 import pytest
+import torch
 from dask.system import CPU_COUNT
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
 
 from headrace.featurize.scheduling import dask_cluster, gpus
 from headrace.featurize.scheduling.dask_cluster import executor
 from headrace.featurize.scheduling.task_queue import MAX_ERRORS, MAX_WORKER_DEATHS, Task, TaskQueue
+from headrace.featurize.scheduling.worker_health import MAX_RESTARTS, Place, WorkerHealth, is_device_failure
 from headrace.store.errors import HeadraceError, StoreError, UsageError
 from tests.helpers.commands import build, part_bytes
 from tests.helpers.corpora import make_tree
@@ -92,6 +94,33 @@ def occupy(task: Number, threads: int) -> tuple[str, int, float, float]:
     return os.environ["CUDA_VISIBLE_DEVICES"], threads, begun, time.monotonic()
 
 
+POISONED: list[bool] = []
+"""Whether this worker process is poisoned: the first one that asks is, and one that is started after it is not."""
+
+
+def work_unless_poisoned(task: Number, threads: int) -> int:
+    if not POISONED:
+        try:
+            (task.folder / "poisoned").touch(exist_ok=False)
+        except FileExistsError:
+            POISONED.append(False)
+        else:
+            POISONED.append(True)
+    if POISONED[0]:
+        raise RuntimeError("unspecified launch failure\nof this device")
+    time.sleep(0.05)
+    return task.n
+
+
+def work_unless_first(task: Number, threads: int) -> int:
+    """Fail on one of the workers, whenever it is started."""
+    if str(get_worker().name) == "0":
+        (task.folder / uuid.uuid4().hex).touch()
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    time.sleep(0.05)
+    return task.n
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[str]:
     """Address of a scheduler with a worker process, as somebody else may have started them."""
@@ -141,6 +170,39 @@ def test_a_task_that_fails_by_itself_is_tried_thrice_and_reported_at_the_end(tmp
     assert sorted(done) == [0, 1, 2, 4, 5] and len(list(tmp_path.iterdir())) == MAX_ERRORS
     (detail,) = caught.value.details
     assert detail.startswith("number 3: ValueError: three is too many (test_dask_cluster.py:")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_poisoned_worker_costs_no_task(tmp_path: Path, count: int) -> None:
+    observer = Quiet()
+    with executor(count, None, "cpu", observer) as workers:
+        assert sorted(workers.map(work_unless_poisoned, numbers(20, tmp_path))) == list(range(20))
+    (note,) = observer.notes
+    assert "fails whatever it does (unspecified launch failure): it is started again" in note
+
+
+def test_a_device_that_is_gone_for_good_costs_no_task_and_is_left_alone(tmp_path: Path) -> None:
+    observer = Quiet()
+    with executor(2, None, "cpu", observer) as workers:
+        assert sorted(workers.map(work_unless_first, numbers(40, tmp_path))) == list(range(40))
+    failures, restarts = len(list(tmp_path.iterdir())), len(observer.notes)
+    assert 1 <= restarts <= MAX_RESTARTS and restarts <= failures <= MAX_RESTARTS + 1
+
+
+def test_a_worker_is_at_fault_that_fails_different_tasks_in_a_row() -> None:
+    health, here, error = WorkerHealth(), Place("0", "a:1"), ValueError("no")
+    assert [health.failed(here, task, error) for task in ("x", "x", "x", "y")] == [False] * 4, "x fails by itself"
+    health.succeeded(here)
+    assert [health.failed(here, task, error) for task in ("x", "y", "z")] == [False, False, True]
+    assert health.restarted(here) == {"x", "y", "z"} and not health.failed(here, "x", error)
+    assert health.preferred("x", ["a:1", "b:1"]) == ["b:1"] and health.preferred("x", ["a:1"]) == []
+    assert health.preferred("other", ["a:1", "b:1"]) == []
+    assert health.failed(here, "x", RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_device_failure(torch.OutOfMemoryError("CUDA out of memory. CUDA error"))
+    for _ in range(MAX_RESTARTS):
+        health.restarted(here)
+    assert not health.failed(here, "x", RuntimeError("CUDA error: ECC"))
+    assert health.preferred("other", ["a:1", "b:1"]) == ["b:1"]
 
 
 def test_ten_kills_from_outside_give_no_task_up_and_one_that_kills_its_workers_is() -> None:

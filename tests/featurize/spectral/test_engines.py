@@ -99,6 +99,29 @@ def test_batches_blocks_and_chunks_leave_no_seam(monkeypatch: pytest.MonkeyPatch
         assert np.allclose(cut[key].mel, spectra.mel, atol=1e-5) and np.allclose(cut[key].mfcc, spectra.mfcc, atol=1e-3)
 
 
+def test_batches_that_do_not_fit_into_memory_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that holds two utterances at a time, in batches that are submitted and in results that wait."""
+    recipe = PRESETS["whisper-16k"].spectral
+    whole = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
+    compute, sizes = cuda_engine.BatchedEngine.submit, []
+
+    def small(self: cuda_engine.BatchedEngine, keys: list[str], *rest: object) -> object:
+        sizes.append(len(keys))
+        if len(keys) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(self, keys, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cuda_engine.BatchedEngine, "submit", small)
+    monkeypatch.setattr(cuda_engine, "BATCH_SAMPLES", 70_000)
+    room = 2
+    halved = features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
+    assert halved.keys() == whole.keys() and max(sizes) > room
+    assert all(np.allclose(halved[key].mel, whole[key].mel, atol=1e-5) for key in whole)
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        features(cuda_engine.BatchedEngine(recipe, "cpu", np.float32), made(recipe))
+
+
 @pytest.mark.parametrize("make", ENGINES)
 def test_a_result_comes_before_the_last_wave_is_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = PRESETS["whisper-16k"].spectral
