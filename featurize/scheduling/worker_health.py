@@ -50,7 +50,7 @@ class WorkerHealth:
         tasks.add(task)
         if len(tasks) < FAILED_IN_A_ROW and not is_device_failure(error):
             return False
-        if self._restarts[place.name] == MAX_RESTARTS:
+        if self._restarts[place.name] >= MAX_RESTARTS:
             self._given_up.add(place.address)
             return False
         return True
