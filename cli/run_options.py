@@ -87,6 +87,13 @@ _OPTIONS = {
     "fixed_shapes": option(
         "--fixed-shapes", type=COUNT, metavar="N", help="Pad each batch to one of N lengths instead of its own."
     ),
+    "chunk_locality": option(
+        "--chunk-locality",
+        type=COUNT,
+        metavar="STEPS",
+        show_default="by STORE",
+        help="Let so many steps of similar length follow one another, to read chunks fewer times.",
+    ),
     "optimizer": option(
         "--optimizer",
         type=click.Choice(OPTIMIZERS),

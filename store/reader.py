@@ -299,13 +299,21 @@ class Store:
                     rows.prefetch(start[first:last], stop[first:last])
 
     @property
+    def is_remote(self) -> bool:
+        """Whether any of it lies in a bucket."""
+        return any(not isinstance(member.path, Path) for member in self.members)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether all features are mapped into memory. If not, they are read by whole chunks."""
+        compressed = any(member.attributes.get("compression", "none") != "none" for member in self.members)
+        return not self.is_remote and not compressed
+
+    @property
     def read_method(self) -> str:
         """Return how features are read here, and why, for a person."""
-        if any(not isinstance(member.path, Path) for member in self.members):
-            why = "it lies in a bucket"
-        elif any(member.attributes.get("compression", "none") != "none" for member in self.members):
-            why = "it is compressed"
-        else:
+        why = "it lies in a bucket" if self.is_remote else "it is compressed"
+        if self.is_mapped:
             return "mapped into memory, since it is not compressed and lies on this machine"
         return f"by whole chunks, of which {CACHE_BYTES >> 20} MiB are kept, since {why}"
 

@@ -89,8 +89,12 @@ class DataConfig:
     """Pad every batch to one of this many lengths, for kernels that are chosen or compiled by shape; 16 cost about 7 %
     of padding. 0 pads each batch to its longest utterance."""
 
+    chunk_locality: int = 0
+    """Steps of similar length that follow one another, so that a chunk of a compressed or remote store is read once for
+    all of them. 1 for any order. 0 chooses by the store."""
+
     def __post_init__(self) -> None:
-        _check_not_negative(self, "batch_frames", "max_utterances", "fixed_shapes")
+        _check_not_negative(self, "batch_frames", "max_utterances", "fixed_shapes", "chunk_locality")
         _check_choice(self, "balance", ("", *BALANCES))
         if not 0 <= self.balance_strength <= 1:
             raise UsageError(f"balance_strength is {self.balance_strength}; it must be from 0 to 1.")
@@ -337,6 +341,7 @@ class RunConfig:
         known = {name: value for name, value in options.items() if name in SECTION_OF}
         if known.get("stage", "sovits") == "sovits":
             known.setdefault("codebook", "own")  # there was no other when this was not recorded
+        known.setdefault("chunk_locality", 1)  # likewise: the order of a run that was made before stays
         for name, value in known.items():
             _check_type(name, value)
         for name in ("init", "init_discriminator", "voice"):

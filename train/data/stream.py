@@ -242,7 +242,11 @@ def _choose_shapes(store: Store, features: Sequence[str], numbers: np.ndarray, c
 
 def fits_memory(store: Store, features: Sequence[str]) -> bool:
     """Return whether these features of all utterances, once read, can stay in memory."""
+    return decoded_bytes(store, features) <= MEMORY_SHARE * psutil.virtual_memory().total
+
+
+def decoded_bytes(store: Store, features: Sequence[str]) -> int:
+    """Return the bytes that these features of all utterances take, not compressed."""
     specs = [store.features[name] for name in features]
     rows = {spec.axis: int(store.lengths(spec.axis).sum(dtype=np.int64)) for spec in specs}
-    size = sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)
-    return size <= MEMORY_SHARE * psutil.virtual_memory().total
+    return sum(rows[spec.axis] * np.dtype(spec.dtype).itemsize * (spec.channels or 1) for spec in specs)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
+from headrace.store.arrays.shard import CACHE_BYTES
 from headrace.store.errors import UsageError
+from headrace.store.reader import Store
 from headrace.train import distributed
+from headrace.train.data.stream import decoded_bytes
 
 CPU_BATCH_FRAMES = 1600
 CUDA_BATCH_FRAMES_PER_GIB = 125
 """One utterance of 5 s for every 2 GiB: about upstream's default batch sizes."""
+CHUNK_LOCALITY = 64
+"""Steps of similar length in a row where chunks do not stay in memory: each is then decoded 1.1 times an epoch instead
+of 4.9 times."""
+DECODING_THREADS, REMOTE_THREADS = 4, 8
+"""Threads that decode chunks of this machine, and that wait for chunks of a bucket."""
 MIN_FRAMES_COUNTED = 128
 """The least number of frames that an utterance counts for: a whole segment of it is decoded and discriminated."""
 
@@ -59,6 +70,33 @@ def choose_batch_frames(requested: int, device: torch.device) -> tuple[int, str]
     gib = min(memory) / 2**30  # all ranks plan with one number
     where = f"{gib:.0f} GiB, the least of all GPUs" if min(memory) < max(memory) else f"{gib:.0f} GiB"
     return max(1, round(gib)) * CUDA_BATCH_FRAMES_PER_GIB, f"{CUDA_BATCH_FRAMES_PER_GIB} per GiB of {where}"
+
+
+class Reading(NamedTuple):
+    """How a run reads its store."""
+
+    threads: int
+    prefetch: int
+    """Batches read ahead."""
+    chunk_locality: int
+    reason: str
+
+
+def choose_reading(store: Store, features: Sequence[str], chunk_locality: int) -> Reading:
+    """Return how to read features of a store. The order of batches depends on the store alone, not on the machine.
+
+    Args:
+        chunk_locality: as the user gave it; 0 if he gave none.
+    """
+    if store.is_mapped:
+        return Reading(1, 4, chunk_locality or 1, "it is mapped into memory")
+    fits = decoded_bytes(store, features) <= CACHE_BYTES
+    threads = REMOTE_THREADS if store.is_remote else min(DECODING_THREADS, os.cpu_count() or 1)
+    why = "it lies in a bucket" if store.is_remote else "it is compressed"
+    locality = chunk_locality or (1 if fits else CHUNK_LOCALITY)
+    return Reading(
+        threads, 2 * threads, locality, f"{why}, and its chunks {'fit' if fits else 'do not fit'} into memory"
+    )
 
 
 def choose_max_utterances(requested: int, batch_frames: int) -> tuple[int, str]:

@@ -37,6 +37,7 @@ class TrainingSetup:
     def stream(self, position: Position) -> Stream:
         """Open a stream of this rank's batches from a position on."""
         config, data = self.config, self.data
+        reading = auto_settings.choose_reading(data.store, self.stage.features, config.data.chunk_locality)
         return Stream(
             data.store,
             self.stage.features,
@@ -46,6 +47,9 @@ class TrainingSetup:
                 max_utterances=config.data.max_utterances,
                 fixed_shapes=config.data.fixed_shapes,
                 seed=config.model.seed,
+                prefetch=reading.prefetch,
+                threads=reading.threads,
+                chunk_locality=reading.chunk_locality,
             ),
             position=position,
             rank=distributed.rank(),
@@ -89,6 +93,10 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     torch.manual_seed(config.model.seed)
     stage = stage_class.from_config(config, data.store, precision, device)
     stage.check_store(data.store)
+    reading = auto_settings.choose_reading(data.store, stage.features, config.data.chunk_locality)
+    config = config.with_options(chunk_locality=reading.chunk_locality)
+    if not data.store.is_mapped:
+        observer.log(f"reading by {reading.threads} threads, chunk_locality {reading.chunk_locality}: {reading.reason}")
     if config.compute.activations_8bit:
         quantize_activations(stage)
         observer.log("activations wait for the backward pass in 8 bits")
