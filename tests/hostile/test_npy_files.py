@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from headrace.store.errors import UsageError
+from headrace.train.inference import npy_file
 from headrace.train.inference.npy_file import read_npy
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
 
@@ -78,6 +79,24 @@ def test_pipes_and_huge_files_are_not_read(tmp_path: Path) -> None:
     for name in ("pipe", "huge"):
         with pytest.raises(UsageError, match="no file of at most"):
             read_npy(tmp_path / name, "--bert")
+
+
+def test_a_file_of_the_most_bytes_and_dimensions_is_read_and_one_more_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (npy_file.MAX_BYTES, npy_file.MAX_DIMENSIONS) == (1 << 30, 8)
+    file, one = tmp_path / "x.npy", np.ones(1)
+    file.write_bytes(saved(one.reshape((1,) * 8)))
+    monkeypatch.setattr(npy_file, "MAX_BYTES", file.stat().st_size)
+    assert read_npy(file, "--bert").shape == (1,) * 8
+    file.write_bytes(saved(one.reshape((1,) * 8)) + b"x")
+    with pytest.raises(UsageError, match="no file of at most"):
+        read_npy(file, "--bert")
+    file.write_bytes(saved(one.reshape((1,) * 9)))
+    with pytest.raises(UsageError, match="its header promises 8 bytes, and it has 8"):
+        read_npy(file, "--bert")
+    with pytest.raises(UsageError, match=r"Cannot read .*y\.npy: No such file"):
+        read_npy(tmp_path / "y.npy", "--bert")
 
 
 @pytest.mark.parametrize("count", FUZZ_COUNTS)

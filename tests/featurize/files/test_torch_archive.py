@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from headrace.featurize.files import torch_archive
+from headrace.featurize.files import torch_archive, torch_pickle
 from headrace.featurize.files.torch_archive import CorruptedError, UnsafeError, load, names_in
 
+PROTOCOLS = range(5)
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -32,7 +33,7 @@ class Run:
 
 
 def test_names_in_a_pickle_are_found_however_they_are_written() -> None:
-    for protocol in range(5):
+    for protocol in PROTOCOLS:
         data = pickle.dumps([{"a": "text"}, Run(os.getcwd), struct.Struct], protocol=protocol)
         assert {f"{os.name}.getcwd", "_struct.Struct"} <= set(names_in(data)), protocol
 
@@ -118,3 +119,92 @@ def test_damage_is_found(tmp_path: Path) -> None:
                 load(damaged, legacy=legacy)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "missing.pt")
+
+
+class Plain(torch_pickle.Attributes):
+    """A stand-in for the class of somebody else."""
+
+
+def read(data: bytes) -> Any:
+    """Read a pickle that may make a `Plain` by the name a.B; a persistent id stands for itself."""
+    return torch_pickle.read(data, {"a.B": Plain}, lambda reference: reference)
+
+
+@pytest.mark.parametrize(("protocol", "last"), [(2, "x"), (4, b"x")])
+def test_what_a_pickle_holds_is_read_as_it_was_written(protocol: int, last: str | bytes) -> None:
+    shared = ["again"]
+    value = {1: (), "one": (1,), 2.5: (1, 2), None: (1, 2, 3), False: (1, 2, 3, 4), last: [shared, shared, {"only": 1}]}
+    found = read(pickle.dumps(value, protocol=protocol))
+    assert found == value and list(found) == list(value) and found[last][0] is found[last][1]
+
+
+@pytest.mark.parametrize(
+    ("data", "held"),
+    [
+        (b"]Nq\x07ah\x07a.", [None, None]),
+        (b"]\x88r\x00\x01\x00\x00aj\x00\x01\x00\x00a.", [True, True]),
+        (b"]N\x94ah\x00a.", [None, None]),
+        (b"}NK\x01s.", {None: 1}),
+        (b"](K\x01K\x02e.", [1, 2]),
+        (b"}(K\x01K\x02K\x03K\x04u.", {1: 2, 3: 4}),
+        (b"(K\x01Nt.", (1, None)),
+        (b"(K\x01tQ.", (1,)),
+        (b"}}K\x01K\x02sb.", {}),
+    ],
+)
+def test_each_instruction_does_what_it_says(data: bytes, held: object) -> None:
+    assert read(data) == held
+
+
+@pytest.mark.parametrize("make", [b"ca\nB\n)R", b"ca\nB\n)\x81", b"\x8c\x01a\x8c\x01B\x93)R"])
+def test_a_stand_in_has_the_attributes_that_are_set(make: bytes) -> None:
+    assert vars(read(make + b"}\x8c\x01xK\x05sb.")) == {"x": 5}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"NNa.", "a NoneType where it needs a list"),
+        (b"N(Ne.", "a NoneType where it needs a list"),
+        (b"NNNs.", "a NoneType where it needs a dict"),
+        (b"}]Ns.", "a list where it needs a str"),
+        (b"N(NNu.", "a NoneType where it needs a dict"),
+        (b"}(]Nu.", "a list where it needs a str"),
+        (b"}(Nu.", "shorter"),
+        (b"NQ.", "a NoneType where it needs a tuple"),
+        (b"N\x8c\x01a\x93.", "a NoneType where it needs a str"),
+        (b"\x8c\x01aN\x93.", "a NoneType where it needs a str"),
+        (b"ca\nB\nNR.", "a NoneType where it needs a tuple"),
+        (b"N)R.", "a NoneType where it needs a Name"),
+        (b"ca\nC\n)R.", r"it would call a\.C"),
+        (b"ca\nB\n)RNb.", "a NoneType where it needs a dict"),
+        (b"]}b.", "a list where it needs a Attributes"),
+        (b"ca\nB\n)R}\x8c\x01xca\nB\nsb.", "a Name where it needs a dict"),
+        (b"ca\nB\n)Rq\x00}\x8c\x01xh\x00sb.", "holds itself"),
+        (b"NN.", "does not end with one value"),
+        (b"N(.", "does not end with one value"),
+        (b"(NN.", "does not end with one value"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises((torch_pickle.PickleError, ValueError), match=reason):
+        read(data)
+
+
+def test_depth_values_and_instructions_have_exact_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (torch_pickle.MAX_DEPTH, torch_pickle.MAX_INSTRUCTIONS, torch_pickle.MAX_VALUES) == (
+        64,
+        2_000_000,
+        2_000_000,
+    )
+    read(b"]" * 64 + b"a" * 63 + b".")
+    with pytest.raises(torch_pickle.PickleError, match="nests more than 64"):
+        read(b"]" * 65 + b"a" * 64 + b".")
+    monkeypatch.setattr(torch_pickle, "MAX_VALUES", 5)
+    assert read(b"]N\x85q\x01ah\x01a.") == [(None,), (None,)]
+    with pytest.raises(torch_pickle.PickleError, match="again and again"):
+        read(b"]N\x85q\x01ah\x01aNa.")
+    monkeypatch.setattr(torch_pickle, "MAX_INSTRUCTIONS", 5)
+    read(b"(NNt.")
+    with pytest.raises(torch_pickle.PickleError, match="more than 5 values"):
+        read(b"(NNNt.")
