@@ -13,11 +13,14 @@ import soundfile
 
 from headrace import store
 from headrace.cli.store import main as store_command
+from headrace.featurize.features import speaker_vector
 from headrace.featurize.features.derived import F0, Part
 from headrace.featurize.pipeline.feature_rows import compute_rows
+from headrace.featurize.quality import dnsmos
 from headrace.store import index, layout
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import FeatureSpec
+from tests.helpers import networks
 from tests.helpers.commands import add, build, call
 from tests.helpers.corpora import buzz
 
@@ -29,9 +32,11 @@ TEXTS = {
     "unreadable": ("en", "☃"),
     "undecodable": ("en", "hello"),
 }
-PREPARED = "f0,energy,level,snr,silence,clipped,repeated"
-LEARNED = "content,semantic,align,confidence"
-UNEVEN = ["undecodable", "good", "unreadable", "chinese", "unreadable", "too long", "good", "undecodable"]
+PREPARED = "f0,energy,level,snr,silence,clipped,bandwidth,dc_offset,reverberation,repeated"
+LEARNED = "semantic,align,confidence"
+NETWORKS = "content,bert,speaker_vector,mos"
+UNEVEN = ["undecodable", "good", "unreadable", "chinese", "too long", "undecodable"]
+"""Parts without an utterance are the first, the last and one in between."""
 
 
 def make_corpus(root: Path, kinds: Sequence[str], seed: int = 0) -> Path:
@@ -56,10 +61,26 @@ def build_each_apart(corpus: Path, out: Path, features: str, *options: object) -
     return out
 
 
+@pytest.fixture
+def networks_of_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, ...]:
+    """Return options that name small random networks; one of their size stands for DNSMOS."""
+    networks.hubert(tmp_path / "hubert")
+    networks.bert(tmp_path / "bert")
+    (tmp_path / "mos.onnx").write_bytes(b"weights")
+    monkeypatch.setattr(dnsmos, "model_file", lambda: tmp_path / "mos.onnx")
+    monkeypatch.setattr(dnsmos, "first_window_mos", lambda wave, rate: float(len(wave)))
+    monkeypatch.setattr(speaker_vector, "_resemblyzer_file", lambda: tmp_path / "mos.onnx")
+    monkeypatch.setattr(speaker_vector, "_ge2e", lambda digest, device: speaker_vector.GE2E())
+    return ("--hubert", tmp_path / "hubert", "--bert", tmp_path / "bert")
+
+
 @pytest.mark.parametrize("kinds", [UNEVEN, ["good"]], ids=["uneven", "one"])
-def test_everything_works_on_uneven_parts(tmp_path: Path, kinds: list[str]) -> None:
-    features = f"wave,mel,mfcc,phones,{PREPARED},{LEARNED}"
-    out = build_each_apart(make_corpus(tmp_path / "corpus", kinds), tmp_path / "STORE", features, "--codes", 8)
+def test_everything_works_on_uneven_parts(
+    tmp_path: Path, networks_of_stores: tuple[object, ...], kinds: list[str]
+) -> None:
+    features = f"wave,mel,mfcc,phones,{PREPARED},{LEARNED},{NETWORKS}"
+    options = ("--codes", 8, *networks_of_stores)
+    out = build_each_apart(make_corpus(tmp_path / "corpus", kinds), tmp_path / "STORE", features, *options)
     kept = [kind for kind in kinds if not kind.startswith("un")]
     seals = index.read_seals(out, layout.sealed_parts(out))
     assert sorted(seal["utterances"] for seal in seals) == sorted(int(kind in kept) for kind in kinds)
@@ -76,7 +97,7 @@ def test_everything_works_on_uneven_parts(tmp_path: Path, kinds: list[str]) -> N
 
 
 def _export_all(out: Path, folder: Path) -> None:
-    for kind in ("lhotse", "textgrid"):
+    for kind in ("lhotse", "textgrid", "gpt-sovits"):
         result = call(store_command, "export", out, "--to", kind, "--out", folder / kind)
         assert result.exit_code == 0, result.output
 
@@ -86,17 +107,17 @@ def test_uneven_parts_grow_and_join(tmp_path: Path) -> None:
     out = build_each_apart(corpus, tmp_path / "STORE", "wave,mel,phones")
     make_corpus(corpus, ["unreadable", "undecodable"], seed=20)
     build_each_apart(corpus, out, "wave,mel,phones")  # grows by parts that hold nothing
-    assert len(store.open(out)) == 4 and not list(verify(out))
+    assert len(store.open(out)) == 3 and not list(verify(out))
     make_corpus(corpus, ["good", "unreadable"], seed=30)
     build_each_apart(corpus, out, "wave,mel,phones")
     assert add(out, "energy").exit_code == 0 and not list(verify(out))
     other = make_corpus(tmp_path / "other", ["undecodable", "too long", "chinese"], seed=40)
     build_each_apart(other, tmp_path / "OTHER", "wave,mel,phones")
     joined = store.open([out, tmp_path / "OTHER"])
-    assert len(joined) == 7 and len({len(joined.read("mel", n)) for n in range(7)}) > 1
+    assert len(joined) == 6 and len({len(joined.read("mel", n)) for n in range(6)}) > 1
     assert "energy" not in joined.features
     shutil.rmtree(out / "index")
-    assert len(store.open(out)) == 5, "the index is derived from parts that hold nothing too"
+    assert len(store.open(out)) == 4, "the index is derived from parts that hold nothing too"
 
 
 def test_learning_from_a_store_without_any_utterance_ends_in_a_line(tmp_path: Path) -> None:
