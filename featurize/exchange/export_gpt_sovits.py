@@ -104,10 +104,11 @@ def _check_networks(store: Store) -> None:
         spec = store.features[name]
         wanted = gpt_sovits_dir.tensor_spec(name, spec.dtype)
         if (spec.axis, spec.channels) != (wanted.axis, wanted.channels) or spec.dtype not in ("float16", "float32"):
-            content = ", by HuBERT or with --content-channels 768" if name == "content" else ""
+            made = {"content": " by HuBERT or with --content-channels 768", "speaker_vector": " by ERes2NetV2"}
+            remedy = f"run {command('featurize drop', store.path, name)}, and add it again{made.get(name, '')}"
             raise StoreError(
                 f"{store.path} has {name} of {spec.channels or 1} channels in {spec.dtype}, upstream reads "
-                f"{wanted.channels} in float16 or float32: build a store with those{content}."
+                f"{wanted.channels} in float16 or float32: {remedy} or leave it out."
             )
     if "semantic" in store.features:
         codebook = store.features["semantic"].recipe.get("codebook", gpt_sovits_dir.CODEBOOK)

@@ -114,11 +114,20 @@ def add(config: AddConfig, observer: AddObserver = SILENT) -> dict[str, Any]:
 
 
 def _plan(root: StoragePath, features: Sequence[Derived]) -> list[FeatureStep]:
-    """Return what to make in a store. Raises StoreError if its build was not finished."""
-    attributes = read_attributes(root)
-    if len(layout.sealed_parts(root)) < attributes["plan"]["parts"]:
+    """Return what to make in a store.
+
+    Raises:
+        StoreError: its build was not finished, or its parts were sealed with one of the arrays.
+    """
+    attributes, numbers = read_attributes(root), layout.sealed_parts(root)
+    if len(numbers) < attributes["plan"]["parts"]:
         raise StoreError(f"{root} is not complete: {BUILD_AGAIN}.")
-    return plan_steps(features, specs_of_store(attributes), learned_models.digests(root), store=root)
+    steps = plan_steps(features, specs_of_store(attributes), learned_models.digests(root), store=root)
+    own = index.read_seal(root, numbers[0])["crc32c"] if numbers else {}
+    if built := [step.spec.name for step in steps if step.spec.name in own]:
+        asked = ", ".join(feature.name for feature in features)
+        raise StoreError(f"The parts of {root} were made with {', '.join(built)} (asked for: {asked}): add others.")
+    return steps
 
 
 def _add_joined(

@@ -256,6 +256,15 @@ def several(tmp_path: Path) -> Path:
     return tmp_path / "all.txt"
 
 
+def test_an_array_that_parts_were_sealed_with_is_not_added(several: Path, tmp_path: Path) -> None:
+    """It was made, not published, and its folder then called unsealed: whoever removed it had damaged the part."""
+    before = part_bytes(tmp_path / "A")
+    for stores in (several, tmp_path / "A"):
+        refused = add(stores, "tokens")
+        assert refused.exit_code == 1 and "were made with tokens_n (asked for: tokens)" in refused.stderr
+    assert part_bytes(tmp_path / "A") == before and not model(tmp_path / "A").exists()
+
+
 def test_it_is_learned_once_from_several_stores(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed when one store has the model and the other has not, it continues with that model.
 
