@@ -24,6 +24,25 @@ SCALARS = (str, int, float, bool, type(None))
 Stage = Literal["scan", "decode", "text", "align", "features"]
 
 
+ArchiveKind = Literal["tar", "zip", "parquet", "arrow"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """Where a recording lies in an archive, or in a table that holds recordings."""
+
+    archive: str
+    """POSIX path of the archive, relative to the root of the corpus."""
+    kind: ArchiveKind
+    place: tuple[int, int]
+    """In a tar the first byte of the recording, and their number. In a zip the first byte of its local header, and the
+    number of compressed bytes. In a table the number of the row group or record batch, and that of the row in it."""
+    check: int = 0
+    """In a tar the CRC-32C of its header, in a zip the CRC-32 of its content: another archive has another one."""
+    column: str = ""
+    """Of a table."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
     """A segment of recorded speech, and what is known of it before it is decoded."""
@@ -51,6 +70,8 @@ class Utterance:
     """Names of symbols separated by spaces, used as they are; empty if phones are to be made from the text."""
     alignment: str = ""
     """POSIX path, like that of `audio`, of a TextGrid or a `.lab` with times; or an alignment as JSON; or empty."""
+    member: Member | None = field(default=None, compare=False)
+    """Where the recording lies if it is in an archive: `audio` is then its name there, and is no file."""
 
     @property
     def seconds(self) -> float:

@@ -148,9 +148,9 @@ def is_json(alignment: str) -> bool:
 
 def source_of(alignment: str) -> str:
     """Return what kind of source an utterance's alignment is from: TextGrid, lab, CTM, Lhotse, or a cut at pauses."""
-    if not is_json(alignment):
-        return "lab" if alignment.casefold().endswith(".lab") else "TextGrid"
-    location = str(json.loads(alignment)["where"])
+    location = str(json.loads(alignment)["where"]) if is_json(alignment) else alignment
+    if not is_json(alignment) or location.casefold().endswith((".lab", ".textgrid")):  # as JSON, it is of an archive
+        return "lab" if location.casefold().endswith(".lab") else "TextGrid"
     if location.startswith("CTM: "):
         return "CTM"
     return "Lhotse" if _LHOTSE_LINE.search(location) else "cut at pauses"

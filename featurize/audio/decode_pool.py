@@ -79,7 +79,7 @@ def decode_utterances(
                 return error
 
         def decode_one(utterance: Utterance) -> DecodedOrReject:
-            if is_whole_recording(utterance):
+            if is_whole_recording(utterance) or utterance.member:
                 return _decode_local_copy(root, utterance, decode_watched)
             # A segment is read in place: a copy of its recording may be a thousand times as large.
             return decode_watched(root, utterance)
@@ -96,7 +96,10 @@ def _decode_local_copy(
 ) -> DecodedOrReject:
     """Decode a local copy, so that the time of a download does not count as decoding time."""
     try:
-        with rejecting("decode"), source.local_folder(root, utterance.audio) as folder:
+        with (
+            rejecting("decode"),
+            source.local_folder(root, utterance.audio, utterance.member, utterance.size) as folder,
+        ):
             return decode(folder, utterance)
     except Rejected as error:
         return error

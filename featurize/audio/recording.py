@@ -21,9 +21,10 @@ import numpy as np
 from headrace.featurize.audio import containers, descriptors, ffmpeg
 from headrace.featurize.audio.libsndfile import soundfile
 from headrace.featurize.audio.patched_file import open_patched
+from headrace.featurize.files.archives.reading import open_member
 from headrace.featurize.files.source import local_file, local_folder, open_file
 from headrace.store.errors import Rejected, rejected_file
-from headrace.store.schema import Utterance
+from headrace.store.schema import Member, Utterance
 from headrace.store.storage import StoragePath
 from headrace.store.storage.s3 import S3Path
 
@@ -87,7 +88,9 @@ class Header(NamedTuple):
     """1 if ffmpeg reads the recording."""
 
 
-def read_header(root: StoragePath, name: str, size: int, limits: Limits = DEFAULT_LIMITS) -> Header:
+def read_header(
+    root: StoragePath, name: str, size: int, limits: Limits = DEFAULT_LIMITS, member: Member | None = None
+) -> Header:
     """Read a recording's header without decoding it.
 
     Args:
@@ -95,16 +98,18 @@ def read_header(root: StoragePath, name: str, size: int, limits: Limits = DEFAUL
         name: of the recording, relative to `root`.
         size: of the file, in bytes.
         limits: a longer recording is measured instead of trusting its header.
+        member: where it lies, if it is in an archive.
     Raises:
         Rejected: the file is not audio, has no samples, or does not declare a usable length or sample rate.
     """
     if not size:
         raise Rejected("scan", "its header cannot be read: the file is empty")
-    with open_file(root, name, size) as file:
+    is_local = member is None and isinstance(root, Path)
+    with open_member(root, member, size) if member else open_file(root, name, size) as file:
         demuxer = ffmpeg.demuxer(file.read(16))
-        header = None if demuxer else _libsndfile_header(file.fileno() if isinstance(root, Path) else file)
+        header = None if demuxer else _libsndfile_header(file.fileno() if is_local else file)
     if header is None or not 0 < header.samples <= limits.max_duration_s * header.sample_rate:
-        with local_file(root, name) as path, _regular_file(path) as descriptor:
+        with local_file(root, name, member, size) as path, _regular_file(path) as descriptor:
             header = _measured_header(descriptor, path, size, demuxer)
     if not header.samples:
         raise Rejected("scan", "it holds no samples")

@@ -44,10 +44,14 @@ def read_alignment(corpus: StoragePath, utterance: Utterance) -> Alignment:
         alignment = label_files.from_json(utterance.alignment, stop - start)
     else:
         with _local_file(corpus, utterance.alignment) as path:
-            is_lab = folders.suffix(path.name) == ".lab"
-            alignment = label_files.read_lab(path, stop - start) if is_lab else read_textgrid(path, start, stop)
+            alignment = _read_file(path, start, stop)
     check_words_match_text(alignment.words, utterance.text)
     return label_kinds.settle(alignment, utterance.language, utterance.text)
+
+
+def _read_file(path: Path, start: float, stop: float) -> Alignment:
+    is_lab = folders.suffix(path.name) == ".lab"
+    return label_files.read_lab(path, stop - start) if is_lab else read_textgrid(path, start, stop)
 
 
 def _local_file(corpus: StoragePath, name: str) -> AbstractContextManager[Path]:
@@ -89,7 +93,20 @@ class AlignmentFinder:
         if self._folder and separate:
             return str(self._folder.root / separate)
         beside = self._file_of(self._corpus, audio) if entry.alignment is None and is_whole else ""
-        return self._named_by_corpus(entry.alignment or "") or beside or self._from_ctm(entry, audio, span_s)
+        named = self._named_by_corpus(entry.alignment or "") or beside
+        return self._carried(named, span_s) if named else self._from_ctm(entry, audio, span_s)
+
+    def _carried(self, alignment: str, span_s: tuple[float, float]) -> str:
+        """Return an alignment that lies in an archive as JSON, which the worker reads of the utterance itself."""
+        if label_files.is_json(alignment) or not self._corpus.member(alignment):
+            return alignment
+        with self._corpus.local_file(alignment) as path:
+            found = _read_file(path, *span_s)
+        tiers = (
+            map(Interval, tier.starts_s.tolist(), tier.ends_s.tolist(), tier.labels)
+            for tier in (found.phones, found.words)
+        )
+        return label_files.to_json(alignment, *tiers)
 
     def _named_by_corpus(self, alignment: str) -> str:
         if not alignment or label_files.is_json(alignment):
@@ -147,7 +164,7 @@ def _has_times(folder: Source, name: str) -> bool:
     """Return whether a file is an alignment. A `.lab` may also be a text."""
     if folders.suffix(name) != ".lab":
         return True
-    with source.local_file(folder.root, name) as path:
+    with folder.local_file(name) as path:
         return label_files.has_times(label_files.read_text(path))
 
 
@@ -157,7 +174,7 @@ def _read_ctm(folder: Source, name: str) -> dict[str, list[str]]:
     if not folder.exists(name):
         return rests
     try:
-        with source.open_whole(folder.root, name) as file:
+        with folder.open(name) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{folder.root / name} cannot be read as UTF-8: {error}.") from None

@@ -22,6 +22,7 @@ from headrace.featurize.corpus.formats.table_files import Columns
 from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.corpus.validate import EntryValidator
 from headrace.featurize.files import folders, source
+from headrace.featurize.files.archives.archive_source import ArchiveSource, is_archive
 from headrace.featurize.files.source import Source
 from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import CorpusError, UsageError
@@ -44,7 +45,7 @@ def detect_format(path: StoragePath, *, follow_outside: bool = False) -> str:
         UsageError: `path` does not exist.
         CorpusError: no format fits, or more than one.
     """
-    return _detect_format(path, *source.find(path, follow_outside=follow_outside))
+    return _detect_format(path, *_in_archives(*source.find(path, follow_outside=follow_outside), None))
 
 
 def scan(
@@ -82,7 +83,7 @@ def scan(
     language, given = language_code(language), language
     if not language:
         raise UsageError(f"{given!r} is not a language code: give one such as en, zh or pt-BR.")
-    found, file = source.find(path, follow_outside=follow_outside, audio=audio)
+    found, file = _in_archives(*source.find(path, follow_outside=follow_outside, audio=audio), format)
     if columns and not file:
         raise UsageError(f"--columns are those of a table: name the file in {path} that is the table")
     format = format or ("table" if columns else _detect_format(path, found, file))
@@ -94,6 +95,18 @@ def scan(
         )
     validator = EntryValidator(found, finder, AlignmentFinder(found, alignments), limits, language, max_segment_s)
     return _scan(path, validator, format, found, known_formats.read(format, found, file, columns))
+
+
+def _in_archives(found: Source, file: str, format: str | None) -> tuple[Source, str]:
+    """Return the source with its archives opened: the one that is the corpus, or those of a folder that is no corpus
+    without them. An archive that lies in a corpus beside all else is none of it."""
+    if file:
+        return (ArchiveSource(found, file), "") if is_archive(file) else (found, file)
+    listing = known_formats.Listing(found)
+    if not any(map(is_archive, listing.sample)):
+        return found, file
+    fits = known_formats.fitting(found) if format is None else not FORMATS[format].lacks(listing)
+    return (found, file) if fits else (ArchiveSource(found), file)
 
 
 def _audio_folder(found: Source, audio: StoragePath) -> str:

@@ -18,7 +18,7 @@ from headrace.featurize.corpus.alignment_files import AlignmentFinder
 from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
-from headrace.featurize.files.source import NO_SUCH_FILE, Source, local_file
+from headrace.featurize.files.source import NO_SUCH_FILE, Source
 from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject, Stage, Utterance
 
@@ -94,7 +94,7 @@ class EntryValidator:
         if not utterance.alignment:
             reason = split_at_pauses.too_long_reason(self._max_segment_s)
             raise Rejected("scan", f"{reason}, and it cannot be split without an alignment: align it first, or cut it")
-        alignment = alignment_files.read_alignment(self._source.root, utterance)
+        alignment = alignment_files.read_alignment(self._source.files_root, utterance)
         return split_at_pauses.split(utterance, alignment, self._max_segment_s)
 
     def _utterance(self, entry: Entry, audio: str) -> Utterance:
@@ -127,6 +127,7 @@ class EntryValidator:
             text=text,
             phones=entry.phones,
             alignment=alignment,
+            member=self._source.member(audio),
         )
 
     def _modified(self, alignment: str) -> tuple[int, ...]:
@@ -137,17 +138,19 @@ class EntryValidator:
     def _read_header(self, audio: str) -> tuple[Header, int, int]:
         """Return the header of a recording, its size in bytes and when it was last modified."""
         size, modified = self._source.size(audio), self._source.modified(audio)
-        return recording.read_header(self._source.root, audio, size, self._limits), size, modified
+        root, member = self._source.files_root, self._source.member(audio)
+        return recording.read_header(root, audio, size, self._limits, member), size, modified
 
     def _read_text(self, name: str) -> str:
         """Return the text of a .txt or .lab, joined to one line, or of a TextGrid's tier of words."""
         if self._source.size(name) > 4 * MAX_TEXT:
             raise Rejected("scan", _too_long(self._source.size(name)))
         if folders.suffix(name) == ".textgrid":
-            with local_file(self._source.root, name) as path:
+            with self._source.local_file(name) as path:
                 return read_transcript(path)
         try:
-            text = (self._source.root / name).read_bytes().decode("utf-8-sig")
+            with self._source.open(name) as file:
+                text = file.read(4 * MAX_TEXT).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise Rejected("scan", f"{posixpath.basename(name)} is not UTF-8 from byte {error.start + 1} on") from None
         except OSError as error:

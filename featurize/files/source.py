@@ -12,14 +12,16 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
+from headrace.featurize.files.archives import reading
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
 from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError, rejected_file
+from headrace.store.schema import Member
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import S3Path
 from headrace.store.storage.s3_settings import SCHEME
@@ -39,6 +41,9 @@ class Source(Protocol):
     """The files of a corpus."""
 
     root: StoragePath
+    """Of the corpus. Where an archive is the corpus, it is a path in that one, and no file."""
+    files_root: StoragePath
+    """What the names of files are relative to; they differ from those in `root` where an archive is the corpus."""
     threads: int
     """Number of threads that may query it at once. Over a network every query waits for a round trip or two."""
 
@@ -69,6 +74,23 @@ class Source(Protocol):
 
     def walk(self) -> Iterator[Listing]:
         """Yield every folder with the names of its files, like `folders.walk`."""
+        ...
+
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file, to be read from its beginning to its end.
+
+        Raises:
+            OSError: it cannot be read, or is a pipe or a device, which may have no end.
+            Rejected: it is in an archive, and damaged there.
+        """
+        ...
+
+    def local_file(self, name: str) -> AbstractContextManager[Path]:
+        """Give the path of a file on this machine, which may be a temporary copy."""
+        ...
+
+    def member(self, name: str) -> Member | None:
+        """Return where a file lies if it is in an archive."""
         ...
 
 
@@ -106,6 +128,7 @@ class Folder:
 
     def __init__(self, root: Path, follow_outside: bool = False, audio: StoragePath | None = None) -> None:
         self.root: StoragePath = root
+        self.files_root: StoragePath = root
         self._root = root.as_posix()
         self._permitted_roots = (self._root, *([audio.resolve().as_posix()] if isinstance(audio, Path) else ()))
         self._follow_outside = follow_outside
@@ -144,6 +167,15 @@ class Folder:
     def walk(self) -> Iterator[Listing]:
         return folders.walk(Path(self._root), follow_outside=self._follow_outside)
 
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        return open_whole(self.root, name)
+
+    def local_file(self, name: str) -> AbstractContextManager[Path]:
+        return local_file(self.root, name)
+
+    def member(self, name: str) -> Member | None:
+        return None
+
     def _permitted(self, path: str) -> str:
         """Return the full path. Raise Rejected if it leads out of the corpus, directly or through links."""
         if "\0" in path:
@@ -168,6 +200,7 @@ class Bucket:
 
     def __init__(self, root: S3Path) -> None:
         self.root: StoragePath = root
+        self.files_root: StoragePath = root
         self._files: dict[str, list[str]] = {}
         self._folders: dict[str, list[str]] = {}
         self._sizes: dict[str, int] = {}
@@ -226,16 +259,33 @@ class Bucket:
             subfolders = sorted(name for name in self._folders.get(folder, ()) if name[0] != ".")
             pending += [folders.join(folder, name) for name in reversed(subfolders)]
 
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        return open_whole(self.root, name)
+
+    def local_file(self, name: str) -> AbstractContextManager[Path]:
+        return local_file(self.root, name)
+
+    def member(self, name: str) -> Member | None:
+        return None
+
 
 @contextmanager
-def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
+def local_folder(root: StoragePath, name: str, member: Member | None = None, size: int = 0) -> Iterator[Path]:
     """Give a folder of this machine that holds a file of a corpus under its name.
 
-    For a corpus in a bucket it is a temporary folder with a copy of that file, which exists as long as the context.
+    For a corpus in a bucket, or a member of an archive, it is a temporary folder with a copy of that file, which exists
+    as long as the context.
 
+    Args:
+        member, size: of a file in an archive; its size is in bytes.
     Raises:
-        Rejected: stage "decode"; the file is not in the bucket any more, or no file here can have its name.
+        Rejected: stage "decode"; the file is not in the bucket or the archive any more, or no file here can have its
+            name.
     """
+    if member:
+        with _unpacked(root, name, member, size) as folder:
+            yield folder
+        return
     if isinstance(root, Path):
         yield root
         return
@@ -252,9 +302,23 @@ def local_folder(root: StoragePath, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def local_file(root: StoragePath, name: str) -> Iterator[Path]:
+def _unpacked(root: StoragePath, name: str, member: Member, size: int) -> Iterator[Path]:
+    with temporary_folder() as folder:
+        copy = folder / name
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with copy.open("xb", buffering=0) as file:
+                for piece in reading.read_member(root, member, size):
+                    file.write(piece)
+        except OSError as error:
+            raise rejected_file(error, "decode", f"it cannot be copied from its archive: {error.strerror}") from None
+        yield folder
+
+
+@contextmanager
+def local_file(root: StoragePath, name: str, member: Member | None = None, size: int = 0) -> Iterator[Path]:
     """Give the path of a file of a corpus on this machine, with a temporary copy as in `local_folder`."""
-    with local_folder(root, name) as folder:
+    with local_folder(root, name, member, size) as folder:
         yield folder / name
 
 

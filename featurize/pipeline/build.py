@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.featurize.corpus.formats.table_files import Columns
@@ -22,6 +20,7 @@ from headrace.featurize.pipeline import (
     build_report,
     contents,
     corpus_growth,
+    part_plan,
     reject_limit,
     replaced_recordings,
     store_state,
@@ -175,14 +174,12 @@ def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] =
     """
     recipe, store = config.with_languages_of(corpus.utterances).recipe, config.out.resolve()
     members, rest = corpus_growth.assign_to_parts(corpus.utterances, config.out, kept, recipe)
-    seconds = np.asarray([utterance.seconds for utterance in rest])
     hours = config.part_hours
-    part_seconds = hours * 3600 if hours else layout.default_part_seconds(float(seconds.sum()))
-    order, bounds = layout.plan_parts(seconds, part_seconds)
+    part_seconds = hours * 3600 if hours else layout.default_part_seconds(sum(u.seconds for u in rest))
     standing = contents.owners(itertools.chain(itertools.chain.from_iterable(members.values()), rest))
     free = (number for number in itertools.count() if number not in members)
-    for start, stop in itertools.pairwise(bounds.tolist()):
-        members[next(free)] = [rest[n] for n in order[start:stop].tolist()]
+    for utterances in part_plan.divide(rest, part_seconds):
+        members[next(free)] = utterances
     return [
         PartTask(
             number=number,

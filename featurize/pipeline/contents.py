@@ -11,6 +11,8 @@ import google_crc32c
 
 from headrace.featurize.audio import descriptors
 from headrace.featurize.audio.recording import is_whole_recording
+from headrace.featurize.files.archives.reading import read_member
+from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
@@ -44,10 +46,14 @@ def checksum(corpus: StoragePath, utterance: Utterance, names: Sequence[str]) ->
         return f"{TAG}{google_crc32c.value(repr(tags).encode()) >> 4:07x}" if whole else UNKNOWN
     crc = 0
     try:
+        if member := utterance.member:
+            names = names[1:]
+            for block in read_member(corpus, member, utterance.size):
+                crc = google_crc32c.extend(crc, block)
         for name in names:
             for block in _blocks(corpus / name):
                 crc = google_crc32c.extend(crc, block)
-    except (OSError, ValueError):
+    except (OSError, ValueError, Rejected):
         return UNKNOWN
     return f"{crc:08x}"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.featurize.pipeline.part_plan import order_in_part
 from headrace.featurize.pipeline.part_worker import PartTask, Recipe, inputs_digest
 from headrace.store import index, layout
 from headrace.store.arrays.array_reader import load_array
@@ -93,7 +94,7 @@ def assign_to_parts(
     for utterance in utterances:
         held.get(part_of.get(utterance.id, -1), rest).append(utterance)
     for number, seal in zip(kept, seals, strict=True):
-        held[number].sort(key=lambda utterance: utterance.seconds)
+        held[number].sort(key=order_in_part)
         if inputs_digest(held[number], recipe) != seal["inputs"]:
             raise _changed_error(out, number, seal, held[number], len(utterances))
     return held, rest

@@ -138,4 +138,5 @@ class _Rows:
         if (np.diff(order) == 1).all():
             return array
         bounds = layout.offsets(lengths).tolist()
-        return np.concatenate([array[bounds[n] : bounds[n + 1]] for n in order.tolist()])
+        self._array = np.concatenate([array[bounds[n] : bounds[n + 1]] for n in order.tolist()])
+        return self._array  # and the memory in the order of arrival is free: of archives, that is never by length

@@ -17,6 +17,7 @@ from headrace.featurize.corpus.formats import (
     table_files,
     texts_beside,
     tree,
+    webdataset,
 )
 from headrace.featurize.corpus.formats import transcript_lists as lists
 from headrace.featurize.corpus.formats.lines import first_line
@@ -122,6 +123,18 @@ def _lacks_emilia(listing: Listing) -> str:
     stems = (path.rpartition(".")[0] for path in listing.sample if folders.suffix(path) in AUDIO_SUFFIXES)
     first = next(stems, "")
     return "" if first and f"{first}.json" in present else "recordings with a .json of the same name"
+
+
+def _lacks_shards(listing: Listing) -> str:
+    """Tars of which the first recording has a text of its key. Another layout may lie in a tar, too."""
+    audio = f"(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})"
+    shards = listing.some(rf"[^/]+\.(?:tar|TAR)/(?:.*/)?[^/]+{audio}")
+    key = shards[0].rpartition("/")[2].partition(".")[0] if shards else ""
+    folder = shards[0].rpartition("/")[0] if shards else ""
+    present = set(listing.sample)
+    stems = (f"{folder}/{key}", shards[0].rpartition(".")[0] if shards else "")
+    found = any(stem + end in present for stem in stems for end in (".json", ".txt"))
+    return "" if found else ".tar files of recordings, each with a .json or .txt of its key"
 
 
 def _lacks_recordings(listing: Listing) -> str:
@@ -239,6 +252,12 @@ FORMATS: Mapping[str, Format] = {
         lambda listing: "" if any(map(lists.is_kss_transcript, listing.names)) else "transcript.v.1.4.txt",
     ),
     "emilia": Format("recordings, each with a .json", _folder_only(texts_beside.read_emilia), _lacks_emilia),
+    "webdataset": Format(
+        ".tar files of recordings, each with a .json or .txt of its key",
+        _folder_only(webdataset.read_webdataset),
+        _lacks_shards,
+        lists_all=False,
+    ),
     "tree": Format(
         f"{', '.join(AUDIO_SUFFIXES)}, each with a .txt, .lab or .TextGrid of its name beside it",
         _folder_only(tree.read_tree),
@@ -260,8 +279,10 @@ def _books(listing: Listing) -> list[str]:
 
 
 def fitting(source: Source) -> list[str]:
-    """Return the names of the formats that a folder is of; a tree only if it is nothing else."""
+    """Return the names of the formats that a folder is of; shards or a tree only by themselves."""
     listing = Listing(source)
+    if not FORMATS["webdataset"].lacks(listing):
+        return ["webdataset"]  # Emilia's shards, say, are laid out as its folders are
     found = [name for name, format in FORMATS.items() if name != "tree" and not format.lacks(listing)]
     return found or ["tree"] * (not FORMATS["tree"].lacks(listing))
 

@@ -11,7 +11,7 @@ from sys import intern
 from typing import Any
 
 from headrace.featurize.corpus.entry import Entries, Entry
-from headrace.featurize.files.source import Source, open_whole, read_lines
+from headrace.featurize.files.source import Source, read_lines
 from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import CorpusError, Rejected
 from headrace.store.schema import Reject
@@ -52,11 +52,11 @@ def is_cut(line: str) -> bool:
 
 def _read_lines(source: Source, file: str) -> Iterator[bytes]:
     try:
-        with open_whole(source.root, file) as data:
+        with source.open(file) as data:
             content: Any = gzip.GzipFile(fileobj=data) if file.endswith(".gz") else data
             lines = read_lines(content, file)
             yield from (line for line in lines if line.strip())
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, Rejected) as error:
         raise CorpusError(f"{source.root / file} cannot be read: {error}.") from None
 
 

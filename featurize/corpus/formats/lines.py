@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from headrace.featurize.corpus.entry import Entries, Entry
-from headrace.featurize.files.source import Source, open_whole
+from headrace.featurize.files.source import Source
 from headrace.featurize.files.source import read_lines as split_lines
 from headrace.store.errors import CorpusError, Rejected, rejecting
 from headrace.store.schema import Reject
@@ -29,10 +29,11 @@ def read_lines(source: Source, file: str) -> Iterator[tuple[str, str | Reject]]:
         CorpusError: the file cannot be read, or has a line that is too long.
     """
     try:
-        with open_whole(source.root, file) as data:
+        with source.open(file) as data:
             yield from _decode_lines(file, split_lines(data, file))
-    except OSError as error:
-        raise CorpusError(f"{source.root / file} cannot be read: {error.strerror}") from None
+    except (OSError, Rejected) as error:
+        reason = error.reason if isinstance(error, Rejected) else error.strerror
+        raise CorpusError(f"{source.root / file} cannot be read: {reason}") from None
 
 
 def first_line(source: Source, file: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from headrace.featurize.corpus.entry import Entries, Entry
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, suffix
-from headrace.featurize.files.source import Source, open_whole
+from headrace.featurize.files.source import Source
 from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject
@@ -134,7 +134,7 @@ def read_emilia(source: Source) -> Entries:
         if f"{_name(stem)}.json" not in beside:
             problem = _WITHOUT_TEXT.format(".json")
             return Entry(location=audio, audio=audio, speaker=source.root.name, problem=problem)
-        document = _read_json(source, f"{stem}.json")
+        document = read_json(source, f"{stem}.json")
         tag = str(document.get("language") or "")
         language = language_code(tag) if tag else ""
         return Entry(
@@ -150,7 +150,8 @@ def read_emilia(source: Source) -> Entries:
     return _entries(source, describe)
 
 
-def _read_json(source: Source, file: str) -> dict[str, Any]:
+def read_json(source: Source, file: str) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises Rejected if it holds none."""
     try:
         document = json.loads(_read_text(source, file))
     except (ValueError, RecursionError):
@@ -166,7 +167,7 @@ def _read_text(source: Source, file: str) -> str:
             "scan", f"{_name(file)!r} has {source.size(file):,} bytes: a text has at most {MAX_TEXT_BYTES:,}"
         )
     try:
-        with open_whole(source.root, file) as data:
+        with source.open(file) as data:
             return data.read(MAX_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Rejected("scan", f"{_name(file)!r} is not UTF-8 from byte {error.start + 1} on") from None

@@ -1,0 +1,150 @@
+"""Read members of archives, in any process that sees the corpus: an utterance says where its recording lies."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+
+from headrace.featurize.files.archives import tar_members, zip_members
+from headrace.store.errors import Rejected, rejected_file
+from headrace.store.schema import Member
+from headrace.store.storage import StoragePath
+
+_PIECE = 1 << 20
+_IN_MEMORY = 1 << 23
+"""Bytes of an unpacked member that are held in memory; more are in a temporary file."""
+_REPLACED = "the archive that it is in was replaced since it was scanned: run the same command again"
+
+ReadAt = Callable[[int, int], bytes]
+"""Returns so many bytes of an archive from a position on, fewer at its end."""
+
+
+@contextmanager
+def open_member(root: StoragePath, member: Member, size: int) -> Iterator[BinaryIO]:
+    """Open a member for reading. Only what is read of it is read of the archive, unless it is compressed.
+
+    Args:
+        root: of the corpus.
+        size: of the member in bytes, unpacked.
+    Raises:
+        Rejected: stage "decode"; it cannot be read, or is not what was scanned.
+    """
+    with _opened(root, member.archive) as read_at:
+        start, is_deflated = _content(read_at, member)
+        if not is_deflated:
+            yield io.BufferedReader(_Window(read_at, start, size))
+            return
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as unpacked:
+            for piece in _inflated(read_at, start, member.place[1], size):
+                unpacked.write(piece)
+            unpacked.seek(0)
+            yield unpacked  # type: ignore[misc]
+
+
+def read_member(root: StoragePath, member: Member, size: int) -> Iterator[bytes]:
+    """Yield the content of a member in pieces. Arguments and errors are those of `open_member`."""
+    with _opened(root, member.archive) as read_at:
+        start, is_deflated = _content(read_at, member)
+        pieces = _inflated(read_at, start, member.place[1], size) if is_deflated else _stored(read_at, start, size)
+        crc = 0
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+            yield piece
+    if member.kind == "zip" and crc != member.check:
+        raise Rejected("decode", "its content is not what its archive says (CRC-32): the archive is damaged")
+
+
+@contextmanager
+def _opened(root: StoragePath, archive: str) -> Iterator[ReadAt]:
+    """Open an archive."""
+    path = root / archive
+    if not isinstance(path, Path):
+        yield lambda count, position: bytes(path.read_ranges([(position, position + count)])[0])
+        return
+    try:
+        file = io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
+    except OSError as error:
+        raise rejected_file(error, "decode", f"its archive cannot be read: {error.strerror}") from None
+    with file:
+
+        def read_at(count: int, position: int) -> bytes:
+            try:
+                file.seek(position)
+                return file.read(count)
+            except OSError as error:
+                raise rejected_file(error, "decode", f"its archive cannot be read: {error.strerror}") from None
+
+        yield read_at
+
+
+def _content(read_at: ReadAt, member: Member) -> tuple[int, bool]:
+    """Return where the content of a member begins, and whether it is deflated."""
+    if member.kind == "zip":
+        return zip_members.find_content(read_at, member)
+    start, _ = member.place
+    header = read_at(tar_members.BLOCK, start - tar_members.BLOCK)
+    if google_crc32c.value(header) != member.check:
+        raise Rejected("decode", _REPLACED)
+    return start, False
+
+
+def _stored(read_at: ReadAt, start: int, size: int) -> Iterator[bytes]:
+    stop = start + size
+    while start < stop:
+        piece = read_at(min(_PIECE, stop - start), start)
+        if not piece:
+            raise Rejected("decode", "its archive ends within it: the archive is cut short")
+        start += len(piece)
+        yield piece
+
+
+def _inflated(read_at: ReadAt, start: int, compressed: int, size: int) -> Iterator[bytes]:
+    """Yield exactly `size` bytes. Never more than _PIECE are held, whatever they were compressed to."""
+    inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), size
+    try:
+        for packed in _stored(read_at, start, compressed):
+            while packed and not inflater.eof:
+                piece = inflater.decompress(packed, min(_PIECE, left + 1))
+                packed, left = inflater.unconsumed_tail, left - len(piece)
+                if left < 0:
+                    raise Rejected("decode", f"it unpacks to more than the {size} bytes that its archive says")
+                yield piece
+    except zlib.error as error:
+        raise Rejected("decode", f"it cannot be unpacked ({error}): the archive is damaged") from None
+    if left:
+        raise Rejected("decode", f"it unpacks to {size - left} of {size} bytes: the archive is damaged")
+
+
+class _Window(io.RawIOBase):
+    """A range of an archive as a file."""
+
+    def __init__(self, read_at: ReadAt, start: int, size: int) -> None:
+        self._read_at, self._start, self._size, self._position = read_at, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._size - self._position))
+        data = self._read_at(count, self._start + self._position) if count else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -1,0 +1,111 @@
+"""Corpora of one content: in a folder, and in archives of every kind. And builds of them without other processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from headrace import store
+from headrace.featurize.pipeline import build as pipeline
+from headrace.featurize.pipeline.presets import PRESETS
+from headrace.featurize.spectral import engine
+from tests.helpers.corpora import buzz, sentence
+from tests.helpers.corpus_formats import write
+
+
+def make_recordings(folder: Path, count: int = 12, seconds: float = 0.3) -> Path:
+    """Recordings of several kinds and rates, each with a .json of its name that has text, speaker and language."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        rate, end = ((32_000, "flac"), (16_000, "wav"), (16_000, "flac"), (24_000, "ogg"))[n % 4]
+        wave = buzz(seconds * (1 + n * 7 % count / count), rate, n)
+        soundfile.write(folder / f"u{n:04}.{end}", wave, rate)
+        document = {"text": sentence(n, 2 + n % 5), "speaker": f"s{n % 3}", "language": "en"}
+        write(folder / f"u{n:04}.json", json.dumps(document))
+    return folder
+
+
+def pack_tars(folder: Path, out: Path, samples: int = 5, format: int = tarfile.USTAR_FORMAT) -> Path:
+    """Shards as WebDataset has them, of so many keys each."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = sorted(folder.iterdir())
+    for number, start in enumerate(range(0, len(files), 2 * samples)):
+        with tarfile.open(out / f"shard-{number:06}.tar", "w", format=format) as tar:
+            for file in files[start : start + 2 * samples]:
+                tar.add(file, file.name)
+    return out
+
+
+def pack_zip(folder: Path, out: Path, method: int = zipfile.ZIP_STORED, below: str = "speech/") -> Path:
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, below + file.relative_to(folder).as_posix())
+    return out
+
+
+def tar_of(*members: tuple[str, bytes] | tarfile.TarInfo, format: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar of these names with their contents, or of headers without any."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=format) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            tar.addfile(info, io.BytesIO(member[1]))
+    return packed.getvalue()
+
+
+@contextmanager
+def workers_in_this_process() -> Iterator[None]:
+    """Make parts in this process: no worker is started."""
+
+    @contextmanager
+    def start(config: Any, parts: int, observer: Any) -> Iterator[Any]:
+        workers = SimpleNamespace(map=lambda process, tasks: (process(task, 1) for task in tasks), workers=1)
+        yield workers, engine.choose("torch", "cpu")
+
+    with mock.patch.object(pipeline, "_start_workers", start):
+        yield
+
+
+def build(corpus: Path, out: Path, features: tuple[str, ...] = ("wave", "mel"), **options: Any) -> dict[str, Any]:
+    """Build a store in this process, and return what `build.json` says."""
+    config = pipeline.BuildConfig(
+        corpus=corpus,
+        out=out,
+        preset=PRESETS["gpt-sovits-v2"],
+        features=features,
+        engine="torch",
+        device="cpu",
+        **options,
+    )
+    with workers_in_this_process():
+        return pipeline.build(config)
+
+
+def contents(out: Path, features: tuple[str, ...] = ("wave", "mel")) -> dict[str, tuple[Any, ...]]:
+    """What a store holds of each utterance, by the name of its recording without the archive and suffix."""
+    opened = store.open(out)
+    found: dict[str, tuple[Any, ...]] = {}
+    for number, id in enumerate(opened.ids):
+        name, _, segment = str(id).rpartition("/")[2].partition("#")
+        key = f"{name.partition('.')[0]}#{segment}".rstrip("#")
+        arrays = tuple(np.asarray(opened.read(name, number)).tobytes() for name in features)
+        found[key] = (opened.texts[number], opened.speakers[number], opened.languages[number], *arrays)
+    assert len(found) == len(opened)
+    return found
