@@ -11,6 +11,8 @@ from headrace.store.rejects import RejectKind
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from headrace.store.reader import Store
@@ -117,6 +119,37 @@ _NOT_RECORDED = "not recorded by the version that made the store; the next featu
 def _rejects(files: Sequence[str], count: int) -> str:
     """Describe how many utterances were rejected, and in which files the reasons are."""
     return f"{count:,}, each with its reason in {_first_of(files)}" if count else "none"
+
+
+def print_split(out: Path, report: dict[str, Any]) -> None:
+    """Print the result of `featurize split`."""
+    table = make_table()
+    table.add_row("list", str(out))
+    share = report["hours"] / report["hours_of_recordings"]
+    table.add_row("segments", f"{report['segments']:,}, {format_hours(report['hours'])}, {share:.0%} of the recordings")
+    silent, unread = report["recordings_without_speech"], len(report["rejects"])
+    others = f"; no speech in {silent:,} of them" * bool(silent) + f"; {unread:,} cannot be read" * bool(unread)
+    table.add_row("recordings", f"{report['recordings']:,}{others}")
+    for reason, total in report["dropped_by_reason"].items():
+        places = (f"{d['audio']} at {d['start']:.1f} s" for d in report["dropped"] if d["reason"] == reason)
+        left_out = f"{total['count']:,} pieces, {format_duration(total['seconds'])}: {reason} ({first_of([*places])})"
+        table.add_row("left out", left_out)
+    print_tables(table)
+    _print_reject_kinds(report["reject_kinds"])
+
+
+def print_joined_texts(out: Path, report: dict[str, Any]) -> None:
+    """Print the result of `featurize join-texts`."""
+    table = make_table()
+    table.add_row("list", str(out))
+    table.add_row("segments", f"{report['segments']:,}, {report['with_text']:,} of them with a text")
+    for reason, count in report["without_text"].items():
+        table.add_row("without text", f"{count:,}: {reason}")
+    if outside := report["words_outside_segments"]:
+        table.add_row("left out", f"{outside:,} words or sentences that are in no segment")
+    table.add_row("results", f"{report['results']:,} used, {len(report['rejects']):,} not")
+    print_tables(table)
+    _print_reject_kinds(report["reject_kinds"])
 
 
 def print_info(store: Store, summary: dict[str, Any]) -> None:

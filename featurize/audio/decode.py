@@ -65,7 +65,7 @@ def decode(
 ) -> Decoded:
     """Decode an utterance as `waveform` does, and count the dead channels of its recording."""
     channels = ChannelPowers()
-    mono, rate = _to_mono(decode_blocks(root, utterance, limits), channels), utterance.sample_rate
+    mono, rate = mono_blocks(root, utterance, limits, channels), utterance.sample_rate
     if rate != sample_rate:
         mono = _resample(mono, rate, sample_rate)
     pieces, peak = _collect(mono, round(utterance.seconds * sample_rate) + 1)
@@ -116,11 +116,22 @@ def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.nda
     return wave
 
 
-def _to_mono(blocks: Iterable[np.ndarray], channels: ChannelPowers) -> Iterator[np.ndarray]:
-    """Mix blocks (samples, channels) down to (samples,) float32, full scale at 1. The buffer is reused."""
+def mono_blocks(
+    root: StoragePath, utterance: Utterance, limits: Limits, channels: ChannelPowers | None = None
+) -> Iterator[np.ndarray]:
+    """Decode an utterance block by block and mix it down.
+
+    Args:
+        root, utterance, limits: as for `decode_blocks`.
+        channels: gets the power of each channel, if there are several.
+    Yields:
+        (samples,) float32, full scale at 1, in a buffer that is reused for the next block.
+    Raises:
+        Rejected: as `decode_blocks`.
+    """
     buffer = np.empty(BLOCK_SAMPLES, np.float32)
-    for block in blocks:
-        if block.shape[1] > 1:
+    for block in decode_blocks(root, utterance, limits):
+        if block.shape[1] > 1 and channels is not None:
             channels.add(block)
         yield mix_down(block, buffer)
 

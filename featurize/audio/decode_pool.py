@@ -66,7 +66,7 @@ def decode_utterances(
     if isolated:
         with closing(DecoderProcess(decoder, sample_rate, level, limits)) as child:
             for utterance in utterances:
-                yield utterance, _decode_local_copy(root, utterance, child.decode)
+                yield utterance, decode_local_copy(root, utterance, child.decode)
         return
     threads = threads if isinstance(root, Path) else max(threads, source.CONCURRENT_DOWNLOADS)
     with closing(_Watchdog()) as watchdog:
@@ -80,7 +80,7 @@ def decode_utterances(
 
         def decode_one(utterance: Utterance) -> DecodedOrReject:
             if is_whole_recording(utterance) or utterance.member:
-                return _decode_local_copy(root, utterance, decode_watched)
+                return decode_local_copy(root, utterance, decode_watched)
             # A segment is read in place: a copy of its recording may be a thousand times as large.
             return decode_watched(root, utterance)
 
@@ -91,7 +91,7 @@ def decode_utterances(
             yield from _decode_ahead(decode_one, utterances, threads, sample_rate)
 
 
-def _decode_local_copy(
+def decode_local_copy(
     root: StoragePath, utterance: Utterance, decode: Callable[[Path, Utterance], DecodedOrReject]
 ) -> DecodedOrReject:
     """Decode a local copy, so that the time of a download does not count as decoding time."""

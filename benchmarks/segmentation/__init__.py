@@ -1,0 +1,1 @@
+"""How well long recordings are cut."""
