@@ -157,6 +157,13 @@ _OPTIONS = {
         show_default="equal",
         help="Share out each step by these speeds of the processes, such as 1,0.45, or by measured ones.",
     ),
+    "overlap_reduction": option(
+        "--overlap/--no-overlap",
+        "overlap_reduction",
+        default=None,
+        show_default="--overlap",
+        help="Send gradients during the backward pass, or after it.",
+    ),
     "check_weights_every": option(
         "--check-weights-every",
         type=NOT_NEGATIVE,

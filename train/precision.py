@@ -16,13 +16,14 @@ These are float32 in all of them:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from headrace.store.errors import UsageError
-from headrace.train import distributed
+from headrace.store.errors import RunError, UsageError
 from headrace.train.distributed.phases import OPTIMISER, PHASES
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -51,8 +52,7 @@ class Precision:
 
     step_number = 0
     """Number of updates done; the training loop sets it."""
-    reduction = torch.float32
-    """What gradients are rounded to while they are summed over ranks."""
+    _exact = False
 
     def __init__(self, name: str, reason: str, device: torch.device, fp32_steps: int = 0) -> None:
         self.name = name
@@ -87,14 +87,23 @@ class Precision:
     @property
     def is_half(self) -> bool:
         """Whether the networks run in half precision at this step."""
-        return self.name != "fp32" and self.step_number >= self.fp32_steps
+        return self.name != "fp32" and self.step_number >= self.fp32_steps and not self._exact
+
+    @contextmanager
+    def float32(self) -> Iterator[None]:
+        """Let the networks run in float32 within this context."""
+        self._exact = True
+        try:
+            yield
+        finally:
+            self._exact = False
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self._device.type, DTYPES[self.name], enabled=self.is_half)
 
     def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
-        """Sum gradients over ranks, clip them and update the weights, unless they are not finite.
+        """Clip gradients that are summed over ranks, and update the weights, unless they are not finite.
 
         Gradients that explode are scaled down to their usual norm, which is kept in the first parameter group. With
         the full gradient, Adam would continue in its direction for a dozen updates, and then hardly move for hundreds.
@@ -105,16 +114,23 @@ class Precision:
         Args:
             optimizer: a fused one, or ScaledAdam, with gradients of the scaled loss.
             limit: largest norm; larger gradients are scaled down to it (Pascanu et al. 2013). 0 for no limit.
+        Raises:
+            RunError: memory ran out. Other ranks may have made this update: it cannot be tried again in smaller pieces.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        distributed.all_reduce_gradients(parameters, self.reduction)
-        with PHASES.enter(OPTIMISER):
-            return self._update(optimizer, parameters, limit)
+        try:
+            with PHASES.enter(OPTIMISER):
+                return self._update(optimizer, parameters, limit)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                "An update of the weights does not fit into the device's memory beside the model: continue from the "
+                "newest checkpoint with --resume and a smaller --batch-frames."
+            ) from error
 
     def _update(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: Tensor | float
     ) -> StepResult:
-        """Clip summed gradients and update the weights, as `step` says."""
+        """Clip gradients and update the weights, as `step` says."""
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         usual, exploded = _update_usual_norm(optimizer.param_groups[0], norm)

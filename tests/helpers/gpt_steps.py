@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -18,11 +20,15 @@ GPT_OPTIM = GptOptimConfig(schedule="warmup_cosine", warmup_steps=10, total_step
 
 
 def gpt_stage(
-    config: GptConfig = SMALL_GPT, optim: GptOptimConfig = GPT_OPTIM, precision: str = "fp32", bert: bool = False
+    config: GptConfig = SMALL_GPT,
+    optim: GptOptimConfig = GPT_OPTIM,
+    precision: str = "fp32",
+    bert: bool = False,
+    **more: Any,
 ) -> GptStage:
     """Return a stage whose weights are always the same."""
     torch.manual_seed(1)
-    return GptStage(config, precision=Precision.choose(precision, CPU), device=CPU, optim=optim, bert=bert)
+    return GptStage(config, precision=Precision.choose(precision, CPU), device=CPU, optim=optim, bert=bert, **more)
 
 
 def text_batch(codes_n: list[int], seed: int = 0, bert: bool = False) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ SMALL_SOVITS = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8
 
 
 def sovits_stage(
-    config: SovitsConfig = SMALL_SOVITS, optim: SovitsOptimConfig | None = None, precision: str = "fp32"
+    config: SovitsConfig = SMALL_SOVITS, optim: SovitsOptimConfig | None = None, precision: str = "fp32", **more: Any
 ) -> SovitsStage:
     """Return a stage whose weights are always the same."""
     torch.manual_seed(1)
@@ -32,6 +33,7 @@ def sovits_stage(
         precision=Precision.choose(precision, CPU),
         device=CPU,
         optim=optim or SovitsOptimConfig(learning_rate=1e-3),
+        **more,
     )
 
 

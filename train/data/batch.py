@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from headrace.train import distributed
 from headrace.train.data.batch_plan import Position
 
 
@@ -117,12 +115,8 @@ class Batch:
         )
 
 
-def amounts(batches: Sequence[Batch]) -> dict[str, Any]:
-    """Return frames, utterances and share of padding of an update, over all ranks.
-
-    Args:
-        batches: of this rank, on the host.
-    """
-    counts = [[int(b.frames.sum()), len(b), len(b) * int(b.frames.max())] for b in batches]
-    frames, utterances, padded = distributed.all_reduce(torch.tensor(counts).sum(0)).tolist()
-    return {"frames": frames, "utterances": utterances, "padding": 1 - frames / padded}
+def amounts(batches: Sequence[Batch]) -> tuple[int, int, int]:
+    """Return the numbers of frames, of utterances, and of frames with padding, of batches on the host."""
+    counts = [(int(b.frames.sum()), len(b), len(b) * int(b.frames.max())) for b in batches]
+    frames, utterances, padded = map(sum, zip(*counts, strict=True))
+    return frames, utterances, padded

@@ -6,22 +6,25 @@ Without a launcher such as torchrun there is one process, and nothing is exchang
 from headrace.train.distributed.collectives import (
     all_gather,
     all_reduce,
-    all_reduce_gradients,
     broadcast_buffers,
+    gather_integers,
     maximum,
 )
+from headrace.train.distributed.gradient_buckets import GradientBuckets, ReductionOptions
 from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
 from headrace.train.distributed.replicas import agreed, broadcast_state, check_state
 
 __all__ = [
+    "GradientBuckets",
+    "ReductionOptions",
     "agreed",
     "all_gather",
     "all_reduce",
-    "all_reduce_gradients",
     "broadcast_buffers",
     "broadcast_state",
     "check_state",
     "cuda_device",
+    "gather_integers",
     "maximum",
     "process_group",
     "rank",

@@ -16,12 +16,12 @@ from headrace.featurize.features.codebooks import codebook_of
 from headrace.store.advice import command
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
-from headrace.train import distributed
 from headrace.train.checkpoints import upstream_files
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
+from headrace.train.distributed import GradientBuckets, ReductionOptions
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
@@ -30,6 +30,7 @@ from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import MicrobatchRunner
+from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
 class GptStage:
@@ -47,6 +48,7 @@ class GptStage:
         bert: bool = False,
         codebook: str = "",
         store: object = "STORE",
+        reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
     ) -> None:
         """
         Args:
@@ -67,6 +69,7 @@ class GptStage:
         self.model.codebook = codebook
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
+        self._gradients = GradientBuckets(self.model.parameters(), reduction)
         self._device, self._store = device, store
 
     @classmethod
@@ -83,10 +86,15 @@ class GptStage:
         """
         sizes, optim = gpt_features.network_config(config, store), GptOptimConfig.from_config(config)
         store_features.check_channels(store, "bert", sizes.bert_channels)
-        codebook = codebook_of(store.features)
-        bert = "bert" in store.features
         return cls(
-            sizes, precision=precision, device=device, optim=optim, bert=bert, codebook=codebook, store=store.path
+            sizes,
+            precision=precision,
+            device=device,
+            optim=optim,
+            bert="bert" in store.features,
+            codebook=codebook_of(store.features),
+            store=store.path,
+            reduction=reduction_options(config),
         )
 
     def check_store(self, store: Store) -> None:
@@ -149,11 +157,24 @@ class GptStage:
         Args:
             batch: on the stage's device.
         """
-        training = self.model.training
-        self.model.eval()
-        _, sums = self._likelihood(prepare_inputs(batch))
-        self.model.train(training)
+        with evaluating(self.model):
+            _, sums = self._likelihood(prepare_inputs(batch))
         return _means(sums)
+
+    def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the norm of the batch's own gradient, in float32 and without dropout. Changes nothing.
+
+        Args:
+            batch: on the stage's device.
+        """
+        with self.precision.float32(), evaluating(self.model):
+            likelihood_B, _ = self._likelihood(prepare_inputs(batch))
+            return (gradient_norm(likelihood_B.sum(), self.model),)
+
+    def allocate(self) -> None:
+        """Allocate the optimiser's state, and gradients that are summed over ranks."""
+        allocate_state(self.optimizer)
+        self._gradients.allocate()
 
     def end_epoch(self) -> None:
         """Count the epoch. Learning rates depend only on updates."""
@@ -166,14 +187,21 @@ class GptStage:
 
     def update(self, microbatches: Sequence[GptInputs]) -> dict[str, Tensor]:
         """Do what `step` does, with prepared inputs."""
-        self.optimizer.zero_grad()
-        parts = [self.backward(inputs, self._corruption(inputs)) for inputs in microbatches]
-        sums = {name: distributed.all_reduce(torch.stack([part[name] for part in parts]).sum()) for name in parts[0]}
+        self._gradients.begin()
+        parts = []
+        for number, inputs in enumerate(microbatches, 1):
+            parts.append(self.backward(inputs, self._corruption(inputs), last=number == len(microbatches)))
+        self._gradients.finish()
+        sums = sum_terms(parts)
         return _means(sums) | self.optimizer_step(sums["predictions"])
 
-    def backward(self, inputs: GptInputs, corruption: SequenceCorruption | None = None) -> dict[str, Tensor]:
+    def backward(
+        self, inputs: GptInputs, corruption: SequenceCorruption | None = None, *, last: bool = False
+    ) -> dict[str, Tensor]:
         """Accumulate the gradient of the sum over a batch's predictions, so that each prediction has the same weight.
 
+        Args:
+            last: whether no other batch of the update follows.
         Returns:
             0-d sums: loss, predictions, correct, codes, and with corrupted sequences loss_dpo and sequences.
         """
@@ -186,6 +214,8 @@ class GptStage:
             loss = loss + preference
             sums["loss_dpo"] = preference.detach() * len(chosen_B)
             sums["sequences"] = preference.new_full((), len(chosen_B))
+        if last:
+            self._gradients.expect_last()
         self.precision.scaler.scale(loss).backward()
         return sums
 

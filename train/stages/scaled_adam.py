@@ -61,6 +61,14 @@ class ScaledAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
+    def allocate(self) -> None:
+        """Allocate the state before the first step. Weights may not change between, but by steps."""
+        for group in self.param_groups:
+            tensors = [p for p in group["params"] if p.numel() > 1]
+            if not self.state[tensors[0]]:
+                self._initialise_state(group, tensors)
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter. A missing gradient counts as zero."""
         if self.found_inf is not None and self.found_inf:
@@ -72,7 +80,7 @@ class ScaledAdam(torch.optim.Optimizer):
         step = group["step"]
         scalars = [p for p in group["params"] if p.numel() == 1]
         tensors = [p for p in group["params"] if p.numel() > 1]
-        if not step:
+        if not step and not self.state[tensors[0]]:
             self._initialise_state(group, tensors)
         growth = self._size_growth(group, tensors, self._clipping_factor(group, tensors, scalars))
         rms = self.state[tensors[0]]["rms"].clamp(min=group["min_rms"]).unbind()

@@ -56,6 +56,18 @@ class SovitsOptimConfig:
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
 
+ORDER_OF_USE = (
+    "ref_enc", "sv_emb", "prelu", "ge_to512", "ssl_proj", "quantizer", "enc_p", "enc_q", "flow", "dec"
+)  # fmt: skip
+"""Parts of the generator in the order in which a forward pass uses them."""
+
+
+def in_order_of_use(generator: nn.Module) -> list[nn.Parameter]:
+    """Return the generator's parameters in the order in which a forward pass uses them."""
+    named = sorted(generator.named_parameters(), key=lambda item: ORDER_OF_USE.index(item[0].partition(".")[0]))
+    return [parameter for _, parameter in named]
+
+
 def parameter_groups(generator: nn.Module) -> list[dict[str, Any]]:
     """Return the optimiser's parameter groups of the generator: all others, then those of `SLOW_TEXT_PARTS`."""
     named = list(generator.named_parameters())

@@ -5,7 +5,7 @@ Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,18 @@ from headrace.train.checkpoints.load_weights import keep_first_symbols, load_str
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
+from headrace.train.distributed import GradientBuckets, ReductionOptions
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.layers import slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.precision import Precision
+from headrace.train.precision import Precision, StepResult
 from headrace.train.stages import sovits_features
 from headrace.train.stages.microbatch import MicrobatchRunner
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs, draw_random_inputs, prepare_inputs
-from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, parameter_groups
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, in_order_of_use, parameter_groups
+from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
 class GeneratorOutput(NamedTuple):
@@ -58,6 +60,14 @@ class Microbatch:
     """Share of the update's utterances and frames, over all microbatches and ranks: () float32."""
 
 
+class NetworkUpdate(NamedTuple):
+    """What an update of one network was made of, and how it went."""
+
+    terms: list[dict[str, Tensor]]
+    """Of each microbatch: its losses, weighted by its share of the update."""
+    result: StepResult
+
+
 class SovitsStage:
     """Generator, discriminator and their optimisers.
 
@@ -77,6 +87,7 @@ class SovitsStage:
         content: Literal["mfcc", "content", "semantic"] = "mfcc",
         codebook: str = "",
         store: object = "STORE",
+        reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
     ) -> None:
         """
         Args:
@@ -103,10 +114,12 @@ class SovitsStage:
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(device)
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
+        self._gradients_g = GradientBuckets(in_order_of_use(self.generator), reduction)
+        self._gradients_d = GradientBuckets(self.discriminator.parameters(), reduction)
         self.codebook = codebook if content == "semantic" else ""
         self._store, self._store_codebook = store, codebook
         self._device = device
-        self._discriminator_metrics: dict[str, Tensor] | None = None  # of an update whose generator ran out of memory
+        self._discriminated: NetworkUpdate | None = None  # of an update whose generator ran out of memory
         self._set_rates()
 
     @classmethod
@@ -125,7 +138,6 @@ class SovitsStage:
         content = sovits_features.content_feature(config, sizes, store)
         sovits_features.check_channels(sizes, store, content)
         optim, spectral = SovitsOptimConfig.from_config(config), Spectral(SpectralRecipe())
-        codebook, path = codebook_of(store.features), store.path
         stage = cls(
             sizes,
             spectral,
@@ -133,8 +145,9 @@ class SovitsStage:
             device=device,
             optim=optim,
             content=content,
-            codebook=codebook,
-            store=path,
+            codebook=codebook_of(store.features),
+            store=store.path,
+            reduction=reduction_options(config),
         )
         if sovits_features.choose_codebook(config, store)[0] == "store":
             stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
@@ -232,14 +245,33 @@ class SovitsStage:
         Args:
             batch: on the stage's device.
         """
-        inputs = prepare_inputs(batch, self.spectral, self.config)
-        fixed_seed = torch.Generator(inputs.spec.device).manual_seed(0)
-        training = self.generator.training
-        self.generator.eval()
-        random = draw_random_inputs(inputs, self.config, fixed_seed)
-        output = self._synthesise(Microbatch(inputs=inputs, random=random))
-        self.generator.train(training)
+        with evaluating(self.generator):
+            output = self._synthesise(self._fixed_microbatch(batch))
         return {"loss_mel": self._mel_loss(output), "loss_kl": self._kl_loss(output.synthesis)}
+
+    def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the norms of the batch's own gradients of generator and discriminator, in float32 and without dropout.
+
+        Noise and segments are those of `validate`. Changes nothing.
+
+        Args:
+            batch: on the stage's device.
+        """
+        microbatch = self._fixed_microbatch(batch)
+        with self.precision.float32(), evaluating(self.generator):
+            output = self._synthesise(microbatch)
+            generated = torch.stack(list(self._losses(microbatch, output).values())).sum()
+            discriminated = self._discriminator_loss(microbatch, output.synthesis.wave.detach())
+            return (
+                gradient_norm(generated, self.generator),
+                gradient_norm(discriminated, self.discriminator),
+            )
+
+    def allocate(self) -> None:
+        """Allocate the optimisers' states, and gradients that are summed over ranks."""
+        for optimizer, gradients in ((self.optim_g, self._gradients_g), (self.optim_d, self._gradients_d)):
+            allocate_state(optimizer)
+            gradients.allocate()
 
     def end_epoch(self) -> None:
         """Lower the learning rates."""
@@ -284,15 +316,22 @@ class SovitsStage:
         """Do what `step` does, with prepared inputs."""
         # With several microbatches each network's update runs the generator again: all outputs together would not fit.
         output = self._synthesise(microbatches[0]) if len(microbatches) == 1 else None
-        if self._discriminator_metrics is None:
-            self._discriminator_metrics = self._update_discriminator(microbatches, output)
+        if self._discriminated is None:
+            self._discriminated = self._update_discriminator(microbatches, output)
         generator = self._update_generator(microbatches, output)
-        discriminator, self._discriminator_metrics = self._discriminator_metrics, None
+        discriminator, self._discriminated = self._discriminated, None
         self.precision.scaler.update()
         self.updates += 1
         self._set_rates()
-        either = {name: (discriminator[name] | generator[name]).float() for name in ("skipped", "exploded")}
-        return discriminator | generator | either
+        of_d, of_g = discriminator.result, generator.result
+        sums = sum_terms(discriminator.terms, generator.terms)
+        return sums | {
+            "loss_gen_all": torch.stack([sums[name] for name in generator.terms[0]]).sum(),
+            "grad_norm_d": of_d.norm,
+            "grad_norm_g": of_g.norm,
+            "skipped": (of_d.skipped | of_g.skipped).float(),
+            "exploded": (of_d.exploded | of_g.exploded).float(),
+        }
 
     def _microbatch(self, batch: Batch, totals: Tensor) -> Microbatch:
         """Prepare the inputs of a batch on the device, given the update's numbers of utterances and frames."""
@@ -304,6 +343,12 @@ class SovitsStage:
             utterance_share=len(batch) / totals[0],
             frame_share=on_device.frames.sum() / totals[1],
         )
+
+    def _fixed_microbatch(self, batch: Batch) -> Microbatch:
+        """Prepare the inputs of a batch, with noise and segments that are always the same."""
+        inputs = prepare_inputs(batch, self.spectral, self.config)
+        fixed_seed = torch.Generator(inputs.spec.device).manual_seed(0)
+        return Microbatch(inputs=inputs, random=draw_random_inputs(inputs, self.config, fixed_seed))
 
     def _synthesise(self, microbatch: Microbatch) -> GeneratorOutput:
         """Run the generator, and compute the log-mel of the recorded and of the generated segments."""
@@ -344,32 +389,48 @@ class SovitsStage:
 
     def _update_discriminator(
         self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None
-    ) -> dict[str, Tensor]:
-        self.optim_d.zero_grad()
-        terms = []
-        for microbatch in microbatches:
+    ) -> NetworkUpdate:
+        def losses_of(microbatch: Microbatch) -> dict[str, Tensor]:
             fake_B1S = output.synthesis.wave.detach() if output else self._reconstruct(microbatch)
-            with self.precision.autocast():
-                outputs = self.discriminator(torch.cat((self._recorded_segments(microbatch), fake_B1S.float())))
-            scores = [score.chunk(2) for score, _ in outputs]
-            loss = losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
-            terms.append(self._backward({"loss_disc": loss * microbatch.utterance_share}))
-        norm, skipped, exploded = self.precision.step(self.optim_d, self.optim.max_grad_norm)
-        return _sum_terms(terms) | {"grad_norm_d": norm, "skipped": skipped, "exploded": exploded}
+            return {"loss_disc": self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share}
 
-    def _update_generator(
-        self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None
-    ) -> dict[str, Tensor]:
-        self.optim_g.zero_grad()
-        terms = []
-        for microbatch in microbatches:
-            terms.append(self._backward(self._losses(microbatch, output or self._synthesise(microbatch))))
-        norm, skipped, exploded = self.precision.step(self.optim_g, self.optim.max_grad_norm)
+        terms = self._accumulate(microbatches, losses_of, self._gradients_d)
+        return NetworkUpdate(terms, self.precision.step(self.optim_d, self.optim.max_grad_norm))
+
+    def _update_generator(self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None) -> NetworkUpdate:
+        def losses_of(microbatch: Microbatch) -> dict[str, Tensor]:
+            return self._losses(microbatch, output or self._synthesise(microbatch))
+
+        terms = self._accumulate(microbatches, losses_of, self._gradients_g)
+        result = self.precision.step(self.optim_g, self.optim.max_grad_norm)
         if not self.config.freeze_quantizer:  # its codebook is all that is learnt without gradients
             distributed.broadcast_buffers(self.generator.quantizer)
-        metrics = _sum_terms(terms)
-        metrics["loss_gen_all"] = torch.stack(list(metrics.values())).sum()
-        return metrics | {"grad_norm_g": norm, "skipped": skipped, "exploded": exploded}
+        return NetworkUpdate(terms, result)
+
+    def _accumulate(
+        self,
+        microbatches: Sequence[Microbatch],
+        losses_of: Callable[[Microbatch], dict[str, Tensor]],
+        gradients: GradientBuckets,
+    ) -> list[dict[str, Tensor]]:
+        """Compute the gradient of all microbatches, summed over ranks. Returns the terms of each, detached."""
+        gradients.begin()
+        terms = []
+        for number, microbatch in enumerate(microbatches, 1):
+            of_microbatch = losses_of(microbatch)
+            if number == len(microbatches):
+                gradients.expect_last()
+            self.precision.scaler.scale(torch.stack(list(of_microbatch.values())).sum()).backward()
+            terms.append({name: term.detach() for name, term in of_microbatch.items()})
+        gradients.finish()
+        return terms
+
+    def _discriminator_loss(self, microbatch: Microbatch, fake_B1S: Tensor) -> Tensor:
+        """Return the discriminator's mean loss over recorded and generated segments."""
+        with self.precision.autocast():
+            outputs = self.discriminator(torch.cat((self._recorded_segments(microbatch), fake_B1S.float())))
+        scores = [score.chunk(2) for score, _ in outputs]
+        return losses.discriminator_loss([real for real, _ in scores], [fake for _, fake in scores])
 
     def _losses(self, microbatch: Microbatch, output: GeneratorOutput) -> dict[str, Tensor]:
         """Return the generator's losses, each weighted by this microbatch's share of the update."""
@@ -388,11 +449,6 @@ class SovitsStage:
             "loss_commit": out.commitment * microbatch.frame_share,
         }
 
-    def _backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Accumulate the gradient of the sum of the terms. Returns the terms, detached."""
-        self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        return {name: term.detach() for name, term in terms.items()}
-
     def _set_rates(self) -> None:
         """Set the learning rates of the next update."""
         rate = self.optim.rate(self.epoch, self.updates)
@@ -407,13 +463,6 @@ class SovitsStage:
 
     def _kl_loss(self, out: Synthesis) -> Tensor:
         return self.optim.kl_weight * losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
-
-
-def _sum_terms(terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Sum each term over all microbatches and ranks."""
-    names = terms[0].keys()
-    totals = distributed.all_reduce(torch.stack([torch.stack([term[name] for name in names]) for term in terms]).sum(0))
-    return dict(zip(names, totals.unbind(), strict=True))
 
 
 @contextmanager

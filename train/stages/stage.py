@@ -97,6 +97,12 @@ class Stage(Protocol):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean losses of a batch on the device. Changes nothing."""
 
+    def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the norm of the own gradient of a batch on the device, for each network. Changes nothing."""
+
+    def allocate(self) -> None:
+        """Allocate what updates need beside activations, once weights are loaded."""
+
     def end_epoch(self) -> None:
         """Tell the stage that an epoch has ended."""
 

@@ -118,15 +118,14 @@ def _train(run: Run) -> dict[str, Any] | None:
     working = PHASES.enter(TRAINING)
     with working, closing(run), run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
         while not run.finished:
-            run.train_step()
+            caught = run.train_step(stop)
             run.saving.check()
             profile_step()
             if run.finished or run.is_due(schedule.validate_every):
                 run.validate()
+                caught = distributed.maximum(max(stop, default=0))  # a validation may take minutes
             if run.is_due(run.config.distributed.check_weights_every):
                 run.check_weights()
-            # Read once: a signal that comes after this line is handled after the next step.
-            caught = distributed.maximum(max(stop, default=0))
             if run.finished or caught or run.is_due(schedule.checkpoint_every):
                 run.save()
             if caught and not run.finished:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headrace.train import distributed
 from headrace.train.data.batch import Batch
+from headrace.train.distributed.phases import PHASES
 from headrace.train.precision import Precision
 
 MAX_FAILURES = 2
@@ -28,6 +29,9 @@ class Validatable(Protocol):
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean losses of a batch on the device."""
+
+    def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the norm of the own gradient of a batch on the device, for each network."""
 
 
 class Quarantine:
@@ -60,8 +64,9 @@ class Quarantine:
     ) -> list[str]:
         """Count a skipped update against the utterances whose own losses are not finite, each computed by itself.
 
-        Where there is none, it counts against none. Nothing is computed or said if losses are finite and only their
-        gradients, scaled for float16, are not: then the loss scale was too large, and has been lowered.
+        Where there is none, those count whose own gradients are not finite, and where there is none either, it counts
+        against none. Nothing is said of that if losses are finite and gradients are scaled for float16: then the loss
+        scale was too large, and has been lowered.
 
         Args:
             values: metrics of the update.
@@ -70,13 +75,15 @@ class Quarantine:
         """
         precision = stage.precision
         finite = all(isfinite(value) for name, value in values.items() if not name.startswith("grad_norm"))
-        if finite and precision.is_half and precision.scaler.is_enabled():
-            return []
-        culprits = _gather(_find_not_finite(stage, batches, device))
+        scaled = finite and precision.is_half and precision.scaler.is_enabled()
+        losses = _find_not_finite(batches, device, lambda one: stage.validate(one).values()) if not scaled else []
+        culprits = _gather(losses) or _gather(_find_not_finite(batches, device, stage.gradient_norms))
         known = set(self.quarantined)
         if not culprits:
+            if scaled:
+                return []
             whose = self._join_ids(utterances_of(batches))
-            return [f"gradients are not finite, the update is left out; the loss of none by itself is why: {whose}"]
+            return [f"gradients are not finite, the update is left out; none by itself is why: {whose}"]
         counted = [number for number in culprits if number not in known]
         if not counted:
             return []
@@ -110,13 +117,16 @@ def utterances_of(batches: Sequence[Batch]) -> list[int]:
     return _gather(np.concatenate([batch.numbers for batch in batches]).tolist())
 
 
-def _find_not_finite(stage: Validatable, batches: Sequence[Batch], device: torch.device) -> list[int]:
-    """Return the utterances whose own losses are not finite."""
+def _find_not_finite(
+    batches: Sequence[Batch], device: torch.device, compute: Callable[[Batch], Iterable[Tensor]]
+) -> list[int]:
+    """Return the utterances for which, each by itself on the device, not all that is computed is finite."""
     found = []
     for batch in batches:
         for row, number in enumerate(batch.numbers.tolist()):
-            terms = stage.validate(batch.select(slice(row, row + 1)).to(device))
-            if not all(bool(term.isfinite()) for term in terms.values()):
+            PHASES.beat()
+            computed = compute(batch.select(slice(row, row + 1)).to(device))
+            if not all(bool(value.isfinite()) for value in computed):
                 found.append(number)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from signal import Signals
 from typing import Any
 
@@ -50,6 +51,7 @@ class Run:
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
         position = self._restore(state) if state is not None else self._begin()
         distributed.broadcast_state(self.stage.state_dict())
+        self._allocate()
         samples = None
         if distributed.rank() == 0:
             samples = evaluation_samples.sample_writer(self.config, self.stage, self.data, self.device)
@@ -78,8 +80,14 @@ class Run:
         """Return whether an action that happens every `every` steps, 0 for never, is due after this step."""
         return every > 0 and self.step % every == 0
 
-    def train_step(self) -> None:
-        """Make one update, from as many batches as it takes, and record its metrics."""
+    def train_step(self, stop: Sequence[Signals] = ()) -> int:
+        """Make one update, from as many batches as it takes, and record its metrics.
+
+        Args:
+            stop: signals that came to this rank, to which a handler may add.
+        Returns:
+            The number of a signal that came to any of the ranks, the same on all of them; 0 for none.
+        """
         start, position, rate = time.perf_counter(), self.stream.position, self.stage.learning_rate
         batches, wait = self._next_batches()
         precision = self._begin_step()
@@ -89,6 +97,7 @@ class Run:
         with PHASES.enter(SYNCHRONISING):
             values = metrics.to_floats(terms)  # this synchronises with the device
         self.step += 1
+        counts, caught = self._exchange(batches, stop)
         if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
         if self.stream.position.epoch > position.epoch:
@@ -104,7 +113,7 @@ class Run:
             precision=precision,
             step_s=time.perf_counter() - start,
             wait_s=wait,
-            **amounts(batches),
+            **counts,
             quarantined=len(self.quarantine.quarantined),
             **utterances,
         )
@@ -114,10 +123,25 @@ class Run:
         if following != self.stream.position:
             self.stream.close()
             self._open_stream(following)
+        return caught
 
     def close(self) -> None:
         """Stop reading."""
         self.stream.close()
+
+    def _exchange(self, batches: Sequence[Batch], stop: Sequence[Signals]) -> tuple[dict[str, Any], int]:
+        """Tell the other ranks of this step, in one message: how much it held, into how many pieces, and of a signal.
+
+        From here on all ranks split their batches as that one does which has the least memory.
+
+        Returns:
+            Frames, utterances and share of padding, over all ranks; and the number of the signal, or 0.
+        """
+        told = (*amounts(batches), self.stage.microbatches.splits, max(stop, default=0))
+        frames, utterances, padded, pieces, caught = zip(*distributed.gather_integers(told), strict=True)
+        self.stage.microbatches.splits = max(pieces)
+        padding = 1 - sum(frames) / sum(padded)
+        return {"frames": sum(frames), "utterances": sum(utterances), "padding": padding}, max(caught)
 
     def validate(self) -> None:
         """Validate and record the losses; then note the best step, and grow batches where that is due.
@@ -208,6 +232,20 @@ class Run:
         for line in self.stage.load_pretrained(self.config.model):
             self.observer.log(line)
         return Position.start()
+
+    def _allocate(self) -> None:
+        """Allocate what an update needs beside activations.
+
+        Raises:
+            RunError: it does not fit, in whatever pieces batches are computed.
+        """
+        try:
+            self.stage.allocate()
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                "The model, its gradients and the state of its optimisers do not fit into the device's memory: train a "
+                "smaller preset, or end what else uses the device."
+            ) from error
 
     def _restore(self, state: dict[str, Any]) -> Position:
         """Restore the state of a checkpoint and return its position.

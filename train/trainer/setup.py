@@ -13,7 +13,7 @@ from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import TrainingData, open_training_data
 from headrace.train.monitoring.observer import Observer
-from headrace.train.precision import DTYPES, Precision
+from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.compiled_blocks import compile_stage
 from headrace.train.stages.registry import STAGES
@@ -74,7 +74,6 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     if distributed.world_size() > 1:
         observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
-    precision.reduction = DTYPES[config.distributed.reduce]
     observer.log(f"precision {precision.reason}")
     frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)
     observer.log(f"batch_frames {frames}: {why}")

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.train.data.batch import Batch
+from headrace.train.distributed import GradientBuckets
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.text_to_speech import decode_semantic
@@ -38,7 +39,7 @@ def absent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(nn.Module, "to", _moved)
     monkeypatch.setattr(Tensor, "backward", lambda _: None)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", _zero_gradients)
+    monkeypatch.setattr(GradientBuckets, "begin", _zero_gradients)
     monkeypatch.setattr(SequenceCorruption, "sample", lambda codes_n_B, size: _corruption(codes_n_B))
     with FakeTensorMode():
         yield
@@ -54,10 +55,9 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def _zero_gradients(optimizer: torch.optim.Optimizer) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
+def _zero_gradients(gradients: GradientBuckets) -> None:
+    for parameter in gradients._parameters:
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def _corruption(codes_n_B: Tensor) -> SequenceCorruption:
