@@ -88,7 +88,7 @@ class GradientBuckets:
                 self._send_next()
             for bucket in self._buckets:
                 bucket.receive()
-        self._sent, self._last = 0, False
+        self._sent = 0
 
     def _complete(self, bucket: _Bucket, parameter: nn.Parameter) -> None:
         """Note that a backward pass has completed a gradient."""

@@ -120,14 +120,24 @@ def utterances_of(batches: Sequence[Batch]) -> list[int]:
 def _find_not_finite(
     batches: Sequence[Batch], device: torch.device, compute: Callable[[Batch], Iterable[Tensor]]
 ) -> list[int]:
-    """Return the utterances for which, each by itself on the device, not all that is computed is finite."""
+    """Return the utterances for which, each by itself on the device, not all that is computed is finite.
+
+    A batch is computed as a whole, and only where that is not finite or does not fit, in halves. Of an utterance that
+    does not fit by itself, nothing is known.
+    """
     found = []
     for batch in batches:
-        for row, number in enumerate(batch.numbers.tolist()):
-            PHASES.beat()
-            computed = compute(batch.select(slice(row, row + 1)).to(device))
-            if not all(bool(value.isfinite()) for value in computed):
-                found.append(number)
+        PHASES.beat()
+        try:
+            if all(bool(value.isfinite()) for value in compute(batch.to(device))):
+                continue
+            known = True
+        except torch.OutOfMemoryError:
+            known = False
+        if len(batch) > 1:
+            found += _find_not_finite(batch.split(2), device, compute)
+        elif known:
+            found += batch.numbers.tolist()
     return found
 
 

@@ -26,14 +26,15 @@ class Peer:
     def all_reduce(self, tensor: Tensor, async_op: bool) -> Peer.Work:
         assert async_op
         self.sent.append(tensor.clone())
-        return self.Work(self, tensor)
+        return self.Work(self, tensor, self.sent[-1])
 
     class Work:
-        def __init__(self, peer: Peer, tensor: Tensor) -> None:
-            self.peer, self.tensor = peer, tensor
+        def __init__(self, peer: Peer, tensor: Tensor, sent: Tensor) -> None:
+            self.peer, self.tensor, self.sent = peer, tensor, sent
 
         def wait(self) -> None:
             self.peer.phases.append(PHASES.phase)
+            assert torch.equal(self.tensor, self.sent), "what is on its way was changed"
             self.tensor.mul_(2)
 
 
@@ -143,12 +144,27 @@ def test_buckets_are_full_and_hold_every_trainable_parameter_once(peer: Peer, mo
         torch.testing.assert_close(model[number].weight.grad, alone()[number])
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_gradients_are_rounded_on_their_way_only(peer: Peer, overlap: bool) -> None:
+    model = Model()
+    gradients = GradientBuckets(model.parameters(), ReductionOptions(dtype=torch.bfloat16, overlap=overlap))
+    for _ in range(2):
+        accumulate(model, gradients, slice(0, 2), slice(2, 6))
+    assert {sent.dtype for sent in peer.sent} == {torch.bfloat16}
+    for layer, sent, want in zip(model, peer.sent[3::-1], alone(), strict=True):
+        assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+        assert torch.equal(layer.weight.grad, 2 * sent.float().view(WIDTH, WIDTH))
+        torch.testing.assert_close(layer.weight.grad, want, rtol=1e-2, atol=1e-2)
+
+
 def test_one_process_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr(gradient_buckets.dist, "all_reduce", fail)
     model = Model()
-    accumulate(model, GradientBuckets(model.parameters(), ReductionOptions()), slice(0, 3), slice(3, 6))
+    gradients = GradientBuckets(model.parameters(), ReductionOptions())
+    for _ in range(2):
+        accumulate(model, gradients, slice(0, 3), slice(3, 6))
     for layer, want in zip(model, alone(), strict=True):
         torch.testing.assert_close(2 * layer.weight.grad, want)

@@ -341,6 +341,22 @@ class TestQuarantine:
             assert line.startswith("gradients are not finite") and line.endswith("a, b, c")
         assert quarantine.quarantined == [] and quarantine.to_json() == {}
 
+    def test_the_search_halves_batches_and_leaves_out_what_does_not_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of seven, the third and the last are not finite; three do not fit together, and the sixth not by itself."""
+        quarantine, made, sizes = Quarantine(np.array(list("abcdefg"))), sovits_stage(FROZEN), list[int]()
+
+        def validate(batch: Batch) -> dict[str, Tensor]:
+            sizes.append(len(batch))
+            if len(batch) > 2 or 5 in batch.numbers:
+                raise torch.OutOfMemoryError("no room")
+            return {"loss": torch.tensor(float("nan") if {2, 6} & set(batch.numbers.tolist()) else 1.0)}
+
+        monkeypatch.setattr(made, "validate", validate)
+        batches = [speech_batch([20] * 7), speech_batch([20] * 2)]
+        (line,) = quarantine.record_failure(made, batches, {"loss": float("nan")}, CPU)
+        assert line.endswith("because of c, g") and quarantine.to_json() == {"2": 1, "6": 1}
+        assert sizes == [7, 3, 1, 2, 1, 1, 4, 2, 2, 1, 1, 2]
+
     def test_quarantined_utterances_leave_their_batches(self) -> None:
         quarantine = Quarantine(np.array(["a", "b", "c"]), {"1": 2})
         batch = speech_batch([5, 6, 7])
