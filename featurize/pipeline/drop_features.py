@@ -14,7 +14,7 @@ from headrace.store import added_arrays, index, layout, learned_models
 from headrace.store.advice import command
 from headrace.store.errors import UsageError
 from headrace.store.integrity.foreign import COLUMNS, unnamed_arrays
-from headrace.store.names import shown
+from headrace.store.names import is_name, shown
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath, storage_of
 
@@ -34,7 +34,7 @@ def drop(root: StoragePath, names: Sequence[str], observer: AddObserver = SILENT
     read_attributes(root)
     with storage_of(root).write_lock(root):
         storage_of(root).clear_temporary(root)
-        holders = _holders(root)
+        holders = _holders(root, names)
         _check(root, names, holders)
         added_arrays.withdraw(root, names)
         deleted = {}
@@ -53,21 +53,33 @@ Holders = Mapping[str, Mapping[int, Collection[str]]]
 """Feature to the parts that have it, and for each what it was made from there."""
 
 
-def _holders(root: StoragePath) -> Holders:
-    """Return which parts have which added features, also those that not all parts have."""
+def _holders(root: StoragePath, names: Sequence[str]) -> Holders:
+    """Return which parts have which added features, also those that not all parts have.
+
+    Args:
+        names: of features that may also be there without their metadata.
+    """
     numbers = layout.sealed_parts(root)
 
     def of_part(number: int) -> dict[str, Collection[str]]:
         sealed = index.read_seal(root, number)["crc32c"]
         arrays = unnamed_arrays(root, number, {"zarr.json", *sealed})
         seals = ((name, added_arrays.read_seal(root, name, number)) for name in arrays)
-        return {name: seal["inputs"].keys() for name, seal in seals if seal is not None}
+        whole = {name: seal["inputs"].keys() for name, seal in seals if seal is not None}
+        return {name: () for name in names if is_name(name) and _is_rest(root, name, number)} | whole
 
     found: dict[str, dict[int, Collection[str]]] = {}
     for number, arrays in zip(numbers, storage_of(root).map(of_part, numbers), strict=True):
         for name, inputs in arrays.items():
             found.setdefault(name, {})[number] = inputs
     return found
+
+
+def _is_rest(root: StoragePath, name: str, number: int) -> bool:
+    """Return whether a part has rows of an array without its metadata: its deletion, or its upload, was stopped."""
+    folder = layout.part_path(root, number) / name
+    there = storage_of(folder).list_names(folder)
+    return "c" in there and "zarr.json" not in there
 
 
 def _check(root: StoragePath, names: Sequence[str], holders: Holders) -> None:

@@ -29,6 +29,7 @@ from headrace.featurize.audio.recording import Limits
 from headrace.featurize.corpus import scanner as corpora
 from headrace.store import index, layout
 from headrace.store.errors import DamagedStore, NotAStore, StorageError
+from headrace.store.integrity import scan_record
 from headrace.store.integrity.foreign import find_foreign
 from headrace.store.integrity.repair import repair
 from headrace.store.integrity.verify import verify
@@ -303,6 +304,57 @@ def test_features_are_added_in_a_bucket_as_on_disk(bucket: S3Path, tmp_path: Pat
     (bucket / name).write([json.dumps(json.loads(there[name]) | {"attributes": {}}).encode()])
     assert [problem.where for problem in verify(bucket)] == ["part 00001 f0"]
     assert add(bucket, "f0").exit_code == 0 and but_accounts(contents(bucket)) == but_accounts(there)
+
+
+def test_features_are_dropped_in_a_bucket_whatever_stops_it(bucket: S3Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before each request that deletes, in turn. The same command deletes what is left, or adding does."""
+    training_store.build(bucket, parts=1)
+    before, whole = contents(bucket), s3_client.S3Client.delete
+    assert add(bucket, "f0").exit_code == 0
+    added = contents(bucket)
+    for stop in itertools.count():
+        left = stop
+
+        def deleting(*words: object) -> None:
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            whole(*words)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(s3_client.S3Client, "delete", deleting)
+            code = call(featurize, "drop", bucket, "f0").exit_code
+        assert "f0" not in store.open(bucket).features and not list(verify(bucket))
+        if code == 0:
+            break
+        if stop:
+            again = call(featurize, "drop", bucket, "f0")
+            assert again.exit_code == (0 if stop == 1 else 2), "all is gone before what it learned would be deleted"
+            assert but_accounts(contents(bucket)) == but_accounts(before), stop
+        assert add(bucket, "f0").exit_code == 0 and but_accounts(contents(bucket)) == but_accounts(added)
+    assert stop == 3 and but_accounts(contents(bucket)) == but_accounts(before)
+
+
+def test_rejects_are_accounted_for_in_a_bucket_as_on_disk(bucket: S3Path, tmp_path: Path) -> None:
+    """One of the scan and one of a part. The record of the scan is missed, and made again."""
+    corpus = make_tree(tmp_path / "corpus", 3)
+    broken, short = sorted(corpus.rglob("*.flac"))
+    broken.write_bytes(b"no audio")
+    short.write_bytes(short.read_bytes()[:-1000])
+    words = ("--features", "wave,phones", "--part-hours", 0.001)
+    for root in (tmp_path / "S", bucket):
+        assert build(corpus, root, *words).exit_code == 0 and not list(verify(root))
+    made = contents(bucket)
+    assert lasting(made) == lasting(files(tmp_path / "S")) and len(made["rejects.jsonl"].splitlines()) == 2
+    (bucket / scan_record.FILE).unlink()
+    found = call(store_command, "verify", bucket)
+    assert found.exit_code == 1 and "run featurize build again, which scans the corpus again" in found.output
+    assert "featurize build CORPUS --out" in call(store_command, "repair", bucket).output
+    assert build(corpus, bucket, *words).exit_code == 0 and lasting(contents(bucket)) == lasting(made)
+    (bucket / "rejects.jsonl").unlink()
+    assert call(store_command, "repair", bucket).exit_code == 0
+    assert contents(bucket)["rejects.jsonl"] == made["rejects.jsonl"] and not list(verify(bucket))
 
 
 def but_accounts(found: dict[str, bytes]) -> dict[str, bytes]:

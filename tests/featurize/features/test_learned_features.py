@@ -247,6 +247,17 @@ def test_what_cannot_be_dropped_is_refused(root: Path, names: str, message: str)
     assert refused.exit_code == 2 and message in refused.stderr and part_bytes(root) == before
 
 
+@pytest.mark.parametrize("others", [("zarr.json", "c"), ("notes",)])
+def test_an_array_of_someone_else_is_not_dropped(root: Path, others: tuple[str, ...]) -> None:
+    folder = root / "parts" / "00001" / "mine"
+    folder.mkdir()
+    for name in others:
+        (folder / name).write_text("{}")
+    refused = drop(root, "mine")
+    assert refused.exit_code == 2 and "no added feature 'mine'" in refused.stderr
+    assert {file.name for file in folder.iterdir()} == {*others}
+
+
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
     """A list of two stores, of one part each."""
