@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.featurize.segmentation.segments import TOO_LONG, TOO_SHORT, Bounds, Segment, cut
@@ -63,6 +63,7 @@ def test_bounds_that_nothing_can_fit_are_refused() -> None:
     Bounds(shortest=4, longest=5, silence=0.5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 200), st.integers(1, 1500)), max_size=40),
     st.integers(0, 80),
