@@ -228,9 +228,27 @@ def test_parts_are_compared_with_their_checksums_where_that_is_asked_for(root: P
     damaged = bytearray(data.read_bytes())
     damaged[damaged.index(b"s1") + 1] ^= 1
     data.write_bytes(damaged)
-    assert index.read(root).names["speaker"].tolist()[2] == "s0"
+    assert index.read(root).names["speaker"].tolist()[2] == index.derive(root).names["speaker"][2] == "s0"
     with pytest.raises(DamagedStore):
         index.read(root, check=True).names["speaker"]
+
+
+def test_an_index_that_is_gone_is_made_up_for_by_parts_that_are_compared_where_that_is_asked_for(root: Path) -> None:
+    trusting, checking = index.read(root), index.read(root, check=True)
+    index.delete(root)
+    data = layout.part_path(root, 1) / "frames" / "c" / "0"
+    data.write_bytes(np.asarray([9], np.int32).tobytes())
+    assert trusting.columns["frames"].tolist() == [5, 6, 9, 8, 9, 10]
+    with pytest.raises(DamagedStore, match="frames"):
+        checking.columns["frames"]
+
+
+def test_an_index_is_written_in_place_of_the_one_that_is_there(root: Path) -> None:
+    replace(root, "frames", np.arange(6, dtype=np.int32))
+    (root / "index" / "old").mkdir()
+    index.write(root, index.derive(root))
+    assert index.read(root).columns["frames"].tolist() == [5, 6, 7, 8, 9, 10]
+    assert not (root / "index" / "old").exists()
 
 
 @pytest.mark.parametrize(

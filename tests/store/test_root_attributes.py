@@ -55,11 +55,21 @@ def test_what_is_within_bounds_is_read_as_it_was_written(tmp_path: Path, changes
         {"plan": []}, {"plan": None}, {"preset": 3}, {"preset": None}, {"compression": "lzma"}, {"compression": None},
         {"frontends": {"en": 3}}, {"frontends": ["en"]}, {"scan": 1}, {"scan": None}, {"scan": "yes"},
         {"features": None}, {"features": [3]}, {"features": [SPECS[0].to_json() | {"seals": 3}]},
+        {"features": [SPECS[0].to_json() | {"axis": "hours"}]},
     ],
 )  # fmt: skip
 def test_what_is_not_is_refused_with_the_remedy(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(DamagedStore, match=r"zarr\.json (cannot be used,|lacks) .*: run store verify"):
         read_attributes(write_root(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("key", ["sample_rate", "hop", "preset", "features", "plan"])
+def test_what_is_lacking_is_named(tmp_path: Path, key: str) -> None:
+    attributes = {name: value for name, value in ATTRIBUTES.items() if name != key}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    (tmp_path / "zarr.json").write_bytes(with_checksum(document))
+    with pytest.raises(DamagedStore, match=rf"zarr\.json lacks '{key}': run store verify"):
+        read_attributes(tmp_path)
 
 
 def test_a_checksum_that_does_not_hold_is_told_before_anything_else(tmp_path: Path) -> None:

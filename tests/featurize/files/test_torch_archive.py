@@ -38,6 +38,19 @@ def test_names_in_a_pickle_are_found_however_they_are_written() -> None:
         assert {f"{os.name}.getcwd", "_struct.Struct"} <= set(names_in(data)), protocol
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x8c\x02aa\x94\x8c\x01b\x94K\x050\x93h\x00h\x01\x93.",
+        b"\x8c\x02aaq\x05\x8c\x01bq\x06K\x050\x93h\x05h\x06\x93.",
+        b"\x8c\x02aar\x05\x00\x00\x00\x8c\x01br\x06\x00\x00\x00K\x050\x93j\x05\x00\x00\x00j\x06\x00\x00\x00\x93.",
+    ],
+    ids=["MEMOIZE", "BINPUT", "LONG_BINPUT"],
+)
+def test_names_that_a_pickle_remembers_are_found_again(data: bytes) -> None:
+    assert list(names_in(data)) == ["aa.b", "aa.b"]
+
+
 @pytest.mark.parametrize("archive", [True, False])
 def test_tensors_of_every_dtype_are_loaded(tmp_path: Path, archive: bool) -> None:
     saved = OrderedDict((name, torch.ones(3, dtype=getattr(torch, name))) for name in DTYPES)

@@ -65,6 +65,11 @@ def test_no_more_is_read_than_a_file_had_when_it_was_opened(tmp_path: Path) -> N
         assert checksum(tmp_path, ONE, ["a"]) == f"{google_crc32c.value(b'1'):08x}", "it was shortened meanwhile"
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no device that has no end")
+def test_a_device_has_no_bytes(tmp_path: Path) -> None:
+    assert checksum(tmp_path, ONE, ["/dev/zero"]) == "00000000"
+
+
 def test_in_a_bucket_entity_tags_stand_for_contents() -> None:
     bucket = mock.Mock()
     first = checksum(bucket, utterance("a", modified=(1, 2)), ["a", "b"])

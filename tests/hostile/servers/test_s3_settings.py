@@ -11,7 +11,7 @@ from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_command
 from headrace.store.errors import HeadraceError, UsageError
 from headrace.store.secrets import mask_secrets, without_secrets
-from headrace.store.storage import s3_client
+from headrace.store.storage import s3_client, s3_settings
 from headrace.store.storage.s3 import S3Path
 from tests.helpers.commands import build, call
 from tests.helpers.s3_server import KEYS
@@ -126,3 +126,72 @@ def test_the_server_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(HeadraceError, match=r"at http://127\.0\.0\.1:9"):
         S3Path("bucket", "x").check_access()
     assert s3_client.connect("bucket").config["endpoint"] == "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [
+        ({"AWS_REGION": "x" * 63}, False),
+        ({"AWS_REGION": "x" * 64}, True),
+        ({"AWS_DEFAULT_REGION": "A-9"}, False),
+        ({"AWS_REGION": "a_b"}, True),
+        ({"AWS_SECRET_ACCESS_KEY": "!~"}, False),
+        ({"AWS_TOKEN": "\x7f"}, True),
+        ({"AWS_TOKEN": " "}, True),
+        ({ENDPOINT: "HTTPS://host:65535/a"}, False),
+        ({ENDPOINT: "http://[::1]:1"}, False),
+        ({ENDPOINT: "http://host:0"}, True),
+        ({ENDPOINT: "http://host:65536"}, True),
+        ({ENDPOINT: "http://"}, True),
+        ({ENDPOINT: "http://host/#a"}, True),
+        ({ENDPOINT: "http://host/?a"}, True),
+        ({ENDPOINT: "http://me@host"}, True),
+        ({ENDPOINT: "http://host/me@home"}, False),
+        ({"AWS_ENDPOINT_URL_STS": "host"}, True),
+        ({"AWS_ENDPOINT": "host"}, True),
+        (dict.fromkeys(KEYS), False),
+    ],
+)
+def test_each_bound_of_a_variable(
+    variables: dict[str, str | None], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name)
+    if not refused:
+        s3_settings.check_settings()
+        return
+    with pytest.raises(UsageError, match=next(iter(variables))):
+        s3_settings.check_settings()
+
+
+def test_what_the_environment_says_is_read_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENDPOINT)
+    for name in reversed(s3_settings.ENDPOINTS):
+        monkeypatch.setenv(name, f"http://{name}")
+        assert s3_settings.endpoint() == f"http://{name}"
+    monkeypatch.setenv(s3_settings.ENDPOINTS[0], "")
+    assert s3_settings.endpoint() == f"http://{s3_settings.ENDPOINTS[1]}"
+    for name in s3_settings.ENDPOINTS:
+        monkeypatch.delenv(name)
+    assert s3_settings.endpoint() == ""
+    monkeypatch.delenv("AWS_SKIP_SIGNATURE", raising=False)
+    assert s3_settings.is_signing()
+    for value, signing in (("1", 0), ("TRUE", 0), ("on", 0), ("Yes", 0), ("y", 0), ("0", 1), ("false", 1), ("", 1)):
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", value)
+        assert s3_settings.is_signing() == bool(signing), value
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    assert "aws configure" not in s3_settings.keys_missing()
+    monkeypatch.setenv("AWS_PROFILE", "x")
+    assert "aws configure" in s3_settings.keys_missing()
+
+
+def test_a_setting_that_the_client_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ONE", "odd value")
+    monkeypatch.setenv("OTHER", "odd value")
+    assert "AWS_ONE cannot be used" in s3_settings.refused_setting('failed to parse "odd value"').message
+    assert "OTHER" not in s3_settings.refused_setting('failed to parse "odd value"').message
+    assert "A variable AWS_* cannot be used" in s3_settings.refused_setting("failed to parse odd value").message
+
+
+def test_objects_are_named_by_their_urls() -> None:
+    assert [s3_settings.object_url("b", key) for key in ("", "a", "a/b/")] == ["s3://b", "s3://b/a", "s3://b/a/b"]
