@@ -8,10 +8,11 @@ The reason of a reject does not name the file. The reject does that, and equal r
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -89,7 +90,12 @@ class Header(NamedTuple):
 
 
 def read_header(
-    root: StoragePath, name: str, size: int, limits: Limits = DEFAULT_LIMITS, member: Member | None = None
+    root: StoragePath,
+    name: str,
+    size: int,
+    limits: Limits = DEFAULT_LIMITS,
+    member: Member | None = None,
+    content: bytes | None = None,
 ) -> Header:
     """Read a recording's header without decoding it.
 
@@ -99,13 +105,14 @@ def read_header(
         size: of the file, in bytes.
         limits: a longer recording is measured instead of trusting its header.
         member: where it lies, if it is in an archive.
+        content: of the file, if it is at hand.
     Raises:
         Rejected: the file is not audio, has no samples, or does not declare a usable length or sample rate.
     """
     if not size:
         raise Rejected("scan", "its header cannot be read: the file is empty")
     is_local = member is None and isinstance(root, Path)
-    with open_member(root, member, size) if member else open_file(root, name, size) as file:
+    with _opened(root, name, size, member, content) as file:
         demuxer = ffmpeg.demuxer(file.read(16))
         header = None if demuxer else _libsndfile_header(file.fileno() if is_local else file)
     if header is None or not 0 < header.samples <= limits.max_duration_s * header.sample_rate:
@@ -120,6 +127,14 @@ def read_header(
     if min(header.samples, limits.max_duration_s * header.sample_rate) * header.channels > limits.max_samples:
         raise Rejected("scan", _too_many_reason(limits))
     return header
+
+
+def _opened(
+    root: StoragePath, name: str, size: int, member: Member | None, content: bytes | None
+) -> AbstractContextManager[BinaryIO]:
+    if content is not None:
+        return io.BytesIO(content)
+    return open_member(root, member, size) if member else open_file(root, name, size)
 
 
 def _libsndfile_header(file: int | BinaryIO) -> Header:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from headrace.store.schema import Reject
+from headrace.store.schema import Member, Reject
+
+if TYPE_CHECKING:
+    from headrace.featurize.audio.recording import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,12 @@ class Entry:
     """Name of the recording in the corpus, of which the utterance is a segment."""
     seconds: tuple[float, float] | None = None
     """Start and end of a segment, infinite for the recording's end; None for the whole recording."""
+    member: Member | None = None
+    """Where the recording lies, if it is in a row of a table; `audio` is then its name."""
+    size: int = 0
+    """Of such a recording, in bytes."""
+    header: Header | None = None
+    """Of such a recording."""
     problem: str = ""
     """Why the entry cannot be an utterance, if the reader already knows."""
 

@@ -17,6 +17,7 @@ from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
 from headrace.featurize.corpus.alignment_files import AlignmentFinder
 from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.corpus.formats import known_formats
+from headrace.featurize.corpus.formats.datasets import is_dataset
 from headrace.featurize.corpus.formats.known_formats import FORMATS
 from headrace.featurize.corpus.formats.table_files import Columns
 from headrace.featurize.corpus.recording_finder import RecordingFinder
@@ -84,9 +85,7 @@ def scan(
     if not language:
         raise UsageError(f"{given!r} is not a language code: give one such as en, zh or pt-BR.")
     found, file = _in_archives(*source.find(path, follow_outside=follow_outside, audio=audio), format)
-    if columns and not file:
-        raise UsageError(f"--columns are those of a table: name the file in {path} that is the table")
-    format = format or ("table" if columns else _detect_format(path, found, file))
+    format = format or (_format_of_columns(path, found, file) if columns else _detect_format(path, found, file))
     _check_readable(path, format, found, file)
     finder = RecordingFinder(found, None if audio is None else _audio_folder(found, audio))
     if max_segment_s is not None and max_segment_s > limits.max_duration_s:
@@ -136,6 +135,15 @@ def _detect_format(path: StoragePath, found: Source, file: str) -> str:
         f"{path} is not a corpus in a known format. Lay it out as one of these, or name one with --format:",
         *(f"{name:13} {format.layout}" for name, format in FORMATS.items()),
     )
+
+
+def _format_of_columns(path: StoragePath, found: Source, file: str) -> str:
+    """Return the format of a corpus whose columns are named."""
+    if file:
+        return "datasets" if is_dataset(file) else "table"
+    if not FORMATS["datasets"].lacks(known_formats.Listing(found)):
+        return "datasets"
+    raise UsageError(f"--columns are those of a table: name the file in {path} that is the table")
 
 
 def _check_readable(path: StoragePath, name: str, found: Source, file: str) -> None:

@@ -80,7 +80,7 @@ class EntryValidator:
         try:
             with rejecting("scan"):
                 _check_unicode(item)
-                audio = self._recordings.find(item.audio)
+                audio = item.audio if item.member else self._recordings.find(item.audio)
                 return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
@@ -101,7 +101,7 @@ class EntryValidator:
         if entry.problem:
             raise Rejected("scan", entry.problem)
         try:
-            header, size, modified = self._header(audio)
+            header, size, modified = self._of_row(entry) or self._header(audio)
         except Rejected as error:
             advice = self._recordings.advice(entry.audio) if error.reason == NO_SUCH_FILE else ""
             raise Rejected(error.stage, error.reason + advice) from None
@@ -127,13 +127,19 @@ class EntryValidator:
             text=text,
             phones=entry.phones,
             alignment=alignment,
-            member=self._source.member(audio),
+            member=entry.member or self._source.member(audio),
         )
 
     def _modified(self, alignment: str) -> tuple[int, ...]:
         """Return when an alignment file was last modified; nothing if the utterance carries its alignment, or none."""
         has_file = alignment and not is_json(alignment)
         return (self._source.modified(alignment),) if has_file else ()
+
+    def _of_row(self, entry: Entry) -> tuple[Header, int, int] | None:
+        """Return what `_read_header` does of a recording in a table, which was read with its row."""
+        if not (entry.member and entry.header):
+            return None
+        return entry.header, entry.size, self._source.modified(entry.member.archive)
 
     def _read_header(self, audio: str) -> tuple[Header, int, int]:
         """Return the header of a recording, its size in bytes and when it was last modified."""

@@ -10,6 +10,7 @@ from itertools import islice
 
 from headrace.featurize.corpus.entry import Entries
 from headrace.featurize.corpus.formats import (
+    datasets,
     gpt_sovits_list,
     kaldi,
     lhotse_cuts,
@@ -137,6 +138,14 @@ def _lacks_shards(listing: Listing) -> str:
     return "" if found else ".tar files of recordings, each with a .json or .txt of its key"
 
 
+def _lacks_tables(listing: Listing) -> str:
+    """Tables that do not lie beside texts, as in a tree: in one they are none of the corpus."""
+    texts = any(folders.suffix(path) in tree.TRANSCRIPT_SUFFIXES for path in listing.sample)
+    recordings = texts and any(folders.suffix(path) in AUDIO_SUFFIXES for path in listing.sample)
+    has_tables = any(map(datasets.is_dataset, listing.sample))
+    return "" if has_tables and not recordings else ".parquet or .arrow files, and no recordings with texts beside them"
+
+
 def _lacks_recordings(listing: Listing) -> str:
     recordings = any(folders.recordings(listing.source.walk()))  # a reject counts: it gives a reason
     return "" if recordings else f"recordings ({', '.join(AUDIO_SUFFIXES)})"
@@ -258,6 +267,13 @@ FORMATS: Mapping[str, Format] = {
         _lacks_shards,
         lists_all=False,
     ),
+    "datasets": Format(
+        ".parquet or .arrow files with a column of recordings, as Hugging Face has them",
+        datasets.read_datasets,
+        _lacks_tables,
+        (".parquet", ".arrow"),
+        lists_all=False,
+    ),
     "tree": Format(
         f"{', '.join(AUDIO_SUFFIXES)}, each with a .txt, .lab or .TextGrid of its name beside it",
         _folder_only(tree.read_tree),
@@ -265,6 +281,10 @@ FORMATS: Mapping[str, Format] = {
     ),
 }
 """All formats by their names. A folder is a tree if nothing else fits."""
+
+
+_BY_THEMSELVES = ("datasets", "tree")
+"""What a folder is only if it is nothing else, the first of them."""
 
 
 def _splits(listing: Listing, file: str, folder: str) -> bool:
@@ -279,18 +299,20 @@ def _books(listing: Listing) -> list[str]:
 
 
 def fitting(source: Source) -> list[str]:
-    """Return the names of the formats that a folder is of; shards or a tree only by themselves."""
+    """Return the names of the formats that a folder is of; shards, data sets or a tree only by themselves."""
     listing = Listing(source)
     if not FORMATS["webdataset"].lacks(listing):
         return ["webdataset"]  # Emilia's shards, say, are laid out as its folders are
-    found = [name for name, format in FORMATS.items() if name != "tree" and not format.lacks(listing)]
-    return found or ["tree"] * (not FORMATS["tree"].lacks(listing))
+    found = [name for name, format in FORMATS.items() if name not in _BY_THEMSELVES and not format.lacks(listing)]
+    return found or [name for name in _BY_THEMSELVES if not FORMATS[name].lacks(listing)][:1]
 
 
 def format_of_file(source: Source, file: str) -> str:
     """Return the format of a file that is given as the corpus; an empty string if it is none."""
     if file.endswith(".list"):
         return "list"
+    if datasets.is_dataset(file):
+        return "datasets"
     if file.endswith(".jsonl.gz"):
         return "lhotse"
     if file.endswith(table_files.SUFFIXES):
@@ -311,4 +333,7 @@ def read(name: str, source: Source, file: str, columns: Columns | None) -> Entri
         file: that was given as the corpus; an empty string if its folder was.
         columns: of a table.
     """
-    return table_files.read_table(source, file, columns) if columns else FORMATS[name].read(source, file)
+    if not columns:
+        return FORMATS[name].read(source, file)
+    read_rows = datasets.read_datasets if name == "datasets" else table_files.read_table
+    return read_rows(source, file, columns)

@@ -46,6 +46,10 @@ class Columns:
         """
         self._given = dict(given or {})
 
+    def names(self, role: str) -> str:
+        """Return the column that is given for something, by its name or its number; an empty string if none is."""
+        return self._given.get(role, "")
+
     @property
     def are_numbered(self) -> bool:
         return bool(self._given) and all(value.isdecimal() for value in self._given.values())
@@ -154,6 +158,11 @@ def _path(source: Source, base: str, folders: Sequence[str], audio: str) -> str:
         return audio
     candidates = ["/".join(filter(None, (base, folder, audio))) for folder in ("", *folders)]
     return next(filter(source.exists, candidates), candidates[-1])
+
+
+def path_beside(source: Source, file: str, audio: str) -> str:
+    """Return the path of a recording that a table names, which may be relative to the table or to the corpus."""
+    return _path(source, file.rpartition("/")[0], ("",), audio.replace("\\", "/"))
 
 
 def _seconds(row: Row) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from headrace.featurize.files.archives import tar_members, zip_members
+from headrace.featurize.files.archives import table_members, tar_members, zip_members
 from headrace.store.errors import Rejected, rejected_file
 from headrace.store.schema import Member
 from headrace.store.storage import StoragePath
@@ -21,6 +21,9 @@ from headrace.store.storage import StoragePath
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 23
 """Bytes of an unpacked member that are held in memory; more are in a temporary file."""
+_REQUESTED = 1 << 22
+"""Bytes of a table in a bucket that are requested at once."""
+_TABLES = ("parquet", "arrow")
 _REPLACED = "the archive that it is in was replaced since it was scanned: run the same command again"
 
 ReadAt = Callable[[int, int], bytes]
@@ -37,6 +40,9 @@ def open_member(root: StoragePath, member: Member, size: int) -> Iterator[Binary
     Raises:
         Rejected: stage "decode"; it cannot be read, or is not what was scanned.
     """
+    if member.kind in _TABLES:
+        yield io.BytesIO(_row(root, member, size))
+        return
     with _opened(root, member.archive) as read_at:
         start, is_deflated = _content(read_at, member)
         if not is_deflated:
@@ -51,6 +57,9 @@ def open_member(root: StoragePath, member: Member, size: int) -> Iterator[Binary
 
 def read_member(root: StoragePath, member: Member, size: int) -> Iterator[bytes]:
     """Yield the content of a member in pieces. Arguments and errors are those of `open_member`."""
+    if member.kind in _TABLES:
+        yield _row(root, member, size)
+        return
     with _opened(root, member.archive) as read_at:
         start, is_deflated = _content(read_at, member)
         pieces = _inflated(read_at, start, member.place[1], size) if is_deflated else _stored(read_at, start, size)
@@ -60,6 +69,19 @@ def read_member(root: StoragePath, member: Member, size: int) -> Iterator[bytes]
             yield piece
     if member.kind == "zip" and crc != member.check:
         raise Rejected("decode", "its content is not what its archive says (CRC-32): the archive is damaged")
+
+
+def open_table(root: StoragePath, name: str) -> Any:
+    """Open a Parquet or Arrow file for Arrow. Raises OSError if it cannot be read."""
+    pa, path = table_members.arrow(), root / name
+    if isinstance(path, Path):
+        return pa.memory_map(str(path)) if name.lower().endswith(".arrow") else pa.OSFile(str(path))
+    window = _Window(lambda count, start: bytes(path.read_ranges([(start, start + count)])[0]), 0, path.size())
+    return pa.PythonFile(io.BufferedReader(window, _REQUESTED), mode="r")
+
+
+def _row(root: StoragePath, member: Member, size: int) -> bytes:
+    return table_members.read_row(root, lambda: open_table(root, member.archive), member, size)
 
 
 @contextmanager

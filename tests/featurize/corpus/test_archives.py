@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,23 @@ import soundfile
 
 from headrace.featurize.audio import recording
 from headrace.featurize.corpus import scanner
+from headrace.featurize.corpus.formats.table_files import parse_columns
 from headrace.featurize.files.archives import members, reading
 from headrace.featurize.files.source import local_file
 from headrace.featurize.pipeline import part_plan
-from headrace.store.errors import Rejected, StoreError
+from headrace.store.errors import CorpusError, Rejected, StoreError
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import Member, Reject, Utterance
-from tests.featurize.corpus.archives import build, contents, make_recordings, pack_tars, pack_zip, tar_of
+from tests.featurize.corpus.archives import (
+    build,
+    contents,
+    make_recordings,
+    pack_arrow,
+    pack_parquet,
+    pack_tars,
+    pack_zip,
+    tar_of,
+)
 from tests.helpers.corpus_formats import make_tree, record, write
 
 
@@ -314,3 +325,83 @@ def test_headers_of_members_are_those_of_their_files(folder: Path, tmp_path: Pat
     for utterance in scan(archive)[0].values():
         same = recording.read_header(folder, utterance.audio, utterance.size)
         assert recording.read_header(tmp_path, utterance.audio, utterance.size, member=utterance.member) == same
+
+
+def by_text(found: dict[str, tuple[object, ...]]) -> dict[object, tuple[object, ...]]:
+    return {values[0]: values for values in found.values()}
+
+
+@pytest.mark.parametrize("pack", [pack_parquet, pack_arrow])
+def test_data_sets_of_hugging_face_are_read_as_they_are(
+    folder: Path, expected: dict[str, tuple[object, ...]], tmp_path: Path, pack: Callable[[Path, Path], Path]
+) -> None:
+    corpus = pack(folder, tmp_path / "corpus")
+    assert scanner.detect_format(corpus) == "datasets"
+    build(corpus, tmp_path / "STORE", part_hours=0.0004)
+    assert by_text(contents(tmp_path / "STORE")) == by_text(expected) and not list(verify(tmp_path / "STORE"))
+    assert build(corpus, tmp_path / "STORE", part_hours=0.0004)["parts_built"] == 0
+    utterances, rejects = scan(corpus, format="datasets")
+    file = sorted(path.name for path in corpus.iterdir() if "00001-of" in path.name)[0]
+    assert not rejects and utterances[f"{file}/2"].member.place[1] == 0  # type: ignore[union-attr]
+    assert [*scan(corpus / file)[0]] == [f"{file}/{n}" for n in range(5)]
+
+
+def test_rows_that_name_files_and_columns_that_are_named(folder: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    record(tmp_path / "corpus/clips/a.wav")
+    audio = [
+        {"bytes": None, "path": "clips/a.wav"},
+        {"bytes": None, "path": "b.wav"},
+        None,
+        {"bytes": b"x", "path": ""},
+    ]
+    table = pa.table({"sound": audio, "said": ["One", "Two", "Three", "Four"], "wer": [1, 2, 3, 4]})
+    pyarrow.parquet.write_table(table, tmp_path / "corpus/t.parquet")
+    with pytest.raises(CorpusError, match=r"no column of text is known.*'sound', 'said', 'wer'.*--columns"):
+        scan(tmp_path / "corpus")
+    utterances, rejects = scan(tmp_path / "corpus", columns=parse_columns("audio=sound,text=said,speaker=wer"))
+    assert {u.id: (u.text, u.speaker) for u in utterances.values()} == {"clips/a.wav": ("One", "1")}
+    said = {"b.wav": "no such file", "t.parquet/2": "neither a recording", "t.parquet/3": "header cannot be read"}
+    assert {id: reason for id, reason in said.items() if reason in rejects.pop(id)} == said and not rejects
+    with pytest.raises(CorpusError, match="no column 'laut'"):
+        scan(tmp_path / "corpus", columns=parse_columns("audio=laut,text=said"))
+
+
+def test_damage_in_a_table_costs_its_rows(folder: Path, tmp_path: Path) -> None:
+    corpus = pack_parquet(folder, tmp_path / "corpus", rows=6)
+    file = corpus / "train-00000-of-00002.parquet"
+    content = bytearray(file.read_bytes())
+    at = content.index(b"fLaC", content.index(b"fLaC") + 4)
+    content[at : at + 4000] = os.urandom(4000)  # a page of the first or the second row group
+    file.write_bytes(content)
+    (corpus / "train-00001-of-00002.parquet").write_bytes(b"PAR1" + bytes(100))
+    write(corpus / "zzz.arrow", b"no table")
+    utterances, rejects = scan(corpus)
+    assert len(utterances) + len(rejects) == 8 and len(utterances) in (4, 5)
+    assert {"train-00001-of-00002.parquet", "zzz.arrow"} < {*rejects}
+
+
+def test_a_table_that_is_replaced_after_the_scan(folder: Path, tmp_path: Path) -> None:
+    corpus = pack_parquet(folder, tmp_path / "corpus")
+    utterance = scan(corpus)[0]["train-00000-of-00003.parquet/1"]
+    (corpus / "train-00000-of-00003.parquet").write_bytes((corpus / "train-00001-of-00003.parquet").read_bytes())
+    assert utterance.member
+    with pytest.raises(Rejected, match="was replaced since it was scanned"):
+        list(reading.read_member(corpus, utterance.member, utterance.size))
+
+
+def test_rows_are_read_in_any_order(folder: Path, tmp_path: Path) -> None:
+    corpus = pack_parquet(folder, tmp_path / "corpus", rows=12, group=7)
+    utterances = [*scan(corpus)[0].values()]
+    for utterance in utterances[::-1] + utterances[::2]:
+        assert utterance.member
+        assert len(b"".join(reading.read_member(corpus, utterance.member, utterance.size))) == utterance.size
+
+
+def test_a_table_beside_a_corpus_is_none_of_it(folder: Path, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    before = scan(tree)
+    pack_parquet(folder, tree)
+    assert scan(tree) == before
