@@ -104,8 +104,9 @@ def _in_archives(found: Source, file: str, format: str | None) -> tuple[Source, 
     listing = known_formats.Listing(found)
     if not any(map(is_archive, listing.sample)):
         return found, file
-    fits = known_formats.fitting(found) if format is None else not FORMATS[format].lacks(listing)
-    return (found, file) if fits else (ArchiveSource(found), file)
+    fitting = known_formats.fitting(found) if format is None else [format] * (not FORMATS[format].lacks(listing))
+    in_archives = not fitting or FORMATS[fitting[0]].in_archives
+    return (ArchiveSource(found) if in_archives else found), file
 
 
 def _audio_folder(found: Source, audio: StoragePath) -> str:

@@ -14,6 +14,7 @@ from headrace.featurize.corpus.formats import (
     gpt_sovits_list,
     kaldi,
     lhotse_cuts,
+    lhotse_shar,
     ljspeech,
     table_files,
     texts_beside,
@@ -70,6 +71,8 @@ class Format:
     """Returns what a folder lacks to be of this format; an empty string if it is."""
     suffixes: tuple[str, ...] = ()
     """Of a file that may be given as the corpus, in place of its folder."""
+    in_archives: bool = False
+    """Whether it has archives beside other files, in which recordings lie."""
     lists_all: bool = True
     """Whether a recording that is not listed is one without text. Some corpora have others on purpose."""
 
@@ -136,6 +139,11 @@ def _lacks_shards(listing: Listing) -> str:
     stems = (f"{folder}/{key}", shards[0].rpartition(".")[0] if shards else "")
     found = any(stem + end in present for stem in stems for end in (".json", ".txt"))
     return "" if found else ".tar files of recordings, each with a .json or .txt of its key"
+
+
+def _lacks_shar(listing: Listing) -> str:
+    found = listing.some(lhotse_shar.CUTS.pattern) and listing.some(r"recording(?:\.\d+)?\.tar(?:/.*)?")
+    return "" if found else "cuts.000000.jsonl.gz and recording.000000.tar"
 
 
 def _lacks_tables(listing: Listing) -> str:
@@ -261,6 +269,12 @@ FORMATS: Mapping[str, Format] = {
         lambda listing: "" if any(map(lists.is_kss_transcript, listing.names)) else "transcript.v.1.4.txt",
     ),
     "emilia": Format("recordings, each with a .json", _folder_only(texts_beside.read_emilia), _lacks_emilia),
+    "shar": Format(
+        "cuts.000000.jsonl.gz and recording.000000.tar, as Lhotse Shar has them",
+        _folder_only(lhotse_shar.read_shar),
+        _lacks_shar,
+        in_archives=True,
+    ),
     "webdataset": Format(
         ".tar files of recordings, each with a .json or .txt of its key",
         _folder_only(webdataset.read_webdataset),
@@ -301,8 +315,9 @@ def _books(listing: Listing) -> list[str]:
 def fitting(source: Source) -> list[str]:
     """Return the names of the formats that a folder is of; shards, data sets or a tree only by themselves."""
     listing = Listing(source)
-    if not FORMATS["webdataset"].lacks(listing):
-        return ["webdataset"]  # Emilia's shards, say, are laid out as its folders are
+    for name in ("shar", "webdataset"):
+        if not FORMATS[name].lacks(listing):
+            return [name]  # Emilia's shards, say, are laid out as its folders are
     found = [name for name, format in FORMATS.items() if name not in _BY_THEMSELVES and not format.lacks(listing)]
     return found or [name for name in _BY_THEMSELVES if not FORMATS[name].lacks(listing)][:1]
 

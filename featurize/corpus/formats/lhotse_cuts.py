@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from sys import intern
 from typing import Any
@@ -27,12 +27,20 @@ OUTSIDE_TOLERANCE_S = 0.01
 """Seconds by which a supervision may reach outside of its cut: times are rounded."""
 
 
-def read_cuts(source: Source, file: str) -> Entries:
-    """Read a manifest, whose lines are cuts of one recording each. A recording that is a command is not run."""
+OfShard = Callable[[str], str]
+"""Returns the path of the recording of a cut in a shard, by the cut's id. Raises Rejected if it has none."""
+
+
+def read_cuts(source: Source, file: str, of_shard: OfShard | None = None) -> Entries:
+    """Read a manifest, whose lines are cuts of one recording each. A recording that is a command is not run.
+
+    Args:
+        of_shard: of a manifest of a shard, returns the path of the recording of a cut by the cut's id.
+    """
     for number, line in enumerate(_read_lines(source, file), 1):
         location = f"{file}:{number}"
         try:
-            yield _entry(source, location, json.loads(line))
+            yield _entry(source, location, json.loads(line), of_shard)
         except Rejected as error:
             yield Reject(location, error.stage, error.reason)
         except json.JSONDecodeError:
@@ -60,12 +68,12 @@ def _read_lines(source: Source, file: str) -> Iterator[bytes]:
         raise CorpusError(f"{source.root / file} cannot be read: {error}.") from None
 
 
-def _entry(source: Source, location: str, cut: Mapping[str, Any]) -> Entry:
+def _entry(source: Source, location: str, cut: Mapping[str, Any], of_shard: OfShard | None) -> Entry:
     kind = _field(cut, "type")
     if kind != "MonoCut":
         raise Rejected("scan", f"a {str(kind)[:40]}: only a MonoCut is an unmodified part of one recording")
     recording, supervisions = _field(cut, "recording"), _field(cut, "supervisions")
-    audio = _audio_file(cut, recording)
+    audio = _audio_file(cut, recording, of_shard)
     speakers = {str(supervision["speaker"]) for supervision in supervisions if supervision.get("speaker")}
     if len(speakers) > 1:
         raise Rejected("scan", f"{len(speakers)} speakers: cut it between them")
@@ -97,21 +105,22 @@ def _field(document: Mapping[str, Any], name: str) -> Any:
     return document[name]
 
 
-def _audio_file(cut: Mapping[str, Any], recording: Mapping[str, Any]) -> str:
+def _audio_file(cut: Mapping[str, Any], recording: Mapping[str, Any], of_shard: OfShard | None) -> str:
     """Return the file of a cut's recording. Raise Rejected if the cut sounds otherwise than that file."""
     (audio_source,) = _field(recording, "sources")
     for document, known in ((cut, _CUT_FIELDS), (recording, _RECORDING_FIELDS), (audio_source, _SOURCE_FIELDS)):
         if unknown := sorted(name for name, value in document.items() if name not in known and value is not None):
             raise Rejected("scan", f"it has {unknown[0][:40]!r}, which is not known and may change what is heard")
     kind, channels = _field(audio_source, "type"), _field(audio_source, "channels")
-    if kind != "file":
+    is_of_shard = kind == "shar" and of_shard is not None
+    if kind != "file" and not is_of_shard:
         raise Rejected("scan", f"its recording is a {kind}, which is neither run nor downloaded: save it as a file")
     if len(channels) > 1:
         raise Rejected("scan", f"one of {len(channels)} channels: save it as a recording of its own")
     names = [str(one.get("name", one) if isinstance(one, dict) else one) for one in recording.get("transforms") or ()]
     if changing := [name for name in names if name not in _SAME_SOUND]:
         raise Rejected("scan", f"its recording is transformed ({', '.join(changing)[:60]}): save it as it is to sound")
-    return str(_field(audio_source, "source"))
+    return of_shard(str(_field(cut, "id"))) if is_of_shard and of_shard else str(_field(audio_source, "source"))
 
 
 def _check_inside(supervision: Mapping[str, Any], length: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -14,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import soundfile
 
 from headrace import store
 from headrace.featurize.pipeline import build as pipeline
@@ -25,8 +27,6 @@ from tests.helpers.corpus_formats import write
 
 def make_recordings(folder: Path, count: int = 12, seconds: float = 0.3) -> Path:
     """Recordings of several kinds and rates, each with a .json of its name that has text, speaker and language."""
-    import soundfile
-
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(count):
         rate, end = ((32_000, "flac"), (16_000, "wav"), (16_000, "flac"), (24_000, "ogg"))[n % 4]
@@ -112,6 +112,32 @@ def dataset_table(folder: Path, names: tuple[str, ...] = ("s0", "s1", "s2")) -> 
     )
     metadata = {"huggingface": json.dumps({"info": {"features": kinds}})}
     return pa.Table.from_pylist(rows, schema.with_metadata(metadata))
+
+
+def pack_shar(folder: Path, out: Path, shard: int = 5) -> Path:
+    """As Lhotse's `SharWriter` writes them, the recordings as their own bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = sorted(folder.glob("*.json"))
+    for number, start in enumerate(range(0, len(files), shard)):
+        lines, members = "", []
+        for file in files[start : start + shard]:
+            (audio,) = (other for other in folder.glob(f"{file.stem}.*") if other != file)
+            recording, cut = _shar_cut(file, audio)
+            lines += json.dumps(cut) + "\n"
+            members += [(audio.name, audio.read_bytes()), (file.name, json.dumps(recording).encode())]
+        write(out / f"cuts.{number:06}.jsonl.gz", gzip.compress(lines.encode()))
+        write(out / f"recording.{number:06}.tar", tar_of(*members))
+    return out
+
+
+def _shar_cut(file: Path, audio: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    info, said = soundfile.info(audio), json.loads(file.read_text())
+    source = {"type": "shar", "channels": [0], "source": ""}
+    length = {"sampling_rate": info.samplerate, "num_samples": info.frames, "duration": info.duration}
+    recording = {"id": "r", "sources": [source], **length, "channel_ids": [0]}
+    supervision = {"id": "s", "recording_id": "r", "start": 0.0, "duration": info.duration, "channel": 0, **said}
+    cut = {"id": file.stem, "start": 0, "duration": info.duration, "channel": 0, "supervisions": [supervision]}
+    return recording, {**cut, "recording": recording, "type": "MonoCut"}
 
 
 def tar_of(*members: tuple[str, bytes] | tarfile.TarInfo, format: int = tarfile.GNU_FORMAT) -> bytes:

@@ -29,6 +29,7 @@ from tests.featurize.corpus.archives import (
     make_recordings,
     pack_arrow,
     pack_parquet,
+    pack_shar,
     pack_tars,
     pack_zip,
     tar_of,
@@ -405,3 +406,34 @@ def test_a_table_beside_a_corpus_is_none_of_it(folder: Path, tmp_path: Path) -> 
     before = scan(tree)
     pack_parquet(folder, tree)
     assert scan(tree) == before
+
+
+def test_shards_of_lhotse_are_read_as_they_are(folder: Path, expected: dict[str, object], tmp_path: Path) -> None:
+    corpus = pack_shar(folder, tmp_path / "corpus")
+    assert scanner.detect_format(corpus) == "shar"
+    build(corpus, tmp_path / "STORE")
+    assert contents(tmp_path / "STORE") == expected and not list(verify(tmp_path / "STORE"))
+    assert scan(corpus, format="shar") == scan(corpus)
+    write(corpus / "recording.000000.tar", tar_of(("u0000.nodata", b""), ("other.wav", WAVE)))
+    write(corpus / "cuts.000001.jsonl.gz", b"\x1f\x8b" + bytes(20))
+    utterances, rejects = scan(corpus)
+    assert {id.rpartition("/")[0] for id in utterances} == {"recording.000002.tar"}
+    assert "no recording of it" in rejects["cuts.000000.jsonl.gz:1"]
+    assert "no line of the corpus" in rejects["recording.000000.tar/other.wav"]
+    assert "cannot be read" in rejects["cuts.000001.jsonl.gz"]
+
+
+def test_what_lhotse_writes_is_read(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    from lhotse.shar import SharWriter
+
+    record(tmp_path / "r.wav", 16_000)
+    whole = lhotse.Recording.from_file(tmp_path / "r.wav")
+    said = lhotse.SupervisionSegment("s", whole.id, 0, 0.5, text="Hello", speaker="anna", language="English")
+    (tmp_path / "corpus").mkdir()
+    with SharWriter(tmp_path / "corpus", fields={"recording": "flac"}, shard_size=2) as writer:
+        for n in range(3):
+            writer.write(lhotse.MonoCut(f"c.{n}", n / 4, 0.5, 0, recording=whole, supervisions=[said]))
+    utterances, rejects = scan(tmp_path / "corpus")
+    assert not rejects and [*utterances] == [f"recording.00000{n // 2}.tar/c.{n}.flac" for n in range(3)]
+    assert {(u.text, u.speaker, u.stop) for u in utterances.values()} == {("Hello", "anna", 8000)}

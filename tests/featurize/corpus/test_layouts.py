@@ -54,13 +54,7 @@ def test_published_corpora_are_read_as_they_are(tmp_path: Path, name: str) -> No
 
 
 def test_every_format_has_a_miniature() -> None:
-    others = {
-        "kaldi",
-        "lhotse",
-        "tree",
-        "webdataset",
-        "datasets",
-    }  # of which test_scan.py and test_archives.py have some
+    others = {"kaldi", "lhotse", "tree", "webdataset", "datasets", "shar"}  # which test_scan and test_archives have
     assert {layout.format for layout in LAYOUTS.values()} | others == {*FORMATS}
 
 
