@@ -77,6 +77,13 @@ def test_a_store_without_parts_has_an_empty_index(tmp_path: Path) -> None:
     assert found.bounds.tolist() == [0] and not len(found.parts) and found.columns["frames"].shape == (0,)
 
 
+def test_a_store_of_one_part_and_parts_without_utterances_have_an_index(tmp_path: Path) -> None:
+    create_store(tmp_path, ATTRIBUTES | {"plan": {"parts": 1, "utterances": 2, "digest": ""}})
+    write_part(tmp_path, make_part(0, [5, 6]))
+    assert index.derive(tmp_path).bounds.tolist() == [0, 2]
+    index._check_bounds(tmp_path, np.asarray([0, 1, 2], np.int32), np.asarray([0, 0, 2, 2], np.int64))
+
+
 @pytest.mark.unaccounted
 @pytest.mark.parametrize("changes", [{"utterances": 0}, {"utterances": (1 << 48) - 1}, {"frames": 0}, {"rejects": []}])
 def test_a_seal_within_bounds_is_read(root: Path, changes: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.store import layout
+from headrace.store import json_text, layout
 from headrace.store.errors import DamagedStore, NotAStore
 from headrace.store.integrity.checksummed_metadata import with_checksum
 from headrace.store.root_attributes import MAX_FORMAT_CHARACTERS, MAX_PARTS, read_attributes
@@ -96,3 +96,10 @@ def test_without_a_root_there_is_a_store_only_where_parts_are(tmp_path: Path, co
     (part / "zarr.json").write_text(json.dumps({}))
     with pytest.raises(DamagedStore, match="is missing or damaged, but there are parts: run store repair"):
         read_attributes(tmp_path)
+
+
+def test_json_that_nests_too_deeply_is_no_value() -> None:
+    assert json_text.parse(b'{"a": [1, null]}') == {"a": [1, None]}
+    for data in ("[" * 100_000, b"[" * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError):
+            json_text.parse(data)
