@@ -26,6 +26,7 @@ SLOW = {
     "compatibility/test_made_before.py",
     "docs/test_documented_commands.py",
     "featurize/audio/test_malformed_files.py",
+    "featurize/corpus/test_archives_in_buckets.py",
     "featurize/exchange/test_gpt_sovits_dir.py",
     "featurize/features/test_network_features.py",
     "featurize/forced_alignment/test_hmm_aligner.py",

@@ -3,9 +3,11 @@ rejects that a store can hold, or one error for a person."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -18,10 +20,12 @@ from headrace.featurize.corpus.alignment_files import read_alignment
 from headrace.featurize.corpus.scanner import scan
 from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.exchange.gpt_sovits_inventory import scan_directory
+from headrace.featurize.files.archives import reading
 from headrace.featurize.pipeline.presets import feature_specs, read_recipe
 from headrace.store.conditions import evaluate
 from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Reject, Utterance
+from tests.featurize.corpus import archives
 from tests.featurize.corpus.layouts import LAYOUTS
 from tests.helpers import corpus_formats, gpt_sovits_dirs
 from tests.helpers.corpus_formats import RATE, record, write
@@ -384,3 +388,36 @@ def test_no_recipe_takes_gigabytes(root: Path) -> None:
     file = write(root / "r.toml", 'extends = "gpt-sovits-v2"\nn_fft = 65536\nn_mels = 32768\n')
     with pytest.raises(UsageError, match="at most 1024 bands"):
         read_recipe(file)
+
+
+def archives_of(folder: Path) -> dict[str, list[bytes]]:
+    """Seeds of archives of every kind, by the names that they have in the corpus."""
+    kinds = {
+        "a.tar": [tar.read_bytes() for tar in sorted(archives.pack_tars(folder, folder / "t", 2).iterdir())],
+        "a.zip": [archives.pack_zip(folder, folder / f"{n}.zip", n).read_bytes() for n in (0, 8)],
+        "a.parquet": [file.read_bytes() for file in sorted(archives.pack_parquet(folder, folder / "p").iterdir())],
+        "a.arrow": [file.read_bytes() for file in sorted(archives.pack_arrow(folder, folder / "r").glob("*.arrow"))],
+    }
+    kinds["a.tar"].append(archives.tar_of(("n" * 300 + ".wav", b"RIFF"), format=tarfile.PAX_FORMAT))
+    return kinds
+
+
+@counts
+@pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.parquet", "a.arrow"])
+def test_archives(tmp_path: Path, count: int, name: str) -> None:
+    folder = archives.make_recordings(tmp_path / "speech", 2, 0.01)
+    seeds = archives_of(folder)[name]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+
+    def read() -> None:
+        given = corpus if name == "a.tar" else corpus / name
+        for found in scan(given):
+            check(found, corpus)
+            if isinstance(found, Utterance) and found.member:
+                with contextlib.suppress(Rejected):
+                    assert sum(map(len, reading.read_member(corpus, found.member, found.size))) == found.size
+
+    fuzz_file(
+        corpus / name, seeds, count // 4, read, "ustar\x0000", "PK\x03\x04", "PAR1", "audio", ".wav", "../", "path="
+    )

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,12 +18,13 @@ from headrace.featurize.files.archives import table_members, tar_members, zip_me
 from headrace.store.errors import Rejected, rejected_file
 from headrace.store.schema import Member
 from headrace.store.storage import StoragePath
+from headrace.store.storage.s3 import S3Path
 
 _PIECE = 1 << 20
 _IN_MEMORY = 1 << 23
 """Bytes of an unpacked member that are held in memory; more are in a temporary file."""
-_REQUESTED = 1 << 22
-"""Bytes of a table in a bucket that are requested at once."""
+_HEADERS, _REQUESTED = 1 << 16, 1 << 22
+"""Bytes of an archive in a bucket that are requested at once: for the header of a recording, and for its content."""
 _TABLES = ("parquet", "arrow")
 _REPLACED = "the archive that it is in was replaced since it was scanned: run the same command again"
 
@@ -43,7 +45,7 @@ def open_member(root: StoragePath, member: Member, size: int) -> Iterator[Binary
     if member.kind in _TABLES:
         yield io.BytesIO(_row(root, member, size))
         return
-    with _opened(root, member.archive) as read_at:
+    with _opened(root, member.archive, _HEADERS) as read_at:
         start, is_deflated = _content(read_at, member)
         if not is_deflated:
             yield io.BufferedReader(_Window(read_at, start, size))
@@ -60,7 +62,7 @@ def read_member(root: StoragePath, member: Member, size: int) -> Iterator[bytes]
     if member.kind in _TABLES:
         yield _row(root, member, size)
         return
-    with _opened(root, member.archive) as read_at:
+    with _opened(root, member.archive, min(size + _HEADERS, _REQUESTED)) as read_at:
         start, is_deflated = _content(read_at, member)
         pieces = _inflated(read_at, start, member.place[1], size) if is_deflated else _stored(read_at, start, size)
         crc = 0
@@ -76,8 +78,8 @@ def open_table(root: StoragePath, name: str) -> Any:
     pa, path = table_members.arrow(), root / name
     if isinstance(path, Path):
         return pa.memory_map(str(path)) if name.lower().endswith(".arrow") else pa.OSFile(str(path))
-    window = _Window(lambda count, start: bytes(path.read_ranges([(start, start + count)])[0]), 0, path.size())
-    return pa.PythonFile(io.BufferedReader(window, _REQUESTED), mode="r")
+    window = _Window(_Requests(path, _REQUESTED).read_at, 0, _size(path))
+    return pa.PythonFile(io.BufferedReader(window), mode="r")
 
 
 def _row(root: StoragePath, member: Member, size: int) -> bytes:
@@ -85,11 +87,11 @@ def _row(root: StoragePath, member: Member, size: int) -> bytes:
 
 
 @contextmanager
-def _opened(root: StoragePath, archive: str) -> Iterator[ReadAt]:
-    """Open an archive."""
+def _opened(root: StoragePath, archive: str, requested: int) -> Iterator[ReadAt]:
+    """Open an archive, of which so many bytes are requested at once if it is in a bucket."""
     path = root / archive
     if not isinstance(path, Path):
-        yield lambda count, position: bytes(path.read_ranges([(position, position + count)])[0])
+        yield _Requests(path, requested).read_at
         return
     try:
         file = io.FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
@@ -143,6 +145,28 @@ def _inflated(read_at: ReadAt, start: int, compressed: int, size: int) -> Iterat
         raise Rejected("decode", f"it cannot be unpacked ({error}): the archive is damaged") from None
     if left:
         raise Rejected("decode", f"it unpacks to {size - left} of {size} bytes: the archive is damaged")
+
+
+class _Requests:
+    """Reads an object in a bucket by large ranges, of which the last is held."""
+
+    def __init__(self, path: S3Path, requested: int) -> None:
+        self._path, self._requested = path, requested
+        self._start, self._held = 0, b""
+
+    def read_at(self, count: int, position: int) -> bytes:
+        if not self._start <= position <= position + count <= self._start + len(self._held):
+            stop = min(position + max(count, self._requested), _size(self._path))
+            self._start, self._held = position, b""
+            if position < stop:
+                self._held = bytes(self._path.read_ranges([(position, stop)])[0])
+        return self._held[position - self._start : position - self._start + count]
+
+
+@lru_cache(maxsize=1024)
+def _size(path: S3Path) -> int:
+    """Return the size of an object, which is asked for once in a process."""
+    return path.size()
 
 
 class _Window(io.RawIOBase):
