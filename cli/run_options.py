@@ -138,6 +138,11 @@ _OPTIONS = {
         show_default="500",
         help="Save a checkpoint after every so many steps.",
     ),
+    "checkpoint_to": option(
+        "--checkpoint-to",
+        metavar="PLACE",
+        help="Copy checkpoints to this folder or s3://BUCKET/PREFIX too. --resume restores an empty RUN from there.",
+    ),
     "validate_every": option(
         "--validate-every",
         type=NOT_NEGATIVE,

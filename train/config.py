@@ -164,6 +164,9 @@ class ScheduleConfig:
     """Stop after this many epochs. 0 for no limit."""
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
+    checkpoint_to: str = ""
+    """Copy each checkpoint to this folder or `s3://BUCKET/PREFIX` too, with config.json and metrics.jsonl. A run that
+    is resumed in an empty folder is restored from there. Empty for no copies."""
     validate_every: int = 500
     """Steps between validations; there is one at the end too. 0 for none."""
     patience: int = 0
@@ -173,6 +176,7 @@ class ScheduleConfig:
         _check_not_negative(self, "max_steps", "max_epochs", "validate_every", "patience")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
+        parse_path(self.checkpoint_to)
         if self.patience and not self.validate_every:
             raise UsageError("patience follows the validation loss: validate_every cannot be 0 with it.")
 
@@ -401,7 +405,7 @@ def resumed(out: Path, given: Mapping[str, Any], saved: RunConfig | None = None)
     if saved is None:
         saved = read_config(out)
     now = saved.with_options(**({"profile": 0} | dict(given)), out=out)
-    changed = list(_changes_for_life(saved, now))
+    changed = list(changes_for_life(saved, now))
     if changed:
         raise RunError(
             f"{out} was started with another {' and '.join(option for option, _, _ in changed)}: leave that out to "
@@ -411,7 +415,7 @@ def resumed(out: Path, given: Mapping[str, Any], saved: RunConfig | None = None)
     return now
 
 
-def _changes_for_life(saved: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+def changes_for_life(saved: RunConfig, now: RunConfig) -> Iterator[tuple[str, Any, Any]]:
     """Yield each option that a run keeps and that differs: its name on the command line, and both values."""
     for section in KEPT_FOR_LIFE:
         before, after = getattr(saved, section), getattr(now, section)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 P = TypeVar("P")
@@ -65,6 +66,18 @@ class Storage(Protocol[P]):
         Args:
             chunks: iterated again if the upload has to be repeated.
         """
+        ...
+
+    def write_whole(self, file: P, chunks: Iterable[bytes]) -> None:
+        """Create or replace a file outside of stores: readers see the old content or the new one.
+
+        Args:
+            chunks: iterated again if the upload has to be repeated.
+        """
+        ...
+
+    def copy_to(self, file: P, target: Path) -> None:
+        """Copy a file to one of this machine, which is replaced. Raises FileNotFoundError if there is none."""
         ...
 
     def write_atomic(self, root: P, name: str, data: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -96,6 +97,17 @@ class LocalStorage:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as opened:
             opened.writelines(chunks)
+
+    def write_whole(self, file: Path, chunks: Iterable[bytes]) -> None:
+        """Create or replace a file, and the folders that it needs: readers see the old content or the new one."""
+        make_folder(file.parent)
+        with atomic_file(file) as opened:
+            opened.writelines(chunks)
+
+    def copy_to(self, file: Path, target: Path) -> None:
+        """Copy a file."""
+        with open_regular(file) as source, target.open("wb") as copied:
+            shutil.copyfileobj(source, copied)
 
     def write_atomic(self, root: Path, name: str, data: bytes) -> None:
         """Create or replace the file `name` of `root`: readers see the old content or the new one."""

@@ -204,6 +204,14 @@ class S3Storage:
         """Create or replace an object: readers see the old content or the new one."""
         file.write(chunks)
 
+    def write_whole(self, file: S3Path, chunks: Iterable[bytes]) -> None:
+        """Create or replace an object: readers see the old content or the new one."""
+        file.write(chunks)
+
+    def copy_to(self, file: S3Path, target: Path) -> None:
+        """Copy an object to a file of this machine."""
+        file.download(target)
+
     def write_atomic(self, root: S3Path, name: str, data: bytes) -> None:
         """Create or replace the object `name` under `root`: readers see the old content or the new one."""
         (root / name).write([data])

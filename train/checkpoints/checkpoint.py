@@ -36,9 +36,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that exist, ascending."""
-        names = (re.fullmatch(r"step-([0-9]{8,})\.pt", path.name) for path in self.folder.glob("step-*.pt"))
-        steps = {int(name[1]) for name in names if name}
-        return sorted(step for step in steps if self.path(step).is_file())
+        found = {step_of(path.name) for path in self.folder.glob("step-*.pt")}
+        return sorted(step for step in found if step is not None and self.path(step).is_file())
 
     def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
         """Write the checkpoint of a step; of older ones only the newest and the best stay. Returns its path.
@@ -92,6 +91,12 @@ class Checkpoints:
             except CorruptCheckpoint as fault:
                 damaged.append(f"{path} is damaged ({fault}): trying the one before it")
         raise RunError(f"No checkpoint in {self.folder} can be used: start a new run with another --out.", *damaged)
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of the checkpoint of this name; None if no checkpoint has it."""
+    found = re.fullmatch(r"step-([0-9]{8,18})\.pt", name)
+    return int(found[1]) if found else None
 
 
 class CorruptCheckpoint(Exception):

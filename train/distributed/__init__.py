@@ -12,7 +12,7 @@ from headrace.train.distributed.collectives import (
 )
 from headrace.train.distributed.gradient_buckets import GradientBuckets, ReductionOptions
 from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
-from headrace.train.distributed.replicas import agreed, broadcast_state, check_state
+from headrace.train.distributed.replicas import agreed, broadcast_state, check_state, on_first_rank
 
 __all__ = [
     "GradientBuckets",
@@ -26,6 +26,7 @@ __all__ = [
     "cuda_device",
     "gather_integers",
     "maximum",
+    "on_first_rank",
     "process_group",
     "rank",
     "watch",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headrace.store.errors import RunError
-from headrace.train.distributed.collectives import all_gather
+from headrace.store.errors import HeadraceError, RunError
+from headrace.train.distributed.collectives import T, all_gather
 from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.distributed.process_group import rank, world_size
 
@@ -101,6 +101,25 @@ def agreed(value: Any) -> Any:
     with PHASES.enter(REDUCING):
         dist.broadcast_object_list(values, 0)
     return values[0]
+
+
+def on_first_rank(call: Callable[[], T]) -> T:
+    """Return on every rank what a call returns on rank 0, or raise what it raises there. Only that rank makes it.
+
+    Raises:
+        HeadraceError, OSError: of the call.
+    """
+    value: T | None = None
+    fault: HeadraceError | OSError | None = None
+    if rank() == 0:
+        try:
+            value = call()
+        except (HeadraceError, OSError) as error:
+            fault = error
+    value, fault = agreed((value, fault))
+    if fault is not None:
+        raise fault
+    return cast(T, value)
 
 
 def _ranks(numbers: Sequence[int]) -> str:

@@ -23,12 +23,13 @@ from typing import Any
 from headrace.store.errors import Interrupted, RunError, UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.checkpoints.copies import CHECKPOINTS, copies_of
 from headrace.train.config import RunConfig, config_path, read_config, resumed
 from headrace.train.distributed.phases import PHASES, TRAINING
 from headrace.train.monitoring.observer import CompositeObserver, Observer
 from headrace.train.trainer.profiling import profile_steps
 from headrace.train.trainer.run import Run
-from headrace.train.trainer.run_folder import CHECKPOINTS, run_folder
+from headrace.train.trainer.run_folder import run_folder
 
 
 def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any] | None:
@@ -46,7 +47,8 @@ def start(config: RunConfig, observer: Observer | None = None) -> dict[str, Any]
         Interrupted: SIGTERM or SIGINT came; a checkpoint was saved.
     """
     observer = observer or CompositeObserver()
-    with distributed.process_group(), run_folder(config.out, resume=False, log=observer.log):
+    copied_to = config.schedule.checkpoint_to
+    with distributed.process_group(), run_folder(config.out, resume=False, log=observer.log, copied_to=copied_to):
         return _train(Run(config, None, observer))
 
 
@@ -59,7 +61,8 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
         As `start`. RunError too where `out` holds no run, `given` would make it another one, or its store has changed.
     """
     log = (observer or CompositeObserver()).log
-    with distributed.process_group(), run_folder(out, resume=True, log=log):
+    copied_to = str(given.get("checkpoint_to", ""))
+    with distributed.process_group(), run_folder(out, resume=True, log=log, copied_to=copied_to):
         observer = (observer if distributed.rank() == 0 else None) or CompositeObserver()
         state = _newest_checkpoint(out, observer)
         config = resumed(out, given, _saved_config(out, state, observer))
@@ -69,7 +72,7 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
 def start_or_resume(
     config: RunConfig, given: Mapping[str, Any], observer: Observer | None = None
 ) -> dict[str, Any] | None:
-    """Continue the run in `config.out` if it has a checkpoint, and start it otherwise.
+    """Continue the run in `config.out` if it, or the place of its copies, has a checkpoint, and start it otherwise.
 
     Args:
         config: the run to start.
@@ -79,9 +82,15 @@ def start_or_resume(
     """
     with distributed.process_group():
         # The first rank decides: on a shared disk the others may not see yet what it sees.
-        if distributed.all_gather(bool(Checkpoints(config.out / CHECKPOINTS).steps()))[0]:
+        if distributed.on_first_rank(lambda: _has_checkpoint(config)):
             return resume(config.out, given, observer)
         return start(config, observer)
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    """Return whether the folder of a run, or the place of its copies, has a checkpoint."""
+    copies = copies_of(config.out, config.schedule.checkpoint_to)
+    return bool(Checkpoints(config.out / CHECKPOINTS).steps() or (copies is not None and copies.steps()))
 
 
 def _newest_checkpoint(out: Path, observer: Observer) -> dict[str, Any] | None:

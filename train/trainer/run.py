@@ -11,8 +11,9 @@ import torch
 
 from headrace.store.errors import RunError
 from headrace.train import distributed
-from headrace.train.checkpoints.background import BackgroundCheckpoints
+from headrace.train.checkpoints.background import BackgroundCheckpoints, BackgroundCopies
 from headrace.train.checkpoints.checkpoint import Checkpoints, random_state, set_random_state
+from headrace.train.checkpoints.copies import copies_of
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
@@ -58,8 +59,8 @@ class Run:
         self.validator = Validator(setup, samples, self.observer)
         self.bad_updates = BadUpdates(self.stage, self.quarantine, self.device, self.observer)
         self.checkpoints = Checkpoints(config.out / "checkpoints")
-        self.saving = BackgroundCheckpoints(self.checkpoints)
         self.recorder.open(self.config, self.step)
+        self.saving = self._begin_saving()
         self.speeds = RankSpeeds(config.distributed.speeds, self.device)
         self._open_stream(self.speeds.begin(position))
         PHASES.step = self.step
@@ -226,6 +227,19 @@ class Run:
         self.stream = self.setup.stream(position)
         if position.speeds:
             self.observer.log(f"speeds, and shares of each step: {describe(position.speeds, len(position.speeds))}")
+
+    def _begin_saving(self) -> BackgroundCheckpoints:
+        """Return what saves checkpoints, and copies them if that was asked for.
+
+        Raises:
+            RunError: the place of the copies has those of another run.
+            StorageError, OSError: nothing can be written there.
+        """
+        copies = copies_of(self.config.out, self.config.schedule.checkpoint_to)
+        if copies is None:
+            return BackgroundCheckpoints(self.checkpoints)
+        distributed.on_first_rank(lambda: copies.begin(self.config))
+        return BackgroundCheckpoints(self.checkpoints, BackgroundCopies(copies, self.observer.log))
 
     def _begin(self) -> Position:
         """Load pretrained weights and return the first position."""

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from headrace.store.errors import HeadraceError, RunBusy, RunError, UsageError
+from headrace.store.errors import RunBusy, RunError, UsageError
 from headrace.store.names import LOCK_FILE
 from headrace.store.storage.local import DRAFT_FILE, clear_drafts, folder_lock, make_folder
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.checkpoints.copies import CHECKPOINTS, copies_of
 from headrace.train.config import config_path, read_config
 from headrace.train.launcher import launched_elastically
 
-CHECKPOINTS = "checkpoints"
 HANGS = "hangs"
 EARLIER_START_S = 60.0
 """Seconds that a process waits under a launcher for one that an earlier start has left. torchrun kills what is stopped
@@ -23,45 +23,46 @@ after 30 s; where a machine is gone, a network file system releases its locks af
 
 
 @contextmanager
-def run_folder(out: Path, *, resume: bool, log: Callable[[str], object]) -> Iterator[None]:
+def run_folder(out: Path, *, resume: bool, log: Callable[[str], object], copied_to: str = "") -> Iterator[None]:
     """Hold the folder of a run for as long as the context lasts; on every rank, though only the first one locks it.
 
     The lock ends with the process of the first rank, however that ends. A folder that got no config.json is left as it
     was found.
 
     Args:
-        log: receives a message while another process is waited for.
+        log: receives a message while another process is waited for, or when the run is restored.
+        copied_to: where its checkpoints are copied, as `checkpoint_to`. With `resume`, a folder without a checkpoint is
+            restored from there.
     Raises:
         UsageError: `out` is a file, or a folder that holds other things than a run. Nothing is written then.
         RunBusy: another process is writing it.
-        RunError: it holds a run already, or with `resume` none.
+        RunError: it, or the place of its copies, holds a run already, or with `resume` none.
+        StorageError, OSError: the place of its copies cannot be reached.
     """
     with ExitStack() as stack:
-        fault: HeadraceError | OSError | None = None
-        if distributed.rank() == 0:
-            try:
-                stack.enter_context(_locked(out, resume, log))
-            except (HeadraceError, OSError) as error:
-                fault = error
-        fault = distributed.all_gather(fault)[0]
-        if fault is not None:
-            raise fault
+        distributed.on_first_rank(lambda: stack.enter_context(_locked(out, resume, log, copied_to)))
         yield
 
 
 @contextmanager
-def _locked(out: Path, resume: bool, log: Callable[[str], object]) -> Iterator[None]:
-    """Check a folder, lock it, and clear what killed runs left in it."""
-    _check(out, resume)
+def _locked(out: Path, resume: bool, log: Callable[[str], object], copied_to: str) -> Iterator[None]:
+    """Check a folder, lock it, clear what killed runs left in it, and restore it where that is due."""
+    copies = copies_of(out, copied_to)
+    restoring = resume and copies is not None and not Checkpoints(out / CHECKPOINTS).steps() and bool(copies.steps())
+    _check(out, resume and not restoring)
+    if copies is not None and not resume:
+        copies.check_unused()
     made = not out.exists()
     make_folder(out)
     try:
         with _lock(out, log):
-            _check(out, resume)  # another run may just have begun and ended here
+            _check(out, resume and not restoring)  # another run may just have begun and ended here
             clear_drafts(out)
             clear_drafts(out / CHECKPOINTS)
             clear_drafts(out / HANGS)
             try:
+                if restoring and copies is not None:
+                    copies.restore(log)
                 yield
             finally:
                 if os.listdir(out) == [LOCK_FILE]:

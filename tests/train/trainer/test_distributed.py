@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headrace.store.errors import RunError
+from headrace.store.errors import RunError, UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.config import ModelConfig, RunConfig
@@ -71,8 +71,15 @@ def worker(store: Path, out: Path) -> None:
         weights = {name: tensor.clone() for name, tensor in state["generator"].items()}
         distributed.check_state(state, 5)
         fault = flip(stages, out / "run")
+        unreachable = copy_to_a_file(store, out)
     torch.save(
-        {"weights": weights, "summary": json.dumps(summary), "losses": losses, "fault": fault},
+        {
+            "weights": weights,
+            "summary": json.dumps(summary),
+            "losses": losses,
+            "fault": fault,
+            "unreachable": unreachable,
+        },
         out / f"run-{os.environ['RANK']}.pt",
     )
 
@@ -122,6 +129,14 @@ def flip(stages: list[SovitsStage], run: Path) -> str:
     return error.value.message
 
 
+def copy_to_a_file(store: Path, out: Path) -> str:
+    """What both ranks say where checkpoints cannot be copied."""
+    copied = config(store, out / "copied").with_options(checkpoint_to=str(out / "sums-0.json"))
+    with pytest.raises(UsageError) as error:
+        loop.start_or_resume(copied, {}, Silent())
+    return error.value.message
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes, as torchrun would start them."""
@@ -142,6 +157,13 @@ def test_gradients_are_summed_in_the_format_that_was_chosen(both: Path) -> None:
     for rank in range(2):
         sums = json.loads((both / f"sums-{rank}.json").read_text())
         assert sums == {"fp32": 2 + 2**-11, "fp16": 2.0, "bf16": 2.0}
+
+
+def test_a_place_for_copies_that_cannot_be_used_is_told_by_all_ranks(both: Path) -> None:
+    for rank in range(2):
+        told = torch.load(both / f"run-{rank}.pt", weights_only=True)["unreachable"]
+        assert told == f"--checkpoint-to {both / 'sums-0.json'} is a file: name a folder."
+    assert not (both / "copied").exists()
 
 
 def test_two_ranks_train_one_model_and_write_one_run(both: Path) -> None:
