@@ -24,6 +24,7 @@ from headrace.cli.options import (
     split_names,
     store_argument,
     strict_option,
+    without_none,
     workers_option,
 )
 from headrace.featurize.corpus.formats.known_formats import FORMATS
@@ -71,6 +72,13 @@ _CORPUS_OPTIONS = (
         metavar="SECONDS",
         show_default="3600",
         help="Reject utterances longer than this many seconds.",
+    ),
+    option(
+        "--min-peak",
+        type=Number(max=0),
+        metavar="DB",
+        show_default="-60",
+        help="Reject utterances that peak below this, in dB of full scale, before they are levelled.",
     ),
     option(
         "--max-segment",
@@ -414,6 +422,7 @@ def _config(
     out: StoragePath,
     *,
     max_duration: float | None,
+    min_peak: float | None,
     max_segment: float | None,
     preset: str | None,
     recipe: Path | None,
@@ -421,7 +430,7 @@ def _config(
     columns: str | None,
     **rest: Any,
 ) -> BuildConfig:
-    from headrace.featurize.audio.recording import DEFAULT_LIMITS, Limits
+    from headrace.featurize.audio.recording import Limits
     from headrace.featurize.corpus.formats.table_files import parse_columns
     from headrace.featurize.pipeline.build import BuildConfig
 
@@ -430,7 +439,7 @@ def _config(
         out=out,
         preset=_preset(preset, recipe),
         features=split_names(features),
-        limits=Limits(max_duration_s=max_duration) if max_duration else DEFAULT_LIMITS,
+        limits=Limits(**without_none({"max_duration_s": max_duration, "min_peak_db": min_peak})),
         max_segment_s=max_segment,
         columns=parse_columns(columns) if columns else None,
         **rest,

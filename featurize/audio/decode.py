@@ -38,6 +38,8 @@ Decoder: TypeAlias = Callable[[StoragePath, Utterance, int, Level, Limits], Deco
 _PIECE_SAMPLES = 1 << 23  # 32 MiB: from this size on malloc returns memory to the system as soon as it is freed
 MAX_PEAK = 2.2
 """Largest magnitude that a float recording of speech may have; the same limit as upstream's."""
+MAX_CANCELLED_DB = 20.0
+"""A mean of channels that is so much softer than that of independent ones: one channel is the other, inverted."""
 DEAD_BELOW_DB = 30.0
 """A channel so far below the loudest one adds no more than 3 % to their mean: nobody is heard on it."""
 
@@ -69,20 +71,36 @@ def decode(
     if rate != sample_rate:
         mono = _resample(mono, rate, sample_rate)
     pieces, peak = _collect(mono, round(utterance.seconds * sample_rate) + 1)
-    if peak > MAX_PEAK:
-        raise Rejected("decode", f"it peaks at {peak:.1f}, full scale is 1.0: scale it down")
+    _check_levels(peak, channels.cancelled_db, limits)
     return Decoded(to_int16(pieces, peak, level), channels.dead)
 
 
+def _check_levels(peak: np.float32, cancelled_db: float, limits: Limits) -> None:
+    """Raise Rejected if a recording is too loud or too soft, or has channels that cancel each other.
+
+    Args:
+        peak: of the mean of all channels, full scale at 1.
+        cancelled_db: see `ChannelPowers`.
+    """
+    if peak > MAX_PEAK:
+        raise Rejected("decode", f"it peaks at {peak:.1f}, full scale is 1.0: scale it down")
+    if cancelled_db > MAX_CANCELLED_DB:
+        raise Rejected("decode", "its channels cancel each other in their mean: save one of them alone, or invert one")
+    if 0 < peak < 10 ** (limits.min_peak_db / 20):  # levelling makes no noise of zeros, and `silence` finds them
+        told = f"it peaks at {20 * np.log10(peak):.0f} dB of full scale"
+        advice = f"record it louder than {limits.min_peak_db:g} dB, or allow it with --min-peak"
+        raise Rejected("decode", f"{told}: {advice}")
+
+
 class ChannelPowers:
-    """The power of each channel of a recording around its mean in each block, summed up block by block."""
+    """The power of each channel of a recording, and of their mean, around its average in each block, summed up."""
 
     def __init__(self) -> None:
         self._powers = np.empty(0)
 
     def add(self, block: np.ndarray) -> None:
         """Add a block (samples, channels) int16 or float32."""
-        moments = np.zeros((block.shape[1], 3))
+        moments = np.zeros((block.shape[1] + 1, 3))
         add_moments(block, moments)
         count, total, squares = moments.T
         powers = np.maximum(squares - total**2 / np.maximum(count, 1), 0)
@@ -91,8 +109,18 @@ class ChannelPowers:
     @property
     def dead(self) -> int:
         """Return how many channels are constant, or DEAD_BELOW_DB below the loudest; 0 if none is heard."""
-        loudest = self._powers.max(initial=0)
-        return int((self._powers <= loudest * 10 ** (-DEAD_BELOW_DB / 10)).sum()) if loudest > 0 else 0
+        powers = self._powers[:-1]
+        loudest = powers.max(initial=0)
+        return int((powers <= loudest * 10 ** (-DEAD_BELOW_DB / 10)).sum()) if loudest > 0 else 0
+
+    @property
+    def cancelled_db(self) -> float:
+        """Return by how many dB the mean of the channels is softer than that of independent ones would be; 0 of one."""
+        if not len(self._powers):
+            return 0.0
+        *powers, mean = self._powers
+        independent = sum(powers) / len(powers) ** 2
+        return float(10 * np.log10(independent / mean)) if mean > 0 else np.inf if independent > 0 else 0.0
 
 
 def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.ndarray:

@@ -52,6 +52,8 @@ class Limits:
 
     max_duration_s: float = 3600.0
     """Duration of an utterance. Decoding one of an hour takes half a gigabyte of memory."""
+    min_peak_db: float = -60.0
+    """Peak of the mean of all channels, in dB of full scale: of softer ones, levelling would make noise."""
     hang_timeout_s: float = 120.0
     """Time that decoding may take beyond the utterance's own duration before the decoder counts as hanging."""
 

@@ -28,11 +28,11 @@ def mix_down(samples: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def add_moments(samples: np.ndarray, moments: np.ndarray) -> None:
-    """Add number, sum and sum of squares of each channel's samples to `moments`, of every 17th sample.
+    """Add number, sum and sum of squares of each channel's samples, and of their mean, of every 17th sample.
 
     Args:
         samples: (S, C) int16 or float32, contiguous.
-        moments: (C, 3) float64.
+        moments: (C + 1, 3) float64, that of the mean last.
     """
     _add_moments(samples.reshape(-1), moments)
 
@@ -80,10 +80,12 @@ _STRIDE = 17
 
 @compiled
 def _add_moments(samples: Any, moments: Any) -> None:
-    channels = len(moments)
+    channels = len(moments) - 1
     for i in range(0, len(samples) // channels, _STRIDE):
-        for channel in range(channels):
-            value = np.float64(samples[i * channels + channel])
+        total = 0.0
+        for channel in range(channels + 1):
+            value = np.float64(samples[i * channels + channel]) if channel < channels else total / channels
+            total += value
             moments[channel, 0] += 1
             moments[channel, 1] += value
             moments[channel, 2] += value * value

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import soxr
 
-from headrace.featurize.audio.decode import Level, decode, to_int16, waveform
-from headrace.featurize.audio.recording import BLOCK_SAMPLES
+from headrace.featurize.audio.decode import ChannelPowers, Level, decode, to_int16, waveform
+from headrace.featurize.audio.recording import BLOCK_SAMPLES, Limits
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 
@@ -296,6 +296,49 @@ def test_dead_channels_are_counted(tmp_path: Path, subtype: str, others: list[st
     assert np.abs(found.wave - mean).max() <= 2, "the waveform stays the mean of all channels"
 
 
-def test_a_silent_recording_has_no_dead_channel(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 2)), 16_000)
-    assert decode(tmp_path, utterance(tmp_path / "a.wav"), 16_000, "none").dead_channels == 0
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+@pytest.mark.parametrize(
+    ("second", "is_rejected"), [(-1.0, True), (-0.9, True), (-0.75, False), (0.0, False), (1.0, False), (-0.1, False)]
+)
+def test_channels_that_cancel_each_other_are_rejected(
+    tmp_path: Path, subtype: str, second: float, is_rejected: bool
+) -> None:
+    speech = tone(300, 16_000, 1.0)
+    soundfile.write(tmp_path / "a.wav", np.stack([speech, second * speech], 1), 16_000, subtype=subtype)
+    described = utterance(tmp_path / "a.wav")
+    if not is_rejected:
+        decode(tmp_path, described, 16_000, "none")
+        return
+    for level in ("none", "gpt-sovits"):
+        with pytest.raises(Rejected, match="cancel each other"):
+            decode(tmp_path, described, 16_000, level)
+
+
+@pytest.mark.parametrize(
+    ("peak_db", "min_peak_db", "reason"),
+    [
+        (-59.5, -60, ""),
+        (-60.5, -60, "peaks at -6[01] dB of full scale: record it louder than -60 dB"),
+        (-60.5, -61, ""),
+        (-30.0, -20, "peaks at -30 dB"),
+        (-np.inf, -60, ""),
+    ],
+)
+def test_recordings_softer_than_the_limit_are_rejected_before_they_are_levelled(
+    tmp_path: Path, peak_db: float, min_peak_db: float, reason: str
+) -> None:
+    loudest = tone(300, 16_000, 1.0)
+    wave = loudest / np.abs(loudest).max() * 10 ** (peak_db / 20)
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
+    described, limits = utterance(tmp_path / "a.wav"), Limits(min_peak_db=min_peak_db)
+    if not reason:
+        decode(tmp_path, described, 16_000, "gpt-sovits", limits)
+        return
+    with pytest.raises(Rejected, match=reason):
+        decode(tmp_path, described, 16_000, "gpt-sovits", limits)
+
+
+def test_a_silent_recording_has_no_dead_channel() -> None:
+    powers = ChannelPowers()
+    powers.add(np.zeros((1000, 2), np.float32))
+    assert (powers.dead, powers.cancelled_db) == (0, 0.0)
