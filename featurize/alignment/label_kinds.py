@@ -109,7 +109,7 @@ def _check_words_have_phones(alignment: Alignment) -> None:
 def describe(labels: Iterable[str], language: str) -> str:
     """Return what labels look like, in a word or a few for a message."""
     distinct = sorted({label for label in labels if not unspoken_symbol(label)})
-    if not distinct or {label.casefold() for label in distinct} <= _VOICE_ACTIVITY:
+    if {label.casefold() for label in distinct} <= _VOICE_ACTIVITY:
         return "voice activity"
     if phone_share(distinct, language) >= PHONE_SHARE:
         return "phones"

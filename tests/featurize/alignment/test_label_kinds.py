@@ -74,6 +74,7 @@ def refused(labels: str, text: str, language: str = "en", words: str = "", secon
         ("n i3 h ao3", "你好", "zh"),
         ("k o N n i ch i w a", "こんにちは", "ja"),
         ("ah", "Ah!", "en"),
+        ("s s", "Go on to it.", "en"),
     ],
 )
 def test_phones_are_phones(labels: str, text: str, language: str) -> None:
@@ -121,6 +122,8 @@ def test_words_are_words(labels: str, text: str, language: str) -> None:
         ("h @ l @U", "hello", "en", "SAMPA"),
         ("t 2: k 6", "tök er", "de", "SAMPA"),
         ("n i h ao", "你好", "zh", "pinyin without tones"),
+        ("foo bar", "你好", "zh", "words ('foo', 'bar')"),
+        ("h ə l oʊ", "你好", "zh", "IPA"),
         ("HH AH0 L OW1", "hola", "es", "ARPAbet"),
         ("w1 w2 w3", "one two three four", "en", "nothing known"),
     ],

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import soxr
 
-from headrace.featurize.audio.decode import ChannelPowers, Level, decode, to_int16, waveform
-from headrace.featurize.audio.recording import BLOCK_SAMPLES, Limits
+from headrace.featurize.audio.decode import ChannelPowers, Level, decode, mono_blocks, to_int16, waveform
+from headrace.featurize.audio.recording import BLOCK_SAMPLES, DEFAULT_LIMITS, Limits
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 
@@ -294,6 +294,17 @@ def test_dead_channels_are_counted(tmp_path: Path, subtype: str, others: list[st
     assert found.dead_channels == dead
     mean = wave.mean(1) * 32768
     assert np.abs(found.wave - mean).max() <= 2, "the waveform stays the mean of all channels"
+
+
+def test_channels_are_heard_where_there_are_several_and_someone_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChannelPowers, "add", lambda *_: pytest.fail("heard"))
+    for channels in (1, 2):
+        soundfile.write(tmp_path / "a.wav", np.ones((100, channels)) / 8, 16_000)
+        assert sum(map(len, mono_blocks(tmp_path, utterance(tmp_path / "a.wav"), DEFAULT_LIMITS))) == 100
+        if channels == 1:
+            assert decode(tmp_path, utterance(tmp_path / "a.wav"), 16_000, "none").dead_channels == 0
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])

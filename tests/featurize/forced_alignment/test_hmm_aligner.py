@@ -15,7 +15,7 @@ import pytest
 from headrace import store
 from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
 from headrace.featurize.forced_alignment import hmm, hmm_aligner, rooms
-from headrace.featurize.forced_alignment.hmm_aligner import HmmAlign, HmmConfidence
+from headrace.featurize.forced_alignment.hmm_aligner import FEW_MINUTES, HmmAlign, HmmConfidence, scarcity
 from headrace.featurize.text.symbols import FIRST_IPA_COUNT, SYMBOLS, TABLES, ids
 from headrace.store import added_arrays, alignment
 from headrace.store.errors import StoreError, UsageError
@@ -238,6 +238,7 @@ def test_too_little_speech_is_told_before_it_is_learned_from(said: list[Said], m
     def begin(*_: object) -> None:
         raise Begun
 
+    assert not scarcity(60 * FEW_MINUTES) and "little from" in scarcity(60 * FEW_MINUTES - 1)
     monkeypatch.setattr(hmm_aligner, "read_utterances", begin)
     for few, warnings in ((seconds / 60 - 0.01, 0), (seconds / 60 + 0.01, 1)):
         monkeypatch.setattr(hmm_aligner, "FEW_MINUTES", few)
