@@ -54,7 +54,7 @@ class RejectLimit:
             return
         error = 2 * sqrt(0.25 / check.read) if check.is_sample else 0.0
         expected = len(self._rejects) + (len(check.rejects) / check.read - error) * check.utterances
-        if self._share < 1 and expected > self._share * self._listed:
+        if expected > self._share * self._listed:
             counted = f"{len(check.rejects):,} of {check.read:,} texts of {self._corpus} that were read are rejected"
             raise self._error(counted, check.rejects)
 

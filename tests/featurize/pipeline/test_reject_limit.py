@@ -60,6 +60,21 @@ def test_scan_tells_what_will_be_rejected_by_kind(tmp_path: Path) -> None:
     assert "3 read: 2 would be rejected (66.7%)" in told and "2 x character 1 is a picture" in told
 
 
+def test_scan_reads_times_as_a_build_does(tmp_path: Path) -> None:
+    """Against the length that a recording has by its header: 0.5 s."""
+    corpus = make_corpus(tmp_path / "corpus", ["hi", "hi"])
+    (corpus / "corpus.list").unlink()
+    for number, end in enumerate((0.5, 0.9)):
+        (corpus / f"{number}.txt").write_text("hi")
+        (corpus / f"{number}.lab").write_text(f"0.0 {end - 0.3:g} HH\n{end - 0.3:g} {end:g} AY1\n")
+    texts = json.loads(call(featurize, "scan", corpus, "--json").stdout)["texts"]
+    assert build(corpus, tmp_path / "STORE", *PHONES).exit_code == 0
+    (found,), _ = rejects.read(tmp_path / "STORE")
+    (kind,) = texts["reject_kinds"]
+    assert (kind["stage"], kind["example"], kind["reason"]) == (found.stage, found.id, found.reason)
+    assert texts["read"] == 2 and "outside of 0.000 to 0.500 s" in found.reason
+
+
 def test_scan_reads_a_sample_within_its_time_or_nothing(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", ["seven rivers"] * 3)
     assert json.loads(call(featurize, "scan", corpus, "--json", "--text-seconds", 0).stdout)["texts"] is None
