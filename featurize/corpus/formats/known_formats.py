@@ -11,6 +11,7 @@ from itertools import islice
 from headrace.featurize.corpus.entry import Entries
 from headrace.featurize.corpus.formats import (
     datasets,
+    elan,
     gpt_sovits_list,
     kaldi,
     lhotse_cuts,
@@ -269,6 +270,11 @@ FORMATS: Mapping[str, Format] = {
         lambda listing: "" if any(map(lists.is_kss_transcript, listing.names)) else "transcript.v.1.4.txt",
     ),
     "emilia": Format("recordings, each with a .json", _folder_only(texts_beside.read_emilia), _lacks_emilia),
+    "elan": Format(
+        "recordings, each with an .eaf of ELAN",
+        _folder_only(elan.read_elan),
+        _has_some(rf"[^/]+\{elan.SUFFIX}", "an .eaf"),
+    ),
     "shar": Format(
         "cuts.000000.jsonl.gz and recording.000000.tar, as Lhotse Shar has them",
         _folder_only(lhotse_shar.read_shar),

@@ -38,6 +38,29 @@ def _json(**values: object) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
+def eaf(media: str, *tiers: tuple[str, str, tuple[tuple[int, int, str], ...]], language: str = "deu") -> str:
+    """A document of ELAN. Tiers are given by name, participant, and annotations: start and end in ms, and text."""
+    slots, written = list[int](), list[str]()
+    for name, participant, spoken in tiers:
+        lines = []
+        for start, end, text in spoken:
+            slots += [start, end]
+            lines.append(
+                f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{len(slots)}" TIME_SLOT_REF1="ts{len(slots) - 1}" '
+                f'TIME_SLOT_REF2="ts{len(slots)}"><ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION>'
+                "</ANNOTATION>"
+            )
+        said_by = f' PARTICIPANT="{participant}"' if participant else ""
+        written.append(f'<TIER LANG_REF="{language}" TIER_ID="{name}"{said_by}>{"".join(lines)}</TIER>')
+    order = "".join(f'<TIME_SLOT TIME_SLOT_ID="ts{n}" TIME_VALUE="{value}"/>' for n, value in enumerate(slots, 1))
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ANNOTATION_DOCUMENT VERSION="3.0"><HEADER TIME_UNITS="milliseconds">'
+        f'<MEDIA_DESCRIPTOR MEDIA_URL="file:///C:/speech/{media}" MIME_TYPE="audio/x-wav" '
+        f'RELATIVE_MEDIA_URL="./{media}"/></HEADER><TIME_ORDER>{order}</TIME_ORDER>{"".join(written)}'
+        f'<LANGUAGE LANG_ID="{language}" LANG_DEF="http://cdb.iso.org/lg/CDB-00138502-001"/></ANNOTATION_DOCUMENT>\n'
+    )
+
+
 LAYOUTS = {
     "LJSpeech": Layout(
         "ljspeech",
@@ -360,5 +383,14 @@ LAYOUTS = {
         {"out/train.list": "\ufeffD:\\corpus\\wav\\0.wav|s|ZH|早上好。\r\nE:\\elsewhere\\1.wav|s|ZH|你好。\r\n"},
         given="out/train.list",
         options={"audio": "data"},
+    ),
+    "ELAN": Layout(
+        "elan",
+        {"talk one.wav": ("Anna", "de", "Guten Tag."), "more/b.wav": ("speech", "de", "Auf Wiedersehen.")},
+        {
+            "talk.eaf": eaf("talk%20one.wav", ("default", "Anna", ((50, 250, "Guten\n Tag."),))),
+            "talk.pfsx": "<preferences/>",
+            "more/b.eaf": eaf("elsewhere.wav", ("speech", "", ((0, 300, "Auf Wiedersehen."),))),
+        },
     ),
 }
