@@ -138,6 +138,8 @@ def test_ids_of_the_table_stay() -> None:
         ("fr", "Il y a de l'eau et les amis.", "Il y a de l'eau et les amis"),
         ("pt", "Vou dar-lhe o livro do menino.", "Vou dar-lhe o livro do menino"),
         ("sv", "Han sade 100 kronor i dag.", "Han sade 100 kronor i dag"),
+        ("cs", "Ze sta na to.", "Ze sta na to"),  # four words in two groups
+        ("pl", "W domu z nim nie wiem 101.", "W domu z nim nie wiem 101"),  # as many groups: one more, and one less
     ],
 )
 def test_every_word_has_its_phones(language: str, written: str, read: str) -> None:
@@ -203,6 +205,25 @@ def test_long_words_lose_nothing() -> None:
     assert len(many) > 19 * len(alone)
     with pytest.raises(Rejected, match="1000 characters without a space"):
         g2p.phonemise("donaudampf" * 100, "de")
+
+
+def test_long_words_are_cut_as_late_as_can_be() -> None:
+    """Only before syllables, into pieces of 150 bytes at most; a letter of Thai has three."""
+    syllable, longest = "เ" + 24 * "ก", "เ" + 49 * "ก"
+    assert espeak_languages._cut(3 * syllable) == [2 * syllable, syllable]
+    assert espeak_languages._cut("ก" + longest) == ["ก", longest]
+    assert espeak_languages._cut(150 * "a") == [150 * "a"]
+    for long in (151 * "a", longest + "ก"):
+        with pytest.raises(Rejected, match="put spaces between its words"):
+            espeak_languages._cut(long)
+
+
+@pytest.mark.parametrize(
+    ("phone", "language", "symbol"),
+    [("ɜ", "vi", "3"), ("ɜː", "vi", "ɜː"), ("ɜ", "bg", "ɜ"), ("ɜ", "vi-vn-x-south", "3")],
+)
+def test_the_third_tone_is_no_vowel_and_a_pause_no_phone(phone: str, language: str, symbol: str) -> None:
+    assert espeak_languages.phone_symbols(phone, language) == [f"/{symbol}/"]
 
 
 def test_many_words_of_burmese_are_read() -> None:
