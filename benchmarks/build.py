@@ -79,7 +79,7 @@ def write_corpora(folder: Path, out: Path, hours: float) -> float:
             for name, subtype in FORMATS.items():
                 path = out / name / "wavs" / f"{number:06d}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _encode(path, samples, subtype)
+                encode(path, samples, subtype)
             seconds += len(samples) / RATE
             number += 1
             if seconds >= hours * 3600:
@@ -90,7 +90,8 @@ def write_corpora(folder: Path, out: Path, hours: float) -> float:
     return seconds / 3600
 
 
-def _encode(path: Path, samples: np.ndarray, subtype: str) -> None:
+def encode(path: Path, samples: np.ndarray, subtype: str) -> None:
+    """Write samples at RATE as a recording."""
     with soundfile.SoundFile(path, "w", RATE, samples.shape[1], subtype) as file:
         for start in range(0, len(samples), RATE):  # libsndfile's Vorbis encoder crashes on large writes
             file.write(samples[start : start + RATE])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.archives import pack_arrow, pack_parquet, pack_tars, pack_zip, tar_of
 from headrace.featurize.alignment import intervals, words
 from headrace.featurize.corpus.alignment_files import read_alignment
 from headrace.featurize.corpus.scanner import scan
@@ -393,12 +394,12 @@ def test_no_recipe_takes_gigabytes(root: Path) -> None:
 def archives_of(folder: Path) -> dict[str, list[bytes]]:
     """Seeds of archives of every kind, by the names that they have in the corpus."""
     kinds = {
-        "a.tar": [tar.read_bytes() for tar in sorted(archives.pack_tars(folder, folder / "t", 2).iterdir())],
-        "a.zip": [archives.pack_zip(folder, folder / f"{n}.zip", n).read_bytes() for n in (0, 8)],
-        "a.parquet": [file.read_bytes() for file in sorted(archives.pack_parquet(folder, folder / "p").iterdir())],
-        "a.arrow": [file.read_bytes() for file in sorted(archives.pack_arrow(folder, folder / "r").glob("*.arrow"))],
+        "a.tar": [tar.read_bytes() for tar in sorted(pack_tars(folder, folder / "t", 2).iterdir())],
+        "a.zip": [pack_zip(folder, folder / f"{n}.zip", n).read_bytes() for n in (0, 8)],
+        "a.parquet": [file.read_bytes() for file in sorted(pack_parquet(folder, folder / "p").iterdir())],
+        "a.arrow": [file.read_bytes() for file in sorted(pack_arrow(folder, folder / "r").glob("*.arrow"))],
     }
-    kinds["a.tar"].append(archives.tar_of(("n" * 300 + ".wav", b"RIFF"), format=tarfile.PAX_FORMAT))
+    kinds["a.tar"].append(tar_of(("n" * 300 + ".wav", b"RIFF"), format=tarfile.PAX_FORMAT))
     return kinds
 
 

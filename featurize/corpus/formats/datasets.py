@@ -72,7 +72,7 @@ class _Reader:
 
     def _found(self, columns: Columns) -> dict[str, str]:
         """Return the names of the columns by what they hold."""
-        names: Sequence[str] = self._table.schema.names
+        names = self._table.names
         try:
             found = {role: names[position] for role, position in columns.positions(names).items() if role in _ROLES}
         except (KeyError, IndexError) as error:

@@ -24,7 +24,7 @@ Open = Callable[[], Any]
 """Opens a file for Arrow."""
 _BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 23, 64
 _MAX_GROUP_BYTES = 1 << 31
-"""Of one column in a row group or of a record batch: what is larger is not read, whatever it says that it holds."""
+"""Of a row group, unpacked: a larger one is not read."""
 _HELD_BATCHES, _HELD_FILES = 3, 2
 _BLOCK = 1 << 20
 _ARROW_FILE = b"ARROW1\0\0"
@@ -94,6 +94,7 @@ class Table:
                 with closing(open()) as file:
                     self._first = _skip_magic(file)
                     self.schema = arrow().ipc.read_schema(file)
+            self.names: list[str] = self.schema.names
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """Yield the place of each row group or record batch, and how many rows it says that it has."""
@@ -124,10 +125,9 @@ class Table:
 
     def _of_group(self, number: int, columns: list[str]) -> Iterator[Any]:
         group = self._parquet.metadata.row_group(number)
-        sizes = [group.column(n).total_uncompressed_size for n in range(group.num_columns)]
-        if max(sizes, default=0) > _MAX_GROUP_BYTES:
+        if group.total_byte_size > _MAX_GROUP_BYTES:  # not by column: pyarrow 26 ends the process on bad statistics
             raise ValueError(f"a row group of more than {_MAX_GROUP_BYTES >> 30} GB")
-        mean = max(1, sum(sizes) // max(1, group.num_rows))
+        mean = max(1, group.total_byte_size // max(1, group.num_rows))
         count = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // mean))
         yield from self._parquet.iter_batches(count, row_groups=[number], columns=columns, use_threads=False)
 

@@ -47,7 +47,7 @@ def list_members(file: BinaryIO, archive: str, size: int) -> Listing:
 
 
 def _listed(archive: str, size: int, info: zipfile.ZipInfo) -> Listing:
-    if info.is_dir():
+    if info.filename.endswith("/"):
         return
     name = ""
     try:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.archives import pack_arrow, pack_parquet, pack_shar, pack_tars, pack_zip, tar_of
 from headrace.featurize.audio import recording
 from headrace.featurize.corpus import scanner
 from headrace.featurize.corpus.formats.table_files import parse_columns
@@ -23,17 +24,7 @@ from headrace.featurize.pipeline import part_plan
 from headrace.store.errors import CorpusError, Rejected, StoreError
 from headrace.store.integrity.verify import verify
 from headrace.store.schema import Member, Reject, Utterance
-from tests.featurize.corpus.archives import (
-    build,
-    contents,
-    make_recordings,
-    pack_arrow,
-    pack_parquet,
-    pack_shar,
-    pack_tars,
-    pack_zip,
-    tar_of,
-)
+from tests.featurize.corpus.archives import build, contents, make_recordings
 from tests.helpers.corpus_formats import make_tree, record, write
 
 
@@ -437,3 +428,15 @@ def test_what_lhotse_writes_is_read(tmp_path: Path) -> None:
     utterances, rejects = scan(tmp_path / "corpus")
     assert not rejects and [*utterances] == [f"recording.00000{n // 2}.tar/c.{n}.flac" for n in range(3)]
     assert {(u.text, u.speaker, u.stop) for u in utterances.values()} == {("Hello", "anna", 8000)}
+
+
+def test_names_and_statistics_that_are_none(folder: Path, tmp_path: Path) -> None:
+    """An empty name raised IndexError, and a column that is not UTF-8 UnicodeDecodeError, of Python itself."""
+    empty = zipped(*GOOD)
+    (tmp_path / "corpus").mkdir()
+    write(tmp_path / "corpus/a.zip", empty.replace(b"g.txt", b"\0.txt"))
+    assert any("without text" in reason for reason in scan(tmp_path / "corpus")[1].values())
+    arrow = pack_arrow(folder, tmp_path / "arrow", rows=12) / "data-00000-of-00001.arrow"
+    write(arrow, arrow.read_bytes().replace(b"language", b"lang\xffage"))
+    (reason,) = scan(arrow.parent)[1].values()
+    assert "cannot be read" in reason

@@ -10,21 +10,13 @@ from unittest import mock
 
 import pytest
 
+from benchmarks.archives import pack_arrow, pack_parquet, pack_shar, pack_tars, pack_zip
 from headrace.featurize.corpus import scanner
 from headrace.featurize.files.archives import reading
 from headrace.store.schema import Utterance
 from headrace.store.storage import s3_client
 from headrace.store.storage.s3 import S3Path
-from tests.featurize.corpus.archives import (
-    build,
-    contents,
-    make_recordings,
-    pack_arrow,
-    pack_parquet,
-    pack_shar,
-    pack_tars,
-    pack_zip,
-)
+from tests.featurize.corpus.archives import build, contents, make_recordings
 
 pytest.importorskip("moto", reason="moto is not installed: nothing serves S3")
 from tests.helpers import s3_server
