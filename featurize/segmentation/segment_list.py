@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,9 +102,12 @@ def _row(place: str, line: str | Reject, columns: list[int]) -> Row:
     fields = line.split("\t")
     try:
         audio, start, end, *others = (fields[column].strip() if column < len(fields) else "" for column in columns)
-        return Row(audio, float(start), float(end), *others)
+        row = Row(audio, float(start), float(end), *others)
     except ValueError:
         raise CorpusError(f"{place}: its start or its end is not a number of seconds") from None
+    if not 0 <= row.start < row.end < inf:
+        raise CorpusError(f"{place}: from {start} to {end} s is no part of a recording")
+    return row
 
 
 def _path(audio: str, root: StoragePath, out: Path) -> str:

@@ -23,11 +23,15 @@ from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.featurize.exchange.gpt_sovits_inventory import scan_directory
 from headrace.featurize.files.archives import reading
 from headrace.featurize.pipeline.presets import feature_specs, read_recipe
+from headrace.featurize.segmentation import segment_list
+from headrace.featurize.segmentation.join_texts import join_texts
+from headrace.featurize.segmentation.segment_list import Row
 from headrace.store.conditions import evaluate
 from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Reject, Utterance
 from tests.featurize.corpus import archives
 from tests.featurize.corpus.layouts import LAYOUTS
+from tests.featurize.segmentation.test_join_texts import RESULTS
 from tests.helpers import corpus_formats, gpt_sovits_dirs
 from tests.helpers.corpus_formats import RATE, record, write
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
@@ -422,3 +426,20 @@ def test_archives(tmp_path: Path, count: int, name: str) -> None:
     fuzz_file(
         corpus / name, seeds, count // 4, read, "ustar\x0000", "PK\x03\x04", "PAR1", "audio", ".wav", "../", "path="
     )
+
+
+@counts
+def test_segments_and_results_of_recognisers(root: Path, count: int) -> None:
+    """The list of segments, and what recognisers wrote: damaged ones end in one line, or cost themselves alone."""
+    listed, results, out = root / "list.tsv", root / "one.jsonl", root / "out.tsv"
+    segment_list.write(listed, root, [Row("one.wav", 1.0, 3.0, "ada", "en"), Row("one.wav", 4.0, 6.0, "ada", "en")])
+    seeds = [json.dumps(document) for document in RESULTS.values() if not isinstance(document, str)]
+    results.write_text("\n".join(seeds))
+
+    def join() -> None:
+        join_texts(listed, results, out)
+
+    names = ("words", "segments", "timestamp", "start", "1e999", "NaN", "null", "[]", "{}", '"one.wav"', "<|zh|>")
+    fuzz_file(results, seeds, count // 2, join, *names)
+    results.write_text("\n".join(seeds))
+    fuzz_file(listed, [listed.read_bytes()], count // 2, join, "\t", "audio", "-1", "inf", "nan", "one.wav", "1e400")

@@ -32,6 +32,10 @@ def texts(folder: Path, document: Any, name: str = "one.json", **report: Any) ->
     return [row.text for row in segment_list.read(folder / "out.tsv")]
 
 
+def write_line(path: Path, start: object, end: object) -> None:
+    path.write_text("\t".join(segment_list.HEADER) + f"\na.wav\t{start}\t{end}\tada\ten\t\n")
+
+
 def word(text: str, start: float, end: float) -> dict[str, Any]:
     return {"word": text, "start": start, "end": end, "probability": 0.9}
 
@@ -207,6 +211,10 @@ def test_what_is_no_list_and_results_that_are_not_there_are_refused(tmp_path: Pa
         file.write("a.wav\tsoon\t2\tada\ten\t\n")
     with pytest.raises(CorpusError, match=r"list\.tsv:5: its start"):
         join_texts(listed, tmp_path / "r.json", out)
+    for start, end in ((2, 1), (1, 1), ("nan", 1), (1, "inf"), (-1, 1)):
+        write_line(listed, start, end)
+        with pytest.raises(CorpusError, match="is no part of a recording"):
+            join_texts(listed, tmp_path / "r.json", out)
     with pytest.raises(UsageError, match="folder"):
         join_texts(tmp_path, tmp_path / "r.json", out)
     assert not out.exists()
