@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from headrace import store
 from headrace.featurize.corpus import scanner
 from headrace.featurize.corpus.formats.known_formats import FORMATS
 from headrace.featurize.corpus.formats.table_files import parse_columns
 from headrace.store.errors import CorpusError, UsageError
 from headrace.store.schema import Reject, Utterance
+from tests.featurize.corpus.archives import build
 from tests.featurize.corpus.layouts import LAYOUTS, Layout
 from tests.helpers.corpus_formats import cut, make_cuts, record, write
 
@@ -51,6 +53,22 @@ def test_published_corpora_are_read_as_they_are(tmp_path: Path, name: str) -> No
     found = {name_of(u.audio, layout, tmp_path): (u.speaker, u.language, u.text) for u in utterances.values()}
     assert found == layout.utterances
     assert scan(path, format=layout.format, **options) == (utterances, rejects)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_published_corpora_are_built_as_they_are(tmp_path: Path, name: str) -> None:
+    """With no option and by name: a store of all utterances, with their speakers, languages and texts."""
+    layout = LAYOUTS[name]
+    path, options = layout.make(tmp_path), options_of(layout, tmp_path)
+    done = build(path, tmp_path / "STORE", ("wave",), **options)
+    assert (done["utterances"], done["rejects"]) == (len(layout.utterances), 0)
+    opened = store.open(tmp_path / "STORE")
+    rows = zip(opened.ids, opened.speakers, opened.languages, opened.texts, strict=True)
+    assert {name_of(str(id).partition("#")[0], layout, tmp_path): row for id, *row in rows} == {
+        id: [*said] for id, said in layout.utterances.items()
+    }
+    again = build(path, tmp_path / "STORE", ("wave",), format=layout.format, **options)
+    assert again["parts_built"] == 0  # by name it has the same inputs
 
 
 def test_every_format_has_a_miniature() -> None:
