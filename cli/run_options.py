@@ -162,9 +162,9 @@ _OPTIONS = {
         show_default="equal",
         help="Share out each step by these speeds of the processes, such as 1,0.45, or by measured ones.",
     ),
-    "overlap_reduction": option(
+    "overlap": option(
         "--overlap/--no-overlap",
-        "overlap_reduction",
+        "overlap",
         default=None,
         show_default="--overlap",
         help="Send gradients during the backward pass, or after it.",

@@ -209,7 +209,7 @@ class DistributedConfig:
     """Sharing of each step's frames over processes: `equal`, a number for each process (`1,0.45`), or `auto`: by what a
     frame takes each of them, measured in the first steps and in each epoch. `batch_frames` and `max_utterances` then
     limit the mean over processes."""
-    overlap_reduction: bool = True
+    overlap: bool = True
     """Send gradients while the backward pass computes others, instead of after it. The sums are the same."""
     check_weights_every: int = 500
     """Steps between checks that all processes have the same weights; there is one before each checkpoint too. 0 for

@@ -17,7 +17,7 @@ from headrace.train.stages.scaled_adam import ScaledAdam
 
 def reduction_options(config: RunConfig) -> ReductionOptions:
     """Return how a run sums gradients over ranks."""
-    return ReductionOptions(dtype=DTYPES[config.distributed.reduce], overlap=config.distributed.overlap_reduction)
+    return ReductionOptions(dtype=DTYPES[config.distributed.reduce], overlap=config.distributed.overlap)
 
 
 def sum_terms(*terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

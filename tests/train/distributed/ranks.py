@@ -202,7 +202,7 @@ def train(stage: str, store: Path, out: Path, steps: int) -> dict[str, Any]:
         patch.setattr(gradient_buckets, "BUCKET_BYTES", BUCKET_BYTES)
         patch.setattr(stage_class, "step", disturbed)
         improve = Plateau.update
-        patch.setattr(Plateau, "update", lambda self, at, loss: improve(self, at, loss if at < 40 else 1e9))
+        patch.setattr(Plateau, "update", lambda self, at, loss: improve(self, at, loss if at < 120 else 1e9))
         observer = Silent()
         loop.start(config, observer)
     made = stages[-1]
