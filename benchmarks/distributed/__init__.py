@@ -1,0 +1,25 @@
+"""Benchmarks of training on several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def run_pair(module: str, arguments: Sequence[str], address: str, port: int, prefixes: Sequence[Sequence[str]]) -> None:
+    """Run a module in two processes, with the environment that torchrun gives them, until both have ended well.
+
+    Args:
+        prefixes: of the command of each process, such as the one that enters a network namespace.
+    """
+    common = os.environ | {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    processes = [
+        subprocess.Popen([*prefix, *command], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, prefix in enumerate(prefixes)
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        sys.exit(f"the processes ended with {codes}")
