@@ -10,6 +10,7 @@ import time
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from click.testing import Result
 from headrace import store
 from headrace.cli import train as cli
 from headrace.featurize.text.symbols import TABLES
+from headrace.store.errors import UsageError
 from headrace.store.integrity.verify import verify
+from headrace.train import voice
 from headrace.train.checkpoints import trained_models
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from tests.helpers.commands import add, build, call, part_bytes
@@ -117,6 +120,34 @@ class TestTwoCorpora:
         assert unfit.exit_code == 2 and "featurize drop" in unfit.stderr and not (tmp_path / "big" / "sovits").exists()
         said = call(cli.main, "sample", "--voice", tmp_path, "--text", "Hi.", "--out", tmp_path / "x.wav")
         assert said.exit_code == 1 and "is not a voice" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("init", "of_store", "weights", "error"),
+    [
+        (False, "store", ("", ""), ""),
+        (False, "own", ("", ""), "sovits would learn a codebook of its own"),
+        (True, "aa", ("aa", "bb"), ""),
+        (True, "bb", ("aa", "bb"), ""),
+        (True, "cc", ("aa", "bb"), "are not known to be those of"),
+        (True, "", ("", ""), "are not known to be those of"),
+    ],
+)
+def test_both_models_get_one_codebook(
+    monkeypatch: pytest.MonkeyPatch, init: bool, of_store: str, weights: tuple[str, str], error: str
+) -> None:
+    recorded, digest = weights
+    monkeypatch.setattr(voice, "choose_codebook", lambda *_: (of_store, "it was asked for"))
+    monkeypatch.setattr(voice, "codebook_of", lambda _: of_store)
+    monkeypatch.setattr(voice, "codebook_digest", lambda _: digest)
+    monkeypatch.setattr(voice.upstream_files, "read", lambda _: SimpleNamespace(codebook=recorded, weights={}))
+    config = SimpleNamespace(model=SimpleNamespace(init=Path("s2G.pth") if init else None))
+    joined = SimpleNamespace(path=Path("STORE"), features={})
+    if not error:
+        voice._check_codebook(config, joined)  # type: ignore[arg-type]
+        return
+    with pytest.raises(UsageError, match=f"{error}.*run featurize drop STORE semantic, and the same command again"):
+        voice._check_codebook(config, joined)  # type: ignore[arg-type]
 
 
 @pytest.mark.soak

@@ -235,6 +235,7 @@ def test_many_words_of_burmese_are_read() -> None:
 def test_a_word_that_is_not_read_is_named() -> None:
     with pytest.raises(Rejected, match="the voice chr of espeak-ng reads nothing in 'ᏎᏎᎵᏩ'"):
         g2p.phonemise("ᏎᏎᎵᏩ", "chr")
+    assert espeak_languages._phones_alone("es", ["’"]) == [[]], "only a word with letters has to be read"
 
 
 def test_corpora_name_languages_by_region(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -307,3 +308,32 @@ def test_precision_is_chosen_with_a_reason() -> None:
         Precision.choose("fp16", CPU)
     with pytest.raises(UsageError, match="fp8"):
         Precision.choose("fp8", CPU)
+
+
+@pytest.mark.parametrize(
+    ("of_store", "reads_codes", "said"),
+    [
+        ("recorded", True, ""),
+        ("digest", False, ""),
+        ("", False, ""),
+        ("", True, "it is not known whether"),
+        ("other", False, "a gpt that is trained on them cannot speak with this model"),
+        ("other", True, None),
+    ],
+)
+def test_codes_of_a_store_are_compared_with_those_of_weights(
+    monkeypatch: pytest.MonkeyPatch, of_store: str, reads_codes: bool, said: str | None
+) -> None:
+    """Codes that are read must be those of the weights. Those of gpt alone may be others, and that is told."""
+    room = "headrace.train.stages.sovits_stage"
+    monkeypatch.setattr(f"{room}.codebook_digest", lambda _: "digest")
+    monkeypatch.setattr(f"{room}.upstream_files.read", lambda _: SimpleNamespace(codebook="recorded"))
+    features = ("wave", "semantic" if reads_codes else "content")
+    generator = SimpleNamespace(state_dict=dict)
+    stage = SimpleNamespace(features=features, generator=generator, _store="S", _store_codebook=of_store)
+    if said is None:
+        with pytest.raises(UsageError, match=r"another codebook \(other\) than s2G.pth: run featurize drop S semantic"):
+            SovitsStage._compare_codebooks(stage, Path("s2G.pth"))  # type: ignore[arg-type]
+        return
+    told = SovitsStage._compare_codebooks(stage, Path("s2G.pth"))  # type: ignore[arg-type]
+    assert len(told) == bool(said) and all(said in line and "featurize drop S semantic" in line for line in told)
