@@ -23,8 +23,10 @@ def report(error: BaseException) -> tuple[Path, str]:
     return file, file.read_text()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another folder for states, and no modes of files")
 def test_a_report_lies_in_the_folder_for_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "elsewhere"))  # counts on Windows alone
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     own = tmp_path / "home" / ".local" / "state" / "headrace"
     for given, folder in (("", own), ("here", own), (str(tmp_path / "s"), tmp_path / "s" / "headrace")):
