@@ -33,7 +33,7 @@ NOT_OURS = {
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")
-BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_0-9]+)")
+BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_0-9]+(?:\.[a-z_0-9]+)?)")
 FILE = re.compile(r"(?<![\w/.:])(?:store|featurize|train|cli|tests|benchmarks|docs)/[\w./-]*[\w/]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ROOMS = re.compile(r"^\| `((?:store|featurize|train|cli)/[\w/]*)` \|", re.MULTILINE)
@@ -90,7 +90,8 @@ def test_modules_classes_and_functions_exist(page: str) -> None:
     for name in sorted(set(MODULE.findall(TEXTS[page]))):
         assert resolve(name), f"{page} names {name}"
     for name in sorted(set(BENCHMARK.findall(TEXTS[page]))):
-        places = (f"{name}.py", f"{name}/__main__.py")
+        file = name.replace(".", "/")
+        places = (f"{file}.py", f"{file}/__main__.py")
         assert any((ROOT / "benchmarks" / place).exists() for place in places), f"{page} names benchmarks.{name}"
 
 
