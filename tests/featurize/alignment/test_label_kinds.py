@@ -166,6 +166,9 @@ def test_a_word_without_phones_is_named(label: str, word: str) -> None:
     with pytest.raises(Rejected) as caught:
         read_alignment(Path(), utterance(label_files.to_json("a", phones, words), "Zyx home."))
     assert f"no phones for {word} (spn)" in caught.value.reason and "dictionary" in caught.value.reason
+    across = [Interval(0.6, 0.8, "spn"), *phones[2:]]
+    with pytest.raises(Rejected, match="no phones for the word 'home'"):  # in which its middle lies, 0.7 s
+        read_alignment(Path(), utterance(label_files.to_json("a", across, words), "Zyx home."))
     between = [Interval(0.0, 0.2, "spn"), *phones[1:]]
     assert read_alignment(Path(), utterance(label_files.to_json("a", between, words), "Zyx home.")).phones.labels
 
