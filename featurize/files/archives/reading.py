@@ -67,7 +67,7 @@ def read_member(root: StoragePath, member: Member, size: int) -> Iterator[bytes]
         pieces = _inflated(read_at, start, member.place[1], size) if is_deflated else _stored(read_at, start, size)
         crc = 0
         for piece in pieces:
-            crc = zlib.crc32(piece, crc)
+            crc = zlib.crc32(piece, crc) if member.kind == "zip" else 0
             yield piece
     if member.kind == "zip" and crc != member.check:
         raise Rejected("decode", "its content is not what its archive says (CRC-32): the archive is damaged")

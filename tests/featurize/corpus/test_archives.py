@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +147,14 @@ def test_parts_follow_the_archives() -> None:
         )
 
     found = [
-        utterance(archive, n) for archive, count in (("a", 3), ("b", 2), ("c", 18), ("d", 4)) for n in range(count)
+        utterance(archive, n)
+        for archive, count in (("a", 3), ("b", 2), ("c", 18), ("d", 4), ("e", 3), ("f", 3))
+        for n in range(count)
     ]
     parts = list(part_plan.divide(found[::-1], 60.0))
     assert [u for part in parts for u in part] == found
-    assert [len(part) for part in parts] == [5, 6, 6, 6, 4]
-    assert [{u.id[0] for u in part} for part in parts] == [{"a", "b"}, {"c"}, {"c"}, {"c"}, {"d"}]
+    assert [len(part) for part in parts] == [5, 6, 6, 6, 7, 3]
+    assert [{u.id[0] for u in part} for part in parts] == [{"a", "b"}, {"c"}, {"c"}, {"c"}, {"d", "e"}, {"f"}]
 
 
 def shard(tmp_path: Path, content: bytes) -> Path:
@@ -382,6 +385,11 @@ def test_a_table_that_is_replaced_after_the_scan(folder: Path, tmp_path: Path) -
     assert utterance.member
     with pytest.raises(Rejected, match="was replaced since it was scanned"):
         list(reading.read_member(corpus, utterance.member, utterance.size))
+    now = scan(corpus)[0]["train-00000-of-00003.parquet/1"]
+    assert now.member
+    same_size = replace(now.member, check=utterance.member.check)
+    with pytest.raises(Rejected, match="was replaced since it was scanned"):
+        list(reading.read_member(corpus, same_size, now.size))
 
 
 def test_rows_are_read_in_any_order(folder: Path, tmp_path: Path) -> None:
