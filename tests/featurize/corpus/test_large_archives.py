@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,14 +40,16 @@ def test_two_thousand_utterances_killed_ten_times(tmp_path: Path, pack: Callable
     build(folder, tmp_path / "FOLDER", part_hours=0.02)
     expected = contents(tmp_path / "FOLDER")
     corpus, out = pack(folder, tmp_path / "corpus", 100), tmp_path / "STORE"
-    random, total = np.random.default_rng(0), 14
-    for moment in sorted(random.uniform(0, total, 10)):
+    killed, parts = 0, sealed(tmp_path / "FOLDER")
+    for moment in sorted(np.random.default_rng(0).uniform(0, 0.8 * parts, 10)):
         process = start(corpus, out)
         begun = time.monotonic()
         while process.poll() is None and sealed(out) < moment and time.monotonic() - begun < 300:
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed == 10, "all moments lie before the end of the build"
     assert start(corpus, out).wait() == 0
     assert not list(verify(out))
     found = contents(out)
