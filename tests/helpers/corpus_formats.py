@@ -78,3 +78,80 @@ def cut(path: Path, text: str, start: float = 0.0, duration: float = 0.1, **chan
     said |= {"speaker": "anna", "language": "English"}
     given = {"id": f"{path.stem}-{start}", "start": start, "duration": duration, "channel": 0, "supervisions": [said]}
     return {**given, "recording": recording, "type": "MonoCut", **changed}
+
+
+def word(text: str, start: float, end: float) -> dict[str, Any]:
+    return {"word": text, "start": start, "end": end, "probability": 0.9}
+
+
+RECOGNISED: dict[str, Any] = {
+    "Whisper with the times of words": {
+        "text": " Good evening. Come in!",
+        "segments": [
+            {
+                "start": 0.9,
+                "end": 5.8,
+                "text": " Good evening. Come in!",
+                "words": [
+                    word(" Good", 1, 1.5),
+                    word(" evening.", 1.5, 2.9),
+                    word(" Come", 4.1, 5),
+                    word(" in!", 5, 5.8),
+                ],
+            }
+        ],
+        "language": "en",
+    },
+    "Whisper": {
+        "segments": [
+            {"id": 0, "start": 0.8, "end": 3.2, "text": " Good evening."},
+            {"id": 1, "start": 3.9, "end": 6.1, "text": " Come in!"},
+        ],
+        "language": "en",
+    },
+    "OpenAI": {
+        "task": "transcribe",
+        "words": [word("Good", 1, 1.5), word("evening.", 1.5, 2.9), word("Come", 4.1, 5), word("in!", 5, 5.8)],
+        "segments": [{"start": 0.8, "end": 6.0, "text": "Good evening. Come in!"}],
+    },
+    "WhisperX, of which a word has no times": {
+        "segments": [
+            {"start": 1, "end": 3, "text": "", "words": [word("Good", 1, 1.5), {"word": "evening."}]},
+            {"start": 4, "end": 6, "text": "", "words": [word("Come", 4, 5), word("in!", 5, 6)]},
+        ]
+    },
+    "Transformers": {
+        "text": " Good evening. Come in!",
+        "chunks": [
+            {"timestamp": [1.0, 3.0], "text": " Good evening."},
+            {"timestamp": [4.0, None], "text": " Come in!"},
+        ],
+    },
+    "whisper.cpp": {
+        "result": {"language": "en"},
+        "transcription": [
+            {"offsets": {"from": 1000, "to": 3000}, "text": " Good evening."},
+            {"offsets": {"from": 4000, "to": 6000}, "text": " Come in!"},
+        ],
+    },
+    "FunASR with sentences": [
+        {
+            "key": "one",
+            "text": "Good evening. Come in!",
+            "sentence_info": [
+                {"text": "Good evening.", "start": 1000, "end": 2900, "timestamp": [[1000, 1500], [1500, 2900]]},
+                {"text": "Come in!", "start": 4100, "end": 5800, "timestamp": [[4100, 5000], [5000, 5800]]},
+            ],
+        }
+    ],
+    "FunASR": [
+        {
+            "key": "one",
+            "text": "Good evening. Come in!",
+            "timestamp": [[1000, 1500], [1500, 2900], [4100, 5000], [5000, 5800]],
+        }
+    ],
+    "of one's own": '{"audio_filepath": "/data/talks/one.wav", "offset": 1, "duration": 2, "text": "Good evening."}\n'
+    '{"audio_filepath": "/data/talks/one.wav", "start": 4.1, "end": 5.9, "pred_text": "Come in!"}\n',
+}
+"""One result in the form of each recogniser that is read."""

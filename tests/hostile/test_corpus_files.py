@@ -31,9 +31,8 @@ from headrace.store.errors import CorpusError, Rejected, UsageError
 from headrace.store.schema import Reject, Utterance
 from tests.featurize.corpus import archives
 from tests.featurize.corpus.layouts import LAYOUTS
-from tests.featurize.segmentation.test_join_texts import RESULTS
 from tests.helpers import corpus_formats, gpt_sovits_dirs
-from tests.helpers.corpus_formats import RATE, record, write
+from tests.helpers.corpus_formats import RATE, RECOGNISED, record, write
 from tests.helpers.fuzzing import FUZZ_COUNTS, fuzz
 from tests.helpers.textgrids import write_textgrid
 
@@ -433,7 +432,7 @@ def test_segments_and_results_of_recognisers(root: Path, count: int) -> None:
     """The list of segments, and what recognisers wrote: damaged ones end in one line, or cost themselves alone."""
     listed, results, out = root / "list.tsv", root / "one.jsonl", root / "out.tsv"
     segment_list.write(listed, root, [Row("one.wav", 1.0, 3.0, "ada", "en"), Row("one.wav", 4.0, 6.0, "ada", "en")])
-    seeds = [json.dumps(document) for document in RESULTS.values() if not isinstance(document, str)]
+    seeds = [json.dumps(document) for document in RECOGNISED.values() if not isinstance(document, str)]
     results.write_text("\n".join(seeds))
 
     def join() -> None:

@@ -12,6 +12,7 @@ from headrace.featurize.segmentation import segment_list
 from headrace.featurize.segmentation.join_texts import DIVIDED, NO_TEXT, join_texts
 from headrace.featurize.segmentation.segment_list import Row
 from headrace.store.errors import CorpusError, UsageError
+from tests.helpers.corpus_formats import RECOGNISED, word
 
 SEGMENTS = (("talks/one.wav", 1.0, 3.0), ("talks/one.wav", 4.0, 6.0), ("talks/two.wav", 0.5, 2.0))
 
@@ -36,86 +37,10 @@ def write_line(path: Path, start: object, end: object) -> None:
     path.write_text("\t".join(segment_list.HEADER) + f"\na.wav\t{start}\t{end}\tada\ten\t\n")
 
 
-def word(text: str, start: float, end: float) -> dict[str, Any]:
-    return {"word": text, "start": start, "end": end, "probability": 0.9}
-
-
-RESULTS: dict[str, Any] = {
-    "Whisper with the times of words": {
-        "text": " Good evening. Come in!",
-        "segments": [
-            {
-                "start": 0.9,
-                "end": 5.8,
-                "text": " Good evening. Come in!",
-                "words": [
-                    word(" Good", 1, 1.5),
-                    word(" evening.", 1.5, 2.9),
-                    word(" Come", 4.1, 5),
-                    word(" in!", 5, 5.8),
-                ],
-            }
-        ],
-        "language": "en",
-    },
-    "Whisper": {
-        "segments": [
-            {"id": 0, "start": 0.8, "end": 3.2, "text": " Good evening."},
-            {"id": 1, "start": 3.9, "end": 6.1, "text": " Come in!"},
-        ],
-        "language": "en",
-    },
-    "OpenAI": {
-        "task": "transcribe",
-        "words": [word("Good", 1, 1.5), word("evening.", 1.5, 2.9), word("Come", 4.1, 5), word("in!", 5, 5.8)],
-        "segments": [{"start": 0.8, "end": 6.0, "text": "Good evening. Come in!"}],
-    },
-    "WhisperX, of which a word has no times": {
-        "segments": [
-            {"start": 1, "end": 3, "text": "", "words": [word("Good", 1, 1.5), {"word": "evening."}]},
-            {"start": 4, "end": 6, "text": "", "words": [word("Come", 4, 5), word("in!", 5, 6)]},
-        ]
-    },
-    "Transformers": {
-        "text": " Good evening. Come in!",
-        "chunks": [
-            {"timestamp": [1.0, 3.0], "text": " Good evening."},
-            {"timestamp": [4.0, None], "text": " Come in!"},
-        ],
-    },
-    "whisper.cpp": {
-        "result": {"language": "en"},
-        "transcription": [
-            {"offsets": {"from": 1000, "to": 3000}, "text": " Good evening."},
-            {"offsets": {"from": 4000, "to": 6000}, "text": " Come in!"},
-        ],
-    },
-    "FunASR with sentences": [
-        {
-            "key": "one",
-            "text": "Good evening. Come in!",
-            "sentence_info": [
-                {"text": "Good evening.", "start": 1000, "end": 2900, "timestamp": [[1000, 1500], [1500, 2900]]},
-                {"text": "Come in!", "start": 4100, "end": 5800, "timestamp": [[4100, 5000], [5000, 5800]]},
-            ],
-        }
-    ],
-    "FunASR": [
-        {
-            "key": "one",
-            "text": "Good evening. Come in!",
-            "timestamp": [[1000, 1500], [1500, 2900], [4100, 5000], [5000, 5800]],
-        }
-    ],
-    "of one's own": '{"audio_filepath": "/data/talks/one.wav", "offset": 1, "duration": 2, "text": "Good evening."}\n'
-    '{"audio_filepath": "/data/talks/one.wav", "start": 4.1, "end": 5.9, "pred_text": "Come in!"}\n',
-}
-
-
-@pytest.mark.parametrize("kind", RESULTS)
+@pytest.mark.parametrize("kind", RECOGNISED)
 def test_results_of_recognisers(tmp_path: Path, kind: str) -> None:
-    name = "one.jsonl" if isinstance(RESULTS[kind], str) else "one.json"
-    found = texts(tmp_path, RESULTS[kind], name, with_text=2, without_text={NO_TEXT: 1}, words_outside_segments=0)
+    name = "one.jsonl" if isinstance(RECOGNISED[kind], str) else "one.json"
+    found = texts(tmp_path, RECOGNISED[kind], name, with_text=2, without_text={NO_TEXT: 1}, words_outside_segments=0)
     assert found == ["Good evening.", "Come in!", ""]
 
 
