@@ -22,7 +22,7 @@ from headrace.store.storage import StoragePath
 
 Open = Callable[[], Any]
 """Opens a file for Arrow."""
-_BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 23, 64
+_BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 23, 16
 _MAX_GROUP_BYTES = 1 << 31
 """Of a row group, unpacked: a larger one is not read."""
 _HELD_BATCHES, _HELD_FILES = 3, 2

@@ -99,7 +99,11 @@ def large_shard(corpus: Path, kind: str) -> Path:
         return corpus
     schema = pa.schema([("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("text", pa.string())])
     file = corpus / f"train.{kind}"
-    writer = pyarrow.parquet.ParquetWriter(file, schema) if kind == "parquet" else pa.ipc.new_stream(str(file), schema)
+    writer = (
+        pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=False, compression="none")
+        if kind == "parquet"
+        else pa.ipc.new_stream(str(file), schema)
+    )
     with writer:
         for start_row in range(0, 1100, 100):
             rows = [{"audio": {"bytes": content}, "text": f"Number {start_row + n}."} for n in range(100)]
