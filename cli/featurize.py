@@ -57,7 +57,7 @@ _CORPUS_OPTIONS = (
         "--columns",
         metavar="WHAT=COLUMN,...",
         show_default="by their names",
-        help="Read these columns of a table: audio, text, speaker, language, start, end, duration, phones.",
+        help="Read these columns of a table: audio, text, speaker, language, start, end, duration, phones, channel.",
     ),
     option(
         "--audio",

@@ -48,7 +48,7 @@ class Utterance:
     """A segment of recorded speech, and what is known of it before it is decoded."""
 
     id: str
-    """Unique in the corpus: `audio`, with `#start-stop` in samples of the recording if it is a segment of it."""
+    """Unique in the corpus, as `utterance_id` makes it."""
     audio: str
     """POSIX path of the recording, relative to the root of the corpus, or absolute if it lies outside."""
     start: int
@@ -57,6 +57,8 @@ class Utterance:
     """One past the last sample, according to the recording's header."""
     sample_rate: int
     """Of the recording, in Hz."""
+    channel: int = -1
+    """Channel of the recording that is heard, from 0; -1 for the mean of all."""
     size: int
     """Of the recording, in bytes. With `id` it reveals a file that was replaced between two runs."""
     modified: tuple[int, ...] = field(default=(), compare=False)
@@ -77,6 +79,18 @@ class Utterance:
     def seconds(self) -> float:
         """Return the duration in seconds."""
         return (self.stop - self.start) / self.sample_rate
+
+
+def utterance_id(audio: str, span: tuple[int, int] | None = None, channel: int = -1) -> str:
+    """Return the id of an utterance.
+
+    Args:
+        audio: its recording.
+        span: first sample and one past the last, if it is a segment of the recording.
+        channel: that is heard; -1 for all of them.
+    """
+    segment = "#{}-{}".format(*span) if span else ""
+    return audio + segment + (f"#channel{channel}" if channel >= 0 else "")
 
 
 MAX_REASON = 1000

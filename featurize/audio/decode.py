@@ -8,6 +8,7 @@ memory than the result. soxr resamples, with aliases below -120 dB; its streamin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -147,7 +148,7 @@ def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.nda
 def mono_blocks(
     root: StoragePath, utterance: Utterance, limits: Limits, channels: ChannelPowers | None = None
 ) -> Iterator[np.ndarray]:
-    """Decode an utterance block by block and mix it down.
+    """Decode an utterance block by block and mix it down, or take the channel that is heard.
 
     Args:
         root, utterance, limits: as for `decode_blocks`.
@@ -158,10 +159,19 @@ def mono_blocks(
         Rejected: as `decode_blocks`.
     """
     buffer = np.empty(BLOCK_SAMPLES, np.float32)
-    for block in decode_blocks(root, utterance, limits):
+    for block in map(partial(_heard, utterance.channel), decode_blocks(root, utterance, limits)):
         if block.shape[1] > 1 and channels is not None:
             channels.add(block)
         yield mix_down(block, buffer)
+
+
+def _heard(channel: int, block: np.ndarray) -> np.ndarray:
+    """Return a block (samples, channels) of all channels, or of the one that is heard."""
+    if channel < 0:
+        return block
+    if channel >= block.shape[1]:
+        raise Rejected("decode", f"it has {block.shape[1]} channels, numbered from 0: there is no channel {channel}")
+    return np.ascontiguousarray(block[:, channel : channel + 1])
 
 
 def _resample(blocks: Iterable[np.ndarray], rate: int, target_rate: int) -> Iterator[np.ndarray]:

@@ -43,6 +43,8 @@ class Entry:
     """Of such a recording, in bytes."""
     header: Header | None = None
     """Of such a recording."""
+    channel: int = -1
+    """Channel of the recording that is heard, from 0; -1 for the mean of all."""
     problem: str = ""
     """Why the entry cannot be an utterance, if the reader already knows."""
 

@@ -19,7 +19,7 @@ from headrace.featurize.alignment.intervals import Alignment, Tier
 from headrace.featurize.alignment.label_files import Interval
 from headrace.featurize.text.languages.frontend import PUNCTUATION
 from headrace.store.errors import Rejected
-from headrace.store.schema import Reject, Utterance
+from headrace.store.schema import Reject, Utterance, utterance_id
 
 MIN_PAUSE_S = 0.2
 """A shorter silence may be the closure of a stop."""
@@ -66,7 +66,7 @@ def split(utterance: Utterance, alignment: Alignment, max_segment_s: float) -> I
     texts = _word_texts(utterance.text, [words.labels[n] for n in indices])
     runs, previous_end = _speech_runs(utterance, alignment), 0.0
     for start, stop in _segment_bounds(runs, utterance, max_segment_s):
-        name = f"{utterance.audio}#{start}-{stop}"
+        name = utterance_id(utterance.audio, (start, stop), utterance.channel)
         start_s, stop_s = (start - utterance.start) / rate, (stop - utterance.start) / rate
         first, last = np.searchsorted(middles, [start_s, stop_s]).tolist()
         if stop - start > max_segment_s * rate:

@@ -20,7 +20,7 @@ from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
 from headrace.featurize.files.source import NO_SUCH_FILE, Source
 from headrace.store.errors import Rejected, rejected_file, rejecting
-from headrace.store.schema import Reject, Stage, Utterance
+from headrace.store.schema import Reject, Stage, Utterance, utterance_id
 
 END_TOLERANCE_S = 0.01
 """Seconds by which a segment may end after its recording, as times rounded to two decimals do. It is then cropped."""
@@ -85,7 +85,8 @@ class EntryValidator:
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
             stage: Stage = "align" if error.stage == "align" else "scan"
-            return Validation([Reject(audio + segment, stage, error.reason)], audio, item.location)
+            id = utterance_id(audio + segment, channel=item.channel)
+            return Validation([Reject(id, stage, error.reason)], audio, item.location)
 
     def _split(self, utterance: Utterance) -> Iterable[Utterance | Reject]:
         """Return the utterance, or its segments if it is too long."""
@@ -115,11 +116,12 @@ class EntryValidator:
             raise Rejected("scan", _too_long(len(text)))
         alignment = self._alignments.find(entry, audio, (start / header.sample_rate, stop / header.sample_rate))
         return Utterance(
-            id=audio if entry.seconds is None else f"{audio}#{start}-{stop}",
+            id=utterance_id(audio, None if entry.seconds is None else (start, stop), entry.channel),
             audio=audio,
             start=start,
             stop=stop,
             sample_rate=header.sample_rate,
+            channel=entry.channel,
             size=size,
             modified=(modified, *self._modified(alignment)),
             speaker=entry.speaker,

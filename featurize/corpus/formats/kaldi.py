@@ -19,21 +19,23 @@ _DECODERS = tuple(
     re.compile(rf"(?:\S*/)?{command}\s*\|")
     for command in (
         rf"flac(?: -(?:c|d|s|cd|dc|cds|dcs)| --(?:decode|stdout|silent))+ {_FILE}",
-        rf"sph2pipe(?: -f (?:wav|rif)| -p)* {_FILE}",
-        rf"sox {_FILE}(?: -t wav(?:pcm)?)? -(?: -t wav)?",
-        rf"ffmpeg(?: -(?:nostdin|hide_banner|y|v \w+|loglevel \w+))* -i {_FILE} -f wav (?:-|pipe:1)",
+        rf"sph2pipe(?: -f (?:wav|rif)| -p| -c (?P<from_1>[12]))* {_FILE}",
+        rf"sox {_FILE}(?: -t wav(?:pcm)?)? -(?: -t wav)?(?: remix (?P<from_1>[1-9]\d?))?",
+        rf"ffmpeg(?: -(?:nostdin|hide_banner|y|v \w+|loglevel \w+))* -i {_FILE}"
+        r"(?: -map_channel 0\.0\.(?P<from_0>\d\d?))? -f wav (?:-|pipe:1)",
         rf"(?:opusdec|oggdec) {_FILE} (?:-|-o -)",
         rf"cat {_FILE}",
     )
 )
-"""Commands that write the whole sound of one file, unchanged, as a WAV."""
+"""Commands that write the whole sound of one file, or of one channel of it, unchanged, as a WAV."""
 
 
 def read_kaldi(source: Source) -> Entries:
     """Read a Kaldi data directory: `text` and `wav.scp`, and optionally `segments`, `utt2spk` and `utt2lang`.
 
     `utt2phones`, which Kaldi does not have, gives phones. A command in wav.scp is not run. If all that it does is to
-    decode one file (`flac -c -d -s a.flac |`), that file is read; else the entry is rejected.
+    decode one file (`flac -c -d -s a.flac |`), or a channel of one (`sph2pipe -f wav -p -c 1 a.sph |`), that is read;
+    else the entry is rejected.
     """
     recordings = yield from _read_table(source, "wav.scp")
     segments = yield from _read_table(source, "segments")
@@ -51,9 +53,11 @@ def read_kaldi(source: Source) -> Entries:
         if recording not in recordings:
             raise Rejected("scan", f"text without audio: wav.scp has no {recording}")
         unused_recordings.pop(recording, None)
+        audio, channel = _audio_file(recordings[recording])
         return Entry(
             location=location,
-            audio=_audio_file(recordings[recording]),
+            audio=audio,
+            channel=channel,
             speaker=intern(speakers.get(name, source.root.name)),
             language=language_code(languages.get(name, "")) or languages.get(name, ""),
             text="".join(text),
@@ -83,10 +87,11 @@ def _parse_segment(segments: dict[str, str], name: str) -> tuple[str, tuple[floa
     return recording, (seconds[0], inf if seconds[1] == -1 else seconds[1])
 
 
-def _audio_file(extended_filename: str) -> str:
-    """Return the file that wav.scp names, also as the only input of a command that does nothing but decode it."""
+def _audio_file(extended_filename: str) -> tuple[str, int]:
+    """Return the file that wav.scp names, also as the only input of a command that does nothing but decode it, and the
+    channel that the command takes of it, or -1."""
     if "|" not in (extended_filename[:1], extended_filename[-1:]):
-        return extended_filename
+        return extended_filename, -1
     match = next(filter(None, (pattern.fullmatch(extended_filename) for pattern in _DECODERS)), None)
     if not match:
         raise Rejected(
@@ -94,7 +99,9 @@ def _audio_file(extended_filename: str) -> str:
             f"wav.scp gives a command, {extended_filename[:60]!r}, and commands of a corpus are not run:"
             " write its output to a file and name that",
         )
-    return match["file"].strip("'\"")
+    groups = match.groupdict()
+    channel = int(groups["from_1"]) - 1 if groups.get("from_1") else int(groups.get("from_0") or -1)
+    return match["file"].strip("'\""), channel
 
 
 def _read_table(source: Source, file: str) -> Generator[Reject, None, dict[str, str]]:

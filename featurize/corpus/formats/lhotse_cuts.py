@@ -73,7 +73,7 @@ def _entry(source: Source, location: str, cut: Mapping[str, Any], of_shard: OfSh
     if kind != "MonoCut":
         raise Rejected("scan", f"a {str(kind)[:40]}: only a MonoCut is an unmodified part of one recording")
     recording, supervisions = _field(cut, "recording"), _field(cut, "supervisions")
-    audio = _audio_file(cut, recording, of_shard)
+    audio, channel = _audio_file(cut, recording, of_shard), _channel(cut, recording)
     speakers = {str(supervision["speaker"]) for supervision in supervisions if supervision.get("speaker")}
     if len(speakers) > 1:
         raise Rejected("scan", f"{len(speakers)} speakers: cut it between them")
@@ -89,6 +89,7 @@ def _entry(source: Source, location: str, cut: Mapping[str, Any], of_shard: OfSh
     return Entry(
         location=location,
         audio=audio,
+        channel=channel,
         speaker=intern(next(iter(speakers), source.root.name)),
         language=language_code(language) or language.lower(),
         text=" ".join(str(supervision["text"]).strip() for supervision in supervisions if supervision.get("text")),
@@ -111,16 +112,25 @@ def _audio_file(cut: Mapping[str, Any], recording: Mapping[str, Any], of_shard: 
     for document, known in ((cut, _CUT_FIELDS), (recording, _RECORDING_FIELDS), (audio_source, _SOURCE_FIELDS)):
         if unknown := sorted(name for name, value in document.items() if name not in known and value is not None):
             raise Rejected("scan", f"it has {unknown[0][:40]!r}, which is not known and may change what is heard")
-    kind, channels = _field(audio_source, "type"), _field(audio_source, "channels")
+    kind = _field(audio_source, "type")
     is_of_shard = kind == "shar" and of_shard is not None
     if kind != "file" and not is_of_shard:
         raise Rejected("scan", f"its recording is a {kind}, which is neither run nor downloaded: save it as a file")
-    if len(channels) > 1:
-        raise Rejected("scan", f"one of {len(channels)} channels: save it as a recording of its own")
     names = [str(one.get("name", one) if isinstance(one, dict) else one) for one in recording.get("transforms") or ()]
     if changing := [name for name in names if name not in _SAME_SOUND]:
         raise Rejected("scan", f"its recording is transformed ({', '.join(changing)[:60]}): save it as it is to sound")
     return of_shard(str(_field(cut, "id"))) if is_of_shard and of_shard else str(_field(audio_source, "source"))
+
+
+def _channel(cut: Mapping[str, Any], recording: Mapping[str, Any]) -> int:
+    """Return the channel of a cut in the file of its recording, from 0; -1 if the file has only that."""
+    (audio_source,) = _field(recording, "sources")
+    channels, channel = _field(audio_source, "channels"), cut.get("channel", 0)
+    if len(channels) == 1:
+        return -1
+    if channel not in channels:
+        raise Rejected("scan", f"it is of channel {str(channel)[:40]}, and its recording has {str(channels)[:40]}")
+    return int(channels.index(channel))
 
 
 def _check_inside(supervision: Mapping[str, Any], length: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf, isfinite
 from sys import intern
@@ -29,6 +30,7 @@ COLUMNS = {
     "end": "end end_time stop",
     "duration": "duration dur",
     "phones": "phones",
+    "channel": "",
 }
 """Usual names of columns by what they hold. If a table has several of them, the first in this order counts."""
 _CHOICES = {role: tuple(names.split()) for role, names in COLUMNS.items()}
@@ -144,6 +146,7 @@ def _row_parser(source: Source, file: str, folders: Sequence[str], speaker: str)
             language=language,
             text=str(row.get("text") or "").strip(),
             phones=str(row.get("phones") or "").strip(),
+            channel=_channel(row.get("channel")),
             seconds=_seconds(row),
             alignment="" if _seconds(row) else None,
             name=audio,
@@ -172,6 +175,15 @@ def _seconds(row: Row) -> tuple[float, float] | None:
         return None  # a duration alone is that of the recording
     start = start or 0.0
     return start, end if end is not None else start + duration if duration is not None else inf
+
+
+def _channel(value: Any) -> int:
+    """Return the channel that a row names, from 0; -1 if it names none."""
+    if value is None or value == "":
+        return -1
+    if not re.fullmatch(r"\d{1,3}", str(value)):
+        raise Rejected("scan", f"its channel is {str(value)[:40]!r}, and not a number from 0")
+    return int(value)
 
 
 def _number(value: Any, name: str) -> float | None:

@@ -122,7 +122,10 @@ def test_cuts(tmp_path: Path) -> None:
         ({"type": "MixedCut"}, "a MixedCut"),
         ({"recording": {"sources": [{"type": "command", "channels": [0], "source": "touch ran"}]}}, "is a command"),
         ({"recording": {"sources": [{"type": "url", "channels": [0], "source": "http://a"}]}}, "is a url"),
-        ({"recording": {"sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}}, "one of 2 channels"),
+        (
+            {"channel": 2, "recording": {"sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}},
+            "it is of channel 2, and its recording has [0, 1]",
+        ),
         ({"recording": {"sources": []}}, "not a cut of one recording"),
         ({"supervisions": [{"text": "a", "speaker": "x"}, {"text": "b", "speaker": "y"}]}, "2 speakers"),
         ({"supervisions": []}, "the text is empty"),
