@@ -111,12 +111,13 @@ class _Reader:
             number = first + max(rows, count)
 
     def _values(self, batch: Any) -> Iterator[dict[str, Any]]:
-        """Yield the values of each row by what they are. Recordings are read one by one: they are large."""
+        """Yield the values of each row by what they are. Recordings are read one by one, since they are large, and are
+        a Rejected if they are damaged."""
         lists = {role: batch.column(name).to_pylist() for role, name in self._columns.items() if role != "audio"}
         audio = batch.column(self._columns["audio"])
         for row in range(batch.num_rows):
             values = {role: self._named(role, values[row]) for role, values in lists.items()}
-            yield values | {"audio": audio[row].as_py()}
+            yield values | {"audio": _value_of(audio, row)}
 
     def _named(self, role: str, value: Any) -> Any:
         """Return the name of a class of which a row has the number."""
@@ -129,6 +130,8 @@ class _Reader:
         try:
             with rejecting("scan"):
                 audio = values["audio"]
+                if isinstance(audio, Rejected):
+                    raise audio
                 content, path = (audio.get("bytes"), audio.get("path")) if isinstance(audio, dict) else (audio, audio)
                 tag = str(values.get("language") or "").strip()
                 language = language_code(tag) if tag else ""
@@ -169,6 +172,15 @@ class _Reader:
 
         root = self._source.files_root
         return recording.read_header(root, name, len(content), member=member, content=content)
+
+
+def _value_of(column: Any, row: int) -> Any:
+    """Return the value of a row, or a Rejected if it is damaged: names in it are not validated by pyarrow."""
+    try:
+        with rejecting("scan"):
+            return column[row].as_py()
+    except Rejected as error:
+        return error
 
 
 def _features(schema: Any) -> dict[str, Any]:

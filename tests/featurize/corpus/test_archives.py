@@ -448,3 +448,13 @@ def test_names_and_statistics_that_are_none(folder: Path, tmp_path: Path) -> Non
     write(arrow, arrow.read_bytes().replace(b"language", b"lang\xffage"))
     (reason,) = scan(arrow.parent)[1].values()
     assert "cannot be read" in reason
+
+
+def test_a_name_in_a_recording_of_a_table_that_is_not_utf8_costs_the_recording(folder: Path, tmp_path: Path) -> None:
+    corpus = pack_arrow(folder, tmp_path / "corpus")
+    before, _ = scan(corpus)
+    for file in corpus.glob("*.arrow"):
+        file.write_bytes(file.read_bytes().replace(b"path", b"\xffath"))
+    utterances, rejects = scan(corpus)
+    assert not utterances and rejects.keys() == before.keys()
+    assert all("UnicodeDecodeError" in reason for reason in rejects.values())

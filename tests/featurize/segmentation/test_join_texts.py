@@ -106,6 +106,13 @@ def test_results_of_no_recording_or_of_several_are_told(tmp_path: Path) -> None:
     assert report["results"] == 1
 
 
+@pytest.mark.parametrize("document", [{"text": "a\ud800"}, {"words": [word("\udfff", 1.0, 2.0)]}, {"key": "\ud83d"}])
+def test_half_of_a_character_is_told(tmp_path: Path, document: dict[str, Any]) -> None:
+    whole = json.dumps({"key": "two", "text": "Yes."})
+    lines = f"{json.dumps({'text': 'x', 'key': 'one'} | document)}\n{whole}\n"
+    assert texts(tmp_path, lines, "r.jsonl", results=1) == ["", "", "Yes."]
+
+
 def test_a_text_without_times_is_that_of_a_recording_of_one_segment(tmp_path: Path) -> None:
     both = '{"key": "one", "text": "Which?"}\n{"key": "two", "text": "This."}\n'
     assert texts(tmp_path, both, "r.jsonl", results=1) == ["", "", "This."]
