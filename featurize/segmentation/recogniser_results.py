@@ -133,10 +133,10 @@ def _parse(location: str, document: Any, stem: str) -> Result:
     ]
     if not pieces and not text.strip():
         raise Rejected("scan", f"it has no text: none of {', '.join(TEXT_KEYS)}, segments, chunks or sentence_info")
-    if any(
-        "\ud800" <= character <= "\udfff" for said in (recording, text, *(p.text for p in pieces)) for character in said
-    ):
-        raise Rejected("scan", "its text holds half of a surrogate pair, which is no character")
+    try:
+        "".join((recording, text, *(piece.text for piece in pieces))).encode()
+    except UnicodeEncodeError:
+        raise Rejected("scan", "its text holds half of a surrogate pair, which is no character") from None
     return Result(location, recording, pieces, joined([_SPECIAL.sub("", text)]), _language(document, text))
 
 
