@@ -62,13 +62,13 @@ def build(corpus: Path, out: Path, features: tuple[str, ...] = ("wave", "mel"), 
 
 
 def contents(out: Path, features: tuple[str, ...] = ("wave", "mel")) -> dict[str, tuple[Any, ...]]:
-    """What a store holds of each utterance, by the name of its recording without the archive and suffix."""
+    """What a store holds of each utterance, by the name of its recording without the archive and suffix, or its row."""
     opened = store.open(out)
     found: dict[str, tuple[Any, ...]] = {}
     for number, id in enumerate(opened.ids):
         name, _, segment = str(id).rpartition("/")[2].partition("#")
         key = f"{name.partition('.')[0]}#{segment}".rstrip("#")
-        key = key if ".arrow/" not in str(id) and ".parquet/" not in str(id) else opened.texts[number]
+        key = key if ".arrow/" not in str(id) and ".parquet/" not in str(id) else str(id)
         arrays = tuple(np.asarray(opened.read(name, number)).tobytes() for name in features)
         found[key] = (opened.texts[number], opened.speakers[number], opened.languages[number], *arrays)
     assert len(found) == len(opened)
