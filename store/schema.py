@@ -57,8 +57,8 @@ class Utterance:
     """One past the last sample, according to the recording's header."""
     sample_rate: int
     """Of the recording, in Hz."""
-    channel: int = -1
-    """Channel of the recording that is heard, from 0; -1 for the mean of all."""
+    channel: int = field(default=-1, compare=False)
+    """Channel of the recording that is heard, from 0; -1 for the mean of all. `id` tells it, too."""
     size: int
     """Of the recording, in bytes. With `id` it reveals a file that was replaced between two runs."""
     modified: tuple[int, ...] = field(default=(), compare=False)
