@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
 from headrace.featurize.files.archives import reading
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
-from headrace.store.errors import CorpusError, HeadraceError, Rejected, UsageError, rejected_file
+from headrace.featurize.files.range_file import open_ranges
+from headrace.store.errors import CorpusError, Rejected, UsageError, rejected_file
 from headrace.store.schema import Member
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.storage.s3 import S3Path
@@ -338,12 +339,9 @@ def open_file(root: StoragePath, name: str, size: int, block: int = HEADER_BYTES
         with open(root / name, "rb") as file:
             yield file
         return
-    reader = _RangeReader(root / name, size)
-    try:
-        yield io.BufferedReader(reader, block)
-    finally:
-        if reader.error:
-            raise reader.error
+    path = root / name
+    with open_ranges(lambda count, at: bytes(path.read_ranges([(at, at + count)])[0]), size, block) as ranges:
+        yield ranges
 
 
 @contextmanager
@@ -373,39 +371,3 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[bytes]:
         if len(line) > MAX_LINE_BYTES:
             raise CorpusError(f"{name} has a line of more than {MAX_LINE_BYTES >> 20} MB: give each utterance a line.")
         yield line
-
-
-class _RangeReader(io.RawIOBase):
-    """Reads an object in a bucket by byte ranges."""
-
-    def __init__(self, file: S3Path, size: int) -> None:
-        self.error: HeadraceError | OSError | None = None
-        """The error of a failed read. C libraries that read through callbacks drop it and see the end of the file."""
-        self._file, self._size, self._position = file, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self._size)
-        if stop <= self._position:
-            return 0
-        try:
-            (data,) = self._file.read_ranges([(self._position, stop)])
-        except (HeadraceError, OSError) as error:
-            self.error = error
-            return 0
-        count = len(data)
-        buffer[:count] = data
-        self._position += count
-        return count

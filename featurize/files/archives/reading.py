@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import google_crc32c
 
 from headrace.featurize.files.archives import table_members, tar_members, zip_members
+from headrace.featurize.files.range_file import RangeFile, ReadAt, open_ranges
 from headrace.store.errors import Rejected, rejected_file
 from headrace.store.schema import Member
 from headrace.store.storage import StoragePath
@@ -27,9 +28,6 @@ _HEADERS, _REQUESTED = 1 << 16, 1 << 22
 """Bytes of an archive in a bucket that are requested at once: for the header of a recording, and for its content."""
 _TABLES = ("parquet", "arrow")
 _REPLACED = "the archive that it is in was replaced since it was scanned: run the same command again"
-
-ReadAt = Callable[[int, int], bytes]
-"""Returns so many bytes of an archive from a position on, fewer at its end."""
 
 
 @contextmanager
@@ -48,7 +46,8 @@ def open_member(root: StoragePath, member: Member, size: int) -> Iterator[Binary
     with _opened(root, member.archive, _HEADERS) as read_at:
         start, is_deflated = _content(read_at, member)
         if not is_deflated:
-            yield io.BufferedReader(_Window(read_at, start, size))
+            with open_ranges(lambda count, at: read_at(count, start + at), size) as ranges:
+                yield ranges
             return
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as unpacked:
             for piece in _inflated(read_at, start, member.place[1], size):
@@ -78,7 +77,7 @@ def open_table(root: StoragePath, name: str) -> Any:
     pa, path = table_members.arrow(), root / name
     if isinstance(path, Path):
         return pa.memory_map(str(path)) if name.lower().endswith(".arrow") else pa.OSFile(str(path))
-    window = _Window(_Requests(path, _REQUESTED).read_at, 0, _size(path))
+    window = RangeFile(_Requests(path, _REQUESTED).read_at, _size(path))
     return pa.PythonFile(io.BufferedReader(window), mode="r")
 
 
@@ -167,30 +166,3 @@ class _Requests:
 def _size(path: S3Path) -> int:
     """Return the size of an object, which is asked for once in a process."""
     return path.size()
-
-
-class _Window(io.RawIOBase):
-    """A range of an archive as a file."""
-
-    def __init__(self, read_at: ReadAt, start: int, size: int) -> None:
-        self._read_at, self._start, self._size, self._position = read_at, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._size)[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._size - self._position))
-        data = self._read_at(count, self._start + self._position) if count else b""
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

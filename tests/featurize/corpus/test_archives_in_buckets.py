@@ -9,10 +9,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import soundfile
 
 from benchmarks.archives import pack_arrow, pack_parquet, pack_shar, pack_tars, pack_zip
 from headrace.featurize.corpus import scanner
 from headrace.featurize.files.archives import reading
+from headrace.store.errors import StorageError
 from headrace.store.schema import Utterance
 from headrace.store.storage import s3_client
 from headrace.store.storage.s3 import S3Path
@@ -68,3 +70,26 @@ def test_a_member_is_read_by_one_request(bucket: S3Path, tmp_path: Path) -> None
     with mock.patch.object(S3Path, "read_ranges", counted):
         assert len(b"".join(reading.read_member(there, first.member, first.size))) == first.size
     assert len(requests) == 1
+
+
+def test_a_network_that_fails_while_a_library_reads_is_told(
+    bucket: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libsndfile reads through callbacks, which drop errors: the member looked as if it ended there."""
+    there = s3_server.upload(pack_tars(make_recordings(tmp_path / "speech", 2), tmp_path / "tars"), bucket / "failing")
+    first = next(iter(scanner.scan(there)))
+    assert isinstance(first, Utterance) and first.member
+    ranges, calls = S3Path.read_ranges, itertools.count()
+
+    def fail_later(path: S3Path, wanted: list[tuple[int, int]]) -> list[bytes]:
+        if next(calls) > 1:
+            raise StorageError("The network is down.")
+        return ranges(path, wanted)
+
+    monkeypatch.setattr(reading, "_HEADERS", 512)
+    monkeypatch.setattr(S3Path, "read_ranges", fail_later)
+    with (
+        pytest.raises(StorageError, match="The network is down"),
+        reading.open_member(there, first.member, first.size) as file,
+    ):
+        soundfile.read(file)
