@@ -37,6 +37,8 @@ from headrace.store.storage.output_files import check_output_file
 LIMITS = Limits(max_duration_s=86_400.0)
 """A recording may last a day: it is decoded block by block."""
 _UNLISTABLE = re.compile(r"[\x00-\x1f\x85\u2028\u2029\\]")
+_HALF = re.compile("[\ud800-\udfff\n\t]")
+"""In a path, a byte that is not UTF-8."""
 _AHEAD = 2
 """Recordings that wait for each child process."""
 
@@ -133,8 +135,11 @@ def _levels(
 
 def _whole(found: Source, name: str) -> Utterance:
     """Return a recording as one utterance without a text."""
-    if _UNLISTABLE.search(name) or name != name.strip():
-        raise Rejected("scan", "its name cannot stand in a table: rename it without tabs, line ends and backslashes")
+    if _UNLISTABLE.search(name) or name != name.strip() or _HALF.search(str(found.root)):
+        reason = (
+            "its path cannot stand in a table: rename it without tabs, line ends, backslashes and broken characters"
+        )
+        raise Rejected("scan", reason)
     size = found.size(name)
     header = recording.read_header(found.root, name, size, LIMITS)
     return Utterance(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,18 @@ def test_the_commands(tmp_path: Path) -> None:
     assert " ".join(row["text"] for row in rows(said)).split() == [f"w{n}" for n in range(len(words))]
     done = call(featurize, "join-texts", listed, tmp_path / "one.json", "--out", said)
     assert f"{segments}, {segments} of them with a text" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """It is the speaker of the recordings in it, and may be in their paths."""
+    corpus = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        corpus.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    soundfile.write(tmp_path / "a.wav", talk(0.1).wave, 16_000)
+    (tmp_path / "a.wav").rename(corpus / "a.wav")
+    with pytest.raises(CorpusError, match="No speech was found") as raised:
+        split(SplitConfig(corpus=corpus, out=tmp_path / "list.tsv", workers=1))
+    assert "broken characters" in raised.value.details[0]
