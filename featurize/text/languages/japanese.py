@@ -7,7 +7,9 @@ symbol table has none for the boundary of accent phrases: it is UNK there, and h
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,48 +20,38 @@ from headrace.featurize.text.languages.frontend import (
     concatenate,
     normalise_marks,
     optional_dependencies,
-    parse_pairs,
     split_at_marks,
     token,
 )
+from headrace.featurize.text.languages.japanese_numbers import verbalise
+from headrace.featurize.text.languages.japanese_ruby import drop_ruby
+from headrace.featurize.text.languages.unread import keep_said, unread
 from headrace.store.library_settings import quiet_onnxruntime
 
 _BETWEEN = {"AccentPhraseBoundary": "UNK", "Pause": "_"}
 _RISE, _FALL = "[", "]"
-_CURRENCIES = parse_pairs("¥:円 $:ドル €:ユーロ £:ポンド ₩:ウォン")
-_UNITS = parse_pairs(
-    "%:パーセント ℃:度 °C:度 °:度 km/h:キロメートル毎時 km:キロメートル cm:センチメートル mm:ミリメートル "
-    "m:メートル kg:キログラム mg:ミリグラム g:グラム ml:ミリリットル mL:ミリリットル l:リットル L:リットル "
-    "GB:ギガバイト MB:メガバイト TB:テラバイト kHz:キロヘルツ Hz:ヘルツ kW:キロワット W:ワット"
-)
-_UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![A-Za-z])")
-_RULES = (
-    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
-    (re.compile(r"(?<!\d)(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?!\d)"), r"\1年\2月\3日"),
-    (re.compile(r"(?<!\d)([01]?\d|2[0-4]):([0-5]\d):([0-5]\d)(?!\d)"), r"\1時\2分\3秒"),
-    (re.compile(r"(?<!\d)([01]?\d|2[0-4]):00(?!\d)"), r"\1時"),
-    (re.compile(r"(?<!\d)([01]?\d|2[0-4]):([0-5]\d)(?!\d)"), r"\1時\2分"),
-    (re.compile(r"(?<=[時分秒])0(?=\d[分秒])"), ""),
-    (re.compile(r"(?<=年)0(?=\d月)|(?<=月)0(?=\d日)"), ""),
-    (re.compile(r"(?<!\d)(\d+)/(\d+)(?!\d)"), r"\2分の\1"),
-    (re.compile(r"(?<=\d)[~〜～-](?=\d)"), "から"),
-    (re.compile(r"(?<![\w)])[-−](?=\d)"), "マイナス"),
-    (re.compile(r"(?<=\d)\.(?=\d)"), "点"),
-)
-_CURRENCY = re.compile(rf"([{''.join(_CURRENCIES)}])\s?(\d+(?:点\d+)?)")
+_SAID = re.compile(r"[^\W_]|[\s,.!?…・-]")
+_ACCENTED = re.compile("[A-Za-z][\u0300-\u036f]+")
+_ITERATED = re.compile("([ぁ-ゖァ-ヺ])([ゝゞヽヾ])")
+_SMALL = str.maketrans("ㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ", "クシストヌハヒフヘホムラリルレロ")
 
 
 def normalise(text: str) -> str:
-    """Write what OpenJTalk does not read itself: separators, dates, times, fractions, currencies, units."""
-    for pattern, spoken in _RULES:
-        text = pattern.sub(spoken, text)
-    text = _CURRENCY.sub(lambda match: match[2] + _CURRENCIES[match[1]], text)
-    return _UNIT.sub(lambda match: _UNITS[match[1]], text)
+    """Leave out readings in brackets, and write what OpenJTalk does not read itself: signs, times, dates and such."""
+    text = unicodedata.normalize("NFC", _ACCENTED.sub(lambda found: found[0][0], unicodedata.normalize("NFD", text)))
+    text = _ITERATED.sub(_iterate, text.translate(_SMALL))
+    return verbalise(drop_ruby(text, _pronounce))
+
+
+def _iterate(found: re.Match[str]) -> str:
+    """Write the kana that an iteration mark stands for, voiced or not as the mark."""
+    kana = unicodedata.normalize("NFD", found[1])[0]
+    return found[1] + unicodedata.normalize("NFC", kana + ("\u3099" if found[2] in "ゞヾ" else ""))
 
 
 def read(text: str) -> Reading:
     """Convert normalised Japanese to phones."""
-    kept = re.sub(r"[^\w\s,.!?…・-]|_", "", normalise_marks(text))
+    kept = keep_said(normalise_marks(text), _SAID, "Japanese")
     return concatenate(reading for piece in split_at_marks(kept) for reading in _read_piece(piece))
 
 
@@ -74,11 +66,8 @@ def _read_piece(piece: str) -> Iterator[Reading]:
 
 def _read_words(text: str) -> Iterator[Reading]:
     """Yield the reading of each word. Phones that OpenJTalk cannot place belong to the word before."""
-    quiet_onnxruntime()
-    with optional_dependencies("ja"):
-        import onnxruntime  # noqa: F401  without it pyopenjtalk reads 何 by a dictionary only, and warns
-        import pyopenjtalk
-    mapping = pyopenjtalk.g2p_mapping_prosody(text)
+    mapping = _openjtalk().g2p_mapping_prosody(text)
+    _check_read(text, mapping)
     entries = [(number, entry) for number, word in enumerate(mapping) for entry in word["phonemes"]]
     begun: list[int] = [0]
     for word in mapping[1:]:
@@ -89,6 +78,32 @@ def _read_words(text: str) -> Iterator[Reading]:
         phones.setdefault(start, []).extend(_symbols(entry, following))
     for start, stop in pairwise([*phones, len(text)]):
         yield token(text[start:stop], phones[start])
+
+
+def _check_read(text: str, mapping: list[dict[str, Any]]) -> None:
+    """Raise Rejected if OpenJTalk reads nothing in a word: its dictionary lacks a letter."""
+    for word in mapping:
+        silent = not any(entry["kind"] == "Phoneme" and entry["phoneme"] != "unk" for entry in word["phonemes"])
+        start, stop = word["char_span"]
+        letters = [
+            place for place in range(start, min(stop, len(text))) if text[place].isalnum() and text[place] != "ー"
+        ]
+        if silent and letters:
+            raise unread(text, letters[0], "Japanese")
+
+
+def _pronounce(text: str) -> list[tuple[str, str, bool]]:
+    """Return the words of a text, each with its pronunciation in katakana and whether it is a person's name."""
+    return [(word["string"], word["pron"], word["pos_group2"] == "人名") for word in _openjtalk().run_frontend(text)]
+
+
+@cache
+def _openjtalk() -> Any:
+    quiet_onnxruntime()
+    with optional_dependencies("ja"):
+        import onnxruntime  # noqa: F401  without it pyopenjtalk reads 何 by a dictionary only, and warns
+        import pyopenjtalk
+    return pyopenjtalk
 
 
 def _symbols(entry: Mapping[str, Any], following: Mapping[str, Any]) -> list[str]:
@@ -106,7 +121,7 @@ FRONTEND = Frontend(
     scripts=frozenset({"Han", "Kana"}),
     borrowed_scripts=frozenset({"Latin"}),
     libraries=("pyopenjtalk-plus", "sudachidict_core"),
-    version=1,
+    version=2,
     normalise=normalise,
     read=read,
 )

@@ -1,0 +1,30 @@
+"""Sentences with figures and signs, and how they are said: tables beside this module, one a language."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace.featurize.text import g2p
+from headrace.store.errors import Rejected
+
+TABLES = Path(__file__).parent / "spoken"
+REFUSED = "refused: "
+
+
+def misread(language: str) -> list[str]:
+    """Return the lines of a language's table that are read otherwise than it says, each with what is read.
+
+    A line holds a kind, a text, and the normalised text, or what is refused in it and named in the reason.
+    """
+    wrong = []
+    for line in (TABLES / f"{language}.tsv").read_text(encoding="utf-8").splitlines():
+        _, written, right = line.split("\t")
+        try:
+            said = g2p.phonemise(written, language).text
+        except Rejected as error:
+            said = (
+                f"{REFUSED}{right.removeprefix(REFUSED)}" if right.removeprefix(REFUSED) in str(error) else str(error)
+            )
+        if said != right:
+            wrong.append(f"{line}\t{said}")
+    return wrong
