@@ -7,14 +7,22 @@ its pieces.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
+from headrace.featurize.text import characters
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
-from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, concatenate, excerpt, token
+from headrace.featurize.text.languages.frontend import (
+    PUNCTUATION,
+    Frontend,
+    Reading,
+    UnreadCharacter,
+    concatenate,
+    excerpt,
+    token,
+)
 from headrace.featurize.text.languages.language_tags import language_code
 from headrace.store.errors import Rejected, UsageError, rejecting
 
@@ -28,9 +36,6 @@ MAX_CHARACTERS = 5000
 _BY_SCRIPT = {"Latin": FRONTENDS["en"], "Han": FRONTENDS["zh"], "Kana": FRONTENDS["ja"], "Hangul": FRONTENDS["ko"]}
 _WITH_KANA = _BY_SCRIPT | {"Han": FRONTENDS["ja"]}
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_COMPATIBILITY_FORMS = re.compile("[\u3000\uff00-\uffef\u3300-\u33ff\u2100-\u2121\u2123-\u214f]+")
-_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def phonemise(text: str, language: str) -> Reading:
@@ -46,7 +51,10 @@ def phonemise(text: str, language: str) -> Reading:
     own = _frontend(language)
     clean = _clean(text)
     with rejecting("text"):
-        return _phonemise(clean, own)
+        try:
+            return _phonemise(clean, own)
+        except UnreadCharacter as error:
+            raise error.found_in(text, characters.place(error.char, text)) from None
 
 
 def _phonemise(clean: str, own: Frontend) -> Reading:
@@ -96,34 +104,10 @@ def _frontend(language: str) -> Frontend:
 
 
 def _clean(text: str) -> str:
-    """Return `text` in normal form, without characters of zero width and with single spaces.
-
-    Raises:
-        Rejected: stage "text"; the text is too long or holds a character that is not text.
-    """
+    """Return `text` in normal form, as `characters.clean` does. Raises Rejected also if it is too long."""
     if len(text) > MAX_CHARACTERS:
         raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
-    for place, char in enumerate(text, 1):
-        if problem := _character_problem(char):
-            name = unicodedata.name(char, f"U+{ord(char):04X}")
-            raise Rejected("text", f"character {place} is {problem} ({name}): take it out")
-    text = _COMPATIBILITY_FORMS.sub(
-        lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text)
-    )
-    text = "".join(char for char in text if unicodedata.category(char) != "Cf" and char != "\ufe0f")
-    return " ".join(text.split())
-
-
-def _character_problem(char: str) -> str:
-    """Return why a character is not text, or an empty string if it is."""
-    if char in _BIDI_CONTROLS:
-        return "a mark of the writing direction"
-    if _EMOJI.match(char):
-        return "a picture"
-    kinds = {"Cc": "a control character", "Co": "of private use", "Cn": "no character", "Cs": "half a character"}
-    if char == "\ufffd":
-        return "what a decoder left of a damaged one"
-    return "" if char.isspace() else kinds.get(unicodedata.category(char), "")
+    return characters.clean(text)
 
 
 def _check_language(text: str, own: Frontend) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,31 @@ class Frontend:
     """Write numbers, units and abbreviations of a whole text in words. Keeps other scripts as they are."""
     read: Callable[[str], Reading]
     """Convert normalised text in the frontend's scripts to phones. Raises Rejected at stage "text"."""
+
+
+class UnreadCharacter(Rejected):
+    """A character is neither read nor a mark that is not said. The reason gets its place in the text as given."""
+
+    def __init__(self, char: str, problem: str, *where: str) -> None:
+        """
+        Args:
+            char: one character of the normalised text.
+            problem: what is said of it, as in "is not read in zh: write it in words".
+            where: its place, if it is known.
+        """
+        name = unicodedata.name(char, f"U+{ord(char):04X}")
+        super().__init__("text", f"{char!r} ({name}){''.join(where)} {problem}")
+        self.char, self.problem, self.where = char, problem, where
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.char, self.problem, *self.where)
+
+    def found_in(self, text: str, index: int) -> UnreadCharacter:
+        """Return the error with its place in the text that was given; without one if the index is negative."""
+        if index < 0:
+            return UnreadCharacter(self.char, self.problem, f", which {excerpt(text)} becomes,")
+        around = text if len(text) <= 60 else f"…{text[max(0, index - 25) : index + 25]}…"
+        return UnreadCharacter(text[index], self.problem, f", character {index + 1} of {around!r},")
 
 
 def concatenate(readings: Iterable[Reading]) -> Reading:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 
-from headrace.featurize.text.languages.frontend import Frontend, excerpt
-from headrace.store.errors import Rejected
+from headrace.featurize.text.languages.frontend import Frontend, UnreadCharacter
 
 _SCRIPTS = {
     "LATIN": "Latin", "CJK": "Han", "IDEOGRAPHIC": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "HANGUL": "Hangul",
@@ -38,12 +37,10 @@ def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> It
         Rejected: stage "text"; no frontend reads a letter.
     """
     readers: list[Frontend | None] = []
-    for place, char in enumerate(text):
+    for char in text:
         readers.append(_frontend_of(script(char), own, others) if script(char) else readers[-1] if readers else None)
         if readers[-1] is None and script(char):
-            raise Rejected(
-                "text", f"{char!r}, character {place + 1} of {excerpt(text)}, is {script(char)}, not {own.language}"
-            )
+            raise UnreadCharacter(char, f"is {script(char)}, not {own.language}")
     first = next((reader for reader in readers if reader), own)
     for reader, group in groupby(zip(readers, text, strict=True), key=lambda pair: pair[0] or first):
         yield reader, "".join(char for _, char in group)

@@ -198,7 +198,7 @@ def test_kanji_are_read_as_the_texts_language() -> None:
         ("こんにちは", "zh", "Kana.*zh"),
         ("Привет", "en", "Cyrillic.*en"),
         ("good morning", "ko", "Latin.*ko"),
-        ("שלום abc", "en", "'ש', character 1 .*Hebrew"),
+        ("שלום abc", "en", "'ש' .HEBREW LETTER SHIN., character 1 .*Hebrew"),
         ("今天🎉", "zh", "character 3 is a picture .PARTY POPPER"),
         ("ab\x07c", "en", "character 3 is a control character"),
         ("abc \u202edef", "en", "character 5 is a mark of the writing direction"),
