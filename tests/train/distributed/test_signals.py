@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -33,6 +34,7 @@ from headrace.store.errors import Interrupted, RankFailed
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig
 from headrace.train.trainer import loop
+from headrace.train.trainer.run import Run
 from tests.helpers.runs import assert_same_run
 from tests.helpers.training_store import Silent, build
 
@@ -222,21 +224,20 @@ def main(store: Path, out: Path, stretches: Sequence[tuple[int, int, int]], epoc
             continue
         at = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": rank}
         os.environ.update(at)
-        observer = StopsAfter(0 if number == len(stretches) - 1 else last)
-        with suppress(Interrupted, RankFailed):
-            _ = loop.resume(out, {}, observer) if number else loop.start(config, observer)
+        with stops_after(0 if number == len(stretches) - 1 else last), suppress(Interrupted, RankFailed):
+            _ = loop.resume(out, {}, Silent()) if number else loop.start(config, Silent())
 
 
-class StopsAfter(Silent):
-    """Stops the run by SIGTERM after a step; 0 for none."""
+@contextmanager
+def stops_after(step: int) -> Iterator[None]:
+    """Let runs stop after a step, 0 for none, as if SIGTERM had come during it."""
+    train_step = Run.train_step
 
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
+    def stopping(run: Run, stop: Sequence[signal.Signals]) -> int:
+        return train_step(run, [*stop, signal.SIGTERM] if run.step + 1 == step else stop)
 
-    def recorded(self, record: dict[str, Any]) -> None:
-        if record["step"] == self._step and record["split"] == "train":
-            os.kill(os.getpid(), signal.SIGTERM)
+    with mock.patch.object(Run, "train_step", stopping):
+        yield
 
 
 if __name__ == "__main__":
