@@ -21,7 +21,9 @@ from headrace.store.errors import UsageError
 @option("--semantic", metavar="CODES", help="Speak these semantic codes, separated by spaces, instead of using --gpt.")
 @option("--bert", type=FILE, metavar="FILE", help="Read BERT features of the text's phones from this .npy file.")
 @option("--reference", type=FILE, metavar="FILE", help="Take the voice from this recording of 3 to 10 seconds.")
+@option("--any-length", is_flag=True, help="Take a recording that is shorter or longer.")
 @option("--reference-text", metavar="TEXT", help="Text of the recording, which prompts --gpt.")
+@option("--reference-language", metavar="CODE", show_default="--language", help="Language of --reference-text.")
 @option("--reference-semantic", metavar="CODES", help="Semantic codes of the recording, which prompt --gpt.")
 @option(
     "--speaker-vector",
@@ -66,10 +68,21 @@ from headrace.store.errors import UsageError
     show_default=True,
     help="Speak this many times as fast.",
 )
+@option(
+    "--pause",
+    type=Number(0, 60),
+    metavar="SECONDS",
+    default=0.3,
+    show_default=True,
+    help="Be silent for so long between two sentences.",
+)
 @device_option
 @output.handle_errors
 def sample(out: Path, voice: Path | None, **options: Any) -> None:
-    """Speak a text in the voice of a recording, or of an utterance of a store."""
+    """Speak a text in the voice of a recording, or of an utterance of a store.
+
+    The text is cut into sentences, which are said one after another.
+    """
     if voice is not None:
         from headrace.train.voice import sample_options
 

@@ -16,6 +16,7 @@ from headrace.featurize.text.symbols import ids
 from headrace.store.errors import CorpusError, RecipeMismatch, Rejected, StoreError, UsageError
 from headrace.store.schema import Utterance
 from headrace.train.inference.npy_file import read_npy
+from headrace.train.inference.sentences import close
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.text_to_speech import Reference
 
@@ -23,21 +24,33 @@ if TYPE_CHECKING:
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
+REFERENCE_SECONDS = 3.0, 10.0
+"""Shortest and longest recording that upstream accepts for a reference."""
 EMPTY = torch.zeros(0, dtype=torch.int64)
 
 
 def reference_from_recording(
-    path: Path, text: str | None, language: str, codes: str | None, speaker: Path | None, model: SovitsConfig
+    path: Path,
+    text: str | None,
+    language: str,
+    codes: str | None,
+    speaker: Path | None,
+    model: SovitsConfig,
+    *,
+    any_length: bool = False,
 ) -> Reference:
     """Create a reference from a recording.
 
     Args:
         text: its transcript; with `codes`, the prompt that the GPT continues from.
+        language: of the transcript.
         codes: its semantic codes, whole numbers between spaces.
         speaker: an .npy file with its speaker vector.
         model: sizes of the SoVITS generator.
+        any_length: whether it may be shorter or longer than REFERENCE_SECONDS.
     Raises:
-        UsageError: text without codes or codes without text, or one of them is invalid.
+        UsageError: text without codes or codes without text, or one of them is invalid; or the recording is too short
+            or too long.
         CorpusError: the file is not a usable recording.
     """
     if (text is None) != (codes is None):
@@ -48,9 +61,12 @@ def reference_from_recording(
             "utterance of a store that holds them, by --store and --utterance."
         )
     recipe = SpectralRecipe()
+    wave_S = _wave(path, recipe)
+    if not any_length:
+        _check_length(path, len(wave_S) / recipe.sample_rate)
     return Reference(
-        spec=Spectral(recipe).magnitude(_wave(path, recipe)).mT,
-        phones=EMPTY if text is None else text_to_phones(text, language, model.symbols),
+        spec=Spectral(recipe).magnitude(wave_S).mT,
+        phones=EMPTY if text is None else text_to_phones(close(text, language), language, model.symbols),
         codes=EMPTY if codes is None else parse_codes(codes, model.codebook_size),
         speaker=None if speaker is None else _speaker(read_npy(speaker, "--speaker-vector"), model, str(speaker)),
     )
@@ -135,6 +151,16 @@ def _check_store(store: Store, recipe: SpectralRecipe, model: SovitsConfig) -> N
         )
 
 
+def _check_length(path: Path, seconds: float) -> None:
+    """Raise UsageError if a recording is shorter or longer than REFERENCE_SECONDS."""
+    shortest, longest = REFERENCE_SECONDS
+    if not shortest <= round(seconds, 1) <= longest:  # as it is told
+        raise UsageError(
+            f"{path} lasts {seconds:.1f} s, and a reference of {shortest:g} to {longest:g} s is imitated best: cut it, "
+            "or take it as it is by --any-length."
+        )
+
+
 def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Tensor:
     """Return a speaker vector as (V,) float32, after checking its size."""
     if vector.numel() != model.speaker_channels:
@@ -145,7 +171,7 @@ def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Te
 
 
 def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
-    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, at the level of training data."""
+    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, at the level that it has, as upstream speaks."""
     try:
         size = path.stat().st_size
         header = recording.read_header(path.parent, path.name, size)
@@ -160,7 +186,7 @@ def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
             language="",
             text="",
         )
-        wave = decode.waveform(path.parent, utterance, recipe.sample_rate, "gpt-sovits")
+        wave = decode.waveform(path.parent, utterance, recipe.sample_rate, "none")
     except OSError as error:
         raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
     except Rejected as error:

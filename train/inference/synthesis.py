@@ -1,7 +1,13 @@
-"""Synthesis of speech from a text, with trained models and the voice of a reference, as `train sample` does it."""
+"""Synthesis of speech from a text, with trained models and the voice of a reference, as `train sample` does it.
+
+A text is cut into sentences. Each is said by itself in the voice of the same reference, and they are joined by pauses.
+
+Shapes: P phones, E channels of BERT, Y codes, S samples.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +27,7 @@ from headrace.train.inference.reference import (
     reference_from_store,
     text_to_phones,
 )
+from headrace.train.inference.sentences import cut_sentences
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits_config import SovitsConfig
@@ -48,7 +55,7 @@ class SynthesisRequest:
     text: str
     """Text to synthesise."""
     language: str = "en"
-    """Language of the text and of `reference_text`."""
+    """Language of the text."""
     sovits: Path
     """SoVITS model: a run, or a file of weights in upstream's format."""
     gpt: Path | None = None
@@ -59,8 +66,12 @@ class SynthesisRequest:
     """Recording of the voice, of 3 to 10 seconds."""
     reference_text: str | None = None
     """Transcript of the recording; needs `reference_semantic`. The GPT continues from both."""
+    reference_language: str | None = None
+    """Language of `reference_text`; that of the text if it is not given."""
     reference_semantic: str | None = None
     """Semantic codes of the recording."""
+    any_length: bool = False
+    """Take a recording that is shorter or longer than REFERENCE_SECONDS."""
     speaker_vector: Path | None = None
     """An .npy file with the speaker vector of the recording, for v2Pro and v2ProPlus."""
     store: StoragePath | None = None
@@ -81,6 +92,8 @@ class SynthesisRequest:
     """Divisor of the positive logits of codes that were generated before; 1 for none."""
     speed: float = 1.0
     """Speed of speech, 0.5 to 2."""
+    pause: float = 0.3
+    """Seconds of silence between two sentences."""
     device: str = "auto"
     """`cpu`, `cuda` or `auto`."""
 
@@ -89,7 +102,7 @@ class SynthesisRequest:
             raise UsageError("Give either --gpt, which turns the text into codes, or those codes by --semantic.")
         if (self.reference is None) == (self.store is None) or (self.store is None) != (self.utterance is None):
             raise UsageError("Give the voice either as a recording, by --reference, or by --store and --utterance.")
-        about_recording = (self.reference_text, self.reference_semantic, self.speaker_vector)
+        about_recording = (self.reference_text, self.reference_language, self.reference_semantic, self.speaker_vector)
         if self.store is not None and any(given is not None for given in about_recording):
             raise UsageError(
                 "The store has the transcript, the codes and the speaker vector of --utterance: leave them out."
@@ -100,6 +113,17 @@ class SynthesisRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpokenSentence:
+    """A sentence of a text, as it was spoken."""
+
+    text: str
+    wave: np.ndarray
+    """(S,) float32 in [-1, 1]."""
+    codes: np.ndarray
+    """(Y,) int64: the semantic codes that it was decoded from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speech:
     """Synthesised speech."""
 
@@ -107,11 +131,13 @@ class Speech:
     """(S,) float32 in [-1, 1]."""
     sample_rate: int
     codes: np.ndarray
-    """(Y,) int64: the semantic codes that it was decoded from."""
+    """(Y,) int64: the semantic codes that it was decoded from, without the pauses."""
     scores: dict[str, float]
     """DNSMOS scores, by `dnsmos.NAMES`; empty if DNSMOS is not installed."""
     same_codebook: bool | None = None
     """Whether both models are known to use one codebook; None where only one speaks."""
+    sentences: tuple[SpokenSentence, ...] = ()
+    """What it was joined from."""
 
     @property
     def seconds(self) -> float:
@@ -136,23 +162,87 @@ def synthesize_speech(request: SynthesisRequest) -> Speech:
         CorpusError, StoreError: the reference is not a usable recording, or not an utterance of a store.
         RunError: weights cannot be loaded.
     """
-    device, _ = auto_settings.choose_device(request.device)
-    generator = trained_models.load_sovits(request.sovits).to(device)
-    reference = _to_device(_reference(request, generator.config), device)
-    phones_P = text_to_phones(request.text, request.language, generator.config.symbols).to(device)
-    torch.manual_seed(request.seed)
-    if request.gpt is None:
-        codes_Y, known = parse_codes(request.semantic or "", generator.config.codebook_size).to(device), None
-    else:
-        decoder = trained_models.load_gpt(request.gpt).to(device)
-        known = check_codebooks(decoder, generator)
-        codes_Y = _generate_codes(request, decoder, phones_P, reference)
-    wave_S = decode_semantic(
-        generator, codes_Y, phones_P, reference.spec, speed=request.speed, speaker_V=reference.speaker
-    )
-    rate, wave, score = SpectralRecipe().sample_rate, wave_S.cpu().numpy(), scorer()
-    scores = score(wave, rate) if score else {}
-    return Speech(wave=wave, sample_rate=rate, codes=codes_Y.cpu().numpy(), scores=scores, same_codebook=known)
+    speaker = Speaker(request)
+    return speaker.join(list(speaker.speak(request.text)))
+
+
+class Speaker:
+    """Speaks texts with the models and in the voice of a request, which are loaded once."""
+
+    def __init__(self, request: SynthesisRequest) -> None:
+        """
+        Raises:
+            UsageError, CorpusError, StoreError, RunError: as `synthesize_speech`, but for the text.
+        """
+        self._request = request
+        self._device, _ = auto_settings.choose_device(request.device)
+        self._generator = trained_models.load_sovits(request.sovits).to(self._device)
+        self._reference = _to_device(_reference(request, self._generator.config), self._device)
+        self._decoder = None if request.gpt is None else trained_models.load_gpt(request.gpt).to(self._device)
+        self._known = None if self._decoder is None else check_codebooks(self._decoder, self._generator)
+        self.sample_rate = SpectralRecipe().sample_rate
+
+    def speak(self, text: str) -> Iterator[SpokenSentence]:
+        """Yield the sentences of a text as soon as each is spoken. The same text and seed give the same sentences.
+
+        A text whose codes or BERT features are given is one sentence.
+
+        Raises:
+            UsageError: before anything is spoken; as `synthesize_speech`.
+        """
+        request = self._request
+        given = self._decoder is None or request.bert is not None
+        sentences = [text] if given else cut_sentences(text, request.language)
+        symbols = self._generator.config.symbols
+        phones = [text_to_phones(sentence, request.language, symbols).to(self._device) for sentence in sentences]
+        return map(self._say, range(len(sentences)), sentences, phones)
+
+    def join(self, sentences: Sequence[SpokenSentence]) -> Speech:
+        """Join sentences with pauses between them."""
+        parts = [sentences[0].wave]
+        for sentence in sentences[1:]:
+            parts += [self.pause(), sentence.wave]
+        wave, score = np.concatenate(parts), scorer()
+        return Speech(
+            wave=wave,
+            sample_rate=self.sample_rate,
+            codes=np.concatenate([sentence.codes for sentence in sentences]),
+            scores=score(wave, self.sample_rate) if score else {},
+            same_codebook=self._known,
+            sentences=tuple(sentences),
+        )
+
+    def pause(self) -> np.ndarray:
+        """Return the silence between two sentences, (S,) float32."""
+        return np.zeros(round(self._request.pause * self.sample_rate), np.float32)
+
+    def _say(self, number: int, text: str, phones_P: Tensor) -> SpokenSentence:
+        """Say a sentence: the first attempt that is good, or else the best."""
+        torch.manual_seed(_seed(self._request.seed, number, 0))
+        codes_Y = self._codes(phones_P)
+        wave_S = decode_semantic(
+            self._generator,
+            codes_Y,
+            phones_P,
+            self._reference.spec,
+            speed=self._request.speed,
+            speaker_V=self._reference.speaker,
+        )
+        return SpokenSentence(text=text, wave=wave_S.cpu().numpy(), codes=codes_Y.cpu().numpy())
+
+    def _codes(self, phones_P: Tensor) -> Tensor:
+        """Return the (Y,) codes of a sentence: generated, or those that were given."""
+        request = self._request
+        if self._decoder is None:
+            return parse_codes(request.semantic or "", self._generator.config.codebook_size).to(self._device)
+        return _generate_codes(request, self._decoder, phones_P, self._reference)
+
+
+def _seed(seed: int, number: int, attempt: int) -> int:
+    """Return the seed of an attempt at a sentence. That of the first attempt at the first one is `seed` itself."""
+    if number == attempt == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _reference(request: SynthesisRequest, model: SovitsConfig) -> Reference:
@@ -163,10 +253,11 @@ def _reference(request: SynthesisRequest, model: SovitsConfig) -> Reference:
     return reference_from_recording(
         request.reference,
         request.reference_text,
-        request.language,
+        request.reference_language or request.language,
         request.reference_semantic,
         request.speaker_vector,
         model,
+        any_length=request.any_length,
     )
 
 

@@ -28,7 +28,7 @@ _SPELLING = str.maketrans(
         "？": "?",
     }
 )
-_TITLES = {
+TITLES = {
     "dr.": "doctor",
     "jr.": "junior",
     "mr.": "mister",
@@ -82,7 +82,7 @@ def _pieces(chunk: str) -> Iterator[str]:
         return
     before, _, after = chunk.partition(word)
     yield from _first_mark(before)
-    yield _TITLES.get(word.lower(), word)
+    yield TITLES.get(word.lower(), word)
     yield from _first_mark(after)
 
 
@@ -92,7 +92,7 @@ def _strip_marks(chunk: str) -> str:
     if word.lower() not in _lexicon():  # 'cause is a word, 'quoted' is not
         word = word.strip(_EDGES + "'")
     dotted = word + "."
-    owns_dot = dotted.lower() in _TITLES or _DOTTED.fullmatch(word)
+    owns_dot = dotted.lower() in TITLES or _DOTTED.fullmatch(word)
     return dotted if owns_dot and dotted in chunk else word
 
 

@@ -60,6 +60,14 @@ def write_out(text: str, language: str) -> str:
     return abbreviation.sub(said, text)
 
 
+def stands_for_a_word(abbreviation: str, following: str, language: str) -> bool:
+    """Return whether a word with a full stop is a title or such an abbreviation before what follows it."""
+    _, words = _rules(language.partition("-")[0])
+    short = abbreviation if abbreviation in words else abbreviation.lower()
+    by_figure = short in _NUMBERS
+    return (by_figure or short in words) and _is_followed(following, 0, by_figure=by_figure)
+
+
 def _is_followed(text: str, end: int, *, by_figure: bool) -> bool:
     """Return whether a name follows an abbreviation, or a figure."""
     following = text[end : end + 100].replace("’", "'").replace("'", " ").split()

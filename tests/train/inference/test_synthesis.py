@@ -80,7 +80,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("speaking") / "voice.wav"
-    time = np.arange(32_000) / 32_000
+    time = np.arange(96_000) / 32_000
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * 150 * time), 32_000)
     return path
 
@@ -149,6 +149,75 @@ class TestText:
         alone = reference.reference_from_recording(voice, None, "en", None, None, tiny())
         expected = bench.expected(alone, top_k=7, top_p=0.8, temperature=0.7, repetition_penalty=1.1)
         close(bench.wave("--gpt", "y", "--reference", voice, *words), expected)
+
+
+class TestSentences:
+    """A text is said sentence by sentence."""
+
+    TWO = ("--text", "Hello world. It is a fine day")
+
+    def test_each_is_said_with_the_same_reference_and_they_are_joined_with_pauses(
+        self, bench: Bench, voice: Path
+    ) -> None:
+        words = ("--gpt", "y", "--reference", voice)
+        made = bench.wave(*words, *self.TWO, "--pause", 0.25)
+        first, alone = bench.wave(*words), reference.reference_from_recording(voice, None, "en", None, None, tiny())
+        np.testing.assert_array_equal(made[: len(first)], first)
+        gap = made[len(first) : len(first) + 8000]
+        assert not gap.any()
+        phones = reference.text_to_phones("It is a fine day.", "en", 732)
+        torch.manual_seed(synthesis._seed(0, 1, 0))
+        second = synthesize(bench.decoder, bench.generator, phones, alone, SamplingConfig(max_codes=14))
+        close(made[len(first) + 8000 :], np.asarray(second.clamp(-1, 1 - 2**-15)))
+        usual = bench.wave(*words, *self.TWO)
+        assert len(usual) - len(made) == 0.05 * 32_000
+        np.testing.assert_array_equal(bench.wave(*words, *self.TWO), usual)
+        assert len(bench.wave(*words, *self.TWO, "--pause", 0)) == len(usual) - 9600
+
+    def test_a_text_whose_codes_or_features_are_given_is_one_sentence(self, bench: Bench, voice: Path) -> None:
+        assert len(bench.wave("--semantic", "1 2 3", "--reference", voice, *self.TWO)) == 3 * 1280
+
+    def test_one_that_cannot_be_spoken_is_found_before_anything_is_said(self, bench: Bench, voice: Path) -> None:
+        bench.decoder.embed_text = None  # type: ignore[assignment]
+        result = bench.sample("--gpt", "y", "--reference", voice, "--text", "Hello there. Привет мир дорогой.")
+        assert result.exit_code == 2 and "The text cannot be spoken" in result.stderr
+
+
+class TestLengthOfTheReference:
+    @pytest.mark.parametrize(("seconds", "usable"), [(2.9, False), (3.0, True), (10.0, True), (10.2, False)])
+    def test_recordings_of_3_to_10_seconds_are_asked_for(self, bench: Bench, seconds: float, usable: bool) -> None:
+        file = bench.folder / "r.wav"
+        soundfile.write(file, 0.3 * np.sin(np.arange(round(seconds * 32_000)) / 40), 32_000)
+        result = bench.sample("--semantic", "1 2 3", "--reference", file)
+        assert (result.exit_code == 0) == usable
+        if not usable:
+            assert f"lasts {seconds} s" in result.stderr and "--any-length" in result.stderr
+            assert bench.sample("--semantic", "1 2 3", "--reference", file, "--any-length").exit_code == 0
+
+
+def test_a_reference_keeps_its_level(tmp_path: Path) -> None:
+    loud = np.sin(2 * np.pi * 150 * np.arange(96_000) / 32_000)
+    heard = []
+    for level in (0.25, 0.5):
+        soundfile.write(tmp_path / "r.wav", level * loud, 32_000)
+        heard.append(reference.reference_from_recording(tmp_path / "r.wav", None, "en", None, None, tiny()).spec)
+    torch.testing.assert_close(heard[1], 2 * heard[0], rtol=1e-3, atol=0.1)
+
+
+def test_the_reference_may_be_in_another_language(bench: Bench, voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, str]] = []
+    phones_of = reference.text_to_phones
+
+    def listen(text: str, language: str, symbols: int) -> torch.Tensor:
+        read.append((text, language))
+        return phones_of(text, language, symbols)
+
+    monkeypatch.setattr(reference, "text_to_phones", listen)
+    prompt = ("--reference-text", "Guten Tag", "--reference-semantic", "5 6 7")
+    words = ("--gpt", "y", "--reference", voice, *prompt)
+    assert bench.sample(*words, "--reference-language", "ko", "--reference-text", "안녕하세요").exit_code == 0
+    assert bench.sample(*words).exit_code == 0
+    assert read == [("안녕하세요.", "ko"), ("Guten Tag.", "en")]
 
 
 class TestRefusals:
