@@ -19,6 +19,8 @@ from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
 from headrace.featurize.files.source import NO_SUCH_FILE, Source
+from headrace.featurize.text.languages.language_tags import AUTO
+from headrace.featurize.text.languages.scripts import language_by_script
 from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject, Stage, Utterance, utterance_id
 
@@ -125,7 +127,7 @@ class EntryValidator:
             size=size,
             modified=(modified, *self._modified(alignment)),
             speaker=entry.speaker,
-            language=entry.language or self._language,
+            language=_language(entry.language or self._language, text),
             text=text,
             phones=entry.phones,
             alignment=alignment,
@@ -166,6 +168,11 @@ class EntryValidator:
         if folders.suffix(name) == ".lab" and has_times(text):
             raise Rejected("scan", _times_reason(posixpath.basename(name), text, self._language))
         return " ".join(text.split())
+
+
+def _language(tag: str, text: str) -> str:
+    """Return the language of an utterance, told by the script of its text where the corpus leaves it to that."""
+    return language_by_script(text, tag) if tag in AUTO else tag
 
 
 def _times_reason(name: str, lab: str, language: str) -> str:

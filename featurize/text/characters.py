@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from headrace.store.errors import Rejected
 
@@ -92,17 +93,21 @@ def _fold(char: str) -> str:
 _FOLDS = _Folds()
 
 
-def clean(text: str) -> str:
+def clean(text: str, given_index: Callable[[int], int] = int) -> str:
     """Return a text in normal form (NFC, and see above), without characters of zero width and with single spaces.
 
+    Args:
+        text: to clean.
+        given_index: returns the index in a text as it was given of a character of `text`.
     Raises:
         Rejected: stage "text"; it holds a character that is not text. The reason names the place.
     """
     try:
         folded = text.translate(_FOLDS)
     except Rejected:
-        for place, char in enumerate(text, 1):
+        for index, char in enumerate(text):
             if problem := character_problem(char):
+                place = given_index(index) + 1
                 raise Rejected("text", f"character {place} is {problem} ({name(char)}): take it out") from None
         raise
     if not folded.isascii():
@@ -129,9 +134,12 @@ def name(char: str) -> str:
     return unicodedata.name(char, f"U+{ord(char):04X}")
 
 
-def place(char: str, given: str) -> int:
-    """Return the index in a text as given of what became a character of the cleaned text; -1 if nothing did."""
-    for index, written in enumerate(given):
+def place(char: str, given: str, start: int = 0) -> int:
+    """Return the index in a text as given, from `start` on, of what became a character of the cleaned text.
+
+    It is -1 if nothing did.
+    """
+    for index, written in enumerate(given[start:], start):
         if char == written or char in unicodedata.normalize("NFC", _FOLDS[ord(written)] or ""):
             return index
     return -1

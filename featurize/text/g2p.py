@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 
-from headrace.featurize.text import characters
+from headrace.featurize.text import characters, espeak, markup
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
@@ -23,7 +24,7 @@ from headrace.featurize.text.languages.frontend import (
     excerpt,
     token,
 )
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import AUTO, language_code, unknown_language
 from headrace.store.errors import Rejected, UsageError, rejecting
 
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
@@ -48,23 +49,42 @@ def phonemise(text: str, language: str) -> Reading:
         Rejected: stage "text"; no frontend reads the language or one of the letters, the text is in another language or
             too long, it holds characters that are not text, or nothing in it is spoken.
     """
-    own = _frontend(language)
-    clean = _clean(text)
+    if len(text) > MAX_CHARACTERS:
+        raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
+    decoded = markup.decode_entities(text)
+    parts = markup.split_languages(decoded, language)
+    readings = [_read_part(text, decoded, *part) for part in parts]
+    spaced = (piece for reading in readings for piece in (token(" "), reading))
+    reading = _merge_pauses(concatenate(islice(spaced, 1, None)))
+    if not set(reading.phones) - PUNCTUATION - {"空"}:
+        raise Rejected("text", f"nothing to speak in {excerpt(text)}")
+    few = language_code(language) == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not _BRACES.search(decoded)
+    return concatenate((token(",", ","), reading)) if few and len(parts) == 1 else reading
+
+
+def _read_part(given: str, decoded: str, language: str, text: str, start: int) -> Reading:
+    """Read a part of a text in one language.
+
+    Args:
+        given: the whole text as it was given.
+        decoded: with its entities decoded.
+        language: of the part.
+        text: the part of `decoded`.
+        start: its index there.
+    """
+    code = language_code(language)
+    own = _frontend(scripts.language_by_script(text, code) if code in AUTO else language)
+    masked = " " * start + text
+    markup.check(masked, given)
+    clean = characters.clean(masked, lambda index: markup.given_index(index, given))
     with rejecting("text"):
         try:
-            return _phonemise(clean, own)
+            pieces = _BRACES.split(clean)
+            _check_language("".join(pieces[::2]), own)
+            return concatenate(_read_pieces(pieces, own))
         except UnreadCharacter as error:
-            raise error.found_in(text, characters.place(error.char, text)) from None
-
-
-def _phonemise(clean: str, own: Frontend) -> Reading:
-    given = _BRACES.split(clean)
-    _check_language("".join(given[::2]), own)
-    reading = _merge_pauses(concatenate(_read_parts(given, own)))
-    if not set(reading.phones) - PUNCTUATION - {"空"}:
-        raise Rejected("text", f"nothing to speak in {excerpt(clean)}")
-    few = own.language == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not "".join(given[1::2]).strip()
-    return concatenate((token(",", ","), reading)) if few else reading
+            index = characters.place(error.char, decoded, start)
+            raise error.found_in(given, index if index < 0 else markup.given_index(index, given)) from None
 
 
 def versions(languages: Iterable[str]) -> dict[str, str]:
@@ -99,15 +119,10 @@ def read_in_ipa(languages: Iterable[str]) -> list[str]:
 @lru_cache(maxsize=64)
 def _frontend(language: str) -> Frontend:
     """Return the frontend of a language or of its tag. Raises Rejected if there is none."""
-    code = language_code(language) or language
+    code = language_code(language)
+    if code not in FRONTENDS and code not in espeak.voices():
+        raise Rejected("text", unknown_language(language))
     return FRONTENDS.get(code) or espeak_languages.make_frontend(code)
-
-
-def _clean(text: str) -> str:
-    """Return `text` in normal form, as `characters.clean` does. Raises Rejected also if it is too long."""
-    if len(text) > MAX_CHARACTERS:
-        raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
-    return characters.clean(text)
 
 
 def _check_language(text: str, own: Frontend) -> None:
@@ -118,8 +133,8 @@ def _check_language(text: str, own: Frontend) -> None:
         raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
 
 
-def _read_parts(given: list[str], own: Frontend) -> Iterator[Reading]:
-    """Yield readings of the parts outside and inside braces, which alternate."""
+def _read_pieces(given: list[str], own: Frontend) -> Iterator[Reading]:
+    """Yield readings of the pieces outside and inside braces, which alternate."""
     for number, part in enumerate(given):
         if number % 2:
             yield token(part, part.split())

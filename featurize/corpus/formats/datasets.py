@@ -17,7 +17,7 @@ from headrace.featurize.files.archives.members import check_size
 from headrace.featurize.files.archives.table_members import Table, kind_of
 from headrace.featurize.files.folders import join
 from headrace.featurize.files.source import Source
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import CorpusError, Rejected, rejecting
 from headrace.store.schema import Member, Reject
 
@@ -145,7 +145,7 @@ class _Reader:
                     text=str(values.get("text") or "").strip(),
                     phones=str(values.get("phones") or "").strip(),
                     alignment="",
-                    problem=f"language tag {tag!r} is no code as de or pt-BR" if tag and not language else "",
+                    problem=unknown_tag(tag),
                 )
                 yield self._with_recording(entry, place, row, content, path)
         except Rejected as error:

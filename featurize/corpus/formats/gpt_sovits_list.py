@@ -8,7 +8,7 @@ from headrace.featurize.corpus.entry import Entries, Entry
 from headrace.featurize.corpus.formats.lines import parse_lines
 from headrace.featurize.files.folders import suffix
 from headrace.featurize.files.source import Source
-from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS, language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import CorpusError, Rejected
 
 ALIGNMENT_SUFFIXES = (".lab", ".textgrid")
@@ -65,7 +65,6 @@ def _entry(
     if not path:
         raise Rejected("scan", "no path before the first bar")
     language = language_code(tag) if tag else ""
-    unknown = f"language tag {tag!r} is none of {', '.join(LANGUAGE_TAGS)}, nor a code as de or pt-BR"
     return Entry(
         location=location,
         audio=_clean_path(path),
@@ -74,7 +73,7 @@ def _entry(
         text=text,
         phones=phones,
         alignment=alignment,
-        problem=unknown if tag and not language else "",
+        problem=unknown_tag(tag),
     )
 
 

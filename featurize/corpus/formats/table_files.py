@@ -16,7 +16,7 @@ from typing import Any
 from headrace.featurize.corpus.entry import Entries, Entry
 from headrace.featurize.corpus.formats.lines import first_line, read_lines
 from headrace.featurize.files.source import MAX_LINE_BYTES, Source
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import CorpusError, Rejected, UsageError, rejecting
 from headrace.store.schema import Reject
 
@@ -150,7 +150,7 @@ def _row_parser(source: Source, file: str, folders: Sequence[str], speaker: str)
             seconds=_seconds(row),
             alignment="" if _seconds(row) else None,
             name=audio,
-            problem=f"language tag {tag!r} is no code as de or pt-BR" if tag and not language else "",
+            problem=unknown_tag(tag),
         )
 
     return parse

@@ -11,7 +11,7 @@ from typing import Any
 from headrace.featurize.corpus.entry import Entries, Entry
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, suffix
 from headrace.featurize.files.source import Source
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import Rejected, rejected_file, rejecting
 from headrace.store.schema import Reject
 
@@ -144,7 +144,7 @@ def read_emilia(source: Source) -> Entries:
             language=language,
             text=str(document.get("text") or "").strip(),
             name=str(document.get("id") or ""),
-            problem=f"language tag {tag!r} is no code as de or pt-BR" if tag and not language else "",
+            problem=unknown_tag(tag),
         )
 
     return _entries(source, describe)

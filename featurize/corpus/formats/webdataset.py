@@ -11,7 +11,7 @@ from headrace.featurize.corpus.formats.table_files import Columns
 from headrace.featurize.corpus.formats.texts_beside import read_json
 from headrace.featurize.files.folders import AUDIO_SUFFIXES, join, suffix
 from headrace.featurize.files.source import Source
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import Rejected, rejecting
 from headrace.store.schema import Reject
 
@@ -59,7 +59,7 @@ def _entry(source: Source, audio: str, texts: Mapping[str, str]) -> Entry:
     file = next((texts[end] for end in _TEXTS[1:] if end in texts), "") if not isinstance(text, str) else ""
     tag = str(known.get("language") or "")
     language = language_code(tag) if tag else ""
-    problem = f"language tag {tag!r} is no code as de or pt-BR" if tag and not language else ""
+    problem = unknown_tag(tag)
     if not isinstance(text, str) and not file:
         problem = "audio without text: no .json with a text and no .txt of its key beside it"
     return Entry(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 
-from headrace.featurize.text.languages.frontend import Frontend, UnreadCharacter
+from headrace.featurize.text.languages.frontend import Frontend, UnreadCharacter, excerpt
+from headrace.store.errors import Rejected
 
 _SCRIPTS = {
     "LATIN": "Latin", "CJK": "Han", "IDEOGRAPHIC": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "HANGUL": "Hangul",
@@ -54,3 +55,25 @@ def _frontend_of(script: str, own: Frontend, others: dict[str, Frontend]) -> Fro
     ):
         return own
     return others.get(script)
+
+
+_LANGUAGES = {"Kana": "ja", "Hangul": "ko", "Han": "zh", "Latin": "en"}
+"""Languages by the script that tells them, the most telling first."""
+
+
+def language_by_script(text: str, tag: str = "auto") -> str:
+    """Return the language that the scripts of a text tell: Japanese if it has kana, Korean if it has Hangul, Chinese
+    if it has its characters, English if it is in Latin letters.
+
+    Args:
+        text: to read.
+        tag: `auto`, or `auto-yue` for Cantonese in place of Chinese.
+    Raises:
+        Rejected: stage "text"; it has other letters, or none.
+    """
+    found = {script(char) for char in text} - {""}
+    language = next((code for known, code in _LANGUAGES.items() if known in found), "")
+    if not language:
+        written = " and ".join(sorted(found)) or "without letters"
+        raise Rejected("text", f"{excerpt(text)} is {written}, which does not tell its language: name it")
+    return "yue" if (language, tag) == ("zh", "auto-yue") else language

@@ -271,7 +271,7 @@ def test_bad_lists(tmp_path: Path) -> None:
         "train.list:3": "6 fields",
         "train.list:4": "a.wav for the second time, after train.list:1",
         "gone.wav": "no such file",
-        "sub/a.flac": "'KLINGON' is none of zh, en",
+        "sub/a.flac": "nothing here reads language 'KLINGON'",
         "b.mp3": "text is empty",
         "train.list:8": "not UTF-8 from byte 26",
         "train.list:9": "no path",

@@ -38,7 +38,7 @@ from headrace.store.errors import Rejected
     ],
 )
 def test_what_only_looks_different_becomes_the_same(written: str, clean: str) -> None:
-    assert g2p._clean(written) == clean
+    assert characters.clean(written) == clean
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_only_looks_different_becomes_the_same(written: str, clean: str) ->
     ],
 )
 def test_what_languages_say_or_spell_is_kept(kept: str) -> None:
-    assert g2p._clean(kept) == kept.replace("～", "~")
+    assert characters.clean(kept) == kept.replace("～", "~")
 
 
 @pytest.mark.parametrize(

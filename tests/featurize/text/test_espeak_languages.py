@@ -247,4 +247,4 @@ def test_corpora_name_languages_by_region(tmp_path: Path) -> None:
     found = list(scanner.scan(tmp_path, None, language="deu"))
     read = {one.audio: one.language for one in found if isinstance(one, Utterance)}
     assert read == {"a.wav": "es", "b.wav": "fr", "c.wav": "zh", "d.wav": "en", "e.wav": "pt-br"}
-    assert "'no!' is none of zh, en" in next(one.reason for one in found if not isinstance(one, Utterance))
+    assert "nothing here reads language 'no!'" in next(one.reason for one in found if not isinstance(one, Utterance))
