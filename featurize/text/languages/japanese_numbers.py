@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
 
 from headrace.featurize.text.languages.frontend import parse_pairs
+from headrace.featurize.text.languages.rewriting import (
+    ROMAN_NUMERALS,
+    SUPERSCRIPTS,
+    VULGAR_FRACTIONS,
+    is_day,
+    is_span,
+    rewrite,
+    rules,
+)
 
 _CURRENCIES = parse_pairs("¥:円 $:ドル €:ユーロ £:ポンド ₩:ウォン ₹:ルピー ₽:ルーブル ₿:ビットコイン ฿:バーツ ¢:セント")
 _UNITS = parse_pairs(
@@ -32,12 +40,7 @@ _SIGNS = {
     ),
     **dict.fromkeys("→⇒←⇐↑↓↔⇔/", "、"),
 }
-_VULGAR = parse_pairs("½:1/2 ⅓:1/3 ⅔:2/3 ¼:1/4 ¾:3/4 ⅕:1/5 ⅖:2/5 ⅗:3/5 ⅘:4/5 ⅙:1/6 ⅚:5/6 ⅛:1/8 ⅜:3/8 ⅝:5/8 ⅞:7/8")
-_POWERS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _KANJI = str.maketrans("0123456789", "〇一二三四五六七八九")
-_ROMAN = {
-    name: str(value) for value, name in enumerate("I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI".split(), 1)
-}
 _DASH = "[-−–—ー]"
 """Between figures all of these are hyphens: keyboards offer each of them."""
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -49,46 +52,42 @@ _TELEPHONE = re.compile(
     rf"|\d{{4}}(?:{_DASH}\d{{4}}){{1,3}}|0\d{{9,10}}|〒\s?\d{{3}}{_DASH}\d{{4}})(?![\w-])",
     re.ASCII,
 )
-_YEARS = re.compile(rf"(?:1\d|20)\d\d{_DASH}(?:1\d|20)\d\d")
 _ADDRESS = re.compile(
     rf"(?<![\w.-])\d{{1,4}}(?:{_DASH}\d{{1,4}}){{2,3}}(?![\d.-])|(?<=[町区市村目])\d{{1,4}}{_DASH}\d{{1,4}}(?!\d)",
     re.ASCII,
 )
 _RATIO_BEFORE = re.compile(r"(?:比|割合|縮尺|スコア|得点|オッズ)[^\d、。]{0,5}$")
 _RATIO_AFTER = re.compile(r"\s?(?:の比|の割合|の縮尺|のスコア|で(?:勝|負|敗|快勝|惜敗|下|引き分け|リード))")
-_COLON = re.compile(r"(?<![\d:.])(\d+):(\d+)(?::(\d+))?(?:\.(\d+))?(?![\d:])")
-_SLASH = re.compile(r"(?<![\d/.])(?:(\d+)\s)?(\d+)/(\d+)(?![\d/]|\.\d)(?:\s?[(（]([月火水木金土日])[)）])?")
+_COLON = re.compile(r"(?<![\d:.])(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?(?:\.(\d{1,9}))?(?![\d:])")
+_SLASH = re.compile(r"(?<![\d/.])(?:(\d{1,9})\s)?(\d{1,9})/(\d{1,9})(?![\d/]|\.\d)(?:\s?[(（]([月火水木金土日])[)）])?")
 _SHARE = re.compile(r"(?:確率|割合|約|倍率|シャッター\w*)\w?$")
 
-_Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-
-
-def _rules(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[_Rule, ...]:
-    return tuple((re.compile(pattern), spoken) for pattern, spoken in rules)
-
-
-_SPELLINGS = _rules(
+_SPELLINGS = rules(
     (r"(?<=\d),(?=\d{3}(?!\d))", ""),
     (r"郵便番号は?\s?(?=〒)", ""),
     (r"μ", "µ"),
+    (
+        r"(?i)(\d{1,2}:\d\d)\s?([ap])\.?m(?![A-Za-z])\.?",
+        lambda found: ("午前" if found[2] in "aA" else "午後") + found[1],
+    ),
     (r"\\(?=\d)", "¥"),
     (r'^([^"]*\d)"(?=[^"]*$)', r"\1″"),
     (r"[①-⑳]", lambda found: unicodedata.normalize("NFKC", found[0])),
     (r"×(?!\s?[\dA-Za-z(])|(?<![\dA-Za-z)²³年月日人個本枚度])\s?×", "ばつ"),
     (r"(?<=日)\s?[(（]([月火水木金土日])[)）]", r"\1曜日"),
-    (rf"(?<=\d)([{''.join(_VULGAR)}])", lambda found: " " + _VULGAR[found[1]]),
-    (rf"[{''.join(_VULGAR)}]", lambda found: _VULGAR[found[0]]),
-    (r"(?<=第)[IVX]+(?![A-Za-z])|(?<![A-Za-z])[IVX]+(?=世)", lambda found: _ROMAN.get(found[0], found[0])),
+    (rf"(?<=\d)([{''.join(VULGAR_FRACTIONS)}])", lambda found: " " + VULGAR_FRACTIONS[found[1]]),
+    (rf"[{''.join(VULGAR_FRACTIONS)}]", lambda found: VULGAR_FRACTIONS[found[0]]),
+    (r"(?<=第)[IVX]+(?![A-Za-z])|(?<![A-Za-z])[IVX]+(?=世)", lambda found: str(ROMAN_NUMERALS.get(found[0], found[0]))),
     (r"(?i)(?<![A-Za-z])no\.?\s?(?=\d)|#(?=\d)", "ナンバー"),
     (r"#(?=\w)", "ハッシュタグ"),
     (r"(?<![\w.])\.(?=\d)", "0."),
 )
-_DATES = _rules(
+_DATES = rules(
     (r"(?<![\d.])(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?!\d|\.\d)", r"\1年\3月\4日"),
     (r"(?<![\d/])([12]\d{3})/(0?[1-9]|1[0-2])(?![\d/])", r"\1年\2月"),
     (r"(?<=年)0(?=\d月)|(?<=月)0(?=\d日)", ""),
 )
-_MINUS = _rules(
+_MINUS = rules(
     (rf"(?<![\d-])(\d+){_DASH}(\d+)(?=\s?(?:のスコア|で(?:勝|負|敗|快勝|惜敗|下|引き分け|リード)))", r"\1対\2"),
     (r"(?<=[\dA-Za-z)²³])\s[-−–]\s(?=[\dA-Za-z(])|(?<=\d)[-−](?=[\d.]+\s?=)|(?<=[A-Za-z)²³])−(?=[\w(])", "引く"),
     (
@@ -96,13 +95,13 @@ _MINUS = _rules(
         "マイナス",
     ),
 )
-_RANGES = _rules(
+_RANGES = rules(
     (rf"(?<![A-Za-z\d.-])({_NUMBER}\s?(?:{_UNIT})?)\s?{_DASH}\s?(?=[¥$€£]?\d)", r"\1から"),
     (rf"(?<=[\d{_COUNTERS}])(\s?(?:{_UNIT})?)\s?[~～〜]\s?(?=[\d¥$€£±]|マイナス|午[前後])", r"\1から"),
     (r"(?<=\d時)[~～〜](?=\W|$)|(?<=曜)[~～〜](?=[月火水木金土日]曜)|(?<![一-鿿])([月火水木金土日])[~～〜](?=[月火水木金土日](?![一-鿿]))",
      lambda found: (found[1] or "") + "から"),
 )  # fmt: skip
-_MEASURES = _rules(
+_MEASURES = rules(
     (
         r"(?<=\d)\s?(km|cm|mm|m)([²³23])(?![A-Za-z\d])",
         lambda found: ("平方" if found[2] in "²2" else "立方") + _UNITS[found[1]],
@@ -110,8 +109,12 @@ _MEASURES = _rules(
     (rf"({_NUMBER})\s?(?:℉|°F)", r"華氏\1度"),
     (r"(?<=\d)″", "インチ"),
     (rf"(?<=\d)\s?({_UNIT})(?![A-Za-z])", lambda found: _UNITS[found[1]]),
+    (r"\$\s?(\d+)\.(\d\d)(?!\d)", r"\1ドル\2セント"),
     (rf"([{''.join(_CURRENCIES)}])\s?({_NUMBER}[兆億万千百]*)円?", lambda found: found[2] + _CURRENCIES[found[1]]),
-    (r"(?<=[\dA-Za-z)])([⁻⁰¹²³⁴-⁹]+)", lambda found: f"の{found[1].translate(_POWERS).replace('-', 'マイナス')}乗"),
+    (
+        r"(?<=[\dA-Za-z)])([⁻⁰¹²³⁴-⁹]+)",
+        lambda found: f"の{found[1].translate(SUPERSCRIPTS).replace('-', 'マイナス')}乗",
+    ),
     (r"(?<=[\dA-Za-z)])\^(\d+)", r"の\1乗"),
     (r"(?<=\d)\.(?=\d)", "点"),
 )
@@ -120,26 +123,16 @@ _SIGN = re.compile(f"[{re.escape(''.join(_SIGNS))}]")
 
 def verbalise(text: str) -> str:
     """Write numbers, signs and units as they are said. Figures stay where OpenJTalk reads them."""
-    text = _apply(_SPELLINGS, text)
-    text = _TELEPHONE.sub(_telephone, text)
-    text = _apply(_DATES, text)
-    text = _ADDRESS.sub(lambda found: re.sub(_DASH, "の", found[0]), text)
-    text = _SLASH.sub(_slash, _COLON.sub(_colon, text))
-    for rules in (_MINUS, _RANGES, _MEASURES):
-        text = _apply(rules, text)
+    text = _TELEPHONE.sub(_telephone, rewrite(text, _SPELLINGS))
+    text = _ADDRESS.sub(lambda found: re.sub(_DASH, "の", found[0]), rewrite(text, _DATES))
+    text = rewrite(_SLASH.sub(_slash, _COLON.sub(_colon, text)), _MINUS, _RANGES, _MEASURES)
     return _SIGN.sub(lambda found: _SIGNS[found[0]], text)
-
-
-def _apply(rules: tuple[_Rule, ...], text: str) -> str:
-    for pattern, spoken in rules:
-        text = pattern.sub(spoken, text)
-    return text
 
 
 def _telephone(found: re.Match[str]) -> str:
     """Read the figures of a telephone number, a postal code or a card one by one, with の between the groups."""
     written = found[0]
-    if _YEARS.fullmatch(written):
+    if is_span(written):
         return written
     groups = re.findall(r"\d+", written)
     signs = "郵便番号" if "〒" in written else "プラス" if "+" in written else ""
@@ -163,8 +156,7 @@ def _slash(found: re.Match[str]) -> str:
     """Read what a slash joins: a day of a year, a fraction, or else two numbers."""
     whole, above, below, weekday = found.groups()
     month, day = int(above), int(below)
-    possible = whole is None and 1 <= month <= 12 and 1 <= day <= 31
-    if weekday or (possible and (day > 12 or month >= day) and not _SHARE.search(found.string, 0, found.start())):
+    if weekday or (whole is None and is_day(month, day, _SHARE.search(found.string, 0, found.start()))):
         return f"{month}月{day}日" + (f"{weekday}曜日" if weekday else "")
     if month >= day:
         return f"{whole or ''}{above}、{below}"

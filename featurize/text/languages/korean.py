@@ -17,12 +17,15 @@ from headrace.featurize.text.languages.frontend import (
     Frontend,
     Reading,
     concatenate,
+    excerpt,
     normalise_marks,
     optional_dependencies,
     parse_pairs,
     token,
 )
 from headrace.featurize.text.languages.korean_numbers import verbalise
+from headrace.featurize.text.languages.unread import keep_said, unread
+from headrace.store.errors import Rejected
 
 _SPACE = "空"
 _TENSED = dict(zip("ᄀᄃᄇᄉᄌ", "ᄁᄄᄈᄊᄍ", strict=True))
@@ -89,15 +92,49 @@ _LINKING = re.compile("([ᆨ-ᆻᆽ-ᇂ])ᄋ(?=[ᅡ-ᅵ])")
 _LAST = re.compile("[ᆨ-ᇂ](?![ᄀ-ᄒ])")
 
 
+_LETTER_NAMES = parse_pairs(
+    "ㄱ:기역 ㄴ:니은 ㄷ:디귿 ㄹ:리을 ㅁ:미음 ㅂ:비읍 ㅅ:시옷 ㅇ:이응 ㅈ:지읒 ㅊ:치읓 ㅋ:키읔 ㅌ:티읕 ㅍ:피읖 ㅎ:히읗 "
+    "ㄲ:쌍기역 ㄸ:쌍디귿 ㅃ:쌍비읍 ㅆ:쌍시옷 ㅉ:쌍지읒 ㅏ:아 ㅐ:애 ㅑ:야 ㅒ:얘 ㅓ:어 ㅔ:에 ㅕ:여 ㅖ:예 ㅗ:오 ㅘ:와 "
+    "ㅙ:왜 ㅚ:외 ㅛ:요 ㅜ:우 ㅝ:워 ㅞ:웨 ㅟ:위 ㅠ:유 ㅡ:으 ㅢ:의 ㅣ:이"
+)
+_JAMO = re.compile("[\u1100-\u11ff\u3131-\u318e]+")
+_LINKED_NAMES = parse_pairs("디귿:디긋 지읒:지읏 치읓:치읏 키읔:키윽 티읕:티읏 피읖:피읍 히읗:히읏")
+"""Names of letters as they are linked to a vowel (16)."""
+_LINKED_NAME = re.compile(f"({'|'.join(_LINKED_NAMES)})(?=[아-잏])")
+_HANJA = re.compile(r"([가-힣]+)\s?\(([㐀-鿿豈-\ufaff]+)\)")
+_SAID = re.compile(r"[가-힣\s,.!?…-]")
+
+
 def normalise(text: str) -> str:
-    """Write numbers and initials in words, and end the text in a mark, as upstream does."""
-    text = verbalise(text).rstrip()
+    """Write numbers, initials and letters in words, and end the text in a mark, as upstream does."""
+    text = verbalise(_JAMO.sub(_letter_names, _HANJA.sub(_drop_gloss, text))).rstrip()
     return text + "." if text and "가" <= text[-1] <= "힣" else text
+
+
+def _drop_gloss(match: re.Match[str]) -> str:
+    """Leave out the Chinese characters of the word before them, which would be said twice."""
+    return match[1] if len(match[2]) <= len(match[1]) else match[0]
+
+
+def _letter_names(match: re.Match[str]) -> str:
+    """Write the names of letters that stand by themselves.
+
+    Raises:
+        Rejected: stage "text"; they are laughter or tears, which nobody can tell how to say, or are no longer in use.
+    """
+    letters = [char if char >= "ㄱ" else _compatibility(char) for char in match[0]]
+    joined = "가" <= match.string[match.start() - 1 : match.start()] <= "힣"
+    if len(set(letters)) < len(letters) or joined:
+        place = f"character {match.start() + 1} of {excerpt(match.string)}"
+        raise Rejected("text", f"{match[0]!r}, {place}, is no word: write in syllables how it is said, or take it out")
+    if unnamed := [place for place, letter in enumerate(letters) if letter not in _LETTER_NAMES]:
+        raise unread(match.string, match.start() + unnamed[0], "Korean")
+    return "".join(map(_LETTER_NAMES.__getitem__, letters))
 
 
 def read(text: str) -> Reading:
     """Convert normalised Korean to phones."""
-    kept = re.sub(r"[^가-힣\s,.!?…-]", "", normalise_marks(text))
+    kept = keep_said(normalise_marks(text), _SAID, "Korean")
     written = [piece for piece in re.split(r"(\s+|[,.!?…-])", re.sub(r"\s+", " ", kept)) if piece]
     spoken = [piece for piece in re.split(r"(\s+|[,.!?…-])", pronounce("".join(written))) if piece]
     return concatenate(token(word, _phones(sounds)) for word, sounds in zip(written, spoken, strict=True))
@@ -118,6 +155,7 @@ def _compatibility(jamo: str) -> str:
 
 def pronounce(text: str) -> str:
     """Return the pronunciation of Hangul in conjoining jamo; spaces and punctuation stay."""
+    text = _LINKED_NAME.sub(lambda match: _LINKED_NAMES[match[1]], text)
     sounds = unicodedata.normalize("NFD", _mark_morphemes(_EXCEPTION.sub(lambda match: _EXCEPTIONS[match[0]], text)))
     for pattern, spoken in _SPECIAL:
         sounds = pattern.sub(spoken, sounds)
@@ -186,7 +224,7 @@ FRONTEND = Frontend(
     language="ko",
     scripts=frozenset({"Hangul"}),
     libraries=("python-mecab-ko", "python-mecab-ko-dic"),
-    version=1,
+    version=2,
     normalise=normalise,
     read=read,
 )

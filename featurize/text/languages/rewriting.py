@@ -1,0 +1,49 @@
+"""Rewrite a text by rules, one after the other: a pattern, and what is said where it is found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+VULGAR_FRACTIONS = {
+    **dict(zip("½⅓⅔¼¾⅕⅖⅗⅘", "1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5".split(), strict=True)),
+    **dict(zip("⅙⅚⅛⅜⅝⅞", "1/6 5/6 1/8 3/8 5/8 7/8".split(), strict=True)),
+}
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+ROMAN_NUMERALS = {
+    roman: value
+    for value, roman in enumerate(
+        "I II III IV V VI VII VIII IX X XI XII XIII XIV XV XVI XVII XVIII XIX XX XXI".split(), 1
+    )
+}
+
+
+def rules(*given: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[Rule, ...]:
+    """Compile rules: patterns, and what each is replaced by."""
+    return tuple((re.compile(pattern), said) for pattern, said in given)
+
+
+def rewrite(text: str, *given: tuple[Rule, ...]) -> str:
+    """Apply groups of rules to a text, in order."""
+    for group in given:
+        for pattern, said in group:
+            text = pattern.sub(said, text)
+    return text
+
+
+def is_day(month: int, day: int, before: re.Match[str] | None = None) -> bool:
+    """Return whether two numbers that a slash joins are a month and its day rather than a fraction.
+
+    They are if the second is more than twelve or the fraction would be improper, unless what stands before them says
+    that they are a share.
+    """
+    return 1 <= month <= 12 and 1 <= day <= 31 and (day > 12 or month >= day) and before is None
+
+
+def is_span(groups: str) -> bool:
+    """Return whether two groups of four figures are years or round numbers that a hyphen joins, not a telephone's."""
+    first, last = groups[:4], groups[5:]
+    is_period = "1700" <= first < last < "2100"
+    return len(groups) == 9 and last.isdigit() and (is_period or first[2:] == last[2:] == "00")
