@@ -19,12 +19,18 @@ from headrace.store.errors import UsageError
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")
 @option("--semantic", metavar="CODES", help="Speak these semantic codes, separated by spaces, instead of using --gpt.")
-@option("--bert", type=FILE, metavar="FILE", help="Read BERT features of the text's phones from this .npy file.")
+@option(
+    "--bert",
+    type=FILE,
+    metavar="PATH",
+    help="Make BERT features of Chinese by the network in this folder, or read them from an .npy file.",
+)
 @option("--reference", type=FILE, metavar="FILE", help="Take the voice from this recording of 3 to 10 seconds.")
 @option("--any-length", is_flag=True, help="Take a recording that is shorter or longer.")
 @option("--reference-text", metavar="TEXT", help="Text of the recording, which prompts --gpt.")
 @option("--reference-language", metavar="CODE", show_default="--language", help="Language of --reference-text.")
 @option("--reference-semantic", metavar="CODES", help="Semantic codes of the recording, which prompt --gpt.")
+@option("--hubert", type=FILE, metavar="FOLDER", help="Make the semantic codes of the recording by this HuBERT.")
 @option(
     "--speaker-vector",
     type=FILE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,11 @@ def reference_from_recording(
     path: Path,
     text: str | None,
     language: str,
-    codes: str | None,
+    codes: Callable[[np.ndarray], torch.Tensor] | None,
     speaker: Path | None,
     model: SovitsConfig,
     *,
+    bert: Callable[[str, str], torch.Tensor | None] | None = None,
     any_length: bool = False,
 ) -> Reference:
     """Create a reference from a recording.
@@ -44,9 +46,10 @@ def reference_from_recording(
     Args:
         text: its transcript; with `codes`, the prompt that the GPT continues from.
         language: of the transcript.
-        codes: its semantic codes, whole numbers between spaces.
+        codes: makes its semantic codes, (Q,) int64, of its samples, (S,) int16.
         speaker: an .npy file with its speaker vector.
         model: sizes of the SoVITS generator.
+        bert: makes BERT features, (P, E), of the transcript and its language.
         any_length: whether it may be shorter or longer than REFERENCE_SECONDS.
     Raises:
         UsageError: text without codes or codes without text, or one of them is invalid; or the recording is too short
@@ -54,7 +57,10 @@ def reference_from_recording(
         CorpusError: the file is not a usable recording.
     """
     if (text is None) != (codes is None):
-        raise UsageError("--reference-text and --reference-semantic belong together: give both, or neither.")
+        raise UsageError(
+            "--reference-text belongs together with the codes of what is said: give --hubert, which makes them, or "
+            "--reference-semantic; or neither text nor codes."
+        )
     if model.speaker_channels and speaker is None:
         raise UsageError(
             "This model reads a speaker vector beside the spectrogram: give one by --speaker-vector, or take an "
@@ -65,9 +71,10 @@ def reference_from_recording(
     if not any_length:
         _check_length(path, len(wave_S) / recipe.sample_rate)
     return Reference(
-        spec=Spectral(recipe).magnitude(wave_S).mT,
+        spec=Spectral(recipe).magnitude(torch.from_numpy(wave_S / np.float32(32768))).mT,
         phones=EMPTY if text is None else text_to_phones(close(text, language), language, model.symbols),
-        codes=EMPTY if codes is None else parse_codes(codes, model.codebook_size),
+        codes=EMPTY if codes is None else codes(wave_S),
+        bert=None if text is None or bert is None else bert(close(text, language), language),
         speaker=None if speaker is None else _speaker(read_npy(speaker, "--speaker-vector"), model, str(speaker)),
     )
 
@@ -170,8 +177,8 @@ def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Te
     return vector.flatten().float()
 
 
-def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
-    """Read (S,) float32 in [-1, 1] at the recipe's sample rate, at the level that it has, as upstream speaks."""
+def _wave(path: Path, recipe: SpectralRecipe) -> np.ndarray:
+    """Read (S,) int16 at the recipe's sample rate, at the level that it has, as upstream speaks."""
     try:
         size = path.stat().st_size
         header = recording.read_header(path.parent, path.name, size)
@@ -193,4 +200,4 @@ def _wave(path: Path, recipe: SpectralRecipe) -> torch.Tensor:
         raise CorpusError(f"{path} cannot be the reference: {error.reason}.") from error
     if len(wave) < recipe.min_frames * recipe.hop:
         raise CorpusError(f"{path} has {len(wave)} samples, too few for a voice: give some seconds of speech.")
-    return torch.from_numpy(wave / np.float32(32768))
+    return wave

@@ -20,6 +20,7 @@ from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import trained_models
+from headrace.train.inference.network_features import bert_features, recording_codes
 from headrace.train.inference.npy_file import read_npy
 from headrace.train.inference.reference import (
     parse_codes,
@@ -30,7 +31,7 @@ from headrace.train.inference.reference import (
 from headrace.train.inference.sentences import cut_sentences
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig
-from headrace.train.models.sovits_config import SovitsConfig
+from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.text_to_speech import (
     Reference,
     check_codebooks,
@@ -65,11 +66,13 @@ class SynthesisRequest:
     reference: Path | None = None
     """Recording of the voice, of 3 to 10 seconds."""
     reference_text: str | None = None
-    """Transcript of the recording; needs `reference_semantic`. The GPT continues from both."""
+    """Transcript of the recording; needs `hubert` or `reference_semantic`. The GPT continues from it and from codes."""
     reference_language: str | None = None
     """Language of `reference_text`; that of the text if it is not given."""
     reference_semantic: str | None = None
     """Semantic codes of the recording."""
+    hubert: Path | None = None
+    """Folder of HuBERT, which makes the codes of the recording, with the quantiser of `sovits`."""
     any_length: bool = False
     """Take a recording that is shorter or longer than REFERENCE_SECONDS."""
     speaker_vector: Path | None = None
@@ -79,7 +82,7 @@ class SynthesisRequest:
     utterance: str | None = None
     """Id, or number, of the utterance in `store`."""
     bert: Path | None = None
-    """An .npy file with (P, E) BERT features of the phones of the text."""
+    """Folder of the network that makes BERT features of Chinese; or an .npy file with those of the text, (P, E)."""
     seed: int = 0
     """Seed of sampling, and of the noise of SoVITS."""
     top_k: int = 15
@@ -102,14 +105,27 @@ class SynthesisRequest:
             raise UsageError("Give either --gpt, which turns the text into codes, or those codes by --semantic.")
         if (self.reference is None) == (self.store is None) or (self.store is None) != (self.utterance is None):
             raise UsageError("Give the voice either as a recording, by --reference, or by --store and --utterance.")
-        about_recording = (self.reference_text, self.reference_language, self.reference_semantic, self.speaker_vector)
+        about_recording = (
+            self.reference_text,
+            self.reference_language,
+            self.reference_semantic,
+            self.hubert,
+            self.speaker_vector,
+        )
         if self.store is not None and any(given is not None for given in about_recording):
             raise UsageError(
                 "The store has the transcript, the codes and the speaker vector of --utterance: leave them out."
             )
-        for_gpt = (self.reference_text, self.reference_semantic, self.bert)
+        for_gpt = (self.reference_text, self.reference_semantic, self.hubert, self.bert)
         if self.gpt is None and any(given is not None for given in for_gpt):
-            raise UsageError("--reference-text, --reference-semantic and --bert are read by --gpt: leave them out.")
+            raise UsageError(
+                "--reference-text, --reference-semantic, --hubert and --bert are read by --gpt: leave them out."
+            )
+        if self.hubert is not None and (self.reference_text is None or self.reference_semantic is not None):
+            raise UsageError(
+                "--hubert makes the codes of a recording whose --reference-text is given: give that, and no "
+                "--reference-semantic."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +193,7 @@ class Speaker:
         self._request = request
         self._device, _ = auto_settings.choose_device(request.device)
         self._generator = trained_models.load_sovits(request.sovits).to(self._device)
-        self._reference = _to_device(_reference(request, self._generator.config), self._device)
+        self._reference = _to_device(_reference(request, self._generator, self._device), self._device)
         self._decoder = None if request.gpt is None else trained_models.load_gpt(request.gpt).to(self._device)
         self._known = None if self._decoder is None else check_codebooks(self._decoder, self._generator)
         self.sample_rate = SpectralRecipe().sample_rate
@@ -191,7 +207,7 @@ class Speaker:
             UsageError: before anything is spoken; as `synthesize_speech`.
         """
         request = self._request
-        given = self._decoder is None or request.bert is not None
+        given = self._decoder is None or (request.bert is not None and not request.bert.is_dir())
         sentences = [text] if given else cut_sentences(text, request.language)
         symbols = self._generator.config.symbols
         phones = [text_to_phones(sentence, request.language, symbols).to(self._device) for sentence in sentences]
@@ -219,7 +235,7 @@ class Speaker:
     def _say(self, number: int, text: str, phones_P: Tensor) -> SpokenSentence:
         """Say a sentence: the first attempt that is good, or else the best."""
         torch.manual_seed(_seed(self._request.seed, number, 0))
-        codes_Y = self._codes(phones_P)
+        codes_Y = self._codes(text, phones_P)
         wave_S = decode_semantic(
             self._generator,
             codes_Y,
@@ -230,12 +246,12 @@ class Speaker:
         )
         return SpokenSentence(text=text, wave=wave_S.cpu().numpy(), codes=codes_Y.cpu().numpy())
 
-    def _codes(self, phones_P: Tensor) -> Tensor:
+    def _codes(self, text: str, phones_P: Tensor) -> Tensor:
         """Return the (Y,) codes of a sentence: generated, or those that were given."""
         request = self._request
         if self._decoder is None:
             return parse_codes(request.semantic or "", self._generator.config.codebook_size).to(self._device)
-        return _generate_codes(request, self._decoder, phones_P, self._reference)
+        return _generate_codes(request, self._decoder, text, phones_P, self._reference)
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
@@ -245,27 +261,39 @@ def _seed(seed: int, number: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _reference(request: SynthesisRequest, model: SovitsConfig) -> Reference:
+def _reference(request: SynthesisRequest, generator: SynthesizerTrn, device: torch.device) -> Reference:
     """Return the reference that a request names."""
+    model = generator.config
     if request.store is not None and request.utterance is not None:
         return reference_from_store(request.store, request.utterance, model, prompt=request.gpt is not None)
     assert request.reference is not None, "checked by SynthesisRequest"
+    given, hubert, bert = request.reference_semantic, request.hubert, request.bert
+
+    def codes(wave_S: np.ndarray) -> Tensor:
+        if hubert is not None:
+            return recording_codes(wave_S, hubert, generator)
+        return parse_codes(given or "", model.codebook_size)
+
+    def features(text: str, language: str) -> Tensor | None:
+        return None if bert is None or not bert.is_dir() else bert_features(text, language, bert, device)
+
     return reference_from_recording(
         request.reference,
         request.reference_text,
         request.reference_language or request.language,
-        request.reference_semantic,
+        None if given is None and hubert is None else codes,
         request.speaker_vector,
         model,
+        bert=features,
         any_length=request.any_length,
     )
 
 
 def _generate_codes(
-    request: SynthesisRequest, decoder: Text2SemanticDecoder, phones_P: Tensor, reference: Reference
+    request: SynthesisRequest, decoder: Text2SemanticDecoder, text: str, phones_P: Tensor, reference: Reference
 ) -> Tensor:
-    """Generate the (Y,) codes of the text with the GPT."""
-    bert = None if request.bert is None else read_npy(request.bert, "--bert").to(phones_P.device)
+    """Generate the (Y,) codes of a text with the GPT."""
+    bert = _bert(request, text, phones_P.device)
     expected = (len(phones_P), decoder.config.bert_channels)
     if bert is not None and bert.shape != expected:
         raise UsageError(
@@ -278,6 +306,15 @@ def _generate_codes(
         repetition_penalty=request.repetition_penalty,
     )
     return text_to_semantic(decoder, phones_P, reference, config, bert_PE=bert)
+
+
+def _bert(request: SynthesisRequest, text: str, device: torch.device) -> Tensor | None:
+    """Return the (P, E) BERT features of a text; None where there are none."""
+    if request.bert is None:
+        return None
+    if request.bert.is_dir():
+        return bert_features(text, request.language, request.bert, device)
+    return read_npy(request.bert, "--bert").to(device)
 
 
 def _to_device(reference: Reference, device: torch.device) -> Reference:

@@ -14,8 +14,11 @@ from click.testing import CliRunner, Result
 
 from headrace import store as stores
 from headrace.cli.train import main
+from headrace.featurize.features.content import HubertContent
+from headrace.featurize.features.derived import Part
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.reader import Store
+from headrace.store.schema import FeatureSpec
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference, synthesis
 from headrace.train.models import gpt_config
@@ -24,6 +27,7 @@ from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig, tiny
 from headrace.train.models.text_to_speech import Reference, synthesize
+from tests.helpers import networks
 from tests.helpers.training_store import build
 
 TEXT = "Hello world."
@@ -183,6 +187,65 @@ class TestSentences:
         assert result.exit_code == 2 and "The text cannot be spoken" in result.stderr
 
 
+class TestNetworks:
+    """HuBERT and BERT, where their folders are given."""
+
+    def test_the_codes_of_the_recording_are_those_of_a_store(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        networks.hubert(bench.folder / "hubert")
+        bench.generator = generator(replace(tiny(), ssl_channels=768, codebook_size=64))
+        wave = np.random.default_rng(0).standard_normal(3 * 32_000) * np.hanning(96_000)
+        samples = (9000 * wave / abs(wave).max()).astype(np.int16)
+        soundfile.write(bench.folder / "r.wav", samples, 32_000)
+        heard: list[Reference] = []
+
+        def listen(decoder: object, phones: torch.Tensor, reference: Reference, *_: object, **__: Any) -> torch.Tensor:
+            heard.append(reference)
+            return torch.tensor([1, 2, 3])
+
+        monkeypatch.setattr(synthesis, "text_to_semantic", listen)
+        words = ("--gpt", "y", "--reference", bench.folder / "r.wav", "--reference-text", "One two")
+        assert bench.sample(*words, "--hubert", bench.folder / "hubert").exit_code == 0
+        silent = np.concatenate((samples, np.zeros(9600, np.int16))).reshape(-1, 640)
+        specs = {
+            "wave": FeatureSpec("wave", "frames", "int16", 640, {"sample_rate": 32_000, "hop": 640, "level": "none"})
+        }
+        made = HubertContent(hubert=bench.folder / "hubert")
+        specs["content"] = made.spec(specs)
+        content = torch.from_numpy(next(iter(made.rows(Part(specs, lambda _: [silent]))))).float()[:164]
+        codes = bench.generator.quantise(content.T[None], torch.ones(1, 1, 164, dtype=torch.bool))[1][0]
+        assert torch.equal(heard[0].codes, codes) and len(codes.unique()) > 3
+        assert torch.equal(heard[0].phones, reference.text_to_phones("One two.", "en", 732))
+        bench.generator = generator(tiny())
+        refused = bench.sample(*words, "--hubert", bench.folder / "hubert")
+        assert refused.exit_code == 2 and "are not made from HuBERT's content" in refused.stderr
+
+    def test_features_of_chinese_are_made_on_the_way(
+        self, bench: Bench, voice: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        networks.bert(bench.folder / "bert")
+        given: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+
+        def listen(decoder: object, phones: object, reference: Reference, *_: object, bert_PE: Any) -> torch.Tensor:
+            given.append((reference.bert, bert_PE))
+            return torch.tensor([1, 2, 3])
+
+        monkeypatch.setattr(synthesis, "text_to_semantic", listen)
+        prompt = ("--reference-text", "世界你好世界", "--reference-semantic", "5 6 7")
+        words = ("--gpt", "y", "--reference", voice, *prompt, "--bert", bench.folder / "bert")
+        assert bench.sample(*words, "--language", "zh", "--text", "你好世界你好！世界世界你好").exit_code == 0
+        assert bench.sample(*words, "--reference-language", "zh").exit_code == 0
+        assert [(of_prompt.shape, of_text is not None) for of_prompt, of_text in given] == [  # type: ignore[union-attr]
+            ((13, 1024), True),
+            ((13, 1024), True),
+            ((13, 1024), False),
+        ]
+        first, second = given[0][1], given[1][1]
+        assert first is not None and second is not None and (len(first), len(second)) == (13, 13)
+        assert torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])  # two phones of a character
+
+
 class TestLengthOfTheReference:
     @pytest.mark.parametrize(("seconds", "usable"), [(2.9, False), (3.0, True), (10.0, True), (10.2, False)])
     def test_recordings_of_3_to_10_seconds_are_asked_for(self, bench: Bench, seconds: float, usable: bool) -> None:
@@ -232,7 +295,7 @@ class TestRefusals:
             (("--gpt", "y", "--reference", "VOICE", "--store", "s", "--utterance", "1"), "Give the voice either"),
             (("--gpt", "y", "--store", "s", "--utterance", "1", "--speaker-vector", "v"), "leave them out"),
             (("--semantic", "1", "--reference", "VOICE", "--bert", "v"), "are read by --gpt: leave them out"),
-            (("--gpt", "y", "--reference", "VOICE", "--reference-text", "a"), "belong together: give both"),
+            (("--gpt", "y", "--reference", "VOICE", "--reference-text", "a"), "belongs together with the codes"),
             (("--gpt", "y", "--reference", "VOICE", "--bert", "/nowhere"), "Cannot read /nowhere"),
             (("--gpt", "y", "--reference", "VOICE", "--bert", "VOICE"), "is no array of numbers in an .npy file"),
             (("--semantic", "1", "--reference", "VOICE", "--out", "/nowhere/x.wav"), "No such file or directory"),

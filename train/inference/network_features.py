@@ -1,0 +1,87 @@
+"""Features of what a store does not hold: codes of a reference recording, BERT features of a text to speak.
+
+They are made by the features of stores, so that they are the numbers that training had.
+
+Shapes: S samples, Q codes, P phones, E channels of BERT.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.featurize.features.bert import LANGUAGE, Bert
+from headrace.featurize.features.content import HubertContent
+from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.featurize.text.g2p import phonemise
+from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
+from headrace.featurize.text.languages.language_tags import language_code
+from headrace.store.errors import UsageError
+from headrace.store.schema import FeatureSpec
+from headrace.train.models.sovits import SynthesizerTrn
+
+SILENCE_S = 0.3
+"""Silence after a reference recording, as upstream adds it: the codes that are continued end in a pause."""
+
+
+@torch.no_grad()
+def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn) -> Tensor:
+    """Return the (Q,) int64 codes of a recording, by HuBERT and the quantiser of a generator.
+
+    Args:
+        wave_S: int16, at the sample rate of the generator.
+        hubert: folder of the network.
+        generator: on the device to compute on.
+    Raises:
+        UsageError: the folder holds no HuBERT, or the quantiser of the generator is not one of its content.
+    """
+    config, weight = generator.config, generator.ssl_proj.weight
+    if config.ssl_channels != HubertContent.channels or not weight.any():
+        raise UsageError(
+            "The codes of this SoVITS generator are not made from HuBERT's content: leave out --hubert, and give those "
+            "of the recording by --reference-semantic, or take an utterance of its store."
+        )
+    recipe = SpectralRecipe()
+    silent_S = np.concatenate((wave_S, np.zeros(round(SILENCE_S * recipe.sample_rate), np.int16)))
+    wave_TH = silent_S[: len(silent_S) // recipe.hop * recipe.hop].reshape(-1, recipe.hop)
+    origin = {"sample_rate": recipe.sample_rate, "hop": recipe.hop, "level": "none"}
+    wave = FeatureSpec(name="wave", axis="frames", dtype="int16", channels=recipe.hop, recipe=origin)
+    content_TW = _compute(HubertContent(hubert=hubert), wave, wave_TH, {}, weight.device)
+    content_1WT = torch.from_numpy(content_TW[: len(content_TW) // 2 * 2]).to(weight).mT[None]
+    return generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1][0]
+
+
+def bert_features(text: str, language: str, folder: Path, device: torch.device) -> Tensor | None:
+    """Return the (P, E) BERT features of the phones of a text; None for a language that has none.
+
+    Args:
+        folder: of the network, such as chinese-roberta-wwm-ext-large.
+    Raises:
+        UsageError: the folder holds no BERT.
+    """
+    if language_code(language) != LANGUAGE:
+        return None
+    words_P = phonemise(text, language).phone_word
+    columns = {"language": LANGUAGE, "text": text, "aligned": 0}
+    words = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe=dict(PHONE_WORD_RECIPE))
+    return torch.from_numpy(_compute(Bert(bert=folder), words, words_P, columns, device)).float().to(device)
+
+
+def _compute(
+    feature: Derived, needed: FeatureSpec, rows: np.ndarray, columns: dict[str, object], device: torch.device
+) -> np.ndarray:
+    """Return the rows of a feature of one utterance.
+
+    Args:
+        needed: spec of the feature that it is computed from.
+        rows: of that.
+        columns: other values of the utterance, by name.
+    """
+    specs = {needed.name: needed}
+    specs[feature.name] = feature.spec(specs)
+    part = Part(specs, lambda _: [rows], strings=lambda name: [columns[name]], device=str(device))  # type: ignore[list-item]
+    return next(iter(feature.rows(part)))
