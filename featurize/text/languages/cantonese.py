@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from headrace.featurize.text.languages import chinese_numbers
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -19,6 +18,7 @@ from headrace.featurize.text.languages.frontend import (
     optional_dependencies,
     token,
 )
+from headrace.featurize.text.languages.sinitic import figures
 from headrace.store.errors import Rejected
 
 _SYLLABLE = re.compile(
@@ -30,7 +30,7 @@ _UNREAD = re.compile(r"[^\w,.!?…]|[\dA-Za-z_]")  # a dash is not a pause here
 
 def normalise(text: str) -> str:
     """Write numbers in Chinese characters."""
-    return chinese_numbers.verbalise(text)
+    return figures.verbalise(text)
 
 
 def read(text: str) -> Reading:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from headrace.featurize.text.languages import chinese_numbers, sandhi
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -21,7 +20,7 @@ from headrace.featurize.text.languages.frontend import (
     optional_dependencies,
     token,
 )
-from headrace.featurize.text.languages.sandhi import Word
+from headrace.featurize.text.languages.sinitic import figures, pinyin, sandhi, segmentation
 from headrace.store.errors import Rejected
 
 _SAME_SOUND = str.maketrans("嗯呣〇", "恩母零")
@@ -35,7 +34,7 @@ _SENTENCES = re.compile(r"(?<=[,.!?…^¥])")
 
 def normalise(text: str) -> str:
     """Convert to simplified characters and write numbers in them."""
-    return chinese_numbers.verbalise(_simplified().convert(text))
+    return figures.verbalise(_simplified().convert(text))
 
 
 def read(text: str) -> Reading:
@@ -47,13 +46,15 @@ def read(text: str) -> Reading:
 
 
 def _read_sentence(text: str) -> Iterator[Reading]:
-    """Yield the reading of each character of a text that ends at a mark: sandhi does not cross marks."""
-    words = [Word(pair.word, pair.flag) for pair in _jieba().posseg.lcut(text)]
-    for word in sandhi.merge_words(words, _syllables):
-        for char, syllable in zip(
-            word.text, sandhi.apply_sandhi(word, _syllables(word.text), _first_half), strict=True
-        ):
-            yield token(char, _phones(char, syllable))
+    """Yield the reading of each word of a text that ends at a mark: sandhi does not cross marks."""
+    return map(_read_word, sandhi.merge_words(segmentation.segment(text), pinyin.syllables))
+
+
+@lru_cache(pinyin.WORDS_KEPT)
+def _read_word(word: segmentation.Word) -> Reading:
+    """Return the reading of a word in connected speech."""
+    said = sandhi.apply_sandhi(word, pinyin.syllables(word.text), segmentation.first_half)
+    return concatenate(token(char, _phones(char, syllable)) for char, syllable in zip(word.text, said, strict=True))
 
 
 def _phones(char: str, syllable: str) -> tuple[str, ...]:
@@ -78,34 +79,6 @@ def _final(initial: str, final: str) -> str:
     if final == "i" and initial in ("zh", "ch", "sh", "r"):
         return "ir"
     return final
-
-
-def _syllables(text: str) -> list[str]:
-    """Return pinyin with tone digits, one syllable per character; a mark stands for itself."""
-    with optional_dependencies("zh"):
-        import pypinyin
-    style, unread = pypinyin.Style.TONE3, list[str]  # characters one by one, where its type says one string
-    return list(pypinyin.lazy_pinyin(text, style=style, neutral_tone_with_five=True, errors=unread))  # type: ignore[arg-type]
-
-
-def _first_half(word: str) -> int:
-    """Return the length of the first of the two parts of a compound; its shortest part comes first or last."""
-    shortest = min(_jieba().cut_for_search(word), key=len)
-    return len(shortest) if word.startswith(shortest) else len(word) - len(shortest)
-
-
-@cache
-def _jieba() -> Any:
-    """Load jieba with the dictionary of its package.
-
-    By default it would look for a cache in the folder for temporary files, where anybody could have put one.
-    """
-    with optional_dependencies("zh"):
-        import jieba
-        import jieba.posseg
-    jieba.dt.FREQ, jieba.dt.total = jieba.dt.gen_pfdict(jieba.dt.get_dict_file())
-    jieba.dt.initialized = True
-    return jieba
 
 
 @cache

@@ -26,6 +26,7 @@ _ORDINALS = "月 日 号 级 楼 层 路 届 期 季 集 课 章".split()
 """Words numbered in order without 第: before them, two is 二."""
 
 _MEASURE, _ORDINAL = ("|".join(sorted(words, key=len, reverse=True)) for words in (_MEASURES, _ORDINALS))
+_ANY = re.compile(r"[\d/+]")
 _SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _YEAR = re.compile(r"(?<!\d)(?:\d{4}(?=年)|\d\d(?=年\d{1,2}月))")
 _DATE = re.compile(r"(?<!\d)(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?!\d)")
@@ -53,6 +54,8 @@ _SPOKEN = {"+": "加", "-": "减", "×": "乘", "*": "乘", "÷": "除以", "=":
 
 def verbalise(text: str) -> str:
     """Write every number of a text as it is said, except those next to Latin letters, as in `MP3`."""
+    if not _ANY.search(text):
+        return text
     text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", _SEPARATOR.sub("", text))
     text = _CLOCK.sub(_clock, _CLOCKS.sub("至", _YEAR.sub(lambda match: read_digits(match[0]), text)))
     text = _LANDLINE.sub(_telephone, _MOBILE.sub(_telephone, text))

@@ -10,22 +10,14 @@ upstream's models were trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from headrace.featurize.text.languages.mandarin_words import NEUTRAL, NOT_NEUTRAL, SYLLABIC_ER
+from headrace.featurize.text.languages.sinitic.mandarin_words import NEUTRAL, NOT_NEUTRAL, SYLLABIC_ER
+from headrace.featurize.text.languages.sinitic.segmentation import Word
 
 _PARTICLES = "吧呢哈啊呐噻嘛吖嗨呐哦哒额滴哩哟喽啰耶喔诶的地得"
 
 
-class Word(NamedTuple):
-    """A word and its part of speech."""
-
-    text: str
-    pos: str
-    """Part of speech as jieba tags it: `n`, `v`, ..."""
-
-
-ReadPinyin = Callable[[str], list[str]]
+ReadPinyin = Callable[[str], Sequence[str]]
 """Convert characters to syllables, without sandhi."""
 SplitWord = Callable[[str], int]
 """Return the length of the first of the two parts of a compound."""
@@ -81,16 +73,17 @@ def _merge_third_tones(words: Sequence[Word], read: ReadPinyin, *, all_of_them: 
     Either all of their syllables must have it, or only the two that meet.
     """
     found: list[Word] = []
-    syllables = [read(word.text) for word in words]
     joined = False
+    before: Sequence[str] = ()
     for number, word in enumerate(words):
-        meet = number > 0 and (
-            _all_third_tone(syllables[number - 1]) and _all_third_tone(syllables[number])
-            if all_of_them
-            else _all_third_tone(syllables[number - 1][-1:]) and _all_third_tone(syllables[number][:1])
-        )
-        last = words[number - 1].text if number else ""
-        joined = meet and not joined and not _is_doubled(last) and len(last) + len(word.text) <= 3
+        syllables = read(word.text)
+        if not number or syllables[0][-1] != "3" or before[-1][-1] != "3":
+            joined = False
+        else:
+            meet = not all_of_them or (_all_third_tone(before) and _all_third_tone(syllables))
+            last = words[number - 1].text
+            joined = meet and not joined and not _is_doubled(last) and len(last) + len(word.text) <= 3
+        before = syllables
         if joined:
             found[-1] = Word(found[-1].text + word.text, found[-1].pos)
         else:
@@ -166,6 +159,8 @@ def _neutralise(word: Word, said: list[str], halves: SplitWord) -> None:
         _set_tone(said, counted, "5")
     elif _is_neutral(text):
         _set_tone(said, -1, "5")
+    if len(text) < 3 or not any(text[place : place + 2] in NEUTRAL for place in range(len(text) - 1)):
+        return
     cut = halves(text)
     for start, stop in ((0, cut), (cut, len(text))):
         if start < stop and _is_neutral(text[start:stop]):
