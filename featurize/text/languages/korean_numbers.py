@@ -135,7 +135,8 @@ def verbalise(text: str) -> str:
     text = _DATE.sub(lambda match: f"{match[1]}년 {int(match[3])}월 {int(match[4])}일", text)
     text = _TELEPHONE.sub(_telephone, text)
     text = _SLASH.sub(_slash, _COLON.sub(_colon, text))
-    return rewrite(text, _RANGES, _MEASURES, _NUMERALS, _SIGN)
+    said = rewrite(text, _RANGES, _MEASURES, _NUMERALS, _SIGN)
+    return said if text[:1].isspace() else said.lstrip()
 
 
 def _telephone(match: re.Match[str]) -> str:
