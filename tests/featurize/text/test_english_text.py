@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.featurize.text import g2p
+from headrace.featurize.text import g2p, ipa
+from headrace.featurize.text.languages.english import homographs
 
 LISTS = Path(__file__).parent
 
@@ -76,3 +77,48 @@ def test_letters_and_words(written: str, phones: str) -> None:
 )
 def test_letters_in_a_chinese_text(written: str, phones: str) -> None:
     assert " ".join(g2p.phonemise(written, "zh").phones) == phones
+
+
+def alike(phones: str) -> str:
+    """Phones whose reduced vowels are one, as CMUdict itself writes now one and now the other of them."""
+    return re.sub(r"(AH|IH|IY)0", "AH0", phones).replace("2", "1")
+
+
+@pytest.mark.parametrize(("made", "count"), [("before", 100), ("after", 200)])
+def test_homographs_are_read_by_their_context(made: str, count: int) -> None:
+    rows = [row for row in listed("homographs") if row["made"] == made]
+    wrong = [row for row in rows if alike(phones_of(row["sentence"])) != alike(row["phones"])]
+    assert len(rows) == count
+    assert len(wrong) <= count // 20, wrong
+
+
+@pytest.mark.parametrize(
+    ("written", "phones"),
+    [
+        ("I use it.", "AY1 Y UW1 Z IH1 T ."),
+        ("They will read it. They live here.", "DH EY1 W IH1 L R IY1 D IH1 T . DH EY1 L IH1 V HH IY1 R ."),
+        ("The wind blows.", "DH AH0 W IH1 N D B L OW1 Z ."),
+        ("We lead. Close the door.", "W IY1 L IY1 D . K L OW1 Z DH AH0 D AO1 R ."),
+        ("She read. Read!", "SH IY1 R EH1 D . R IY1 D !"),
+        ("Ships transport it.", "SH IH1 P S T R AE0 N S P AO1 R T IH1 T ."),
+        ("the record store", "DH AH0 R EH1 K ER0 D S T AO1 R"),
+        ("in Nice, in Reading", "IH0 N N IY1 S , IH0 N R EH1 D IH0 NG"),
+        ("I used to; used cars", "AY1 Y UW1 S T T UW1 , Y UW1 Z D K AA1 R Z"),
+        ("It is used to cut; used to it", "IH1 T IH1 Z Y UW1 Z D T UW1 K AH1 T , Y UW1 S T T UW1 IH1 T"),
+    ],
+)
+def test_homographs(written: str, phones: str) -> None:
+    assert say(written) == phones
+
+
+def test_homographs_have_two_readings_in_the_table() -> None:
+    table = homographs._table()
+    assert len(table) >= 379
+    for word, readings in table.items():
+        assert word.islower() and all(ipa.ARPABET.issuperset(reading) and reading for reading in readings), word
+
+
+def test_a_name_without_neighbours_is_read() -> None:
+    for word in homographs._known():
+        for text in (word, word.capitalize(), f"the {word}", f"{word} it", f", {word},"):
+            assert g2p.phonemise(text, "en").phones

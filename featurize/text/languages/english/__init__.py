@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from headrace.featurize.text.languages.english import initialisms, lexicon
+from headrace.featurize.text.languages.english import homographs, initialisms, lexicon
 from headrace.featurize.text.languages.english.numbers import verbalise
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, excerpt
 from headrace.store.errors import Rejected
@@ -77,8 +77,8 @@ def _read_words(words: list[str]) -> Iterator[tuple[str, ...]]:
             yield (word,)
         elif len(word) > MAX_WORD_LENGTH:
             raise Rejected("text", f"{excerpt(word)} has {len(word)} characters without a space: no word is that long")
-        elif word.isalpha() and word[1:].islower():
-            yield lexicon.pronounce(word)
+        elif word.isalpha() and (word[1:].islower() or word == "I"):
+            yield homographs.read(words, place) or lexicon.pronounce(word)
         else:
             yield initialisms.read(words, place, shouted=shouted) or lexicon.pronounce(word)
 
