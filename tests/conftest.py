@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from headrace.store import layout, rejects
 from headrace.store.errors import StoreError
 from headrace.store.integrity.verify import check_sums
+from headrace.store.library_settings import keep_compiled_kernels_private
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath
 
@@ -17,6 +19,11 @@ from headrace.store.storage import StoragePath
 # started it, sets this for all processes to come: so it is set for all of them from the beginning. One thread is also
 # the fastest where processes share two cores, since idle OpenMP threads spin.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# What commands keep of archives is not that of the user who runs the tests; what torch compiled may be.
+keep_compiled_kernels_private()
+_CACHES = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
 TESTS = Path(__file__).parent
 

@@ -120,6 +120,12 @@ def read_header(
     if header is None or not 0 < header.samples <= limits.max_duration_s * header.sample_rate:
         with local_file(root, name, member, size) as path, _regular_file(path) as descriptor:
             header = _measured_header(descriptor, path, size, demuxer)
+    check_header(header, limits)
+    return header
+
+
+def check_header(header: Header, limits: Limits) -> None:
+    """Raise Rejected if a recording has no samples, or a rate or length that none can have."""
     if not header.samples:
         raise Rejected("scan", "it holds no samples")
     if header.samples >= _UNKNOWN_LENGTH:
@@ -128,7 +134,6 @@ def read_header(
         raise Rejected("scan", f"its header says {header.sample_rate} Hz: no speech is recorded at such a rate")
     if min(header.samples, limits.max_duration_s * header.sample_rate) * header.channels > limits.max_samples:
         raise Rejected("scan", _too_many_reason(limits))
-    return header
 
 
 def _opened(

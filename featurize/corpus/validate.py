@@ -18,6 +18,7 @@ from headrace.featurize.corpus.alignment_files import AlignmentFinder
 from headrace.featurize.corpus.entry import Entry
 from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
+from headrace.featurize.files.archives.first_pass import Recording
 from headrace.featurize.files.source import NO_SUCH_FILE, Source
 from headrace.featurize.text.languages.language_tags import AUTO
 from headrace.featurize.text.languages.scripts import language_by_script
@@ -148,8 +149,17 @@ class EntryValidator:
     def _read_header(self, audio: str) -> tuple[Header, int, int]:
         """Return the header of a recording, its size in bytes and when it was last modified."""
         size, modified = self._source.size(audio), self._source.modified(audio)
-        root, member = self._source.files_root, self._source.member(audio)
-        return recording.read_header(root, audio, size, self._limits, member), size, modified
+        root, member, first_pass = self._source.files_root, self._source.member(audio), self._source.first_pass(audio)
+        if not (member and first_pass):
+            return recording.read_header(root, audio, size, self._limits), size, modified
+        if known := first_pass.recording(member.place):
+            header = Header(known.samples, known.sample_rate, known.channels)
+            if header.samples <= self._limits.max_duration_s * header.sample_rate:  # a longer one would be measured
+                recording.check_header(header, self._limits)
+                return header, size, modified
+        header = recording.read_header(root, audio, size, self._limits, member)
+        first_pass.keep(member.place, Recording(size, member.check, *header))
+        return header, size, modified
 
     def _read_text(self, name: str) -> str:
         """Return the text of a .txt or .lab, joined to one line, or of a TextGrid's tier of words."""

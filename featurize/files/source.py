@@ -19,6 +19,7 @@ from typing import IO, BinaryIO, Protocol
 
 from headrace.featurize.files import folders
 from headrace.featurize.files.archives import reading
+from headrace.featurize.files.archives.first_pass import FirstPass
 from headrace.featurize.files.folders import FOLLOW_HINT, Listing
 from headrace.featurize.files.range_file import open_ranges
 from headrace.store.errors import CorpusError, Rejected, UsageError, rejected_file
@@ -92,6 +93,10 @@ class Source(Protocol):
 
     def member(self, name: str) -> Member | None:
         """Return where a file lies if it is in an archive."""
+        ...
+
+    def first_pass(self, name: str) -> FirstPass | None:
+        """Return what is kept of the archive that a file is in; None if it is in none."""
         ...
 
 
@@ -175,6 +180,9 @@ class Folder:
         return local_file(self.root, name)
 
     def member(self, name: str) -> Member | None:
+        return None
+
+    def first_pass(self, name: str) -> FirstPass | None:
         return None
 
     def _permitted(self, path: str) -> str:
@@ -267,6 +275,9 @@ class Bucket:
         return local_file(self.root, name)
 
     def member(self, name: str) -> Member | None:
+        return None
+
+    def first_pass(self, name: str) -> FirstPass | None:
         return None
 
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import google_crc32c
 
 from headrace.featurize.corpus.entry import Entries, Entry
 from headrace.featurize.corpus.formats.table_files import COLUMNS, Columns, path_beside
 from headrace.featurize.files.archives import reading, table_members
+from headrace.featurize.files.archives.first_pass import FirstPass, Recording
 from headrace.featurize.files.archives.members import check_size
 from headrace.featurize.files.archives.table_members import Table, kind_of
 from headrace.featurize.files.folders import join
@@ -20,9 +21,6 @@ from headrace.featurize.files.source import Source
 from headrace.featurize.text.languages.language_tags import language_code, unknown_tag
 from headrace.store.errors import CorpusError, Rejected, rejecting
 from headrace.store.schema import Member, Reject
-
-if TYPE_CHECKING:
-    from headrace.featurize.audio.recording import Header
 
 _OF_CACHE = "cache-"
 """Begins the names of files that `datasets` made of others by `map`: the same rows again."""
@@ -64,11 +62,12 @@ class _Reader:
 
     def __init__(self, source: Source, file: str, columns: Columns) -> None:
         self._source, self._file = source, file
-        source.size(file)
+        size = source.size(file)
         self._kind = kind_of(file) or "parquet"
         self._table = Table(lambda: reading.open_table(source.files_root, file), file, self._kind)
         self._features = _features(self._table.schema)
         self._columns = self._found(columns)
+        self._first_pass = FirstPass(source.files_root, file, size, source.modified(file), self._columns["audio"])
 
     def _found(self, columns: Columns) -> dict[str, str]:
         """Return the names of the columns by what they hold."""
@@ -101,8 +100,11 @@ class _Reader:
         for place, rows in self._table.groups():
             first, count = number, 0
             try:
-                for start, batch in self._table.rows(place, [*dict.fromkeys(self._columns.values())]):
-                    for row, values in enumerate(self._values(batch), start):
+                known = self._first_pass.knows(place, rows)  # what takes long is to read the recordings
+                columns = [name for role, name in self._columns.items() if not (known and role == "audio")]
+                for start, batch in self._table.rows(place, [*dict.fromkeys(columns)]):
+                    audio = self._known(place, start, batch) if known else self._audio(batch)
+                    for row, values in enumerate(self._values(batch, audio), start):
                         yield from self._entry(place, row, first + row, values)
                         count = row + 1
             except Rejected as error:
@@ -110,14 +112,21 @@ class _Reader:
                 yield from (Reject(f"{self._file}/{row}", "scan", error.reason) for row in lost)
             number = first + max(rows, count)
 
-    def _values(self, batch: Any) -> Iterator[dict[str, Any]]:
-        """Yield the values of each row by what they are. Recordings are read one by one, since they are large, and are
-        a Rejected if they are damaged."""
+    def _audio(self, batch: Any) -> Iterator[Any]:
+        """Yield the recordings one by one, since they are large; a Rejected for each that is damaged."""
+        column = batch.column(self._columns["audio"])
+        return (_value_of(column, row) for row in range(batch.num_rows))
+
+    def _known(self, place: int, start: int, batch: Any) -> Iterator[Any]:
+        """Yield what the first pass kept of the recordings."""
+        return (self._first_pass.recording((place, row)) for row in range(start, start + batch.num_rows))
+
+    def _values(self, batch: Any, audio: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        """Yield the values of each row by what they are."""
         lists = {role: batch.column(name).to_pylist() for role, name in self._columns.items() if role != "audio"}
-        audio = batch.column(self._columns["audio"])
-        for row in range(batch.num_rows):
+        for row, recording in enumerate(audio):
             values = {role: self._named(role, values[row]) for role, values in lists.items()}
-            yield values | {"audio": _value_of(audio, row)}
+            yield values | {"audio": recording}
 
     def _named(self, role: str, value: Any) -> Any:
         """Return the name of a class of which a row has the number."""
@@ -132,7 +141,6 @@ class _Reader:
                 audio = values["audio"]
                 if isinstance(audio, Rejected):
                     raise audio
-                content, path = (audio.get("bytes"), audio.get("path")) if isinstance(audio, dict) else (audio, audio)
                 tag = str(values.get("language") or "").strip()
                 language = language_code(tag) if tag else ""
                 entry = Entry(
@@ -147,31 +155,34 @@ class _Reader:
                     alignment="",
                     problem=unknown_tag(tag),
                 )
-                yield self._with_recording(entry, place, row, content, path)
+                yield self._with_recording(entry, place, row, audio)
         except Rejected as error:
             yield Reject(name, "scan", error.reason)
 
-    def _with_recording(self, entry: Entry, place: int, row: int, content: object, path: object) -> Entry:
+    def _with_recording(self, entry: Entry, place: int, row: int, audio: object) -> Entry:
+        """Add what is known of the recording to an entry.
+
+        Args:
+            audio: the value of its row, or what was kept of it.
+        """
+        from headrace.featurize.audio import recording  # not above: the names of formats are in `--help`
+
+        content, path = (audio.get("bytes"), audio.get("path")) if isinstance(audio, dict) else (audio, audio)
+        member = Member(archive=self._file, kind=self._kind, place=(place, row), column=self._columns["audio"])
         if isinstance(content, bytes):
             check_size(len(content))
-            member = Member(
-                archive=self._file,
-                kind=self._kind,
-                place=(place, row),
-                check=int(google_crc32c.value(content)),
-                column=self._columns["audio"],
+            member = replace(member, check=int(google_crc32c.value(content)))
+            header = recording.read_header(
+                self._source.files_root, entry.audio, len(content), member=member, content=content
             )
-            header = self._header(entry.audio, member, content)
-            return replace(entry, member=member, size=len(content), header=header)
+            audio = Recording(len(content), member.check, *header)
+            self._first_pass.keep(member.place, audio)
+        if isinstance(audio, Recording):
+            header = recording.Header(audio.samples, audio.sample_rate, audio.channels)
+            return replace(entry, member=replace(member, check=audio.check), size=audio.size, header=header)
         if not isinstance(path, str) or not path.strip():
             raise Rejected("scan", "its row has neither a recording nor the path of one")
         return replace(entry, audio=path_beside(self._source, self._file, path.strip()), alignment=None, name=path)
-
-    def _header(self, name: str, member: Member, content: bytes) -> Header:
-        from headrace.featurize.audio import recording  # not above: the names of formats are in `--help`
-
-        root = self._source.files_root
-        return recording.read_header(root, name, len(content), member=member, content=content)
 
 
 def _value_of(column: Any, row: int) -> Any:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.archives import reading, tar_members, zip_members
+from headrace.featurize.files.archives.first_pass import FirstPass
 from headrace.featurize.files.archives.members import Listed
 from headrace.featurize.files.archives.members import Listing as Members
 from headrace.featurize.files.source import NO_SUCH_FILE, Source
@@ -33,7 +34,8 @@ def is_archive(name: str) -> bool:
 class _Contents:
     """The members of an archive by name, and its folders."""
 
-    def __init__(self, archive: str, members: Members) -> None:
+    def __init__(self, archive: str, members: Members, first_pass: FirstPass | None = None) -> None:
+        self.first_pass = first_pass
         self.files: dict[str, Listed] = {}
         self.rejects: list[Reject] = []
         for item in members:
@@ -173,6 +175,10 @@ class ArchiveSource:
         found = self._listed(archive, inner) if archive else None
         return found.member if found else None
 
+    def first_pass(self, name: str) -> FirstPass | None:
+        archive, _ = self._split(name)
+        return self._contents(archive).first_pass if archive else None
+
     def _listed(self, archive: str, inner: str) -> Listed | None:
         return self._contents(archive).files.get(inner)
 
@@ -196,16 +202,16 @@ class ArchiveSource:
             return error.reason != "it is not a regular file" and self._files.exists(archive)
 
     def _list(self, archive: str) -> _Contents:
-        return _Contents(archive, self._members(archive))
-
-    def _members(self, archive: str) -> Members:
         try:
-            size = self._files.size(archive)
-            with source.open_file(self.files_root, archive, size, _COLLECTED_BYTES) as file:
-                list_members = (
-                    zip_members.list_members if folders.suffix(archive) == ".zip" else tar_members.list_members
-                )
-                yield from list_members(file, archive, size)
+            size, modified = self._files.size(archive), self._files.modified(archive)
+        except Rejected as error:
+            return _Contents(archive, iter([Reject(archive, "scan", error.reason)]))
+        first_pass = FirstPass(self.files_root, archive, size, modified)
+        return _Contents(archive, self._members(archive, size, first_pass), first_pass)
+
+    def _members(self, archive: str, size: int, first_pass: FirstPass) -> Members:
+        try:
+            yield from first_pass.members(lambda: self._read_members(archive, size))
         except Rejected as error:
             yield Reject(archive, "scan", error.reason)
         except OSError as error:
@@ -213,3 +219,8 @@ class ArchiveSource:
             if not isinstance(reject, Rejected):
                 raise reject from None
             yield Reject(archive, "scan", reject.reason)
+
+    def _read_members(self, archive: str, size: int) -> Members:
+        list_members = zip_members.list_members if folders.suffix(archive) == ".zip" else tar_members.list_members
+        with source.open_file(self.files_root, archive, size, _COLLECTED_BYTES) as file:
+            yield from list_members(file, archive, size)
