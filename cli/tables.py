@@ -11,6 +11,7 @@ from headrace.store.rejects import RejectKind
 from headrace.store.units import format_duration, format_hours, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rich.table import Table
@@ -42,9 +43,10 @@ def print_survey(report: dict[str, Any]) -> None:
         corpus.add_row("symbols", f"{report['symbols']['table']}: {reason}")
     if report["align_warning"]:
         corpus.add_row("", report["align_warning"])
-    if dead := estimate["dead_channels"]:
-        heard = f"{len(dead)} of the {estimate['calibration_utterances']} recordings that were decoded"
-        corpus.add_row("dead channels", f"in {heard} ({first_of(dead)}): {_DEAD_CHANNELS}")
+    for name, advice in _COUNTED.items():
+        if ids := estimate[name]:
+            heard = f"{len(ids)} of the {estimate['calibration_utterances']} recordings that were decoded"
+            corpus.add_row(name.replace("_", " "), f"in {heard} ({first_of(ids)}): {advice}")
     print_tables(corpus)
     _print_histogram(report["histogram"])
     _print_reject_kinds(report["reject_kinds"])
@@ -60,7 +62,13 @@ def print_survey(report: dict[str, Any]) -> None:
     print_tables(table)
 
 
-_DEAD_CHANNELS = "the mean of all channels makes them quieter; save the others alone, or select with dead_channels == 0"
+_COUNTED = {
+    "dead_channels": "the mean of all channels makes them quieter; save the others alone, or select with "
+    "dead_channels == 0",
+    "clipped_samples": "they peak above full scale, and are clipped there; scale them down, or select with "
+    "clipped_samples == 0",
+}
+"""What to do about recordings of which something was counted."""
 
 
 def print_build(out: StoragePath, report: dict[str, Any]) -> None:
@@ -69,7 +77,7 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
     table.add_row("store", str(out))
     table.add_row("contains", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
     table.add_row("rejects", _rejects([str(out / "rejects.jsonl")], report["rejects"]))
-    _add_dead_channels(table, report["dead_channels"])
+    _add_counted(table, report)
     built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
     table.add_row("built", f"{built}, {report['hours_per_second']:.4f} h of audio per second")
     seconds_by_stage = report["seconds_by_stage"]
@@ -107,10 +115,11 @@ def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float], 
     print_tables(table)
 
 
-def _add_dead_channels(table: Table, count: int) -> None:
-    """Add a row on recordings of which only some channels are heard, if there are any."""
-    if count:
-        table.add_row("dead channels", f"in {count:,} recordings: {_DEAD_CHANNELS}")
+def _add_counted(table: Table, report: Mapping[str, Any]) -> None:
+    """Add a row for each kind of recordings of which something was counted when they were decoded."""
+    for name, advice in _COUNTED.items():
+        if report[name]:
+            table.add_row(name.replace("_", " "), f"in {report[name]:,} recording{'s' * (report[name] > 1)}: {advice}")
 
 
 _NOT_RECORDED = "not recorded by the version that made the store; the next featurize build does it"
@@ -167,7 +176,7 @@ def print_info(store: Store, summary: dict[str, Any]) -> None:
     for key in ("speakers", "languages"):
         table.add_row(key, _first_of(f"{name} ({count:,})" for name, count in summary[key].items()))
     table.add_row("aligned", _first_of(f"{name} ({count:,})" for name, count in summary["alignments"].items()))
-    _add_dead_channels(table, summary["dead_channels"])
+    _add_counted(table, summary)
     table.add_row("read", summary["reading"])
     columns = ("name", "axis", "dtype", "row", "fingerprint", "size")
     features = make_table(*columns)

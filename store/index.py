@@ -113,22 +113,26 @@ def _check_seal(seal: Mapping[str, Any]) -> None:
         Reject.from_json(reject)
     if not all(type(count) is int and 0 <= count < 1 << 48 for count in counts):
         raise ValueError("its counts are not whole numbers")
-    dead = seal.get("dead_channels", [])
-    if not isinstance(dead, list) or len(dead) not in (0, seal["utterances"]):
-        raise ValueError("its dead channels are not those of its utterances")
-    if not all(type(count) is int and 0 <= count < 1 << 31 for count in dead):
-        raise ValueError("its dead channels are not whole numbers")
+    for name in layout.RECORDING_COUNTS:
+        found = seal.get(name, [])
+        if not isinstance(found, list) or len(found) not in (0, seal["utterances"]):
+            raise ValueError(f"its {name} are not those of its utterances")
+        if not all(type(count) is int and 0 <= count < 1 << 31 for count in found):
+            raise ValueError(f"its {name} are not whole numbers")
     if not all(isinstance(text, str) for text in strings):
         raise ValueError("it holds something else than text")
     if not {*COLUMNS} <= {*columns} or not checksums.keys() >= {*columns, *STRINGS, *seal["features"]}:
         raise ValueError("checksums are missing")
 
 
-def dead_channels(root: StoragePath, numbers: Sequence[int]) -> np.ndarray:
-    """Return how many channels of each recording of some parts are dead: (N,) int32, 0 where that was not counted."""
+def recording_counts(root: StoragePath, numbers: Sequence[int], name: str) -> np.ndarray:
+    """Return what was counted of each recording of some parts: (N,) int32, 0 where it was not.
+
+    Args:
+        name: one of `layout.RECORDING_COUNTS`.
+    """
     counts = [
-        np.asarray(seal.get("dead_channels") or np.zeros(seal["utterances"]), np.int32)
-        for seal in read_seals(root, numbers)
+        np.asarray(seal.get(name) or np.zeros(seal["utterances"]), np.int32) for seal in read_seals(root, numbers)
     ]
     return np.concatenate([np.empty(0, np.int32), *counts])
 

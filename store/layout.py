@@ -29,6 +29,10 @@ CHUNK_BYTES = 1 << 20
 LENGTH_COLUMNS = {"frames": "frames", "phones": "phones_n", "tokens": "tokens_n"}
 """Ragged axis to the per-utterance column that holds its lengths."""
 
+RECORDING_COUNTS = ("dead_channels", "clipped_samples")
+"""What is counted of each recording when it is decoded, and told where it is not 0: channels that hold nothing of the
+speech, and samples beyond full scale."""
+
 
 def part_name(number: int) -> str:
     """Return the name of a part's folder, relative to the root."""

@@ -174,9 +174,13 @@ class Store:
         """Return one of the columns in `column_names`: (N,) int32."""
         return self._index.columns[name]
 
-    def dead_channels(self) -> np.ndarray:
-        """Return how many channels of each recording hold nothing of the speech: (N,) int32. Reads all seals."""
-        return np.concatenate([index.dead_channels(m.path, m.index.parts.tolist()) for m in self.members])
+    def recording_counts(self, name: str) -> np.ndarray:
+        """Return what was counted of each recording when it was decoded: (N,) int32. Reads all seals.
+
+        Args:
+            name: one of `layout.RECORDING_COUNTS`.
+        """
+        return np.concatenate([index.recording_counts(m.path, m.index.parts.tolist(), name) for m in self.members])
 
     def lengths(self, axis: Axis) -> np.ndarray:
         """Return the number of rows of each utterance along an axis: (N,) int32; ones along `utterance`."""

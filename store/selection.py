@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.store import layout
 from headrace.store.conditions import Column, evaluate
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
@@ -91,12 +92,12 @@ def columns_of(store: Store) -> Mapping[str, Column]:
     """Return the columns that a condition may name, each with the function that reads it.
 
     They are `id`, `speaker`, `language`, `text`, `duration` in seconds, `characters` of the text, `phones`,
-    `dead_channels` of the recording, the integers that every part has (`frames`, `aligned`, ...), and features with one
-    number for each utterance.
+    `dead_channels` and `clipped_samples` of the recording, the integers that every part has (`frames`, `aligned`, ...),
+    and features with one number for each utterance.
     """
     features = [name for name, spec in store.features.items() if spec.axis == "utterance" and spec.channels is None]
     return {
-        "dead_channels": store.dead_channels,
+        **{name: partial(store.recording_counts, name) for name in layout.RECORDING_COUNTS},
         **{name: partial(_read_feature, store, name) for name in features},
         **{name: partial(store.column, name) for name in store.column_names},
         "id": lambda: store.ids,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.store import added_arrays, index, rejects
+from headrace.store import added_arrays, index, layout, rejects
 from headrace.store.integrity import scan_record
 from headrace.store.multi_store import Member
 from headrace.store.reader import Store
@@ -39,7 +39,7 @@ def summarize(store: Store) -> dict[str, Any]:
         "languages": dict(Counter(store.languages.tolist()).most_common()),
         "aligned": int(store.column("aligned").sum()),
         "alignments": _alignments(store),
-        "dead_channels": int(np.count_nonzero(store.dead_channels())),
+        **{name: int(np.count_nonzero(store.recording_counts(name))) for name in layout.RECORDING_COUNTS},
         "fingerprint": store.fingerprint,
         "reading": store.read_method,
         "features": [_summarize_feature(store, name) for name in store.features],

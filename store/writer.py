@@ -55,8 +55,8 @@ class Part:
     """Checksums of the recordings that the part was made from, joined; empty if they are not known."""
     alignments: Mapping[str, int] = field(default_factory=dict)
     """Utterances that came with times, by kind of source: TextGrid, lab, ..."""
-    dead_channels: Sequence[int] = ()
-    """For each utterance, how many channels of its recording hold nothing of the speech; empty if that is not known."""
+    recording_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """For each utterance, what was counted of its recording, by names of `layout.RECORDING_COUNTS`."""
 
 
 def create_store(root: StoragePath, attributes: Mapping[str, Any]) -> None:
@@ -171,8 +171,7 @@ def _write_draft(draft: StoragePath, part: Part, compression: Compression) -> No
         seal["contents"] = part.contents
     if part.alignments:
         seal["alignments"] = dict(sorted(part.alignments.items()))
-    if any(part.dead_channels):
-        seal["dead_channels"] = list(part.dead_channels)
+    seal |= {name: list(counts) for name, counts in part.recording_counts.items() if any(counts)}
     write_group(draft, {"seal": seal})
 
 

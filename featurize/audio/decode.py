@@ -16,6 +16,7 @@ import soxr
 
 from headrace.featurize.audio.recording import BLOCK_SAMPLES, DEFAULT_LIMITS, Limits, decode_blocks
 from headrace.featurize.audio.sample_kernels import add_moments, apply_level, mix_down, peak_magnitude
+from headrace.store import layout
 from headrace.store.errors import Rejected
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
@@ -26,17 +27,26 @@ scaled to a peak of 0.95, as upstream prepares recordings."""
 
 
 class Decoded(NamedTuple):
-    """The waveform of an utterance, and how many channels of its recording are dead."""
+    """The waveform of an utterance, and what was counted of its recording."""
 
     wave: np.ndarray
     """(samples,) int16."""
     dead_channels: int = 0
     """Channels that hold nothing of the speech, as `ChannelPowers.dead` counts them."""
+    clipped_samples: int = 0
+    """Samples of the waveform that were beyond full scale, as those of float recordings may be, and are clipped."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the counts by name, one for each of `layout.RECORDING_COUNTS`."""
+        return {name: getattr(self, name) for name in layout.RECORDING_COUNTS}
 
 
 Decoder: TypeAlias = Callable[[StoragePath, Utterance, int, Level, Limits], Decoded]
 """A function with the signature of `decode`."""
 _PIECE_SAMPLES = 1 << 23  # 32 MiB: from this size on malloc returns memory to the system as soon as it is freed
+FULL_SCALE = 32768
+"""Of int16: no sample of an integer recording is beyond it."""
 MAX_PEAK = 2.2
 """Largest magnitude that a float recording of speech may have; the same limit as upstream's."""
 MAX_CANCELLED_DB = 20.0
@@ -66,14 +76,15 @@ def waveform(
 def decode(
     root: StoragePath, utterance: Utterance, sample_rate: int, level: Level, limits: Limits = DEFAULT_LIMITS
 ) -> Decoded:
-    """Decode an utterance as `waveform` does, and count the dead channels of its recording."""
+    """Decode an utterance as `waveform` does, and count what is wrong with its recording."""
     channels = ChannelPowers()
     mono, rate = mono_blocks(root, utterance, limits, channels), utterance.sample_rate
     if rate != sample_rate:
         mono = _resample(mono, rate, sample_rate)
     pieces, peak = _collect(mono, round(utterance.seconds * sample_rate) + 1)
     _check_levels(peak, channels.cancelled_db, limits)
-    return Decoded(to_int16(pieces, peak, level), channels.dead)
+    clipped_samples = count_clipped(pieces, peak, level)
+    return Decoded(to_int16(pieces, peak, level), channels.dead, clipped_samples)
 
 
 def _check_levels(peak: np.float32, cancelled_db: float, limits: Limits) -> None:
@@ -136,13 +147,27 @@ def to_int16(pieces: list[np.ndarray], peak: np.float32, level: Level) -> np.nda
     """
     stop = sum(map(len, pieces))
     wave = np.empty(stop, np.int16)
-    normalised, original = (0.95 * 0.5 * 32768, 0.5 * 32768) if level == "gpt-sovits" and peak > 0 else (0, 32768)
+    normalised, original = _gains(peak, level)
     gains = peak or np.float32(1), np.float32(normalised), np.float32(original)
     while pieces:
         piece = pieces.pop()
         stop -= len(piece)
         apply_level(piece, *gains, wave[stop : stop + len(piece)])
     return wave
+
+
+def count_clipped(pieces: list[np.ndarray], peak: np.float32, level: Level) -> int:
+    """Return how many samples `to_int16` clips, of the same arguments."""
+    normalised, original = _gains(peak, level)
+    if not normalised + peak * original > FULL_SCALE:
+        return 0
+    limit = FULL_SCALE / (normalised / peak + original)
+    return sum(int(np.count_nonzero(np.abs(piece) > limit)) for piece in pieces)
+
+
+def _gains(peak: np.float32, level: Level) -> tuple[float, float]:
+    """Return the gains of the waveform scaled to a peak of 1, and of the waveform itself."""
+    return (0.95 * 0.5 * 32768, 0.5 * 32768) if level == "gpt-sovits" and peak > 0 else (0, 32768)
 
 
 def mono_blocks(

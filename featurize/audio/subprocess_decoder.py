@@ -33,6 +33,8 @@ from headrace.store.schema import Utterance
 POLL_INTERVAL_S = 0.25
 """Timeouts are counted in intervals in which this process runs. None pass while it is suspended, as by Ctrl-Z."""
 _READY = struct.pack("<q", 0)
+_COUNTS = struct.Struct("<qq")
+"""Of dead channels and of clipped samples."""
 _MAX_ATTEMPTS = 3
 _MAX_REASON_BYTES = 1 << 16
 _MACHINE_FAULT_EXIT_CODE = 75
@@ -139,10 +141,10 @@ def _read_results(output: BufferedReader, results: _Results, most: int) -> None:
             if count < 0:
                 results.put(Rejected("decode", output.read(-count).decode(errors="replace")))
                 continue
-            dead, wave = output.read(8), np.empty(count, np.int16)
-            if len(dead) < 8 or output.readinto(wave.data) < wave.nbytes:
+            counts, wave = output.read(_COUNTS.size), np.empty(count, np.int16)
+            if len(counts) < _COUNTS.size or output.readinto(wave.data) < wave.nbytes:
                 break
-            results.put(Decoded(wave, *struct.unpack("<q", dead)))
+            results.put(Decoded(wave, *_COUNTS.unpack(counts)))
             del wave
     results.put(None)
 
@@ -171,14 +173,14 @@ def serve() -> None:
         results.flush()
         try:
             with rejecting("decode"):
-                wave, dead_channels = decoder(*requests.get(), *settings)
+                wave, *counts = decoder(*requests.get(), *settings)
         except Rejected as error:
             reason = error.reason.encode(errors="backslashreplace")[:_MAX_REASON_BYTES]
             results.write(struct.pack("<q", -len(reason)) + reason)
         except (HeadraceError, MemoryError, OSError):
             os._exit(_MACHINE_FAULT_EXIT_CODE)
         else:
-            results.write(struct.pack("<qq", len(wave), dead_channels))
+            results.write(struct.pack("<q", len(wave)) + _COUNTS.pack(*counts))
             results.write(wave.data)
 
 

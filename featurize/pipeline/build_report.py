@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.featurize.pipeline.part_worker import PartReport
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store import index, rejects
+from headrace.store import index, layout, rejects
 from headrace.store.root_attributes import read_attributes
 from headrace.store.storage import StoragePath, storage_of
 from headrace.store.writer import write_error
@@ -50,7 +50,10 @@ def finish_store(out: StoragePath, account: dict[str, Any], spectral: SpectralRe
         "utterances": stored,
         "rejects": rejects.count(out, attributes, columns.parts.tolist(), stored),
         "reject_kinds": [asdict(kind) for kind in rejects.group(rejects.read(out)[0])],
-        "dead_channels": int(np.count_nonzero(index.dead_channels(out, columns.parts.tolist()))),
+        **{
+            name: int(np.count_nonzero(index.recording_counts(out, columns.parts.tolist(), name)))
+            for name in layout.RECORDING_COUNTS
+        },
         "hours": samples / spectral.sample_rate / 3600,
     }
     write(out, "build.json", json.dumps(account, indent=2) + "\n")

@@ -91,7 +91,7 @@ def estimate(corpus: ScannedCorpus, config: BuildConfig, *, budget_seconds: floa
         "calibration_seconds_of_audio": seconds,
         "calibration_rejects": len(rejects),
         "calibration_utterances": len(rows),
-        "dead_channels": rows.ids_with_dead_channels(),
+        **{name: rows.ids_counted(name) for name in layout.RECORDING_COUNTS},
         "workers": workers,
         "preset": config.preset.name,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,8 +25,8 @@ class UtteranceFeatures:
     utterance: Utterance
     arrays: dict[str, np.ndarray]
     columns: dict[str, int]
-    dead_channels: int = 0
-    """Of its recording."""
+    recording_counts: Mapping[str, int] = field(default_factory=dict)
+    """What was counted of its recording, by names of `layout.RECORDING_COUNTS`; 0 of others."""
 
 
 class PartRows:
@@ -44,7 +44,7 @@ class PartRows:
         self._specs = specs
         self._rows = {spec.name: _Rows(spec, frames if spec.axis == "frames" else 0) for spec in specs}
         self._utterances: list[Utterance] = []
-        self._dead_channels: list[int] = []
+        self._recording_counts: dict[str, list[int]] = {name: [] for name in layout.RECORDING_COUNTS}
         counted = [layout.LENGTH_COLUMNS[spec.axis] for spec in specs if spec.axis != "utterance"]
         self._columns: dict[str, list[int]] = {name: [] for name in dict.fromkeys((*COLUMNS, *counted))}
 
@@ -63,11 +63,12 @@ class PartRows:
         for name, column in self._columns.items():
             column.append(sample.columns[name])
         self._utterances.append(sample.utterance)
-        self._dead_channels.append(sample.dead_channels)
+        for name, counts in self._recording_counts.items():
+            counts.append(sample.recording_counts.get(name, 0))
 
-    def ids_with_dead_channels(self) -> list[str]:
-        """Return the ids of the utterances whose recordings have dead channels, sorted."""
-        return sorted(u.id for u, dead in zip(self._utterances, self._dead_channels, strict=True) if dead)
+    def ids_counted(self, name: str) -> list[str]:
+        """Return the ids, sorted, of the utterances in whose recordings there is any of what a count is named after."""
+        return sorted(u.id for u, count in zip(self._utterances, self._recording_counts[name], strict=True) if count)
 
     def part(self, number: int, rejects: Sequence[Reject], inputs: str) -> Part:
         """Return the finished part, its utterances in order of length.
@@ -85,7 +86,9 @@ class PartRows:
             strings={name: [getattr(utterance, name) for utterance in utterances] for name in STRINGS},
             rejects=rejects,
             inputs=inputs,
-            dead_channels=[self._dead_channels[n] for n in order.tolist()],
+            recording_counts={
+                name: [counts[n] for n in order.tolist()] for name, counts in self._recording_counts.items()
+            },
             alignments=Counter(
                 source_of(utterance.alignment)
                 for utterance, aligned in zip(self._utterances, self._columns["aligned"], strict=True)

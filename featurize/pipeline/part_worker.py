@@ -313,7 +313,7 @@ def _samples(
             if isinstance(decoded, Rejected):
                 raise decoded
             with rejecting("features"):
-                sample = make_features(utterance, decoded.wave, recipe.preset.spectral, decoded.dead_channels)
+                sample = make_features(utterance, decoded.wave, recipe.preset.spectral, decoded.counts)
             if "phones" in recipe.features:
                 with watch("text"), rejecting("text"):
                     add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
@@ -325,7 +325,7 @@ def _samples(
 
 
 def make_features(
-    utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe, dead_channels: int = 0
+    utterance: Utterance, wave: np.ndarray, spectral: SpectralRecipe, recording_counts: Mapping[str, int] | None = None
 ) -> UtteranceFeatures:
     """Return an utterance with its wave, cut to whole frames.
 
@@ -340,5 +340,5 @@ def make_features(
         utterance=utterance,
         arrays={"wave": wave[: frames * spectral.hop].reshape(frames, spectral.hop)},
         columns={"frames": frames, "samples_dropped": dropped, "phones_n": 0, "aligned": 0},
-        dead_channels=dead_channels,
+        recording_counts=recording_counts or {},
     )

@@ -142,9 +142,9 @@ def _columns(store: Store, analysed: np.ndarray, measured: list[tuple[float, ...
         column = np.full(len(store), np.nan, np.float32)
         column[analysed] = [values[number] for values in measured]
         columns[kind.name] = column
-    dead = store.dead_channels()
-    if dead.any():
-        columns["dead_channels"] = dead.astype(np.float32)
+    for name in layout.RECORDING_COUNTS:
+        if (counts := store.recording_counts(name)).any():
+            columns[name] = counts.astype(np.float32)
     for name in (*(kind.name for kind in signal_quality.KINDS), "confidence", "mos"):
         if name in store.features:
             columns[name] = store.per_utterance(name, object).astype(np.float32)

@@ -155,6 +155,15 @@ MEASURES = (
         limits=(None, 0.0),
     ),
     Measure(
+        name="clipped_samples",
+        title="Beyond full scale",
+        unit="",
+        description="Samples that were beyond full scale in the recording, and are clipped in the store.",
+        where="clipped_samples",
+        high="most of them",
+        limits=(None, 0.0),
+    ),
+    Measure(
         name="mos",
         title="DNSMOS",
         unit="",

@@ -100,7 +100,7 @@ def test_a_seal_within_bounds_is_read(root: Path, changes: dict[str, Any]) -> No
         {"columns": ["frames", "phones_n", "aligned", "never"]}, {"features": {"mel": 3}}, {"features": {"no": "0"}},
         {"crc32c": {}}, {"crc32c": []}, {"crc32c": None},
         *({"dead_channels": value} for value in ([1], [0, 0, 0], "00", [0, -1], [0, 1 << 31], [0, True], [0, 1.0])),
-        {"dead_channels": None},
+        {"dead_channels": None}, {"clipped_samples": [1]}, {"clipped_samples": [0, -1]},
     ],
 )  # fmt: skip
 def test_a_seal_that_is_none_is_refused(root: Path, changes: dict[str, Any]) -> None:
@@ -287,6 +287,6 @@ def test_parts_of_different_columns_are_told(root: Path) -> None:
 def test_dead_channels_are_those_of_the_seals_and_none_where_they_were_not_counted(root: Path) -> None:
     for number, counts in ((0, [0, (1 << 31) - 1]), (1, [])):
         edit_seal(root, number, dead_channels=counts)
-    found = index.dead_channels(root, [1, 0, 2])
+    found = index.recording_counts(root, [1, 0, 2], "dead_channels")
     assert found.tolist() == [0, 0, (1 << 31) - 1, 0, 0, 0] and found.dtype == np.int32
-    assert index.dead_channels(root, []).shape == (0,)
+    assert index.recording_counts(root, [], "dead_channels").shape == (0,)
