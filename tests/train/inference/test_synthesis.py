@@ -208,9 +208,8 @@ class TestNetworks:
         words = ("--gpt", "y", "--reference", bench.folder / "r.wav", "--reference-text", "One two")
         assert bench.sample(*words, "--hubert", bench.folder / "hubert").exit_code == 0
         silent = np.concatenate((samples, np.zeros(9600, np.int16))).reshape(-1, 640)
-        specs = {
-            "wave": FeatureSpec("wave", "frames", "int16", 640, {"sample_rate": 32_000, "hop": 640, "level": "none"})
-        }
+        origin = {"sample_rate": 32_000, "hop": 640, "level": "none"}
+        specs = {"wave": FeatureSpec(name="wave", axis="frames", dtype="int16", channels=640, recipe=origin)}
         made = HubertContent(hubert=bench.folder / "hubert")
         specs["content"] = made.spec(specs)
         content = torch.from_numpy(next(iter(made.rows(Part(specs, lambda _: [silent]))))).float()[:164]
