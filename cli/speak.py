@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from headrace.cli import output
-from headrace.cli.options import COUNT, FILE, LOCAL_PATH, STORAGE_PATH, Number, device_option, option, without_none
+from headrace.cli.options import COUNT, FILE, LOCAL_PATH, STORAGE_PATH, Number, option, without_none
 from headrace.store.errors import UsageError
+from headrace.store.storage import read_file
+
+if TYPE_CHECKING:
+    from headrace.train.inference.synthesis import Speaker, SpokenSentence
 
 
 @click.command()
-@option("--text", metavar="TEXT", required=True, help="Say this text.")
+@option("--text", metavar="TEXT", help="Say this text.")
+@option("--text-file", type=FILE, metavar="FILE", help="Say each line of this text, as a WAV file of its own in --out.")
 @option("--language", metavar="CODE", default="en", show_default=True, help="Language of the text.")
 @option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
@@ -39,7 +48,8 @@ from headrace.store.errors import UsageError
 )
 @option("--store", type=STORAGE_PATH, metavar="STORE", help="Take the voice from an utterance of this store.")
 @option("--utterance", metavar="UTTERANCE", help="Id or number of the utterance in --store.")
-@option("--out", type=LOCAL_PATH, metavar="FILE", required=True, help="Write this WAV file.")
+@option("--out", type=LOCAL_PATH, metavar="PATH", help="Write this WAV file; of --text-file, into this folder.")
+@option("--stream", is_flag=True, help="Write raw audio to stdout, each sentence as soon as it is spoken.")
 @option("--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Seed sampling and noise.")
 @option("--top-k", type=COUNT, metavar="K", default=15, show_default=True, help="Sample from the K likeliest codes.")
 @option(
@@ -82,27 +92,112 @@ from headrace.store.errors import UsageError
     show_default=True,
     help="Be silent for so long between two sentences.",
 )
-@device_option
+@option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Compute on this device; mps is Apple's.",
+)
 @output.handle_errors
-def sample(out: Path, voice: Path | None, **options: Any) -> None:
+def sample(
+    text: str | None, text_file: Path | None, out: Path | None, stream: bool, voice: Path | None, **options: Any
+) -> None:
     """Speak a text in the voice of a recording, or of an utterance of a store.
 
-    The text is cut into sentences, which are said one after another.
+    The text is cut into sentences, which are said one after another. Of --text-file each line becomes a WAV file of
+    its own, which is named by the number of the line.
     """
+    began = time.perf_counter()
+    if (text is None) == (text_file is None):
+        raise UsageError("Say what to speak either by --text or by --text-file.")
+    if (out is None) != stream:
+        raise UsageError("Say where the speech goes: either --out, or --stream into a pipe.")
+    if stream and sys.stdout.isatty():
+        raise UsageError("--stream writes raw audio, which no terminal shows: pipe it into a player or a file.")
     if voice is not None:
         from headrace.train.voice import sample_options
 
         options = sample_options(voice, without_none(options))
     elif options["sovits"] is None:
         raise UsageError("Give the models by --voice, or by --sovits and --gpt.")
+    lines = _lines(text_file) if text_file is not None else {0: text or ""}
+    files = {} if out is None else _output_files(out, lines, single=text_file is None)
 
-    from headrace.store.storage.output_files import check_output_file
-    from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
+    from headrace.train.inference.synthesis import Speaker, SynthesisRequest
 
-    check_output_file(out)
-    speech = synthesize_speech(SynthesisRequest(**options))
-    speech.write(out)
-    if speech.same_codebook is False:
+    speaker = Speaker(SynthesisRequest(**options))
+    loaded = time.perf_counter()
+    spoken = {number: speaker.speak(line) for number, line in lines.items()}  # a text that cannot be spoken is told now
+    if stream:
+        _stream(speaker, itertools.chain.from_iterable(spoken.values()), began, loaded)
+    for number, file in files.items():
+        _write(speaker, spoken[number], file)
+    if speaker.same_codebook is False:
         output.log("it is not known whether both models use one codebook: these weights do not record it")
+
+
+def _lines(file: Path) -> dict[int, str]:
+    """Return the lines of a text file that are not empty, by their numbers from 1. Raises UsageError."""
+    try:
+        content = read_file(file).decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"Cannot read --text-file {file}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--text-file {file} is not in UTF-8, at byte {error.start}: save it in that.") from error
+    lines = {number: line.strip() for number, line in enumerate(content.splitlines(), 1) if line.strip()}
+    if not lines:
+        raise UsageError(f"--text-file {file} holds no text.")
+    return lines
+
+
+def _output_files(out: Path, lines: Iterable[int], *, single: bool) -> dict[int, Path]:
+    """Return the WAV file of each line, after checking that the first one can be written."""
+    from headrace.store.storage.local import make_folder
+    from headrace.store.storage.output_files import check_output_file
+
+    files = {0: out} if single else {number: out / f"{number:04d}.wav" for number in lines}
+    if not single:
+        make_folder(out)
+    check_output_file(next(iter(files.values())))
+    return files
+
+
+def _write(speaker: Speaker, sentences: Iterable[SpokenSentence], file: Path) -> None:
+    """Write sentences into one file, and say what became of them."""
+    speech = speaker.join(list(sentences))
+    speech.write(file)
+    for number, sentence in enumerate(speech.sentences, 1):
+        _remark(number, sentence)
     rating = f", DNSMOS {speech.scores['mos']:.2f}" if speech.scores else ""
-    output.log(f"{out}: {speech.seconds:.2f} s, {len(speech.codes)} codes{rating}")
+    count = f", {len(speech.sentences)} sentences" if len(speech.sentences) > 1 else ""
+    output.log(f"{file}: {speech.seconds:.2f} s, {len(speech.codes)} codes{count}{rating}")
+
+
+def _stream(speaker: Speaker, sentences: Iterable[SpokenSentence], began: float, loaded: float) -> None:
+    """Write sentences to stdout as soon as each is spoken, and say when the first one was heard."""
+    from headrace.train.models.text_to_speech import raw_audio
+
+    rate, samples = speaker.sample_rate, 0
+    for number, sentence in enumerate(sentences, 1):
+        parts = ([speaker.pause()] if number > 1 else []) + [sentence.wave]
+        for wave in parts:
+            sys.stdout.buffer.write(raw_audio(wave, rate))
+            samples += len(wave)
+        sys.stdout.buffer.flush()
+        if number == 1:
+            heard = time.perf_counter()
+            output.log(
+                f"first sound after {heard - began:.2f} s, {heard - loaded:.2f} s after the models were loaded; raw "
+                f"audio: 16 bit, little-endian, mono, {rate} Hz"
+            )
+        _remark(number, sentence)
+    output.log(f"{samples / rate:.2f} s, {number} sentences, in {time.perf_counter() - loaded:.2f} s")
+
+
+def _remark(number: int, sentence: SpokenSentence) -> None:
+    """Name a sentence that did not come out whole."""
+    if sentence.doubt:
+        beginning = sentence.text if len(sentence.text) <= 60 else f"{sentence.text[:59]}…"
+        times = f"said {sentence.attempts} times" if sentence.attempts > 1 else "said once"
+        output.log(f"sentence {number} ({beginning}): {sentence.doubt}; {times}")

@@ -33,6 +33,11 @@ class SamplingConfig:
     max_codes: int = 1500
     """Generation stops after this many codes; 1500 are a minute."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether codes depend on random numbers, and are not always the most probable ones."""
+        return self.top_k > 1 and self.temperature > 0 and self.top_p > 0
+
 
 class KVCache:
     """The attention of one layer with cached keys and values: first over a whole prompt, then over one position a call.

@@ -137,6 +137,13 @@ def synthesize(
     return decode_semantic(sovits, codes_Y, phones_P, reference.spec, speed=speed, speaker_V=reference.speaker)
 
 
+def raw_audio(wave_S: np.ndarray, rate: int) -> bytes:
+    """Return a waveform as raw 16-bit samples, little-endian and without a header: the samples of `write_wave`."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="RAW", endian="LITTLE")
+    return encoded.getvalue()
+
+
 def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
     """Write a WAV file of 16-bit PCM, whatever the suffix of the path; what is there is replaced by the complete file.
 

@@ -28,13 +28,17 @@ MIN_FRAMES_COUNTED = 128
 
 
 def choose_device(requested: str) -> tuple[torch.device, str]:
-    """Return the device to train on, and why.
+    """Return the device to train or to speak on, and why.
 
     Args:
-        requested: auto, cpu or cuda.
+        requested: auto, cpu, cuda, or for speaking mps, which is Apple's.
     Raises:
-        UsageError: CUDA was requested and there is none; or two processes have the same device.
+        UsageError: CUDA or Apple's was requested and there is none; or two processes have the same device.
     """
+    if requested == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("device mps was asked for, but torch sees no device of Apple's here: use --device cpu.")
+        return torch.device("mps"), "asked for"
     available, number = torch.cuda.is_available(), distributed.cuda_device()
     if requested == "cuda" and not available:
         raise UsageError("device cuda was asked for, but torch sees no CUDA device here: use --device cpu.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference import reference, synthesis
-from headrace.train.models import gpt_config
+from headrace.train.models import gpt_config, text_to_speech
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
@@ -50,6 +51,7 @@ class Bench:
         monkeypatch.setattr(trained_models, "load_sovits", lambda path: self.generator)
         monkeypatch.setattr(trained_models, "load_gpt", lambda path: self.decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)
+        monkeypatch.setattr(synthesis, "ATTEMPTS", 1)  # an untrained decoder rarely ends
         monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=14))
 
     def sample(self, *words: object) -> Result:
@@ -187,6 +189,105 @@ class TestSentences:
         assert result.exit_code == 2 and "The text cannot be spoken" in result.stderr
 
 
+class TestAttempts:
+    """A sentence that does not end is said again with other random numbers, and then named."""
+
+    def spoken(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, voice: Path, counts: list[int], *words: object
+    ) -> Result:
+        """Speak with a decoder that generates so many codes, attempt by attempt."""
+        self.left, self.drawn = list(counts), []
+
+        def generate(*_: object, **__: object) -> torch.Tensor:
+            self.drawn.append(float(torch.rand(1)))
+            return torch.full((self.left.pop(0),), 3)
+
+        monkeypatch.setattr(synthesis, "ATTEMPTS", 4)
+        monkeypatch.setattr(synthesis, "text_to_semantic", generate)
+        return bench.sample("--gpt", "y", "--reference", voice, *words)
+
+    def test_it_is_said_again(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, voice: Path) -> None:
+        result = self.spoken(bench, monkeypatch, voice, [14, 14, 9])
+        assert result.exit_code == 0 and "breaks off" not in result.stderr
+        assert len(soundfile.read(bench.folder / "speech.wav")[0]) == 9 * 1280
+        assert len(set(self.drawn)) == 3 and not self.left
+
+    def test_it_is_named_in_the_end(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, voice: Path) -> None:
+        text = ("--text", "Hello world. It is a fine day. And then it rained.")
+        result = self.spoken(bench, monkeypatch, voice, [9, 14, 14, 14, 14, 8], *text)
+        assert result.exit_code == 0 and not self.left
+        named = "sentence 2 (It is a fine day.): it does not end within 14 codes, and breaks off; said 4 times"
+        assert result.stderr.splitlines()[0] == named
+        assert result.stderr.splitlines()[1].endswith("s, 31 codes, 3 sentences")
+
+    def test_greedy_decoding_is_not_tried_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, voice: Path
+    ) -> None:
+        result = self.spoken(bench, monkeypatch, voice, [14], "--top-k", 1)
+        assert "breaks off; said once" in result.stderr and result.exit_code == 0
+
+
+class TestStream:
+    TEXT = ("--text", "Hello world. It is a fine day. And then it rained.")
+
+    def test_it_is_the_audio_of_the_file(self, bench: Bench, voice: Path) -> None:
+        words = ("--gpt", "y", "--reference", voice, *self.TEXT)
+        bench.wave(*words)
+        result = CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        assert result.exit_code == 0, result.stderr
+        samples, _ = soundfile.read(bench.folder / "speech.wav", dtype="int16")
+        np.testing.assert_array_equal(np.frombuffer(result.stdout_bytes, "<i2"), samples)
+        assert result.stderr.startswith("first sound after ") and "mono, 32000 Hz" in result.stderr
+
+    def test_each_sentence_is_written_before_the_next_is_spoken(
+        self, bench: Bench, voice: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = text_to_speech.raw_audio
+        order: list[str] = []
+        monkeypatch.setattr(text_to_speech, "raw_audio", lambda *given: order.append("written") or encode(*given))
+        monkeypatch.setattr(
+            synthesis, "text_to_semantic", lambda *a, **k: order.append("spoken") or torch.tensor([1, 2, 3])
+        )
+        words = ("--gpt", "y", "--reference", voice, *self.TEXT)
+        CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        assert order == ["spoken", "written", *["spoken", "written", "written"] * 2]
+
+    def test_a_terminal_gets_none(self, bench: Bench, voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("headrace.cli.speak.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+        result = CliRunner().invoke(main, ["sample", "--text", "Hi", "--stream"])
+        assert result.exit_code == 2 and "which no terminal shows" in result.stderr
+
+
+class TestTextFile:
+    def speak(self, bench: Bench, voice: Path, content: bytes) -> Result:
+        (bench.folder / "lines.txt").write_bytes(content)
+        words = ("--gpt", "y", "--reference", voice, "--text-file", bench.folder / "lines.txt")
+        always = ("--sovits", "x", "--device", "cpu", "--out", bench.folder / "said")
+        return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
+
+    def test_each_line_is_a_file(self, bench: Bench, voice: Path) -> None:
+        alone = bench.wave("--gpt", "y", "--reference", voice)
+        result = self.speak(bench, voice, b"\xef\xbb\xbfHow are you?\r\n\r\n" + TEXT.encode() + b"\n")
+        assert result.exit_code == 0, result.stderr
+        assert sorted(file.name for file in (bench.folder / "said").iterdir()) == ["0001.wav", "0003.wav"]
+        np.testing.assert_array_equal(soundfile.read(bench.folder / "said/0003.wav", dtype="float32")[0], alone)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\n \n", "holds no text"),
+            (b"caf\xe9", "is not in UTF-8, at byte 3"),
+            ("Good day.\nПривет мир.".encode(), "The text cannot be spoken"),
+        ],
+    )
+    def test_what_cannot_be_spoken_is_told_before_anything_is_said(
+        self, bench: Bench, voice: Path, content: bytes, message: str
+    ) -> None:
+        result = self.speak(bench, voice, content)
+        assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+        assert not list((bench.folder / "said").glob("*.wav"))
+
+
 class TestNetworks:
     """HuBERT and BERT, where their folders are given."""
 
@@ -289,6 +390,11 @@ class TestRefusals:
         ("words", "message"),
         [
             ((), "Give either --gpt"),
+            (("--text-file", "VOICE"), "either by --text or by --text-file"),
+            (("--stream",), "Say where the speech goes"),
+            (("--semantic", "1", "--reference", "VOICE", "--hubert", "h"), "are read by --gpt: leave them out"),
+            (("--gpt", "y", "--reference", "VOICE", "--hubert", "h"), "whose --reference-text is given"),
+            (("--gpt", "y", "--reference", "VOICE", "--device", "mps"), "sees no device of Apple's here"),
             (("--gpt", "y"), "Give the voice either as a recording"),
             (("--gpt", "y", "--store", "s"), "Give the voice either as a recording"),
             (("--gpt", "y", "--reference", "VOICE", "--store", "s", "--utterance", "1"), "Give the voice either"),
