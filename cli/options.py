@@ -98,6 +98,13 @@ device_option = option(
 )
 
 
+def at_option(help: str) -> Any:
+    """Return the option that chooses a checkpoint of a run."""
+    return option(
+        "--at", metavar="best|newest|STEP", show_default="best, or newest where none was validated", help=help
+    )
+
+
 gpus_option = option(
     "--gpus",
     type=_GpusType(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from headrace.cli.options import COUNT, FILE, POSITIVE, Number, option
+from headrace.cli.options import COUNT, FILE, POSITIVE, Number, at_option, option
 from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, REDUCTIONS, STAGES
 
 NOT_NEGATIVE = click.IntRange(0)
@@ -22,14 +22,19 @@ _OPTIONS = {
     "stage": option("--stage", type=click.Choice(STAGES), show_default="sovits", help="Train this stage."),
     "preset": option("--preset", type=click.Choice(PRESETS), show_default="v2", help="Use a model of these sizes."),
     "init": option(
-        "--init", type=FILE, metavar="FILE", help="Start from these weights of GPT-SoVITS: s2G for sovits, s1 for gpt."
+        "--init",
+        type=FILE,
+        metavar="PATH",
+        help="Start from a run, a checkpoint, an export, or weights of GPT-SoVITS: s2G for sovits, s1 for gpt.",
     ),
     "init_discriminator": option(
         "--init-discriminator",
         type=FILE,
-        metavar="FILE",
-        help="Start the discriminators from these weights of GPT-SoVITS (s2D).",
+        metavar="PATH",
+        show_default="those of --init, where that is a run",
+        help="Start the discriminators from a run, a checkpoint, or weights of GPT-SoVITS (s2D).",
     ),
+    "at": at_option("Take this checkpoint of runs that --init and --voice name: best, newest, or a step."),
     "codebook": option(
         "--codebook",
         type=click.Choice(CODEBOOKS),

@@ -17,6 +17,7 @@ from headrace.cli.options import (
     COUNT,
     FILE,
     LOCAL_PATH,
+    at_option,
     gpus_option,
     json_option,
     option,
@@ -118,8 +119,8 @@ def _report_run(result: dict[str, Any], summary: Path | None, as_json: bool) -> 
 @option("--out", type=LOCAL_PATH, metavar="VOICE", required=True, help="Write the voice into this folder.")
 @option("--sovits-steps", type=COUNT, metavar="STEPS", show_default="8 epochs", help="Train sovits for so many steps.")
 @option("--gpt-steps", type=COUNT, metavar="STEPS", show_default="15 epochs", help="Train gpt for so many steps.")
-@option("--init-sovits", type=FILE, metavar="FILE", help="Start sovits from these weights of GPT-SoVITS (s2G).")
-@option("--init-gpt", type=FILE, metavar="FILE", help="Start gpt from these weights of GPT-SoVITS (s1).")
+@option("--init-sovits", type=FILE, metavar="PATH", help="Start sovits from a run, an export or a weight file.")
+@option("--init-gpt", type=FILE, metavar="PATH", help="Start gpt from a run, an export or a weight file.")
 @option(
     "--codes",
     type=int,
@@ -230,16 +231,18 @@ def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -
     required=True,
     help="Write this file; in a folder it is named as GPT-SoVITS names it.",
 )
+@at_option("Export this checkpoint: best, newest, or a step.")
 @output.handle_errors
-def export(run: Path, out: Path) -> None:
-    """Export the newest weights of RUN, or of both runs of a voice, for GPT-SoVITS.
+def export(run: Path, out: Path, at: str | None) -> None:
+    """Export the best weights of RUN, or of both runs of a voice, for GPT-SoVITS.
 
     They are in half precision, with their config, as GPT-SoVITS loads them.
     """
     from headrace.train import voice
     from headrace.train.checkpoints.trained_models import export_run
 
-    exported = voice.export_voice(run, out) if (run / voice.FILE).exists() else [export_run(run, out)]
+    is_voice, options = (run / voice.FILE).exists(), {"at": at or "", "log": output.log}
+    exported = voice.export_voice(run, out, **options) if is_voice else [export_run(run, out, **options)]
     for file, version in exported:
         click.echo(f"{file}: {version}")
 

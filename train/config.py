@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.featurize.files.run_checkpoints import check_at
 from headrace.store.errors import RunError, UsageError
 from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.train.models import presets
@@ -47,10 +48,21 @@ class ModelConfig:
     preset: str = "v2"
     """Sizes of the model: `v1` to `v2ProPlus` are those of GPT-SoVITS, `tiny` is for tests and demonstrations."""
     init: Path | None = None
-    """Pretrained weights to start from, in upstream's format: s2G for sovits, whose quantiser is then frozen; s1 for
-    gpt. None starts from random weights."""
+    """Weights to start from: a run, a checkpoint, or a file in upstream's format (s2G for sovits, s1 for gpt). The
+    quantiser of sovits is then frozen. None starts from random weights."""
     init_discriminator: Path | None = None
-    """Pretrained discriminators to start from: upstream's s2D."""
+    """Pretrained discriminators to start from: likewise, upstream's s2D. None takes those of the run that `init` is."""
+    at: str = ""
+    """Which checkpoint of a run is taken, for `init` and for `voice`: `best`, `newest` or a step. Empty takes the best
+    one, or the newest where none was validated."""
+    init_symbols: int = 0
+    """Phones that `init` knows: read from it when the run begins. 0 where it is none of Headrace's own."""
+    init_codes: int = 0
+    """Semantic tokens that it knows, likewise."""
+    init_codebooks: str = ""
+    """Digests of the codebooks that it may have been trained on, between spaces, likewise."""
+    init_reads: str = ""
+    """Feature from which it read what is spoken, likewise."""
     codebook: str = ""
     """sovits only: `store` trains on the codes that the store learned, with their codebook, which stays as it is; `own`
     learns another one. Empty: the store's, where it has one and no weights are given."""
@@ -61,13 +73,12 @@ class ModelConfig:
         _check_choice(self, "stage", STAGES)
         _check_choice(self, "preset", PRESETS)
         _check_choice(self, "codebook", ("", *CODEBOOKS))
-        _check_not_negative(self, "seed")
+        _check_not_negative(self, "seed", "init_symbols", "init_codes")
+        check_at(self.at)
         if self.seed >= 1 << 47:
             raise UsageError(f"seed is {self.seed}; it must be less than {1 << 47}.")
         if self.init_discriminator and self.stage != "sovits":
             raise UsageError("init_discriminator is for the stage sovits: gpt has no discriminator.")
-        if self.codebook == "store" and self.init:
-            raise UsageError("init brings a codebook of its own: leave out codebook, or init.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from headrace import store as stores
-from headrace.featurize.features.codebooks import codebook_digest, codebook_of
+from headrace.featurize.features.codebooks import codebook_of
 from headrace.store.advice import command
 from headrace.store.errors import Interrupted, RunError, StoreError, UsageError
 from headrace.store.names import LOCK_FILE
@@ -30,7 +30,7 @@ from headrace.store.reader import Store
 from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
-from headrace.train.checkpoints import trained_models, upstream_files
+from headrace.train.checkpoints import initial_weights, trained_models
 from headrace.train.config import STAGES, RunConfig
 from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 from headrace.train.monitoring.observer import Observer
@@ -144,13 +144,13 @@ def _check_codebook(config: RunConfig, store: Store) -> None:
         UsageError: they would not.
     """
     again = f"run {command('featurize drop', store.path, 'semantic')}, and the same command again"
-    codebook, why = choose_codebook(config, store)
     if config.model.init is None:
+        codebook, why = choose_codebook(config, store)
         if codebook != "store":
             raise UsageError(f"sovits would learn a codebook of its own and gpt another one, since {why}: {again}.")
         return
-    weights = upstream_files.read(config.model.init)
-    if codebook_of(store.features) not in {weights.codebook, codebook_digest(weights.weights)} - {""}:
+    initial = initial_weights.read(config.model.init, "generator", config.model.at)
+    if codebook_of(store.features) not in initial.codebooks:
         raise UsageError(f"The codes of {store.path} are not known to be those of {config.model.init}: {again}.")
 
 
@@ -214,8 +214,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def export_voice(voice: Path, out: Path) -> Iterator[tuple[Path, str]]:
+def export_voice(
+    voice: Path, out: Path, at: str = "", log: Callable[[str], object] | None = None
+) -> Iterator[tuple[Path, str]]:
     """Export both models of a voice into a folder, and yield the file and the version of each.
+
+    Args:
+        at, log: as for `trained_models.load_sovits`.
 
     Raises:
         UsageError: `out` is not a folder; or as `trained_models.export_run`.
@@ -223,4 +228,4 @@ def export_voice(voice: Path, out: Path) -> Iterator[tuple[Path, str]]:
     if not out.is_dir():
         raise UsageError(f"A voice is exported as two files: make the folder {out} first, or name one that is there.")
     for stage in STAGES:
-        yield trained_models.export_run(voice / stage, out, name=voice.resolve().name)
+        yield trained_models.export_run(voice / stage, out, voice.resolve().name, at, log)

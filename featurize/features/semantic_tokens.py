@@ -20,6 +20,7 @@ from torch import Tensor
 from headrace.featurize.features import kmeans, learned_state, weight_files
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.features.derived import Derived, LearningLog, Part
+from headrace.featurize.files import run_checkpoints
 from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
@@ -142,12 +143,13 @@ class Quantiser(NamedTuple):
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Return a file itself, or the newest checkpoint of a run. Raises UsageError where a folder is not a run."""
+    """Return a file itself, or the checkpoint of a run that speaks too. Raises UsageError where a folder is no run."""
     if not path.is_dir():
         return path
-    if not (checkpoints := sorted(path.glob("checkpoints/step-*.pt"))):
+    folder = path / run_checkpoints.FOLDER
+    if not run_checkpoints.steps_in(folder):
         raise UsageError(f"--sovits {path} is a folder, and no run with checkpoints in it.")
-    return checkpoints[-1]
+    return run_checkpoints.path_of(folder, run_checkpoints.choices(path)[0].step)
 
 
 @load_once

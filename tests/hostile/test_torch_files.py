@@ -21,7 +21,7 @@ from headrace.featurize.features import weight_files
 from headrace.featurize.files import torch_archive, torch_pickle
 from headrace.featurize.files.torch_archive import CorruptedError
 from headrace.store.errors import Rejected, RunError
-from headrace.train.checkpoints import trained_models, upstream_files
+from headrace.train.checkpoints import initial_weights, trained_models, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.config import RunConfig
@@ -237,7 +237,7 @@ def test_mutations_of_weights_to_start_from(tmp_path: Path, kind: str, count: in
         network = nn.Linear(2, 3)
         before = {name: value.clone() for name, value in network.state_dict().items()}
         try:
-            upstream_files.initialise(network, file)
+            initial_weights.initialise(network, initial_weights.read(file, "model"))
         except RunError:
             assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
             raise

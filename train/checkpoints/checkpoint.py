@@ -6,7 +6,6 @@ record is checked before use, because `torch.load` would take a flipped bit for 
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.featurize.files import torch_archive
+from headrace.featurize.files import run_checkpoints, torch_archive
 from headrace.store.errors import RunError
 from headrace.store.storage.local import atomic_file, make_folder
 
@@ -32,12 +31,11 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """Return the path of the checkpoint of a step."""
-        return self.folder / f"step-{step:08d}.pt"
+        return run_checkpoints.path_of(self.folder, step)
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that exist, ascending."""
-        found = {step_of(path.name) for path in self.folder.glob("step-*.pt")}
-        return sorted(step for step in found if step is not None and self.path(step).is_file())
+        return run_checkpoints.steps_in(self.folder)
 
     def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
         """Write the checkpoint of a step; of older ones only the newest and the best stay. Returns its path.
@@ -93,12 +91,6 @@ class Checkpoints:
         raise RunError(f"No checkpoint in {self.folder} can be used: start a new run with another --out.", *damaged)
 
 
-def step_of(name: str) -> int | None:
-    """Return the step of the checkpoint of this name; None if no checkpoint has it."""
-    found = re.fullmatch(r"step-([0-9]{8,18})\.pt", name)
-    return int(found[1]) if found else None
-
-
 class CorruptCheckpoint(Exception):
     """A checkpoint is damaged, or is none."""
 
@@ -125,6 +117,11 @@ def load(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever a parser makes of damaged bytes
         raise CorruptCheckpoint((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    return checked(state, path)
+
+
+def checked(state: Any, path: Path) -> dict[str, Any]:
+    """Return what a file holds if that is a checkpoint. Raises as `load`."""
     if not isinstance(state, dict):
         raise CorruptCheckpoint(f"it holds a {type(state).__name__}")
     if type(state.get("format")) is not int or type(state.get("step")) is not int or state["step"] < 0:

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from headrace.featurize.files.run_checkpoints import step_of
 from headrace.store.errors import RunError, StorageError, UsageError
 from headrace.store.storage import StoragePath, parse_path, read_file, storage_of
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, clear_drafts, make_folder
-from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints, step_of
+from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints
 from headrace.train.config import RunConfig, changes_for_life
 from headrace.train.distributed.phases import PHASES
 

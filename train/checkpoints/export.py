@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import upstream_files
+from headrace.train.checkpoints.origin import UNKNOWN, Origin
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
@@ -42,12 +43,15 @@ def gpt_file(name: str, epoch: int) -> str:
     return f"{name}-e{epoch}.ckpt"
 
 
-def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int, codebook: str = "") -> str:
+def export_sovits(
+    path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int, codebook: str = "", origin: Origin = UNKNOWN
+) -> str:
     """Export a generator. Returns its version.
 
     Args:
         name: name of the voice, for the config.
         codebook: digest of the codebook of the store's codes that it was trained on; empty for its own.
+        origin: what it was trained on.
     Raises:
         UsageError: no published version has these sizes, so upstream could not load it.
         RunError, StoreError: the file cannot be written.
@@ -56,11 +60,11 @@ def export_sovits(path: Path, model: SynthesizerTrn, *, name: str, epoch: int, s
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
     config = sovits_sections(model.config, version, name)
     info = f"{epoch}epoch_{step}iteration"
-    upstream_files.write(path, weights, config, info, SOVITS_HEADERS[version], codebook)
+    upstream_files.write(path, weights, config, info, SOVITS_HEADERS[version], codebook, origin)
     return version
 
 
-def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
+def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int, origin: Origin = UNKNOWN) -> str:
     """Export a decoder. Returns its version; v2Pro and v2ProPlus use that of v2.
 
     Raises:
@@ -68,7 +72,8 @@ def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int) -> str:
     """
     version = _version_of(model.config, GPT_SIZES, ("dropout",))
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    upstream_files.write(path, weights, gpt_sections(model.config), f"GPT-e{epoch}", codebook=model.codebook)
+    sections = gpt_sections(model.config)
+    upstream_files.write(path, weights, sections, f"GPT-e{epoch}", codebook=model.codebook, origin=origin)
     return version
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
+from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
-from headrace.train.checkpoints.checkpoint import Checkpoints
+from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, load
 from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.checkpoints.origin import Origin
 from headrace.train.config import RunConfig, config_path, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -23,16 +25,29 @@ from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 
 
-def load_sovits(path: Path) -> SynthesizerTrn:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenCheckpoint:
+    """The checkpoint of a run whose weights are used."""
+
+    config: RunConfig
+    state: Mapping[str, Any]
+    source: str
+    """The run, the step, and why that one was chosen."""
+
+
+def load_sovits(path: Path, at: str = "", log: Callable[[str], object] | None = None) -> SynthesizerTrn:
     """Load the SoVITS generator of a run or of a file for inference, without its posterior encoder.
 
+    Args:
+        at: which checkpoint of a run, as for `run_checkpoints.choices`.
+        log: is told which one it is.
     Raises:
         RunError: there is none, it is damaged, or it belongs to another network.
     """
     if path.is_dir():
-        config, state = _newest(path, "sovits")
-        weights = _weights(state, "generator", path)
-        sizes, recorded = _generator_sizes(config, weights), _codebook(state)
+        chosen = choose(path, "sovits", at, log)
+        weights = weights_of(chosen.state, "generator", path)
+        sizes, recorded = _generator_sizes(chosen.config, weights), codebook_in(chosen.state)
     else:
         file = upstream_files.read(path)
         weights, recorded = file.weights, file.codebook
@@ -44,16 +59,18 @@ def load_sovits(path: Path) -> SynthesizerTrn:
     return model.eval()
 
 
-def load_gpt(path: Path) -> Text2SemanticDecoder:
+def load_gpt(path: Path, at: str = "", log: Callable[[str], object] | None = None) -> Text2SemanticDecoder:
     """Load the text-to-semantic decoder of a run or of a file.
 
+    Args:
+        at, log: as for `load_sovits`.
     Raises:
         RunError: there is none, it is damaged, or it belongs to another network.
     """
     if path.is_dir():
-        config, state = _newest(path, "gpt")
-        weights = _weights(state, "model", path)
-        sizes, recorded = _decoder_sizes(config, weights), _codebook(state)
+        chosen = choose(path, "gpt", at, log)
+        weights = weights_of(chosen.state, "model", path)
+        sizes, recorded = _decoder_sizes(chosen.config, weights), codebook_in(chosen.state)
     else:
         file = upstream_files.read(path)
         weights, recorded = file.weights, file.codebook
@@ -64,12 +81,15 @@ def load_gpt(path: Path) -> Text2SemanticDecoder:
     return model.eval()
 
 
-def export_run(run: Path, out: Path, name: str = "") -> tuple[Path, str]:
-    """Export the newest weights of a run in upstream's format.
+def export_run(
+    run: Path, out: Path, name: str = "", at: str = "", log: Callable[[str], object] | None = None
+) -> tuple[Path, str]:
+    """Export the weights of a run in upstream's format.
 
     Args:
         out: a file, or an existing folder: then the file gets the name that upstream would give it.
         name: of the voice; that of the folder of the run if it is not given.
+        at, log: as for `load_sovits`.
 
     Returns:
         The file and its version.
@@ -79,29 +99,36 @@ def export_run(run: Path, out: Path, name: str = "") -> tuple[Path, str]:
         StoreError: the file cannot be written.
         UsageError: no published version has the sizes of the run's model.
     """
-    config = read_config(run)
-    config, state = _newest(run, config.model.stage)
-    weights = _weights(state, "model" if config.model.stage == "gpt" else "generator", run)
+    chosen = choose(run, read_config(run).model.stage, at, log)
+    config, state = chosen.config, chosen.state
+    weights = weights_of(state, "model" if config.model.stage == "gpt" else "generator", run)
+    origin = Origin.from_json(state.get("origin"))
     epoch, step, name = state["stage"].get("epoch"), state.get("step"), name or run.resolve().name
     if type(epoch) is not int or type(step) is not int:
-        raise RunError(f"The newest checkpoint of {run} does not say its epoch and step.")
+        raise RunError(f"The checkpoint of {run} does not say its epoch and step.")
     if config.model.stage == "gpt":
         decoder_ = Text2SemanticDecoder(_decoder_sizes(config, weights))
         load_strict(decoder_, weights, str(run))
-        decoder_.codebook = _codebook(state)
+        decoder_.codebook = codebook_in(state)
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
-        return file, export.export_gpt(file, decoder_, epoch=epoch)
+        return file, export.export_gpt(file, decoder_, epoch=epoch, origin=origin)
     model = SynthesizerTrn(_generator_sizes(config, weights))
     load_strict(model, weights, str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
-    return file, export.export_sovits(file, model, name=name, epoch=epoch, step=step, codebook=_codebook(state))
+    return file, export.export_sovits(
+        file, model, name=name, epoch=epoch, step=step, codebook=codebook_in(state), origin=origin
+    )
 
 
-def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the config of a run and its newest intact checkpoint. Warns of each newer one that is damaged.
+def choose(run: Path, stage: str, at: str = "", log: Callable[[str], object] | None = None) -> ChosenCheckpoint:
+    """Load the checkpoint of a run that is chosen. Warns of each one that is damaged, for which another stands in.
 
     Args:
-        run: its folder, or that of a voice, which has a run of each stage.
+        run: its folder, or that of a voice, which has a run of each stage. It may be in training.
+        at, log: as for `load_sovits`.
+    Raises:
+        UsageError: `at` is none of its values.
+        RunError: there is no run of this stage, or no such checkpoint, or none is intact.
     """
     if not config_path(run).exists() and config_path(run / stage).exists():
         run = run / stage
@@ -110,26 +137,40 @@ def _newest(run: Path, stage: str) -> tuple[RunConfig, dict[str, Any]]:
         raise RunError(
             f"{run} is a run of stage {config.model.stage}, and what is needed here is one of stage {stage}."
         )
-    state, damaged = Checkpoints(run / "checkpoints").load_newest()
-    for line in damaged:
-        warnings.warn(line, stacklevel=3)
-    if damaged:
-        warnings.warn(f"the weights of {run} are those of step {state['step']}", stacklevel=3)
-    return config, state
+    gone: set[int] = set()
+    damaged = 0
+    while choices := [choice for choice in run_checkpoints.choices(run, at) if choice.step not in gone]:
+        choice = choices[0]
+        path = run_checkpoints.path_of(run / run_checkpoints.FOLDER, choice.step)
+        gone.add(choice.step)
+        try:
+            state = load(path)
+        except CorruptCheckpoint as fault:
+            if path.is_file():  # and otherwise a run that goes on has deleted it
+                damaged += 1
+                warnings.warn(f"{path} is damaged ({fault}): trying the next best one", stacklevel=3)
+            continue
+        if damaged:
+            warnings.warn(f"the weights of {run} are those of step {choice.step}", stacklevel=3)
+        source = f"{run}, step {choice.step} ({choice.reason})"
+        if log is not None:
+            log(f"weights of {source}")
+        return ChosenCheckpoint(config=config, state=state, source=source)
+    raise RunError(f"No checkpoint of {run} can be used: all are damaged. Name another run, or train it again.")
 
 
-def _weights(state: Mapping[str, Any], name: str, run: Path) -> dict[str, Tensor]:
+def weights_of(state: Mapping[str, Any], name: str, run: Path) -> dict[str, Tensor]:
     """Return the weights of a network in a checkpoint. Raises RunError where it has none of this name."""
     stage = state.get("stage")
     weights = stage.get(name) if isinstance(stage, Mapping) else None
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
-        raise RunError(f"The newest checkpoint of {run} holds no weights of a {name}.")
+        raise RunError(f"The checkpoint of {run} holds no weights of a {name}.")
     return weights
 
 
-def _codebook(state: Mapping[str, Any]) -> str:
+def codebook_in(state: Mapping[str, Any]) -> str:
     """Return the digest of the codebook of the codes that a checkpoint was trained on; empty if it has none."""
     codebook = state.get("codebook", "")
     return codebook[:64] if isinstance(codebook, str) else ""

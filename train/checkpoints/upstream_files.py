@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headrace.featurize.files import torch_archive
 from headrace.store.errors import RunError
 from headrace.store.storage import read_file
 from headrace.store.storage.output_files import output_file
-from headrace.train.checkpoints.load_weights import load_strict
+from headrace.train.checkpoints.origin import UNKNOWN, Origin
 
 VERSION_HEADERS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
 """The first two bytes of a file to its version, where they are not those of an archive."""
@@ -44,6 +44,8 @@ class UpstreamCheckpoint:
     """The version that the first two bytes name; empty if they name none."""
     codebook: str = ""
     """Digest of the codebook of the semantic tokens that it was trained on; empty if that is not recorded."""
+    origin: Origin = UNKNOWN
+    """What it was trained on; empty if that is not recorded."""
 
 
 def read(path: Path) -> UpstreamCheckpoint:
@@ -51,6 +53,15 @@ def read(path: Path) -> UpstreamCheckpoint:
 
     Raises:
         RunError: it cannot be read, is damaged, is another file, or would run code.
+    """
+    return parse(*read_content(path), path)
+
+
+def read_content(path: Path) -> tuple[Any, bytes]:
+    """Return what an archive of torch holds, with or without a version in its head, and its first two bytes.
+
+    Raises:
+        RunError: as `read`.
     """
     try:
         data = read_file(path)
@@ -60,11 +71,15 @@ def read(path: Path) -> UpstreamCheckpoint:
     if header != ARCHIVE and header not in VERSION_HEADERS:
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {header!r}.")
     try:
-        content = torch_archive.load(ARCHIVE + data[2:], classes=torch_archive.GPT_SOVITS)
+        return torch_archive.load(ARCHIVE + data[2:], classes=torch_archive.GPT_SOVITS), header
     except torch_archive.UnsafeError as error:
         raise RunError(f"{path} is refused: {error}, and weights need none of that.") from error
     except torch_archive.CorruptedError as error:
         raise RunError(f"{path} is damaged, or not a checkpoint: {error}.") from error
+
+
+def parse(content: Any, header: bytes, path: Path) -> UpstreamCheckpoint:
+    """Return the weights in what `read_content` has read. Raises RunError where there are none."""
     weights = content.get("weight", content.get("model")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it holds no weights under `weight` or `model`.")
@@ -74,21 +89,8 @@ def read(path: Path) -> UpstreamCheckpoint:
         info=str(content.get("info", "")),
         version=VERSION_HEADERS.get(header, ""),
         codebook=str(content.get("codebook", ""))[:64],
+        origin=Origin.from_json(content.get("origin")),
     )
-
-
-def initialise(module: nn.Module, path: Path) -> int:
-    """Load the weights of one of upstream's files into a module. Returns how many tensors those are.
-
-    Raises:
-        RunError: as `read`, or they belong to another model or version; then the module does not change.
-    """
-    weights = read(path).weights
-    given, wanted = describe(weights), describe(module.state_dict())
-    if given != wanted:
-        raise RunError(f"{path} holds {given}, and what begins with it is {wanted}: give the file that belongs to it.")
-    load_strict(module, weights, str(path))
-    return len(weights)
 
 
 def describe(weights: Mapping[str, Tensor]) -> str:
@@ -118,6 +120,7 @@ def write(
     info: str,
     header: bytes = ARCHIVE,
     codebook: str = "",
+    origin: Origin = UNKNOWN,
 ) -> None:
     """Write weights in half precision as upstream does, completely or not at all.
 
@@ -125,6 +128,7 @@ def write(
         config: JSON types only; sections as dicts.
         header: the first two bytes.
         codebook: digest of the codebook of the semantic tokens that they were trained on, which upstream does not read.
+        origin: what they were trained on, likewise.
     Raises:
         UsageError: `path` is a folder.
         StoreError: another command is writing it, or it cannot be written.
@@ -133,7 +137,8 @@ def write(
     half = {name: value.detach().half().cpu() for name, value in weights.items()}
     with output_file(path, f"{ROOT}.pth", parents=True) as draft:
         try:
-            recorded = {"codebook": codebook} if codebook else {}
+            of_codes = {"codebook": codebook} if codebook else {}
+            recorded = of_codes | ({"origin": origin.to_json()} if origin.to_json() else {})
             torch.save({"weight": half, "config": config, "info": info, **recorded}, draft)
         except RuntimeError as error:  # of torch's archive writer, which also hides the reason of a full disk
             raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error

@@ -120,13 +120,15 @@ class GptSynthesizer:
     The voice is that of the recording.
     """
 
-    def __init__(self, stage: GptStage, voice: Path, device: torch.device) -> None:
+    def __init__(self, stage: GptStage, voice: Path, device: torch.device, at: str = "") -> None:
         """
+        Args:
+            at: which checkpoint of a run, as for `trained_models.load_sovits`.
         Raises:
             RunError: `voice` is not a generator.
             UsageError: it has another codebook.
         """
-        self._stage, self._generator = stage, trained_models.load_sovits(voice).to(device)
+        self._stage, self._generator = stage, trained_models.load_sovits(voice, at).to(device)
         check_codebooks(stage.model, self._generator)
         self._spectral = Spectral(SpectralRecipe()).to(device)
         voice_features = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
@@ -230,7 +232,7 @@ def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: t
         synthesizer: Synthesizer
         if isinstance(stage, GptStage):
             assert config.monitoring.voice is not None, "sample_count is 0 without"
-            synthesizer = GptSynthesizer(stage, config.monitoring.voice, device)
+            synthesizer = GptSynthesizer(stage, config.monitoring.voice, device, config.model.at)
         else:
             assert isinstance(stage, SovitsStage)
             synthesizer = SovitsSynthesizer(stage)

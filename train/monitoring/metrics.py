@@ -43,7 +43,7 @@ class MetricsLog:
         records, self.damage = read_lines(path)
         """A message for each line that was damaged, and is dropped."""
         with atomic_file(path) as file:
-            file.writelines(json.dumps(r).encode() + b"\n" for r in records if r["step"] <= last_step)
+            file.writelines(json.dumps(r).encode() + b"\n" for r in records if last_step and r["step"] <= last_step)
         self._file = path.open("a", buffering=1)
 
     def write(self, record: Record) -> None:

@@ -23,7 +23,9 @@ def network_config(config: RunConfig, store: Store) -> GptConfig:
     """
     sizes = PRESETS[config.model.preset].gpt
     codes = sizes.codes
-    if config.model.preset == "tiny" and not config.model.init and "semantic" in store.features:
+    if config.model.preset == "tiny" and config.model.init_codes:
+        codes = config.model.init_codes
+    elif config.model.preset == "tiny" and not config.model.init and "semantic" in store.features:
         codes = store.features["semantic"].recipe.get("codebook", codes)
     return replace(sizes, symbols=store_features.symbol_count(config.model, store, sizes.symbols), codes=codes)
 

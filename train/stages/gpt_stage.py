@@ -16,7 +16,7 @@ from headrace.featurize.features.codebooks import codebook_of
 from headrace.store.advice import command
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
-from headrace.train.checkpoints import upstream_files
+from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
@@ -109,17 +109,18 @@ class GptStage:
         """
         if not config.init:
             return []
-        messages = [f"init: {upstream_files.initialise(self.model, config.init)} tensors of {config.init}"]
-        trained_on = upstream_files.read(config.init).codebook
-        if trained_on and self.codebook and trained_on != self.codebook:
+        initial = initial_weights.read(config.init, "model", config.at)
+        messages = [f"init: {line}" for line in initial_weights.initialise(self.model, initial)]
+        trained_on = initial.codebooks
+        if trained_on and self.codebook and self.codebook not in trained_on:
             raise UsageError(
-                f"{config.init} was trained on codes of another codebook ({trained_on}) than those of the store "
-                f"({self.codebook}): make the codes by the model that it speaks with, by "
+                f"{initial.source} was trained on codes of another codebook ({' '.join(trained_on)}) than those of the "
+                f"store ({self.codebook}): make the codes by the model that it speaks with, by "
                 f"{command('featurize drop', self._store, 'semantic')} and "
                 f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or begin without --init."
             )
         if not (trained_on and self.codebook):
-            messages.append(f"it is not known whether {config.init} was trained on codes of the store's codebook")
+            messages.append(f"it is not known whether {initial.source} was trained on codes of the store's codebook")
         return messages
 
     @property

@@ -27,7 +27,9 @@ def network_config(config: RunConfig, store: Store) -> SovitsConfig:
     Headrace's own phones can be learnt; and `tiny`, which is never exported, has as many codes as the store.
     """
     sizes, of_store = PRESETS[config.model.preset].sovits, choose_codebook(config, store)[0] == "store"
-    codes = store_codes(store) if of_store and config.model.preset == "tiny" else sizes.codebook_size
+    codes = sizes.codebook_size
+    if config.model.preset == "tiny":
+        codes = config.model.init_codes or (store_codes(store) if of_store else codes)
     return replace(
         sizes,
         symbols=store_features.symbol_count(config.model, store, sizes.symbols),
@@ -55,8 +57,19 @@ def choose_codebook(config: RunConfig, store: Store) -> tuple[str, str]:
     """Return whose codebook a run has, `store` or `own`, and why.
 
     Raises:
-        UsageError: that of the store is asked for, and it has none.
+        UsageError: that of the store is asked for, and it has none, or another one than `init`.
     """
+    model, of_store = config.model, codebooks.codebook_of(store.features)
+    if model.init and model.init_codebooks and model.codebook != "own":
+        known = of_store in model.init_codebooks.split()
+        if model.codebook == "store" and not known:
+            raise UsageError(
+                f"The codebook of {model.init} ({model.init_codebooks}) is not that of {store.path} "
+                f"({of_store or 'not known'}): leave out --codebook store, or begin without --init."
+            )
+        if _has_clusters(store) and known:
+            return "store", f"{model.init} was trained on the codes of the store ({of_store})"
+        return "own", "it comes with --init"
     asked, clusters = config.model.codebook, _has_clusters(store)
     if asked == "store" and not clusters:
         raise UsageError(
@@ -105,11 +118,20 @@ def content_feature(config: RunConfig, sizes: SovitsConfig, store: Store) -> Lit
     features = store.features
     if choose_codebook(config, store)[0] == "store":
         return "semantic"
+    readable = "content" in features and features["content"].channels == sizes.ssl_channels
+    if sizes.freeze_quantizer and _continues_content(config, store):
+        return "content" if readable else "mfcc"
     if sizes.freeze_quantizer:
         complete = "semantic" in features and not len(_without_all_codes(store))
         return "content" if _has_clusters(store) or ("content" in features and not complete) else "semantic"
-    readable = "content" in features and features["content"].channels == sizes.ssl_channels
     return "content" if readable else "mfcc"
+
+
+def _continues_content(config: RunConfig, store: Store) -> bool:
+    """Return whether weights that a run begins with read content, and the store has no codes of their codebook."""
+    model = config.model
+    codes_are_theirs = codebooks.codebook_of(store.features) in model.init_codebooks.split()
+    return model.init_reads in ("content", "mfcc") and not codes_are_theirs
 
 
 def check_channels(sizes: SovitsConfig, store: Store, content: str) -> None:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from headrace.featurize.features.codebooks import codebook_digest, codebook_of
+from headrace.featurize.features.codebooks import codebook_of
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.advice import command
 from headrace.store.errors import RecipeMismatch, UsageError
 from headrace.store.reader import Store
 from headrace.train import distributed
-from headrace.train.checkpoints import upstream_files
+from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
@@ -170,24 +170,30 @@ class SovitsStage:
             UsageError: the codes of the store, which are read, are of another codebook.
         """
         messages = []
+        judges: initial_weights.InitialWeights | None = None
         if config.init:
-            messages.append(f"init: {upstream_files.initialise(self.generator, config.init)} tensors of {config.init}")
-            messages += self._compare_codebooks(config.init)
-        if path := config.init_discriminator:
-            messages.append(
-                f"init_discriminator: {upstream_files.initialise(self.discriminator, path)} tensors of {path}"
-            )
+            initial = initial_weights.read(config.init, "generator", config.at)
+            messages += [f"init: {line}" for line in initial_weights.initialise(self.generator, initial)]
+            messages += self._compare_codebooks(config.init, initial.codebooks)
+            if initial.discriminator is not None:
+                judges = replace(initial, weights=initial.discriminator)
+        if config.init_discriminator:
+            judges = initial_weights.read(config.init_discriminator, "discriminator", config.at)
+        if judges:
+            found = initial_weights.initialise(self.discriminator, judges)
+            messages += [f"init_discriminator: {line}" for line in found]
+        elif config.init:
+            messages.append("init_discriminator: none is given, discriminators begin with random weights")
         if config.init:
             messages.append(f"quantiser frozen: content is {self.features[1]}")
         return messages
 
-    def _compare_codebooks(self, init: Path) -> list[str]:
+    def _compare_codebooks(self, init: Path, own: frozenset[str]) -> list[str]:
         """Compare the codebook of weights that were loaded with that of the store's codes. Returns messages.
 
         Raises:
             UsageError: the codes are read, and are of another one.
         """
-        own = {codebook_digest(self.generator.state_dict()), upstream_files.read(init).codebook}
         reads_codes, of_store = "semantic" in self.features, self._store_codebook
         if (of_store in own) if of_store else not reads_codes:
             return []

@@ -8,20 +8,25 @@ from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.train.config import ModelConfig
-from headrace.train.models.sovits_config import SYMBOLS
+from headrace.train.models.sovits_config import FIRST_IPA_SYMBOLS, SYMBOLS
 
 *UPSTREAM_TABLES, OWN_TABLE = SYMBOLS
 """Symbol tables that published weights know, the first of them only those of v1; and Headrace's own."""
+OWN_COUNTS = (FIRST_IPA_SYMBOLS, SYMBOLS[OWN_TABLE])
+"""Numbers of phones that weights may know of Headrace's own table."""
 
 
 def symbol_table(config: ModelConfig, store: Store) -> str:
     """Return the symbol table that a store's phones must have: its own, unless pretrained weights do not know it."""
     found = store.features["phones"].recipe.get("symbols") if "phones" in store.features else None
-    return str(found) if found in UPSTREAM_TABLES or (found == OWN_TABLE and not config.init) else UPSTREAM_TABLES[-1]
+    knows_own = not config.init or config.init_symbols in OWN_COUNTS
+    return str(found) if found in UPSTREAM_TABLES or (found == OWN_TABLE and knows_own) else UPSTREAM_TABLES[-1]
 
 
 def symbol_count(config: ModelConfig, store: Store, published: int) -> int:
-    """Return the number of phone ids of a model: `published`, or the whole of Headrace's own table."""
+    """Return the number of phone ids of a model: that of its weights, `published`, or all of Headrace's own table."""
+    if config.init and config.init_symbols in OWN_COUNTS:
+        return config.init_symbols
     return published if symbol_table(config, store) in UPSTREAM_TABLES else SYMBOLS[OWN_TABLE]
 
 

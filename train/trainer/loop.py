@@ -126,6 +126,8 @@ def _train(run: Run) -> dict[str, Any] | None:
     profiling = profile_steps(run.config.out, steps, run.observer.log)
     working = PHASES.enter(TRAINING)
     with working, closing(run), run.recorder, profiling as profile_step, catch_stop_signals() as stop, run.saving:
+        if run.begins_with_weights:
+            run.validate()
         while not run.finished:
             caught = run.train_step(stop)
             run.saving.check()

@@ -44,7 +44,7 @@ class Run:
         check_speeds(config.distributed.speeds)
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
-        self.setup = setup = set_up(config, self.observer)
+        self.setup = setup = set_up(config, self.observer, resumes=state is not None)
         self.device, self.precision, self.config = setup.device, setup.precision, setup.config
         self.data, self.stage = setup.data, setup.stage
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)
@@ -76,6 +76,11 @@ class Run:
             or (schedule.max_epochs and self.stream.position.epoch >= schedule.max_epochs)
             or (schedule.patience and self.plateau.since >= schedule.patience)
         )
+
+    @property
+    def begins_with_weights(self) -> bool:
+        """Whether no step was made of a run that begins with given weights: what they are worth is validated first."""
+        return bool(self.step == 0 and self.config.model.init and self.config.schedule.validate_every)
 
     def is_due(self, every: int) -> bool:
         """Return whether an action that happens every `every` steps, 0 for never, is due after this step."""
@@ -192,6 +197,7 @@ class Run:
             "store": self.data.store.fingerprint_of(self.stage.features),
             "config": self.config.to_json(),
             "codebook": self.stage.codebook,
+            "origin": self.setup.origin.to_json(),
         }
         with PHASES.enter(SAVING):
             self.saving.save(self.step, state, best=self.plateau.best_step, before=self.recorder.sync)

@@ -8,6 +8,8 @@ from functools import partial
 import torch
 
 from headrace.train import distributed
+from headrace.train.checkpoints import initial_weights
+from headrace.train.checkpoints.origin import Origin
 from headrace.train.config import RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
@@ -33,6 +35,8 @@ class TrainingSetup:
     data: TrainingData
     stage: Stage
     """The model, with weights drawn from the config's seed; the same on all ranks."""
+    origin: Origin
+    """What the features that it reads were made by."""
 
     def stream(self, position: Position) -> Stream:
         """Open a stream of this rank's batches from a position on."""
@@ -59,12 +63,13 @@ class TrainingSetup:
         )
 
 
-def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
+def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> TrainingSetup:
     """Choose automatic settings, open the store and construct the model.
 
     Args:
         config: `out` is not used.
         observer: receives each setting, with its reason.
+        resumes: whether the weights come from a checkpoint of this run, and not from `config.model.init`.
     Raises:
         UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
@@ -80,6 +85,8 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
     observer.log(f"max_utterances {utterances}: {why}")
     config = config.with_options(precision=precision.name, batch_frames=frames, max_utterances=utterances)
+    if not resumes:
+        config = initial_weights.resolve(config)
     stage_class = STAGES[config.model.stage]
     needed = partial(stage_class.requirements, config)
     data = open_training_data(config.store, needed, config.data)
@@ -92,6 +99,8 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     torch.manual_seed(config.model.seed)
     stage = stage_class.from_config(config, data.store, precision, device)
     stage.check_store(data.store)
+    origin = Origin.of_store(data.store, stage.features)
+    observer.log(f"reads {', '.join(stage.features)}: {origin}")
     reading = auto_settings.choose_reading(data.store, stage.features, config.data.chunk_locality)
     config = config.with_options(chunk_locality=reading.chunk_locality)
     if not data.store.is_mapped:
@@ -102,4 +111,4 @@ def set_up(config: RunConfig, observer: Observer) -> TrainingSetup:
     if config.compute.compile:
         blocks = compile_stage(stage)
         observer.log(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
-    return TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage)
+    return TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage, origin=origin)
