@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli import output
-from headrace.cli.options import COUNT, FILE, LOCAL_PATH, STORAGE_PATH, Number, option, without_none
+from headrace.cli.options import COUNT, FILE, LOCAL_PATH, STORAGE_PATH, Number, at_option, option, without_none
 from headrace.store.errors import UsageError
 from headrace.store.storage import read_file
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")
+@at_option("Speak with this checkpoint of runs: best, newest, or a step.")
 @option("--semantic", metavar="CODES", help="Speak these semantic codes, separated by spaces, instead of using --gpt.")
 @option(
     "--bert",
@@ -126,7 +127,8 @@ def sample(
 
     from headrace.train.inference.synthesis import Speaker, SynthesisRequest
 
-    speaker = Speaker(SynthesisRequest(**options))
+    options["at"] = options.get("at") or ""
+    speaker = Speaker(SynthesisRequest(**options), output.log)
     loaded = time.perf_counter()
     spoken = {number: speaker.speak(line) for number, line in lines.items()}  # a text that cannot be spoken is told now
     if stream:

@@ -100,6 +100,8 @@ class SynthesisRequest:
     """Speed of speech, 0.5 to 2."""
     pause: float = 0.3
     """Seconds of silence between two sentences."""
+    at: str = ""
+    """Which checkpoint of a run speaks: `best`, `newest` or a step. Empty for the best one, if any was validated."""
     device: str = "auto"
     """`cpu`, `cuda`, `mps` or `auto`."""
 
@@ -177,7 +179,7 @@ class Speech:
         write_wave(path, self.wave, self.sample_rate)
 
 
-def synthesize_speech(request: SynthesisRequest) -> Speech:
+def synthesize_speech(request: SynthesisRequest, log: Callable[[str], object] | None = None) -> Speech:
     """Synthesise a text in the voice of a reference.
 
     Raises:
@@ -185,23 +187,27 @@ def synthesize_speech(request: SynthesisRequest) -> Speech:
         CorpusError, StoreError: the reference is not a usable recording, or not an utterance of a store.
         RunError: weights cannot be loaded.
     """
-    speaker = Speaker(request)
+    speaker = Speaker(request, log)
     return speaker.join(list(speaker.speak(request.text)))
 
 
 class Speaker:
     """Speaks texts with the models and in the voice of a request, which are loaded once."""
 
-    def __init__(self, request: SynthesisRequest) -> None:
+    def __init__(self, request: SynthesisRequest, log: Callable[[str], object] | None = None) -> None:
         """
+        Args:
+            log: is told which checkpoints of runs speak.
         Raises:
             UsageError, CorpusError, StoreError, RunError: as `synthesize_speech`, but for the text.
         """
         self._request = request
         self._device, _ = auto_settings.choose_device(request.device)
-        self._generator = trained_models.load_sovits(request.sovits).to(self._device)
+        self._generator = trained_models.load_sovits(request.sovits, request.at, log).to(self._device)
         self._reference = _to_device(_reference(request, self._generator, self._device), self._device)
-        self._decoder = None if request.gpt is None else trained_models.load_gpt(request.gpt).to(self._device)
+        self._decoder = None
+        if request.gpt is not None:
+            self._decoder = trained_models.load_gpt(request.gpt, request.at, log).to(self._device)
         self.same_codebook = None if self._decoder is None else check_codebooks(self._decoder, self._generator)
         self._sampling = SamplingConfig(
             top_k=request.top_k,

@@ -48,8 +48,8 @@ class Bench:
         self.folder, self.generator = folder, generator(tiny())
         torch.manual_seed(2)
         self.decoder = Text2SemanticDecoder(gpt_config.tiny()).eval()
-        monkeypatch.setattr(trained_models, "load_sovits", lambda path: self.generator)
-        monkeypatch.setattr(trained_models, "load_gpt", lambda path: self.decoder)
+        monkeypatch.setattr(trained_models, "load_sovits", lambda path, *_: self.generator)
+        monkeypatch.setattr(trained_models, "load_gpt", lambda path, *_: self.decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)
         monkeypatch.setattr(synthesis, "ATTEMPTS", 1)  # an untrained decoder rarely ends
         monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=14))

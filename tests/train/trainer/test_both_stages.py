@@ -272,7 +272,9 @@ class TestSample:
     ) -> None:
         monkeypatch.setattr("headrace.train.inference.synthesis.scorer", lambda: None)
         result = call(*arguments, "--semantic", "1 2 3 63 5")
-        assert result.stderr == f"{tmp_path / 'speech.wav'}: 0.20 s, 5 codes\n"
+        chosen, said = result.stderr.splitlines()
+        assert chosen.startswith("weights of ") and "step 1 (the best of 1 validated, loss " in chosen
+        assert said == f"{tmp_path / 'speech.wav'}: 0.20 s, 5 codes"
         assert len(soundfile.read(tmp_path / "speech.wav")[0]) == 5 * 1280
 
     @pytest.mark.parametrize(
@@ -291,7 +293,8 @@ class TestSample:
     def test_bad_input(self, arguments: list[object], changes: list[str], message: str, tmp_path: Path) -> None:
         result = call(*arguments, *changes)
         assert result.exit_code in (1, 2) and message in result.stderr
-        assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "speech.wav").exists()
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("weights of ")]
+        assert len(lines) == 1 and not (tmp_path / "speech.wav").exists()
 
     def test_runs_of_the_other_stage_are_told_apart(self, arguments: list[object], decoder_run: Any) -> None:
         result = call(*arguments, "--semantic", "1", "--sovits", decoder_run[0])
