@@ -108,6 +108,14 @@ _CORPUS_OPTIONS = (
         show_default="gpt-sovits-v2; headrace-ipa if CORPUS has languages that only it can write",
         help="Write phones as symbols of this table.",
     ),
+    option(
+        "--dictionary",
+        type=FILE,
+        metavar="FILE",
+        show_default="that of the store",
+        help="Read the words in this file as it says: lines of word, reading and language with tabs between them.",
+    ),
+    option("--strip-markup", is_flag=True, help="Drop tags, noises in brackets and marks of prosody from texts."),
     option("--preset", metavar="NAME", show_default=PRESET, help="Compute the features by this named recipe."),
     option("--recipe", type=FILE, metavar="FILE", help="Compute the features by a recipe of your own, a TOML file."),
     option(
@@ -313,11 +321,13 @@ def _config(
     recipe: Path | None,
     features: str,
     columns: str | None,
+    dictionary: Path | None,
     **rest: Any,
 ) -> BuildConfig:
     from headrace.featurize.audio.recording import Limits
     from headrace.featurize.corpus.formats.table_files import parse_columns
     from headrace.featurize.pipeline.build import BuildConfig
+    from headrace.featurize.text.dictionary import read
 
     return BuildConfig(
         corpus=corpus,
@@ -327,6 +337,7 @@ def _config(
         limits=Limits(**without_none({"max_duration_s": max_duration, "min_peak_db": min_peak})),
         max_segment_s=max_segment,
         columns=parse_columns(columns) if columns else None,
+        dictionary=read(dictionary) if dictionary else None,
         **rest,
     )
 

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @option("--text", metavar="TEXT", help="Say this text.")
 @option("--text-file", type=FILE, metavar="FILE", help="Say each line of this text, as a WAV file of its own in --out.")
 @option("--language", metavar="CODE", default="en", show_default=True, help="Language of the text.")
+@option(
+    "--dictionary",
+    type=FILE,
+    metavar="FILE",
+    show_default="that of --store",
+    help="Read the words in this file as it says: lines of word, reading and language with tabs between them.",
+)
 @option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")

@@ -39,6 +39,7 @@ def print_survey(report: dict[str, Any]) -> None:
     for key in ("languages", "speakers"):
         corpus.add_row(key, _first_of(f"{name} ({format_hours(hours)})" for name, hours in report[key].items()))
     corpus.add_row("aligned", f"{report['aligned']:,} with an alignment")
+    _add_markup(corpus, report["markup"])
     if reason := report["symbols"]["reason"]:
         corpus.add_row("symbols", f"{report['symbols']['table']}: {reason}")
     if report["align_warning"]:
@@ -78,6 +79,7 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
     table.add_row("contains", f"{report['utterances']:,} utterances, {format_hours(report['hours'])}")
     table.add_row("rejects", _rejects([str(out / "rejects.jsonl")], report["rejects"]))
     _add_counted(table, report)
+    _add_markup(table, report.get("markup", {}))
     built = f"{report['parts_built']} of {report['parts']} parts in {format_duration(report['seconds'])}"
     table.add_row("built", f"{built}, {report['hours_per_second']:.4f} h of audio per second")
     seconds_by_stage = report["seconds_by_stage"]
@@ -87,6 +89,13 @@ def print_build(out: StoragePath, report: dict[str, Any]) -> None:
     print_tables(table)
     _print_reject_kinds(report["reject_kinds"], MAX_KINDS)
     print_added(report.get("added", {}), report["wall_seconds_by_stage"], out / "build.json")
+
+
+def _add_markup(table: Table, dropped: dict[str, int]) -> None:
+    """Add a row that says what was dropped of texts, if anything was."""
+    if dropped:
+        total, kinds = sum(dropped.values()), (f"{mark} {count:,} x" for mark, count in dropped.items())
+        table.add_row("markup", f"{total:,} dropped: {_first_of(kinds)}")
 
 
 def print_added(added: dict[str, Any], wall_seconds_by_stage: dict[str, float], file: StoragePath) -> None:

@@ -142,7 +142,8 @@ def _check_same_recipe(first: Member, other: Member, one: FeatureSpec, two: Feat
 
 
 def _comparable(member: Member, spec: FeatureSpec) -> dict[str, Any]:
-    """Return what has to be equal in two stores: all of a recipe but the symbol table, on which ids do not depend.
+    """Return what has to be equal in two stores: all of a recipe but the symbol table, on which ids do not depend, and
+    the dictionary of names.
 
     Features that this one is made from are compared by themselves, so the fingerprints of this store's are left out.
     """
@@ -151,6 +152,7 @@ def _comparable(member: Member, spec: FeatureSpec) -> dict[str, Any]:
         key: value
         for key, value in spec.recipe.items()
         if not (key == "symbols" and value in SYMBOL_TABLES)
+        and key != "dictionary"
         and not (key in features and features[key].fingerprint == value)
     }
     made_from = sorted(spec.recipe.keys() & features.keys())

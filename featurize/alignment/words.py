@@ -14,6 +14,8 @@ import numpy as np
 
 from headrace.featurize.alignment.intervals import Tier
 from headrace.featurize.alignment.label_files import word_indices
+from headrace.featurize.text import dictionary as dictionaries
+from headrace.featurize.text.dictionary import EMPTY, Dictionary
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.store.errors import Rejected
@@ -75,7 +77,14 @@ def spoken_words(store: Store, number: int) -> list[Word]:
         return []
     words_P, recipe = store.read("phone_word", number), store.features["phone_word"].recipe
     aligned = bool(store.column("aligned")[number])
-    characters = indexed_text(store.texts[number], store.languages[number], words_P, recipe, aligned=aligned)
+    characters = indexed_text(
+        store.texts[number],
+        store.languages[number],
+        words_P,
+        recipe,
+        aligned=aligned,
+        dictionary=dictionaries.of_specs(store.features),
+    )
     firsts = np.unique(words_P[words_P >= 0]).tolist() if characters else []
     labels = {
         first: _EDGE_MARKS.sub("", characters[first:stop]) for first, stop in pairwise((*firsts, len(characters)))
@@ -85,7 +94,15 @@ def spoken_words(store: Store, number: int) -> list[Word]:
     return [word for word in found if word.label]
 
 
-def indexed_text(text: str, language: str, words_P: np.ndarray, recipe: Mapping[str, Any], *, aligned: bool) -> str:
+def indexed_text(
+    text: str,
+    language: str,
+    words_P: np.ndarray,
+    recipe: Mapping[str, Any],
+    *,
+    aligned: bool,
+    dictionary: Dictionary = EMPTY,
+) -> str:
     """Return the text whose characters `phone_word` indexes.
 
     It is the normalised text if Headrace phonemised it, and otherwise the text that came with the times or phones. It
@@ -97,13 +114,14 @@ def indexed_text(text: str, language: str, words_P: np.ndarray, recipe: Mapping[
         words_P: its `phone_word`.
         recipe: of `phone_word`.
         aligned: the utterance came with times.
+        dictionary: by which the store's phones were made.
     """
     if not (words_P >= 0).any():
         return ""
     if aligned or recipe != PHONE_WORD_RECIPE:
         return text if words_P.max() < len(text) else ""
     try:
-        reading = phonemise(text, language)
+        reading = phonemise(text, language, dictionary)
     except Rejected:
         return ""
     return reading.text if np.array_equal(reading.phone_word, words_P) else ""

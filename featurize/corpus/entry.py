@@ -45,6 +45,8 @@ class Entry:
     """Of such a recording."""
     channel: int = -1
     """Channel of the recording that is heard, from 0; -1 for the mean of all."""
+    markup: tuple[str, ...] = ()
+    """Marks that were dropped of the text, since the format says that they are none of it."""
     problem: str = ""
     """Why the entry cannot be an utterance, if the reader already knows."""
 

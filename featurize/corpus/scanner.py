@@ -8,7 +8,7 @@ paths, and then recordings that no line mentions.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -25,7 +25,7 @@ from headrace.featurize.corpus.validate import EntryValidator
 from headrace.featurize.files import folders, source
 from headrace.featurize.files.archives.archive_source import ArchiveSource, is_archive
 from headrace.featurize.files.source import Source
-from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.languages.language_tags import language_code, unknown_language
 from headrace.store.errors import CorpusError, UsageError
 from headrace.store.schema import Reject, Utterance
 from headrace.store.storage import StoragePath
@@ -60,6 +60,8 @@ def scan(
     max_segment_s: float | None = None,
     audio: StoragePath | None = None,
     columns: Columns | None = None,
+    strip_markup: bool = False,
+    dropped: Counter[str] | None = None,
 ) -> Iterator[Utterance | Reject]:
     """Yield everything in a corpus once, as an utterance or as a reject of stage "scan" or "align".
 
@@ -73,6 +75,8 @@ def scan(
         max_segment_s: longer utterances are split at pauses of their alignment; None splits nothing.
         audio: a folder in which recordings are looked for, where they are not where the corpus says.
         columns: of a table; None finds them by their usual names.
+        strip_markup: drop markup of texts (`headrace.featurize.text.markup`).
+        dropped: counts what was dropped of texts.
     Raises:
         UsageError: `path`, `alignments` or `audio` does not exist, the format is unknown, or segments would be too
             long.
@@ -81,9 +85,7 @@ def scan(
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"{format!r} is not a corpus format: give one of {', '.join(FORMATS)}")
-    language, given = language_code(language), language
-    if not language:
-        raise UsageError(f"{given!r} is not a language code: give one such as en, zh or pt-BR.")
+    language = _language(language)
     found, file = _in_archives(*source.find(path, follow_outside=follow_outside, audio=audio), format)
     format = format or (_format_of_columns(path, found, file) if columns else _detect_format(path, found, file))
     _check_readable(path, format, found, file)
@@ -92,8 +94,17 @@ def scan(
         raise UsageError(
             f"--max-segment {max_segment_s:g} exceeds the {limits.max_duration_s:g} s of --max-duration: give less."
         )
-    validator = EntryValidator(found, finder, AlignmentFinder(found, alignments), limits, language, max_segment_s)
-    return _scan(path, validator, format, found, known_formats.read(format, found, file, columns))
+    validator = EntryValidator(
+        found, finder, AlignmentFinder(found, alignments), limits, language, max_segment_s, strip_markup
+    )
+    entries = known_formats.read(format, found, file, columns)
+    return _scan(path, validator, format, found, entries, Counter() if dropped is None else dropped)
+
+
+def _language(tag: str) -> str:
+    if code := language_code(tag):
+        return code
+    raise UsageError(f"--language: {unknown_language(tag)}.")
 
 
 def _in_archives(found: Source, file: str, format: str | None) -> tuple[Source, str]:
@@ -166,13 +177,19 @@ def _check_readable(path: StoragePath, name: str, found: Source, file: str) -> N
 
 
 def _scan(
-    path: StoragePath, validator: EntryValidator, format: str, found: Source, entries: Iterable[Entry | Reject]
+    path: StoragePath,
+    validator: EntryValidator,
+    format: str,
+    found: Source,
+    entries: Iterable[Entry | Reject],
+    dropped: Counter[str],
 ) -> Iterator[Utterance | Reject]:
     locations: dict[str, str] = {}
     mentioned: set[str] = set()
     empty = True
-    for results, audio, location in _map_in_order(validator.validate, entries, found.threads):
+    for results, audio, location, markup in _map_in_order(validator.validate, entries, found.threads):
         empty = False
+        dropped.update(markup)
         for result in results:
             if audio and result.id in locations:
                 reason = f"{result.id} for the second time, after {locations[result.id]}: keep one"

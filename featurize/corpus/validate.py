@@ -20,6 +20,7 @@ from headrace.featurize.corpus.recording_finder import RecordingFinder
 from headrace.featurize.files import folders
 from headrace.featurize.files.archives.first_pass import Recording
 from headrace.featurize.files.source import NO_SUCH_FILE, Source
+from headrace.featurize.text import markup
 from headrace.featurize.text.languages.language_tags import AUTO
 from headrace.featurize.text.languages.scripts import language_by_script
 from headrace.store.errors import Rejected, rejected_file, rejecting
@@ -43,6 +44,8 @@ class Validation(NamedTuple):
     """The recording, relative to the corpus folder if it lies in it; empty if it is not known."""
     location: str
     """File and line of the entry."""
+    markup: tuple[str, ...] = ()
+    """What was dropped of its text."""
 
 
 class EntryValidator:
@@ -56,6 +59,7 @@ class EntryValidator:
         limits: Limits,
         language: str,
         max_segment_s: float | None = None,
+        strip_markup: bool = False,
     ) -> None:
         """Create a validator of one corpus.
 
@@ -66,6 +70,7 @@ class EntryValidator:
             limits: maximum duration.
             language: ISO code of entries that do not give theirs.
             max_segment_s: longer utterances are split at pauses; None splits nothing.
+            strip_markup: whether markup of texts is dropped.
         """
         self._source = source
         self._recordings = recordings
@@ -73,6 +78,7 @@ class EntryValidator:
         self._limits = limits
         self._language = language
         self._max_segment_s = max_segment_s
+        self._strip_markup = strip_markup
         self._header = lru_cache(maxsize=1024)(self._read_header)  # segments of one recording follow each other
 
     def validate(self, item: Entry | Reject) -> Validation:
@@ -84,7 +90,8 @@ class EntryValidator:
             with rejecting("scan"):
                 _check_unicode(item)
                 audio = item.audio if item.member else self._recordings.find(item.audio)
-                return Validation([*self._split(self._utterance(item, audio))], audio, item.location)
+                utterance, dropped = self._utterance(item, audio)
+                return Validation([*self._split(utterance)], audio, item.location, dropped)
         except Rejected as error:
             segment = "#{}s-{}s".format(*item.seconds) if item.seconds else ""
             stage: Stage = "align" if error.stage == "align" else "scan"
@@ -101,7 +108,8 @@ class EntryValidator:
         alignment = alignment_files.read_alignment(self._source.files_root, utterance)
         return split_at_pauses.split(utterance, alignment, self._max_segment_s)
 
-    def _utterance(self, entry: Entry, audio: str) -> Utterance:
+    def _utterance(self, entry: Entry, audio: str) -> tuple[Utterance, tuple[str, ...]]:
+        """Return the utterance of an entry, and the markup that was dropped of its text."""
         if entry.problem:
             raise Rejected("scan", entry.problem)
         try:
@@ -112,13 +120,9 @@ class EntryValidator:
         start, stop = _sample_range(entry.seconds, header.samples, header.sample_rate)
         if self._max_segment_s is None and stop - start > self._limits.max_duration_s * header.sample_rate:
             raise Rejected("scan", recording.too_long_reason(self._limits))
-        text = entry.text or (entry.text_file and self._read_text(entry.text_file))
-        if not text:
-            raise Rejected("scan", "the text is empty")
-        if len(text) > MAX_TEXT:
-            raise Rejected("scan", _too_long(len(text)))
+        text, dropped = self._text(entry)
         alignment = self._alignments.find(entry, audio, (start / header.sample_rate, stop / header.sample_rate))
-        return Utterance(
+        utterance = Utterance(
             id=utterance_id(audio, None if entry.seconds is None else (start, stop), entry.channel),
             audio=audio,
             start=start,
@@ -134,6 +138,17 @@ class EntryValidator:
             alignment=alignment,
             member=entry.member or self._source.member(audio),
         )
+        return utterance, dropped
+
+    def _text(self, entry: Entry) -> tuple[str, tuple[str, ...]]:
+        """Return the text of an entry, and the markup that was dropped of it."""
+        text = entry.text or (entry.text_file and self._read_text(entry.text_file))
+        if len(text) > MAX_TEXT:
+            raise Rejected("scan", _too_long(len(text)))
+        text, dropped = markup.strip(text) if self._strip_markup else (text, [])
+        if not text:
+            raise Rejected("scan", f"the text is {'nothing but ' + ', '.join(dropped)[:60] if dropped else 'empty'}")
+        return text, (*entry.markup, *dropped)
 
     def _modified(self, alignment: str) -> tuple[int, ...]:
         """Return when an alignment file was last modified; nothing if the utterance carries its alignment, or none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from headrace.featurize.forced_alignment.ctc_path import (
 )
 from headrace.featurize.forced_alignment.ctc_vocabulary import TokenSpan
 from headrace.featurize.forced_alignment.hmm_aligner import UNALIGNABLE, UNALIGNED_CONFIDENCE, UNKNOWN
-from headrace.featurize.text import g2p
+from headrace.featurize.text import dictionary, g2p
+from headrace.featurize.text.dictionary import Dictionary
 from headrace.featurize.text.languages.frontend import Reading
 from headrace.featurize.text.symbols import ids
 from headrace.store.errors import Rejected, UsageError
@@ -86,7 +88,13 @@ class _CtcFeature(Derived):
             words = part.utterances("phone_word") if "phone_word" in part.specs else map(np.zeros_like, phones)
             spans_of_all = [[*ctc_vocabulary.phone_spans(*one, tokens)] for one in zip(phones, words, strict=True)]
         else:
-            readings = map(_phonemise, part.strings("text"), part.strings("language"), phones, _given_ends(part))
+            readings = map(
+                partial(_phonemise, dictionary.of_specs(part.specs)),
+                part.strings("text"),
+                part.strings("language"),
+                phones,
+                _given_ends(part),
+            )
             spans_of_all = [[*ctc_vocabulary.word_spans(reading, tokens)] if reading else [] for reading in readings]
             if unread := sum(not utterance_spans for utterance_spans in spans_of_all):
                 part.counts["texts that are read otherwise now than when the store was built"] += unread
@@ -155,10 +163,12 @@ def _given_ends(part: Part) -> list[np.ndarray | None]:
     return [ends if len(ends) and ends[0] >= 0 else None for ends in part.utterances("phone_end")]
 
 
-def _phonemise(text: str, language: str, phones: np.ndarray, ends: np.ndarray | None) -> Reading | None:
+def _phonemise(
+    known: Dictionary, text: str, language: str, phones: np.ndarray, ends: np.ndarray | None
+) -> Reading | None:
     """Phonemise a text; None where it fails, or gives other phones than those that the store made from it."""
     try:
-        reading = g2p.phonemise(text, language)
+        reading = g2p.phonemise(text, language, known)
     except Rejected:
         return None
     is_same = ends is not None or np.array_equal(ids(reading.phones, "headrace-ipa"), phones)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,11 +35,13 @@ from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_fe
 from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
+from headrace.featurize.text import dictionary as dictionaries
 from headrace.featurize.text import g2p
+from headrace.featurize.text.dictionary import Dictionary
 from headrace.featurize.text.symbols import DEFAULT_TABLE, IPA_TABLE
 from headrace.store import index, layout, learned_models, rejects
 from headrace.store.advice import command
-from headrace.store.errors import StoreError
+from headrace.store.errors import RecipeMismatch, StoreError
 from headrace.store.integrity.foreign import foreign_entries
 from headrace.store.integrity.scan_record import ScanRecord
 from headrace.store.names import shown
@@ -83,6 +86,10 @@ class BuildConfig:
     symbols: str | None = None
     """Symbol table of the phones, one of `headrace.featurize.text.symbols.TABLES`. None goes on with that of the store,
     and begins one with the first that has the phones of all languages of the corpus."""
+    dictionary: Dictionary | None = None
+    """Words with readings of their own. None goes on with those of the store."""
+    strip_markup: bool = False
+    """Whether markup of texts is dropped and counted; else it is the reason of a reject."""
     languages: tuple[str, ...] = ()
     """Languages of the scanned corpus. Their frontends are part of the recipe."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -99,7 +106,9 @@ class BuildConfig:
         frontends = g2p.versions(self.languages) if "phones" in features else {}
         return Recipe(
             preset=self.preset,
-            specs=feature_specs(self.preset, features, self.symbols or DEFAULT_TABLE),
+            specs=feature_specs(
+                self.preset, features, self.symbols or DEFAULT_TABLE, self.dictionary or dictionaries.EMPTY
+            ),
             compression=self.compression,
             limits=self.limits,
             frontends=frontends,
@@ -128,6 +137,8 @@ class ScannedCorpus:
     root: StoragePath
     utterances: list[Utterance]
     rejects: list[Reject]
+    markup: Mapping[str, int] = field(default_factory=dict)
+    """What was dropped of the texts, and how often."""
 
     @property
     def record(self) -> ScanRecord:
@@ -143,6 +154,7 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
     """
     utterances: list[Utterance] = []
     rejects: list[Reject] = []
+    markup = Counter[str]()
     for item in corpora.scan(
         config.corpus,
         config.format,
@@ -153,6 +165,8 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
         max_segment_s=config.max_segment_s,
         audio=config.audio,
         columns=config.columns,
+        strip_markup=config.strip_markup,
+        dropped=markup,
     ):
         if isinstance(item, Utterance):
             utterances.append(item)
@@ -161,7 +175,7 @@ def scan(config: BuildConfig, observer: BuildObserver = SILENT) -> ScannedCorpus
         observer.scanning(len(utterances), len(rejects))
     if not utterances:
         raise reject_limit.nothing_usable(rejects, f"{config.corpus}")
-    return ScannedCorpus(root_of(config.corpus), utterances, rejects)
+    return ScannedCorpus(root_of(config.corpus), utterances, rejects, dict(markup.most_common()))
 
 
 def plan_parts(corpus: ScannedCorpus, config: BuildConfig, kept: Sequence[int] = ()) -> list[PartTask]:
@@ -212,7 +226,7 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
     store_state.check_output(config.out)
     there = store_state.read_root(config.out)
     corpus = scan(config, observer)
-    config = _choose_symbols(config, there, corpus, observer)
+    config = _choose_symbols(_choose_dictionary(config, there), there, corpus, observer)
     recipe = config.recipe
     if there:
         store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
@@ -228,6 +242,23 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
             remedy = command("featurize add", config.out, ",".join(left))
             observer.note(f"{', '.join(left)}: the new parts get it by {remedy}")
     return build_parts(config, corpus, store_plan.tasks, process_part, observer, started, steps, store_plan.grown)
+
+
+def _choose_dictionary(config: BuildConfig, there: Mapping[str, Any] | None) -> BuildConfig:
+    """Return the configuration with the dictionary of the store, if there is one.
+
+    Raises:
+        RecipeMismatch: another one was asked for.
+    """
+    if not there or "phones" not in config.features:
+        return config
+    kept = dictionaries.of_specs(specs_of_store(there))
+    if config.dictionary is not None and config.dictionary != kept:
+        has = f"{len(kept.entries)} words of another dictionary" if kept else "no dictionary"
+        raise RecipeMismatch(
+            f"The texts of {config.out} were read with {has}: leave --dictionary out, or name another --out."
+        )
+    return replace(config, dictionary=kept)
 
 
 def _choose_symbols(
@@ -280,6 +311,7 @@ def build_parts(
         pending = store_state.unsealed_tasks(config.out, tasks)
         _report_plan(tasks, pending, observer)
         done = {"parts": len(tasks), "preset": config.preset.name, "features": list(config.features)}
+        done |= {"markup": dict(corpus.markup)}
         limit = _begin_limit(config, corpus, tasks, pending)
         done |= _run_tasks(pending, process, config, observer, started, limit)
         if missing := store_state.unsealed_tasks(config.out, tasks):

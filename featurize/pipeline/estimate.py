@@ -52,6 +52,7 @@ def summarize_corpus(corpus: ScannedCorpus) -> dict[str, Any]:
         "align_warning": scarcity(float(seconds.sum())) if aligned < len(corpus.utterances) else "",
         "histogram": dict(zip(map(str, HISTOGRAM_SECONDS), _counts(bins), strict=True)),
         "reject_kinds": [asdict(kind) for kind in rejects.group(corpus.rejects)],
+        "markup": dict(corpus.markup),
     }
 
 

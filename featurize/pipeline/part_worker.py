@@ -37,6 +37,8 @@ from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.featurize.text import dictionary
+from headrace.featurize.text.dictionary import Dictionary
 from headrace.store.errors import CorpusError, Rejected, StoreError, rejecting
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
 from headrace.store.storage import StoragePath
@@ -62,6 +64,11 @@ class Recipe:
     def features(self) -> frozenset[str]:
         """Return the names of the features."""
         return frozenset(spec.name for spec in self.specs)
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """Return the words with readings of their own."""
+        return dictionary.of_specs({spec.name: spec for spec in self.specs})
 
     @property
     def symbols(self) -> str:
@@ -316,7 +323,7 @@ def _samples(
                 sample = make_features(utterance, decoded.wave, recipe.preset.spectral, decoded.counts)
             if "phones" in recipe.features:
                 with watch("text"), rejecting("text"):
-                    add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols)
+                    add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols, recipe.dictionary)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:

@@ -19,6 +19,7 @@ from typing import Any, get_args
 from headrace.featurize.audio.decode import Level
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
+from headrace.featurize.text.dictionary import EMPTY, Dictionary
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store.errors import UsageError
@@ -173,11 +174,14 @@ def buildable_features(names: Iterable[str]) -> list[str]:
     return [name for name in wanted if name in SEALED_FEATURES or name in DERIVED_FEATURES]
 
 
-def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE) -> tuple[FeatureSpec, ...]:
+def feature_specs(
+    preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE, dictionary: Dictionary = EMPTY
+) -> tuple[FeatureSpec, ...]:
     """Return the specs of the arrays that parts are sealed with. Derived features are added later.
 
     Args:
         symbols: symbol table of `phones`, one of `symbols.TABLES`.
+        dictionary: words with readings of their own, which the recipe of `phones` keeps.
     Raises:
         UsageError: a feature is unknown, or none is named.
     """
@@ -190,14 +194,14 @@ def feature_specs(preset: Preset, features: Sequence[str], symbols: str = DEFAUL
     mel = {key: value for key, value in spectral.items() if key != "n_mfcc"}
     mel |= {"scale": "slaney", "magnitude": "sqrt(power+1e-8)", "log": "ln(max(x,1e-5))"}
     mfcc = spectral | {"scale": "slaney", "decibel_floor": -80, "dct": "II-orthonormal"}
-    table = {"symbols": symbols}
+    table, words = {"symbols": symbols}, {"dictionary": dictionary.dump()} if dictionary else {}
     times = table | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
     specs = {
         "wave": [_spec("wave", "frames", "int16", recipe.hop, preset.wave_recipe)],
         "mel": [_spec("mel", "frames", "float16", recipe.n_mels, mel)],
         "mfcc": [_spec("mfcc", "frames", "float16", recipe.n_mfcc, mfcc)],
         "phones": [
-            _spec("phones", "phones", "int16", None, table),
+            _spec("phones", "phones", "int16", None, table | words),
             _spec("phone_end", "phones", "int32", None, times),
             _spec("phone_frames", "phones", "int32", None, times),
             _spec("phone_word", "phones", "int16", None, PHONE_WORD_RECIPE),

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from headrace.featurize.text import characters, espeak, markup
 from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
@@ -27,6 +28,9 @@ from headrace.featurize.text.languages.frontend import (
 from headrace.featurize.text.languages.language_tags import AUTO, language_code, unknown_language
 from headrace.store.errors import Rejected, UsageError, rejecting
 
+if TYPE_CHECKING:
+    from headrace.featurize.text.dictionary import Dictionary
+
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
 """Frontends by language code. espeak-ng reads every other language that it has a voice for."""
 MIN_ENGLISH_PHONES = 4
@@ -39,12 +43,17 @@ _WITH_KANA = _BY_SCRIPT | {"Han": FRONTENDS["ja"]}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-def phonemise(text: str, language: str) -> Reading:
+def phonemise(text: str, language: str, dictionary: Dictionary | None = None) -> Reading:
     """Convert text to phones.
 
     Words in another script are read by the frontend of that script: Latin letters in a Chinese text are read as
-    English, kanji in a Japanese text as Japanese. Braces hold literal phones: `{HH AH0 L OW1} world`.
+    English, kanji in a Japanese text as Japanese. Braces hold literal phones: `{HH AH0 L OW1} world`. A part in another
+    language may be marked: `<lang xml:lang="de">Straße</lang>`.
 
+    Args:
+        text: to read.
+        language: its code or tag; `auto` leaves it to the scripts.
+        dictionary: words with readings of their own.
     Raises:
         Rejected: stage "text"; no frontend reads the language or one of the letters, the text is in another language or
             too long, it holds characters that are not text, or nothing in it is spoken.
@@ -53,7 +62,7 @@ def phonemise(text: str, language: str) -> Reading:
         raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
     decoded = markup.decode_entities(text)
     parts = markup.split_languages(decoded, language)
-    readings = [_read_part(text, decoded, *part) for part in parts]
+    readings = [_read_part(text, decoded, *part, dictionary) for part in parts]
     spaced = (piece for reading in readings for piece in (token(" "), reading))
     reading = _merge_pauses(concatenate(islice(spaced, 1, None)))
     if not set(reading.phones) - PUNCTUATION - {"空"}:
@@ -62,7 +71,9 @@ def phonemise(text: str, language: str) -> Reading:
     return concatenate((token(",", ","), reading)) if few and len(parts) == 1 else reading
 
 
-def _read_part(given: str, decoded: str, language: str, text: str, start: int) -> Reading:
+def _read_part(
+    given: str, decoded: str, language: str, text: str, start: int, dictionary: Dictionary | None
+) -> Reading:
     """Read a part of a text in one language.
 
     Args:
@@ -71,6 +82,7 @@ def _read_part(given: str, decoded: str, language: str, text: str, start: int) -
         language: of the part.
         text: the part of `decoded`.
         start: its index there.
+        dictionary: words with readings of their own.
     """
     code = language_code(language)
     own = _frontend(scripts.language_by_script(text, code) if code in AUTO else language)
@@ -81,10 +93,17 @@ def _read_part(given: str, decoded: str, language: str, text: str, start: int) -
         try:
             pieces = _BRACES.split(clean)
             _check_language("".join(pieces[::2]), own)
-            return concatenate(_read_pieces(pieces, own))
+            return concatenate(_read_pieces(pieces, own, dictionary))
         except UnreadCharacter as error:
             index = characters.place(error.char, decoded, start)
             raise error.found_in(given, index if index < 0 else markup.given_index(index, given)) from None
+
+
+def reads(language: str) -> Frontend | None:
+    """Return the frontend that reads a language; None if there is none."""
+    with suppress(Rejected):
+        return _frontend(language)
+    return None
 
 
 def versions(languages: Iterable[str]) -> dict[str, str]:
@@ -133,20 +152,53 @@ def _check_language(text: str, own: Frontend) -> None:
         raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
 
 
-def _read_pieces(given: list[str], own: Frontend) -> Iterator[Reading]:
+def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[Reading]:
     """Yield readings of the pieces outside and inside braces, which alternate."""
-    for number, part in enumerate(given):
+    readers = _WITH_KANA if any(scripts.script(char) == "Kana" for char in "".join(given[::2])) else _BY_SCRIPT
+
+    def languages(char: str) -> tuple[str, ...]:
+        reader = scripts.reader(scripts.script(char), own, readers)
+        return (own.language,) if reader in (None, own) else (own.language, reader.language)
+
+    pieces: list[tuple[str, tuple[str, ...]]] = []
+    for number, piece in enumerate(given):
         if number % 2:
-            yield token(part, part.split())
+            pieces.append((piece, tuple(piece.split())))
         else:
-            yield from _read(part, own)
+            pieces += dictionary.split(piece, languages) if dictionary else [(piece, ())] * bool(piece)
+    for number, (piece, phones) in enumerate(pieces, 1):
+        if phones:
+            yield from _known_word(piece, phones)
+        else:
+            yield from _read(piece, own, readers, last=number == len(pieces))
 
 
-def _read(text: str, own: Frontend) -> Iterator[Reading]:
-    """Yield readings of a text without braces, each piece read by the frontend of its script."""
-    readers = _WITH_KANA if any(scripts.script(char) == "Kana" for char in text) else _BY_SCRIPT
-    for frontend, piece in scripts.split_by_script(own.normalise(text), own, readers):
+def _known_word(word: str, phones: tuple[str, ...]) -> Iterator[Reading]:
+    """Yield the reading of a word with given phones, by its characters where each has its initial and final."""
+    if len(phones) == 2 * len(word) and all(scripts.script(char) == "Han" for char in word):
+        yield from (
+            token(char, pair) for char, pair in zip(word, zip(phones[::2], phones[1::2], strict=True), strict=True)
+        )
+    else:
+        yield token(word, phones)
+
+
+def _read(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool) -> Iterator[Reading]:
+    """Yield readings of a piece of a text without braces, each piece read by the frontend of its script.
+
+    Frontends drop spaces at edges, and that of Korean ends a text in a full stop: both matter where a piece goes on.
+    """
+    space = token(" ", ("空",) if own.language == "ko" else ())
+    bare = text.strip()
+    if text[:1].isspace():
+        yield space
+    normal = own.normalise(bare) if bare else ""
+    if not last and normal.endswith(".") and not bare.endswith("."):
+        normal = normal[:-1]
+    for frontend, piece in scripts.split_by_script(normal, own, readers):
         yield frontend.read(piece if frontend is own else frontend.normalise(piece))
+    if bare and text[-1:].isspace():
+        yield space
 
 
 def _merge_pauses(reading: Reading) -> Reading:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from headrace.store.errors import Rejected
 
@@ -120,6 +120,17 @@ def split_languages(text: str, language: str) -> list[tuple[str, str, int]]:
         raise Rejected("text", f"{marked[0][:40]!r}, character {marked.start() + 1}, is not closed by </lang>")
     parts.append((language, text[at:], at))
     return [part for part in parts if part[1].strip()] or parts[-1:]
+
+
+def carry_languages(sentences: Sequence[str]) -> list[str]:
+    """Return the sentences that a text was cut into, each with its own marks of the languages that go on in it."""
+    carried, opened = [], ""
+    for sentence in sentences:
+        marked = opened + sentence
+        marks = [*_LANGUAGE.finditer(marked)]
+        opened = marks[-1][0] if marks and marks[-1][1] is not None else ""
+        carried.append(marked + "</lang>" * bool(opened))
+    return carried
 
 
 def _find(text: str) -> Iterator[re.Match[str]]:

@@ -17,6 +17,7 @@ from headrace.featurize.features.bert import LANGUAGE, Bert
 from headrace.featurize.features.content import HubertContent
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.featurize.text.dictionary import EMPTY, Dictionary
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.featurize.text.languages.language_tags import language_code
@@ -55,24 +56,34 @@ def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn)
     return generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1][0]
 
 
-def bert_features(text: str, language: str, folder: Path, device: torch.device) -> Tensor | None:
+def bert_features(
+    text: str, language: str, folder: Path, device: torch.device, dictionary: Dictionary = EMPTY
+) -> Tensor | None:
     """Return the (P, E) BERT features of the phones of a text; None for a language that has none.
 
     Args:
         folder: of the network, such as chinese-roberta-wwm-ext-large.
+        dictionary: words with readings of their own.
     Raises:
         UsageError: the folder holds no BERT.
     """
     if language_code(language) != LANGUAGE:
         return None
-    words_P = phonemise(text, language).phone_word
+    words_P = phonemise(text, language, dictionary).phone_word
+    known = {"dictionary": dictionary.dump()}
+    phones = FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None, recipe=known)
     columns = {"language": LANGUAGE, "text": text, "aligned": 0}
     words = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe=dict(PHONE_WORD_RECIPE))
-    return torch.from_numpy(_compute(Bert(bert=folder), words, words_P, columns, device)).float().to(device)
+    return torch.from_numpy(_compute(Bert(bert=folder), words, words_P, columns, device, phones)).float().to(device)
 
 
 def _compute(
-    feature: Derived, needed: FeatureSpec, rows: np.ndarray, columns: dict[str, object], device: torch.device
+    feature: Derived,
+    needed: FeatureSpec,
+    rows: np.ndarray,
+    columns: dict[str, object],
+    device: torch.device,
+    *others: FeatureSpec,
 ) -> np.ndarray:
     """Return the rows of a feature of one utterance.
 
@@ -80,8 +91,9 @@ def _compute(
         needed: spec of the feature that it is computed from.
         rows: of that.
         columns: other values of the utterance, by name.
+        others: further specs that it reads.
     """
-    specs = {needed.name: needed}
+    specs = {spec.name: spec for spec in (needed, *others)}
     specs[feature.name] = feature.spec(specs)
     part = Part(specs, lambda _: [rows], strings=lambda name: [columns[name]], device=str(device))  # type: ignore[list-item]
     return next(iter(feature.rows(part)))

@@ -16,8 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headrace import store as stores
 from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.featurize.text import dictionary as dictionaries
+from headrace.featurize.text import markup
+from headrace.featurize.text.dictionary import Dictionary
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import trained_models
 from headrace.train.inference.network_features import bert_features, recording_codes
@@ -60,6 +64,8 @@ class SynthesisRequest:
     """Text to synthesise."""
     language: str = "en"
     """Language of the text."""
+    dictionary: Path | None = None
+    """A file of words with readings of their own (`headrace.featurize.text.dictionary`); None takes that of `store`."""
     sovits: Path
     """SoVITS model: a run, or a file of weights in upstream's format."""
     gpt: Path | None = None
@@ -204,7 +210,8 @@ class Speaker:
         self._request = request
         self._device, _ = auto_settings.choose_device(request.device)
         self._generator = trained_models.load_sovits(request.sovits, request.at, log).to(self._device)
-        self._reference = _to_device(_reference(request, self._generator, self._device), self._device)
+        self._dictionary = _dictionary(request)
+        self._reference = _to_device(_reference(request, self._generator, self._device, self._dictionary), self._device)
         self._decoder = None
         if request.gpt is not None:
             self._decoder = trained_models.load_gpt(request.gpt, request.at, log).to(self._device)
@@ -227,9 +234,12 @@ class Speaker:
         """
         request = self._request
         given = self._decoder is None or (request.bert is not None and not request.bert.is_dir())
-        sentences = [text] if given else cut_sentences(text, request.language)
+        sentences = [text] if given else markup.carry_languages(cut_sentences(text, request.language))
         symbols = self._generator.config.symbols
-        phones = [text_to_phones(sentence, request.language, symbols).to(self._device) for sentence in sentences]
+        phones = [
+            text_to_phones(sentence, request.language, symbols, self._dictionary).to(self._device)
+            for sentence in sentences
+        ]
         return map(self._say, range(len(sentences)), sentences, phones)
 
     def join(self, sentences: Sequence[SpokenSentence]) -> Speech:
@@ -289,7 +299,8 @@ class Speaker:
         request, decoder = self._request, self._decoder
         if decoder is None:
             return parse_codes(request.semantic or "", self._generator.config.codebook_size).to(self._device)
-        bert, expected = _bert(request, text, self._device), (len(phones_P), decoder.config.bert_channels)
+        bert = _bert(request, text, self._device, self._dictionary)
+        expected = (len(phones_P), decoder.config.bert_channels)
         if bert is not None and bert.shape != expected:
             raise UsageError(
                 f"--bert {request.bert} has shape {tuple(bert.shape)}, the text and the decoder need {expected}."
@@ -304,7 +315,16 @@ def _seed(seed: int, number: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _reference(request: SynthesisRequest, generator: SynthesizerTrn, device: torch.device) -> Reference:
+def _dictionary(request: SynthesisRequest) -> Dictionary:
+    """Return the words with readings of their own: of the file that a request names, or of its store."""
+    if request.dictionary is not None:
+        return dictionaries.read(request.dictionary)
+    return dictionaries.EMPTY if request.store is None else dictionaries.of_specs(stores.open(request.store).features)
+
+
+def _reference(
+    request: SynthesisRequest, generator: SynthesizerTrn, device: torch.device, dictionary: Dictionary
+) -> Reference:
     """Return the reference that a request names."""
     model = generator.config
     if request.store is not None and request.utterance is not None:
@@ -318,7 +338,7 @@ def _reference(request: SynthesisRequest, generator: SynthesizerTrn, device: tor
         return parse_codes(given or "", model.codebook_size)
 
     def features(text: str, language: str) -> Tensor | None:
-        return None if bert is None or not bert.is_dir() else bert_features(text, language, bert, device)
+        return None if bert is None or not bert.is_dir() else bert_features(text, language, bert, device, dictionary)
 
     return reference_from_recording(
         request.reference,
@@ -329,15 +349,16 @@ def _reference(request: SynthesisRequest, generator: SynthesizerTrn, device: tor
         model,
         bert=features,
         any_length=request.any_length,
+        dictionary=dictionary,
     )
 
 
-def _bert(request: SynthesisRequest, text: str, device: torch.device) -> Tensor | None:
+def _bert(request: SynthesisRequest, text: str, device: torch.device, dictionary: Dictionary) -> Tensor | None:
     """Return the (P, E) BERT features of a text; None where there are none."""
     if request.bert is None:
         return None
     if request.bert.is_dir():
-        return bert_features(text, request.language, request.bert, device)
+        return bert_features(text, request.language, request.bert, device, dictionary)
     return read_npy(request.bert, "--bert").to(device)
 
 

@@ -217,9 +217,11 @@ def read_databaker(source: Source) -> Entries:
             if not tab:
                 yield line if isinstance(line, Reject) else Reject(location, "scan", "no tab between NAME and text")
                 continue
-            said = _PROSODY_MARK.sub("", text).strip()
+            said, marks = _PROSODY_MARK.sub("", text).strip(), tuple(_PROSODY_MARK.findall(text))
             audio = join(base, f"Wave/{name}.wav")
-            yield Entry(location=location, audio=audio, speaker="databaker", language="zh", text=said, name=name)
+            yield Entry(
+                location=location, audio=audio, speaker="databaker", language="zh", text=said, name=name, markup=marks
+            )
 
 
 def read_esd(source: Source) -> Entries:

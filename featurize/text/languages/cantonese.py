@@ -55,6 +55,11 @@ def _phones(char: str, syllables: str | None) -> list[str]:
     return phones
 
 
+def syllable_phones(syllable: str) -> tuple[str, ...]:
+    """Return the phones of a syllable in jyutping. Raises Rejected if it is none."""
+    return tuple(_phones(syllable, syllable))
+
+
 FRONTEND = Frontend(
     language="yue",
     scripts=frozenset({"Han"}),

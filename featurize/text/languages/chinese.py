@@ -88,6 +88,11 @@ def _simplified() -> Any:
     return opencc.OpenCC("t2s")
 
 
+def syllable_phones(syllable: str) -> tuple[str, ...]:
+    """Return the phones of a syllable in pinyin with its tone digit. Raises Rejected if it is none."""
+    return tuple(_phones(syllable, syllable))
+
+
 FRONTEND = Frontend(
     language="zh",
     scripts=frozenset({"Han"}),

@@ -39,15 +39,18 @@ def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> It
     """
     readers: list[Frontend | None] = []
     for char in text:
-        readers.append(_frontend_of(script(char), own, others) if script(char) else readers[-1] if readers else None)
+        readers.append(reader(script(char), own, others) if script(char) else readers[-1] if readers else None)
         if readers[-1] is None and script(char):
             raise UnreadCharacter(char, f"is {script(char)}, not {own.language}")
-    first = next((reader for reader in readers if reader), own)
-    for reader, group in groupby(zip(readers, text, strict=True), key=lambda pair: pair[0] or first):
-        yield reader, "".join(char for _, char in group)
+    first = next(filter(None, readers), own)
+    for frontend, group in groupby(zip(readers, text, strict=True), key=lambda pair: pair[0] or first):
+        yield frontend, "".join(char for _, char in group)
 
 
-def _frontend_of(script: str, own: Frontend, others: dict[str, Frontend]) -> Frontend | None:
+def reader(script: str, own: Frontend, others: dict[str, Frontend]) -> Frontend | None:
+    """Return the frontend that reads a script in a text of `own`; None if none does, or it is no letter's."""
+    if not script:
+        return None
     if (
         script in own.scripts
         or script in own.borrowed_scripts
