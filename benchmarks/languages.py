@@ -68,7 +68,9 @@ def _names(language: str) -> list[str]:
     calendar = [name for table in (locale.months, locale.days) for name in table["format"]["wide"].values()]
     names = [*calendar, *(name for table in (locale.territories, locale.languages) for name in table.values())]
     names += [*locale.scripts.values(), *locale.currencies.values()]
-    spelled = {"".join(char for char in name if unicodedata.category(char) != "Cf") for name in names}
+    spelled = {
+        "".join(char for char in name if unicodedata.category(char) != "Cf" and char not in "[]") for name in names
+    }
     return sorted(name for name in spelled if sum(map(str.isalpha, name)) >= 3)
 
 

@@ -17,6 +17,8 @@ from headrace.featurize.text.languages.frontend import (
     normalise_marks,
     token,
 )
+from headrace.featurize.text.languages.spoken_numbers import has_words, verbalise
+from headrace.featurize.text.languages.unread import is_silent, unread
 from headrace.featurize.text.languages.words_spoken import phones_by_word
 from headrace.featurize.text.symbols import IPA
 from headrace.store.errors import Rejected
@@ -49,6 +51,12 @@ _UNNAMED = {"ɣ^": "ɣ\u031f", "[": "dzʲ", "[\x01": "dzʲ", "?": "y"}  # the la
 _MARK = re.compile(r"((?<!\d)[.,]|[.,](?!\d)|[!?…]|(?<!\w)-|-(?!\w))")
 
 
+_STOPS = str.maketrans("،؛፣፤፥၊՝؟՞।॥۔։።။។՜", ",,,,,,,??.......!")
+"""Punctuation of other scripts."""
+_APOSTROPHES = frozenset("'’׳״")
+_MISREAD = frozenset("¹²³⁰⁴⁵⁶⁷⁸⁹")
+"""espeak-ng reads an exponent as a number."""
+
 MAX_WORD_BYTES = 150
 """espeak-ng 1.52 cuts a word of more bytes off, or overruns its buffers and crashes."""
 _WORD_BY_WORD = frozenset({"my"})
@@ -70,16 +78,43 @@ def make_frontend(language: str) -> Frontend:
         language=language,
         scripts=frozenset(),
         libraries=("espeakng-loader",),
-        version=2,
+        version=3,
         normalise=partial(_normalise, language),
         read=partial(_read, language),
     )
 
 
 def _normalise(language: str, text: str) -> str:
-    """Unify punctuation and write titles out: espeak-ng itself reads numbers by the rules of the language."""
-    spoken = "".join(char for char in text if char not in '¿¡"“”„«»‹›()[]{}<>*_|\\^')
-    return normalise_marks(titles.write_out(spoken, language))
+    """Unify punctuation, write titles, signs and what is between figures in words, and drop marks that are not said.
+
+    Raises:
+        Rejected: stage "text"; espeak-ng says nothing for a sign, or reads it in another language.
+    """
+    spoken = verbalise(titles.write_out(text.translate(_STOPS), language), language)
+    kept = normalise_marks(re.sub(r"\s*/\s*", ", ", spoken))
+    return "".join(char for place, char in enumerate(kept) if _is_said(language, kept, place))
+
+
+def _is_said(language: str, text: str, place: int) -> bool:
+    """Return whether a character goes to espeak-ng rather than being a mark that is not said; or raise Rejected."""
+    char, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
+    kind = unicodedata.category(char)
+    if kind[0] in "LZ" or kind == "Nd" or char in PUNCTUATION or (char in _APOSTROPHES and (before + after).strip()):
+        return True
+    if kind[0] == "M" and before and unicodedata.category(before)[0] in "LM":
+        return True
+    if is_silent(char) or char in "¿¡":
+        return False
+    if char in _MISREAD or not _says(language, char):
+        raise unread(text, place, f"the language {language}")
+    return True
+
+
+@cache
+def _says(language: str, char: str) -> bool:
+    """Return whether espeak-ng has words for a sign: in the language itself, unless nothing better is at hand."""
+    ipa = espeak.to_ipa(char, language, SEPARATOR)
+    return bool(ipa.strip()) and not (SWITCHES.search(ipa) and has_words(language))
 
 
 def _read(language: str, text: str) -> Reading:

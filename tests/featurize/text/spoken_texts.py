@@ -11,16 +11,17 @@ TABLES = Path(__file__).parent / "spoken"
 REFUSED = "refused: "
 
 
-def misread(language: str) -> list[str]:
-    """Return the lines of a language's table that are read otherwise than it says, each with what is read.
+def misread(table: str) -> list[str]:
+    """Return the lines of a table that are read otherwise than it says, each with what is read.
 
-    A line holds a kind, a text, and the normalised text, or what is refused in it and named in the reason.
+    A line holds a kind, a text, and the normalised text, or what is refused in it and named in the reason. In the table
+    of all other languages the language stands in place of the kind.
     """
     wrong = []
-    for line in (TABLES / f"{language}.tsv").read_text(encoding="utf-8").splitlines():
-        _, written, right = line.split("\t")
+    for line in (TABLES / f"{table}.tsv").read_text(encoding="utf-8").splitlines():
+        kind, written, right = line.split("\t")
         try:
-            said = g2p.phonemise(written, language).text
+            said = g2p.phonemise(written, kind if table == "languages" else table).text
         except Rejected as error:
             said = (
                 f"{REFUSED}{right.removeprefix(REFUSED)}" if right.removeprefix(REFUSED) in str(error) else str(error)
