@@ -42,8 +42,8 @@ class S3Path:
         """Return the path of `s3://BUCKET/PREFIX`. Raises UsageError if the URL is not of that form."""
         bucket, _, key = url.removeprefix(SCHEME).partition("/")
         names = [name for name in key.split("/") if name]
-        if not re.fullmatch(r"[A-Za-z0-9._-]{3,63}", bucket) or {".", ".."} & set(names) or not url.isprintable():
-            raise UsageError(f"{url!r} is not a valid S3 URL: give it as {SCHEME}BUCKET/PREFIX.")
+        if problem := _problem(url, bucket, names):
+            raise UsageError(f"{url!r} is not a valid S3 URL: {problem}; give it as {SCHEME}BUCKET/PREFIX.")
         return cls(bucket, "/".join(names))
 
     def __str__(self) -> str:
@@ -248,3 +248,16 @@ class S3Storage:
             return list(pool.map(function, items))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _problem(url: str, bucket: str, names: Sequence[str]) -> str:
+    """Return why a URL of a bucket and names in it is not valid; empty if it is."""
+    if not url.isprintable():
+        return "it holds a character that cannot be printed"
+    if not bucket:
+        return "it names no bucket"
+    if other := re.search(r"[^A-Za-z0-9._-]", bucket):
+        return f"the name of a bucket has no {other[0]!r}, but letters, digits, dots and dashes"
+    if not 3 <= len(bucket) <= 63:
+        return f"the name of a bucket has 3 to 63 characters, and {bucket!r} has {len(bucket)}"
+    return "a name in it is . or .., which mean no folder there" if {".", ".."} & set(names) else ""

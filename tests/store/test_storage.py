@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,21 @@ def test_what_is_written_follows_the_umask_and_cannot_be_executed(mask: int, tmp
     for path in (tmp_path / "S", tmp_path / "report.html", tmp_path / "export"):
         for one in (path, *path.rglob("*")):
             assert one.stat().st_mode & 0o7777 == (0o777 if one.is_dir() else 0o666) & ~mask, one
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://", "it names no bucket"),
+        ("s3:///corpus", "it names no bucket"),
+        ("s3://ab/corpus", "a bucket has 3 to 63 characters, and 'ab' has 2"),
+        ("s3://my bucket/corpus", "a bucket has no ' '"),
+        ("s3://über/corpus", "a bucket has no 'ü'"),
+        ("s3://bucket/../corpus", "a name in it is . or .."),
+        ("s3://bucket/a\nb", "a character that cannot be printed"),
+    ],
+)
+def test_a_bad_url_of_a_bucket_says_why(url: str, why: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)) as refused:
+        parse_path(url)
+    assert "\n" not in str(refused.value) and "give it as s3://BUCKET/PREFIX" in str(refused.value)

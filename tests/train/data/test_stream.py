@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -297,3 +299,20 @@ def test_a_dataset_refuses_worker_processes(corpus, monkeypatch):
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
     with pytest.raises(UsageError, match="num_workers=0"):
         next(iter(dataset(corpus)))
+
+
+def test_a_loop_that_is_left_ends_quietly_even_where_something_holds_its_iterator(corpus):
+    """What holds it is torn down after the standard library, whose names are None by then."""
+    script = f"""
+import threading
+from headrace import store
+from headrace.train.data.dataset import BatchDataset
+from headrace.train.data.stream import StreamConfig
+dataset = BatchDataset(store.open({str(corpus.path)!r}), ("phones",), StreamConfig(batch_frames=250))
+for batch in dataset:
+    break
+threading.held = iter(dataset)
+next(threading.held)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
