@@ -232,8 +232,9 @@ def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -
     help="Write this file; in a folder it is named as GPT-SoVITS names it.",
 )
 @at_option("Export this checkpoint: best, newest, or a step.")
+@option("--mixed-origins", is_flag=True, help="Export a model that was trained on MFCC too.")
 @output.handle_errors
-def export(run: Path, out: Path, at: str | None) -> None:
+def export(run: Path, out: Path, at: str | None, mixed_origins: bool) -> None:
     """Export the best weights of RUN, or of both runs of a voice, for GPT-SoVITS.
 
     They are in half precision, with their config, as GPT-SoVITS loads them.
@@ -241,7 +242,8 @@ def export(run: Path, out: Path, at: str | None) -> None:
     from headrace.train import voice
     from headrace.train.checkpoints.trained_models import export_run
 
-    is_voice, options = (run / voice.FILE).exists(), {"at": at or "", "log": output.log}
+    is_voice = (run / voice.FILE).exists()
+    options: dict[str, Any] = {"at": at or "", "log": output.log, "mixed_origins": mixed_origins}
     exported = voice.export_voice(run, out, **options) if is_voice else [export_run(run, out, **options)]
     for file, version in exported:
         click.echo(f"{file}: {version}")

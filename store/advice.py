@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from headrace.store.errors import NotAStore
 from headrace.store.names import is_litter, shown
@@ -21,6 +22,17 @@ def command(*words: object) -> str:
     """Return a command as it is typed. The first word may hold several: `featurize add`."""
     first, *others = map(str, words)
     return " ".join([first, *map(shlex.quote, others)])
+
+
+def is_imported(recipes: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a store was imported from GPT-SoVITS, by the recipes of its features.
+
+    What was made elsewhere does not say by which weights; all that Headrace makes by a network does.
+    """
+    return any(
+        ("network" in recipe or recipe.get("quantiser") == "gpt-sovits") and "weights" not in recipe
+        for recipe in recipes
+    )
 
 
 _INSIDE = re.compile(

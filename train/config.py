@@ -66,6 +66,8 @@ class ModelConfig:
     codebook: str = ""
     """sovits only: `store` trains on the codes that the store learned, with their codebook, which stays as it is; `own`
     learns another one. Empty: the store's, where it has one and no weights are given."""
+    mixed_origins: bool = False
+    """gpt only: train published weights on semantic tokens that a store learned by k-means all the same."""
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of the noise."""
 
@@ -299,6 +301,7 @@ class RunConfig:
             "optimizer": optim.optimizer,
             "dpo": optim.dpo,
             "upstream_mask": optim.upstream_mask,
+            "mixed_origins": self.model.mixed_origins,
             "voice": monitoring.voice,
         }
         given = [name for name, value in gpt_only.items() if value]

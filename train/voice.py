@@ -215,12 +215,17 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def export_voice(
-    voice: Path, out: Path, at: str = "", log: Callable[[str], object] | None = None
+    voice: Path,
+    out: Path,
+    at: str = "",
+    log: Callable[[str], object] | None = None,
+    *,
+    mixed_origins: bool = False,
 ) -> Iterator[tuple[Path, str]]:
     """Export both models of a voice into a folder, and yield the file and the version of each.
 
     Args:
-        at, log: as for `trained_models.load_sovits`.
+        at, log, mixed_origins: as for `trained_models.export_run`.
 
     Raises:
         UsageError: `out` is not a folder; or as `trained_models.export_run`.
@@ -228,4 +233,4 @@ def export_voice(
     if not out.is_dir():
         raise UsageError(f"A voice is exported as two files: make the folder {out} first, or name one that is there.")
     for stage in STAGES:
-        yield trained_models.export_run(voice / stage, out, voice.resolve().name, at, log)
+        yield trained_models.export_run(voice / stage, out, voice.resolve().name, at, log, mixed_origins=mixed_origins)

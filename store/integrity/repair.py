@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.store import added_arrays, index, json_text, layout, rejects
-from headrace.store.advice import command
+from headrace.store.advice import command, is_imported
 from headrace.store.errors import DamagedStore, StoreError
 from headrace.store.integrity import scan_record
 from headrace.store.integrity.foreign import find_foreign, foreign_in_part
@@ -103,7 +103,7 @@ def plan(root: StoragePath, problems: Iterable[Problem]) -> RepairReport:
         index=bool(parts) or not _has_index(root) or any(problem.drop == "index" for problem in problems),
         group=any(problem.drop == "group" for problem in problems),
         rejects=any(problem.drop == "rejects" for problem in problems) or _list_is_old(root, attributes, parts),
-        commands=tuple(_commands(root, complete and not scan_lost, sorted(lost.union(withdrawn)))),
+        commands=tuple(_commands(root, attributes, complete and not scan_lost, sorted(lost.union(withdrawn)))),
         foreign=tuple(find_foreign(root, features)),
         kept=tuple(kept),
     )
@@ -130,8 +130,10 @@ def _write_rejects(root: StoragePath) -> None:
         rejects.write(root, dict.fromkeys([*listed, *rejects.sealed(root, layout.sealed_parts(root))]))
 
 
-def _commands(root: StoragePath, complete: bool, features: list[str]) -> list[str]:
+def _commands(root: StoragePath, attributes: Mapping[str, Any], complete: bool, features: list[str]) -> list[str]:
     build = [] if complete else [command("featurize build CORPUS --out", root) + _options(root)]
+    if build and is_imported(spec["recipe"] for spec in attributes["features"] if isinstance(spec, dict)):
+        build = [command("store import DIR --out", root)]
     return [*build, *([command("featurize add", root, ",".join(features))] if features else [])]
 
 

@@ -19,8 +19,10 @@ from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.cli.store import main as store_group
 from headrace.cli.train import main as train
+from headrace.featurize.exchange import gpt_sovits_dir
 from headrace.store.advice import command, first_of, run_repair, run_verify
 from headrace.store.errors import DamagedStore, NotAStore
+from headrace.store.integrity import repair
 from headrace.store.summary import summarize
 from tests.helpers import training_store
 from tests.helpers.commands import add, build, call, scheduler
@@ -251,3 +253,10 @@ def test_damage_names_the_store_whatever_that_is_called(tmp_path: Path) -> None:
     (root / "zarr.json").write_bytes((root / "zarr.json").read_bytes().replace(b"gpt-sovits-v2", b"gpt-sovits-v1"))
     with pytest.raises(DamagedStore, match=f"run store repair {root}"):
         store.open(root)
+
+
+def test_an_imported_store_is_imported_again_and_not_built_from_a_corpus_that_is_not_there() -> None:
+    imported = {"features": [gpt_sovits_dir.semantic_spec().to_json()]}
+    built = {"features": [{"recipe": {"quantiser": "gpt-sovits", "weights": "aa"}}, {"recipe": {"hop": 640}}]}
+    assert repair._commands(Path("S"), imported, False, []) == ["store import DIR --out S"]
+    assert repair._commands(Path("S"), built, False, [])[0].startswith("featurize build CORPUS --out S")

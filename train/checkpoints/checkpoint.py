@@ -6,6 +6,7 @@ record is checked before use, because `torch.load` would take a flipped bit for 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from headrace.featurize.files import run_checkpoints, torch_archive
+from headrace.store.advice import command
 from headrace.store.errors import RunError
 from headrace.store.storage.local import atomic_file, make_folder
 
@@ -58,21 +60,24 @@ class Checkpoints:
             with atomic_file(target) as file:
                 torch.save({"format": FORMAT, "step": step, "versions": software_versions(), **state}, file)
         except (OSError, RuntimeError) as error:
-            raise self._write_error(target, error) from error
+            raise self._write_error(target, error, state) from error
         for old in [earlier for earlier in self.steps() if earlier <= step][:-KEEP_NEWEST]:
             if old != best:
                 with suppress(OSError):  # what cannot be deleted stays
                     self.path(old).unlink()
         return target
 
-    def _write_error(self, target: Path, error: OSError | RuntimeError) -> Exception:
+    def _write_error(self, target: Path, error: OSError | RuntimeError, state: Mapping[str, Any]) -> Exception:
         """Return the error to raise: torch's archive writer may hide an OSError in the context of a RuntimeError."""
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             return error
         newest = f"step {self.steps()[-1]} is the newest there is" if self.steps() else "there is none yet"
+        config = state.get("config")
+        store = config.get("store", "STORE") if isinstance(config, Mapping) else "STORE"
+        again = command("train run", store, "--out", self.folder.parent, "--resume")
         return RunError(
-            f"Cannot write {target}: {cause.strerror}. Of the run's checkpoints, {newest}; make room and --resume."
+            f"Cannot write {target}: {cause.strerror}. Of the run's checkpoints, {newest}; make room and run {again}."
         )
 
     def load_newest(self) -> tuple[dict[str, Any], list[str]]:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.files import run_checkpoints
-from headrace.store.errors import RunError
+from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, load
 from headrace.train.checkpoints.load_weights import load_strict
-from headrace.train.checkpoints.origin import Origin
+from headrace.train.checkpoints.origin import MFCC, Origin
 from headrace.train.config import RunConfig, config_path, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -82,7 +82,13 @@ def load_gpt(path: Path, at: str = "", log: Callable[[str], object] | None = Non
 
 
 def export_run(
-    run: Path, out: Path, name: str = "", at: str = "", log: Callable[[str], object] | None = None
+    run: Path,
+    out: Path,
+    name: str = "",
+    at: str = "",
+    log: Callable[[str], object] | None = None,
+    *,
+    mixed_origins: bool = False,
 ) -> tuple[Path, str]:
     """Export the weights of a run in upstream's format.
 
@@ -90,6 +96,7 @@ def export_run(
         out: a file, or an existing folder: then the file gets the name that upstream would give it.
         name: of the voice; that of the folder of the run if it is not given.
         at, log: as for `load_sovits`.
+        mixed_origins: export a model that was trained on MFCC too, which upstream makes by HuBERT.
 
     Returns:
         The file and its version.
@@ -97,15 +104,18 @@ def export_run(
     Raises:
         RunError: there is no run or no checkpoint.
         StoreError: the file cannot be written.
-        UsageError: no published version has the sizes of the run's model.
+        UsageError: no published version has the sizes of the run's model, or it was trained on MFCC.
     """
     chosen = choose(run, read_config(run).model.stage, at, log)
     config, state = chosen.config, chosen.state
     weights = weights_of(state, "model" if config.model.stage == "gpt" else "generator", run)
     origin = Origin.from_json(state.get("origin"))
+    if not mixed_origins:
+        _check_origin(origin, chosen.source)
     epoch, step, name = state["stage"].get("epoch"), state.get("step"), name or run.resolve().name
     if type(epoch) is not int or type(step) is not int:
         raise RunError(f"The checkpoint of {run} does not say its epoch and step.")
+    epoch -= 1  # that one is in progress; upstream counts those that are done
     if config.model.stage == "gpt":
         decoder_ = Text2SemanticDecoder(_decoder_sizes(config, weights))
         load_strict(decoder_, weights, str(run))
@@ -118,6 +128,16 @@ def export_run(
     return file, export.export_sovits(
         file, model, name=name, epoch=epoch, step=step, codebook=codebook_in(state), origin=origin
     )
+
+
+def _check_origin(origin: Origin, source: str) -> None:
+    """Raise UsageError if upstream would not understand a model of this origin."""
+    if origin.content == MFCC:
+        raise UsageError(
+            f"{source} was trained on {origin}, and GPT-SoVITS makes content by HuBERT, which means nothing to it: "
+            "train on a store with content of HuBERT, by featurize add STORE content --hubert FOLDER, or give "
+            "--mixed-origins."
+        )
 
 
 def choose(run: Path, stage: str, at: str = "", log: Callable[[str], object] | None = None) -> ChosenCheckpoint:

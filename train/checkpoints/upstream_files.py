@@ -6,6 +6,7 @@ the size of the file. `headrace.featurize.files.torch_archive` reads them as dat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,17 @@ from headrace.train.checkpoints.origin import UNKNOWN, Origin
 
 VERSION_HEADERS = {b"00": "v1", b"01": "v2", b"02": "v3", b"03": "v3", b"04": "v4", b"05": "v2Pro", b"06": "v2ProPlus"}
 """The first two bytes of a file to its version, where they are not those of an archive."""
+UNREAD_HEADERS = {b"02": "v3", b"03": "v3, as LoRA", b"04": "v4, as LoRA"}
+UNREAD_DIGESTS = {"43797be674a37c1c83ee81081941ed0f": "v3", "4f26b9476d0c5033e04162c486074374": "v4"}
+"""MD5 of the first 8,192 bytes of the published files, by which upstream knows them too."""
+DIGESTED_BYTES = 8192
+UNREAD = "v1, v2, v2Pro and v2ProPlus are read here, and v3 and v4 are other networks (flow matching)"
+FLOW_MATCHING = "cfm."
+"""Prefix of the weights that only v3 and v4 have. Upstream tells a whole v3 by 700 MiB or more."""
 ARCHIVE = torch_archive.MAGIC
 V2_BYTES = 82_978 * 1024
 """A SoVITS file without such a header is of v1 if it is smaller than this, and else of v2."""
+CODEBOOK_COUNTS, CODEBOOK_SUMS = "_codebook.cluster_size", "_codebook.embed_avg"
 ROOT = "headrace-weights.1"
 """Name of the folder within an archive. Each of about 680 records repeats it, so its length decides on which side of
 V2_BYTES a file lies: the 18 characters of upstream's own leave 28 KB, and 4 would turn a v2 into a v1."""
@@ -68,6 +77,7 @@ def read_content(path: Path) -> tuple[Any, bytes]:
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error
     header = data[:2]
+    refuse_unread_versions(path, data)
     if header != ARCHIVE and header not in VERSION_HEADERS:
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it begins with {header!r}.")
     try:
@@ -78,11 +88,24 @@ def read_content(path: Path) -> tuple[Any, bytes]:
         raise RunError(f"{path} is damaged, or not a checkpoint: {error}.") from error
 
 
+def refuse_unread_versions(path: Path, data: bytes) -> None:
+    """Raise RunError if a file is of v3 or v4, by its first bytes: published ones have a known digest, LoRA a head."""
+    version = UNREAD_DIGESTS.get(hashlib.md5(data[:DIGESTED_BYTES], usedforsecurity=False).hexdigest(), "")
+    if not version and (header := data[:2]) in UNREAD_HEADERS:
+        version = UNREAD_HEADERS[header]
+    if version:
+        size = f"{len(data) / 2**20:.0f} MiB"
+        raise RunError(f"{path} ({size}) holds a SoVITS generator of {version}: {UNREAD}.")
+
+
 def parse(content: Any, header: bytes, path: Path) -> UpstreamCheckpoint:
     """Return the weights in what `read_content` has read. Raises RunError where there are none."""
     weights = content.get("weight", content.get("model")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RunError(f"{path} is not a checkpoint of GPT-SoVITS: it holds no weights under `weight` or `model`.")
+    if any(str(name).startswith(FLOW_MATCHING) for name in weights):
+        lora = ", as LoRA" if any(".lora_A." in str(name) for name in weights) else ""
+        raise RunError(f"{path} holds a SoVITS generator of v3 or v4{lora}: {UNREAD}.")
     return UpstreamCheckpoint(
         weights={str(name).removeprefix("model."): value for name, value in weights.items()},
         config=_plain(content.get("config", {})),
@@ -134,7 +157,7 @@ def write(
         StoreError: another command is writing it, or it cannot be written.
         RunError: torch cannot write it.
     """
-    half = {name: value.detach().half().cpu() for name, value in weights.items()}
+    half = _in_half_precision(weights, path)
     with output_file(path, f"{ROOT}.pth", parents=True) as draft:
         try:
             of_codes = {"codebook": codebook} if codebook else {}
@@ -144,6 +167,30 @@ def write(
             raise RunError(f"Cannot write {path}: {str(error).splitlines()[0]}") from error
         with draft.open("r+b") as file:
             file.write(header)
+
+
+def _in_half_precision(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return weights in half precision. Raises RunError where one of them is not finite in it.
+
+    The counts of a codebook and its sums are statistics that only training of a codebook reads, and counts of a large
+    corpus do not fit: both are scaled down by one factor, and their quotient, which is the codebook, stays.
+    """
+    weights = {name: value.detach().cpu() for name, value in weights.items()}
+    for name in [name for name in weights if name.endswith(CODEBOOK_COUNTS)]:
+        pair = [name, name.removesuffix(CODEBOOK_COUNTS) + CODEBOOK_SUMS]
+        found = [weights[one].float() for one in pair if one in weights]
+        factor = max(float(value.abs().max()) for value in found) / torch.finfo(torch.half).max
+        if 1 < factor < float("inf"):
+            weights |= {one: value / (1.01 * factor) for one, value in zip(pair, found, strict=False)}
+    half = {name: value.half() for name, value in weights.items()}
+    for name, value in half.items():
+        if not value.isfinite().all():
+            worst = float(weights[name].float()[~value.isfinite()].flatten()[0])
+            raise RunError(
+                f"{path} is not written: {name} holds {worst:g}, and half precision holds numbers up to "
+                f"{torch.finfo(torch.half).max:g}: export another checkpoint by --at."
+            )
+    return half
 
 
 def _plain(config: Any) -> Any:

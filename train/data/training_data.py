@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace import store as stores
-from headrace.store.advice import command
+from headrace.store.advice import command, is_imported
 from headrace.store.errors import RecipeMismatch, RunError, StoreError
 from headrace.store.lineage import utterances_before_growth
 from headrace.store.reader import Store
@@ -110,7 +110,7 @@ def check_same_store(store: Store, trained_on: str, features: Iterable[str]) -> 
     if before is not None:
         raise RunError(
             f"{store.path} grew since this run was trained on it, from {before} utterances to {len(store)}: start "
-            "a new run."
+            "a new run, which may begin with this one by --init."
         )
     raise RunError(
         f"{store.path} is not the store that this run was trained on: give that one, or start a new run.",
@@ -127,7 +127,9 @@ def _check_features(path: StoragePath, needs: Requirements, present: Mapping[str
     commands = []
     if not ADDED_FEATURES.issuperset(missing):
         built = ",".join(name for name in needs if name not in ADDED_FEATURES)
-        commands.append(f"build a store with featurize build CORPUS --out STORE --features {built}")
+        imported = is_imported(spec.recipe for spec in present.values())
+        made = "import one with store import DIR" if imported else "build a store with featurize build CORPUS"
+        commands.append(f"{made} --out STORE --features {built}")
     if to_add := [name for name in missing if name in ADDED_FEATURES]:
         commands.append(f"run {command('featurize add', 'STORE' if commands else path, ','.join(to_add))}")
     raise StoreError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headrace.featurize.audio.libsndfile import soundfile
-from headrace.store.errors import UsageError
+from headrace.store.errors import RunError, UsageError
 from headrace.store.storage.output_files import output_file
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
@@ -137,8 +137,19 @@ def synthesize(
     return decode_semantic(sovits, codes_Y, phones_P, reference.spec, speed=speed, speaker_V=reference.speaker)
 
 
+def check_finite(wave_S: np.ndarray, rate: int) -> None:
+    """Raise RunError if a waveform is not finite, with the place: as samples it would be noise."""
+    wrong = np.flatnonzero(~np.isfinite(wave_S))
+    if len(wrong):
+        raise RunError(
+            f"The speech is not finite from {wrong[0] / rate:.2f} s on, at {len(wrong):,} of {len(wave_S):,} samples: "
+            "speak with another checkpoint, by --at, or with other weights."
+        )
+
+
 def raw_audio(wave_S: np.ndarray, rate: int) -> bytes:
     """Return a waveform as raw 16-bit samples, little-endian and without a header: the samples of `write_wave`."""
+    check_finite(wave_S, rate)
     encoded = io.BytesIO()
     soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="RAW", endian="LITTLE")
     return encoded.getvalue()
@@ -149,7 +160,9 @@ def write_wave(path: Path, wave_S: np.ndarray, rate: int) -> None:
 
     Raises:
         StoreError: it cannot be written. The file is not written by libsndfile, whose errors carry no reason.
+        RunError: the waveform is not finite. Nothing is written.
     """
+    check_finite(wave_S, rate)
     encoded = io.BytesIO()
     soundfile.write(encoded, wave_S, rate, subtype="PCM_16", format="WAV")
     with output_file(path) as draft:

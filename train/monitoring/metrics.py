@@ -115,7 +115,8 @@ def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, An
     Args:
         tracked: names of the metrics to summarise.
     Returns:
-        steps, epochs; for each tracked metric NAME_first and NAME_last (means of 20 finite values) and NAME_validation
+        steps, epochs; for each tracked metric NAME_first and NAME_last (means of 20 finite values, or of
+        half of them where there are fewer than 40) and NAME_validation
         (the last one), None where there is none; skipped (updates without finite gradients), step_s
         (median), wait_share (of the time of all steps), utterances_per_s, frames_per_s, padding.
     """
@@ -128,8 +129,9 @@ def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, An
     terms: dict[str, float | None] = {}
     for name in tracked:
         values = [record[name] for record in steps if _is_number(record.get(name))]
-        terms[f"{name}_first"] = fmean(values[:WINDOW]) if values else None
-        terms[f"{name}_last"] = fmean(values[-WINDOW:]) if values else None
+        window = min(WINDOW, max(1, len(values) // 2))
+        terms[f"{name}_first"] = fmean(values[:window]) if values else None
+        terms[f"{name}_last"] = fmean(values[-window:]) if values else None
         terms[f"{name}_validation"] = validations[-1].get(name) if validations else None
     return {
         "steps": sum(record["step"] > 0 for record in steps),

@@ -18,6 +18,7 @@ from headrace.store.errors import UsageError
 from headrace.store.reader import Store
 from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
+from headrace.train.checkpoints.origin import K_MEANS, UNKNOWN, Origin
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
@@ -47,6 +48,7 @@ class GptStage:
         optim: GptOptimConfig,
         bert: bool = False,
         codebook: str = "",
+        origin: Origin = UNKNOWN,
         store: object = "STORE",
         reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
     ) -> None:
@@ -54,6 +56,7 @@ class GptStage:
         Args:
             bert: read BERT features of phones.
             codebook: digest of the codebook of the store's semantic tokens; empty if it is not known.
+            origin: what they were made by.
             store: its path, for the remedies of errors.
         """
         self.config = config
@@ -70,7 +73,7 @@ class GptStage:
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
         self._gradients = GradientBuckets(self.model.parameters(), reduction)
-        self._device, self._store = device, store
+        self._device, self._store, self._origin = device, store, origin
 
     @classmethod
     def requirements(cls, config: RunConfig, store: Store) -> Requirements:
@@ -93,6 +96,7 @@ class GptStage:
             optim=optim,
             bert="bert" in store.features,
             codebook=codebook_of(store.features),
+            origin=Origin.of_store(store, ("semantic",)) if "semantic" in store.features else UNKNOWN,
             store=store.path,
             reduction=reduction_options(config),
         )
@@ -118,6 +122,13 @@ class GptStage:
                 f"store ({self.codebook}): make the codes by the model that it speaks with, by "
                 f"{command('featurize drop', self._store, 'semantic')} and "
                 f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or begin without --init."
+            )
+        if not trained_on and self._origin.codes.startswith(K_MEANS) and not config.mixed_origins:
+            raise UsageError(
+                f"{initial.source} does not say which codes it was trained on, as published weights do not, and those "
+                f"of {self._store} are {self._origin}: one does not mean the other. Make the codes by the SoVITS "
+                f"weights that belong to it, by {command('featurize drop', self._store, 'semantic')} and "
+                f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or give --mixed-origins."
             )
         if not (trained_on and self.codebook):
             messages.append(f"it is not known whether {initial.source} was trained on codes of the store's codebook")

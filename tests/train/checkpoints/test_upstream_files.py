@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.store.errors import RunError, StoreError, UsageError
-from headrace.train.checkpoints import export, initial_weights
+from headrace.train.checkpoints import export, initial_weights, upstream_files
 from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.upstream_files import describe, read, write
 from headrace.train.models import gpt_config, sovits_config
@@ -251,3 +252,37 @@ def test_exported_weights_initialise_training_but_for_the_posterior_encoder(tmp_
         weights = {key: value for key, value in model.state_dict().items() if key != name}
         with pytest.raises(RunError, match="are not of this model: 1 missing"):
             initial_weights.initialise(fresh, replace(initial, weights=weights))
+
+
+@pytest.mark.parametrize("value", [139_816.0, float("nan"), float("-inf")])
+def test_what_half_precision_cannot_hold_is_named_and_not_written(tmp_path: Path, value: float) -> None:
+    weights = {"a.weight": torch.ones(3), "b.bias": torch.tensor([0.0, value])}
+    with pytest.raises(RunError, match=r"x\.pth is not written: b\.bias holds (139816|nan|-inf), and half precision"):
+        write(tmp_path / "x.pth", weights, {}, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_counts_of_a_codebook_that_do_not_fit_are_scaled_with_its_sums(tmp_path: Path) -> None:
+    """Only their quotient means anything: the codebook."""
+    book = "quantizer.vq.layers.0._codebook."
+    counts, sums = torch.tensor([139_816.0, 9.0]), torch.tensor([[279_632.0], [4.5]])
+    write(tmp_path / "x.pth", {f"{book}cluster_size": counts, f"{book}embed_avg": sums}, {}, "")
+    made = read(tmp_path / "x.pth").weights
+    quotient = made[f"{book}embed_avg"].float() / made[f"{book}cluster_size"].float()[:, None]
+    assert torch.allclose(quotient, sums / counts[:, None], rtol=2e-3)
+
+
+def test_files_of_v3_and_v4_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their heads, by the digests of published ones, or by what they hold."""
+    path = tmp_path / "x.pth"
+    for head, named in ((b"02", "v3"), (b"03", "v3, as LoRA"), (b"04", "v4, as LoRA")):
+        path.write_bytes(head + bytes(50))
+        with pytest.raises(RunError, match=f"holds a SoVITS generator of {named}: v1, v2, v2Pro and v2ProPlus are"):
+            read(path)
+    write(path, {"cfm.estimator.a": WEIGHTS["b"]}, {}, "")
+    with pytest.raises(RunError, match="of v3 or v4: v1, v2"):
+        read(path)
+    digest = hashlib.md5(path.read_bytes()[:8192]).hexdigest()
+    monkeypatch.setitem(upstream_files.UNREAD_DIGESTS, digest, "v4")
+    with pytest.raises(RunError, match="of v4: v1, v2"):
+        read(path)

@@ -226,11 +226,11 @@ class TestExport:
         """Of the tiny sizes, as if they had been published."""
         monkeypatch.setitem(export.SOVITS_SIZES, "v2", sovits_config.tiny())
         monkeypatch.setitem(export.GPT_SIZES, "v2", tiny())
-        for stage, file in (("sovits", "anna_e1_s1.pth"), ("gpt", "anna-e1.ckpt")):
+        for stage, file in (("sovits", "anna_e0_s1.pth"), ("gpt", "anna-e0.ckpt")):
             out, folder = tmp_path / stage / "anna", tmp_path / stage
             options = ("--stage", stage, "--preset", "tiny", "--max-steps", 1, "--batch-frames", 400)
             assert call("run", store, "--out", out, *options).exit_code == 0
-            assert call("export", out, "--out", folder).stdout == f"{folder / file}: v2\n"
+            assert call("export", out, "--out", folder, "--mixed-origins").stdout == f"{folder / file}: v2\n"
             made = upstream_files.read(folder / file)
             newest = torch.load(out / "checkpoints" / "step-00000001.pt", weights_only=True)["stage"]
             weights = newest["generator" if stage == "sovits" else "model"]

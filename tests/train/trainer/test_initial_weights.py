@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from headrace.cli.train import main
 from headrace.store.errors import HeadraceError, RunError, UsageError
-from headrace.train.checkpoints import export, initial_weights, trained_models
+from headrace.train.checkpoints import export, initial_weights, trained_models, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
-from headrace.train.config import RunConfig
+from headrace.train.checkpoints.origin import Origin
+from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.models import gpt_config, sovits_config
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.text_to_speech import raw_audio, write_wave
+from headrace.train.precision import Precision
+from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.trainer import loop
 from headrace.train.trainer.setup import TrainingSetup, set_up
 from headrace.train.trainer.validation import Validator
@@ -23,6 +31,7 @@ from tests.helpers.training_store import FRAMES, Silent, build
 
 STAGES = ("sovits", "gpt")
 STEPS = 2
+CPU = torch.device("cpu")
 OPTIONS: dict[str, Any] = {"preset": "tiny", "batch_frames": 400, "device": "cpu", "validate_every": 1}
 
 
@@ -101,7 +110,7 @@ def test_an_export_is_begun_with_within_rounding(
     stores: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path, stage: str
 ) -> None:
     """What it lacks is the posterior encoder: that one begins as every run from nothing does."""
-    file, _ = trained_models.export_run(runs[stage], tmp_path / "x.pth")
+    file, _ = trained_models.export_run(runs[stage], tmp_path / "x.pth", mixed_origins=True)
     weights = {name: value for name, value in trained(runs[stage], stage).items() if not name.startswith("enc_q.")}
     expected = validated(stores[1], stage, weights)
     observer = begin(stores[1], tmp_path / "run", stage, file)
@@ -182,3 +191,49 @@ def test_the_command_takes_a_run(stores: tuple[Path, Path], runs: dict[str, Path
     assert result.exit_code == 0, result.stderr
     assert f"tensors of {runs['gpt']}, step 2 (the newest)" in result.stderr
     assert not isinstance(result.exception, HeadraceError)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_model_of_mfcc_is_not_exported_as_if_it_read_hubert(runs: dict[str, Path], tmp_path: Path) -> None:
+    words = ["export", str(runs["sovits"]), "--out", str(tmp_path / "x.pth")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2 and not (tmp_path / "x.pth").exists()
+    assert "was trained on content by MFCC, and GPT-SoVITS makes content by HuBERT" in refused.stderr
+    exported = CliRunner().invoke(main, [*words, "--mixed-origins"])
+    assert exported.exit_code == 0 and "step 2 (the best of 1 validated" in exported.stderr
+    assert initial_weights.read(tmp_path / "x.pth", "generator").origin == Origin(reads="mfcc", content="MFCC")
+
+
+def test_epochs_that_are_done_are_counted(runs: dict[str, Path], tmp_path: Path, monkeypatch: Any) -> None:
+    """As upstream does it: weights after one epoch are those of e1."""
+    monkeypatch.setitem(export.GPT_SIZES, "v2", gpt_config.tiny())
+    run = shutil.copytree(runs["gpt"], tmp_path / "run")
+    state = load(Checkpoints(run / "checkpoints").path(STEPS))
+    state["stage"]["epoch"] = 2
+    Checkpoints(run / "checkpoints").save(STEPS, state)
+    file, _ = trained_models.export_run(run, tmp_path)
+    assert file.name == "run-e1.ckpt" and upstream_files.read(file).info == "GPT-e1"
+
+
+def test_published_weights_are_not_trained_on_clusters(tmp_path: Path) -> None:
+    decoder = Text2SemanticDecoder(gpt_config.tiny())
+    torch.save({"weight": decoder.state_dict()}, tmp_path / "s1.ckpt")
+    model = ModelConfig(stage="gpt", preset="tiny", init=tmp_path / "s1.ckpt")
+    origin = Origin(reads="semantic", content="MFCC", codes="k-means 0123456789ab")
+    stage = GptStage(
+        gpt_config.tiny(), precision=Precision.choose("fp32", CPU), device=CPU, optim=GptOptimConfig(), origin=origin
+    )
+    with pytest.raises(
+        UsageError, match=r"does not say which .* are codes by k-means 0123456789ab, of content by MFCC"
+    ):
+        stage.load_pretrained(model)
+    assert stage.load_pretrained(replace(model, mixed_origins=True))
+
+
+def test_speech_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    wave = np.zeros(32_000, np.float32)
+    wave[16_000:] = np.nan
+    for write in (lambda: write_wave(tmp_path / "x.wav", wave, 32_000), lambda: raw_audio(wave, 32_000)):
+        with pytest.raises(RunError, match=r"not finite from 0\.50 s on, at 16,000 of 32,000 samples"):
+            write()
+    assert not list(tmp_path.iterdir())
