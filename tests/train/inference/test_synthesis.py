@@ -12,6 +12,8 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner, Result
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from headrace import store as stores
 from headrace.cli.train import main
@@ -28,6 +30,7 @@ from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig, tiny
 from headrace.train.models.text_to_speech import Reference, synthesize
+from headrace.train.trainer import auto_settings
 from tests.helpers import networks
 from tests.helpers.training_store import build
 
@@ -381,6 +384,33 @@ def test_the_reference_may_be_in_another_language(bench: Bench, voice: Path, mon
     assert bench.sample(*words, "--reference-language", "ko", "--reference-text", "안녕하세요").exit_code == 0
     assert bench.sample(*words).exit_code == 0
     assert read == [("안녕하세요.", "ko"), ("Guten Tag.", "en")]
+
+
+class TestApple:
+    """Devices of Apple's: there is none here. They have no double precision, which is the difference that matters."""
+
+    def test_it_is_taken_where_torch_has_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        assert auto_settings.choose_device("mps") == (torch.device("mps"), "asked for")
+        assert auto_settings.choose_device("cpu")[0].type == "cpu"
+
+    def test_speaking_makes_no_number_of_double_precision(self, bench: Bench, voice: Path) -> None:
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                made = func(*args, **(kwargs or {}))
+                kinds = {one.dtype for one in tree_leaves(made) if isinstance(one, torch.Tensor)}
+                assert not kinds & {torch.float64, torch.complex128}, func
+                seen.update(kinds)
+                return made
+
+        seen: set[torch.dtype] = set()
+        request = synthesis.SynthesisRequest(
+            text=TEXT, sovits=voice, gpt=voice, reference=voice, device="cpu", top_p=0.9, speed=1.2
+        )
+        speaker = synthesis.Speaker(request)
+        with Watch():
+            (sentence,) = speaker.speak(TEXT)
+        assert len(sentence.wave) and seen >= {torch.float32, torch.int64}
 
 
 class TestRefusals:
