@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,9 +129,12 @@ def split_at_marks(text: str) -> Iterator[str]:
 def optional_dependencies(language: str) -> Iterator[None]:
     """Reject the text if an import within the `with` block finds no such library.
 
+    jieba's import of pkg_resources warns users of what only its authors can change: that is not shown.
+
     Raises:
         Rejected: stage "text"; a library of the language's extra is not installed.
     """
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
     try:
         yield
     except ModuleNotFoundError as error:

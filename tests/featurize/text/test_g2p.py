@@ -225,3 +225,9 @@ def test_words_of_speech_are_the_texts() -> None:
     assert " ".join(mark.name for mark in speech.words) == written
     assert [mark.start for mark in speech.words] == sorted({mark.start for mark in speech.words})
     assert speech.words[0].start == 0 and speech.words[-1].start < len(speech.samples)
+
+
+def test_no_library_warns_users_of_what_its_authors_must_change() -> None:
+    program = "from headrace.featurize.text import g2p; g2p.phonemise('你好', 'zh')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stderr
