@@ -94,8 +94,9 @@ def _is_end(before: str, match: re.Match[str], after: str, language: str) -> boo
         wide = scripts.script(after[0]) in _WIDE_SCRIPTS and not before[-len(match[0]) - 1 :][:1].isdigit()
         return wide and "…" not in marks and marks != "..."
     following = after.lstrip("\"'“‘«‹([（「『《¿¡ \t")[:1]
-    if set(marks) <= {".", "…", "．"} and following.islower():
-        return False
+    quoted = len(marks) < len(match[0])
+    if following.islower() and not before.islower() and (quoted or set(marks) <= {".", "…", "．"}):
+        return False  # it goes on; where nothing has a capital, that says nothing
     return marks != "." or not _is_abbreviated(before.split()[-1], after, language)
 
 

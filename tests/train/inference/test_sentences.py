@@ -14,6 +14,7 @@ CUTS = {
         "Was it good?",
         '"It was!"',
         "He said so... and left.",
+        '"Come in!" they shouted.',
         "Version 2.0.1 of example.com is out.",
     ],
     "zh": ["他说：“今天天气很好。”", "我们去公园吧！", "价格是3.5元……真贵。", "你们今天去吗？"],
@@ -34,6 +35,7 @@ def test_sentences_end_by_the_marks_of_their_language(language: str) -> None:
     ("text", "language", "expected"),
     [
         ("Hello world", "en", ["Hello world."]),
+        ("hello there. how are you?", "en", ["hello there.", "how are you?"]),
         ("Hello world", "fr-fr", ["Hello world."]),
         ("今天天气很好", "zh", ["今天天气很好。"]),
         ("今天天气很好", "ZH", ["今天天气很好。"]),
