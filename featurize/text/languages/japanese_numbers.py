@@ -142,7 +142,9 @@ def _telephone(found: re.Match[str]) -> str:
 def _colon(found: re.Match[str]) -> str:
     """Read what a colon joins: a time of day, a length of time to fractions of a second, or else a ratio or a score."""
     hours, minutes, seconds, fraction = found.groups()
-    around = _RATIO_BEFORE.search(found.string, 0, found.start()) or _RATIO_AFTER.match(found.string, found.end())
+    around = _RATIO_BEFORE.search(found.string, max(0, found.start() - 20), found.start()) or _RATIO_AFTER.match(
+        found.string, found.end()
+    )
     times = len(minutes) == 2 and int(minutes) < 60 and not around
     if times and seconds is None and fraction:
         return f"{int(hours)}分{int(minutes)}秒{fraction}"
@@ -156,7 +158,9 @@ def _slash(found: re.Match[str]) -> str:
     """Read what a slash joins: a day of a year, a fraction, or else two numbers."""
     whole, above, below, weekday = found.groups()
     month, day = int(above), int(below)
-    if weekday or (whole is None and is_day(month, day, _SHARE.search(found.string, 0, found.start()))):
+    if weekday or (
+        whole is None and is_day(month, day, _SHARE.search(found.string, max(0, found.start() - 20), found.start()))
+    ):
         return f"{month}月{day}日" + (f"{weekday}曜日" if weekday else "")
     if month >= day:
         return f"{whole or ''}{above}、{below}"

@@ -149,7 +149,9 @@ def _telephone(match: re.Match[str]) -> str:
 def _colon(match: re.Match[str]) -> str:
     """Read what a colon joins: a time of day, or else a ratio or a score."""
     hours, minutes, seconds = match.groups()
-    is_ratio = _RATIO_BEFORE.search(match.string, 0, match.start()) or _RATIO_AFTER.match(match.string, match.end())
+    is_ratio = _RATIO_BEFORE.search(match.string, max(0, match.start() - 20), match.start()) or _RATIO_AFTER.match(
+        match.string, match.end()
+    )
     if int(hours) > 24 or len(minutes) != 2 or int(minutes) > 59 or is_ratio:
         return " 대 ".join(read_number(group) for group in match.groups() if group)
     said = f"{int(hours)}시" + (f" {int(minutes)}분" if int(minutes) else "")
@@ -159,7 +161,9 @@ def _colon(match: re.Match[str]) -> str:
 def _slash(match: re.Match[str]) -> str:
     """Read what a slash joins: a day of a year, a fraction, or else two numbers."""
     whole, above, below = match.groups()
-    if whole is None and is_day(int(above), int(below), _SHARE.search(match.string, 0, match.start())):
+    if whole is None and is_day(
+        int(above), int(below), _SHARE.search(match.string, max(0, match.start() - 20), match.start())
+    ):
         return f"{int(above)}월 {int(below)}일"
     if int(above) >= int(below):
         return f"{whole or ''} {above}, {below}".strip()

@@ -29,7 +29,7 @@ _MONEY = "[€$£¥₹₽₴₺₫]|R\\$|zł|Kč|Ft|Rp"
 _THOUSANDS = re.compile(r"(?<![\d.,+])[1-9]\d{0,2}(?:([. '’])\d{3})(?:\1\d{3})*(?![\d])")
 _MANY_COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{2,3})*,\d{3}(?:,\d{3})*(?![\d])")
 _TELEPHONE = re.compile(
-    r"(?<![\w.,-])(?:\+\d[\d ]*(?:\(0\))?[\d ]*\d(?:[-/ ]\d+)*|0\d{1,4}(?:[-/]\d{2,})+|0\d{1,5} \d{5,9}|0\d{7,11}"
+    r"(?<![\w.,-])(?:\+\d(?:[-/ ]?(?:\(0\) ?)?\d)+|0\d{1,4}(?:[-/]\d{2,})+|0\d{1,5} \d{5,9}|0\d{7,11}"
     r"|\d{3}-\d{4}|\d{3}-\d{3}(?:-\d{2,4})+)(?![\w-])"
 )
 _ISO_DATE = re.compile(r"(?<![\d.-])([12]\d{3})-(0?[1-9]|1[0-2])-(0?[1-9]|[12]\d|3[01])(?![\d-])")
@@ -86,6 +86,11 @@ def verbalise(text: str, voice: str) -> str:
     Of a language without such words only times and ratios change: their figures are separated.
     """
     return _Writer(voice.partition("-")[0]).write(text)
+
+
+def _is_ratio(found: re.Match[str]) -> bool:
+    """Return whether one of the three words before a match says that it is a ratio or a score."""
+    return _IS_RATIO.search(found.string, max(0, found.start() - 60), found.start()) is not None
 
 
 def has_words(voice: str) -> bool:
@@ -207,7 +212,7 @@ class _Writer:
             hour, sign, minute, second = found.groups()
             followed = after.match(text, found.end()) if after else None
             is_time = sign == ":" or (sign in "hH" and "h" in hour_words) or (sign == "." and followed)
-            if not is_time or _IS_RATIO.search(text, 0, found.start()):
+            if not is_time or _is_ratio(found):
                 return found[0]
             return self._time(int(hour), int(minute), second) + ("\x00" if followed else "")
 
@@ -227,7 +232,7 @@ class _Writer:
 
     def _ratio(self, found: re.Match[str]) -> str:
         parts = [part.strip() for part in found[1].split(":")]
-        is_ratio = parts[0] == "1" or _IS_RATIO.search(found.string, 0, found.start())
+        is_ratio = parts[0] == "1" or _is_ratio(found)
         word = self.words.get("score", self.words.get("ratio", "")) if not is_ratio else self.words.get("ratio", "")
         if word.strip() and self.language in _DATIVES:
             others = {str(number): said for number, said in enumerate(_DATIVES[self.language].split(), 1)}
@@ -309,7 +314,7 @@ class _Writer:
 
     def _decimals(self, text: str) -> str:
         if self.language in _DECIMALS:
-            text = re.sub(r"(?<![\d.,])(\d+),(\d{1,3})(?!\d|,\d)", self._decimal, text)
+            text = re.sub(r"(?<![\d.,])(\d{1,12}),(\d{1,3})(?!\d|,\d)", self._decimal, text)
         if self.language in _POINT_LANGUAGES:
             text = re.sub(r"(?<![\d.,])(\d+)[,٫](?=\d+(?!\d|,\d))", r"\1.", text)
             return re.sub(r"(?<=\d)\.(?=\d+\.\d)|(?<=\d\.\d)\.(?=\d)", f" {self.words['point']} ", text)
