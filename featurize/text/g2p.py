@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from headrace.featurize.text import characters, espeak, markup
@@ -145,11 +145,16 @@ def _frontend(language: str) -> Frontend:
 
 
 def _check_language(text: str, own: Frontend) -> None:
-    """Raise Rejected if a text has letters, but none in a script of its language."""
+    """Raise Rejected if a text has letters, but none in a script of its language, not even where it is in words."""
     found = {scripts.script(char) for char in text} - {""}
-    if own.scripts and found and not found & own.scripts:
+    if own.scripts and found and own.scripts.isdisjoint(found) and own.scripts.isdisjoint(_scripts_in_words(text, own)):
         written = " and ".join(sorted(found))
         raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
+
+
+def _scripts_in_words(text: str, own: Frontend) -> set[str]:
+    """Return the scripts of a text whose figures and signs are in words: `x+1` has none of Chinese, x加一 has."""
+    return set(map(scripts.script, own.normalise(text)))
 
 
 def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[Reading]:
@@ -203,6 +208,9 @@ def _read(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool)
 
 def _merge_pauses(reading: Reading) -> Reading:
     """Keep only the first of several punctuation marks with nothing spoken between them."""
+    marks = [phone in PUNCTUATION for phone in reading.phones if phone != "空"]
+    if not any(mark and following for mark, following in pairwise(marks)):
+        return reading
     kept: list[Reading] = []
     at, paused = 0, False
     for char, count in zip(reading.text, reading.word2ph, strict=True):

@@ -18,26 +18,26 @@ from headrace.featurize.text.languages.frontend import (
     optional_dependencies,
     token,
 )
-from headrace.featurize.text.languages.sinitic import figures
+from headrace.featurize.text.languages.sinitic import figures, signs
 from headrace.store.errors import Rejected
 
 _SYLLABLE = re.compile(
     r"(aa|ai|au|ap|at|ak|a|e|ong|on|ou|oi|ok|o|uk|ung|ng|gw|kw|[pbtdkgfhlmnswczj])([a-z]*)([1-6])", re.ASCII
 )
 """A syllable of Jyutping: initial, final, tone. Without an initial, the symbol table takes the start of the final."""
-_UNREAD = re.compile(r"[^\w,.!?…]|[\dA-Za-z_]")  # a dash is not a pause here
+_SAID = re.compile(r"[^\W\dA-Za-z_]|[,.!?…]")
 
 
 def normalise(text: str) -> str:
-    """Write numbers in Chinese characters."""
-    return figures.verbalise(text)
+    """Write figures and signs in Chinese characters."""
+    return signs.write_out(figures.verbalise(text, one="一"))
 
 
 def read(text: str) -> Reading:
     """Convert normalised Cantonese to phones."""
     with optional_dependencies("yue"):
         import ToJyutping
-    text = _UNREAD.sub("", normalise_marks(text))
+    text = normalise_marks(signs.keep_said(normalise_marks(text), _SAID, "Cantonese"))
     return concatenate(token(char, _phones(char, syllables)) for char, syllables in ToJyutping.get_jyutping_list(text))
 
 
@@ -63,8 +63,8 @@ def syllable_phones(syllable: str) -> tuple[str, ...]:
 FRONTEND = Frontend(
     language="yue",
     scripts=frozenset({"Han"}),
-    libraries=("ToJyutping", "cn2an"),
-    version=1,
+    libraries=("ToJyutping",),
+    version=2,
     normalise=normalise,
     read=read,
 )

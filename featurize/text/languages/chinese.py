@@ -6,8 +6,8 @@ Each character has two phones: an initial, and a final with its tone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import cache, lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from headrace.featurize.text.languages.frontend import (
@@ -20,7 +20,7 @@ from headrace.featurize.text.languages.frontend import (
     optional_dependencies,
     token,
 )
-from headrace.featurize.text.languages.sinitic import figures, pinyin, sandhi, segmentation
+from headrace.featurize.text.languages.sinitic import figures, pinyin, polyphones, sandhi, segmentation, signs
 from headrace.store.errors import Rejected
 
 _SAME_SOUND = str.maketrans("嗯呣〇", "恩母零")
@@ -28,18 +28,18 @@ _SYLLABLE = re.compile(r"(zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw]?)([a-zêü]+)([1-5])")
 _WITHOUT_INITIAL = {"a": "AA", "e": "EE", "o": "OO"}
 _PAUSES = {"^": "SP3", "¥": "SP2"}
 """Marks that are not punctuation, as upstream has them: other kinds of pause."""
-_UNREAD = re.compile(r"[^\w,.!?…^¥]|[\dA-Za-z_]")  # a dash is not a pause here
+_SAID = re.compile(r"[^\W\dA-Za-z_]|[,.!?…^¥]")
 _SENTENCES = re.compile(r"(?<=[,.!?…^¥])")
 
 
 def normalise(text: str) -> str:
-    """Convert to simplified characters and write numbers in them."""
-    return figures.verbalise(_simplified().convert(text))
+    """Convert to simplified characters and write figures and signs in them."""
+    return signs.write_out(figures.verbalise(_simplified().convert(text)))
 
 
 def read(text: str) -> Reading:
     """Convert normalised Mandarin to phones."""
-    kept = _UNREAD.sub("", normalise_marks(text).translate(_SAME_SOUND))
+    kept = normalise_marks(signs.keep_said(normalise_marks(text), _SAID, "Mandarin")).translate(_SAME_SOUND)
     return concatenate(
         reading for sentence in _SENTENCES.split(kept) if sentence for reading in _read_sentence(sentence)
     )
@@ -47,13 +47,35 @@ def read(text: str) -> Reading:
 
 def _read_sentence(text: str) -> Iterator[Reading]:
     """Yield the reading of each word of a text that ends at a mark: sandhi does not cross marks."""
-    return map(_read_word, sandhi.merge_words(segmentation.segment(text), pinyin.syllables))
+    words = segmentation.segment(text)
+    told = polyphones.readings(text, words)
+    start = 0
+    for word in sandhi.merge_words(words, partial(_syllables, told=told)):
+        end = start + len(word.text)
+        yield _read_word(word, tuple((place - start, told[place]) for place in told if start <= place < end))
+        start = end
+
+
+def _syllables(word: str, start: int, told: Mapping[int, str]) -> Sequence[str]:
+    """Return the syllables of a word that begins at an index of its text, some of which the context tells."""
+    if not told:
+        return pinyin.syllables(word)
+    return [told.get(place, syllable) for place, syllable in enumerate(pinyin.syllables(word), start)]
 
 
 @lru_cache(pinyin.WORDS_KEPT)
-def _read_word(word: segmentation.Word) -> Reading:
-    """Return the reading of a word in connected speech."""
-    said = sandhi.apply_sandhi(word, pinyin.syllables(word.text), segmentation.first_half)
+def _read_word(word: segmentation.Word, told: tuple[tuple[int, str], ...]) -> Reading:
+    """Return the reading of a word in connected speech.
+
+    Args:
+        word: as `sandhi.merge_words` returns it.
+        told: indices and syllables of those of its characters that the context tells: no rule makes them neutral, nor
+            takes their neutral tone.
+    """
+    said = sandhi.apply_sandhi(word, _syllables(word.text, 0, dict(told)), segmentation.first_half)
+    for place, syllable in told:
+        if "5" in (said[place][-1], syllable[-1]):
+            said[place] = syllable
     return concatenate(token(char, _phones(char, syllable)) for char, syllable in zip(word.text, said, strict=True))
 
 
@@ -96,8 +118,8 @@ def syllable_phones(syllable: str) -> tuple[str, ...]:
 FRONTEND = Frontend(
     language="zh",
     scripts=frozenset({"Han"}),
-    libraries=("cn2an", "jieba", "OpenCC", "pypinyin"),
-    version=1,
+    libraries=("jieba", "OpenCC", "pypinyin"),
+    version=2,
     normalise=normalise,
     read=read,
 )

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,8 @@ def concatenate(readings: Iterable[Reading]) -> Reading:
     parts = list(readings)
     return Reading(
         "".join(part.text for part in parts),
-        tuple(phone for part in parts for phone in part.phones),
-        tuple(count for part in parts for count in part.word2ph),
+        tuple(chain.from_iterable(part.phones for part in parts)),
+        tuple(chain.from_iterable(part.word2ph for part in parts)),
     )
 
 

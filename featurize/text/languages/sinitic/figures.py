@@ -1,110 +1,298 @@
-"""Write numbers in Chinese characters: dates, times, money, units, telephone numbers, arithmetic."""
+"""Write figures in Chinese characters as they are said in their context, Mandarin and Cantonese alike.
+
+Dates, times, ratios and scores, telephone numbers and other codes, money, temperatures, percentages, fractions, ranges,
+arithmetic, units, versions, figures beside Latin letters; and what is left, as a count.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cache
 
-from headrace.featurize.text.languages.frontend import optional_dependencies, parse_pairs
-
-_DIGITS = "零一二三四五六七八九"
-_CURRENCIES = parse_pairs("¥:元 $:美元 €:欧元 £:英镑 ₩:韩元")
-_UNITS = parse_pairs(
-    "km/h:公里每小时 km²:平方公里 km:千米 cm²:平方厘米 cm³:立方厘米 cm2:平方厘米 cm3:立方厘米 cm:厘米 mm:毫米 "
-    "m²:平方米 m³:立方米 m2:平方米 m3:立方米 m:米 kg:千克 mg:毫克 g:克 ml:毫升 mL:毫升 L:升 l:升 dB:分贝 db:分贝 "
-    "kHz:千赫 MHz:兆赫 Hz:赫兹 kW:千瓦 W:瓦 GB:吉字节 MB:兆字节 ms:毫秒 s:秒 h:小时"
+from headrace.featurize.text.languages.rewriting import (
+    ROMAN_NUMERALS,
+    SUPERSCRIPTS,
+    VULGAR_FRACTIONS,
+    Rule,
+    is_day,
+    is_span,
+    rewrite,
+    rules,
 )
-_MEASURES = (
-    "个 只 头 匹 条 尾 群 双 对 位 名 人 口 户 家 所 间 座 栋 幢 张 片 块 枚 颗 粒 根 支 枝 杆 把 件 套 身 床 台 "
-    "架 辆 艘 列 节 本 册 页 篇 首 句 段 封 幅 部 场 次 回 遍 趟 顿 步 天 周 星期 小时 分钟 秒 时 点 分 刻 岁 "
-    "世纪 代 元 角 毛 美元 欧元 英镑 日元 万 亿 千 百 斤 两 克 千克 公斤 吨 米 千米 公里 厘米 毫米 里 尺 寸 亩 升 "
-    "毫升 平方 立方 度 倍 杯 碗 瓶 盒 箱 袋 包 桶 盘 碟 锅 壶 篮 束 朵 棵 株 丛 滴 堆 排 行 队 组 班 批 种 类 样 "
-    "项 门 笔 份 则 站 字 声 票 年 個 隻 條 張 間 雙 對 層 顆 輛 冊 頁 節 場 歲 點 鐘 分鐘 小時 兩 塊 蚊 幾 樣 門 "
-    "筆 則 聲 鍋 壺 籃 叢 種 類 項 組 隊 臺 棟 萬 億 公裡 鐘頭 餐 味"
-).split()
-"""Measure words, simplified and traditional: before them, two is 两."""
-_ORDINALS = "月 日 号 级 楼 层 路 届 期 季 集 课 章".split()
-"""Words numbered in order without 第: before them, two is 二."""
+from headrace.featurize.text.languages.sinitic.numerals import multiply, read_digits, read_number
+from headrace.featurize.text.languages.sinitic.units import CURRENCIES, CURRENCY, MEASURE, ORDINAL, UNIT, UNITS
 
-_MEASURE, _ORDINAL = ("|".join(sorted(words, key=len, reverse=True)) for words in (_MEASURES, _ORDINALS))
-_ANY = re.compile(r"[\d/+]")
-_SEPARATOR = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_YEAR = re.compile(r"(?<!\d)(?:\d{4}(?=年)|\d\d(?=年\d{1,2}月))")
-_DATE = re.compile(r"(?<!\d)(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?!\d)")
-_CLOCK = re.compile(r"(?<!\d)([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?!\d)")
-_CLOCKS = re.compile(r"(?<=:\d\d)[-~～](?=\d{1,2}:)")
-_MOBILE = re.compile(r"(?<!\d)(?:\+?86[ -]?)?1[3-9]\d{9}(?!\d)")
-_LANDLINE = re.compile(r"(?<!\d)(?:0\d{2,3}-[1-9]\d{6,7}|400-?\d{3}-?\d{4})(?!\d)")
-_CURRENCY = re.compile(rf"([{''.join(_CURRENCIES)}])\s?(\d+(?:\.\d+)?)([百千万亿]*)")
-_TEMPERATURE = re.compile(r"([-−]?)(\d+(?:\.\d+)?)\s?(?:℃|°C|°|度)")
-_UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))})(?![A-Za-z])")
-_PERCENTAGE = re.compile(r"([-−]?)(\d+(?:\.\d+)?)\s?([%‰])")
-_FRACTION = re.compile(r"(?<!\d)([-−]?)(\d+)/(\d+)(?!\d)")
-_SUM = re.compile(r"(?<=\d)\s?([-+×÷*=])\s?(?=-?\d)")
-_RANGE = re.compile(r"(?<![\d+×÷=-])(\d+(?:\.\d+)?)[-~～](\d+(?:\.\d+)?)(?![\d+×÷=-])")
-_VERSION = re.compile(r"(?<!\d)\d+(?:\.\d+){2,}")
-_MINUS = re.compile(r"(?<![\w.])[-−](?=\d)")
-_COUNTED = re.compile(rf"(?<![\d.第])2(?=[多余几]?(?:{_MEASURE})(?!{_ORDINAL}))")
-_COUNT = re.compile(rf"(?<![\d.])\d+(?=[多余几+]?(?:{_MEASURE}|{_ORDINAL}))")
-_MORE = re.compile(rf"\+(?={_MEASURE})")
-_LONG = re.compile(r"(?<![A-Za-z\d.])\d{3,}(?![A-Za-z\d.])")
-_NUMBER = re.compile(r"(?<![A-Za-z\d])\d*\.?\d+(?![A-Za-z\d])")
-_PER = re.compile(r"(?<=[元米里克斤升吨])/(?=[小时分钟秒天日月年人次个平])")
-_SPOKEN = {"+": "加", "-": "减", "×": "乘", "*": "乘", "÷": "除以", "=": "等于"}
+_ANY = re.compile(r"[\dIVX²³⁰-⁹½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞/+=×÷±%]|[-~–—]周")
+_N = r"\d+(?:\.\d+)?"
+_DASH = r"\s?[-~–—]\s?"
+_HAN = "[\u4e00-\u9fff]"
+_ENDS = r"(?![\d.]*\d)"
+_IDENTIFIED = (
+    r"(?:电话|電話|手机|手機|号码|號碼|密码|密碼|验证码|驗證碼|编号|編號|邮编|郵編|邮政编码|代码|代碼|学号|工号|账号|帐号|帳號|卡号|"
+    r"尾号|房间号|房号|房號|门牌号|车牌号?|車牌號?|航班号?|订单号|单号|身份证号?|证号|热线|熱線|客服|拨打|拨通|拨|撥打|致电|致電|"
+    r"传真|分机|转|口令|型号|QQ号?|微信号?|ID|报警|打)(?:号码|号|碼)?[是为係:]?\s?"
+)
+_SCORED = re.compile(r"(?:比分?|比例|比率|以|总分|局分|缩放|稀释|配比|票数|賠率|赔率)(?:[是为係约到:]|尺)*\s?$")
+_WON = re.compile(
+    r"\s?(?:的比[分例率]|的优势|的?大?比分|战胜|击败|险胜|完胜|大胜|小胜|获胜|取胜|胜|负于|战平|平局|不敌|告负|领先|落后|逆转|擊敗|險勝|領先|落後)"
+)
+_SHARE = re.compile(r"(?:占|佔|约|有|剩|剩下|近|超过|不到|的)$")
+_HOURS = {"": "", "a": "上午", "p": "下午"}
+_HALF = r"(?:\s?([aApP])\.?[mM]\.?(?![A-Za-z]))"
+_SERVICES = r"(?:10010|10086|12306|12315|12345|12333|12320|12348|95\d{3})"
+_NICKNAMES = (
+    r"(?:985|211)(?=高校|大学|院校|工程|学校|[、,/和])|996(?=工作|模式|加班|福报|[,.。])|007(?=特工)|911(?=事件|恐|袭)|"
+    r"618(?=大促|购物|活动|期间|年中)|315(?=晚会)"
+)
+"""Figures that are names, and what follows them."""
+_COUNTED = rf"[多余几]?(?:{MEASURE})"
 
 
-def verbalise(text: str) -> str:
-    """Write every number of a text as it is said, except those next to Latin letters, as in `MP3`."""
+def verbalise(text: str, one: str = "幺") -> str:
+    """Write every figure of a text as it is said, and the signs that belong to figures.
+
+    Args:
+        text: in normal form, of any script.
+        one: how 1 is said in telephone numbers: Mandarin says 幺, as 一 sounds like 七 there.
+    """
     if not _ANY.search(text):
         return text
-    text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", _SEPARATOR.sub("", text))
-    text = _CLOCK.sub(_clock, _CLOCKS.sub("至", _YEAR.sub(lambda match: read_digits(match[0]), text)))
-    text = _LANDLINE.sub(_telephone, _MOBILE.sub(_telephone, text))
-    text = _CURRENCY.sub(lambda match: f"{read_number(match[2])}{match[3]}{_CURRENCIES[match[1]]}", text)
-    text = _TEMPERATURE.sub(lambda match: f"{'零下' if match[1] else ''}{read_number(match[2])}度", text)
-    text = _UNIT.sub(lambda match: _UNITS[match[1]], text)
-    text = _FRACTION.sub(lambda match: f"{_sign(match[1])}{read_number(match[3])}分之{read_number(match[2])}", text)
-    text = _PERCENTAGE.sub(_percentage, text)
-    text = _SUM.sub(lambda match: _SPOKEN[match[1]], _RANGE.sub(r"\1到\2", text))
-    text = _VERSION.sub(lambda match: "点".join(map(read_digits, match[0].split("."))), _MINUS.sub("负", text))
-    text = _COUNT.sub(lambda match: read_number(match[0]), _COUNTED.sub("两", text))
-    text = _LONG.sub(_telephone, _MORE.sub("多", text))
-    return _PER.sub("每", _NUMBER.sub(lambda match: read_number(match[0]), text))
+    return rewrite(text, *_groups(one))
 
 
-def read_digits(figures: str) -> str:
-    """Read digits one by one."""
-    return "".join(_DIGITS[int(figure)] for figure in figures)
+@cache
+def _groups(one: str) -> tuple[tuple[Rule, ...], ...]:
+    def code(match: re.Match[str]) -> str:
+        return _code(match[0], one)
+
+    return (_written(), _dates(), _codes(code, one), _clocks(), _amounts(), _terms(), _latin(code), _counts())
 
 
-def read_number(figures: str) -> str:
-    """Read a cardinal number; decimals are read one by one."""
-    with optional_dependencies("zh"):
-        import cn2an
-    whole, _, decimals = figures.partition(".")
-    said = read_digits(whole) if len(whole) > 16 else cn2an.an2cn(whole or "0")
-    return f"{said}点{read_digits(decimals)}" if decimals else said
+def _code(figures: str, one: str) -> str:
+    """Read a code digit by digit, with a pause where its groups meet."""
+    return ",".join(read_digits(part).replace("一", one) for part in re.findall(r"\d+", figures))
 
 
-def _telephone(match: re.Match[str]) -> str:
-    """Read a telephone number digit by digit, 一 as 幺 (it sounds like 七 otherwise) and a dash as a pause."""
-    return "，".join(read_digits(part).replace("一", "幺") for part in re.split(r"[- ]", match[0].strip("+")))
+def _written() -> tuple[Rule, ...]:
+    """Write figures that have signs of their own as others are written."""
+    return rules(
+        (r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?![\d,]|\.\d+\.|\s?[×÷+=:/])", lambda m: m[0].replace(",", "")),
+        (rf"(\d?)([{''.join(VULGAR_FRACTIONS)}])", lambda m: f"{m[1]}{'又' if m[1] else ''}{VULGAR_FRACTIONS[m[2]]}"),
+        (r"(?<![\d/])(\d+) (\d+/\d+)(?![\d/])", r"\1又\2"),
+        (r"(?<=第)([IVX]+)(?![A-Za-z])", _roman),
+        (rf"(?<={_HAN})([IVX]{{2,}})(?![A-Za-z])", _roman),
+        (r"(?<![A-Za-z])([IVX]+)(?=[世期卷章度])", _roman),
+        (r"(?<![A-Za-z])N[oO]\.?\s?(?=\d)", "第"),
+        (rf"(?<=\d)#(?={_HAN})", "号"),
+        (r"(?<![A-Za-z])([BCDGOPFV])2([BCDGOPFV])(?![A-Za-z])", r"\1 to \2"),
+    )
+
+
+def _roman(match: re.Match[str]) -> str:
+    return str(ROMAN_NUMERALS.get(match[1], match[1]))
+
+
+def _dates() -> tuple[Rule, ...]:
+    year, month, day = r"(?<![\d.])((?:1\d|20|21)\d\d)", r"(0?[1-9]|1[0-2])", r"(0?[1-9]|[12]\d|3[01])"
+
+    def date(m: re.Match[str]) -> str:
+        return f"{read_digits(m[1])}年{read_number(str(int(m[3])))}月{read_number(str(int(m[4])))}日"
+
+    return rules(
+        (rf"{year}([-/.]){month}\2{day}(?!\d)", date),
+        (rf"{year}[-/](0[1-9]|1[0-2])(?![\d/.-])", lambda m: f"{read_digits(m[1])}年{read_number(str(int(m[2])))}月"),
+        (r"(?<=[年月])0(?=\d[月日号])", ""),
+        (rf"(?<!\d)(\d{{4}})年?{_DASH}(\d{{4}})(?=年)", lambda m: f"{read_digits(m[1])}到{read_digits(m[2])}"),
+        (rf"(?<!\d)(\d{{4}}){_DASH}(\d\d)(?=年)", lambda m: f"{read_digits(m[1])}到{read_digits(m[2])}"),
+        (r"(?<![\d.-])(\d{4})[-~–—](\d{4})(?![\d.-])", _years),
+        (rf"(?<!\d)(\d{{2}}){_DASH}(\d0)(?=年代)", lambda m: f"{read_number(m[1])}到{read_number(m[2])}"),
+        (r"(?<![\d.])(?:\d{4}(?=年)|\d\d(?=年\d{1,2}月)|0\d(?=年)|[5-9]\d(?=年(?:出生|生人|毕业|入学|入伍)))",
+         lambda m: read_digits(m[0])),
+        (rf"(?<![\d.])(?:19|20)\d\d(?=[届屆级款版]|春|夏|秋|冬|赛季|财年|[上下]半年|(?:{_HAN}{{2}})?(?:奥运|世界杯|世博|亚运|欧洲杯))",
+         lambda m: read_digits(m[0])),
+        (r"(?<![\d.:])\d[05](?=[后後](?![天年日月周个期半来]))", lambda m: read_digits(m[0])),
+    )  # fmt: skip
+
+
+def _years(match: re.Match[str]) -> str:
+    """Read two years and what lies between them; other groups of four figures are a telephone number or a range."""
+    spanned = f"{match[1]}-{match[2]}"
+    if not is_span(spanned):
+        return match[0]
+    read = read_digits if "1700" <= match[1] < match[2] < "2100" and match[1] != "2000" else read_number
+    return f"{read(match[1])}到{read(match[2])}"
+
+
+def _codes(code: Callable[[re.Match[str]], str], one: str) -> tuple[Rule, ...]:
+    def address(match: re.Match[str]) -> str:
+        return _digits_of(match[0].replace("@", " at ").replace(".", "点"), one)
+
+    return rules(
+        (r"[A-Za-z\d_+-]+(?:\.[A-Za-z\d_+-]+)*@[A-Za-z\d-]+(?:\.[A-Za-z\d-]+)+", address),
+        (r"(?<![A-Za-z\d.])(?:[A-Za-z\d-]+\.)+(?:com|cn|net|org|edu|gov|io|hk|tv|cc|me)(?![A-Za-z\d.-])", address),
+        (r"(?<![\d.])(?:\+?86[ -]?)?1[3-9]\d(?:\d{8}|([ -])\d{4}\1\d{4}|\d([ -])\d{4}\2\d{3,4})(?!\d)", code),
+        (r"(?<![\d.])(?:0\d{2,3}[- ]\d{3,4}[- ]?\d{4}|[48]00[- ]?\d{3}[- ]?\d{4})(?!\d)", code),
+        (r"(?<![\d.])\+?85[23][ -]?\d{4}[ -]?\d{4}(?!\d)", code),
+        (r"(?<![\d.-])\d{3,4}-\d{3,4}-\d{3,4}(?![\d.-])", code),
+        (r"(?<![\d.-])(\d{3,4}-\d{4})(?![\d.%‰-])", lambda m: m[0] if is_span(m[0]) else code(m)),
+        (rf"({_IDENTIFIED})(\d{{3,}}(?:[- ]\d+)*)(?![\dA-Za-z%]|\.\d|{_COUNTED})",
+         lambda m: m[1] + _code(m[2], one)),
+        (rf"(?<![\d.]){_SERVICES}(?![\d.]|{_COUNTED})", code),
+        (r"(?<![\d.])\d{3,4}(?=室|房|包[间厢]|宿舍|寝室|病房|教室)", code),
+        (r"(?<=波音)\d{3}|(?<=骁龙)\d{3}|(?<=空客)\d{3}", code),
+        (rf"(?<![\d.])(?:{_NICKNAMES})", code),
+        (rf"(?<![\dA-Za-z.])(?:0\d{{2,}}|\d{{8,}}(?<!000))(?!\d|\.\d|{_COUNTED})", code),
+    )  # fmt: skip
+
+
+def _digits_of(text: str, one: str) -> str:
+    return re.sub(r"\d+", lambda match: _code(match[0], one), text)
+
+
+def _clocks() -> tuple[Rule, ...]:
+    return rules(
+        (r"(?<=:\d\d)\s?[-~–—]\s?(?=\d{1,2}:)", "至"),
+        (rf"(?<![\d:.])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:]|\.\d){_HALF}?", _clock),
+        (rf"(?<![\d:.A-Za-z])(1[0-2]|[1-9]){_HALF}", lambda m: f"{_HOURS[m[2].lower()]}{_hour(m[1])}"),
+        (rf"(?<![\d:])({_N})((?::{_N})+)(?![\d:])", lambda m: "比".join(map(read_number, m[0].split(":")))),
+    )  # fmt: skip
 
 
 def _clock(match: re.Match[str]) -> str:
-    hour, minute, second = match[1], match[2], match[3] or "00"
-    said = f"{read_number(hour)}点"
-    if minute != "00":
-        said += "半" if (minute, second) == ("30", "00") else f"{_two_figures(minute)}分"
-    return said + (f"{_two_figures(second)}秒" if second != "00" else "")
+    """Read a time of day, unless it is a score or a ratio by what stands around it."""
+    if _SCORED.search(match.string, 0, match.start()) or _WON.match(match.string, match.end()):
+        return match[0]
+    minute, second = match[2], match[3] or "00"
+    said = _HOURS[(match[4] or "").lower()] + _hour(match[1])
+    if minute != "00" or second != "00":
+        said += "半" if (minute, second) == ("30", "00") else f"{read_number(minute)}分" if minute != "00" else "零分"
+    return said + (f"{read_number(second)}秒" if second != "00" else "")
 
 
-def _two_figures(figures: str) -> str:
-    return read_digits(figures) if figures[0] == "0" else read_number(figures)
+def _hour(figures: str) -> str:
+    return f"{read_number(str(int(figures)))}点"
 
 
-def _percentage(match: re.Match[str]) -> str:
-    return f"{_sign(match[1])}{'百' if match[3] == '%' else '千'}分之{read_number(match[2])}"
+def _amounts() -> tuple[Rule, ...]:
+    """Money, temperatures, percentages, angles, fractions."""
+    scale = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "": 1}
+
+    def money(m: re.Match[str]) -> str:
+        sign, currency, first, factor, last, more = m.groups("")
+        amounts = [read_number(multiply(one, scale[factor]) if factor else one) for one in (first, last) if one]
+        return f"{_sign(sign)}{'到'.join(amounts)}{more}{CURRENCIES[currency]}"
+
+    percent = {"%": "百", "‰": "千"}
+
+    def percentage(m: re.Match[str]) -> str:
+        sign, first, _, last_sign, last, unit = m.groups("")
+        said = f"{percent[unit]}分之"
+        begin = f"{_sign(sign)}{said}{read_number(first)}"
+        return f"{begin}到{_sign(last_sign)}{said}{read_number(last)}" if last else begin
+
+    return rules(
+        (r"(?<![\dA-Za-z)])\+(?=\d)", "正"),
+        (rf"([-−]?)({CURRENCY})\s?({_N})([kKMB](?![A-Za-z]))?(?:{_DASH}({_N})(?!\d))?\s?([百千万亿萬億]*)", money),
+        (rf"({_N})\s?([百千万亿]*)\s?([¥$€£])(?![\d.])", lambda m: f"{read_number(m[1])}{m[2]}{CURRENCIES[m[3]]}"),
+        (rf"(?<![\d.])([-−])({_N})(?={_DASH}[-−+]?{_N}\s?(?:℃|°C|度|℉))", lambda m: f"零下{m[2]}"),
+        (rf"(?<=[\d℃度零一二三四五六七八九十百])({_DASH})([-−])({_N})(?=\s?(?:℃|°C|度))", lambda m: f"到零下{m[3]}"),
+        (rf"(?<![\dA-Za-z.)℃])(?<!\d度)([-−])({_N})(?=\s?(?:℃|°C|度))", lambda m: f"零下{m[2]}"),
+        (rf"(零下{_N}){_DASH}(?={_N}\s?(?:℃|°C|度))", r"\1到"),
+        (rf"(?<![\dA-Za-z.)])[-−](?={_N}到{_N}\s?(?:℃|°C|度))", "零下"),
+        (r"(\d+)°(\d+)[′'](?:(\d+(?:\.\d+)?)[″\"])?",
+         lambda m: f"{read_number(m[1])}度{read_number(m[2])}分" + (f"{read_number(m[3])}秒" if m[3] else "")),
+        (rf"(?<![\d.])()({_N})(\s?[%‰])?{_DASH}([-−]?)({_N})\s?([%‰])", percentage),
+        (rf"((?<![\dA-Za-z.%)])[-−])?({_N})()()()\s?([%‰])", percentage),
+        (r"((?<![\dA-Za-z.)])[-−])?(?<![\d/.])(\d+)/(\d+)(?![\d/]|\.\d)", _fraction),
+        (r"(?<![\d/.])(\d+(?:/\d+){2,})(?![\d/.])", lambda m: ",".join(map(read_number, m[1].split("/")))),
+    )  # fmt: skip
 
 
 def _sign(written: str) -> str:
     return "负" if written else ""
+
+
+def _fraction(match: re.Match[str]) -> str:
+    sign, first, second = match.groups("")
+    before = match.string[: match.start()]
+    share = sign or before.endswith("又") or _SHARE.search(before)
+    if not share and is_day(int(first), int(second)):
+        return f"{read_number(str(int(first)))}月{read_number(str(int(second)))}日"
+    if int(first) > int(second):
+        return f"{read_number(first)},{read_number(second)}"  # a blood pressure
+    return f"{_sign(sign)}{read_number(second)}分之{read_number(first)}"
+
+
+def _terms() -> tuple[Rule, ...]:
+    """Powers, arithmetic, ranges, signs, units, versions."""
+    operand, term = r"(?<=[\dA-Za-z²³⁰-⁹)方])", r"(?=[-±√(]?[\dA-Za-z])"
+    signs = {
+        "+": "加", "×": "乘", "*": "乘", "÷": "除以", "=": "等于", "≠": "不等于", "≈": "约等于", "≥": "大于等于",
+        "≤": "小于等于", ">": "大于", "<": "小于", "±": "正负", "−": "减",
+    }  # fmt: skip
+    return rules(
+        (r"\^(-?\d+)", lambda m: m[1].translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))),
+        (rf"(?<![A-Za-z\d.])({_N})\s?({UNIT})(?![A-Za-z\d²³])(?={_DASH}\d)", lambda m: f"{m[1]}{UNITS[m[2]]}"),
+        (rf"(?<![A-Za-z\d.])({_N})\s?({UNIT})(?![A-Za-z\d²³])", lambda m: f"{m[1]}{UNITS[m[2]]}"),
+        (rf"(?<![A-Za-z\d.])({_N})\s?[\"″](?![\w\"])|(?<![A-Za-z\d.\"])({_N})[\"″](?={_HAN}[^\"]*$)",
+         lambda m: f"{m[1] or m[2]}英寸"),
+        (r"[⁰¹²³⁴-⁹⁻]{2,}|[⁰¹⁴-⁹]", lambda m: _power(m[0])),
+        (r"(?<=[A-Za-z)])²", "平方"),
+        (r"(?<=[A-Za-z)])³", "立方"),
+        (r"²", "的平方"),
+        (r"³", "的立方"),
+        (rf"{operand}\s?([+×*÷=≠≈≥≤<>])\s?{term}", lambda m: signs[m[1]]),
+        (r"(?<=[\dA-Za-z方])\s?−\s?(?=[\dA-Za-z])", "减"),
+        (rf"(?<![\d.])({_N})\s?-\s?({_N})(?=(?:等于|加|减|乘|除以|-\d+等于))", r"\1减\2"),
+        (rf"(?<=[加减乘以])({_N})\s?-\s?(?={_N})", r"\1减"),
+        (rf"(?<![A-Za-z])([A-Za-z])\s?-\s?(?=(?:[A-Za-z]|{_N})\s?(?:等于|加|减|乘|除以))", r"\1减"),
+        (r"(?<=[\d方])\s?-\s?(?=[A-Za-z](?:平方|立方|等于))|(?<=[A-Za-z]平方)-(?=\d)", "减"),
+        (rf"(?<![\d.A-Za-z-])({_N})({_DASH})({_N})(?![\d.]|-\d)", _range),
+        (rf"(?<=[\d零一二三四五六七八九十百千万亿])({MEASURE}|{ORDINAL}){_DASH}(?=\d)", r"\1到"),
+        (r"(?<=[周週][一二三四五六日])\s?[-~–—]\s?(?=[周週]?[一二三四五六日])", "到"),
+        (r"(?<![\d.])\d+(?:\.\d+){2,}", lambda m: "点".join(map(read_digits, m[0].split(".")))),
+        (r"(?<![\w.)])-(?=\d)|(?<![\dA-Za-z.)])−(?=\d)|(?<=[是为係約约达到于至得在])-(?=\d)", "负"),
+        (r"±", "正负"),
+        (rf"(?<=\d)\+(?={MEASURE})", "多"),
+    )  # fmt: skip
+
+
+def _power(written: str) -> str:
+    figures = written.translate(SUPERSCRIPTS)
+    return f"的{'负' if figures[0] == '-' else ''}{read_number(figures.strip('-'))}次方"
+
+
+def _range(match: re.Match[str]) -> str:
+    """Read two numbers with a dash between them: a range if they ascend, else a score, else two parts of a code."""
+    first, dash, second = match[1], match[2].strip(), match[3]
+    if _SCORED.search(match.string, 0, match.start()) or _WON.match(match.string, match.end()):
+        return f"{read_number(first)}比{read_number(second)}"
+    numbered = dash == "-" and len(first) <= 2 < len(second) and second.isdigit() and second[-1] != "0"
+    if dash != "-" or (float(first) < float(second) and not numbered):
+        return f"{first}到{second}"
+    short = max(len(first), len(second)) <= 2
+    return f"{read_number(first)}{'比' if short else '杠'}{read_number(second) if short else read_digits(second)}"
+
+
+def _latin(code: Callable[[re.Match[str]], str]) -> tuple[Rule, ...]:
+    """Figures beside Latin letters: a model, a version, a size. Those between English words are left to English."""
+    return rules(
+        (r"(?<![\d.])\d{3,4}(?=[pP](?![A-Za-z]))", code),
+        (r"(?<=[A-Za-z])[- ]?((?<![a-z] )\d{3,}|(?<=[a-z] )\d{3,}(?! [a-z]))(?!\d|\.\d)", code),
+        (r"(?<=[A-Za-z])-?(\d+(?:\.\d+)?)", lambda m: read_number(m[1])),
+        (r"(?<![\d.])(\d+(?:\.\d+)?)(?=[A-Za-z])", lambda m: read_number(m[1])),
+        (r"(?<=[A-Za-z])\+(?![\w])", "加"),
+    )
+
+
+def _counts() -> tuple[Rule, ...]:
+    more = "[多余几]?"
+    return rules(
+        (rf"(?<![\d.第])2(?=到\d+(?:{MEASURE})(?!{ORDINAL}))", "两"),
+        (rf"(?<![\d.第])2(?={more}(?:{MEASURE})(?!{ORDINAL}))", "两"),
+        (rf"(?<![\d.])\d+(?={more}(?:{MEASURE}|{ORDINAL}))", lambda m: read_number(m[0])),
+        (rf"(?<![a-z] )(?<!\d){_N}|(?<=[a-z] ){_N}(?! [a-z])", lambda m: read_number(m[0])),
+        (r"(?<![A-Za-z\d])\.\d+", lambda m: read_number("0" + m[0])),
+        (r"(?<=[元米里克斤升吨块])/(?=[小时分钟秒天日月年人次个平立斤米升克千])", "每"),
+    )

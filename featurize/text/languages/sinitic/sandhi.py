@@ -17,8 +17,8 @@ from headrace.featurize.text.languages.sinitic.segmentation import Word
 _PARTICLES = "吧呢哈啊呐噻嘛吖嗨呐哦哒额滴哩哟喽啰耶喔诶的地得"
 
 
-ReadPinyin = Callable[[str], Sequence[str]]
-"""Convert characters to syllables, without sandhi."""
+ReadPinyin = Callable[[str, int], Sequence[str]]
+"""Convert characters, which begin at an index of their text, to syllables, without sandhi."""
 SplitWord = Callable[[str], int]
 """Return the length of the first of the two parts of a compound."""
 
@@ -75,8 +75,10 @@ def _merge_third_tones(words: Sequence[Word], read: ReadPinyin, *, all_of_them: 
     found: list[Word] = []
     joined = False
     before: Sequence[str] = ()
+    start = 0
     for number, word in enumerate(words):
-        syllables = read(word.text)
+        syllables = read(word.text, start)
+        start += len(word.text)
         if not number or syllables[0][-1] != "3" or before[-1][-1] != "3":
             joined = False
         else:
