@@ -53,7 +53,7 @@ def test_characters_of_several_readings_are_read_by_their_context() -> None:
         ("行长", "h ang2 zh ang3"),
         ("跑得快", "p ao3 d e5 k uai4"),
         ("还了钱", "h uan2 l e5 q ian2"),
-        ("我得走", "w o2 d ei3 z ou3"),
+        ("我得去", "w o2 d ei3 q v4"),
     ],
 )
 def test_sandhi_follows_what_the_context_tells(written: str, phones: str) -> None:
@@ -67,7 +67,7 @@ def test_quotes_brackets_and_dashes_are_not_said(language: str, mark: str) -> No
 
 
 @pytest.mark.parametrize("language", ["zh", "yue"])
-@pytest.mark.parametrize("char", "#→♭∂©")
+@pytest.mark.parametrize("char", "#→∂©")
 def test_a_character_that_is_not_read_is_named_with_its_place(language: str, char: str) -> None:
     with pytest.raises(Rejected, match=rf"'{re.escape(char)}' .*, character 5 of .* is not read in"):
         g2p.phonemise(f"12的你{char}好", language)

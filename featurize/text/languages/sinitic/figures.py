@@ -20,8 +20,8 @@ from headrace.featurize.text.languages.rewriting import (
     rewrite,
     rules,
 )
+from headrace.featurize.text.languages.sinitic.measure_words import CURRENCIES, CURRENCY, MEASURE, ORDINAL, UNIT, UNITS
 from headrace.featurize.text.languages.sinitic.numerals import multiply, read_digits, read_number
-from headrace.featurize.text.languages.sinitic.units import CURRENCIES, CURRENCY, MEASURE, ORDINAL, UNIT, UNITS
 
 _ANY = re.compile(r"[\dIVX²³⁰-⁹½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞/+=×÷±%]|[-~–—]周")
 _N = r"\d+(?:\.\d+)?"
