@@ -7,9 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from headrace.featurize.text import g2p, ipa
+from headrace.featurize.text import g2p, ipa, symbols
+from headrace.featurize.text.languages import english
 from headrace.featurize.text.languages.english import homographs
+from headrace.store.errors import Rejected
 
 LISTS = Path(__file__).parent
 
@@ -122,3 +126,30 @@ def test_a_name_without_neighbours_is_read() -> None:
     for word in homographs._known():
         for text in (word, word.capitalize(), f"the {word}", f"{word} it", f", {word},"):
             assert g2p.phonemise(text, "en").phones
+
+
+def test_figures_and_signs_are_said_in_words() -> None:
+    for written, spoken in (line.split("\t") for line in (LISTS / "figures_en.tsv").read_text().splitlines()):
+        assert english.normalise(written) == spoken, written
+
+
+@pytest.mark.parametrize(
+    ("written", "char"),
+    [("one ☂ two", "☂"), ("a ∀ b", "∀"), ("⌘", "⌘"), ("10 ⊕ 2", "⊕")],
+)
+def test_a_sign_that_nobody_reads_is_refused_by_name(written: str, char: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        g2p.phonemise(f"word {written}", "en")
+    assert (caught.value.stage == "text" and char in caught.value.reason) or "picture" in caught.value.reason
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text(st.sampled_from("0123456789 .,:/-–−+=%$€£#@'\"°²½xkmMKIVXSt.DrAabCcsth()&<>~"), max_size=30))
+def test_any_mixture_of_figures_is_said_without_a_figure_left(written: str) -> None:
+    try:
+        reading = g2p.phonemise(f"word {written}", "en")
+    except Rejected as error:
+        assert error.stage == "text"
+        return
+    assert not re.search(r"\d", reading.text), reading.text
+    assert symbols.ids(reading.phones).size

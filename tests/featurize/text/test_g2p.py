@@ -78,10 +78,10 @@ def test_reading(written: str, spoken: str) -> None:
         ("9:00", "9 o'clock"),
         ("in 1984", "in nineteen eighty four"),
         ("since 1905", "since nineteen oh five"),
-        ("2024-05-01", "May first, twenty twenty four".replace("first", "1")),
+        ("2024-05-01", "May first, twenty twenty four"),
         ("5 km/h", "5 kilometers per hour"),
         ("-5 degrees", "minus 5 degrees"),
-        ("555-1234", "555 1234"),
+        ("555-1234", "five five five, one two three four"),
     ],
 )
 def test_figures_read_as_words(figures: str, words: str) -> None:
@@ -90,7 +90,7 @@ def test_figures_read_as_words(figures: str, words: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("word", ["1984", "3rd", "Llanfyn", "Ngozi's", "PBX", "umute", "AT&T", "20°", "x²", "3.14"])
+@pytest.mark.parametrize("word", ["Llanfyn", "Ngozi's", "PBX", "umute", "Quillmere"])
 def test_what_no_dictionary_holds_is_read_by_espeak(word: str) -> None:
     assert word.lower() not in lexicon.pronunciations()
     phones = g2p.phonemise(word, "en").phones

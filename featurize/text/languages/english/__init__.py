@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from headrace.featurize.text.languages.english import homographs, initialisms, lexicon
-from headrace.featurize.text.languages.english.numbers import verbalise
-from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, excerpt
+from headrace.featurize.text.languages.english.abbreviations import write_abbreviations
+from headrace.featurize.text.languages.english.dates import write_dates
+from headrace.featurize.text.languages.english.quantities import write_quantities
+from headrace.featurize.text.languages.english.signs import write_addresses, write_numbers, write_signs
+from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, UnreadCharacter, excerpt
 from headrace.store.errors import Rejected
 
 MAX_WORD_LENGTH = 100
@@ -19,7 +22,7 @@ _EDGES = "".join(sorted(PUNCTUATION))
 _SPELLING = str.maketrans(
     {
         **dict.fromkeys("‘’ʼ`´", "'"),
-        **dict.fromkeys('"“”„«»()[]{}<>*_~|\\^', " "),
+        **dict.fromkeys('"“”„«»‹›()[]{}<>*_~|\\^•™®♪♫†‡′″', " "),
         **dict.fromkeys(";:，；：、", ","),
         **dict.fromkeys("—―–", " - "),
         "−": "-",
@@ -41,6 +44,10 @@ TITLES = {
 }
 """Abbreviations whose full stop ends no sentence; CMUdict reads some of them as *drive* and *street*."""
 
+_FIGURE = re.compile(r"[\d½-⅞]")
+_SIGN = re.compile(r"[^\w\s,.!?'’-]|\w\.\w")
+_SIGNS = frozenset("So Sm Sc Sk No Nl Co Cn".split())
+"""Categories of characters that are said or refused."""
 _DOTS = re.compile(r"\.{2,}")
 _GLUED = re.compile(r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
 _DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]")
@@ -48,11 +55,22 @@ _CHUNK = re.compile(r"\s+|\S+")
 
 
 def normalise(text: str) -> str:
-    """Unify quotes, dashes and punctuation, write money, dates and units in words, drop what is not spoken."""
-    text = verbalise(initialisms.join_initials(text)).translate(_SPELLING)
-    text = "".join(filter(_is_spoken, text))
+    """Unify quotes, dashes and punctuation, write all figures, signs and abbreviations in words."""
+    text = write_in_words(text).translate(_SPELLING)
+    if not text.isascii():
+        _check_characters(text)
     text = _GLUED.sub(r"\1\2 ", _DOTS.sub(". ", text))
     return " ".join(text.split())
+
+
+def write_in_words(text: str) -> str:
+    """Write figures, signs and abbreviations in words, in the order in which one form could be taken for another."""
+    text = write_abbreviations(initialisms.join_initials(text))
+    if _FIGURE.search(text):
+        text = write_numbers(write_dates(write_quantities(write_addresses(text))))
+    elif _SIGN.search(text):
+        text = write_numbers(write_addresses(text))
+    return write_signs(text)
 
 
 def read(text: str) -> Reading:
@@ -83,9 +101,11 @@ def _read_words(words: list[str]) -> Iterator[tuple[str, ...]]:
             yield initialisms.read(words, place, shouted=shouted) or lexicon.pronounce(word)
 
 
-def _is_spoken(char: str) -> bool:
-    """Return whether a character may be spoken: not emoji, control characters or those of zero width."""
-    return char.isascii() or char == "°" or unicodedata.category(char) not in {"So", "Sk", "Cc", "Cf", "Co", "Cn"}
+def _check_characters(text: str) -> None:
+    """Raise UnreadCharacter for a sign that no rule writes in words."""
+    for char in text:
+        if not char.isascii() and unicodedata.category(char) in _SIGNS:
+            raise UnreadCharacter(char, "is not read in en: write it in words")
 
 
 @lru_cache(maxsize=1 << 16)

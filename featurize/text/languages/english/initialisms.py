@@ -33,7 +33,7 @@ _ASKED = frozenset(
 )
 _VERBS_BEFORE_IT = frozenset("do did does doing is was said get got love want need take stop make give buy see".split())
 _NAMED_BY_LETTER = frozenset(
-    "plan vitamin vitamins grade option group type hepatitis class section point exhibit figure appendix level "
+    "plan malcolm vitamin vitamins grade option group type hepatitis class section point exhibit figure appendix level "
     "team letter line size side part schedule list series model route gate block unit hall room platform terminal "
     "strategy paper string flat sharp influenza formula product company person candidate question answer "
     "choice case column row cell node an the capital".split()

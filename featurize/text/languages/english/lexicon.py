@@ -73,6 +73,7 @@ scuba S K UW1 B AH0
 selfie S EH1 L F IY0
 smartphone S M AA1 R T F OW2 N
 swat S W AA1 T
+thirty TH ER1 T IY2
 taser T EY1 Z ER0
 uefa Y UW0 EY1 F AH0
 unicef Y UW1 N AH0 S EH2 F

@@ -1,7 +1,7 @@
 """Tell from its context whether a word is a verb, and whether a verb is in the past.
 
 Two linear classifiers over the words around: their forms, their endings, and the class of those that only join others
-(articles, pronouns, prepositions, auxiliaries). `benchmarks.word_class` learns their weights and says from what.
+(articles, pronouns, prepositions, auxiliaries). `benchmarks.text.word_class` learns their weights and says from what.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Learn the weights that tell English verbs from nouns, and their past from their present.
 
-    python -m benchmarks.word_class TREEBANK... --homographs FOLDER
+    python -m benchmarks.text.word_class TREEBANK... --homographs FOLDER
 
 TREEBANK are files in CoNLL-U with Penn tags: the weights in the source are from the English Web Treebank of Universal
 Dependencies (Silveira et al. 2014; CC BY-SA 4.0) without its test sentences. FOLDER is a checkout of Wikipedia

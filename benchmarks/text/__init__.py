@@ -1,0 +1,1 @@
+"""Programs that learn what the reading of texts needs."""
