@@ -119,6 +119,27 @@ _OPTIONS = {
         show_default="1, for gpt 4",
         help="Accumulate the gradients of N batches for each update.",
     ),
+    "learning_rate": option(
+        "--learning-rate",
+        type=POSITIVE,
+        metavar="X",
+        show_default="1e-4, for gpt 0.002",
+        help="Learn at this rate; with a warm-up it is the highest one.",
+    ),
+    "text_rate_factor": option(
+        "--text-rate-factor",
+        type=POSITIVE,
+        metavar="X",
+        show_default="0.4",
+        help="Scale the learning rate of the parts of sovits that read phones.",
+    ),
+    "lr_decay": option(
+        "--lr-decay",
+        type=Number(0, 1, min_open=True),
+        metavar="X",
+        show_default="0.999875",
+        help="Scale the learning rate of sovits by this after each epoch.",
+    ),
     "warmup_steps": option(
         "--warmup-steps",
         type=COUNT,
@@ -146,6 +167,12 @@ _OPTIONS = {
         show_default="500",
         help="Save a checkpoint after every so many steps.",
     ),
+    "save_every": option(
+        "--save-every",
+        metavar="N|Nepochs",
+        help="Save a checkpoint after every so many steps or epochs, and keep it beside the newest and the best.",
+    ),
+    "keep": option("--keep", type=COUNT, metavar="N", show_default="5", help="Keep so many of --save-every at most."),
     "checkpoint_to": option(
         "--checkpoint-to",
         metavar="PLACE",

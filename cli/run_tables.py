@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.cli.output import make_table, metric_label, print_tables
-from headrace.store.units import format_duration
+from headrace.store.units import format_duration, format_size
 
 
 def print_run(summary: dict[str, Any]) -> None:
@@ -27,6 +28,20 @@ def print_run(summary: dict[str, Any]) -> None:
     table.add_row("waiting for data", f"{summary['wait_share']:.2%} of the time")
     table.add_row("padding", f"{summary['padding']:.1%} of all frames")
     table.add_row("checkpoint", summary["checkpoint"])
+    print_tables(table)
+
+
+def print_checkpoints(checkpoints: Sequence[dict[str, Any]]) -> None:
+    """Print the result of `train list`."""
+    table = make_table()
+    for number, one in enumerate(checkpoints):
+        loss = "not validated" if one["loss"] is None else f"loss {one['loss']:.4g}"
+        last = number + 1 == len(checkpoints) or checkpoints[number + 1]["stage"] != one["stage"]
+        names = ", ".join(name for name, holds in (("best", one["best"]), ("newest", last)) if holds)
+        size, age = format_size(one["bytes"]), f"{format_duration(one['age_s'])} old"
+        table.add_row(f"{one['stage']} step {one['step']:,}", f"{loss}, {age}, {size}{names and ': '}{names}")
+    if not checkpoints:
+        table.add_row("checkpoints", "none yet")
     print_tables(table)
 
 

@@ -222,6 +222,22 @@ def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -
         print_forecast(found)
 
 
+@main.command("list")
+@click.argument("run", type=FILE)
+@json_option
+@output.handle_errors
+def list_checkpoints(run: Path, as_json: bool) -> None:
+    """List the checkpoints of RUN, or of both runs of a voice: steps, losses, ages and sizes."""
+    from headrace.cli.run_tables import print_checkpoints
+    from headrace.train.checkpoints.trained_models import describe_checkpoints
+
+    found = describe_checkpoints(run)
+    if as_json:
+        output.print_json(found)
+    else:
+        print_checkpoints(found)
+
+
 @main.command()
 @click.argument("run", type=FILE)
 @option(

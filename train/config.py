@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +26,20 @@ CODEBOOKS = ("store", "own")
 REDUCTIONS = ("fp32", "bf16", "fp16")
 DEFAULT_SAMPLES = 2
 """Utterances that each validation synthesises for TensorBoard where `samples` is not given."""
+
+
+def parse_save_every(text: str) -> tuple[int, int]:
+    """Return the steps and the epochs after which checkpoints are saved to be kept; one of them or both are 0.
+
+    Raises:
+        UsageError: it is neither a number of steps nor one of epochs.
+    """
+    if not text:
+        return 0, 0
+    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?(steps?|epochs?)?", text.strip())
+    if not found:
+        raise UsageError(f"save_every is {text!r}; give a number of steps, such as 1000, or of epochs: 2epochs.")
+    return (0, int(found[1])) if (found[2] or "").startswith("epoch") else (int(found[1]), 0)
 
 
 def _check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
@@ -126,6 +141,13 @@ class OptimConfig:
     grad_accum: int = 0
     """Batches of one update, on each rank; those left at the end of an epoch make a smaller one. 0 takes the preset's:
     1, and 4 for gpt."""
+    learning_rate: float = 0.0
+    """Learning rate of sovits at its beginning; of gpt, the highest one, or the constant one after the first update of
+    the published schedule. 0 takes the preset's."""
+    text_rate_factor: float = 0.0
+    """sovits only: factor on the learning rate of the parts that read phones. 0 takes 0.4, which is published."""
+    lr_decay: float = 0.0
+    """sovits only: factor on the learning rate for each epoch. 0 takes 0.999875, which is published."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises; 1000 is usual. gpt then falls along half a cosine until `max_steps`,
     instead of following the published schedule. 0 for no warm-up."""
@@ -136,7 +158,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "optimizer", ("", *OPTIMIZERS))
-        _check_not_negative(self, "grad_accum", "warmup_steps", "max_grad_norm")
+        _check_not_negative(self, "grad_accum", "warmup_steps", "max_grad_norm", "learning_rate", "text_rate_factor")
+        if not 0 <= self.lr_decay <= 1:
+            raise UsageError(f"lr_decay is {self.lr_decay}; it must be from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +201,11 @@ class ScheduleConfig:
     """Stop after this many epochs. 0 for no limit."""
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
+    save_every: str = ""
+    """Save a checkpoint after every so many steps (`1000`) or epochs (`2 epochs`), and keep it beside the newest and
+    the best. Empty keeps no others."""
+    keep: int = 5
+    """Keep the newest so many of those that `save_every` saves."""
     checkpoint_to: str = ""
     """Copy each checkpoint to this folder or `s3://BUCKET/PREFIX` too, with config.json and metrics.jsonl. A run that
     is resumed in an empty folder is restored from there. Empty for no copies."""
@@ -189,6 +218,9 @@ class ScheduleConfig:
         _check_not_negative(self, "max_steps", "max_epochs", "validate_every", "patience")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
+        if self.keep < 1:
+            raise UsageError(f"keep is {self.keep}; it must be at least 1.")
+        parse_save_every(self.save_every)
         parse_path(self.checkpoint_to)
         if self.patience and not self.validate_every:
             raise UsageError("patience follows the validation loss: validate_every cannot be 0 with it.")
@@ -307,6 +339,10 @@ class RunConfig:
         given = [name for name, value in gpt_only.items() if value]
         if self.model.stage == "sovits" and given:
             raise UsageError(f"{' and '.join(given)}: only for the stage gpt; leave it out, or give --stage gpt.")
+        of_sovits = {"text_rate_factor": optim.text_rate_factor, "lr_decay": optim.lr_decay}
+        given = [name for name, value in of_sovits.items() if value]
+        if self.model.stage == "gpt" and given:
+            raise UsageError(f"{' and '.join(given)}: only for the stage sovits; leave it out.")
         if self.model.stage == "gpt" and monitoring.samples and not monitoring.voice:
             raise UsageError("samples of the stage gpt are spoken by a sovits model: give one by --voice.")
 

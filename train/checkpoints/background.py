@@ -8,7 +8,7 @@ second place, if there is one: the newest checkpoint each time, however many wer
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Condition, Thread
 from types import TracebackType
@@ -70,14 +70,14 @@ class BackgroundCopies:
         """
         self._copies, self._log = copies, log
         self._changed = Condition()
-        self._due: tuple[int, int] | None = None
+        self._due: tuple[int, Collection[int]] | None = None
         self._busy = self._started = False
         self._faults: list[BaseException] = []
 
-    def request(self, step: int, best: int) -> None:
+    def request(self, step: int, kept: Collection[int]) -> None:
         """Copy the checkpoint of a step, and what `CheckpointCopies.update` does beside, as soon as may be."""
         with self._changed:
-            self._due = step, best
+            self._due = step, kept
             self._changed.notify_all()
             if not self._started:
                 self._started = True
@@ -108,9 +108,9 @@ class BackgroundCopies:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._due is not None)
                 assert self._due is not None
-                (step, best), self._due, self._busy = self._due, None, True
+                (step, kept), self._due, self._busy = self._due, None, True
             try:
-                self._copies.update(step, best)
+                self._copies.update(step, kept)
             except BaseException as fault:  # noqa: BLE001 - it is told by the thread that checks or waits
                 with self._changed:
                     self._faults.append(fault)
@@ -127,11 +127,12 @@ class BackgroundCheckpoints:
         self._checkpoints, self._copies = checkpoints, copies
         self._writing = BackgroundCall()
 
-    def save(self, step: int, state: dict[str, Any], *, best: int, before: Callable[[], None]) -> None:
+    def save(self, step: int, state: dict[str, Any], *, before: Callable[[], Collection[int]]) -> None:
         """Copy a state, and begin to write it as `Checkpoints.save` does, when the checkpoint before it is written.
 
         Args:
-            before: is called by the thread first; what it raises is raised as a failure to write.
+            before: is called by the thread first; what it raises is raised as a failure to write. It returns the steps
+                whose checkpoints stay.
         Raises:
             RunError: the one before it could not be written.
         """
@@ -139,10 +140,10 @@ class BackgroundCheckpoints:
         copied = copied_to_host(state)
 
         def write() -> None:
-            before()
-            self._checkpoints.save(step, copied, best=best)
+            kept = before()
+            self._checkpoints.save(step, copied, kept)
             if self._copies is not None:
-                self._copies.request(step, best)
+                self._copies.request(step, kept)
 
         self._writing.start(write)
 

@@ -6,7 +6,7 @@ record is checked before use, because `torch.load` would take a flipped bit for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -39,8 +39,8 @@ class Checkpoints:
         """Return the steps of the checkpoints that exist, ascending."""
         return run_checkpoints.steps_in(self.folder)
 
-    def save(self, step: int, state: dict[str, Any], best: int = 0) -> Path:
-        """Write the checkpoint of a step; of older ones only the newest and the best stay. Returns its path.
+    def save(self, step: int, state: dict[str, Any], kept: Collection[int] = ()) -> Path:
+        """Write the checkpoint of a step; of older ones only the newest and `kept` stay. Returns its path.
 
         `KEEP_NEWEST` stay in all.
 
@@ -50,7 +50,7 @@ class Checkpoints:
         Args:
             state: tensors, numbers, strings, and lists and dicts of them. The format and the versions of what wrote it
                 are added.
-            best: the step that validated best.
+            kept: steps whose checkpoints stay however old they are.
         Raises:
             RunError: it cannot be written. Earlier checkpoints remain.
         """
@@ -62,7 +62,7 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:
             raise self._write_error(target, error, state) from error
         for old in [earlier for earlier in self.steps() if earlier <= step][:-KEEP_NEWEST]:
-            if old != best:
+            if old not in kept:
                 with suppress(OSError):  # what cannot be deleted stays
                     self.path(old).unlink()
         return target
@@ -153,6 +153,14 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and state["cuda"]:
         torch.cuda.set_rng_state(state["cuda"][device.index % len(state["cuda"])], device)
+
+
+def tensor_bytes(state: Any) -> int:
+    """Return the bytes of all tensors in nested dicts, lists and tuples: nearly those of a checkpoint of them."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(tensor_bytes, inner))
 
 
 def software_versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -97,11 +97,11 @@ class CheckpointCopies:
                 "--checkpoint-to, or leave it out."
             ) from error
 
-    def update(self, step: int, best: int) -> None:
+    def update(self, step: int, kept: Collection[int]) -> None:
         """Copy the checkpoint of a step, and earlier ones that are missing; then delete old ones, as the run does.
 
         Args:
-            best: the step that validated best.
+            kept: steps whose checkpoints stay, as for `Checkpoints.save`.
         Raises:
             StorageError, OSError: a file cannot be copied. Those that were copied before stay whole.
         """
@@ -112,7 +112,7 @@ class CheckpointCopies:
             self._copy_checkpoint(self._home.path(one).name)
         whole = [earlier for earlier in self.steps() if earlier <= step]
         for old in whole[:-KEEP_NEWEST]:
-            if old != best:
+            if old not in kept:
                 self._delete_checkpoint(self._home.path(old).name)
 
     def restore(self, log: Callable[[str], object]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.store.errors import UsageError
 from headrace.train.checkpoints import upstream_files
-from headrace.train.checkpoints.origin import UNKNOWN, Origin
+from headrace.train.checkpoints.origin import MFCC, UNKNOWN, Origin
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
@@ -44,7 +44,15 @@ def gpt_file(name: str, epoch: int) -> str:
 
 
 def export_sovits(
-    path: Path, model: SynthesizerTrn, *, name: str, epoch: int, step: int, codebook: str = "", origin: Origin = UNKNOWN
+    path: Path,
+    model: SynthesizerTrn,
+    *,
+    name: str,
+    epoch: int,
+    step: int,
+    codebook: str = "",
+    origin: Origin = UNKNOWN,
+    mixed_origins: bool = False,
 ) -> str:
     """Export a generator. Returns its version.
 
@@ -52,11 +60,13 @@ def export_sovits(
         name: name of the voice, for the config.
         codebook: digest of the codebook of the store's codes that it was trained on; empty for its own.
         origin: what it was trained on.
+        mixed_origins: export a model that was trained on MFCC too, which upstream makes by HuBERT.
     Raises:
-        UsageError: no published version has these sizes, so upstream could not load it.
+        UsageError: no published version has these sizes, so upstream could not load it; or it was trained on MFCC.
         RunError, StoreError: the file cannot be written.
     """
     version = _version_of(model.config, SOVITS_SIZES, TRAINING_FIELDS)
+    _check_origin(path, origin, mixed_origins)
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
     config = sovits_sections(model.config, version, name)
     info = f"{epoch}epoch_{step}iteration"
@@ -64,13 +74,16 @@ def export_sovits(
     return version
 
 
-def export_gpt(path: Path, model: Text2SemanticDecoder, *, epoch: int, origin: Origin = UNKNOWN) -> str:
+def export_gpt(
+    path: Path, model: Text2SemanticDecoder, *, epoch: int, origin: Origin = UNKNOWN, mixed_origins: bool = False
+) -> str:
     """Export a decoder. Returns its version; v2Pro and v2ProPlus use that of v2.
 
     Raises:
         As `export_sovits`.
     """
     version = _version_of(model.config, GPT_SIZES, ("dropout",))
+    _check_origin(path, origin, mixed_origins)
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     sections = gpt_sections(model.config)
     upstream_files.write(path, weights, sections, f"GPT-e{epoch}", codebook=model.codebook, origin=origin)
@@ -112,6 +125,16 @@ def gpt_sections(config: GptConfig) -> dict[str, Any]:
         },
         "inference": {"top_k": 15},
     }  # fmt: skip
+
+
+def _check_origin(path: Path, origin: Origin, mixed_origins: bool) -> None:
+    """Raise UsageError if upstream would not understand a model of this origin, and that is not allowed."""
+    if origin.content == MFCC and not mixed_origins:
+        raise UsageError(
+            f"{path} is not written: the model was trained on {origin}, and GPT-SoVITS makes content by HuBERT. Train "
+            "on a store with content of HuBERT, by featurize add STORE content --hubert FOLDER, or give "
+            "--mixed-origins."
+        )
 
 
 def _version_of(config: Any, published: dict[str, Any], ignored: Iterable[str]) -> str:

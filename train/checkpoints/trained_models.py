@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ from torch import Tensor
 
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.files import run_checkpoints
-from headrace.store.errors import RunError, UsageError
+from headrace.store.errors import RunError
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, load
 from headrace.train.checkpoints.load_weights import load_strict
-from headrace.train.checkpoints.origin import MFCC, Origin
-from headrace.train.config import RunConfig, config_path, read_config
+from headrace.train.checkpoints.origin import Origin
+from headrace.train.config import STAGES, RunConfig, config_path, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
@@ -110,8 +112,7 @@ def export_run(
     config, state = chosen.config, chosen.state
     weights = weights_of(state, "model" if config.model.stage == "gpt" else "generator", run)
     origin = Origin.from_json(state.get("origin"))
-    if not mixed_origins:
-        _check_origin(origin, chosen.source)
+    recorded: dict[str, Any] = {"origin": origin, "mixed_origins": mixed_origins}
     epoch, step, name = state["stage"].get("epoch"), state.get("step"), name or run.resolve().name
     if type(epoch) is not int or type(step) is not int:
         raise RunError(f"The checkpoint of {run} does not say its epoch and step.")
@@ -121,23 +122,13 @@ def export_run(
         load_strict(decoder_, weights, str(run))
         decoder_.codebook = codebook_in(state)
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
-        return file, export.export_gpt(file, decoder_, epoch=epoch, origin=origin)
+        return file, export.export_gpt(file, decoder_, epoch=epoch, **recorded)
     model = SynthesizerTrn(_generator_sizes(config, weights))
     load_strict(model, weights, str(run))
     file = out / export.sovits_file(name, epoch, step) if out.is_dir() else out
     return file, export.export_sovits(
-        file, model, name=name, epoch=epoch, step=step, codebook=codebook_in(state), origin=origin
+        file, model, name=name, epoch=epoch, step=step, codebook=codebook_in(state), **recorded
     )
-
-
-def _check_origin(origin: Origin, source: str) -> None:
-    """Raise UsageError if upstream would not understand a model of this origin."""
-    if origin.content == MFCC:
-        raise UsageError(
-            f"{source} was trained on {origin}, and GPT-SoVITS makes content by HuBERT, which means nothing to it: "
-            "train on a store with content of HuBERT, by featurize add STORE content --hubert FOLDER, or give "
-            "--mixed-origins."
-        )
 
 
 def choose(run: Path, stage: str, at: str = "", log: Callable[[str], object] | None = None) -> ChosenCheckpoint:
@@ -177,6 +168,39 @@ def choose(run: Path, stage: str, at: str = "", log: Callable[[str], object] | N
             log(f"weights of {source}")
         return ChosenCheckpoint(config=config, state=state, source=source)
     raise RunError(f"No checkpoint of {run} can be used: all are damaged. Name another run, or train it again.")
+
+
+def describe_checkpoints(run: Path) -> list[dict[str, Any]]:
+    """Return step, validation loss (None for none), age in seconds, bytes and path of each checkpoint, ascending.
+
+    Args:
+        run: the folder of a run, or of a voice, whose runs come one after the other. It may be in training.
+    Raises:
+        RunError: it is none.
+    """
+    inner = [run / stage for stage in STAGES if config_path(run / stage).exists()]
+    if inner and not config_path(run).exists():
+        return [one for stage in inner for one in describe_checkpoints(stage)]
+    stage = read_config(run).model.stage
+    folder, now, found = run / run_checkpoints.FOLDER, time.time(), []
+    losses = run_checkpoints.validated(run, run_checkpoints.steps_in(folder))
+    best = run_checkpoints.best_of(run, losses)
+    for step in run_checkpoints.steps_in(folder):
+        path = run_checkpoints.path_of(folder, step)
+        with suppress(FileNotFoundError):  # a run that goes on has deleted it
+            stat = path.stat()
+            found.append(
+                {
+                    "stage": stage,
+                    "step": step,
+                    "loss": losses.get(step),
+                    "best": step == best,
+                    "age_s": max(0.0, now - stat.st_mtime),
+                    "bytes": stat.st_size,
+                    "path": str(path),
+                }
+            )
+    return found
 
 
 def weights_of(state: Mapping[str, Any], name: str, run: Path) -> dict[str, Tensor]:

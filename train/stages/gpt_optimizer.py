@@ -13,6 +13,8 @@ from headrace.train.config import RunConfig
 from headrace.train.stages.scaled_adam import ScaledAdam
 from headrace.train.stages.stage import given_update_options
 
+PUBLISHED_RATE = 0.002
+"""Learning rate of published decoders, from the second update on."""
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "first_rate": 1e-6, "peak_rate": 3e-4, "last_rate": 1e-5}
 """Learning rates of AdamW. Those of ScaledAdam are relative to the size of each tensor."""
 
@@ -24,6 +26,9 @@ class GptOptimConfig:
     optimizer: Literal["scaled_adam", "adamw"] = "scaled_adam"
     schedule: Literal["published", "warmup_cosine"] = "published"
     """`published`: 0.01 for the first update and 0.002 from then on. `warmup_cosine`: as the next fields say."""
+    learning_rate: float = 0.0
+    """The highest rate, or the constant one of the published schedule; others keep their proportion to it. 0 leaves all
+    as they are."""
     first_rate: float = 1e-5
     peak_rate: float = 0.01
     last_rate: float = 1e-4
@@ -77,8 +82,8 @@ class GptOptimConfig:
     def rate(self, update: int) -> float:
         """Return the learning rate of an update, counted from 0."""
         if self.schedule == "published":
-            return published_rate(update)
-        return warmup_cosine(
+            return published_rate(update) * (self.learning_rate / PUBLISHED_RATE if self.learning_rate else 1)
+        return (self.learning_rate / self.peak_rate if self.learning_rate else 1) * warmup_cosine(
             update,
             first=self.first_rate,
             peak=self.peak_rate,
@@ -90,7 +95,7 @@ class GptOptimConfig:
 
 def published_rate(step: int) -> float:
     """Return the learning rate with which published decoders were trained: 0.01 for update 0, then 0.002."""
-    return 0.01 if step == 0 else 0.002
+    return 0.01 if step == 0 else PUBLISHED_RATE
 
 
 def warmup_cosine(step: int, *, first: float, peak: float, last: float, warmup_steps: int, total_steps: int) -> float:

@@ -44,7 +44,10 @@ class SovitsOptimConfig:
     @classmethod
     def from_config(cls, config: RunConfig) -> SovitsOptimConfig:
         """Return the preset's config, changed by the options of a run."""
-        return replace(cls.for_preset(config.model.preset), **given_update_options(config.optim))
+        optim = config.optim
+        given = {"text_rate_factor": optim.text_rate_factor, "decay_per_epoch": optim.lr_decay}
+        changes = given_update_options(optim) | {name: value for name, value in given.items() if value}
+        return replace(cls.for_preset(config.model.preset), **changes)
 
     def rate(self, epoch: int, update: int) -> float:
         """Return the learning rate of an update. Epochs are counted from 1, updates from 0."""

@@ -119,7 +119,7 @@ class Stage(Protocol):
 
 def given_update_options(optim: OptimConfig) -> dict[str, Any]:
     """Return the options of every stage's updates that differ from 0, which stands for the preset's value."""
-    names = ("grad_accum", "warmup_steps", "max_grad_norm")
+    names = ("grad_accum", "warmup_steps", "max_grad_norm", "learning_rate")
     return {name: value for name in names if (value := getattr(optim, name))}
 
 

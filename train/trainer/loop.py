@@ -3,7 +3,7 @@
 RUN/
   config.json       options of the run, automatic ones with what was chosen
   metrics.jsonl     a line for each step and each validation
-  checkpoints/      the newest three, and the one that validated best
+  checkpoints/      the newest three, the one that validated best, and those of --save-every
   samples/          synthesised held-out utterances, with --samples
   tensorboard/      curves, audio and pictures, with --tensorboard
   curves.png        drawn at the end
@@ -137,7 +137,7 @@ def _train(run: Run) -> dict[str, Any] | None:
                 caught = distributed.maximum(max(stop, default=0))  # a validation may take minutes
             if run.is_due(run.config.distributed.check_weights_every):
                 run.check_weights()
-            if run.finished or caught or run.is_due(schedule.checkpoint_every):
+            if run.finished or caught or run.is_due(schedule.checkpoint_every) or run.is_to_be_kept:
                 run.save()
             if caught and not run.finished:
                 run.saving.wait()

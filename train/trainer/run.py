@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from signal import Signals
 from typing import Any
 
 import torch
 
+from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError
+from headrace.store.units import format_size
 from headrace.train import distributed
 from headrace.train.checkpoints.background import BackgroundCheckpoints, BackgroundCopies
-from headrace.train.checkpoints.checkpoint import Checkpoints, random_state, set_random_state
+from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints, random_state, set_random_state, tensor_bytes
 from headrace.train.checkpoints.copies import copies_of
-from headrace.train.config import RunConfig
+from headrace.train.config import RunConfig, parse_save_every
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
@@ -48,6 +51,8 @@ class Run:
         self.device, self.precision, self.config = setup.device, setup.precision, setup.config
         self.data, self.stage = setup.data, setup.stage
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)
+        self.kept: list[int] = []
+        self._epoch_ended = False
         if distributed.rank():  # weights are the same on all ranks, noise is not
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
         position = self._restore(state) if state is not None else self._begin()
@@ -60,6 +65,11 @@ class Run:
         self.bad_updates = BadUpdates(self.stage, self.quarantine, self.device, self.observer)
         self.checkpoints = Checkpoints(config.out / "checkpoints")
         self.recorder.open(self.config, self.step)
+        schedule = self.config.schedule
+        most = KEEP_NEWEST + 1 + (schedule.keep if schedule.save_every else 0)
+        self.observer.log(
+            f"checkpoints: at most {most} are kept, of {format_size(tensor_bytes(self.stage.state_dict()))} each"
+        )
         self.saving = self._begin_saving()
         self.speeds = RankSpeeds(config.distributed.speeds, self.device)
         self._open_stream(self.speeds.begin(position))
@@ -86,6 +96,13 @@ class Run:
         """Return whether an action that happens every `every` steps, 0 for never, is due after this step."""
         return every > 0 and self.step % every == 0
 
+    @property
+    def is_to_be_kept(self) -> bool:
+        """Whether the checkpoint of this step is one that `save_every` asks for."""
+        steps, epochs = parse_save_every(self.config.schedule.save_every)
+        done = self.stream.position.epoch
+        return self.is_due(steps) or bool(epochs and self._epoch_ended and done % epochs == 0)
+
     def train_step(self, stop: Sequence[Signals] = ()) -> int:
         """Make one update, from as many batches as it takes, and record its metrics.
 
@@ -106,7 +123,8 @@ class Run:
         counts, caught = self._exchange(batches, stop)
         if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
-        if self.stream.position.epoch > position.epoch:
+        self._epoch_ended = self.stream.position.epoch > position.epoch
+        if self._epoch_ended:
             self.stage.end_epoch()
         utterances = self.bad_updates.report(self.step, batches, values)
         self.recorder.record(
@@ -187,7 +205,10 @@ class Run:
         random = distributed.all_gather(random_state(self.device))
         if distributed.rank():
             return
+        if self.is_to_be_kept:
+            self.kept = [*self.kept, self.step][-self.config.schedule.keep :]
         state = {
+            "kept": self.kept,
             "stage": self.stage.state_dict(),
             "stream": self.stream.position.to_json(),
             "random": random,
@@ -200,7 +221,7 @@ class Run:
             "origin": self.setup.origin.to_json(),
         }
         with PHASES.enter(SAVING):
-            self.saving.save(self.step, state, best=self.plateau.best_step, before=self.recorder.sync)
+            self.saving.save(self.step, state, before=partial(self._steps_to_keep, self.step, tuple(self.kept)))
 
     def interruption_message(self, number: Signals) -> str:
         """Return what to tell the user when a signal stops the run."""
@@ -247,6 +268,11 @@ class Run:
         distributed.on_first_rank(lambda: copies.begin(self.config))
         return BackgroundCheckpoints(self.checkpoints, BackgroundCopies(copies, self.observer.log))
 
+    def _steps_to_keep(self, step: int, kept: Sequence[int]) -> set[int]:
+        """Flush the metrics to disk, and return the steps whose checkpoints stay when that of `step` is written."""
+        self.recorder.sync()
+        return {*kept, run_checkpoints.best_of(self.config.out, [*self.checkpoints.steps(), step])}
+
     def _begin(self) -> Position:
         """Load pretrained weights and return the first position."""
         for line in self.stage.load_pretrained(self.config.model):
@@ -292,7 +318,7 @@ class Run:
         self.quarantine = Quarantine(self.data.store.ids, state["quarantine"])
         if distributed.rank() < len(state["random"]):
             set_random_state(state["random"][distributed.rank()], self.device)
-        self.step = state["step"]
+        self.step, self.kept = state["step"], list(state.get("kept", ()))
         return Position.from_json(state["stream"])
 
     def _last_step(self) -> int | None:
