@@ -7,6 +7,7 @@ its pieces.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -15,7 +16,16 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from headrace.featurize.text import characters, espeak, markup
-from headrace.featurize.text.languages import cantonese, chinese, english, espeak_languages, japanese, korean, scripts
+from headrace.featurize.text.languages import (
+    cantonese,
+    chinese,
+    english,
+    espeak_languages,
+    japanese,
+    korean,
+    scripts,
+    unsaid,
+)
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -93,7 +103,9 @@ def _read_part(
         try:
             pieces = _BRACES.split(clean)
             _check_language("".join(pieces[::2]), own)
-            return concatenate(_read_pieces(pieces, own, dictionary))
+            reading = concatenate(_read_pieces(pieces, own, dictionary))
+            _check_nothing_lost(pieces, own, dictionary, reading)
+            return reading
         except UnreadCharacter as error:
             index = characters.place(error.char, decoded, start)
             raise error.found_in(given, index if index < 0 else markup.given_index(index, given)) from None
@@ -176,6 +188,43 @@ def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None)
             yield from _known_word(piece, phones)
         else:
             yield from _read(piece, own, readers, last=number == len(pieces))
+
+
+def _check_nothing_lost(pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading) -> None:
+    """Check that every sign of a text has a say in its phones, but marks that are not said.
+
+    Letters, digits and punctuation are the frontends' business. Anything else is left out for once: if the phones stay
+    the same, it was lost.
+
+    Raises:
+        UnreadCharacter: it was.
+    """
+    written = "".join(pieces[::2])
+    usual = own.scripts | own.borrowed_scripts | {"Latin"} if own.scripts else _commonest_script(written)
+    for sign in dict.fromkeys(written):
+        if sign.isascii() and (sign.isalnum() or sign.isspace()):
+            continue
+        if unsaid.is_sign(sign, written, usual) and _says_the_same(sign, pieces, own, dictionary, reading):
+            raise UnreadCharacter(sign, f"is not read in {own.language}: write it in words, or take it out")
+
+
+def _says_the_same(
+    sign: str, pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading
+) -> bool:
+    """Return whether a text has the same phones without a sign."""
+    spoken = [phone for phone in reading.phones if phone not in PUNCTUATION]
+    for instead in ("", " "):
+        others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(pieces)]
+        with suppress(Rejected):
+            found = concatenate(_read_pieces(others, own, dictionary))
+            if [phone for phone in found.phones if phone not in PUNCTUATION] == spoken:
+                return True
+    return False
+
+
+def _commonest_script(text: str) -> frozenset[str]:
+    found = Counter(scripts.script(char) for char in text if char.isalpha())
+    return frozenset(name for name, _ in found.most_common(1))
 
 
 def _known_word(word: str, phones: tuple[str, ...]) -> Iterator[Reading]:

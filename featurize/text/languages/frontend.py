@@ -19,12 +19,13 @@ PUNCTUATION = frozenset(",.!?-…")
 """Punctuation marks in the symbol table. All others are mapped to one of these or dropped."""
 PUNCTUATION_MAP = str.maketrans(
     {
-        **dict.fromkeys(";:，；：、､·", ","),
-        **dict.fromkeys("。．｡\n", "."),
+        **dict.fromkeys(";:，；：、､·،؛٬፣፤՝", ","),
+        **dict.fromkeys("。．｡\n।॥۔።։", "."),
         **dict.fromkeys("—―–‐‑‒", "-"),
         **dict.fromkeys("~～〜⋯", "…"),
         "！": "!",
         "？": "?",
+        "؟": "?",
     }
 )
 PHONE_WORD_RECIPE: Mapping[str, Any] = {"unit": "character", "text": "in words"}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import unicodedata
+
 import pytest
 
-from headrace.featurize.text import characters, g2p
+from headrace.featurize.text import characters, g2p, symbols
+from headrace.featurize.text.languages.unsaid import is_sign
 from headrace.store.errors import Rejected
 
 
@@ -92,3 +97,81 @@ def test_what_was_met_before_is_refused_again() -> None:
     for _ in range(2):
         with pytest.raises(Rejected, match="character 1 is a control character"):
             characters.clean("\x01")
+
+
+CARRIERS = {
+    "zh": "今天 天气", "en": "good day", "ja": "今日 天気", "ko": "오늘 날씨", "yue": "今日 天氣", "de": "gut Tag",
+    "fr": "bon jour", "es": "buen dia", "it": "buon giorno", "ru": "добрый день", "ar": "يوم جيد", "hi": "अच्छा दिन",
+    "vi": "ngày tốt", "th": "วัน ดี", "tr": "iyi gün",
+}  # fmt: skip
+"""Two words of each language, which a character is put between."""
+
+
+def assigned() -> list[str]:
+    """Return every character of the planes that corpora hold: of the basic one, and letters and pictures of the next."""
+    blocks = (range(0x20, 0x10000), range(0x1D400, 0x1D800), range(0x1F000, 0x1FB00), range(0x20000, 0x20100))
+    return [chr(n) for block in blocks for n in block if unicodedata.category(chr(n)) not in ("Cn", "Cs", "Co")]
+
+
+def lost(char: str, language: str) -> list[str]:
+    """Return the texts of a language in which a character is neither read, nor a mark that is not said, nor refused."""
+    one, two = CARRIERS[language].split()
+    clean = characters.clean(char) if not characters.character_problem(char) else char
+    if not any(each.isalpha() or is_sign(each, one + each + two, frozenset()) for each in clean):
+        return []
+    missing = []
+    for text in (f"{one}{char}{two}", f"{one} {char} {two}"):
+        try:
+            phones = g2p.phonemise(text, language).phones
+        except Rejected:
+            continue
+        without = {g2p.phonemise(f"{one}{space}{two}", language).phones for space in ("", " ")}
+        if phones in without:
+            missing.append(text)
+    return missing
+
+
+def check_nothing_is_lost(sample: list[str], languages: list[str]) -> None:
+    missing = {(language, char): lost(char, language) for char in sample for language in languages}
+    accents = {key for key in missing if unicodedata.category(key[1])[0] == "M" or key[1].lower() in "h"}
+    assert {key: texts for key, texts in missing.items() if texts and key not in accents} == {}
+
+
+def test_no_character_is_lost_in_silence() -> None:
+    """Each language has characters of its own from a sample; the whole planes are in the soak."""
+    sample = random.Random(17).sample(assigned(), 600)
+    for number, language in enumerate(CARRIERS):
+        check_nothing_is_lost(sample[number :: len(CARRIERS)], [language])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("language", CARRIERS)
+def test_no_character_of_the_planes_is_lost_in_silence(language: str) -> None:
+    check_nothing_is_lost(assigned(), [language])
+
+
+def mixture(rng: random.Random, pool: list[str]) -> str:
+    """Return words, digits, signs, markup and any characters, in a random order."""
+    figures = "12 3.5 2024-05-01 10:30 $5 % ± ² <b> [x] #1 &amp; { } - ٣ Ⅳ ①"
+    words = " ".join((*CARRIERS.values(), figures)).split()
+    return rng.choice(("", " ")).join(
+        rng.choice(pool) if rng.random() < 0.3 else rng.choice(words) for _ in range(rng.randrange(1, 12))
+    )
+
+
+def fuzz(count: int, seed: int) -> None:
+    rng, pool, languages = random.Random(seed), assigned(), ["auto", *CARRIERS]
+    for _ in range(count):
+        text, language = mixture(rng, pool), rng.choice(languages)
+        with contextlib.suppress(Rejected):
+            assert len(symbols.ids(g2p.phonemise(text, language).phones, "headrace-ipa")), (text, language)
+
+
+def test_mixtures_raise_nothing_but_rejected() -> None:
+    fuzz(300, 17)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10))
+def test_many_mixtures_raise_nothing_but_rejected(seed: int) -> None:
+    fuzz(10_000, seed)

@@ -1,0 +1,69 @@
+"""Tell the signs of a text that have to be said from letters, punctuation, and marks that are not said."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+from headrace.featurize.text.languages import scripts
+from headrace.featurize.text.languages.frontend import PUNCTUATION, PUNCTUATION_MAP
+from headrace.featurize.text.languages.unread import is_silent
+
+UNSAID = frozenset("·/¿¡™®©〃〝〞〟゠・")
+"""Marks that are not said in any language, beside those of `unread.is_silent` and punctuation."""
+_COMMON_LETTERS = 0x250
+"""Latin letters below are those of alphabets; above are phonetic and historic ones."""
+
+
+@cache
+def _is_mark(char: str) -> bool:
+    """Return whether a character is punctuation, or not said."""
+    return (
+        char.isspace()
+        or char in PUNCTUATION
+        or ord(char) in PUNCTUATION_MAP
+        or char in UNSAID
+        or is_silent(char)
+        or unicodedata.category(char) == "Pd"
+    )
+
+
+def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
+    """Return whether a character of a text is a sign that has to be said, or refused.
+
+    Args:
+        char: one of the characters of `text`.
+        text: in which accents and vowel signs behind a letter of their script are part of it.
+        usual: scripts of the letters that the frontends of the text read.
+    """
+    if char.isalpha():
+        script = scripts.script(char)
+        rare = script == "Latin" and ord(char) >= _COMMON_LETTERS and not 0x1E00 <= ord(char) <= 0x1EFF
+        return script not in usual or rare
+    if char.isdecimal() or _is_mark(char):
+        return False
+    if unicodedata.category(char).startswith("M"):
+        return not all(_belongs(char, letter) for letter in _letters_before(char, text))
+    return True
+
+
+def _letters_before(char: str, text: str) -> list[str]:
+    """Return the letters, or what else there is, that each occurrence of a combining mark stands behind."""
+    found = []
+    for index, other in enumerate(text):
+        if other == char:
+            at = index - 1
+            while at >= 0 and unicodedata.category(text[at]).startswith("M"):
+                at -= 1
+            found.append(text[at] if at >= 0 else "")
+    return found
+
+
+def _belongs(mark: str, letter: str) -> bool:
+    """Return whether a combining mark is one of the script of a letter; accents are of every alphabet."""
+    if not letter or not letter.isalpha():
+        return False
+    if "\u0300" <= mark <= "\u036f":
+        return scripts.script(letter) not in ("Han", "Kana", "Hangul")
+    first = unicodedata.name(mark, "").split(" ")[0].capitalize()
+    return first == scripts.script(letter)
