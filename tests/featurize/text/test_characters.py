@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import unicodedata
 
@@ -108,9 +109,15 @@ CARRIERS = {
 
 
 def assigned() -> list[str]:
-    """Return every character of the planes that corpora hold: of the basic one, and letters and pictures of the next."""
+    """Return every character of the planes that corpora hold: the basic one, letters and pictures of the next."""
     blocks = (range(0x20, 0x10000), range(0x1D400, 0x1D800), range(0x1F000, 0x1FB00), range(0x20000, 0x20100))
     return [chr(n) for block in blocks for n in block if unicodedata.category(chr(n)) not in ("Cn", "Cs", "Co")]
+
+
+@functools.cache
+def without(language: str) -> set[tuple[str, ...]]:
+    """Return the phones of the two words of a language, with a space between them and without."""
+    return {g2p.phonemise(space.join(CARRIERS[language].split()), language).phones for space in ("", " ")}
 
 
 def lost(char: str, language: str) -> list[str]:
@@ -125,8 +132,7 @@ def lost(char: str, language: str) -> list[str]:
             phones = g2p.phonemise(text, language).phones
         except Rejected:
             continue
-        without = {g2p.phonemise(f"{one}{space}{two}", language).phones for space in ("", " ")}
-        if phones in without:
+        if phones in without(language):
             missing.append(text)
     return missing
 
@@ -139,7 +145,7 @@ def check_nothing_is_lost(sample: list[str], languages: list[str]) -> None:
 
 def test_no_character_is_lost_in_silence() -> None:
     """Each language has characters of its own from a sample; the whole planes are in the soak."""
-    sample = random.Random(17).sample(assigned(), 600)
+    sample = random.Random(17).sample(assigned(), 90)
     for number, language in enumerate(CARRIERS):
         check_nothing_is_lost(sample[number :: len(CARRIERS)], [language])
 
@@ -168,7 +174,7 @@ def fuzz(count: int, seed: int) -> None:
 
 
 def test_mixtures_raise_nothing_but_rejected() -> None:
-    fuzz(300, 17)
+    fuzz(50, 17)
 
 
 @pytest.mark.soak
