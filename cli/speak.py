@@ -137,7 +137,7 @@ def sample(
     options["at"] = options.get("at") or ""
     speaker = Speaker(SynthesisRequest(**options), output.log)
     loaded = time.perf_counter()
-    spoken = {number: speaker.speak(line) for number, line in lines.items()}  # a text that cannot be spoken is told now
+    spoken = {number: speaker.speak(line, check=not stream) for number, line in lines.items()}
     if stream:
         _stream(speaker, itertools.chain.from_iterable(spoken.values()), began, loaded)
     for number, file in files.items():

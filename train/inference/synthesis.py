@@ -224,23 +224,26 @@ class Speaker:
         )
         self.sample_rate = SpectralRecipe().sample_rate
 
-    def speak(self, text: str) -> Iterator[SpokenSentence]:
+    def speak(self, text: str, *, check: bool = True) -> Iterator[SpokenSentence]:
         """Yield the sentences of a text as soon as each is spoken. The same text and seed give the same sentences.
 
         A text whose codes or BERT features are given is one sentence.
 
+        Args:
+            check: read all sentences before the first one is spoken; otherwise each when its turn comes, so that the
+                first one is heard after its own time.
         Raises:
-            UsageError: before anything is spoken; as `synthesize_speech`.
+            UsageError: as `synthesize_speech`, where a sentence is read.
         """
         request = self._request
         given = self._decoder is None or (request.bert is not None and not request.bert.is_dir())
         sentences = [text] if given else markup.carry_languages(cut_sentences(text, request.language))
         symbols = self._generator.config.symbols
-        phones = [
+        phones = (
             text_to_phones(sentence, request.language, symbols, self._dictionary).to(self._device)
             for sentence in sentences
-        ]
-        return map(self._say, range(len(sentences)), sentences, phones)
+        )
+        return map(self._say, range(len(sentences)), sentences, list(phones) if check else phones)
 
     def join(self, sentences: Sequence[SpokenSentence]) -> Speech:
         """Join sentences with pauses between them."""

@@ -255,6 +255,13 @@ class TestStream:
         CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
         assert order == ["spoken", "written", *["spoken", "written", "written"] * 2]
 
+    def test_the_first_sentence_does_not_wait_until_the_others_are_read(self, bench: Bench, voice: Path) -> None:
+        text = "Hello world. Привет мир дорогой."
+        words = ("--gpt", "y", "--reference", voice, "--text", text)
+        result = CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        assert result.exit_code == 2 and "The text cannot be spoken" in result.stderr
+        assert result.stderr.startswith("first sound after ") and len(result.stdout_bytes) >= 11 * 2560
+
     def test_a_terminal_gets_none(self, bench: Bench, voice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("headrace.cli.speak.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
         result = CliRunner().invoke(main, ["sample", "--text", "Hi", "--stream"])
