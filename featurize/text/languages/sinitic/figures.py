@@ -161,7 +161,7 @@ def _clocks() -> tuple[Rule, ...]:
 
 def _clock(match: re.Match[str]) -> str:
     """Read a time of day, unless it is a score or a ratio by what stands around it."""
-    if _SCORED.search(match.string, 0, match.start()) or _WON.match(match.string, match.end()):
+    if _SCORED.search(_before(match)) or _WON.match(match.string, match.end()):
         return match[0]
     minute, second = match[2], match[3] or "00"
     said = _HOURS[(match[4] or "").lower()] + _hour(match[1])
@@ -215,7 +215,7 @@ def _sign(written: str) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     sign, first, second = match.groups("")
-    before = match.string[: match.start()]
+    before = _before(match)
     share = sign or before.endswith("又") or _SHARE.search(before)
     if not share and is_day(int(first), int(second)):
         return f"{read_number(str(int(first)))}月{read_number(str(int(second)))}日"
@@ -258,6 +258,11 @@ def _terms() -> tuple[Rule, ...]:
     )  # fmt: skip
 
 
+def _before(match: re.Match[str]) -> str:
+    """Return what stands before a match, as far as a rule looks back."""
+    return match.string[max(0, match.start() - 12) : match.start()]
+
+
 def _power(written: str) -> str:
     figures = written.translate(SUPERSCRIPTS)
     return f"的{'负' if figures[0] == '-' else ''}{read_number(figures.strip('-'))}次方"
@@ -266,7 +271,7 @@ def _power(written: str) -> str:
 def _range(match: re.Match[str]) -> str:
     """Read two numbers with a dash between them: a range if they ascend, else a score, else two parts of a code."""
     first, dash, second = match[1], match[2].strip(), match[3]
-    if _SCORED.search(match.string, 0, match.start()) or _WON.match(match.string, match.end()):
+    if _SCORED.search(_before(match)) or _WON.match(match.string, match.end()):
         return f"{read_number(first)}比{read_number(second)}"
     numbered = dash == "-" and len(first) <= 2 < len(second) and second.isdigit() and second[-1] != "0"
     if dash != "-" or (float(first) < float(second) and not numbered):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from headrace.featurize.text.languages.frontend import parse_pairs
 
@@ -38,7 +39,7 @@ _ORDINALS = "月 日 号 號 级 級 楼 樓 层 層 路 届 屆 期 季 集 课
 """Words numbered in order without 第: before them, two is 二."""
 
 
-def either(words: list[str] | dict[str, str]) -> str:
+def either(words: Collection[str]) -> str:
     """Return the pattern of some words, the longest first."""
     return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
