@@ -200,24 +200,36 @@ def _check_nothing_lost(pieces: list[str], own: Frontend, dictionary: Dictionary
         UnreadCharacter: it was.
     """
     written = "".join(pieces[::2])
-    usual = own.scripts | own.borrowed_scripts | {"Latin"} if own.scripts else _commonest_script(written)
+    usual = frozenset(_BY_SCRIPT) if own.scripts else _commonest_script(written)
     for sign in dict.fromkeys(written):
         if sign.isascii() and (sign.isalnum() or sign.isspace()):
             continue
-        if unsaid.is_sign(sign, written, usual) and _says_the_same(sign, pieces, own, dictionary, reading):
+        if not unsaid.is_sign(sign, written, usual) or not _says_the_same(sign, pieces, own, dictionary, reading):
+            continue
+        if not _is_of_figure(sign, written, own):
             raise UnreadCharacter(sign, f"is not read in {own.language}: write it in words, or take it out")
+
+
+def _is_of_figure(sign: str, written: str, own: Frontend) -> bool:
+    """Return whether a sign stands at a figure, and is said at one, as + and a currency: here other words say it."""
+    at = re.escape(sign)
+    if not re.search(rf"\d\s?{at}|{at}\s?\d", written):
+        return False
+    for figure in (f"5{sign}", f"{sign}5", f"5{sign}5"):
+        with suppress(Rejected):
+            if not _says_the_same(sign, [figure], own, None, concatenate(_read_pieces([figure], own, None))):
+                return True
+    return False
 
 
 def _says_the_same(
     sign: str, pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading
 ) -> bool:
     """Return whether a text has the same phones without a sign."""
-    spoken = [phone for phone in reading.phones if phone not in PUNCTUATION]
     for instead in ("", " "):
         others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(pieces)]
         with suppress(Rejected):
-            found = concatenate(_read_pieces(others, own, dictionary))
-            if [phone for phone in found.phones if phone not in PUNCTUATION] == spoken:
+            if concatenate(_read_pieces(others, own, dictionary)).phones == reading.phones:
                 return True
     return False
 
