@@ -93,7 +93,8 @@ def test_signs_are_read_in_the_language_or_refused_by_name(language: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("count", "word"), [("1", "метр"), ("2", "метра"), ("5", "метров"), ("11", "метров"), ("21", "метр")]
+    ("count", "word"),
+    [("1", "метр"), ("2", "метра"), ("4", "метра"), ("5", "метров"), ("11", "метров"), ("21", "метр")],
 )
 def test_units_have_the_form_of_their_number(count: str, word: str) -> None:
     assert verbalise(f"{count} m.", "ru") == f"{count} {word}."
@@ -128,3 +129,12 @@ def test_german_ordinals_stand_in_their_case(written: str, said: str) -> None:
 def test_a_mark_of_another_script_is_a_pause() -> None:
     assert g2p.phonemise("नमस्ते। यह।", "hi").phones.count(".") == 2
     assert g2p.phonemise("مرحبا، كيف؟", "ar").phones[-1] == "?"
+
+
+def test_one_to_a_hundred_is_a_ratio_and_three_two_a_score() -> None:
+    assert [verbalise(figures, "nl") for figures in ("1:100", "3:2")] == ["1 op 100", "3 2"]
+
+
+def test_an_exponent_is_no_number() -> None:
+    with pytest.raises(Rejected, match=r"'⁷' .SUPERSCRIPT SEVEN., character 2 of 'x⁷', is not read"):
+        espeak_languages.make_frontend("de").normalise("x⁷")
