@@ -93,6 +93,22 @@ class GptOptimConfig:
         )
 
 
+def describe_new_end(saved: RunConfig, now: RunConfig, update: int) -> str:
+    """Return what another end does to the learning rate of a run that is resumed before this update; empty for nothing.
+
+    Only the cosine of gpt depends on the end of a run.
+    """
+    if now.model.stage != "gpt":
+        return ""
+    before, after = GptOptimConfig.from_config(saved), GptOptimConfig.from_config(now)
+    if after.schedule == "published" or before.total_steps == after.total_steps:
+        return ""
+    return (
+        f"the learning rate falls until step {after.total_steps:,}, and no longer until {before.total_steps:,}: it is "
+        f"{after.rate(update):.3g} now, and would have been {before.rate(update):.3g}"
+    )
+
+
 def published_rate(step: int) -> float:
     """Return the learning rate with which published decoders were trained: 0.01 for update 0, then 0.002."""
     return 0.01 if step == 0 else PUBLISHED_RATE

@@ -27,6 +27,7 @@ from headrace.train.checkpoints.copies import CHECKPOINTS, copies_of
 from headrace.train.config import RunConfig, config_path, read_config, resumed
 from headrace.train.distributed.phases import PHASES, TRAINING
 from headrace.train.monitoring.observer import CompositeObserver, Observer
+from headrace.train.stages.gpt_optimizer import describe_new_end
 from headrace.train.trainer.profiling import profile_steps
 from headrace.train.trainer.run import Run
 from headrace.train.trainer.run_folder import run_folder
@@ -65,7 +66,10 @@ def resume(out: Path, given: Mapping[str, Any], observer: Observer | None = None
     with distributed.process_group(), run_folder(out, resume=True, log=log, copied_to=copied_to):
         observer = (observer if distributed.rank() == 0 else None) or CompositeObserver()
         state = _newest_checkpoint(out, observer)
-        config = resumed(out, given, _saved_config(out, state, observer))
+        saved = _saved_config(out, state, observer)
+        config = resumed(out, given, saved)
+        if told := describe_new_end(saved, config, state["step"] if state else 0):
+            observer.log(told)
         return _train(Run(config, state, observer))
 
 

@@ -14,7 +14,7 @@ from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints
 from headrace.train.config import RunConfig, parse_save_every
-from headrace.train.stages.gpt_optimizer import GptOptimConfig
+from headrace.train.stages.gpt_optimizer import GptOptimConfig, describe_new_end
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.trainer import loop
 from tests.helpers.training_store import Silent, build
@@ -130,3 +130,14 @@ def test_learning_rates_are_options() -> None:
     assert max(map(warm.rate, range(21))) == pytest.approx(5e-5) and warm.rate(20) == pytest.approx(5e-7)
     with pytest.raises(UsageError, match="text_rate_factor: only for the stage sovits"):
         RunConfig.from_options(stage="gpt", text_rate_factor=0.2, **given)
+
+
+def test_another_end_of_a_run_says_what_it_does_to_the_rate() -> None:
+    saved = RunConfig.from_options(store=Path("S"), out=Path("R"), stage="gpt", warmup_steps=10, max_steps=20)
+    told = describe_new_end(saved, saved.with_options(max_steps=1000), 20)
+    assert told == (
+        "the learning rate falls until step 1,000, and no longer until 20: it is 0.01 now, and would have been 0.0001"
+    )
+    assert not describe_new_end(saved, saved, 20)
+    published = RunConfig.from_options(store=Path("S"), out=Path("R"), stage="gpt", max_steps=20)
+    assert not describe_new_end(published, published.with_options(max_steps=40), 20)
