@@ -272,13 +272,17 @@ def _merge_pauses(reading: Reading) -> Reading:
     marks = [phone in PUNCTUATION for phone in reading.phones if phone != "空"]
     if not any(mark and following for mark, following in pairwise(marks)):
         return reading
-    kept: list[Reading] = []
+    text: list[str] = []
+    phones: list[str] = []
+    counts: list[int] = []
     at, paused = 0, False
     for char, count in zip(reading.text, reading.word2ph, strict=True):
-        phones = reading.phones[at : at + count]
+        own = reading.phones[at : at + count]
         at += count
-        mark = count == 1 and phones[0] in PUNCTUATION
+        mark = count == 1 and own[0] in PUNCTUATION
         if not (mark and paused):
-            kept.append(Reading(char, phones, (count,)))
-        paused = mark or (paused and set(phones) <= {"空"})
-    return concatenate(kept)
+            text.append(char)
+            phones += own
+            counts.append(count)
+        paused = mark or (paused and set(own) <= {"空"})
+    return Reading("".join(text), tuple(phones), tuple(counts))
