@@ -1,10 +1,10 @@
 """Seconds of an update over a slow network: gradients in 32 and in 16 bits, sent during the backward pass or after it.
 
-    python -m benchmarks.distributed.network [--rate 400mbit] [--rounds 12]
+    python -m benchmarks.distributed.network [--rate 400mbit] [--delay 2] [--rounds 12]
 
-Two network namespaces of this machine are two nodes: a virtual cable of a given rate (`tc tbf`) lies between them. It
-needs root, `ip` and `tc`. A process in each trains a gpt of 23 M parameters on the CPU, over gloo. Each round makes one
-update in every way, in turn, so that whatever else the machine does falls on all of them; ratios are of one round.
+Two network namespaces of this machine are two nodes, with a cable of some rate and delay between them. It needs root,
+`ip`, `tc` and TAP devices. A process in each trains a gpt of 23 M parameters on the CPU, over gloo. Each round makes
+one update in every way, in turn, so that whatever else the machine does falls on all of them; ratios are of one round.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.distributed import run_pair
+from benchmarks.distributed.cable import two_nodes
 
 LAYERS = 6
 CODES = (60, 80, 100)
@@ -33,34 +31,6 @@ CODES = (60, 80, 100)
 WAYS = tuple(product(("fp32", "bf16"), (False, True)))
 """Format of the sums, and whether they overlap the backward pass."""
 HEAD = ("--reduce", "sent", "MB", "s per update", "of fp32 after the backward pass", "least s per update")
-
-
-@contextmanager
-def two_nodes(rate: str) -> Iterator[tuple[str, str]]:
-    """Make two namespaces with a cable of this rate between them, for the duration of this context. Yields their names.
-
-    The first has the address 10.77.0.1, the second 10.77.0.2.
-    """
-    names = tuple(f"headrace-{os.getpid()}-{number}" for number in (1, 2))
-    try:
-        for name in names:
-            _run("ip", "netns", "add", name)
-            _run("ip", "-n", name, "link", "set", "lo", "up")
-        one, other = names
-        _run("ip", "-n", one, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", other)
-        for number, name in enumerate(names, 1):
-            _run("ip", "-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
-            _run("ip", "-n", name, "link", "set", "cable", "up")
-            shape = ("tbf", "rate", rate, "burst", "256kb", "latency", "100ms")
-            _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", "cable", "root", *shape)
-        yield one, other
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True)
 
 
 def work(out: Path, rounds: int) -> None:
@@ -110,25 +80,31 @@ def rows_of(ranks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 @click.command()
 @click.option("--rate", default="400mbit", show_default=True, help="Of the cable, as tc knows it.")
+@click.option("--delay", default=2.0, show_default=True, help="Milliseconds from one end to the other.")
 @click.option("--rounds", default=12, show_default=True)
 @click.option("--worker", hidden=True)
-def main(rate: str, rounds: int, worker: str | None) -> None:
+def main(rate: str, delay: float, rounds: int, worker: str | None) -> None:
     """Measure, print and save the table."""
     if worker:
         work(Path(worker), rounds)
         return
-    with tempfile.TemporaryDirectory() as folder, two_nodes(rate) as names:
+    with tempfile.TemporaryDirectory() as folder, two_nodes(rate, delay / 1000) as names:
         prefixes = [("ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=cable") for name in names]
         arguments = ("--worker", folder, "--rounds", str(rounds))
         run_pair("benchmarks.distributed.network", arguments, "10.77.0.1", 29500, prefixes)
         rows = rows_of([json.loads((Path(folder) / f"rank-{rank}.json").read_text()) for rank in range(2)])
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     markdown = report.table(HEAD, rows) + (
-        f"\n\nTwo nodes, {rate} between them, no delay; {rounds} rounds, medians. Other programs used the cores too "
-        f"(load {load})."
+        f"\n\nTwo nodes, {rate} and {delay:g} ms between them; {rounds} rounds, medians. Load of the machine, whose "
+        f"cores the cable uses too: {load}."
     )
     click.echo(markdown)
-    found = {"rate": rate, "rounds": rounds, "rows": [dict(zip(HEAD, row, strict=True)) for row in rows]}
+    found = {
+        "rate": rate,
+        "delay_ms": delay,
+        "rounds": rounds,
+        "rows": [dict(zip(HEAD, row, strict=True)) for row in rows],
+    }
     report.save("network", markdown, found)
 
 
