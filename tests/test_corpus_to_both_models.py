@@ -105,7 +105,8 @@ class TestCodebooks:
     def test_models_of_two_stores_do_not(self, folder: Path, built: Path) -> None:
         spoken = self.speak(folder, built, "sovits", "other")
         assert spoken.exit_code == 2 and "of another codebook" in spoken.stderr
-        assert len(spoken.stderr.splitlines()) == 1 and not (folder / "other.wav").exists()
+        told = [line for line in spoken.stderr.splitlines() if not line.startswith("weights of ")]
+        assert len(told) == 1 and not (folder / "other.wav").exists()
 
     def test_weights_that_do_not_record_it_are_spoken_with_and_told_of(self, folder: Path, built: Path) -> None:
         old = shutil.copytree(folder / "gpt", folder / "old")

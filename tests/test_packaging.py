@@ -67,7 +67,7 @@ def test_the_wheel_holds_headrace_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"headrace"}
     ours = {name for name in names if name.startswith("headrace/")}
-    kept = {".py", ".html", ".txt", ".typed"}
+    kept = {".py", ".html", ".txt", ".typed", ".gz"}
     checkout = {
         f"headrace/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES

@@ -39,6 +39,16 @@ def copied(unpacked: Path, tmp_path: Path) -> Path:
     return shutil.copytree(unpacked, tmp_path / "copy")
 
 
+READ_AS_THEN = """
+from dataclasses import replace
+from headrace.cli.featurize import main
+from headrace.featurize.text import g2p
+g2p.FRONTENDS["en"] = replace(g2p.FRONTENDS["en"], version=1)
+main()
+"""
+"""`featurize`, as if the version that read the texts of the store was installed. Of its texts both read the same."""
+
+
 def call(root: Path, program: str, *words: object) -> str:
     """One of the three commands, in `root`. What it printed."""
     command = [sys.executable, "-m", f"headrace.{program}", *map(str, words)]
@@ -111,7 +121,11 @@ def test_the_store_grows_with_its_corpus(copied: Path) -> None:
     for suffix in (".wav", ".txt"):
         shutil.copy(copied / "corpus" / f"ben/004{suffix}", copied / "corpus" / f"carl/001{suffix}")
     features = f"{BUILT},{ADDED}"
-    call(copied, "featurize", "build", "corpus", "--out", "store", "--features", features, *CHOICES)
+    words = [str(word) for word in ("build", "corpus", "--out", "store", "--features", features, *CHOICES)]
+    refused = subprocess.run([sys.executable, "-m", "headrace.featurize", *words], cwd=copied, capture_output=True)
+    assert refused.returncode == 1 and b"were read by another version" in refused.stderr
+    assert part_bytes(root) == before
+    subprocess.run([sys.executable, "-c", READ_AS_THEN, *words], cwd=copied, check=True, capture_output=True)
     assert before.items() <= part_bytes(root).items()
     corpus = store.open(root)
     assert corpus.ids.tolist() == [*BY_ID, "carl/001.wav"]

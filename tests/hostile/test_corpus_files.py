@@ -375,7 +375,7 @@ def test_a_file_that_is_named_like_an_alignment(root: Path) -> None:
 
 
 def test_a_language_that_is_none(root: Path) -> None:
-    with pytest.raises(UsageError, match="not a language code"):
+    with pytest.raises(UsageError, match="nothing here reads language"):
         scan_all(corpus_formats.make_list(root).parent, language="\udcff")
 
 

@@ -149,7 +149,7 @@ def test_odd_labels_cost_no_other(tmp_path: Path, content: bytes) -> None:
     assert len(store.open(tmp_path / "STORE")) + len(rejects_of(tmp_path / "STORE")) == 2
 
 
-@pytest.mark.parametrize("text", ["一共٣个。", "。"], ids=["that a library refuses", "without phones"])
+@pytest.mark.parametrize("text", ["一共∀个。", "。"], ids=["that nobody reads", "without phones"])
 def test_a_build_without_any_utterance_fails_and_lists_why(tmp_path: Path, text: str) -> None:
     corpus = recordings(tmp_path / "corpus", "a.wav", "b.wav")
     (corpus / "c.list").write_text(f"a.wav|s|zh|{text}\nb.wav|s|zh|{text}", encoding="utf-8")

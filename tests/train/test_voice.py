@@ -136,12 +136,11 @@ class TestTwoCorpora:
 def test_both_models_get_one_codebook(
     monkeypatch: pytest.MonkeyPatch, init: bool, of_store: str, weights: tuple[str, str], error: str
 ) -> None:
-    recorded, digest = weights
     monkeypatch.setattr(voice, "choose_codebook", lambda *_: (of_store, "it was asked for"))
     monkeypatch.setattr(voice, "codebook_of", lambda _: of_store)
-    monkeypatch.setattr(voice, "codebook_digest", lambda _: digest)
-    monkeypatch.setattr(voice.upstream_files, "read", lambda _: SimpleNamespace(codebook=recorded, weights={}))
-    config = SimpleNamespace(model=SimpleNamespace(init=Path("s2G.pth") if init else None))
+    known = SimpleNamespace(codebooks=frozenset(weights) - {""})
+    monkeypatch.setattr(voice.initial_weights, "read", lambda *_: known)
+    config = SimpleNamespace(model=SimpleNamespace(init=Path("s2G.pth") if init else None, at="best"))
     joined = SimpleNamespace(path=Path("STORE"), features={})
     if not error:
         voice._check_codebook(config, joined)  # type: ignore[arg-type]

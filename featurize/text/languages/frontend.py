@@ -136,7 +136,7 @@ def optional_dependencies(language: str) -> Iterator[None]:
     Raises:
         Rejected: stage "text"; a library of the language's extra is not installed.
     """
-    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"jieba\b")
     try:
         yield
     except ModuleNotFoundError as error:

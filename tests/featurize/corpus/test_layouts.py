@@ -208,7 +208,7 @@ def test_rows_that_are_none(tmp_path: Path) -> None:
     expected = {
         "t.csv:4": "its start is 'x'",
         "t.csv:5": "names no recording",
-        "d.wav": "language tag 'elvish!'",
+        "d.wav": "nothing here reads language 'elvish!'",
         "t.csv:7": "2 columns",
         "t.csv:8": "never closed",
         "c.wav": "audio without text",

@@ -352,7 +352,7 @@ def test_texts_go_out_in_words_as_their_phones_count_them(tmp_path: Path) -> Non
     chinese, english = (next(line.split("\t") for line in lines if line.startswith(name)) for name in "ab")
     assert chinese[2:] == ["[2, 2, 2, 2, 2, 2, 2, 1]", "我有十二个苹果."] and english[2:] == [
         "None",
-        "I have 2 dollars.",
+        "I have two dollars.",
     ]
     assert "我有12个苹果。" in (back / "back.list").read_text(encoding="utf-8")
     again = store.open(take(back, tmp_path / "again") and tmp_path / "again")

@@ -58,10 +58,15 @@ def wave(frames: int, seed: int = 0) -> np.ndarray:
 
 
 def part_of(
-    waves: Sequence[np.ndarray], phones: Sequence[Any], rate: int = 32_000, texts: Sequence[str] = (), **more: Any
+    waves: Sequence[np.ndarray],
+    phones: Sequence[Any],
+    rate: int = 32_000,
+    texts: Sequence[str] = (),
+    language: str = "en",
+    **more: Any,
 ) -> Part:
     """Phones as symbols or, where there are texts, as these are read."""
-    readings = [g2p.phonemise(one, "en") for one in texts]
+    readings = [g2p.phonemise(one, language) for one in texts]
     numbers = [ids(one, "headrace-ipa") for one in ([reading.phones for reading in readings] if texts else phones)]
     words = [reading.phone_word for reading in readings] or [np.zeros(len(one), np.int16) for one in numbers]
     arrays = {
@@ -71,7 +76,7 @@ def part_of(
         "phone_end": [np.full(len(one), -1, np.int32) for one in numbers],
         **more,
     }
-    strings = {"frames": [len(one) for one in waves], "text": list(texts), "language": ["en"] * len(waves)}
+    strings = {"frames": [len(one) for one in waves], "text": list(texts), "language": [language] * len(waves)}
     specs = {name: FeatureSpec(name=name, axis="phones", dtype="int32", channels=None) for name in arrays}
     specs["wave"] = FeatureSpec(
         name="wave", axis="frames", dtype="int16", channels=HOP, recipe={"sample_rate": rate, "hop": HOP}
@@ -270,13 +275,13 @@ def test_words_without_a_token_have_what_is_between_their_neighbours(
 ) -> None:
     letters = [(5 + 2 * n, number_of(lettered, letter)) for n, letter in enumerate("we|saw")]
     heard_as(monkeypatch, 60, [*letters, *((frame + 30, token) for frame, token in letters[:2])])
-    part = part_of([wave(60)], [], texts=["we saw, 7 we."])
+    part = part_of([wave(60)], [], texts=["we saw, 7 we."], language="de")
     (times,) = made(CtcAlign(ctc=lettered), part)
-    names = g2p.phonemise("we saw, 7 we.", "en").phones
+    names = g2p.phonemise("we saw, 7 we.", "de").phones
     comma, end = names.index(","), len(names) - 3
     assert times[comma, 0] == times[comma, 1] == times[comma - 1, 1], "what sounds is rather heard than a mark"
     seven = times[comma + 1 : end]
-    assert len(seven) == 5 and seven[0, 0] == times[comma, 1] and seven[-1, 1] == times[end, 0]
+    assert len(seven) > 3 and seven[0, 0] == times[comma, 1] and seven[-1, 1] == times[end, 0]
     assert len(set(np.diff(seven).ravel())) <= 2 and part.counts["a word in figures: no token in the vocabulary"] == 1
 
 

@@ -193,9 +193,9 @@ def test_the_best_is_kept_and_old_ones_are_deleted(copied: RunConfig) -> None:
     (folder / "step-00000005.pt").write_bytes(b"five")
     (folder / "step-00000009.pt").write_bytes(b"nine")
     copies = CheckpointCopies(copied.out, place)
-    copies.update(5, 2)
+    copies.update(5, [2])
     assert copies.steps() == [2, 3, 4, 5]
-    copies.update(9, 3)
+    copies.update(9, [3])
     assert copies.steps() == [3, 4, 5, 9] and len(list((place / "checkpoints").iterdir())) == 8
 
 
