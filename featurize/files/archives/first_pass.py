@@ -12,16 +12,19 @@ import hashlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 import google_crc32c
 
-from headrace.featurize.files.archives.members import Listed, Listing
+from headrace.featurize.files.archives.members import Listed, Listing, check_size, checked_name
+from headrace.store.errors import Rejected
 from headrace.store.library_settings import private_cache
 from headrace.store.schema import ArchiveKind, Member, Reject
 from headrace.store.storage import StoragePath
@@ -57,6 +60,7 @@ class FirstPass:
             column: of a table, in which its recordings are.
         """
         self._file: Path | None = None
+        self._output: FileIO | None = None
         self._members: list[Listed | Reject] = []
         self._recordings: dict[Place, Recording] = {}
         self._is_whole = False
@@ -98,8 +102,11 @@ class FirstPass:
         written = (json.dumps(line, separators=(",", ":")).encode() for line in lines)
         content = b"".join(b"\n%08x %s" % (google_crc32c.value(line), line) for line in written)
         try:
-            with self._lock, self._file.open("ab", buffering=0) as file:
-                file.write(content)
+            with self._lock:
+                if self._output is None:  # it stays open: to open it for each recording takes long over a network
+                    self._output = FileIO(self._file, "ab")
+                    weakref.finalize(self, self._output.close)
+                self._output.write(content)
         except OSError:
             self._file = None
 
@@ -113,7 +120,7 @@ class FirstPass:
         for line in content.splitlines():
             check, _, written = line.partition(b" ")
             if check == b"%08x" % google_crc32c.value(written):
-                with suppress(ValueError, TypeError, LookupError, RecursionError):
+                with suppress(ValueError, TypeError, LookupError, RecursionError, Rejected):
                     self._add(archive, json.loads(written))
         if not self._is_whole:
             self._members = []
@@ -127,8 +134,9 @@ class FirstPass:
             name, size, kind, *place, check = line["member"]
             _check_numbers(size, *place, check)
             start, length = place
-            if not (isinstance(name, str) and kind in get_args(ArchiveKind)):
+            if kind not in get_args(ArchiveKind) or checked_name(name) != name:
                 raise ValueError(line)
+            check_size(size)
             member = Member(archive=archive, kind=cast(ArchiveKind, kind), place=(start, length), check=check)
             self._members.append(Listed(name, size, member))
         elif "reject" in line:

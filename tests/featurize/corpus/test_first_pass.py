@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import google_crc32c
 import pytest
 
 from benchmarks.archives import pack_arrow, pack_parquet, pack_tars, pack_zip
@@ -46,6 +48,11 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def scan(path: Path, **limits: float) -> list[Utterance | Reject]:
     return list(scanner.scan(path, limits=Limits(**limits)))
+
+
+class FullDisk(FileIO):
+    def write(self, _: object) -> int:
+        raise OSError(28, "No space left on device")
 
 
 class Reading:
@@ -131,6 +138,10 @@ def test_what_a_killed_command_kept_is_used_and_what_is_damaged_is_not(corpus: P
             assert scan(corpus) == found
 
 
+def checked(line: bytes) -> bytes:
+    return b"%08x %s" % (google_crc32c.value(line), line)
+
+
 def test_lines_of_another_shape_count_as_not_kept(tmp_path: Path, cache: Path) -> None:
     speech = make_recordings(tmp_path / "speech")
     corpus = tmp_path / "corpus"
@@ -140,7 +151,11 @@ def test_lines_of_another_shape_count_as_not_kept(tmp_path: Path, cache: Path) -
     for file in cache.iterdir():
         for line in (b"[]", b"1", b'{"member": 3}', b'{"member": ["a.wav", 1, "exe", 1, 2, 3]}', b"[" * 9999,
                      b'{"recording": [1]}', b'{"recording": [512, 1, -1, 2, 3, 4, 5]}', b'{"whole": 1}'):  # fmt: skip
-            file.write_bytes(b"%08x %s" % (first_pass.google_crc32c.value(line), line))
+            file.write_bytes(checked(line))
+            assert scan(corpus) == found
+        for member in (b'["../a.wav", 9, "tar", 512, 9, 1]', b'["a.wav", 99999999999, "tar", 512, 9, 1]'):
+            lines = (b'{"begin": true}', b'{"member": %s}' % member, b'{"whole": 1}')
+            file.write_bytes(b"\n".join(map(checked, lines)))
             assert scan(corpus) == found
 
 
@@ -159,6 +174,8 @@ def test_nothing_is_kept_on_a_full_disk_and_little_for_long(
     monkeypatch.setattr(first_pass, "MAX_BYTES", sum(file.stat().st_size for file in files) - 1)
     first_pass._folder.cache_clear()
     assert first_pass._folder() == cache and sorted(cache.iterdir()) == files[1:]
-    with mock.patch.object(Path, "open", side_effect=OSError(28, "No space left on device")):
+    with mock.patch.object(first_pass, "FileIO", FullDisk):
         assert scan(corpus) == found
-    assert sorted(cache.iterdir()) == files[1:]
+    with mock.patch.object(first_pass, "FileIO", side_effect=PermissionError(13, "Permission denied")):
+        assert scan(corpus) == found
+    assert [file for file in sorted(cache.iterdir()) if file.stat().st_size] == files[1:]
