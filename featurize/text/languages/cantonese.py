@@ -30,7 +30,7 @@ _SAID = re.compile(r"[^\W\dA-Za-z_]|[,.!?…]")
 
 def normalise(text: str) -> str:
     """Write figures and signs in Chinese characters."""
-    return signs.write_out(figures.verbalise(text, one="一"))
+    return signs.write_out(figures.verbalise(text, one="一", dollar="元"))
 
 
 def read(text: str) -> Reading:
@@ -64,7 +64,7 @@ FRONTEND = Frontend(
     language="yue",
     scripts=frozenset({"Han"}),
     libraries=("ToJyutping",),
-    version=2,
+    version=3,
     normalise=normalise,
     read=read,
 )

@@ -119,7 +119,7 @@ FRONTEND = Frontend(
     language="zh",
     scripts=frozenset({"Han"}),
     libraries=("jieba", "OpenCC", "pypinyin"),
-    version=2,
+    version=3,
     normalise=normalise,
     read=read,
 )

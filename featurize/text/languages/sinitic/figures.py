@@ -20,7 +20,15 @@ from headrace.featurize.text.languages.rewriting import (
     rewrite,
     rules,
 )
-from headrace.featurize.text.languages.sinitic.measure_words import CURRENCIES, CURRENCY, MEASURE, ORDINAL, UNIT, UNITS
+from headrace.featurize.text.languages.sinitic.measure_words import (
+    BARE_UNIT,
+    CURRENCIES,
+    CURRENCY,
+    MEASURE,
+    ORDINAL,
+    UNIT,
+    UNITS,
+)
 from headrace.featurize.text.languages.sinitic.numerals import multiply, read_digits, read_number
 
 _ANY = re.compile(r"[\dIVX²³⁰-⁹½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞/+=×÷±%]|[-~–—]周")
@@ -49,24 +57,25 @@ _NICKNAMES = (
 _COUNTED = rf"[多余几]?(?:{MEASURE})"
 
 
-def verbalise(text: str, one: str = "幺") -> str:
+def verbalise(text: str, one: str = "幺", dollar: str = "美元") -> str:
     """Write every figure of a text as it is said, and the signs that belong to figures.
 
     Args:
         text: in normal form, of any script.
         one: how 1 is said in telephone numbers: Mandarin says 幺, as 一 sounds like 七 there.
+        dollar: what a bare dollar sign is.
     """
     if not _ANY.search(text):
         return text
-    return rewrite(text, *_groups(one))
+    return rewrite(text, *_groups(one, dollar))
 
 
 @cache
-def _groups(one: str) -> tuple[tuple[Rule, ...], ...]:
+def _groups(one: str, dollar: str) -> tuple[tuple[Rule, ...], ...]:
     def code(match: re.Match[str]) -> str:
         return _code(match[0], one)
 
-    return (_written(), _dates(), _codes(code, one), _clocks(), _amounts(), _terms(), _latin(code), _counts())
+    return (_written(), _dates(), _codes(code, one), _clocks(), _amounts(dollar), _terms(), _latin(code), _counts())
 
 
 def _code(figures: str, one: str) -> str:
@@ -83,7 +92,7 @@ def _written() -> tuple[Rule, ...]:
         (r"(?<=第)([IVX]+)(?![A-Za-z])", _roman),
         (rf"(?<={_HAN})([IVX]{{2,}})(?![A-Za-z])", _roman),
         (r"(?<![A-Za-z])([IVX]+)(?=[世期卷章度])", _roman),
-        (r"(?<![A-Za-z])N[oO]\.?\s?(?=\d)", "第"),
+        (r"(?<![A-Za-z])(?:N[oO]\.?|№)\s?(?=\d)", "第"),
         (rf"(?<=\d)#(?={_HAN})", "号"),
         (r"(?<![A-Za-z])([BCDGOPFV])2([BCDGOPFV])(?![A-Za-z])", r"\1 to \2"),
     )
@@ -101,6 +110,9 @@ def _dates() -> tuple[Rule, ...]:
 
     return rules(
         (rf"{year}([-/.]){month}\2{day}(?!\d)", date),
+        (r"(?<![A-Za-z\d.\-号码分第])(?:(0[1-9])-(0[1-9]|[12]\d|3[01])|(1[0-2])-(0[1-9]))(?![\d.-])",
+         lambda m: f"{read_number(str(int(m[1] or m[3])))}月{read_number(str(int(m[2] or m[4])))}日"),
+        (r"(?<![\d/.])(\d{1,2})/(\d{1,2})(?=[月日号楼层级])", _neighbours),
         (rf"{year}[-/](0[1-9]|1[0-2])(?![\d/.-])", lambda m: f"{read_digits(m[1])}年{read_number(str(int(m[2])))}月"),
         (r"(?<=[年月])0(?=\d[月日号])", ""),
         (rf"(?<!\d)(\d{{4}})年?{_DASH}(\d{{4}})(?=年)", lambda m: f"{read_digits(m[1])}到{read_digits(m[2])}"),
@@ -113,6 +125,13 @@ def _dates() -> tuple[Rule, ...]:
          lambda m: read_digits(m[0])),
         (r"(?<![\d.:])\d[05](?=[后後](?![天年日月周个期半来]))", lambda m: read_digits(m[0])),
     )  # fmt: skip
+
+
+def _neighbours(match: re.Match[str]) -> str:
+    """Read two numbers that follow each other, of months or floors, with a pause between them; others as they are."""
+    if int(match[2]) != int(match[1]) + 1:
+        return match[0]
+    return f"{read_number(match[1])},{read_number(match[2])}"
 
 
 def _years(match: re.Match[str]) -> str:
@@ -174,14 +193,15 @@ def _hour(figures: str) -> str:
     return f"{read_number(str(int(figures)))}点"
 
 
-def _amounts() -> tuple[Rule, ...]:
+def _amounts(dollar: str) -> tuple[Rule, ...]:
     """Money, temperatures, percentages, angles, fractions."""
+    currencies = CURRENCIES | {"$": dollar}
     scale = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "": 1}
 
     def money(m: re.Match[str]) -> str:
         sign, currency, first, factor, last, more = m.groups("")
         amounts = [read_number(multiply(one, scale[factor]) if factor else one) for one in (first, last) if one]
-        return f"{_sign(sign)}{'到'.join(amounts)}{more}{CURRENCIES[currency]}"
+        return f"{_sign(sign)}{'到'.join(amounts)}{more}{currencies[currency]}"
 
     percent = {"%": "百", "‰": "千"}
 
@@ -194,7 +214,9 @@ def _amounts() -> tuple[Rule, ...]:
     return rules(
         (r"(?<![\dA-Za-z)])\+(?=\d)", "正"),
         (rf"([-−]?)({CURRENCY})\s?({_N})([kKMB](?![A-Za-z]))?(?:{_DASH}({_N})(?!\d))?\s?([百千万亿萬億]*)", money),
-        (rf"({_N})\s?([百千万亿]*)\s?([¥$€£])(?![\d.])", lambda m: f"{read_number(m[1])}{m[2]}{CURRENCIES[m[3]]}"),
+        (rf"(?<![\dA-Za-z.])({_N})\s?([百千万亿]*)\s?({CURRENCY})(?![\dA-Za-z.])",
+         lambda m: f"{read_number(m[1])}{m[2]}{currencies[m[3]]}"),
+        (r"(?<![\d.])(\d{1,2})['′](\d{1,2}(?:\.\d+)?)(?:[\"″]|''|′′)", _minutes_or_feet),
         (rf"(?<![\d.])([-−])({_N})(?={_DASH}[-−+]?{_N}\s?(?:℃|°C|度|℉))", lambda m: f"零下{m[2]}"),
         (rf"(?<=[\d℃度零一二三四五六七八九十百])({_DASH})([-−])({_N})(?=\s?(?:℃|°C|度))", lambda m: f"到零下{m[3]}"),
         (rf"(?<![\dA-Za-z.)℃])(?<!\d度)([-−])({_N})(?=\s?(?:℃|°C|度))", lambda m: f"零下{m[2]}"),
@@ -207,6 +229,14 @@ def _amounts() -> tuple[Rule, ...]:
         (r"((?<![\dA-Za-z.)])[-−])?(?<![\d/.])(\d+)/(\d+)(?![\d/]|\.\d)", _fraction),
         (r"(?<![\d/.])(\d+(?:/\d+){2,})(?![\d/.])", lambda m: ",".join(map(read_number, m[1].split("/")))),
     )  # fmt: skip
+
+
+def _minutes_or_feet(match: re.Match[str]) -> str:
+    """Read `5'30"`: the height of a person in feet and inches, or else minutes and seconds."""
+    first, second = map(read_number, match.groups())
+    if re.search(r"[身个][高子].{0,3}$", _before(match)):
+        return f"{first}英尺{second}英寸"
+    return f"{first}分{second}秒"
 
 
 def _sign(written: str) -> str:
@@ -235,6 +265,8 @@ def _terms() -> tuple[Rule, ...]:
         (r"\^(-?\d+)", lambda m: m[1].translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))),
         (rf"(?<![A-Za-z\d.])({_N})\s?({UNIT})(?![A-Za-z\d²³])(?={_DASH}\d)", lambda m: f"{m[1]}{UNITS[m[2]]}"),
         (rf"(?<![A-Za-z\d.])({_N})\s?({UNIT})(?![A-Za-z\d²³])", lambda m: f"{m[1]}{UNITS[m[2]]}"),
+        (rf"(?<![\w.])(?<![A-Za-z] )({BARE_UNIT})(?![A-Za-z\d²³]| [A-Za-z])|(?<={_HAN})({BARE_UNIT})(?![A-Za-z²³])",
+         lambda m: UNITS[m[1] or m[2]]),
         (rf"(?<![A-Za-z\d.])({_N})\s?[\"″](?![\w\"])|(?<![A-Za-z\d.\"])({_N})[\"″](?={_HAN}[^\"]*$)",
          lambda m: f"{m[1] or m[2]}英寸"),
         (r"[⁰¹²³⁴-⁹⁻]{2,}|[⁰¹⁴-⁹]", lambda m: _power(m[0])),

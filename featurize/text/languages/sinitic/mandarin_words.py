@@ -32,7 +32,7 @@ NOT_NEUTRAL = frozenset(
     "孝子 父子 母子 夫子 孔子 孟子 老子 庄子 游子 赤子 天子 核子 光子 算子 卵子 精子 妻子儿女 人人 天天 年年 月月 "
     "日日 家家 户户 处处 事事 时时 步步 声声 层层 重重 种种 条条 件件 个个 样样 句句 字字 哈哈 呵呵 嘻嘻 虎虎 "
     "熙熙 攘攘 袅袅 冉冉 青青 莘莘 恳恳 佼佼 整整 死死 花花草草 家家户户"
-    "娃哈哈 以下 以上 地上 天下 落地 耕地 局地 干嘛 幺幺 数数".split()
+    "娃哈哈 以下 以上 地上 天下 落地 耕地 局地 干嘛 幺幺 数数 加加".split()
 )
 """Words whose last syllable keeps its tone, though they are reduplicated or end in 子."""
 

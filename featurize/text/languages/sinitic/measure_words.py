@@ -12,7 +12,7 @@ CURRENCIES = parse_pairs(
     "¥:元 $:美元 €:欧元 £:英镑 ₩:韩元 ₹:卢比 ₽:卢布 ฿:泰铢"
 )
 UNITS = parse_pairs(
-    "km/h:公里每小时 km/s:千米每秒 m/s:米每秒 m/min:米每分钟 km²:平方公里 km2:平方公里 km:千米 "
+    "km/h:公里每小时 km/s:千米每秒 m/s:米每秒 m/s²:米每二次方秒 m/min:米每分钟 km²:平方公里 km2:平方公里 km:千米 "
     "cm²:平方厘米 cm³:立方厘米 "
     "cm2:平方厘米 cm3:立方厘米 cm:厘米 mm²:平方毫米 mm2:平方毫米 mm:毫米 µm:微米 μm:微米 nm:纳米 dm:分米 m²:平方米 "
     "m³:立方米 m2:平方米 m3:立方米 m:米 ha:公顷 ft:英尺 mph:英里每小时 kg:千克 mg:毫克 µg:微克 μg:微克 g:克 lb:磅 "
@@ -22,6 +22,7 @@ UNITS = parse_pairs(
     "µg/m³:微克每立方米 μg/m³:微克每立方米 µg/m3:微克每立方米 kg/m³:千克每立方米 mmol/L:毫摩尔每升 "
     "dB:分贝 db:分贝 kHz:千赫 MHz:兆赫 GHz:吉赫 Hz:赫兹 kWh:千瓦时 kW·h:千瓦时 kW:千瓦 MW:兆瓦 W:瓦 mAh:毫安时 "
     "mV:毫伏 kV:千伏 V:伏 mA:毫安 kΩ:千欧 MΩ:兆欧 Ω:欧姆 kJ:千焦 kcal:千卡 cal:卡 kPa:千帕 MPa:兆帕 hPa:百帕 Pa:帕 "
+    "mmHg:毫米汞柱 "
     "KB:千字节 GB:吉字节 MB:兆字节 TB:太字节 Mbps:兆比特每秒 Gbps:吉比特每秒 rpm:转每分钟 fps:帧每秒 px:像素 "
     "µs:微秒 μs:微秒 ns:纳秒 ms:毫秒 min:分钟 s:秒 h:小时 ℃:摄氏度 °C:摄氏度 ℉:华氏度 °F:华氏度 °:度"
 )
@@ -45,3 +46,5 @@ def either(words: Collection[str]) -> str:
 
 
 UNIT, CURRENCY, MEASURE, ORDINAL = map(either, (UNITS, CURRENCIES, _MEASURES, _ORDINALS))
+BARE_UNIT = either("km/h m/s m/s² km² cm² mm² m² m³ cm³ km cm mm kg mg ml mL mmHg".split())
+"""Units that are said as words without a figure before them too."""
