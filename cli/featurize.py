@@ -11,6 +11,13 @@ import click
 from headrace.cli import output, untranscribed
 from headrace.cli.feature_options import feature_options, pop_feature_options
 from headrace.cli.fence import Commands
+from headrace.cli.metrics_options import (
+    machine_collectors,
+    metrics_config,
+    metrics_options,
+    open_metrics,
+    pop_metrics_options,
+)
 from headrace.cli.options import (
     FILE,
     POSITIVE,
@@ -30,8 +37,11 @@ from headrace.featurize.corpus.formats.known_formats import FORMATS
 from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
+    from headrace.cli.progress import BuildProgress
     from headrace.featurize.pipeline.build import BuildConfig
+    from headrace.featurize.pipeline.observer import BuildObserver
     from headrace.featurize.pipeline.presets import Preset
+    from headrace.featurize.telemetry.exporter import MetricsExporter
     from headrace.store.storage import StoragePath
 
 SYMBOLS = ("gpt-sovits-v1", "gpt-sovits-v2", "headrace-ipa")
@@ -208,6 +218,7 @@ def scan(corpus: StoragePath, as_json: bool, text_seconds: float, **options: Any
     help="Stop as soon as it is evident that more utterances than this are rejected.",
 )
 @strict_option
+@metrics_options
 @feature_options
 @output.handle_errors
 def build(
@@ -221,14 +232,28 @@ def build(
     from headrace.cli.tables import print_build
     from headrace.featurize.pipeline import build
 
+    metrics = metrics_config(pop_metrics_options(options))
     config = _config(corpus, out, options=pop_feature_options(options), max_rejects=max_rejects / 100, **options)
-    with BuildProgress(quiet=as_json) as progress:
-        account = build.build(config, progress)
+    with open_metrics(metrics) as exporter, BuildProgress(quiet=as_json) as progress:
+        account = build.build(config, _with_metrics(progress, exporter, out))
     if as_json:
         output.print_json(account)
     else:
         print_build(out, account)
     return output.STRICT_EXIT if strict and account["rejects"] else 0
+
+
+def _with_metrics(progress: BuildProgress, exporter: MetricsExporter | None, out: StoragePath) -> BuildObserver:
+    """Return the observer of a build whose metrics are exported, if they are."""
+    if exporter is None:
+        return progress
+    from headrace.featurize.pipeline.build_metrics import BuildMetrics
+    from headrace.featurize.pipeline.observer import CompositeBuildObserver
+    from headrace.featurize.telemetry.exporter import common_labels
+
+    metrics = BuildMetrics(common_labels(out))
+    exporter.add(*machine_collectors("featurize build", out), metrics)
+    return CompositeBuildObserver(progress, metrics)
 
 
 @main.command()

@@ -15,12 +15,15 @@ from headrace.store.storage import StoragePath
 from headrace.store.storage.temporary import temporary_folder
 
 
-def run_on_gpus(gpus: int, store: StoragePath, out: Path, options: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
+def run_on_gpus(
+    gpus: int, store: StoragePath, out: Path, options: Mapping[str, Any], metrics: Mapping[str, Any], *, quiet: bool
+) -> dict[str, Any]:
     """Train a run in one process for each GPU, or continue it, and return its summary.
 
     Args:
         gpus: how many; 0 for all of this machine.
         options: those of `train run`, by name.
+        metrics: those that say where its metrics can be read.
         quiet: show no progress.
     Raises:
         UsageError: there are not so many, or a launcher started this process already.
@@ -34,7 +37,7 @@ def run_on_gpus(gpus: int, store: StoragePath, out: Path, options: Mapping[str, 
     with temporary_folder() as folder:
         summary = folder / "summary.json"
         command = [sys.executable, "-P", "-m", "headrace.train", "run", "--out", str(out), "--summary", str(summary)]
-        command += [*_words(options), *(["--json"] if quiet else []), "--", str(store)]
+        command += [*_words({**options, **metrics}), *(["--json"] if quiet else []), "--", str(store)]
         code = launch(command, processes, lambda: _checkpoints(out), output.log)
         if code:
             sys.exit(code)

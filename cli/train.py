@@ -13,6 +13,13 @@ import click
 
 from headrace.cli import bench, output, speak
 from headrace.cli.fence import Commands
+from headrace.cli.metrics_options import (
+    machine_collectors,
+    metrics_config,
+    metrics_options,
+    open_metrics,
+    pop_metrics_options,
+)
 from headrace.cli.options import (
     COUNT,
     FILE,
@@ -27,8 +34,11 @@ from headrace.cli.options import (
 from headrace.cli.run_options import PLAN, RUN, VOICE, run_options
 
 if TYPE_CHECKING:
+    from headrace.cli.run_progress import TrainProgress
+    from headrace.featurize.telemetry.exporter import MetricsExporter
     from headrace.store.storage import StoragePath
     from headrace.train.config import RunConfig
+    from headrace.train.monitoring.observer import Observer
     from headrace.train.voice import VoiceConfig
 
 EPOCHS = {"sovits": 8, "gpt": 15}
@@ -50,6 +60,7 @@ main.add_command(speak.sample)
 @option("--resume", is_flag=True, help="Resume the run in --out. Its options need not be repeated.")
 @gpus_option
 @run_options(*RUN)
+@metrics_options
 @option("--summary", type=FILE, hidden=True, help="Write the summary into this file, for the launcher of --gpus.")
 @json_option
 @output.handle_errors
@@ -69,20 +80,26 @@ def run(
     """
     from headrace.train import launcher
 
+    metrics = pop_metrics_options(options)
     launcher.end_with_launcher()
     with launcher.refusals():
         if gpus is None:
-            result = _run(path, out, resume, without_none(options), quiet=as_json)
+            result = _run(path, out, resume, without_none(options), metrics, quiet=as_json)
         else:
             from headrace.cli.launched_run import run_on_gpus
 
-            result = run_on_gpus(gpus, path, out, without_none(options), quiet=as_json)
+            result = run_on_gpus(gpus, path, out, without_none(options), metrics, quiet=as_json)
     if result is not None:  # only the first of several processes has one
         _report_run(result, summary, as_json)
 
 
-def _run(path: StoragePath, out: Path, resume: bool, given: dict[str, Any], *, quiet: bool) -> dict[str, Any] | None:
+def _run(
+    path: StoragePath, out: Path, resume: bool, given: dict[str, Any], metrics: dict[str, Any], *, quiet: bool
+) -> dict[str, Any] | None:
     """Train in this process, alone or as one of several, and return the summary of the run."""
+    from headrace.train.launcher import launched_elastically, process_rank
+
+    exported = open_metrics(metrics_config(metrics, process_rank()))  # a port that is taken is told before torch loads
     # Set before torch is loaded: idle OpenMP threads must not spin. Beside another busy process on two cores, a step
     # takes 5.1 s with spinning threads and 0.9 s with sleeping ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -90,16 +107,32 @@ def _run(path: StoragePath, out: Path, resume: bool, given: dict[str, Any], *, q
 
     from headrace.cli.run_progress import TrainProgress
     from headrace.train.config import RunConfig
-    from headrace.train.launcher import launched_elastically
     from headrace.train.trainer import loop
 
-    with TrainProgress(quiet=quiet) as progress:
-        changes = given | {"store": path}
+    with exported as exporter, TrainProgress(quiet=quiet) as progress:
+        changes, observer = given | {"store": path}, _with_metrics(progress, exporter, out)
         if launched_elastically():
-            return loop.start_or_resume(RunConfig.from_options(store=path, out=out, **given), changes, progress)
+            return loop.start_or_resume(RunConfig.from_options(store=path, out=out, **given), changes, observer)
         if resume:
-            return loop.resume(out, changes, progress)
-        return loop.start(RunConfig.from_options(store=path, out=out, **given), progress)
+            return loop.resume(out, changes, observer)
+        return loop.start(RunConfig.from_options(store=path, out=out, **given), observer)
+
+
+def _with_metrics(progress: TrainProgress, exporter: MetricsExporter | None, out: Path) -> Observer:
+    """Return the observer of a run whose metrics are exported, if they are.
+
+    The first process of each machine exports the figures of all GPUs of that machine.
+    """
+    if exporter is None:
+        return progress
+    from headrace.featurize.telemetry.exporter import common_labels
+    from headrace.train.launcher import local_rank, process_rank
+    from headrace.train.monitoring.observer import CompositeObserver
+    from headrace.train.monitoring.run_metrics import RunMetrics
+
+    metrics = RunMetrics(out, common_labels(out), process_rank())
+    exporter.add(metrics, *(machine_collectors("train run", out) if local_rank() == 0 else ()))
+    return CompositeObserver(progress, metrics)
 
 
 def _report_run(result: dict[str, Any], summary: Path | None, as_json: bool) -> None:
@@ -178,7 +211,7 @@ def _train_stage(gpus: int, run: RunConfig, given: Mapping[str, Any], *, quiet: 
 
     unlimited = {name for name in ("max_steps", "max_epochs") if not given.get(name)}
     options = {name: value for name, value in given.items() if name not in unlimited}
-    return run_on_gpus(gpus, run.store, run.out, without_none(options), quiet=quiet)
+    return run_on_gpus(gpus, run.store, run.out, without_none(options), {}, quiet=quiet)
 
 
 def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:

@@ -211,6 +211,16 @@ def _threads(processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
+def process_rank() -> int:
+    """Return the rank of this process among those that train together, 0 if it is alone."""
+    return int((os.environ | slurm_group(os.environ)).get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return the rank of this process among those of its machine."""
+    return int((os.environ | slurm_group(os.environ)).get("LOCAL_RANK", "0"))
+
+
 def slurm_group(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of torch for a process that `srun` started as one of several tasks; none for any other.
 

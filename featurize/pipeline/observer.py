@@ -46,4 +46,41 @@ class SilentObserver:
     def learning(self, feature: str, done: float, total: float, status: str) -> None: ...
 
 
+class CompositeBuildObserver:
+    """Passes events of a build on to several observers."""
+
+    def __init__(self, *observers: BuildObserver) -> None:
+        self._observers = observers
+
+    def note(self, line: str) -> None:
+        """Pass a message on."""
+        for observer in self._observers:
+            observer.note(line)
+
+    def workers(self, count: int) -> None:
+        """Pass the number of workers on."""
+        for observer in self._observers:
+            observer.workers(count)
+
+    def scanning(self, utterances: int, rejects: int) -> None:
+        """Pass on what was scanned."""
+        for observer in self._observers:
+            observer.scanning(utterances, rejects)
+
+    def planned(self, parts: int, sealed: int, hours: float, hours_sealed: float) -> None:
+        """Pass a plan on."""
+        for observer in self._observers:
+            observer.planned(parts, sealed, hours, hours_sealed)
+
+    def part_done(self, report: PartReport) -> None:
+        """Pass a report on."""
+        for observer in self._observers:
+            observer.part_done(report)
+
+    def learning(self, feature: str, done: float, total: float, status: str) -> None:
+        """Pass on how far a feature is with learning."""
+        for observer in self._observers:
+            observer.learning(feature, done, total, status)
+
+
 SILENT = SilentObserver()

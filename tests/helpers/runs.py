@@ -10,7 +10,7 @@ import torch
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.monitoring import metrics
 
-UNTIMED = ("step_s", "wait_s", "seconds")
+UNTIMED = ("step_s", "wait_s", "plan_s", "read_s", "copy_s", "seconds")
 """Metrics that are measured by the clock."""
 
 

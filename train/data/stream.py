@@ -126,18 +126,21 @@ class Stream:
         """Batches of the epoch that is being read, for each rank; where the number of ranks changed, since then."""
         self.wait_s = 0.0
         """Seconds that the last `next` waited."""
+        self.plan_s = self.read_s = 0.0
+        """Seconds that planning took since the `next` before, and that a thread took to read the last batch."""
         self._store, self._features, self._numbers = store, tuple(features), numbers
         self._config, self._rank, self._pin, self._repeated = config, rank, pin, repeated
         self._shapes = (
             _choose_shapes(store, self._features, numbers, config.fixed_shapes) if config.fixed_shapes else None
         )
+        self._planning_s = 0.0
         self._large = not fits_memory(store, self._features)
         _keep_freed_memory()
         self._planned = self._plan_from(self.position)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="stream")
         self._stop = weakref.finalize(self, self._pool.shutdown, cancel_futures=True)  # or else at exit
         self._upcoming: deque[_PlannedBatch] = deque()
-        self._reading: deque[tuple[Future[Batch], Position]] = deque()
+        self._reading: deque[tuple[Future[tuple[Batch, float]], Position]] = deque()
         for _ in range(config.prefetch):
             self._submit()
 
@@ -147,9 +150,10 @@ class Stream:
     def __next__(self) -> Batch:
         start = time.perf_counter()
         future, next_position = self._reading[0]
-        batch = future.result()
+        batch, self.read_s = future.result()
         self._reading.popleft()
         self._submit()
+        self.plan_s, self._planning_s = self._planning_s, 0.0
         self.position, self.wait_s = next_position, time.perf_counter() - start
         return batch
 
@@ -196,18 +200,21 @@ class Stream:
 
     def _submit(self) -> None:
         """Submit the next batch for reading, with later ones that the kernel should prefetch."""
-        advised = []
+        advised, start = [], time.perf_counter()
         while len(self._upcoming) <= READAHEAD_BATCHES:
             planned = next(self._planned)
             self._upcoming.append(planned)
             advised += [planned.numbers] if planned.cold else []
         planned = self._upcoming.popleft()
+        self._planning_s += time.perf_counter() - start
         self._reading.append((self._pool.submit(self._read, planned.numbers, advised), planned.next_position))
 
-    def _read(self, numbers: np.ndarray, upcoming: Sequence[np.ndarray]) -> Batch:
+    def _read(self, numbers: np.ndarray, upcoming: Sequence[np.ndarray]) -> tuple[Batch, float]:
+        """Read a batch, and return it with the seconds that this took."""
+        start = time.perf_counter()
         for batch in upcoming:
             self._store.prefetch(self._features, batch)
-        return self.read(numbers)
+        return self.read(numbers), time.perf_counter() - start
 
     def _plan_from(self, position: Position) -> Generator[_PlannedBatch, None, None]:
         """Yield this rank's batches from a position on, without an end."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
@@ -11,6 +13,8 @@ STARTING = "starting"
 TRAINING = "training"
 """What is in none of the other phases."""
 READING = "reading"
+COPYING = "copying"
+"""Batches to the device, as far as the host takes part in it: it does not wait until they are there."""
 COMPUTING = "forward/backward"
 REDUCING = "reducing"
 OPTIMISER = "optimiser"
@@ -27,10 +31,15 @@ RECENT_STEPS = 50
 """Steps whose median is the usual one."""
 FIRST_STEPS = 10
 """Steps after a start that are slower than others: memory is allocated, and kernels are chosen."""
+STEP_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Seconds: bounds of the classes that steps are counted in, by how long they took."""
 
 
 class Phases:
-    """The phase and the step of this process, and how often either has changed."""
+    """The phase and the step of this process, how often either has changed, and the time spent in each.
+
+    One thread writes, others may read at any time: what belongs together is replaced in one assignment.
+    """
 
     def __init__(self) -> None:
         self.restart()
@@ -46,6 +55,12 @@ class Phases:
         self.device = "CPU"
         self.on_wait: Callable[[], object] | None = None
         """Called before and after each phase of `REDUCING`, where somebody measures what lies between them."""
+        self.step_counts = [0] * (len(STEP_BOUNDS) + 1)
+        """Steps that took at most each of `STEP_BOUNDS` and more than the one before it, and those that took longer."""
+        self.step_seconds = 0.0
+        """Seconds that all these steps took."""
+        self._clock: tuple[str, float, Mapping[str, float]] = (STARTING, time.perf_counter(), {})
+        """The phase, since when it lasts, and the seconds spent in each before."""
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._steps = 0
 
@@ -65,9 +80,15 @@ class Phases:
 
     def move(self, phase: str) -> None:
         """Be in a phase from now on."""
+        self._clock = phase, time.perf_counter(), self.seconds()
         self.phase = phase
         self.collectives += phase in WAITING
         self.changes += 1
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds spent in each phase so far, also in the one that lasts."""
+        phase, since, before = self._clock
+        return {**before, phase: before.get(phase, 0.0) + time.perf_counter() - since}
 
     def beat(self) -> None:
         """Tell that a long phase goes on: an utterance is validated, a sample is spoken."""
@@ -76,6 +97,8 @@ class Phases:
     def finish_step(self, step: int, seconds: float) -> None:
         """Count a step that took so many seconds."""
         self.step = step
+        self.step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self.step_seconds += seconds
         self._seconds.append(seconds)
         self._steps += 1
         self.changes += 1

@@ -17,7 +17,7 @@ from headrace.train.monitoring.sample_plots import draw_sample
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-NOT_DRAWN = ("step", "step_s", "wait_s")
+NOT_DRAWN = ("step", "step_s", "wait_s", "plan_s", "read_s", "copy_s")
 
 
 class TensorBoard:

@@ -30,7 +30,7 @@ from headrace.train.stages import gpt_features, gpt_losses, store_features
 from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
-from headrace.train.stages.microbatch import MicrobatchRunner
+from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
@@ -159,7 +159,7 @@ class GptStage:
             scaled down).
         """
         return self.microbatches.run(
-            batches, lambda parts: self.update([prepare_inputs(batch.to(self._device)) for batch in parts])
+            batches, lambda parts: self.update([prepare_inputs(copied(batch, self._device)) for batch in parts])
         )
 
     @torch.no_grad()

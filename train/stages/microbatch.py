@@ -9,6 +9,7 @@ import torch
 
 from headrace.store.errors import RunError
 from headrace.train.data.batch import Batch
+from headrace.train.distributed.phases import COPYING, PHASES
 
 T = TypeVar("T")
 
@@ -43,3 +44,9 @@ class MicrobatchRunner:
             self.splits *= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def copied(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch on a device, as `Batch.to` does, in a phase of its own."""
+    with PHASES.enter(COPYING):
+        return batch.to(device)

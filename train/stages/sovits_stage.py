@@ -33,7 +33,7 @@ from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision, StepResult
 from headrace.train.stages import sovits_features
-from headrace.train.stages.microbatch import MicrobatchRunner
+from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs, draw_random_inputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, in_order_of_use, parameter_groups
 from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
@@ -341,7 +341,7 @@ class SovitsStage:
 
     def _microbatch(self, batch: Batch, totals: Tensor) -> Microbatch:
         """Prepare the inputs of a batch on the device, given the update's numbers of utterances and frames."""
-        on_device = batch.to(self._device)
+        on_device = copied(batch, self._device)
         inputs = prepare_inputs(on_device, self.spectral, self.config)
         return Microbatch(
             inputs=inputs,

@@ -21,7 +21,7 @@ from headrace.train.config import RunConfig, parse_save_every
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
-from headrace.train.distributed.phases import COMPUTING, PHASES, READING, SAVING, SYNCHRONISING, VALIDATING
+from headrace.train.distributed.phases import COMPUTING, COPYING, PHASES, READING, SAVING, SYNCHRONISING, VALIDATING
 from headrace.train.launcher import launched_elastically
 from headrace.train.monitoring import evaluation_samples, metrics
 from headrace.train.monitoring.observer import Observer
@@ -112,7 +112,8 @@ class Run:
             The number of a signal that came to any of the ranks, the same on all of them; 0 for none.
         """
         start, position, rate = time.perf_counter(), self.stream.position, self.stage.learning_rate
-        batches, wait = self._next_batches()
+        copying = PHASES.seconds().get(COPYING, 0.0)
+        batches, stages = self._next_batches()
         precision = self._begin_step()
         microbatches = self.stage.microbatches.splits
         with PHASES.enter(COMPUTING), self.speeds.measure(batches):
@@ -136,7 +137,8 @@ class Run:
             loss_scale=self.precision.scaler.get_scale(),
             precision=precision,
             step_s=time.perf_counter() - start,
-            wait_s=wait,
+            **stages,
+            copy_s=PHASES.seconds().get(COPYING, 0.0) - copying,
             **counts,
             quarantined=len(self.quarantine.quarantined),
             **utterances,
@@ -331,17 +333,21 @@ class Run:
     def _batches_per_update(self) -> int:
         return self.stage.optim.grad_accum * self.plateau.growth
 
-    def _next_batches(self) -> tuple[list[Batch], float]:
-        """Return the batches of an update, fewer at the end of an epoch, and the seconds that were waited for them."""
-        epoch, wait = self.stream.position.epoch, 0.0
+    def _next_batches(self) -> tuple[list[Batch], dict[str, float]]:
+        """Return the batches of an update, fewer at the end of an epoch, and what they took.
+
+        That are the seconds that were waited for them, that planning took, and that threads took to read them.
+        """
+        epoch, seconds = self.stream.position.epoch, dict.fromkeys(("wait_s", "plan_s", "read_s"), 0.0)
         batches: list[Batch] = []
         while len(batches) < self._batches_per_update and self.stream.position.epoch == epoch:
             with PHASES.enter(READING):
                 batch = next(self.stream)
-            wait += self.stream.wait_s
+            for name in seconds:
+                seconds[name] += getattr(self.stream, name)
             check_ids(self.stage, self.data.store, batch)
             batches.append(self.quarantine.without_quarantined(batch))
-        return batches, wait
+        return batches, seconds
 
     def _begin_step(self) -> str:
         """Set the precision of this step, and return its name."""

@@ -153,6 +153,22 @@ def test_the_wait_is_measured(corpus):
         time.sleep(0.3)
         next(stream)
         assert stream.wait_s < 0.02
+        assert stream.read_s >= 0.05, "reading takes as long whether anybody waits for it or not"
+
+
+def test_planning_is_measured_from_one_batch_to_the_next(corpus, monkeypatch):
+    plan = Stream.epoch
+
+    def slow(self, position):
+        time.sleep(0.05)
+        return plan(self, position)
+
+    monkeypatch.setattr(Stream, "epoch", slow)
+    with Stream(corpus, ("wave",), EVERYTHING, StreamConfig(batch_frames=250, prefetch=1)) as stream:
+        next(stream)
+        assert stream.plan_s >= 0.05, "the first epoch is planned before the first batch"
+        planned = [stream.plan_s for _ in zip(range(stream.steps), stream, strict=False)]
+    assert sum(seconds >= 0.05 for seconds in planned) in (1, 2), "once an epoch, not in each step"
 
 
 def rank_main(rank: int, world: int, root: str, meeting: str, answer: str) -> None:
