@@ -28,8 +28,9 @@ NOT_OURS = {
     "--logdir", "--no-deps", "--format", "--strict", "--dashboard-address", "--local-directory", "--no-dashboard",
     "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key", "--nnodes", "--max-restarts", "--rdzv-backend",
     "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf", "--nodes", "--ntasks-per-node", "--gpus-per-task", "--signal",
+    "--config",
 }  # fmt: skip
-"""Options of torchrun, dask, srun, sbatch, tensorboard, pip, aws and mkdocs."""
+"""Options of torchrun, dask, srun, sbatch, tensorboard, pip, aws, mkdocs and prometheus."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")
@@ -174,7 +175,7 @@ def messages() -> list[str]:
 
 def test_the_table_of_environment_variables_is_complete() -> None:
     ours = {name for text in TEXTS.values() for name in re.findall(r"\bHEADRACE_[A-Z_]+", text)}
-    assert ours == {"HEADRACE_GOLDEN", "HEADRACE_CHROMIUM"}
+    assert ours == {"HEADRACE_GOLDEN", "HEADRACE_CHROMIUM", "HEADRACE_PROMETHEUS"}
 
 
 @pytest.mark.parametrize("page", documentation.pages())
@@ -190,5 +191,6 @@ def test_constants_and_fields_in_inline_code_exist(page: str) -> None:
     for name in {text for text in code if re.fullmatch(r"[A-Z]+_[A-Z_]+", text)} - {
         "HEADRACE_GOLDEN",
         "HEADRACE_CHROMIUM",
+        "HEADRACE_PROMETHEUS",
     }:
         assert re.search(rf"\b{name}\b", sources), f"{page} names {name}"
