@@ -61,6 +61,7 @@ def test_the_store_needs_few_libraries() -> None:
         ({"nvidia"}, ["featurize/spectral/dali.py"]),
         ({"obstore"}, ["store/storage/s3_client.py"]),
         ({"soundfile"}, ["featurize/audio/libsndfile.py"]),
+        ({"torchaudio"}, ["featurize/features/speaker_vector.py", "featurize/forced_alignment/ctc_path.py"]),
     ],
 )
 def test_few_files_know(modules: set[str], homes: list[str]) -> None:

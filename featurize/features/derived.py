@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,6 +30,18 @@ Item = TypeVar("Item")
 
 def _unavailable(name: str) -> Any:
     raise KeyError(name)
+
+
+def require_package(name: str, option: str, extra: str) -> None:
+    """Check that a package which only an option needs is installed.
+
+    Args:
+        extra: of Headrace, which installs it.
+    Raises:
+        UsageError: it is not.
+    """
+    if find_spec(name) is None:
+        raise UsageError(f"{option} needs {name}: pip install 'headrace[{extra}]'.")
 
 
 @dataclass(frozen=True, slots=True)

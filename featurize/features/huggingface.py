@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from headrace.featurize.features import network_config, weight_files
-from headrace.featurize.features.derived import Part
+from headrace.featurize.features.derived import Part, require_package
 from headrace.featurize.files.load_once import load_once
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import digest
@@ -62,8 +61,7 @@ def inspect_folder(path: Path, kind: str, option: str, **expected: int) -> Model
     Raises:
         UsageError: transformers is not installed, or the folder holds another kind or size of network, or none.
     """
-    if find_spec("transformers") is None:
-        raise UsageError(f"{option} needs transformers: pip install 'headrace[networks]'.")
+    require_package("transformers", option, "networks")
     try:
         config = network_config.read_json(path / "config.json", network_config.MAX_CONFIG)
     except OSError as error:

@@ -16,12 +16,10 @@ import numpy as np
 import soxr
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor, nn
-from torchaudio.compliance import kaldi
 
 from headrace.featurize.features import eres2net, weight_files
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import Derived, Part, require_package
 from headrace.featurize.files.load_once import load_once
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
 from headrace.store.errors import UsageError
@@ -43,11 +41,15 @@ class ERes2NetV2(Derived):
     MIN_SAMPLES = 400  # samples at RATE: one frame of 25 ms
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        require_package("torchaudio", "--speaker-encoder", "torchaudio")
         features = {"features": "kaldi-fbank-80", "resampler": "sinc-hann", "piece_frames": self.PIECE}
         return {"network": "eres2netv2", "layer": "pooled", "weights": weight_files.digest([self.speaker]), **features}
 
     @torch.inference_mode()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
+        import torchaudio
+        from torchaudio.compliance import kaldi
+
         rate, digest = part.specs["wave"].recipe["sample_rate"], part.specs[self.name].recipe["weights"]
         network = _eres2net(self.speaker, digest, part.device)
         resample = torchaudio.transforms.Resample(rate, RATE)

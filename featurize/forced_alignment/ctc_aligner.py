@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from headrace.featurize.features import weight_files
-from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.derived import Derived, Part, require_package
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.forced_alignment import ctc_vocabulary
 from headrace.featurize.forced_alignment.ctc_network import (
@@ -63,6 +63,7 @@ class _CtcFeature(Derived):
         return CtcNetwork(self.ctc, self.precision)
 
     def recipe(self, specs: Mapping[str, FeatureSpec]) -> dict[str, Any]:
+        require_package("torchaudio", OPTION, "torchaudio")
         folder, tokens, grid = self._network.folder(), self._network.vocabulary(), self._network.grid()
         words = specs["phone_word"].fingerprint if "phone_word" in specs else "unknown"
         unit = "phones" if tokens.is_phonemic else "characters"

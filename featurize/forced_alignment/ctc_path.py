@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchaudio.functional import forced_align
 
 from headrace.featurize.forced_alignment.ctc_vocabulary import TokenSpan
 from headrace.featurize.forced_alignment.hmm_aligner import MARKS, UNKNOWN, base_phone
@@ -52,6 +51,8 @@ def best_path(emission: np.ndarray, tokens: Sequence[int], blank: int) -> TokenP
     Returns:
         The path; None where there are too few frames.
     """
+    from torchaudio.functional import forced_align
+
     targets, columns = np.array(tokens), np.unique([*tokens, blank])
     if len(emission) < len(targets) + np.count_nonzero(targets[1:] == targets[:-1]):
         return None
