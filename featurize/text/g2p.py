@@ -71,7 +71,7 @@ def phonemise(text: str, language: str, dictionary: Dictionary | None = None) ->
     if len(text) > MAX_CHARACTERS:
         raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
     decoded = markup.decode_entities(text)
-    parts = markup.split_languages(decoded, language)
+    parts = [found for part in markup.split_languages(decoded, language) for found in _by_script(*part)]
     readings = [_read_part(text, decoded, *part, dictionary) for part in parts]
     spaced = (piece for reading in readings for piece in (token(" "), reading))
     reading = _merge_pauses(concatenate(islice(spaced, 1, None)))
@@ -79,6 +79,14 @@ def phonemise(text: str, language: str, dictionary: Dictionary | None = None) ->
         raise Rejected("text", f"nothing to speak in {excerpt(text)}")
     few = language_code(language) == "en" and len(reading.phones) < MIN_ENGLISH_PHONES and not _BRACES.search(decoded)
     return concatenate((token(",", ","), reading)) if few and len(parts) == 1 else reading
+
+
+def _by_script(language: str, text: str, start: int) -> list[tuple[str, str, int]]:
+    """Return the parts of a part of a text: itself, or where its language is left to the scripts, what they tell."""
+    code = language_code(language)
+    if code not in AUTO:
+        return [(language, text, start)]
+    return [(told, piece, start + index) for told, piece, index in scripts.split_by_language(text, code)]
 
 
 def _read_part(
@@ -94,8 +102,7 @@ def _read_part(
         start: its index there.
         dictionary: words with readings of their own.
     """
-    code = language_code(language)
-    own = _frontend(scripts.language_by_script(text, code) if code in AUTO else language)
+    own = _frontend(language)
     masked = " " * start + text
     markup.check(masked, given)
     clean = characters.clean(masked, lambda index: markup.given_index(index, given))

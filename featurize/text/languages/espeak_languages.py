@@ -7,7 +7,7 @@ import unicodedata
 from functools import cache, partial
 
 from headrace.featurize.text import espeak
-from headrace.featurize.text.languages import titles
+from headrace.featurize.text.languages import ordinal_numerals, short_forms, titles
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -78,19 +78,22 @@ def make_frontend(language: str) -> Frontend:
         language=language,
         scripts=frozenset(),
         libraries=("espeakng-loader",),
-        version=3,
+        version=4,
         normalise=partial(_normalise, language),
         read=partial(_read, language),
     )
 
 
 def _normalise(language: str, text: str) -> str:
-    """Unify punctuation, write titles, signs and what is between figures in words, and drop marks that are not said.
+    """Unify punctuation, write abbreviations, ordinal numbers, signs and what is between figures in words, and drop
+    marks that are not said.
 
     Raises:
         Rejected: stage "text"; espeak-ng says nothing for a sign, or reads it in another language.
     """
-    spoken = verbalise(titles.write_out(text.translate(_STOPS), language), language)
+    spoken = text.translate(_STOPS)
+    for write_out in (titles.write_out, short_forms.write_out, ordinal_numerals.write_out, verbalise):
+        spoken = write_out(spoken, language)
     kept = normalise_marks(re.sub(r"\s*/\s*", ", ", spoken))
     return "".join(char for place, char in enumerate(kept) if _is_said(language, kept, place))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
+from headrace.featurize.text.languages import english
 from headrace.featurize.text.languages.frontend import (
     PUNCTUATION,
     Frontend,
@@ -32,6 +33,8 @@ _BETWEEN = {"AccentPhraseBoundary": "UNK", "Pause": "_"}
 _RISE, _FALL = "[", "]"
 _SAID = re.compile(r"[^\W_]|[\s,.!?…・-]")
 _ACCENTED = re.compile("[A-Za-z][\u0300-\u036f]+")
+_LATIN_WORD = re.compile("((?<![A-Za-z])[A-Za-z][a-z]{2,}(?![A-Za-z]))")
+_HYPHENATED = re.compile(r"(?<![A-Za-z-])[A-Za-z]+(?:-[A-Za-z]+)*(?:-[A-Za-zァ-ヺ]+)(?!-|[A-Za-z])")
 _ITERATED = re.compile("([ぁ-ゖァ-ヺ])([ゝゞヽヾ])")
 _SMALL = str.maketrans("ㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ", "クシストヌハヒフヘホムラリルレロ")
 
@@ -40,7 +43,13 @@ def normalise(text: str) -> str:
     """Leave out readings in brackets, and write what OpenJTalk does not read itself: signs, times, dates and such."""
     text = unicodedata.normalize("NFC", _ACCENTED.sub(lambda found: found[0][0], unicodedata.normalize("NFD", text)))
     text = _ITERATED.sub(_iterate, text.translate(_SMALL))
-    return verbalise(drop_ruby(text, _pronounce))
+    return _HYPHENATED.sub(_join, verbalise(drop_ruby(text, _pronounce)))
+
+
+def _join(found: re.Match[str]) -> str:
+    """Write a word with hyphens, at which nobody pauses, as one word if OpenJTalk knows that, else as several."""
+    joined = found[0].replace("-", "")
+    return found[0].replace("-", " ") if joined.isascii() and _is_spelled(joined) else joined
 
 
 def _iterate(found: re.Match[str]) -> str:
@@ -61,7 +70,20 @@ def _read_piece(piece: str) -> Iterator[Reading]:
         yield token(piece, [piece])
         return
     for words in re.split(r"(\s+)", piece):
-        yield from _read_words(words) if words and not words.isspace() else [token(words)]
+        if not words or words.isspace():
+            yield token(words)
+            continue
+        for part in _LATIN_WORD.split(words):
+            if _LATIN_WORD.fullmatch(part) and _is_spelled(part):
+                yield english.read(english.normalise(part))
+            elif part:
+                yield from _read_words(part)
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_spelled(word: str) -> bool:
+    """Return whether OpenJTalk does not know a word in Latin letters, and would say its letters."""
+    return any(entry["pos"] == "フィラー" for entry in _openjtalk().run_frontend(word))
 
 
 def _read_words(text: str) -> Iterator[Reading]:
@@ -121,7 +143,7 @@ FRONTEND = Frontend(
     scripts=frozenset({"Han", "Kana"}),
     borrowed_scripts=frozenset({"Latin"}),
     libraries=("pyopenjtalk-plus", "sudachidict_core"),
-    version=2,
+    version=3,
     normalise=normalise,
     read=read,
 )

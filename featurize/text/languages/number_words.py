@@ -80,18 +80,19 @@ uk: time={h} {m}; hours={h} година|{h} години|{h} годин; hour=�
     метри|кубічних метрів; ₴=гривня|гривні|гривень; °C=градус Цельсія|градуси Цельсія|градусів Цельсія;
     °=градус|градуси|градусів; /h=на годину; ¥=єна|єни|єн; ±=плюс-мінус; ×=помножити на; ÷=поділити на; ²=у квадраті;
     ³=у кубі; ≥=більше або дорівнює; ≤=менше або дорівнює; ≈=приблизно; ≠=не дорівнює; &=і
-sv: one=en; time={h} {m}; hours={h}; minus=minus; to=till; ratio=till; score= ; over=genom; point=punkt; comma=komma;
-    units=kilometer, meter, centimeter, millimeter, kilo, gram, liter, euro, dollar, pund, kvadratkilometer,
-    kvadratmeter; m³=kubikmeter; °C=grad Celsius|grader Celsius; °=grad|grader; /h=i timmen; ¥=yen; ±=plus minus;
-    ×=gånger; ÷=delat med; ²=i kvadrat; ³=i kubik; ≥=större än eller lika med; ≤=mindre än eller lika med; ≈=ungefär;
-    ≠=inte lika med; ==är lika med; #=nummer
-da: one=en; time={h} {m}; hours={h}; minus=minus; to=til; ratio=til; score= ; over=over; point=punktum;
+sv: one=en; kr=krona|kronor; time={h} {m}; hours={h}; minus=minus; to=till; ratio=till; score= ; over=genom;
+    point=punkt; comma=komma; units=kilometer, meter, centimeter, millimeter, kilo, gram, liter, euro, dollar, pund,
+    kvadratkilometer, kvadratmeter; m³=kubikmeter; °C=grad Celsius|grader Celsius; °=grad|grader; /h=i timmen; ¥=yen;
+    ±=plus minus; ×=gånger; ÷=delat med; ²=i kvadrat; ³=i kubik; ≥=större än eller lika med; ≤=mindre än eller lika med;
+    ≈=ungefär; ≠=inte lika med; ==är lika med; #=nummer
+da: one=en; kr=krone|kroner; time={h} {m}; hours={h}; minus=minus; to=til; ratio=til; score= ; over=over; point=punktum;
     units=kilometer, meter, centimeter, millimeter, kilo, gram, liter, euro, dollar, pund, kvadratkilometer,
     kvadratmeter; m³=kubikmeter; °C=grad celsius|grader celsius; °=grad|grader; /h=i timen; ¥=yen; ±=plus minus; ²=i
     anden; ³=i tredje; ≥=større end eller lig med; ≤=mindre end eller lig med; ≈=cirka; ≠=forskellig fra
-nb: one=en; time={h} {m}; hours={h}; minus=minus; to=til; ratio=til; score= ; over=delt på; point=punktum;
-    units=kilometer, meter, centimeter, millimeter, kilo, gram, liter, euro, dollar, pund, kvadratkilometer,
-    kvadratmeter; m³=kubikkmeter; °C=grad celsius|grader celsius; °=grad|grader; /h=i timen; ¥=yen; ±=pluss minus;
+nb: one=en; kr=krone|kroner; time={h} {m}; hours={h}; minus=minus; to=til; ratio=til; score= ; over=delt på;
+    point=punktum; units=kilometer, meter, centimeter, millimeter, kilo, gram, liter, euro, dollar, pund,
+    kvadratkilometer, kvadratmeter; m³=kubikkmeter; °C=grad celsius|grader celsius; °=grad|grader; /h=i timen; ¥=yen;
+    ±=pluss minus;
     ×=ganger; ÷=delt på; ²=i andre; ³=i tredje; ≥=større enn eller lik; ≤=mindre enn eller lik; ≈=omtrent; ≠=ikke
     lik;==er lik; #=nummer; &=og
 fi: time={h} {m}; hours={h}; minus=miinus; to=viiva; ratio=per; score= ; over=per; point=piste;

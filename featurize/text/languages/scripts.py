@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -80,3 +81,50 @@ def language_by_script(text: str, tag: str = "auto") -> str:
         written = " and ".join(sorted(found)) or "without letters"
         raise Rejected("text", f"{excerpt(text)} is {written}, which does not tell its language: name it")
     return "yue" if (language, tag) == ("zh", "auto-yue") else language
+
+
+_UNIT = re.compile(r"[^。！？!?\n]*?(?:[。！？!?\n]+|(?<![A-Za-z])(?=[A-Za-z])|$)")
+"""A sentence, or what stands before a word in Latin letters."""
+_OF_CHINESE = frozenset("你妳她們這嗎吧呢麼說很")
+
+
+def split_by_language(text: str, tag: str) -> list[tuple[str, str, int]]:
+    """Split a text where its sentences are Chinese among Japanese ones; return each part with its language and index.
+
+    A sentence without kana is Chinese if it has a character that JIS X 0208 lacks, or one of the commonest in Chinese.
+
+    Args:
+        text: to read.
+        tag: as in `language_by_script`.
+    Raises:
+        Rejected: as `language_by_script`.
+    """
+    main = language_by_script(text, tag)
+    if main != "ja":
+        return [(main, text, 0)]
+    chinese = "yue" if tag == "auto-yue" else "zh"
+    parts: list[tuple[str, str, int]] = []
+    for unit in filter(None, (match[0] for match in _UNIT.finditer(text))):
+        found = {script(char) for char in unit}
+        language, before, start = parts[-1] if parts else ("", "", 0)
+        if "Kana" in found:
+            told = main
+        elif "Han" in found:
+            told = chinese if any(map(_is_chinese, unit)) else main
+        else:
+            told = language or main
+        if told == language:
+            parts[-1] = (language, before + unit, start)
+        else:
+            parts.append((told, unit, start + len(before)))
+    return parts
+
+
+def _is_chinese(char: str) -> bool:
+    if char in _OF_CHINESE:
+        return True
+    try:
+        char.encode("iso2022_jp")
+    except UnicodeEncodeError:
+        return script(char) == "Han"
+    return False

@@ -25,7 +25,10 @@ _POINT_LANGUAGES = frozenset({"hi", "ar"})
 _DASH = "[-−–—]"
 _AMOUNT = r"\d+(?:[.,]\d+)?"
 _MEASURES = "km/h|m/s|km²|km2|m²|m2|m³|m3|km|cm|mm|kg|m|g|l|°C|℃|°"
-_MONEY = "[€$£¥₹₽₴₺₫]|R\\$|zł|Kč|Ft|Rp"
+_MONEY = "[€$£¥₹₽₴₺₫]|R\\$|zł|Kč|Ft|Rp|kr"
+_MONEY_SHORT = {"ru": (r"руб\.?", "₽"), "uk": (r"грн\.?", "₴"), "tr": ("TL", "₺"), "vi": ("đ", "₫"),
+                "sv": (r"kr\.", "kr"), "da": (r"kr\.", "kr"), "nb": (r"kr\.", "kr")}  # fmt: skip
+"""Abbreviations of currencies, and the sign that they stand for."""
 _THOUSANDS = re.compile(r"(?<![\d.,+])[1-9]\d{0,2}(?:([. '’])\d{3})(?:\1\d{3})*(?![\d])")
 _MANY_COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{2,3})*,\d{3}(?:,\d{3})*(?![\d])")
 _TELEPHONE = re.compile(
@@ -110,11 +113,20 @@ class _Writer:
         for fraction, figures in VULGAR_FRACTIONS.items():
             text = re.sub(rf"(?<=\d){fraction}", f" {figures}", text).replace(fraction, figures)
         text = _TELEPHONE.sub(self._telephone, text)
+        if self.language in _MONEY_SHORT:
+            short, sign = _MONEY_SHORT[self.language]
+            text = re.sub(rf"(?<=\d) ?{short}(?!\w)", lambda found: self._currency(found, sign), text)
         if self.words:
             text = self._join_thousands(self._dates(_CYRILLIC_UNIT.sub(_latin_unit, text)))
         text = _RATIO.sub(self._ratio, self._times(text))
         text = self._beside(text) if self.words else text
         return re.sub("(perc|óra)-kor", r"\1kor", text) if self.language == "hu" else text
+
+    @staticmethod
+    def _currency(found: re.Match[str], sign: str) -> str:
+        """Return a sign for an abbreviated currency, with the full stop that it shares with its sentence."""
+        rest = found.string[found.end() :].strip()
+        return f" {sign}" + "." * (found[0].endswith(".") and (not rest or rest[0].isupper()))
 
     def _join_thousands(self, text: str) -> str:
         if self.language in _POINT_LANGUAGES:

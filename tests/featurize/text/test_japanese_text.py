@@ -61,3 +61,24 @@ def test_only_the_reading_of_the_word_before_it_is_left_out() -> None:
 
     assert japanese_ruby.drop_ruby("雨（あめ）雨（すごい）ｶﾚ(あめ)", pronounce) == "雨雨（すごい）ｶﾚ(あめ)"
     assert japanese_ruby.drop_ruby("彼（あれ）", pronounce) == "あれ", "like what OpenJTalk has, and so another reading"
+
+
+def test_words_in_latin_letters_that_openjtalk_would_spell_are_english() -> None:
+    assert g2p.phonemise("今日はhelloです。", "ja").phones[6:10] == g2p.phonemise("hello there", "en").phones[:4]
+    for known in ("Google", "and", "NHK", "AKB"):
+        assert not {"AH0", "UW1", "EY1", "EH1"} & set(g2p.phonemise(f"それは{known}です。", "ja").phones), known
+
+
+@pytest.mark.parametrize(
+    ("hyphenated", "said"),
+    [
+        ("Wi-Fiです", "ワイファイです"),
+        ("T-シャツ", "Tシャツ"),
+        ("CD-ROMです", "CD ROMです"),
+        ("東京-大阪", "東京、大阪"),
+    ],
+)
+def test_nobody_pauses_at_a_hyphen_between_latin_letters(hyphenated: str, said: str) -> None:
+    phones = [phone for phone in g2p.phonemise(hyphenated, "ja").phones if phone != ","]
+    assert [phone for phone in phones if phone != "-"] == [p for p in g2p.phonemise(said, "ja").phones if p != ","]
+    assert ("-" in phones) == ("、" in said)

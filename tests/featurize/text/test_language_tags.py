@@ -60,6 +60,25 @@ def test_scripts_tell_the_language_where_it_is_left_to_them(text: str, language:
     assert g2p.phonemise(text, language) == g2p.phonemise(text, as_language)
 
 
+@pytest.mark.parametrize(
+    ("text", "language", "parts"),
+    [
+        ("今天天气不错。今日はいい天気です。", "auto", [("今天天气不错。", "zh"), ("今日はいい天気です。", "ja")]),
+        ("今日は晴れ。我哋去食飯，好唔好？", "auto_yue", [("今日は晴れ。", "ja"), ("我哋去食飯，好唔好？", "yue")]),
+        ("你好。Hello there! 明日は来る。", "auto", [("你好。Hello there!", "zh"), ("明日は来る。", "ja")]),
+        ("東京都知事選挙。今日は投票日です。", "auto", [("東京都知事選挙。今日は投票日です。", "ja")]),
+    ],
+)
+def test_chinese_sentences_among_japanese_ones_are_told(text: str, language: str, parts: list[tuple[str, str]]) -> None:
+    read = [phone for part, code in parts for phone in g2p.phonemise(part, code).phones]
+    assert list(g2p.phonemise(text, language).phones) == read
+
+
+def test_an_unread_character_of_a_later_part_is_named_with_its_place() -> None:
+    with pytest.raises(Rejected, match=r"'错' .*character 4 of '明日は错です'"):
+        g2p.phonemise("今天天气很好。明日は错です。", "auto")
+
+
 @pytest.mark.parametrize("text", ["Привет", "123"])
 def test_other_scripts_do_not_tell_the_language(text: str) -> None:
     with pytest.raises(Rejected, match="does not tell its language: name it"):
