@@ -41,9 +41,7 @@ _OPTIONS = {
         show_default="store, where it learned one and there is no --init",
         help="Train sovits on the codes of STORE, or learn a codebook.",
     ),
-    "mixed_origins": _flag(
-        "--mixed-origins", help="Train published weights of gpt on codes that STORE learned by k-means all the same."
-    ),
+    "mixed_origins": _flag("--mixed-origins", help="Combine weights and codes of different origins all the same."),
     "max_steps": option("--max-steps", type=COUNT, metavar="STEPS", help="Stop after this many steps."),
     "max_epochs": option("--max-epochs", type=COUNT, metavar="EPOCHS", help="Stop after this many epochs."),
     "batch_frames": option(

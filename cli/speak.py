@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")
 @at_option("Speak with this checkpoint of runs: best, newest, or a step.")
+@option("--mixed-origins", is_flag=True, help="Speak with models whose codes have different origins all the same.")
 @option("--semantic", metavar="CODES", help="Speak these semantic codes, separated by spaces, instead of using --gpt.")
 @option(
     "--bert",
@@ -58,6 +59,21 @@ if TYPE_CHECKING:
 @option("--utterance", metavar="UTTERANCE", help="Id or number of the utterance in --store.")
 @option("--out", type=LOCAL_PATH, metavar="PATH", help="Write this WAV file; of --text-file, into this folder.")
 @option("--stream", is_flag=True, help="Write raw audio to stdout, each sentence as soon as it is spoken.")
+@option(
+    "--phone-models",
+    type=STORAGE_PATH,
+    metavar="STORE",
+    show_default="--store, or that of a run",
+    help="Check by the phone models of this store, which align learned, that all words are said.",
+)
+@option(
+    "--attempts",
+    type=COUNT,
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="Say a sentence at most N times until it comes out whole.",
+)
 @option("--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Seed sampling and noise.")
 @option("--top-k", type=COUNT, metavar="K", default=15, show_default=True, help="Sample from the K likeliest codes.")
 @option(
@@ -142,6 +158,8 @@ def sample(
         _stream(speaker, itertools.chain.from_iterable(spoken.values()), began, loaded)
     for number, file in files.items():
         _write(speaker, spoken[number], file)
+    if speaker.unchecked:
+        output.log(f"it was not checked whether words were skipped or repeated: {speaker.unchecked}")
     if speaker.same_codebook is False:
         output.log("it is not known whether both models use one codebook: these weights do not record it")
 

@@ -163,6 +163,7 @@ def _report_run(result: dict[str, Any], summary: Path | None, as_json: bool) -> 
 )
 @option("--samples", type=COUNT, metavar="N", default=4, show_default=True, help="Speak at most N samples at the end.")
 @gpus_option
+@option("--mixed-origins", is_flag=True, help="Train published weights of gpt on codes that STORE learned by k-means.")
 @run_options(*VOICE)
 @json_option
 @output.handle_errors
@@ -173,6 +174,7 @@ def voice(
     as_json: bool,
     samples: int,
     codes: int | None,
+    mixed_origins: bool,
     **options: Any,
 ) -> None:
     """Train both models from STORE, and speak with them; or resume that.
@@ -188,6 +190,7 @@ def voice(
 
     sovits = {"init": options.pop("init_sovits"), "init_discriminator": options.pop("init_discriminator")}
     stages: dict[str, dict[str, Any]] = {"sovits": sovits, "gpt": {"init": options.pop("init_gpt")}}
+    stages["gpt"] |= {"mixed_origins": True} if mixed_origins else {}
     for stage, given in stages.items():
         steps = options.pop(f"{stage}_steps")
         given |= {"max_steps": steps} if steps else {"max_epochs": EPOCHS[stage]}

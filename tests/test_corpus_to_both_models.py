@@ -90,9 +90,23 @@ class TestCodebooks:
             assert stage == "gpt" or "codebook store: its 40 codes are those that gpt is trained on" in trained.stderr
         return folder
 
-    def speak(self, folder: Path, built: Path, sovits: str, gpt: str) -> Result:
-        words = ("--store", built, "--utterance", 0, "--text", "Hi.", "--out", folder / "hi.wav", "--device", "cpu")
-        return call(train, "sample", "--sovits", folder / sovits, "--gpt", folder / gpt, *words)
+    def speak(self, folder: Path, built: Path, sovits: str, gpt: str, *more: str) -> Result:
+        (folder / "hi.wav").unlink(missing_ok=True)
+        words: tuple[object, ...] = (
+            "--store",
+            built,
+            "--utterance",
+            0,
+            "--text",
+            "Hi.",
+            "--out",
+            folder / "hi.wav",
+            "--device",
+            "cpu",
+        )
+        return call(
+            train, "sample", "--sovits", folder / sovits, "--gpt", folder / gpt, *words, "--attempts", "1", *more
+        )
 
     def test_models_of_one_store_speak_together(self, folder: Path, built: Path) -> None:
         spoken = self.speak(folder, built, "sovits", "gpt")
@@ -104,9 +118,11 @@ class TestCodebooks:
 
     def test_models_of_two_stores_do_not(self, folder: Path, built: Path) -> None:
         spoken = self.speak(folder, built, "sovits", "other")
-        assert spoken.exit_code == 2 and "of another codebook" in spoken.stderr
+        assert spoken.exit_code == 2 and spoken.stderr.count("on codes by k-means ") == 2
         told = [line for line in spoken.stderr.splitlines() if not line.startswith("weights of ")]
-        assert len(told) == 1 and not (folder / "other.wav").exists()
+        assert len(told) == 1 and not (folder / "hi.wav").exists()
+        mixed = self.speak(folder, built, "sovits", "other", "--mixed-origins")
+        assert mixed.exit_code == 0 and "models use one codebook" in mixed.stderr and (folder / "hi.wav").exists()
 
     def test_weights_that_do_not_record_it_are_spoken_with_and_told_of(self, folder: Path, built: Path) -> None:
         old = shutil.copytree(folder / "gpt", folder / "old")

@@ -82,7 +82,8 @@ class ModelConfig:
     """sovits only: `store` trains on the codes that the store learned, with their codebook, which stays as it is; `own`
     learns another one. Empty: the store's, where it has one and no weights are given."""
     mixed_origins: bool = False
-    """gpt only: train published weights on semantic tokens that a store learned by k-means all the same."""
+    """Train published weights of gpt on semantic tokens that a store learned by k-means, and speak samples with a voice
+    whose codes have another origin, all the same."""
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of the noise."""
 
@@ -199,6 +200,9 @@ class ScheduleConfig:
     """Stop after this many steps. 0 for no limit."""
     max_epochs: int = 0
     """Stop after this many epochs. 0 for no limit."""
+    epoch_steps: int = 0
+    """Steps of an epoch, over which the learning rate of a run falls that `max_epochs` alone bounds: counted when it
+    begins. 0 where that is not so."""
     checkpoint_every: int = 500
     """Steps between checkpoints. There is always one at the end."""
     save_every: str = ""
@@ -215,7 +219,7 @@ class ScheduleConfig:
     """Stop after this many validations without a better loss; 3 is usual. 0 for never."""
 
     def __post_init__(self) -> None:
-        _check_not_negative(self, "max_steps", "max_epochs", "validate_every", "patience")
+        _check_not_negative(self, "max_steps", "max_epochs", "epoch_steps", "validate_every", "patience")
         if self.checkpoint_every < 1:
             raise UsageError(f"checkpoint_every is {self.checkpoint_every}; it must be at least 1.")
         if self.keep < 1:

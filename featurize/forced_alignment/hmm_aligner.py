@@ -21,10 +21,11 @@ import numpy as np
 
 from headrace.featurize.features import learned_state
 from headrace.featurize.features.derived import SILENT, Derived, LearningLog, Part
-from headrace.featurize.forced_alignment import cepstra, hmm, rooms
+from headrace.featurize.forced_alignment import cepstra, hmm, rooms, word_graph
 from headrace.featurize.forced_alignment.cepstra import Cepstra
 from headrace.featurize.forced_alignment.gmm import Scorer, StateMixtures
 from headrace.featurize.forced_alignment.hmm import PAUSE, STATES
+from headrace.featurize.forced_alignment.word_graph import NO_WORD, Stretch
 from headrace.featurize.spectral import reverberation
 from headrace.featurize.text import symbols
 from headrace.featurize.text.symbols import TABLES
@@ -284,3 +285,14 @@ class StoreAligner:
             aligned[start:stop] = kind
         by_class = self._score(x_TD).reshape(len(x_TD), -1, STATES).max(2)
         return float((by_class[np.arange(len(x_TD)), aligned] - by_class.max(1)).mean(dtype=np.float64))
+
+    def spoken_words(self, utterance: Utterance) -> list[Stretch] | None:
+        """Return which words of an utterance were said, in order, and where something else was; frames are of 10 ms.
+
+        Words have the numbers of `utterance.words`. None where a phone of it was not in training, or it has none.
+        """
+        units, phones = unit_sequence(utterance, self._class_of)
+        if not (units != PAUSE).any() or not len(utterance.x_TD):
+            return None
+        words_U = np.where(units == PAUSE, NO_WORD, utterance.words[np.maximum(phones, 0)]).astype(np.int32)
+        return word_graph.spoken_words(self._score(utterance.x_TD), units, words_U)

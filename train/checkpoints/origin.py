@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.featurize.features.codebooks import codebook_of
+from headrace.store.errors import UsageError
 from headrace.store.reader import Store
+
+if TYPE_CHECKING:
+    from headrace.train.models.gpt import Text2SemanticDecoder
+    from headrace.train.models.sovits import SynthesizerTrn
 
 READ = ("semantic", "content", "mfcc")
 """Features from which a generator reads what is spoken."""
@@ -53,6 +58,10 @@ class Origin:
         """Return what is known of it as a JSON object."""
         return {name: value for name, value in asdict(self).items() if value}
 
+    def describe(self) -> str:
+        """Return it in words; empty where nothing is known."""
+        return str(self) if self.to_json() else ""
+
     def __str__(self) -> str:
         codes = f"codes by {self.codes or 'an unknown quantiser'}, of " if self.reads == "semantic" else ""
         return f"{codes}content by {self.content or 'an unknown network'}"
@@ -60,6 +69,36 @@ class Origin:
 
 UNKNOWN = Origin()
 """That of weights which do not record it."""
+
+
+def check_same_codes(decoder: Text2SemanticDecoder, generator: SynthesizerTrn, *, mixed_origins: bool = False) -> bool:
+    """Check that the codes of one network mean the same to the other.
+
+    Args:
+        mixed_origins: let both speak together although their codes have different origins.
+    Returns:
+        Whether it is known that they do; weights of GPT-SoVITS do not say it.
+    Raises:
+        UsageError: their codes have different origins, or different numbers of values.
+    """
+    codes, size = decoder.config.codes, generator.config.codebook_size
+    if codes != size:
+        raise UsageError(
+            f"The decoder generates {codes} different codes, the SoVITS generator reads {size}: give two that were "
+            "trained for each other."
+        )
+    known = bool(decoder.codebook and generator.codebooks)
+    clusters = not decoder.codebook and not decoder.origin and f"codes by {K_MEANS}" in generator.origin
+    differ = clusters or (known and decoder.codebook not in generator.codebooks)
+    if differ and not mixed_origins:
+        digests = " or ".join(sorted(generator.codebooks))
+        raise UsageError(
+            f"The decoder was trained on {decoder.origin or 'codes that it does not record'} "
+            f"({f'codebook {decoder.codebook}' if decoder.codebook else 'as published weights'}), the SoVITS generator "
+            f"on {generator.origin or 'codes that it does not record'} (codebook {digests}), and they would speak "
+            "nonsense: give two that were trained on the same codes, as train voice does, or --mixed-origins."
+        )
+    return known and not differ
 
 
 def _content(store: Store) -> str:

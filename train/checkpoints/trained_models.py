@@ -15,6 +15,7 @@ from torch import Tensor
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError
+from headrace.store.storage import StoragePath
 from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, load
 from headrace.train.checkpoints.load_weights import load_strict
@@ -50,14 +51,16 @@ def load_sovits(path: Path, at: str = "", log: Callable[[str], object] | None = 
         chosen = choose(path, "sovits", at, log)
         weights = weights_of(chosen.state, "generator", path)
         sizes, recorded = _generator_sizes(chosen.config, weights), codebook_in(chosen.state)
+        origin = Origin.from_json(chosen.state.get("origin"))
     else:
         file = upstream_files.read(path)
-        weights, recorded = file.weights, file.codebook
+        weights, recorded, origin = file.weights, file.codebook, file.origin
         sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
     model = SynthesizerTrn(sizes)
     del model.enc_q
     load_strict(model, _without_posterior_encoder(weights), str(path))
     model.codebooks = frozenset({recorded, codebook_digest(weights)} - {""})
+    model.origin = origin.describe()
     return model.eval()
 
 
@@ -73,13 +76,15 @@ def load_gpt(path: Path, at: str = "", log: Callable[[str], object] | None = Non
         chosen = choose(path, "gpt", at, log)
         weights = weights_of(chosen.state, "model", path)
         sizes, recorded = _decoder_sizes(chosen.config, weights), codebook_in(chosen.state)
+        origin = Origin.from_json(chosen.state.get("origin"))
     else:
         file = upstream_files.read(path)
-        weights, recorded = file.weights, file.codebook
+        weights, recorded, origin = file.weights, file.codebook, file.origin
         sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
     model = Text2SemanticDecoder(sizes)
     load_strict(model, weights, str(path))
     model.codebook = recorded
+    model.origin = origin.describe()
     return model.eval()
 
 
@@ -129,6 +134,14 @@ def export_run(
     return file, export.export_sovits(
         file, model, name=name, epoch=epoch, step=step, codebook=codebook_in(state), **recorded
     )
+
+
+def store_of(path: Path | None, stage: str) -> StoragePath | None:
+    """Return the store that a run was trained on, or that run of a voice; None for anything else."""
+    for run in () if path is None else (path, path / stage):
+        if config_path(run).exists():
+            return read_config(run).store
+    return None
 
 
 def choose(run: Path, stage: str, at: str = "", log: Callable[[str], object] | None = None) -> ChosenCheckpoint:

@@ -23,6 +23,7 @@ from headrace.train.models.text_to_speech import Reference
 
 if TYPE_CHECKING:
     from headrace.featurize.text.dictionary import Dictionary
+    from headrace.featurize.text.languages.frontend import Reading
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
@@ -70,7 +71,7 @@ def reference_from_recording(
             "utterance of a store that holds them, by --store and --utterance."
         )
     recipe = SpectralRecipe()
-    wave_S = _wave(path, recipe)
+    wave_S = read_recording(path, recipe)
     if not any_length:
         _check_length(path, len(wave_S) / recipe.sample_rate)
     return Reference(
@@ -111,7 +112,14 @@ def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, p
 
 
 def text_to_phones(text: str, language: str, symbol_count: int, dictionary: Dictionary | None = None) -> torch.Tensor:
-    """Return (P,) int64: the ids of the phones of a text.
+    """Return (P,) int64: the ids of the phones of a text, as `read_text` reads it."""
+    return read_text(text, language, symbol_count, dictionary)[1]
+
+
+def read_text(
+    text: str, language: str, symbol_count: int, dictionary: Dictionary | None = None
+) -> tuple[Reading, torch.Tensor]:
+    """Return the reading of a text, and the ids of its phones: (P,) int64.
 
     Args:
         symbol_count: number of symbols that the model knows.
@@ -120,7 +128,8 @@ def text_to_phones(text: str, language: str, symbol_count: int, dictionary: Dict
         UsageError: the text has no phones, or the model does not know them.
     """
     try:
-        phones = ids(phonemise(text, language, dictionary).phones, "headrace-ipa").astype(np.int64)
+        reading = phonemise(text, language, dictionary)
+        phones = ids(reading.phones, "headrace-ipa").astype(np.int64)
     except Rejected as error:
         raise UsageError(f"The text cannot be spoken: {error.reason}.") from error
     if phones.max() >= symbol_count:
@@ -128,7 +137,7 @@ def text_to_phones(text: str, language: str, symbol_count: int, dictionary: Dict
             f"This model knows {symbol_count} symbols, and the text in {language} needs others: take a model that was "
             "trained on a store with a larger table."
         )
-    return torch.from_numpy(phones)
+    return reading, torch.from_numpy(phones)
 
 
 def parse_codes(text: str, codebook_size: int) -> torch.Tensor:
@@ -181,8 +190,8 @@ def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Te
     return vector.flatten().float()
 
 
-def _wave(path: Path, recipe: SpectralRecipe) -> np.ndarray:
-    """Read (S,) int16 at the recipe's sample rate, at the level that it has, as upstream speaks."""
+def read_recording(path: Path, recipe: SpectralRecipe) -> np.ndarray:
+    """Read (S,) int16 at the recipe's sample rate, at the level that it has, as upstream speaks. Raises CorpusError."""
     try:
         size = path.stat().st_size
         header = recording.read_header(path.parent, path.name, size)

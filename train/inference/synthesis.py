@@ -22,22 +22,26 @@ from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import dictionary as dictionaries
 from headrace.featurize.text import markup
 from headrace.featurize.text.dictionary import Dictionary
-from headrace.store.errors import UsageError
+from headrace.featurize.text.languages.frontend import Reading
+from headrace.store.errors import StoreError, UsageError
+from headrace.store.multi_store import store_paths
 from headrace.train.checkpoints import trained_models
+from headrace.train.checkpoints.origin import check_same_codes
 from headrace.train.inference.network_features import bert_features, recording_codes
 from headrace.train.inference.npy_file import read_npy
 from headrace.train.inference.reference import (
     parse_codes,
+    read_recording,
+    read_text,
     reference_from_recording,
     reference_from_store,
-    text_to_phones,
 )
 from headrace.train.inference.sentences import cut_sentences
+from headrace.train.inference.speech_check import Faults, PhoneModels, SpeechCheck
 from headrace.train.models.sampling import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.text_to_speech import (
     Reference,
-    check_codebooks,
     decode_semantic,
     text_to_semantic,
     write_wave,
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 """How often a sentence is said that does not come out whole."""
+UNFINISHED = 1 << 30
+"""Faults of a sentence that the decoder did not end."""
+UNSEEN = "phones that align has not learned are in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +99,13 @@ class SynthesisRequest:
     """Id, or number, of the utterance in `store`."""
     bert: Path | None = None
     """Folder of the network that makes BERT features of Chinese; or an .npy file with those of the text, (P, E)."""
+    phone_models: StoragePath | None = None
+    """A store with `align`, by whose phone models it is checked that no word is skipped or repeated. None takes
+    `store`, else the store of a run that speaks, where they have them."""
+    mixed_origins: bool = False
+    """Speak with two models that were trained on codes of different origins."""
+    attempts: int = ATTEMPTS
+    """How often a sentence is said, with other random numbers each time, until it comes out whole."""
     seed: int = 0
     """Seed of sampling, and of the noise of SoVITS."""
     top_k: int = 15
@@ -151,7 +165,7 @@ class SpokenSentence:
     attempts: int = 1
     """How often it was said, with other random numbers each time."""
     doubt: str = ""
-    """What is wrong with every attempt; empty if this one is good."""
+    """What is wrong with it, which is the best attempt; empty if this one is good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,14 +229,21 @@ class Speaker:
         self._decoder = None
         if request.gpt is not None:
             self._decoder = trained_models.load_gpt(request.gpt, request.at, log).to(self._device)
-        self.same_codebook = None if self._decoder is None else check_codebooks(self._decoder, self._generator)
+        self.same_codebook: bool | None = None
+        if self._decoder is not None:
+            self.same_codebook = check_same_codes(self._decoder, self._generator, mixed_origins=request.mixed_origins)
+        self.sample_rate = SpectralRecipe().sample_rate
+        self._check: SpeechCheck | None = None
+        self.unchecked = ""
+        """Why it is not checked that all words of a text were said, in words; empty if it is."""
+        if self._decoder is not None:
+            self._check, self.unchecked = _speech_check(request, self.sample_rate)
         self._sampling = SamplingConfig(
             top_k=request.top_k,
             top_p=request.top_p,
             temperature=request.temperature,
             repetition_penalty=request.repetition_penalty,
         )
-        self.sample_rate = SpectralRecipe().sample_rate
 
     def speak(self, text: str, *, check: bool = True) -> Iterator[SpokenSentence]:
         """Yield the sentences of a text as soon as each is spoken. The same text and seed give the same sentences.
@@ -239,11 +260,8 @@ class Speaker:
         given = self._decoder is None or (request.bert is not None and not request.bert.is_dir())
         sentences = [text] if given else markup.carry_languages(cut_sentences(text, request.language))
         symbols = self._generator.config.symbols
-        phones = (
-            text_to_phones(sentence, request.language, symbols, self._dictionary).to(self._device)
-            for sentence in sentences
-        )
-        return map(self._say, range(len(sentences)), sentences, list(phones) if check else phones)
+        read = (read_text(sentence, request.language, symbols, self._dictionary) for sentence in sentences)
+        return map(self._say, range(len(sentences)), sentences, list(read) if check else read)
 
     def join(self, sentences: Sequence[SpokenSentence]) -> Speech:
         """Join sentences with pauses between them."""
@@ -264,30 +282,39 @@ class Speaker:
         """Return the silence between two sentences, (S,) float32."""
         return np.zeros(round(self._request.pause * self.sample_rate), np.float32)
 
-    def _say(self, number: int, text: str, phones_P: Tensor) -> SpokenSentence:
-        """Say a sentence until it is good, ATTEMPTS times at most. Returns the first good one, or else the first."""
+    def _say(self, number: int, text: str, read: tuple[Reading, Tensor]) -> SpokenSentence:
+        """Say a sentence until it is good, a few times at most. Returns the first of the best attempts."""
+        reading, phones_P = read[0], read[1].to(self._device)
         draws = self._decoder is not None and self._sampling.draws
-        first: SpokenSentence | None = None
-        for attempt in range(ATTEMPTS if draws else 1):
+        best: SpokenSentence | None = None
+        fewest = UNFINISHED + 1
+        for attempt in range(self._request.attempts if draws else 1):
             torch.manual_seed(_seed(self._request.seed, number, attempt))
             codes_Y = self._codes(text, phones_P)
-            doubt = self._doubt(codes_Y)
-            if first is None or not doubt:
-                wave = self._decode(codes_Y, phones_P)
-                said = SpokenSentence(
-                    text=text, wave=wave, codes=codes_Y.cpu().numpy(), attempts=attempt + 1, doubt=doubt
-                )
-                if not doubt:
-                    return said
-                first = said
-        assert first is not None, "there is one attempt at least"
-        return replace(first, attempts=attempt + 1)
+            ended = self._decoder is None or len(codes_Y) < self._sampling.max_codes
+            if not ended and best is not None:
+                continue
+            wave = self._decode(codes_Y, phones_P)
+            faults = self._faults(wave, reading) if ended else self._unfinished()
+            if faults.count < fewest:
+                fewest = faults.count
+                codes = codes_Y.cpu().numpy()
+                best = SpokenSentence(text=text, wave=wave, codes=codes, attempts=attempt + 1, doubt=faults.text)
+            if not fewest:
+                break
+        assert best is not None, "there is one attempt at least"
+        return replace(best, attempts=attempt + 1)
 
-    def _doubt(self, codes_Y: Tensor) -> str:
-        """Return what is wrong with the codes of a sentence; empty if nothing is."""
-        if self._decoder is None or len(codes_Y) < self._sampling.max_codes:
-            return ""
-        return f"it does not end within {self._sampling.max_codes:,} codes, and breaks off"
+    def _unfinished(self) -> Faults:
+        """Return the fault of a sentence that the decoder did not end."""
+        return Faults(UNFINISHED, f"it does not end within {self._sampling.max_codes:,} codes, and breaks off")
+
+    def _faults(self, wave: np.ndarray, reading: Reading) -> Faults:
+        """Return what is wrong with the words that were said; nothing where that cannot be checked."""
+        faults = None if self._check is None else self._check.faults(wave, reading)
+        if self._check is not None and faults is None:
+            self.unchecked = self.unchecked or f"{reading.text!r}: {UNSEEN}"
+        return faults or Faults(0, "")
 
     def _decode(self, codes_Y: Tensor, phones_P: Tensor) -> np.ndarray:
         """Return the waveform of codes, (S,) float32."""
@@ -316,6 +343,38 @@ def _seed(seed: int, number: int, attempt: int) -> int:
     if number == attempt == 0:
         return seed
     return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _speech_check(request: SynthesisRequest, sample_rate: int) -> tuple[SpeechCheck | None, str]:
+    """Return what checks the words that are said; or None and the reason, in words.
+
+    Raises:
+        UsageError: the store that is named for it has no phone models.
+    """
+    asked = request.phone_models
+    used = (trained_models.store_of(run, stage) for run, stage in ((request.gpt, "gpt"), (request.sovits, "sovits")))
+    reason = "name a store with phone models by --phone-models; featurize add STORE align makes them"
+    for location in [asked] if asked is not None else filter(None, (request.store, *used)):
+        try:
+            models = PhoneModels.of_store(location, sample_rate)
+        except StoreError as error:
+            if asked is not None:
+                raise UsageError(f"--phone-models: {error.message}.") from error
+            reason = error.message
+        else:
+            return SpeechCheck(models, *_voice(request, models)), ""
+    return None, reason
+
+
+def _voice(request: SynthesisRequest, models: PhoneModels) -> tuple[str, np.ndarray]:
+    """Return the name that the voice has where the phone models are, if any, and its recording: (S,) int16."""
+    if request.store is None or request.utterance is None:
+        assert request.reference is not None, "checked by SynthesisRequest"
+        return "", read_recording(request.reference, SpectralRecipe())
+    store = stores.open(request.store)
+    number = store.number_of(request.utterance)
+    is_there = models.store in store_paths(request.store)
+    return str(store.speakers[number]) if is_there else "", np.array(store.read("wave", number)).reshape(-1)
 
 
 def _dictionary(request: SynthesisRequest) -> Dictionary:

@@ -58,6 +58,8 @@ class Text2SemanticDecoder(nn.Module):
 
     codebook: str = ""
     """Digest of the codebook of the codes that it was trained on; empty if it is not known."""
+    origin: str = ""
+    """What it was trained on, in words; empty if it is not known."""
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()

@@ -89,6 +89,8 @@ class SynthesizerTrn(nn.Module):
     codebooks: frozenset[str] = frozenset()
     """Digests that stand for its codebook, for weights that were loaded: that of the quantiser, and that of the
     clusters which it was made of."""
+    origin: str = ""
+    """What they were trained on, in words; empty if it is not known."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()

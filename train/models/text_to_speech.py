@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headrace.featurize.audio.libsndfile import soundfile
-from headrace.store.errors import RunError, UsageError
+from headrace.store.errors import RunError
 from headrace.store.storage.output_files import output_file
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
@@ -36,29 +36,6 @@ class Reference:
     """(P, E) BERT features of the transcript."""
     speaker: Tensor | None = None
     """(V,), for a generator that reads speaker vectors."""
-
-
-def check_codebooks(decoder: Text2SemanticDecoder, generator: SynthesizerTrn) -> bool:
-    """Check that the codes of one network mean the same to the other.
-
-    Returns:
-        Whether it is known that they do; weights of GPT-SoVITS, and old ones of ours, do not say it.
-    Raises:
-        UsageError: they are of two codebooks.
-    """
-    codes, size = decoder.config.codes, generator.config.codebook_size
-    if codes != size:
-        raise UsageError(
-            f"The decoder generates {codes} different codes, the SoVITS generator reads {size}: give two that were "
-            "trained for each other."
-        )
-    if decoder.codebook and generator.codebooks and decoder.codebook not in generator.codebooks:
-        raise UsageError(
-            f"The decoder was trained on codes of another codebook ({decoder.codebook}) than that of the SoVITS "
-            f"generator ({' or '.join(sorted(generator.codebooks))}), and they would speak nonsense: give two that "
-            "were trained on the same codes, as train voice does."
-        )
-    return bool(decoder.codebook and generator.codebooks)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Shapes: S samples, T frames, M mel bands, P phones, Y codes, C channels, H heads
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import make_folder
 from headrace.store.storage.output_files import output_file
 from headrace.train.checkpoints import trained_models
+from headrace.train.checkpoints.origin import check_same_codes
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_reader import read_batch
@@ -36,7 +37,7 @@ from headrace.train.distributed.phases import PHASES
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
-from headrace.train.models.text_to_speech import check_codebooks, decode_semantic, write_wave
+from headrace.train.models.text_to_speech import decode_semantic, write_wave
 from headrace.train.monitoring.sample_plots import draw_sample
 from headrace.train.stages import gpt_inputs, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage
@@ -120,16 +121,26 @@ class GptSynthesizer:
     The voice is that of the recording.
     """
 
-    def __init__(self, stage: GptStage, voice: Path, device: torch.device, at: str = "") -> None:
+    def __init__(
+        self,
+        stage: GptStage,
+        voice: Path,
+        device: torch.device,
+        at: str = "",
+        log: Callable[[str], object] | None = None,
+        *,
+        mixed_origins: bool = False,
+    ) -> None:
         """
         Args:
-            at: which checkpoint of a run, as for `trained_models.load_sovits`.
+            at, log: which checkpoint of a run, and who is told of it, as for `trained_models.load_sovits`.
+            mixed_origins: as for `check_same_codes`.
         Raises:
             RunError: `voice` is not a generator.
-            UsageError: it has another codebook.
+            UsageError: its codes have another origin.
         """
-        self._stage, self._generator = stage, trained_models.load_sovits(voice, at).to(device)
-        check_codebooks(stage.model, self._generator)
+        self._stage, self._generator = stage, trained_models.load_sovits(voice, at, log).to(device)
+        check_same_codes(stage.model, self._generator, mixed_origins=mixed_origins)
         self._spectral = Spectral(SpectralRecipe()).to(device)
         voice_features = ("wave", "speaker_vector") if self._generator.config.speaker_channels else ("wave",)
         self.features = (*stage.features, *voice_features)
@@ -219,9 +230,17 @@ class SampleWriter:
                 draw_sample(sample).savefig(draft, dpi=90)
 
 
-def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: torch.device) -> SampleWriter | None:
+def sample_writer(
+    config: RunConfig,
+    stage: Stage,
+    data: TrainingData,
+    device: torch.device,
+    log: Callable[[str], object] | None = None,
+) -> SampleWriter | None:
     """Return the sample writer of a run; None if no samples are requested, or no utterance is held out.
 
+    Args:
+        log: is told which checkpoint of a run speaks them.
     Raises:
         RunError, UsageError: as `GptSynthesizer`.
     """
@@ -232,7 +251,10 @@ def sample_writer(config: RunConfig, stage: Stage, data: TrainingData, device: t
         synthesizer: Synthesizer
         if isinstance(stage, GptStage):
             assert config.monitoring.voice is not None, "sample_count is 0 without"
-            synthesizer = GptSynthesizer(stage, config.monitoring.voice, device, config.model.at)
+            allowed = config.model.mixed_origins
+            synthesizer = GptSynthesizer(
+                stage, config.monitoring.voice, device, config.model.at, log, mixed_origins=allowed
+            )
         else:
             assert isinstance(stage, SovitsStage)
             synthesizer = SovitsSynthesizer(stage)

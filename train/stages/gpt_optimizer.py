@@ -61,14 +61,16 @@ class GptOptimConfig:
     def from_config(cls, config: RunConfig) -> GptOptimConfig:
         """Return the preset's config, changed by the options of a run.
 
-        A warm-up and AdamW, whose published learning rates do not suit it, take the cosine schedule.
+        A warm-up and AdamW, whose published learning rates do not suit it, take the cosine schedule. It falls until
+        `max_steps`, or else over `max_epochs`.
         """
-        preset, optim = cls.for_preset(config.model.preset), config.optim
+        preset, optim, schedule = cls.for_preset(config.model.preset), config.optim, config.schedule
         changes = given_update_options(optim) | {"dpo": optim.dpo, "upstream_mask": optim.upstream_mask}
         if optim.optimizer == "adamw":
             changes |= ADAMW
-        if optim.warmup_steps or optim.optimizer == "adamw":
-            changes |= {"schedule": "warmup_cosine", "total_steps": config.schedule.max_steps or preset.total_steps}
+        if falls_to_its_end(config):
+            end = schedule.max_steps or schedule.max_epochs * schedule.epoch_steps
+            changes |= {"schedule": "warmup_cosine", "total_steps": end or preset.total_steps}
         return replace(preset, **changes, activation_checkpointing=config.compute.activation_checkpointing)
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -91,6 +93,12 @@ class GptOptimConfig:
             warmup_steps=self.warmup_steps,
             total_steps=self.total_steps,
         )
+
+
+def falls_to_its_end(config: RunConfig) -> bool:
+    """Return whether the learning rate of a run falls until it ends."""
+    optim = config.optim
+    return config.model.stage == "gpt" and bool(optim.warmup_steps or optim.optimizer == "adamw")
 
 
 def describe_new_end(saved: RunConfig, now: RunConfig, update: int) -> str:

@@ -69,7 +69,7 @@ class GptStage:
         self.updates = 0
         self.codebook = codebook
         self.model = Text2SemanticDecoder(config).to(device)
-        self.model.codebook = codebook
+        self.model.codebook, self.model.origin = codebook, origin.describe()
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
         self._gradients = GradientBuckets(self.model.parameters(), reduction)

@@ -60,7 +60,9 @@ class Run:
         self._allocate()
         samples = None
         if distributed.rank() == 0:
-            samples = evaluation_samples.sample_writer(self.config, self.stage, self.data, self.device)
+            samples = evaluation_samples.sample_writer(
+                self.config, self.stage, self.data, self.device, self.observer.log
+            )
         self.validator = Validator(setup, samples, self.observer)
         self.bad_updates = BadUpdates(self.stage, self.quarantine, self.device, self.observer)
         self.checkpoints = Checkpoints(config.out / "checkpoints")

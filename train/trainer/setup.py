@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,8 @@ from headrace.train.monitoring.observer import Observer
 from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.compiled_blocks import compile_stage
+from headrace.train.stages.gpt_optimizer import GptOptimConfig, falls_to_its_end
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import STAGES
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.stages.stage import Stage
@@ -111,4 +113,19 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
     if config.compute.compile:
         blocks = compile_stage(stage)
         observer.log(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
-    return TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage, origin=origin)
+    setup = TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage, origin=origin)
+    return _with_end(setup, observer)
+
+
+def _with_end(setup: TrainingSetup, observer: Observer) -> TrainingSetup:
+    """Return a setup whose learning rate falls over the epochs of the run, if these alone bound it and it falls."""
+    config, stage = setup.config, setup.stage
+    epochs = 0 if config.schedule.max_steps else config.schedule.max_epochs
+    if not (epochs and isinstance(stage, GptStage) and falls_to_its_end(config)):
+        return setup
+    if not config.schedule.epoch_steps:
+        with setup.stream(Position.start()) as stream:
+            config = config.with_options(epoch_steps=-(-stream.steps // stage.optim.grad_accum))
+        stage.optim = GptOptimConfig.from_config(config)
+    observer.log(f"the learning rate falls until step {stage.optim.total_steps:,}, in {epochs} epochs")
+    return replace(setup, config=config)

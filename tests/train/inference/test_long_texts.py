@@ -77,12 +77,11 @@ def small_speaker(folder: Path, monkeypatch: pytest.MonkeyPatch, language: str) 
     monkeypatch.setattr(trained_models, "load_sovits", lambda *_, **__: generator)
     monkeypatch.setattr(trained_models, "load_gpt", lambda *_, **__: decoder)
     monkeypatch.setattr(synthesis, "scorer", lambda: None)
-    monkeypatch.setattr(synthesis, "ATTEMPTS", 1)
     monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=MAX_CODES))
     soundfile.write(folder / "r.wav", 0.3 * np.sin(np.arange(96_000) / 30), 32_000)
     x = Path("x")
     request = synthesis.SynthesisRequest(
-        language=language, sovits=x, gpt=x, reference=folder / "r.wav", device="cpu", pause=PAUSE_S
+        language=language, sovits=x, gpt=x, reference=folder / "r.wav", device="cpu", pause=PAUSE_S, attempts=1
     )
     return synthesis.Speaker(request)
 

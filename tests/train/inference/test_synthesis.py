@@ -54,11 +54,15 @@ class Bench:
         monkeypatch.setattr(trained_models, "load_sovits", lambda path, *_: self.generator)
         monkeypatch.setattr(trained_models, "load_gpt", lambda path, *_: self.decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)
-        monkeypatch.setattr(synthesis, "ATTEMPTS", 1)  # an untrained decoder rarely ends
         monkeypatch.setattr(synthesis, "SamplingConfig", lambda **given: SamplingConfig(**given, max_codes=14))
 
     def sample(self, *words: object) -> Result:
         always = ("--sovits", "x", "--text", TEXT, "--out", self.folder / "speech.wav", "--device", "cpu")
+        always += ("--attempts", "1")  # an untrained decoder rarely ends
+        return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
+
+    def stream(self, *words: object) -> Result:
+        always = ("--sovits", "x", "--device", "cpu", "--attempts", "1", "--stream")
         return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
 
     def wave(self, *words: object) -> np.ndarray:
@@ -205,9 +209,8 @@ class TestAttempts:
             self.drawn.append(float(torch.rand(1)))
             return torch.full((self.left.pop(0),), 3)
 
-        monkeypatch.setattr(synthesis, "ATTEMPTS", 4)
         monkeypatch.setattr(synthesis, "text_to_semantic", generate)
-        return bench.sample("--gpt", "y", "--reference", voice, *words)
+        return bench.sample("--gpt", "y", "--reference", voice, "--attempts", 4, *words)
 
     def test_it_is_said_again(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, voice: Path) -> None:
         result = self.spoken(bench, monkeypatch, voice, [14, 14, 9])
@@ -236,7 +239,7 @@ class TestStream:
     def test_it_is_the_audio_of_the_file(self, bench: Bench, voice: Path) -> None:
         words = ("--gpt", "y", "--reference", voice, *self.TEXT)
         bench.wave(*words)
-        result = CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        result = bench.stream(*words)
         assert result.exit_code == 0, result.stderr
         samples, _ = soundfile.read(bench.folder / "speech.wav", dtype="int16")
         np.testing.assert_array_equal(np.frombuffer(result.stdout_bytes, "<i2"), samples)
@@ -252,13 +255,13 @@ class TestStream:
             synthesis, "text_to_semantic", lambda *a, **k: order.append("spoken") or torch.tensor([1, 2, 3])
         )
         words = ("--gpt", "y", "--reference", voice, *self.TEXT)
-        CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        bench.stream(*words)
         assert order == ["spoken", "written", *["spoken", "written", "written"] * 2]
 
     def test_the_first_sentence_does_not_wait_until_the_others_are_read(self, bench: Bench, voice: Path) -> None:
         text = "Hello world. Привет мир дорогой."
         words = ("--gpt", "y", "--reference", voice, "--text", text)
-        result = CliRunner().invoke(main, ["sample", *map(str, words), "--sovits", "x", "--device", "cpu", "--stream"])
+        result = bench.stream(*words)
         assert result.exit_code == 2 and "The text cannot be spoken" in result.stderr
         assert result.stderr.startswith("first sound after ") and len(result.stdout_bytes) >= 11 * 2560
 
@@ -272,7 +275,7 @@ class TestTextFile:
     def speak(self, bench: Bench, voice: Path, content: bytes) -> Result:
         (bench.folder / "lines.txt").write_bytes(content)
         words = ("--gpt", "y", "--reference", voice, "--text-file", bench.folder / "lines.txt")
-        always = ("--sovits", "x", "--device", "cpu", "--out", bench.folder / "said")
+        always = ("--sovits", "x", "--device", "cpu", "--attempts", 1, "--out", bench.folder / "said")
         return CliRunner().invoke(main, ["sample", *map(str, (*always, *words))])
 
     def test_each_line_is_a_file(self, bench: Bench, voice: Path) -> None:
@@ -412,7 +415,7 @@ class TestApple:
 
         seen: set[torch.dtype] = set()
         request = synthesis.SynthesisRequest(
-            text=TEXT, sovits=voice, gpt=voice, reference=voice, device="cpu", top_p=0.9, speed=1.2
+            text=TEXT, sovits=voice, gpt=voice, reference=voice, device="cpu", attempts=1, top_p=0.9, speed=1.2
         )
         speaker = synthesis.Speaker(request)
         with Watch():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from headrace.store.errors import UsageError
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sampling import SamplingConfig, generate_semantic
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import tiny
-from headrace.train.models.text_to_speech import Reference, check_codebooks, synthesize
+from headrace.train.models.text_to_speech import Reference, synthesize
 
 TINY = GptConfig(symbols=20, codes=64, bert_channels=8, channels=16, heads=2, layers=2)
 
@@ -50,20 +48,3 @@ def test_synthesis_is_generating_codes_and_decoding_them(bert: bool) -> None:
     )  # fmt: skip
     assert torch.equal(wave, expected[0, 0])
     assert len(wave) == (int(len(codes) * 2 / 1.2) + 1) * 640 and wave.abs().max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("decoder", "generator", "known"),
-    [("aa", {"aa", "bb"}, True), ("", {"aa"}, False), ("aa", set(), False), ("", set(), False), ("aa", {"bb"}, None)],
-)
-def test_codes_of_two_networks_are_compared_by_their_codebooks(
-    decoder: str, generator: set[str], known: bool | None
-) -> None:
-    """Where one does not say of which codebook they are, they may be the same."""
-    says = SimpleNamespace(config=SimpleNamespace(codes=40), codebook=decoder)
-    reads = SimpleNamespace(config=SimpleNamespace(codebook_size=40), codebooks=frozenset(generator))
-    if known is not None:
-        assert check_codebooks(says, reads) is known  # type: ignore[arg-type]
-        reads.config.codebook_size = 41
-    with pytest.raises(UsageError, match="another codebook" if known is None else "40 different codes"):
-        check_codebooks(says, reads)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,43 @@ def test_another_end_of_a_run_says_what_it_does_to_the_rate() -> None:
     assert not describe_new_end(saved, saved, 20)
     published = RunConfig.from_options(store=Path("S"), out=Path("R"), stage="gpt", max_steps=20)
     assert not describe_new_end(published, published.with_options(max_steps=40), 20)
+
+
+class TestEndOfTheRate:
+    """A cosine falls until the run ends, by steps or by epochs; another end on resuming is told, and followed."""
+
+    def begin(self, folder: Path, **end: int) -> tuple[Path, Silent]:
+        store, out, observer = build(folder / "store", range(20, 26)).path, folder / "run", Silent()
+        options = {"stage": "gpt", "preset": "tiny", "device": "cpu", "batch_frames": 80, "validate_every": 0}
+        loop.start(RunConfig.from_options(store=store, out=out, warmup_steps=2, **options, **end), observer)
+        return out, observer
+
+    def test_a_run_that_epochs_alone_bound_falls_over_them(self, tmp_path: Path) -> None:
+        out, observer = self.begin(tmp_path, max_epochs=4)
+        rates = [record["lr"] for record in observer.records]
+        config = json.loads((out / "config.json").read_text())
+        total = 4 * config["schedule"]["epoch_steps"]
+        assert total == len(rates) and observer.begun is not None and observer.begun[1] == total
+        assert f"the learning rate falls until step {total}, in 4 epochs" in observer.messages
+        expected = GptOptimConfig(schedule="warmup_cosine", warmup_steps=2, total_steps=total)
+        assert rates == pytest.approx([expected.rate(update) for update in range(total)])
+        assert rates[-1] < 0.1 * max(rates)
+        longer = Silent()
+        loop.resume(out, {"max_epochs": 8}, longer)
+        (told,) = (line for line in longer.messages if "no longer until" in line)
+        assert told.startswith(f"the learning rate falls until step {2 * total}, and no longer until {total}: it is ")
+        falls = replace(expected, total_steps=2 * total)
+        assert [record["lr"] for record in longer.records] == pytest.approx(
+            [falls.rate(update) for update in range(total, 2 * total)]
+        )
+
+    def test_other_steps_on_resuming_are_told_and_followed(self, tmp_path: Path) -> None:
+        out, observer = self.begin(tmp_path, max_steps=6)
+        assert json.loads((out / "config.json").read_text())["schedule"]["epoch_steps"] == 0
+        resumed = Silent()
+        loop.resume(out, {"max_steps": 12}, resumed)
+        falls = GptOptimConfig(schedule="warmup_cosine", warmup_steps=2, total_steps=12)
+        told = f"the learning rate falls until step 12, and no longer until 6: it is {falls.rate(6):.3g} now, and would"
+        assert any(line.startswith(told) for line in resumed.messages)
+        rates = [record["lr"] for record in (*observer.records, *resumed.records)]
+        assert rates[6:] == pytest.approx([falls.rate(update) for update in range(6, 12)]) and rates[5] < rates[6]
