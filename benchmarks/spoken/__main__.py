@@ -196,8 +196,8 @@ def of_fault(
 
 def row(kind: str, size: str, found: list[tuple[Faults | None, str]]) -> tuple[str, ...]:
     checked = [(faults, named) for faults, named in found if faults is not None]
-    noticed = np.mean([bool(faults.count) for faults, _ in checked])
-    right = np.mean([named in faults.text for faults, named in checked if faults.count]) if kind in FAULTS else None
+    noticed = np.mean([bool(faults.number) for faults, _ in checked])
+    right = np.mean([named in faults.text for faults, named in checked if faults.number]) if kind in FAULTS else None
     return kind, size, f"{len(checked)}", f"{noticed:.1%}", "" if right is None else f"{right:.0%}"
 
 

@@ -66,7 +66,7 @@ class PhoneModels:
 class Faults(NamedTuple):
     """What is wrong with what was said."""
 
-    count: int
+    number: int
     """Words and stretches that are wrong."""
     text: str
     """What is wrong, in words; empty if nothing is."""

@@ -296,8 +296,8 @@ class Speaker:
                 continue
             wave = self._decode(codes_Y, phones_P)
             faults = self._faults(wave, reading) if ended else self._unfinished()
-            if faults.count < fewest:
-                fewest = faults.count
+            if faults.number < fewest:
+                fewest = faults.number
                 codes = codes_Y.cpu().numpy()
                 best = SpokenSentence(text=text, wave=wave, codes=codes, attempts=attempt + 1, doubt=faults.text)
             if not fewest:
@@ -354,7 +354,8 @@ def _speech_check(request: SynthesisRequest, sample_rate: int) -> tuple[SpeechCh
     asked = request.phone_models
     used = (trained_models.store_of(run, stage) for run, stage in ((request.gpt, "gpt"), (request.sovits, "sovits")))
     reason = "name a store with phone models by --phone-models; featurize add STORE align makes them"
-    for location in [asked] if asked is not None else filter(None, (request.store, *used)):
+    locations = [asked] if asked is not None else [place for place in (request.store, *used) if place is not None]
+    for location in locations:
         try:
             models = PhoneModels.of_store(location, sample_rate)
         except StoreError as error:

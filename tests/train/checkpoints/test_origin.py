@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from headrace.store.errors import UsageError
+from headrace.store.schema import FeatureSpec
 from headrace.train.checkpoints.origin import MFCC, UNKNOWN, Origin, check_same_codes
 
 CLUSTERS = Origin(reads="semantic", content=MFCC, codes="k-means 0123456789ab").describe()
@@ -50,6 +51,28 @@ def test_others_are_refused_with_both_origins_unless_that_is_allowed(
         check_same_codes(says, reads)
     assert all(name in refused.value.message for name in named)
     assert check_same_codes(says, reads, mixed_origins=True) is False
+
+
+@pytest.mark.parametrize(
+    ("content", "quantiser", "expected"),
+    [
+        (
+            {"network": "hubert", "weights": "0123456789abcdef"},
+            "gpt-sovits",
+            "codes by the quantiser of GPT-SoVITS, of content by HuBERT 0123456789ab",
+        ),
+        ({"method": "mfcc-context"}, "k-means", "codes by k-means, of content by MFCC"),
+        ({}, "test", "codes by an unknown quantiser, of content by an unknown network"),
+    ],
+)
+def test_a_store_says_where_its_codes_come_from(content: dict[str, str], quantiser: str, expected: str) -> None:
+    specs = {
+        name: FeatureSpec(name=name, axis="frames", dtype="int16", channels=None, recipe=recipe)
+        for name, recipe in (("content", content), ("semantic", {"quantiser": quantiser}))
+    }
+    store: Any = SimpleNamespace(features=specs)
+    assert str(Origin.of_store(store, ("phones", "semantic"))) == expected
+    assert Origin.of_store(store, ("wave", "mfcc")) == Origin(reads="mfcc", content=MFCC)
 
 
 def test_what_is_not_known_has_no_words() -> None:

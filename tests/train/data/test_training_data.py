@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.cli.train import main
-from headrace.store.errors import RunError, UsageError
+from headrace.store.errors import RunError, StoreError, UsageError
+from headrace.store.schema import FeatureSpec
 from headrace.train.config import RunConfig
+from headrace.train.data.training_data import _check_features
 from headrace.train.trainer import loop
 from tests.helpers.training_store import FRAMES, Silent, build
 
@@ -61,3 +63,16 @@ def test_a_run_trains_on_selected_utterances_only(corpus, tmp_path):
         config.with_options(balance_strength=1.5)
     with pytest.raises(UsageError, match="balance is 'text'"):
         config.with_options(balance="text")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "advice"),
+    [
+        ({"quantiser": "gpt-sovits"}, "import one with store import DIR --out STORE --features wave,phones"),
+        ({"quantiser": "gpt-sovits", "weights": "aa"}, "build a store with featurize build CORPUS --out STORE"),
+    ],
+)
+def test_a_store_that_was_imported_is_imported_again_with_what_is_missing(recipe: dict[str, str], advice: str) -> None:
+    spec = FeatureSpec(name="semantic", axis="tokens", dtype="int16", channels=None, recipe=recipe)
+    with pytest.raises(StoreError, match=f"reads wave, phones too: {advice}"):
+        _check_features(Path("S"), {"wave": {}, "phones": {}, "semantic": {}}, {"semantic": spec})

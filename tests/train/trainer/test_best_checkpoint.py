@@ -92,7 +92,7 @@ def test_sample(runs: dict[str, Path], store: Path, at: tuple[str, ...], step: i
 def test_init(runs: dict[str, Path], store: Path, stage: str, at: tuple[str, ...], step: int, tmp_path: Path) -> None:
     words = ("--stage", stage, "--out", tmp_path / "run", "--init", runs[stage], "--learning-rate", 1e-12)
     result = call("run", store, *words, *TINY, *at)
-    told(result, runs[stage], step, 2 if stage == "sovits" else 1)  # the discriminator comes along
+    told(result, runs[stage], step, 2)  # of sovits the discriminator comes along; gpt says that its codes are not known
     made, own = weights(tmp_path / "run", stage, 1), weights(runs[stage], stage, step)
     first = "dec.conv_pre.weight" if stage == "sovits" else "ar_predict_layer.weight"
     others = [weights(runs[stage], stage, other)[first] for other in (BEST, NEWEST, AT) if other != step]

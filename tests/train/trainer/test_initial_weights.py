@@ -119,6 +119,32 @@ def test_an_export_is_begun_with_within_rounding(
     assert len(told) == (stage == "sovits")
 
 
+@pytest.mark.soak
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_voice_of_two_hundred_steps_goes_on_where_it_stood(
+    stores: tuple[Path, Path], tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps, options = 200, OPTIONS | {"validate_every": 100}
+    config = RunConfig.from_options(store=stores[0], out=tmp_path / "run", stage=stage, max_steps=steps, **options)
+    loop.start(config, Silent())
+    state = load(Checkpoints(tmp_path / "run" / "checkpoints").path(steps))["stage"]
+    weights = state[initial_weights.NETWORKS[stage]]
+    expected = validated(stores[1], stage, weights)
+    going_on = first(begin(stores[1], tmp_path / "on", stage, tmp_path / "run", at="newest"))
+    assert going_on == expected
+    file, _ = trained_models.export_run(tmp_path / "run", tmp_path / "x.pth", at="newest", mixed_origins=True)
+    without = {name: value for name, value in weights.items() if not name.startswith("enc_q.")}
+    of_export = validated(stores[1], stage, upstream_files.read(file).weights)
+    exported = first(begin(stores[1], tmp_path / "exported", stage, file))
+    assert exported == of_export
+    assert exported == pytest.approx(validated(stores[1], stage, without), rel=2e-3)
+    with capsys.disabled():
+        print(
+            f"\n{stage}: the run {expected}, begun with it {going_on}; its export {of_export}, begun with it {exported}"
+        )
+
+
 def test_a_run_brings_its_discriminators_along(
     stores: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -133,6 +159,18 @@ def test_a_run_brings_its_discriminators_along(
     alone.stage.load_pretrained(alone.config.model)
     made = alone.stage.discriminator.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(made[name], judges[name]) for name in judges)
+
+
+def test_what_a_run_reads_is_printed_and_kept(stores: tuple[Path, Path], runs: dict[str, Path], tmp_path: Path) -> None:
+    for stage, origin in (
+        ("sovits", Origin(reads="mfcc", content="MFCC")),
+        ("gpt", Origin(reads="semantic")),
+    ):
+        told = begin(stores[0], tmp_path / stage, stage, runs[stage]).messages
+        (line,) = (line for line in told if line.startswith("reads "))
+        assert line.endswith(f": {origin}")
+        state = load(Checkpoints(tmp_path / stage / "checkpoints").path(1))
+        assert Origin.from_json(state["origin"]) == origin
 
 
 def test_a_run_that_began_with_a_run_resumes_without_it(

@@ -306,6 +306,13 @@ class TestMetrics:
             (4, True),
         ]
 
+    @pytest.mark.parametrize(("steps", "first", "last"), [(1, 1, 1), (2, 1, 2), (5, 1.5, 4.5), (30, 8, 23)])
+    def test_a_short_run_compares_two_windows_that_do_not_overlap(self, steps: int, first: float, last: float):
+        step = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5, "step_s": 2}
+        records = [step | {"step": n, "loss_mel": float(n), "skipped": 0.0} for n in range(1, steps + 1)]
+        summary = metrics.summarise(records, ["loss_mel"])
+        assert (summary["loss_mel_first"], summary["loss_mel_last"]) == (first, last)
+
     def test_a_run_without_finite_losses_is_summarised(self):
         step = {"split": "train", "epoch": 1, "frames": 90, "padding": 0.1, "utterances": 3, "wait_s": 0.5, "step_s": 2}
         summary = metrics.summarise([step | {"step": 1, "loss_mel": None, "skipped": 1.0}], ["loss_mel"])
