@@ -56,7 +56,7 @@ class GpuCollector:
             name = None if gpu is None else self._read(nvml.nvmlDeviceGetName, gpu)
             if name is None:
                 continue
-            labels = {"gpu": str(index), "modelName": name, "Hostname": self._host}
+            labels = {"gpu": str(index), "model_name": name, "Hostname": self._host}
             self._add_gpu(metrics, gpu, labels | {"UUID": self._read(nvml.nvmlDeviceGetUUID, gpu) or ""})
             self._add_instances(metrics, gpu, labels)
             answered += 1

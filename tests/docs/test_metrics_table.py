@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from headrace.featurize.telemetry.exporter import OutputCollector
 from headrace.featurize.telemetry.nvml import GpuCollector
 from headrace.train.monitoring.run_metrics import RunMetrics
 from tests.helpers.metrics.fake_nvml import GPU, FakeNvml
+from tests.helpers.metrics.prometheus import promtool
 from tests.helpers.metrics.scrapes import page_of, parse
 from tests.helpers.metrics.table import documented
 
@@ -36,8 +38,8 @@ STEP: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def served() -> dict[str, Metric]:
-    """Every metric, by name."""
+def page() -> str:
+    """A page with every metric."""
     run, build, out = RunMetrics(Path("RUN"), {"out": "RUN"}, rank=0), BuildMetrics({"out": "STORE"}), {"out": "RUN"}
     run.started(0, 10, ["loss"])
     run.recorded(STEP)
@@ -50,7 +52,21 @@ def served() -> dict[str, Metric]:
     )
     divided = {**GPU, "mig": [{"uuid": "MIG-0", "id": 1, "used": 1, "total": 2}]}
     gpus, disk = GpuCollector(out, FakeNvml(lambda: [divided])), OutputCollector("train run", Path("RUN"), out)
-    return {**parse(page_of([run, gpus, disk])), **parse(page_of([build]))}
+    return page_of([run, gpus, disk, build])
+
+
+@pytest.fixture(scope="module")
+def served(page: str) -> dict[str, Metric]:
+    """Every metric, by name."""
+    return parse(page)
+
+
+@pytest.mark.skipif(promtool() is None, reason="no promtool: apt-get install prometheus")
+def test_promtool_has_nothing_to_say(page: str) -> None:
+    done = subprocess.run(
+        [str(promtool()), "check", "metrics"], input=page, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def sample_name(metric: Metric) -> str:
@@ -81,6 +97,6 @@ def test_all_have_the_prefix_and_the_common_label(served: dict[str, Metric]) -> 
 
 def test_values_of_labels_are_bounded(served: dict[str, Metric]) -> None:
     """None is an utterance, a text or a step."""
-    known = {"out", "rank", "phase", "le", "stage", "loss", "split", "network", "gpu", "UUID", "modelName", "Hostname",
+    known = {"out", "rank", "phase", "le", "stage", "loss", "split", "network", "gpu", "UUID", "model_name", "Hostname",
              "GPU_I_ID", "reason", "type", "command", "version", "state", "result", "feature"}  # fmt: skip
     assert {label for metric in served.values() for sample in metric.samples for label in sample.labels} == known

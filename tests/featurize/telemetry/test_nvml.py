@@ -40,7 +40,7 @@ def test_figures_are_in_base_units(name: str, labels: dict[str, str], expected: 
 
 def test_labels_are_those_of_dcgm_exporter() -> None:
     (labels,) = values(page(GPU), "headrace_gpu_power_watts")
-    assert dict(labels).keys() == {"gpu", "UUID", "modelName", "Hostname"}
+    assert dict(labels).keys() == {"gpu", "UUID", "model_name", "Hostname"}
     assert dict(labels)["UUID"] == "GPU-0a"
 
 

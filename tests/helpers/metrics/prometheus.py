@@ -66,6 +66,12 @@ class Prometheus:
         """Return the series that an expression has now."""
         return list(self._get("query", query=expression)["result"])
 
+    def query_range(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series that an expression had in the last hour, as a panel would draw them."""
+        now = time.time()
+        found = self._get("query_range", query=expression, start=str(now - 3600), end=str(now), step="2")
+        return list(found["result"])
+
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire now."""
         return {alert["labels"]["alertname"] for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"}

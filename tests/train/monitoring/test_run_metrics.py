@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from headrace.train.config import RunConfig
 from headrace.train.distributed.phases import COMPUTING, PHASES, READING, STEP_BOUNDS, Phases
+from headrace.train.monitoring.observer import CompositeObserver
 from headrace.train.monitoring.run_metrics import RunMetrics
+from headrace.train.trainer import loop
 from tests.helpers.metrics.scrapes import page_of, value, values
+from tests.helpers.training_store import Silent, build
 
 STEP: dict[str, Any] = {
     "split": "train", "step": 11, "epoch": 2, "loss_mel": 20.5, "loss_kl": 1.5, "grad_norm_g": 5.0, "grad_norm_d": 2.0,
@@ -110,6 +114,27 @@ def test_the_page_follows_the_phases_of_the_process(metrics: RunMetrics) -> None
     assert grown("step_seconds_count") == 1 and grown("step_seconds_sum") == pytest.approx(0.3)
     assert grown("step_seconds_bucket", le="0.25") == 0 and grown("step_seconds_bucket", le="0.5") == 1
     assert grown("phase_seconds_total", phase=READING) == pytest.approx(grown("wait_seconds_total"))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_counts_anew_and_goes_on_with_its_steps(tmp_path: Path) -> None:
+    store, out = build(tmp_path / "store", frames=range(30, 42)).path, tmp_path / "run"
+    config = RunConfig.from_options(store=store, out=out, preset="tiny", batch_frames=100, max_steps=2)
+    frames = []
+    for steps in (2, 3):
+        metrics, watched = RunMetrics(out, {"out": "run"}, rank=0), Silent()
+        both = CompositeObserver(metrics, watched)
+        if steps == 2:
+            loop.start(config, both)
+        else:
+            loop.resume(out, {"max_steps": 3}, both)
+        text = page_of([metrics])
+        assert value(text, "headrace_train_step") == value(text, "headrace_train_checkpoint_step") == steps
+        assert value(text, "headrace_train_planned_steps") == steps
+        trained = [record["frames"] for record in watched.records if record["split"] == "train"]
+        frames.append(value(text, "headrace_train_frames_total"))
+        assert frames[-1] == sum(trained) and len(trained) == (2 if steps == 2 else 1)
+    assert frames[1] < frames[0]
 
 
 class TestPhases:

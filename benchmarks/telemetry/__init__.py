@@ -1,0 +1,1 @@
+"""What metrics for Prometheus cost a training run."""
