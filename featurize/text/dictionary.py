@@ -221,7 +221,7 @@ def _phones_of_ipa(spelled: str, language: str) -> tuple[str, ...]:
 def _respelled(reading: str, language: str) -> tuple[str, ...]:
     """Return the phones of a word that is spelled as it sounds, in the script of its language."""
     own = g2p.reads(language)
-    found = {scripts.script(char) for char in reading} - {""}
+    found = scripts.scripts(reading)
     odd = re.search(r"[^\w\s'’-]|[\d_]", reading)
     if own is None or odd or not found or (own.scripts and not found <= own.scripts):
         notation = {"zh": "pinyin", "yue": "jyutping", "ja": "kana", "ko": "Hangul"}.get(

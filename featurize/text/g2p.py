@@ -41,6 +41,8 @@ from headrace.store.errors import Rejected, UsageError, rejecting
 if TYPE_CHECKING:
     from headrace.featurize.text.dictionary import Dictionary
 
+_Piece = Reading | tuple[Frontend, str]
+"""A piece of a text that has been read, or a frontend and what it reads."""
 FRONTENDS = {module.FRONTEND.language: module.FRONTEND for module in (chinese, english, japanese, korean, cantonese)}
 """Frontends by language code. espeak-ng reads every other language that it has a voice for."""
 MIN_ENGLISH_PHONES = 4
@@ -165,7 +167,7 @@ def _frontend(language: str) -> Frontend:
 
 def _check_language(text: str, own: Frontend) -> None:
     """Raise Rejected if a text has letters, but none in a script of its language, not even where it is in words."""
-    found = {scripts.script(char) for char in text} - {""}
+    found = scripts.scripts(text)
     if own.scripts and found and own.scripts.isdisjoint(found) and own.scripts.isdisjoint(_scripts_in_words(text, own)):
         written = " and ".join(sorted(found))
         raise Rejected("text", f"{excerpt(text)} is {written}, and its language is given as {own.language}")
@@ -173,12 +175,21 @@ def _check_language(text: str, own: Frontend) -> None:
 
 def _scripts_in_words(text: str, own: Frontend) -> set[str]:
     """Return the scripts of a text whose figures and signs are in words: `x+1` has none of Chinese, x加一 has."""
-    return set(map(scripts.script, own.normalise(text)))
+    return scripts.scripts(own.normalise(text))
 
 
 def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[Reading]:
     """Yield readings of the pieces outside and inside braces, which alternate."""
-    readers = _WITH_KANA if any(scripts.script(char) == "Kana" for char in "".join(given[::2])) else _BY_SCRIPT
+    return map(_read, _in_words(given, own, dictionary))
+
+
+def _read(piece: _Piece) -> Reading:
+    return piece if isinstance(piece, Reading) else piece[0].read(piece[1])
+
+
+def _in_words(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[_Piece]:
+    """Yield what the pieces outside and inside braces are in words, with the frontend that reads it."""
+    readers = _WITH_KANA if "Kana" in scripts.scripts("".join(given[::2])) else _BY_SCRIPT
 
     def languages(char: str) -> tuple[str, ...]:
         reader = scripts.reader(scripts.script(char), own, readers)
@@ -194,7 +205,7 @@ def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None)
         if phones:
             yield from _known_word(piece, phones)
         else:
-            yield from _read(piece, own, readers, last=number == len(pieces))
+            yield from _by_script(piece, own, readers, last=number == len(pieces))
 
 
 def _check_nothing_lost(pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading) -> None:
@@ -232,11 +243,16 @@ def _is_of_figure(sign: str, written: str, own: Frontend) -> bool:
 def _says_the_same(
     sign: str, pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading
 ) -> bool:
-    """Return whether a text has the same phones without a sign."""
+    """Return whether a text has the same phones without a sign, whether a space takes its place or nothing."""
+    seen: list[list[_Piece]] = []
     for instead in ("", " "):
         others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(pieces)]
         with suppress(Rejected):
-            if concatenate(_read_pieces(others, own, dictionary)).phones == reading.phones:
+            written = list(_in_words(others, own, dictionary))
+            if written in seen:
+                continue
+            seen.append(written)
+            if concatenate(map(_read, written)).phones == reading.phones:
                 return True
     return False
 
@@ -256,8 +272,8 @@ def _known_word(word: str, phones: tuple[str, ...]) -> Iterator[Reading]:
         yield token(word, phones)
 
 
-def _read(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool) -> Iterator[Reading]:
-    """Yield readings of a piece of a text without braces, each piece read by the frontend of its script.
+def _by_script(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool) -> Iterator[_Piece]:
+    """Yield the pieces of a text without braces, in words, each with the frontend of its script.
 
     Frontends drop spaces at edges, and that of Korean ends a text in a full stop: both matter where a piece goes on.
     """
@@ -269,7 +285,7 @@ def _read(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool)
     if not last and normal.endswith(".") and not bare.endswith("."):
         normal = normal[:-1]
     for frontend, piece in scripts.split_by_script(normal, own, readers):
-        yield frontend.read(piece if frontend is own else frontend.normalise(piece))
+        yield frontend, piece if frontend is own else frontend.normalise(piece)
     if bare and text[-1:].isspace():
         yield space
 

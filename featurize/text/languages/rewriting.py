@@ -7,6 +7,24 @@ from collections.abc import Callable
 
 Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
+
+class Guarded:
+    """A pattern with a guard: a simpler one, found in every text that the pattern is found in.
+
+    `re` searches fast for a pattern whose first character is one of a few. It tries an assertion, such as one on what
+    may not stand before, at every character of a text: 45 rules took most of the time of reading a sentence.
+    """
+
+    __slots__ = ("guard", "pattern")
+
+    def __init__(self, guard: str, pattern: str) -> None:
+        self.guard, self.pattern = re.compile(guard), re.compile(pattern)
+
+    def sub(self, said: str | Callable[[re.Match[str]], str], text: str) -> str:
+        """Return a text in which what the pattern matches is replaced."""
+        return self.pattern.sub(said, text) if self.guard.search(text) else text
+
+
 VULGAR_FRACTIONS = {
     **dict(zip("½⅓⅔¼¾⅕⅖⅗⅘", "1/2 1/3 2/3 1/4 3/4 1/5 2/5 3/5 4/5".split(), strict=True)),
     **dict(zip("⅙⅚⅛⅜⅝⅞", "1/6 5/6 1/8 3/8 5/8 7/8".split(), strict=True)),

@@ -26,6 +26,11 @@ def script(char: str) -> str:
     return _SCRIPTS.get(first, first.capitalize())
 
 
+def scripts(text: str) -> set[str]:
+    """Return the scripts of the letters of a text."""
+    return {script(char) for char in set(text)} - {""}
+
+
 def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> Iterator[tuple[Frontend, str]]:
     """Split a text where the frontend changes, and yield each piece with its frontend.
 
@@ -38,11 +43,17 @@ def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> It
     Raises:
         Rejected: stage "text"; no frontend reads a letter.
     """
+    by_script = {name: reader(name, own, others) for name in scripts(text)}
+    if len(set(by_script.values())) < 2 and None not in by_script.values():
+        if text:
+            yield next(iter(by_script.values()), own) or own, text
+        return
     readers: list[Frontend | None] = []
     for char in text:
-        readers.append(reader(script(char), own, others) if script(char) else readers[-1] if readers else None)
-        if readers[-1] is None and script(char):
-            raise UnreadCharacter(char, f"is {script(char)}, not {own.language}")
+        name = script(char)
+        readers.append(by_script[name] if name else readers[-1] if readers else None)
+        if readers[-1] is None and name:
+            raise UnreadCharacter(char, f"is {name}, not {own.language}")
     first = next(filter(None, readers), own)
     for frontend, group in groupby(zip(readers, text, strict=True), key=lambda pair: pair[0] or first):
         yield frontend, "".join(char for _, char in group)
@@ -75,7 +86,7 @@ def language_by_script(text: str, tag: str = "auto") -> str:
     Raises:
         Rejected: stage "text"; it has other letters, or none.
     """
-    found = {script(char) for char in text} - {""}
+    found = scripts(text)
     language = next((code for known, code in _LANGUAGES.items() if known in found), "")
     if not language:
         written = " and ".join(sorted(found)) or "without letters"

@@ -13,6 +13,7 @@ from headrace.featurize.text.languages.english.dates import write_dates
 from headrace.featurize.text.languages.english.quantities import write_quantities
 from headrace.featurize.text.languages.english.signs import write_addresses, write_numbers, write_signs
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, UnreadCharacter, excerpt
+from headrace.featurize.text.languages.rewriting import Guarded
 from headrace.store.errors import Rejected
 
 MAX_WORD_LENGTH = 100
@@ -49,9 +50,9 @@ _SIGN = re.compile(r"[^\w\s,.!?'’-]|\w\.\w")
 _SIGNS = frozenset("So Sm Sc Sk No Nl Co Cn".split())
 """Categories of characters that are said or refused."""
 _DOTS = re.compile(r"\.{2,}")
-_GLUED = re.compile(r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
+_GLUED = Guarded(r"[,!?…](?:\w|(?<=…))", r"(?<=[^\W\d])([,!?])(?=[^\W\d])|(…)")
 _DOTTED = re.compile(r"(?:[^\W\d]\.)+[^\W\d]")
-_CHUNK = re.compile(r"\s+|\S+")
+_CHUNK = re.compile(r"(\s+)")
 
 
 def normalise(text: str) -> str:
@@ -75,30 +76,48 @@ def write_in_words(text: str) -> str:
 
 def read(text: str) -> Reading:
     """Convert normalised English to phones."""
-    pieces = [piece for chunk in _CHUNK.findall(text) for piece in _pieces(chunk)]
+    pieces = [piece for chunk in _CHUNK.split(text) if chunk for piece in _pieces(chunk)]
     words = [piece for piece in pieces if not piece.isspace()]
     phones: list[str] = []
     counts: list[int] = []
-    read_words = iter(_read_words(words))
+    read_words = _read_words(words)
     for piece in pieces:
-        symbols = () if piece.isspace() else next(read_words)
+        if piece.isspace():
+            counts += [0] * len(piece)
+            continue
+        symbols = next(read_words)
         phones += symbols
-        counts += (len(symbols), *[0] * (len(piece) - 1))
+        counts.append(len(symbols))
+        counts += [0] * (len(piece) - 1)
     return Reading("".join(pieces), tuple(phones), tuple(counts))
 
 
 def _read_words(words: list[str]) -> Iterator[tuple[str, ...]]:
     """Yield the phones of words, and of marks the mark itself."""
-    shouted = initialisms.is_shouted(words)
+    shouted: bool | None = None
     for place, word in enumerate(words):
-        if word in PUNCTUATION:
-            yield (word,)
-        elif len(word) > MAX_WORD_LENGTH:
-            raise Rejected("text", f"{excerpt(word)} has {len(word)} characters without a space: no word is that long")
-        elif word.isalpha() and (word[1:].islower() or word == "I"):
-            yield homographs.read(words, place) or lexicon.pronounce(word)
-        else:
-            yield initialisms.read(words, place, shouted=shouted) or lexicon.pronounce(word)
+        phones = _read_alone(word)
+        if phones is None and _is_in_small_letters(word):
+            phones = homographs.read(words, place)
+        elif phones is None:
+            shouted = initialisms.is_shouted(words) if shouted is None else shouted
+            phones = initialisms.read(words, place, shouted=shouted)
+        yield lexicon.pronounce(word) if phones is None else phones
+
+
+@lru_cache(maxsize=1 << 16)
+def _read_alone(word: str) -> tuple[str, ...] | None:
+    """Return the phones of a mark, or of a word that no context changes; None if one may."""
+    if word in PUNCTUATION:
+        return (word,)
+    if len(word) > MAX_WORD_LENGTH:
+        raise Rejected("text", f"{excerpt(word)} has {len(word)} characters without a space: no word is that long")
+    return lexicon.pronounce(word) if _is_in_small_letters(word) and not homographs.is_one(word) else None
+
+
+def _is_in_small_letters(word: str) -> bool:
+    """Return whether a word has no capitals that tell how it is read: at most the first one."""
+    return word.isalpha() and (word[1:].islower() or word == "I")
 
 
 def _check_characters(text: str) -> None:

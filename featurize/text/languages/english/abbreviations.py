@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, ordinal
+from headrace.featurize.text.languages.rewriting import Guarded
 
 _BEFORE_NAME = {
     "Dr": "doctor", "Mr": "mister", "Mrs": "mrs", "Ms": "ms", "Messrs": "messieurs", "Prof": "professor",
@@ -37,14 +38,19 @@ _ANYWHERE = {
     "yr.": "year", "lbs.": "pounds", "oz.": "ounces", "ft.": "feet", "sq.": "square",
 }  # fmt: skip
 
-_NAME_BEFORE = re.compile(rf"\b({'|'.join(_BEFORE_NAME)})(\.?)(?=\s+[A-Z])")
-_NAME_AFTER = re.compile(rf"(?:(?<=\w)|(?<=,))\s({'|'.join(_AFTER_NAME)})(\.?)(?![\w'’-])")
-_FIGURE_BEFORE = re.compile(
-    rf"\b({'|'.join([*_BEFORE_FIGURE, *(word.capitalize() for word in _BEFORE_FIGURE)])})(\.\s?|\s)(?=\d)"
+_NAME_BEFORE = Guarded(rf"(?:{'|'.join(_BEFORE_NAME)})\.?\s", rf"\b({'|'.join(_BEFORE_NAME)})(\.?)(?=\s+[A-Z])")
+_NAME_AFTER = Guarded(
+    rf"\s(?:{'|'.join(_AFTER_NAME)})(?!\w)", rf"(?:(?<=\w)|(?<=,))\s({'|'.join(_AFTER_NAME)})(\.?)(?![\w'’-])"
+)
+_FIGURE_BEFORE = Guarded(
+    r"[.\s]\d", rf"\b({'|'.join([*_BEFORE_FIGURE, *(word.capitalize() for word in _BEFORE_FIGURE)])})(\.\s?|\s)(?=\d)"
 )
 _UNDOTTED = frozenset("no nos art ex ca p ch c v est sec max min avg op rev tel ext apt".split())
 """Words or letters of their own without a full stop."""
-_WORDS = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, sorted(_ANYWHERE, key=len, reverse=True)))})(?!\w)")
+_WORDS = Guarded(
+    rf"\.(?<={'|'.join(sorted({re.escape(word[-3:]) for word in _ANYWHERE if word.endswith('.')}))})|/|vs",
+    rf"(?<![\w.])(?:{'|'.join(map(re.escape, sorted(_ANYWHERE, key=len, reverse=True)))})(?!\w)",
+)
 _NO_STREET = frozenset(
     "in on at the from to near of by and when after before for with this dear saint king port mount sault fort lake "
     "east but so while if as is was ask tell see then professor prof mr mrs ms that yes no".split()
@@ -56,16 +62,17 @@ _DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
     "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
 }  # fmt: skip
-_DAY = re.compile(rf"\b({'|'.join(_DAYS)})\.(?=,?\s+(?:\d|[A-Z][a-z]+\.? \d))")
+_DAY = Guarded(rf"(?:{'|'.join(_DAYS)})\.[,\s]", rf"\b({'|'.join(_DAYS)})\.(?=,?\s+(?:\d|[A-Z][a-z]+\.? \d))")
 _PART = {"vol": "volume", "chap": "chapter", "ch": "chapter", "bk": "book", "sec": "section"}
-_PART_BEFORE = re.compile(rf"(?i)\b({'|'.join(_PART)})\.\s?(?=(?-i:[IVX]+)(?!\w))")
-_DOCTOR = re.compile(r"\bPh\.?\s?D(\.?)(?!\w)")
-_ROMAN = re.compile(
+_PART_BEFORE = Guarded(r"\.\s?[IVX]", rf"(?i)\b({'|'.join(_PART)})\.\s?(?=(?-i:[IVX]+)(?!\w))")
+_DOCTOR = Guarded("Ph", r"\bPh\.?\s?D(\.?)(?!\w)")
+_ROMAN = Guarded(
+    r"\s[IVX]",
     r"\b((?:[A-Z][\w’'-]*|the|part|chapter|volume|act|scene|book|section|phase|type|class|stage|world war)\s)"
-    r"(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)"
+    r"(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)",
 )
-_WARS = re.compile(r"\bWW(I{1,3})\b")
-_CENTURY = re.compile(r"\b([IVX]{1,5})(?=(?:st|nd|rd|th)? (?:century|centuries)\b)")
+_WARS = Guarded("WWI", r"\bWW(I{1,3})\b")
+_CENTURY = Guarded(r"[IVX](?:st|nd|rd|th)? centur", r"\b([IVX]{1,5})(?=(?:st|nd|rd|th)? (?:century|centuries)\b)")
 _COUNTED = frozenset(
     "war part chapter volume vol book act scene section phase type class stage level title article appendix episode "
     "mark apollo bowl final fantasy rocky rambo saw step unit module grade figure table canto game quest tier".split()

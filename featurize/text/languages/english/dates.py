@@ -5,32 +5,44 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, ordinal, plural, year
+from headrace.featurize.text.languages.rewriting import Guarded
 
 MONTHS = "January February March April May June July August September October November December".split()
 _SHORT = {name[:3]: name for name in MONTHS} | {"Sept": "September"}
 _MONTH = "|".join([*MONTHS, *(rf"{short}\b\.?" for short in _SHORT)])
 
-_ISO = re.compile(r"(?<![\d/.-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(T(?=\d))?(?![\d/-])")
-_NUMERIC = re.compile(r"(?<![\d/.-])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?![\d/-]|\.\d)")
-_MONTH_DAY = re.compile(
-    rf"\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?(?![\d:%]|[.,]\d)(?:(,?)\s+(\d{{4}})(?![\d,.]\d|\d))?"
+_ISO = Guarded(
+    r"\d{4}[-/.]\d", r"(?<![\d/.-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(T(?=\d))?(?![\d/-])"
 )
-_DAY_MONTH = re.compile(
+_NUMERIC = Guarded(r"\d[/.-]\d{1,2}[/.-]\d", r"(?<![\d/.-])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?![\d/-]|\.\d)")
+_MONTH_DAY = Guarded(
+    rf"(?:{_MONTH})\s+\d",
+    rf"\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?(?![\d:%]|[.,]\d)(?:(,?)\s+(\d{{4}})(?![\d,.]\d|\d))?",
+)
+_DAY_MONTH = Guarded(
+    rf"\d(?:st|nd|rd|th)?(?: of)? (?:{_MONTH})",
     rf"(?<![\d.,:/$€£-])(\b[Tt]he )?\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})(?![a-z])"
-    rf"(?:,? (\d{{4}})(?!\d|[,.]\d))?"
+    rf"(?:,? (\d{{4}})(?!\d|[,.]\d))?",
 )
-_MONTH_YEAR = re.compile(rf"\b({_MONTH}),? (\d{{4}})(?!\d|[.,]\d)")
-_SHORT_DATE = re.compile(r"\b(on|by|until|before|after|since|dated) (1[0-2]|0?[1-9])/(3[01]|[12]\d|0?[1-9])(?![\d/])")
+_MONTH_YEAR = Guarded(rf"(?:{_MONTH}),? \d", rf"\b({_MONTH}),? (\d{{4}})(?!\d|[.,]\d)")
+_SHORT_DATE = Guarded(
+    r"\d/\d", r"\b(on|by|until|before|after|since|dated) (1[0-2]|0?[1-9])/(3[01]|[12]\d|0?[1-9])(?![\d/])"
+)
 
-_DECADE = re.compile(r"(?<![\d.,/])['’]?((?:1\d|20)?\d0)['’]?s\b(?!/)")
-_YEAR_SPAN = re.compile(r"(?<![\d.,/-])(1[1-9]\d\d|20\d\d)\s?[-–—]\s?(1[1-9]\d\d|20\d\d|\d\d)(?![\d%]|[.,/-]\d)")
-_SEASON = re.compile(r"(?<![\d.,/-])(19\d\d|20\d\d)/(\d\d)(?![\d/])")
-_EARLY_YEAR = re.compile(
-    r"\b(in|In|year|since|Since|until|by|from|of) (10[1-9]\d|[4-9]\d\d(?= (?:AD|BC|CE)))\b(?![.,:%/-]?\d)"
+_DECADE = Guarded(r"0['’]?s", r"(?<![\d.,/])['’]?((?:1\d|20)?\d0)['’]?s\b(?!/)")
+_YEAR_SPAN = Guarded(
+    r"\d\s?[-–—]\s?\d", r"(?<![\d.,/-])(1[1-9]\d\d|20\d\d)\s?[-–—]\s?(1[1-9]\d\d|20\d\d|\d\d)(?![\d%]|[.,/-]\d)"
 )
-_SHORT_YEAR = re.compile(r"(?<!\w)['’](\d\d)(?![\d'’\"])")
-_ERA = re.compile(r"(?<![\d.,])(\d{1,4})\s?(BCE?|CE|AD|B\.C\.|A\.D\.)(?!\w)|\bAD (\d{1,4})(?!\d)")
-_YEAR = re.compile(r"(?<![\d.,/:$€£#+=*×÷^-])\b(1[1-9]\d\d|20\d\d)\b(?![%°²³^/]|[.,:]\d|['’]?[a-zA-Z]|-\d)")
+_SEASON = Guarded(r"\d/\d", r"(?<![\d.,/-])(19\d\d|20\d\d)/(\d\d)(?![\d/])")
+_EARLY_YEAR = Guarded(
+    r" (?:10[1-9]\d|[4-9]\d\d (?:AD|BC|CE))",
+    r"\b(in|In|year|since|Since|until|by|from|of) (10[1-9]\d|[4-9]\d\d(?= (?:AD|BC|CE)))\b(?![.,:%/-]?\d)",
+)
+_SHORT_YEAR = Guarded(r"['’]\d\d", r"(?<!\w)['’](\d\d)(?![\d'’\"])")
+_ERA = Guarded(r"BC|CE|AD|B\.C|A\.D", r"(?<![\d.,])(\d{1,4})\s?(BCE?|CE|AD|B\.C\.|A\.D\.)(?!\w)|\bAD (\d{1,4})(?!\d)")
+_YEAR = Guarded(
+    r"(?:1[1-9]|20)\d\d", r"(?<![\d.,/:$€£#+=*×÷^-])\b(1[1-9]\d\d|20\d\d)\b(?![%°²³^/]|[.,:]\d|['’]?[a-zA-Z]|-\d)"
+)
 _COUNTED = re.compile(
     r"\s?(?:people|percent|men|women|children|feet|points?|times|hundred|thousand|million|of\b|or so|more|"
     r"(?!was|is|has|his|this|as|its|us|thus|always|does|perhaps|unless|plus|across|towards|yes|versus|besides)"
@@ -38,17 +50,20 @@ _COUNTED = re.compile(
     r"[-+=*×÷]|[A-Za-z]{1,3}/)"
 )
 
-_CLOCK = re.compile(
-    r"(?<![\d:.,])(\d|[01]\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])(?:\s?([AaPp])\.?[Mm]\b(\.(?!\s*[A-Z]|\s*$))?)?"
+_CLOCK = Guarded(
+    r"\d:[0-5]\d",
+    r"(?<![\d:.,])(\d|[01]\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])(?:\s?([AaPp])\.?[Mm]\b(\.(?!\s*[A-Z]|\s*$))?)?",
 )
-_CLOCK_SPAN = re.compile(
+_CLOCK_SPAN = Guarded(
+    r"\d(?:\s?[AaPp]\.?[Mm]\.?)?\s?[-–—]\s?\d",
     r"(?<![\d.,:/-])(\d{1,2}(?::\d\d)?(?:\s?[AaPp]\.?[Mm]\.?)?)\s?[-–—]\s?"
-    r"(?=\d{1,2}(?::\d\d|(?::\d\d)?\s?[AaPp]\.?[Mm]\b))"
+    r"(?=\d{1,2}(?::\d\d|(?::\d\d)?\s?[AaPp]\.?[Mm]\b))",
 )
-_HALF_DAY = re.compile(
-    r"(?<![\d:.,])(\d{1,2})\s?(?:([ap])\.?m\b(\.(?!\s*[A-Z]|\s*$))?|([AP])\.?M\b(\.(?!\s*[A-Z]|\s*$))?)"
+_HALF_DAY = Guarded(
+    r"\d\s?[AaPp]\.?[Mm]",
+    r"(?<![\d:.,])(\d{1,2})\s?(?:([ap])\.?m\b(\.(?!\s*[A-Z]|\s*$))?|([AP])\.?M\b(\.(?!\s*[A-Z]|\s*$))?)",
 )
-_O_CLOCK = re.compile(r"\b(\d{1,2}) o['’]clock")
+_O_CLOCK = Guarded(r"\d o['’]clock", r"\b(\d{1,2}) o['’]clock")
 
 
 def write_dates(text: str) -> str:

@@ -49,9 +49,9 @@ def read(words: Sequence[str], place: int) -> Phones | None:
         place: index of the word among them.
     """
     word = words[place]
-    lower = word.lower()
-    if lower not in _known():
+    if not is_one(word):
         return None
+    lower = word.lower()
     if lower == "read":
         return _READ_PAST if _is_past(words, place) else _READ
     if lower in ("used", "use"):
@@ -65,6 +65,11 @@ def read(words: Sequence[str], place: int) -> Phones | None:
     if verb_and_other is None:
         return None
     return verb_and_other[0 if is_verb(words, place) else 1]
+
+
+def is_one(word: str) -> bool:
+    """Return whether a word is written as another one that is said otherwise."""
+    return word.lower() in _known()
 
 
 def is_verb(words: Sequence[str], place: int) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from headrace.featurize.text.languages.english import lexicon
+from headrace.featurize.text.languages.rewriting import Guarded
 
 _SHORT_WORDS = frozenset(
     "act add app age ago aim air all am an and ant any are arm art as ask at ate away bad bag ban bar bat be bed bee "
@@ -44,7 +45,7 @@ _PRONOUNCEABLE = re.compile(
     r"(?:[bcdfghjklmnprstvwz]?[aeiou][bcdfghjklmnprstvwyz]?){2,}|[bdfgklmnprstvz]{1,2}[aeiou]\w+"
 )
 _PLURAL = re.compile(r"([A-Z]{2,})('?s)")
-_INITIAL = re.compile(r"(?<![\w.'-])([A-HJ-Z])\.(?=\s+([A-Z](?:[a-z]+|\.)))")
+_INITIAL = Guarded(r"[A-HJ-Z]\.\s", r"(?<![\w.'-])([A-HJ-Z])\.(?=\s+([A-Z](?:[a-z]+|\.)))")
 _BEGINNINGS = frozenset(
     "The It He She They We You This That These Those Then There But And Or So If In On At As When While Now Is "
     "Are Was Not No Yes My His Her Its Our Their What Why How Who Where After Before For To Let Please".split()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, number
+from headrace.featurize.text.languages.rewriting import Guarded
 
 _CURRENCIES = {
     "$": ("dollar", "dollars", "cent"), "€": ("euro", "euros", "cent"), "£": ("pound", "pounds", "penny"),
@@ -56,35 +57,42 @@ _PER = {"h": "hour", "hr": "hour", "s": "second", "sec": "second", "min": "minut
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 _SIGNS = re.escape("".join(_CURRENCIES))
 _SCALE = r"(?:\s?(hundred|thousand|million|billion|trillion)s?\b|(?:(?<=\d)\s?)(k|K|mn|mm|m|M|bn|b|B|tn|t|T)\b)?"
-_MONEY = re.compile(
-    rf"(?:\b(US|AU|A|CA|C|HK|NZ|S|NT|R))?([{_SIGNS}])\s?({_NUMBER})(?:\s?[-–—]\s?[{_SIGNS}]?({_NUMBER}))?{_SCALE}"
+_MONEY = Guarded(
+    rf"[{_SIGNS}]\s?\d",
+    rf"(?:\b(US|AU|A|CA|C|HK|NZ|S|NT|R))?([{_SIGNS}])\s?({_NUMBER})(?:\s?[-–—]\s?[{_SIGNS}]?({_NUMBER}))?{_SCALE}",
 )
-_MONEY_AFTER = re.compile(rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?([{_SIGNS}])(?!\d)")
-_CODED = re.compile(
-    rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?({'|'.join(_CODES)})\b|\b({'|'.join(_CODES)})\s?({_NUMBER}){_SCALE}"
+_MONEY_AFTER = Guarded(rf"[{_SIGNS}]", rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?([{_SIGNS}])(?!\d)")
+_CODED = Guarded(
+    "|".join(_CODES),
+    rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?({'|'.join(_CODES)})\b|\b({'|'.join(_CODES)})\s?({_NUMBER}){_SCALE}",
 )
-_CENTS = re.compile(rf"(?<![\w.,])({_NUMBER})\s?¢")
+_CENTS = Guarded("¢", rf"(?<![\w.,])({_NUMBER})\s?¢")
 _NOTES = re.compile(r"\s(?:bill|note|coin|fine|fee|check|cheque|question|reward|prize|deal|budget|loan|tag|ticket|gift|"
                     r"investment|donation|discount|voucher|bet|profit|loss|house|project)\b")  # fmt: skip
-_RATE = re.compile(rf"(?<=[a-z])/({'|'.join(sorted(_PER, key=len, reverse=True))})\b")
+_RATE = Guarded("/[A-Za-z]", rf"(?<=[a-z])/({'|'.join(sorted(_PER, key=len, reverse=True))})\b")
 
 _UNIT_NAMES = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
-_MEASURE = re.compile(
+_MEASURE = Guarded(
+    rf"\d[\s-]?(?:{_UNIT_NAMES})(?![A-Za-z0-9_])",
     rf"(?<![\w.])({_NUMBER})((?:\s?(?:[-–—]|x|×|±|by|to|or)\s?{_NUMBER})*)([\s-]?)({_UNIT_NAMES})([²³]|\^[23])?"
-    rf"(?:/({'|'.join(sorted(_PER, key=len, reverse=True))})([²³])?)?(?:(?<=[a-z])\.(?=\s+[a-z]{2}))?(?![\w²³/^°'])"
+    rf"(?:/({'|'.join(sorted(_PER, key=len, reverse=True))})([²³])?)?(?:(?<=[a-z])\.(?=\s+[a-z]{2}))?(?![\w²³/^°'])",
 )
 _PERCENT_SPAN = re.compile(r"(\d)\s?%\s?[-–—~～]\s?(?=\d[\d.]*\s?%)")
-_PERCENT = re.compile(r"(?<=\d)\s?(%|‰)")
-_LARGE = re.compile(rf"(?<![\w.,])({_NUMBER})\s?(k|K|M|bn|(?<=\.\d)B)(\+)?(?!\w)(?!\s?(?:run|race|walk|tv|TV|video|"
-                    r"resolution|display|screen|monitor|camera|footage))")  # fmt: skip
-_BY = re.compile(r"(?<=\d['’\"″′])\s?[x×]\s?(?=\d)")
-_FEET = re.compile(r"(?<![\w.,])(\d{1,2})\s?['’′]\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|”|″|''|’’)?(?![\w'])")
-_INCHES = re.compile(rf"(?<![\w.,])({_NUMBER})(?:\"|”|″|'')")
+_PERCENT = Guarded("[%‰]", r"(?<=\d)\s?(%|‰)")
+_LARGE = Guarded(
+    r"\d\s?(?:[kKMB]|bn)",
+    rf"(?<![\w.,])({_NUMBER})\s?(k|K|M|bn|(?<=\.\d)B)(\+)?(?!\w)"
+    r"(?!\s?(?:run|race|walk|tv|TV|video|resolution|display|screen|monitor|camera|footage))",
+)
+_BY = Guarded(r"['’\"″′]\s?[x×]", r"(?<=\d['’\"″′])\s?[x×]\s?(?=\d)")
+_FEET = Guarded(r"\d\s?['’′]\s?\d", r"(?<![\w.,])(\d{1,2})\s?['’′]\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|”|″|''|’’)?(?![\w'])")
+_INCHES = Guarded(r"\d(?:[\"”″]|'')", rf"(?<![\w.,])({_NUMBER})(?:\"|”|″|'')")
 _SIZED = re.compile(
     r"\s(?:screen|tv|TV|monitor|display|laptop|tablet|pizza|pipe|wheels?|tires?|nails?|record|gun|pan)\b"
 )
-_FEET_ALONE = re.compile(
-    r"(?<![\w.,'’])(\d{1,3})(?:′|'(?=\s?[x×]|\s(?:tall|long|wide|high|deep|by)\b)|(?<=\bby \d)'|(?<=\bby \d\d)')"
+_FEET_ALONE = Guarded(
+    r"\d['′]",
+    r"(?<![\w.,'’])(\d{1,3})(?:′|'(?=\s?[x×]|\s(?:tall|long|wide|high|deep|by)\b)|(?<=\bby \d)'|(?<=\bby \d\d)')",
 )
 
 

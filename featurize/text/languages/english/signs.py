@@ -5,30 +5,37 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, digits, number, ordinal, pairs, plural
+from headrace.featurize.text.languages.rewriting import Guarded
 
 _DOMAINS = "com org net edu gov mil int info biz io ai co dev app tv me us uk de fr eu ca au jp cn ru ch nl it es se in"
-_EMAIL = re.compile(r"\b([\w.+-]+)@([\w-]+(?:\.[\w-]+)+)")
-_URL = re.compile(
+_EMAIL = Guarded("@", r"\b([\w.+-]+)@([\w-]+(?:\.[\w-]+)+)")
+_URL = Guarded(
+    rf"\.(?:{'|'.join(_DOMAINS.split())})\b",
     rf"\b(?:(https?|ftp)://)?((?:www\.)?(?:[a-zA-Z0-9-]+\.)+(?:{'|'.join(_DOMAINS.split())}))\b(?!\.\w)"
-    r"((?:/[\w.~%#?=&+-]*)*)"
+    r"((?:/[\w.~%#?=&+-]*)*)",
 )
-_HANDLE = re.compile(r"(?<![\w.])([@#])([A-Za-z_]\w*)")
+_HANDLE = Guarded(r"[@#][A-Za-z_]", r"(?<![\w.])([@#])([A-Za-z_]\w*)")
 _NUMBERED = re.compile(r"#\s?(?=\d)")
 
-_PHONE = re.compile(
+_PHONE = Guarded(
+    r"[+(\d](?:(?<=[+(])\d|\d\d[.-]\d|(?<=0)\d\d[\d -])",
     r"(?<![\w.,$/:#-])(?:\+\d{1,3}[ .-]?(?:\(0\))?(?:\(?\d{1,5}\)?[ .-]?){1,5}\d{2,}"
     r"|(?:\d[ .-])?\(\d{2,5}\)[ -]?\d{2,5}(?:[ .-]\d{2,5}){1,2}|(?:1[ .-])?\d{3}[.-]\d{3}[.-]\d{4}|\d{3}-\d{4}"
-    r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|0\d{9,10}|\d{3}-\d{2}-\d{4}|\d{3}(?:-\d{1,7}){3,4})(?![\w%]|[.,/-]\d)"
+    r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|0\d{9,10}|\d{3}-\d{2}-\d{4}|\d{3}(?:-\d{1,7}){3,4})(?![\w%]|[.,/-]\d)",
 )
-_EMERGENCY = re.compile(
-    r"(?i)\b(call(?:s|ed|ing)?|dial(?:s|ed|ing)?|phone|ring|text|number is|at) (\d{3}|\d{5,12})(?![\d.,%:-]|\s?\w)"
+_EMERGENCY = Guarded(
+    r" \d{3}",
+    r"(?i)\b(call(?:s|ed|ing)?|dial(?:s|ed|ing)?|phone|ring|text|number is|at) (\d{3}|\d{5,12})(?![\d.,%:-]|\s?\w)",
 )
-_SPELLED = re.compile(r"(?i)\b(code|pin|password|passcode|agent|zip|account number) (\d{3,6})(?![\d.,%])")
-_ADDRESS = re.compile(r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\w.]*\d)")
-_VERSION = re.compile(r"(?<![\d.])(\d+(?:\.\d+){2,})(?!\.?\d)")
-_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:( )\d{3}(?: \d{3})+|(?:\.\d{3}){2,})(?![\d.,]*\d)")
-_NUMBERED_PAIR = re.compile(
-    r"\b(Boeing|Airbus A?|Flight|flight|Room|room|Route|Highway|Interstate|Bus|bus|Suite) (\d{3})(?![\d,.-]\d|\d)"
+_SPELLED = Guarded(r" \d{3}", r"(?i)\b(code|pin|password|passcode|agent|zip|account number) (\d{3,6})(?![\d.,%])")
+_ADDRESS = Guarded(r"\d\.\d{1,3}\.\d{1,3}\.\d", r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\w.]*\d)")
+_VERSION = Guarded(r"\d\.\d+\.\d", r"(?<![\d.])(\d+(?:\.\d+){2,})(?!\.?\d)")
+_GROUPED = Guarded(
+    r"\d[ .]\d{3}[ .]\d{3}", r"(?<![\d.,])[1-9]\d{0,2}(?:( )\d{3}(?: \d{3})+|(?:\.\d{3}){2,})(?![\d.,]*\d)"
+)
+_NUMBERED_PAIR = Guarded(
+    r" \d{3}",
+    r"\b(Boeing|Airbus A?|Flight|flight|Room|room|Route|Highway|Interstate|Bus|bus|Suite) (\d{3})(?![\d,.-]\d|\d)",
 )
 
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
@@ -36,21 +43,24 @@ _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "�
            "⅒": "1/10"}  # fmt: skip
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
-_POWER = re.compile(r"(?<=[\w)])(?:\^\(?([+−-]?(?:\d+|[a-z]))\)?|([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+))")
+_POWER = Guarded(r"[\^⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]", r"(?<=[\w)])(?:\^\(?([+−-]?(?:\d+|[a-z]))\)?|([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+))")
 
-_RATIO = re.compile(r"(?<![\d:.,])(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)(?::(\d+))?(?![\d:])")
-_FRACTION = re.compile(
-    r"(?<![\w/.,])(?:(\d+)(?:\s|-))?(\d{1,4})\s?[/⁄]\s?(\d{1,4})(?![\d/]|[.,]\d)(\s+of\b)?(?:st|nd|rd|ths?)?"
+_RELEASE = Guarded(r"v\.?\d", r"\bv\.?(?=\d+\.\d)")
+_RATIO = Guarded(r"\d:\d", r"(?<![\d:.,])(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)(?::(\d+))?(?![\d:])")
+_FRACTION = Guarded(
+    r"\d\s?[/⁄]\s?\d",
+    r"(?<![\w/.,])(?:(\d+)(?:\s|-))?(\d{1,4})\s?[/⁄]\s?(\d{1,4})(?![\d/]|[.,]\d)(\s+of\b)?(?:st|nd|rd|ths?)?",
 )
 _FIXED = {"24/7": "twenty four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "7/11": "seven eleven"}
-_RANGE = re.compile(
+_RANGE = Guarded(
+    r"\d(?:\s?[-–—~]\s?|\s{0,2}to\s{0,2})\d",
     r"(?<![\w/.,-])((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(\s?)([-–—~]|\s?to\s?)(\s?)"
-    r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\w/]|[-.,]\d)"
+    r"((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\w/]|[-.,]\d)",
 )
-_MINUS = re.compile(r"(?:(?<![\w)²³.%])|(?<=[=(<>]))[-−–](?=\.?\d)|(?<=[\w)²³])\s?−\s?(?=[\w(])")
-_BETWEEN = re.compile(r"(?<=[\w)])\s?([+=×÷≠≈≤≥±∓·∙<>])\s?(?=[\w(+−-])")
-_TIMES = re.compile(r"(?<=\d)\s?[x*]\s?(?=\d)")
-_FOLD = re.compile(r"(?<![\w.])(\d+)[x×](?![\w])")
+_MINUS = Guarded(r"[-−–](?:\.?\d|(?<=−))", r"(?:(?<![\w)²³.%])|(?<=[=(<>]))[-−–](?=\.?\d)|(?<=[\w)²³])\s?−\s?(?=[\w(])")
+_BETWEEN = Guarded("[+=×÷≠≈≤≥±∓·∙<>]", r"(?<=[\w)])\s?([+=×÷≠≈≤≥±∓·∙<>])\s?(?=[\w(+−-])")
+_TIMES = Guarded(r"\d\s?[x*]\s?\d", r"(?<=\d)\s?[x*]\s?(?=\d)")
+_FOLD = Guarded(r"\d[x×]", r"(?<![\w.])(\d+)[x×](?![\w])")
 _LONE = {"+": "plus", "=": "equals", "×": "times", "÷": "divided by", "≠": "is not equal to", "≈": "is about",
          "≤": "is at most", "≥": "is at least", "±": "plus or minus", "∓": "minus or plus", "·": "times", "∙": "times",
          "<": "is less than", ">": "is greater than"}  # fmt: skip
@@ -65,11 +75,16 @@ _ALONE = {"&": "and", "@": "at", "§": "section", "¶": "paragraph", "√": "squ
           "฿": "baht", "₫": "dong", "₺": "lira", "₴": "hryvnias", "℃": "degrees Celsius", "℉": "degrees Fahrenheit",
           "©": "copyright", "⁄": "over"}  # fmt: skip
 _ALONE_SIGN = re.compile("|".join(map(re.escape, _ALONE)))
-_AMPERSAND = re.compile(r"(?<=\w\s)&(?=\s\w)|(?<=[a-z])&(?=[A-Za-z])")
-_GREATER = re.compile(r"(?<!\S)(?<!\w\s)(?<!\)\s)([<>~≈≥≤])\s?(?=[\d$€£.])")
-_UNSPACED = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-zµΩ°])|(?<=\d)-(?=[A-Za-z])|(?<=[A-Za-z])-(?=\d)")
-_ORDINAL = re.compile(r"(?<![\w.])(\d[\d,]*)(?:st|nd|rd|th|ST|ND|RD|TH|ᵗʰ|ˢᵗ)\b")
-_NUMBER = re.compile(r"(?<!\d)\.\d+|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+_AMPERSAND = Guarded("&", r"(?<=\w\s)&(?=\s\w)|(?<=[a-z])&(?=[A-Za-z])")
+_GREATER = Guarded(r"[<>~≈≥≤]\s?[\d$€£.]", r"(?<!\S)(?<!\w\s)(?<!\)\s)([<>~≈≥≤])\s?(?=[\d$€£.])")
+_UNSPACED = Guarded(
+    r"\d(?:-?[A-Za-z]|[µΩ°]|(?<=[A-Za-z].)|(?<=[A-Za-z]-.))",
+    r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-zµΩ°])|(?<=\d)-(?=[A-Za-z])|(?<=[A-Za-z])-(?=\d)",
+)
+_ORDINAL = Guarded(
+    r"[\d,](?:st|nd|rd|th|ST|ND|RD|TH|ᵗʰ|ˢᵗ)", r"(?<![\w.])(\d[\d,]*)(?:st|nd|rd|th|ST|ND|RD|TH|ᵗʰ|ˢᵗ)\b"
+)
+_NUMBER = Guarded(r"\d", r"(?<!\d)\.\d+|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
 
 def write_addresses(text: str) -> str:
@@ -91,7 +106,7 @@ def write_numbers(text: str) -> str:
         text = "".join(_VULGAR.get(char, char) for char in text)
     text = _NUMBERED_PAIR.sub(lambda m: f"{m[1]} {pairs(m[2])}", text)
     text = _GROUPED.sub(lambda m: re.sub(r"[ .]", "", m[0]), text)
-    text = re.sub(r"\bv\.?(?=\d+\.\d)", "version ", text)
+    text = _RELEASE.sub("version ", text)
     text = _VERSION.sub(lambda m: " point ".join(cardinal(part) for part in m[1].split(".")), text)
     text = _POWER.sub(_power, text)
     text = _RATIO.sub(lambda m: " to ".join(number(part) for part in m.groups() if part), text)
