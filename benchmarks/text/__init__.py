@@ -1,1 +1,1 @@
-"""Programs that learn what the reading of texts needs."""
+"""What the reading of texts needs to learn, and how fast it is."""

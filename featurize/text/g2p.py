@@ -292,8 +292,9 @@ def _by_script(text: str, own: Frontend, readers: dict[str, Frontend], *, last: 
 
 def _merge_pauses(reading: Reading) -> Reading:
     """Keep only the first of several punctuation marks with nothing spoken between them."""
-    marks = [phone in PUNCTUATION for phone in reading.phones if phone != "空"]
-    if not any(mark and following for mark, following in pairwise(marks)):
+    heard = [phone for phone in reading.phones if phone != "空"] if "空" in reading.phones else reading.phones
+    marks = [place for place, phone in enumerate(heard) if phone in PUNCTUATION]
+    if all(following - mark > 1 for mark, following in pairwise(marks)):
         return reading
     text: list[str] = []
     phones: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
+from itertools import chain
 from typing import Any
 
 from headrace.featurize.text.languages.frontend import (
@@ -18,7 +19,6 @@ from headrace.featurize.text.languages.frontend import (
     excerpt,
     normalise_marks,
     optional_dependencies,
-    token,
 )
 from headrace.featurize.text.languages.sinitic import figures, pinyin, polyphones, sandhi, segmentation, signs
 from headrace.store.errors import Rejected
@@ -76,9 +76,11 @@ def _read_word(word: segmentation.Word, told: tuple[tuple[int, str], ...]) -> Re
     for place, syllable in told:
         if "5" in (said[place][-1], syllable[-1]):
             said[place] = syllable
-    return concatenate(token(char, _phones(char, syllable)) for char, syllable in zip(word.text, said, strict=True))
+    phones = list(map(_phones, word.text, said))
+    return Reading(word.text, tuple(chain.from_iterable(phones)), tuple(map(len, phones)))
 
 
+@lru_cache(pinyin.WORDS_KEPT)
 def _phones(char: str, syllable: str) -> tuple[str, ...]:
     """Return the phones of a character with this pinyin, or of a mark."""
     if char in PUNCTUATION or char in _PAUSES:

@@ -69,7 +69,7 @@ _DOCTOR = Guarded("Ph", r"\bPh\.?\s?D(\.?)(?!\w)")
 _ROMAN = Guarded(
     r"\s[IVX]",
     r"\b((?:[A-Z][\w’'-]*|the|part|chapter|volume|act|scene|book|section|phase|type|class|stage|world war)\s)"
-    r"(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)",
+    r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)",
 )
 _WARS = Guarded("WWI", r"\bWW(I{1,3})\b")
 _CENTURY = Guarded(r"[IVX](?:st|nd|rd|th)? centur", r"\b([IVX]{1,5})(?=(?:st|nd|rd|th)? (?:century|centuries)\b)")
@@ -114,8 +114,6 @@ def _value(roman: str) -> int:
 def _roman(match: re.Match[str]) -> str:
     """Write the numeral of a ruler as an ordinal, of a war or a chapter as a number."""
     before, roman, owner = match.groups()
-    if not roman:
-        return match[0]
     word, said = before.strip().lower(), str(_value(roman))
     following = match.string[match.end() : match.end() + 20].split()[:1]
     if word in _COUNTED:

@@ -67,15 +67,30 @@ def verbalise(text: str, one: str = "幺", dollar: str = "美元") -> str:
     """
     if not _ANY.search(text):
         return text
-    return rewrite(text, *_groups(one, dollar))
+    for guard, group in _groups(one, dollar):
+        if guard.search(text):
+            text = rewrite(text, group)
+    return text
 
 
 @cache
-def _groups(one: str, dollar: str) -> tuple[tuple[Rule, ...], ...]:
+def _groups(one: str, dollar: str) -> tuple[tuple[re.Pattern[str], tuple[Rule, ...]], ...]:
+    """Return groups of rules, each with a guard that is found in every text that one of its rules changes."""
+
     def code(match: re.Match[str]) -> str:
         return _code(match[0], one)
 
-    return (_written(), _dates(), _codes(code, one), _clocks(), _amounts(dollar), _terms(), _latin(code), _counts())
+    groups = {
+        rf"[,{''.join(VULGAR_FRACTIONS)}IVX#№2/]|N[oO]": _written(),
+        r"\d{4}|[年月后後]|\d[-/]\d": _dates(),
+        r"\d{3}|@|\.[a-z]": _codes(code, one),
+        r":|[aApP]\.?[mM]": _clocks(),
+        r"[+¥$€£₩₹₽฿%‰/℃℉°度A-Z'′]": _amounts(dollar),
+        r"[A-Za-z^\"″⁰¹²³⁴-⁹⁻+×*÷=≠≈≥≤<>−±~–—°℃℉µμΩ-]|\.\d+\.": _terms(),
+        r"[A-Za-z]": _latin(code),
+        r"[\d/]": _counts(),
+    }
+    return tuple((re.compile(guard), group) for guard, group in groups.items())
 
 
 def _code(figures: str, one: str) -> str:

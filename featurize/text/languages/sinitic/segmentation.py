@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
 from math import log
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,16 +74,21 @@ def _segment_run(run: str) -> list[Word]:
 
 def _cut(word: str) -> list[str]:
     """Cut without parts of speech, by the smaller of jieba's two models."""
-    with optional_dependencies("zh"):
-        import jieba.finalseg
     scores, _ = _dictionary()
     found: list[str] = []
     for piece, is_word in _pieces(word):
         if is_word or len(piece) == 1:
             found.append(piece)
         else:
-            found += piece if scores.get(piece) else jieba.finalseg.cut(piece)
+            found += piece if scores.get(piece) else _smaller_model().cut(piece)
     return found
+
+
+@cache
+def _smaller_model() -> Any:
+    with optional_dependencies("zh"):
+        import jieba.finalseg
+    return jieba.finalseg
 
 
 def _pieces(run: str) -> Iterator[tuple[str, bool]]:
@@ -130,7 +137,6 @@ def _dictionary() -> tuple[dict[str, float], dict[str, str]]:
     """
     with optional_dependencies("zh"):
         import jieba
-        import jieba.posseg
     with jieba.dt.get_dict_file() as file:
         fields = file.read().decode("utf-8").split()
     words, counts = fields[::3], list(map(int, fields[1::3]))
@@ -140,7 +146,7 @@ def _dictionary() -> tuple[dict[str, float], dict[str, str]]:
         scores |= dict.fromkeys([word[:size] for word in longer], 0.0)
         size += 1
     scores.update(zip(words, [log(count) - log_total for count in counts], strict=True))
-    return scores, jieba.posseg.dt.word_tag_tab
+    return scores, dict(zip(words, fields[2::3], strict=True))
 
 
 class _Model(NamedTuple):
@@ -160,16 +166,27 @@ class _Model(NamedTuple):
 
 @cache
 def _model() -> _Model:
-    with optional_dependencies("zh"):
-        import jieba.posseg as tables
-    states = sorted(tables.trans_P)
+    names = ("prob_start", "prob_trans", "prob_emit", "char_state_tab")
+    starting, moving, emitting, seen = map(_table, names)
+    states = sorted(moving)
     number = {state: place for place, state in enumerate(states)}
     transitions = np.full((len(states), len(states)), -np.inf)
-    for before, after in tables.trans_P.items():
+    for before, after in moving.items():
         for state, score in after.items():
             transitions[number[before], number[state]] = score
-    starts = np.array([tables.start_P[state] for state in states])
-    return _Model(states, number, starts, transitions, tables.emit_P, tables.char_state_tab_P)
+    starts = np.array([starting[state] for state in states])
+    return _Model(states, number, starts, transitions, emitting, seen)
+
+
+def _table(name: str) -> Any:
+    """Return a table of jieba's model. Importing the package that it lies in would load the dictionary once more."""
+    with optional_dependencies("zh"):
+        import jieba
+    path = Path(jieba.__file__).parent / "posseg" / f"{name}.py"
+    spec: Any = spec_from_file_location(f"jieba_{name}", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.P
 
 
 @lru_cache(1 << 14)
