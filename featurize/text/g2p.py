@@ -205,7 +205,7 @@ def _in_words(given: list[str], own: Frontend, dictionary: Dictionary | None) ->
         if phones:
             yield from _known_word(piece, phones)
         else:
-            yield from _by_script(piece, own, readers, last=number == len(pieces))
+            yield from _in_scripts(piece, own, readers, last=number == len(pieces))
 
 
 def _check_nothing_lost(pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading) -> None:
@@ -272,7 +272,7 @@ def _known_word(word: str, phones: tuple[str, ...]) -> Iterator[Reading]:
         yield token(word, phones)
 
 
-def _by_script(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool) -> Iterator[_Piece]:
+def _in_scripts(text: str, own: Frontend, readers: dict[str, Frontend], *, last: bool) -> Iterator[_Piece]:
     """Yield the pieces of a text without braces, in words, each with the frontend of its script.
 
     Frontends drop spaces at edges, and that of Korean ends a text in a full stop: both matter where a piece goes on.

@@ -11,8 +11,8 @@ from headrace.featurize.text.languages.unread import is_silent
 
 UNSAID = frozenset("·/¿¡™®©〃〝〞〟゠・")
 """Marks that are not said in any language, beside those of `unread.is_silent` and punctuation."""
-_COMMON_LETTERS = 0x250
-"""Latin letters below are those of alphabets; above are phonetic and historic ones."""
+_COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500}
+"""Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
 
 
 @cache
@@ -38,7 +38,7 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
     """
     if char.isalpha():
         script = scripts.script(char)
-        rare = script == "Latin" and ord(char) >= _COMMON_LETTERS and not 0x1E00 <= ord(char) <= 0x1EFF
+        rare = ord(char) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(char) <= 0x1EFF
         return script not in usual or rare
     if char.isdecimal() or _is_mark(char):
         return False

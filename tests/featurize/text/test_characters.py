@@ -143,6 +143,12 @@ def check_nothing_is_lost(sample: list[str], languages: list[str]) -> None:
     assert {key: texts for key, texts in missing.items() if texts and key not in accents} == {}
 
 
+def test_a_letter_that_no_voice_reads_is_not_lost_within_a_word() -> None:
+    """espeak-ng's Russian reads a word with a letter of Kurdish as two, and the letter not at all."""
+    with pytest.raises(Rejected, match=r"'Ԝ' \(CYRILLIC CAPITAL LETTER WE\), character 7 of"):
+        g2p.phonemise("добрыйԜдень", "ru")
+
+
 def test_no_character_is_lost_in_silence() -> None:
     """Each language has characters of its own from a sample; the whole planes are in the soak."""
     sample = random.Random(17).sample(assigned(), 90)
