@@ -124,6 +124,14 @@ class TestCodebooks:
         mixed = self.speak(folder, built, "sovits", "other", "--mixed-origins")
         assert mixed.exit_code == 0 and "models use one codebook" in mixed.stderr and (folder / "hi.wav").exists()
 
+    def test_samples_of_a_run_are_spoken_by_a_voice_of_the_same_codes(self, folder: Path, tmp_path: Path) -> None:
+        words = ("run", folder / "OTHER", "--stage", "gpt", "--out", tmp_path / "run", "--samples", 1, *self.TINY)
+        words += ("--voice", folder / "sovits")
+        refused = call(train, *words)
+        assert refused.exit_code == 2 and refused.stderr.count("on codes by k-means ") == 2
+        mixed = call(train, *words, "--mixed-origins")
+        assert mixed.exit_code == 0, mixed.stderr
+
     def test_weights_that_do_not_record_it_are_spoken_with_and_told_of(self, folder: Path, built: Path) -> None:
         old = shutil.copytree(folder / "gpt", folder / "old")
         path = old / "checkpoints" / "step-00000001.pt"

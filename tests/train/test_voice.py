@@ -122,6 +122,22 @@ class TestTwoCorpora:
         assert said.exit_code == 1 and "is not a voice" in said.stderr
 
 
+@pytest.mark.parametrize("flag", [(), ("--mixed-origins",)])
+def test_published_weights_of_gpt_may_be_trained_on_clusters(
+    flag: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[voice.VoiceConfig] = []
+
+    def stop(config: voice.VoiceConfig, *_: object) -> None:
+        configs.append(config)
+        raise UsageError("seen.")
+
+    monkeypatch.setattr(voice, "train_voice", stop)
+    call(cli.main, "voice", tmp_path, "--out", tmp_path / "VOICE", *flag)
+    assert configs[0].run("gpt").model.mixed_origins is bool(flag)
+    assert not configs[0].run("sovits").model.mixed_origins
+
+
 @pytest.mark.parametrize(
     ("init", "of_store", "weights", "error"),
     [

@@ -117,6 +117,16 @@ def test_what_was_said_is_found_in_its_order(said: str, expected: list[int]) -> 
     assert found[0].start == 12 * sounding[0] and found[-1].stop == 12 * (sounding[-1] + 1)
 
 
+@pytest.mark.parametrize(("worse", "expected"), [(5, [5, 7, 8]), (9, [7, 8])])
+def test_a_word_that_is_skipped_at_the_beginning_costs_a_jump(worse: float, expected: list[int]) -> None:
+    """Six frames that sound more like the second word than like the first one."""
+    before = np.full((6, 27), -30, np.float32)
+    before[:, 3:9][np.eye(6, dtype=bool)] = -worse
+    before[:, 9] = 0
+    scores = np.concatenate((before, scores_of([3, 4, 5, 6])))
+    assert [one.word for one in word_graph.spoken_words(scores, UNITS, WORDS)] == expected
+
+
 def test_a_pause_within_a_word_is_no_second_saying() -> None:
     units, words = np.array([0, 1, 0, 2, 0], np.int32), np.array([-1, 3, -1, 3, -1], np.int32)
     found = word_graph.spoken_words(scores_of([0, 1, 0, 2]), units, words)

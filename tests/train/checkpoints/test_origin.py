@@ -75,5 +75,9 @@ def test_a_store_says_where_its_codes_come_from(content: dict[str, str], quantis
     assert Origin.of_store(store, ("wave", "mfcc")) == Origin(reads="mfcc", content=MFCC)
 
 
+def test_a_decoder_that_says_its_origin_without_a_codebook_may_speak() -> None:
+    assert check_same_codes(decoder("", CLUSTERS), generator("bb", origin=CLUSTERS)) is False
+
+
 def test_what_is_not_known_has_no_words() -> None:
     assert UNKNOWN.describe() == "" and CLUSTERS == "codes by k-means 0123456789ab, of content by MFCC"
