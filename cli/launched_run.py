@@ -22,22 +22,23 @@ def run_on_gpus(
 
     Args:
         gpus: how many; 0 for all of this machine.
-        options: those of `train run`, by name.
+        options: of the run, by name. The processes read them from a file.
         metrics: those that say where its metrics can be read.
         quiet: show no progress.
     Raises:
         UsageError: there are not so many, or a launcher started this process already.
         SystemExit: it failed or was stopped. One of the processes has said why.
     """
-    from headrace.train.config import RunConfig
+    from headrace.train.config import RunConfig, write_options
     from headrace.train.launcher import launch
 
     RunConfig.from_options(store=store, out=out, **options)  # what is wrong with them is said once, and at once
     processes = _count(gpus, options.get("device", "auto"))
     with temporary_folder() as folder:
-        summary = folder / "summary.json"
+        summary, config = folder / "summary.json", folder / "config.toml"
+        write_options(options, config)
         command = [sys.executable, "-P", "-m", "headrace.train", "run", "--out", str(out), "--summary", str(summary)]
-        command += [*_words({**options, **metrics}), *(["--json"] if quiet else []), "--", str(store)]
+        command += ["--config", str(config), *_words(metrics), *(["--json"] if quiet else []), "--", str(store)]
         code = launch(command, processes, lambda: _checkpoints(out), output.log)
         if code:
             sys.exit(code)
@@ -64,12 +65,8 @@ def _count(gpus: int, device: str) -> int:
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
-    """Return options as words of a command line."""
-    words: list[str] = []
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-    return words
+    """Return options that take a value as words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def _checkpoints(out: Path) -> list[str]:

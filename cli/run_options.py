@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from headrace.cli.options import COUNT, FILE, POSITIVE, Number, at_option, option
-from headrace.train.config import BALANCES, CODEBOOKS, DEVICES, OPTIMIZERS, PRECISIONS, PRESETS, REDUCTIONS, STAGES
+from headrace.cli.options import COUNT, FILE, POSITIVE, Number, at_option, option, without_none
+from headrace.train.config import (
+    BALANCES,
+    CODEBOOKS,
+    DEVICES,
+    OPTIMIZERS,
+    PRECISIONS,
+    PRESETS,
+    REDUCTIONS,
+    STAGES,
+    read_options,
+)
 
 NOT_NEGATIVE = click.IntRange(0)
 
@@ -138,6 +149,19 @@ _OPTIONS = {
         show_default="0.999875",
         help="Scale the learning rate of sovits by this after each epoch.",
     ),
+    "mel_weight": option(
+        "--mel-weight", type=POSITIVE, metavar="X", show_default="45", help="Weight the mel loss of sovits by this."
+    ),
+    "kl_weight": option(
+        "--kl-weight", type=POSITIVE, metavar="X", show_default="1", help="Weight the KL divergence of sovits by this."
+    ),
+    "dropout": option(
+        "--dropout",
+        type=Number(0, 1, max_open=True),
+        metavar="X",
+        show_default="the preset's",
+        help="Set this share of activations to 0 in each dropout layer.",
+    ),
     "warmup_steps": option(
         "--warmup-steps",
         type=COUNT,
@@ -253,11 +277,28 @@ PLAN = (
     ),
 )
 """Options of `train plan`: those that change memory and time."""
+TUNE = (
+    *("stage", "preset", "init", "init_discriminator", "max_steps", "batch_frames", "max_utterances", "where"),
+    *("balance", "balance_strength", "seed", "device", "precision"),
+)
+"""Options of `train tune`: those of all its runs. A file may give others."""
 BENCH = (
     *("stage", "preset", "init", "batch_frames", "max_utterances", "grad_accum", "where", "device", "precision"),
     "activation_checkpointing",
 )
 """Options of `train bench`."""
+
+
+config_option = option(
+    "--config", type=FILE, metavar="FILE", help="Take options from this TOML file where they are not given here."
+)
+
+
+def given_options(config: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given: on the command line, or else in a file of `config_option`."""
+    if config is None:
+        return without_none(options)
+    return read_options(config) | without_none(options)
 
 
 def run_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli import bench, output, speak
+from headrace.cli import bench, output, speak, tune
 from headrace.cli.fence import Commands
 from headrace.cli.metrics_options import (
     machine_collectors,
@@ -31,7 +31,7 @@ from headrace.cli.options import (
     store_argument,
     without_none,
 )
-from headrace.cli.run_options import PLAN, RUN, VOICE, run_options
+from headrace.cli.run_options import PLAN, RUN, VOICE, config_option, given_options, run_options
 
 if TYPE_CHECKING:
     from headrace.cli.run_progress import TrainProgress
@@ -52,6 +52,7 @@ def main() -> None:
 
 main.add_command(bench.bench_training)
 main.add_command(speak.sample)
+main.add_command(tune.tune)
 
 
 @main.command()
@@ -59,6 +60,8 @@ main.add_command(speak.sample)
 @option("--out", type=LOCAL_PATH, metavar="RUN", required=True, help="Write the run into this folder.")
 @option("--resume", is_flag=True, help="Resume the run in --out. Its options need not be repeated.")
 @gpus_option
+@config_option
+@option("--save-config", type=LOCAL_PATH, metavar="FILE", help="Save the options of the run for --config.")
 @run_options(*RUN)
 @metrics_options
 @option("--summary", type=FILE, hidden=True, help="Write the summary into this file, for the launcher of --gpus.")
@@ -69,6 +72,8 @@ def run(
     out: Path,
     resume: bool,
     gpus: int | None,
+    config: Path | None,
+    save_config: Path | None,
     summary: Path | None,
     as_json: bool,
     **options: Any,
@@ -83,14 +88,29 @@ def run(
     metrics = pop_metrics_options(options)
     launcher.end_with_launcher()
     with launcher.refusals():
+        given = given_options(config, options)
+        if save_config is not None and launcher.process_rank() == 0:
+            _save_config(save_config, path, out, given, continues=resume or gpus is not None)
         if gpus is None:
-            result = _run(path, out, resume, without_none(options), metrics, quiet=as_json)
+            result = _run(path, out, resume, given, metrics, quiet=as_json)
         else:
             from headrace.cli.launched_run import run_on_gpus
 
-            result = run_on_gpus(gpus, path, out, without_none(options), metrics, quiet=as_json)
+            result = run_on_gpus(gpus, path, out, given, metrics, quiet=as_json)
     if result is not None:  # only the first of several processes has one
         _report_run(result, summary, as_json)
+
+
+def _save_config(file: Path, path: StoragePath, out: Path, given: dict[str, Any], *, continues: bool) -> None:
+    """Save all options of a run that starts, or of the run in `out` that continues."""
+    from headrace.train.config import RunConfig, config_path, resumed, write_options
+    from headrace.train.launcher import launched_elastically
+
+    if (continues or launched_elastically()) and config_path(out).exists():
+        run = resumed(out, given)
+    else:
+        run = RunConfig.from_options(store=path, out=out, **given)
+    write_options(run.options(), file)
 
 
 def _run(
@@ -212,9 +232,7 @@ def _train_stage(gpus: int, run: RunConfig, given: Mapping[str, Any], *, quiet: 
     """Train one stage of a voice in one process for each GPU."""
     from headrace.cli.launched_run import run_on_gpus
 
-    unlimited = {name for name in ("max_steps", "max_epochs") if not given.get(name)}
-    options = {name: value for name, value in given.items() if name not in unlimited}
-    return run_on_gpus(gpus, run.store, run.out, without_none(options), {}, quiet=quiet)
+    return run_on_gpus(gpus, run.store, run.out, given, {}, quiet=quiet)
 
 
 def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:

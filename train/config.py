@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from headrace.featurize.files.run_checkpoints import check_at
 from headrace.store.errors import RunError, UsageError
 from headrace.store.storage import StoragePath, parse_path, read_file
+from headrace.store.storage.local import atomic_file
+from headrace.store.storage.toml_files import read_toml, typed_value
 from headrace.train.models import presets
 from headrace.train.speeds import EQUAL, parse_speeds
 
@@ -84,6 +87,8 @@ class ModelConfig:
     mixed_origins: bool = False
     """Train published weights of gpt on semantic tokens that a store learned by k-means, and speak samples with a voice
     whose codes have another origin, all the same."""
+    dropout: float | None = None
+    """Share of activations that each dropout layer of the networks sets to 0. None takes the preset's."""
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of the noise."""
 
@@ -93,6 +98,8 @@ class ModelConfig:
         _check_choice(self, "codebook", ("", *CODEBOOKS))
         _check_not_negative(self, "seed", "init_symbols", "init_codes")
         check_at(self.at)
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; it must be from 0 to less than 1.")
         if self.seed >= 1 << 47:
             raise UsageError(f"seed is {self.seed}; it must be less than {1 << 47}.")
         if self.init_discriminator and self.stage != "sovits":
@@ -149,6 +156,10 @@ class OptimConfig:
     """sovits only: factor on the learning rate of the parts that read phones. 0 takes 0.4, which is published."""
     lr_decay: float = 0.0
     """sovits only: factor on the learning rate for each epoch. 0 takes 0.999875, which is published."""
+    mel_weight: float = 0.0
+    """sovits only: weight of the mel loss. 0 takes 45, which is published."""
+    kl_weight: float = 0.0
+    """sovits only: weight of the KL divergence of posterior and prior. 0 takes 1, which is published."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises; 1000 is usual. gpt then falls along half a cosine until `max_steps`,
     instead of following the published schedule. 0 for no warm-up."""
@@ -160,6 +171,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_choice(self, "optimizer", ("", *OPTIMIZERS))
         _check_not_negative(self, "grad_accum", "warmup_steps", "max_grad_norm", "learning_rate", "text_rate_factor")
+        _check_not_negative(self, "mel_weight", "kl_weight")
         if not 0 <= self.lr_decay <= 1:
             raise UsageError(f"lr_decay is {self.lr_decay}; it must be from 0 to 1.")
 
@@ -288,6 +300,12 @@ KEPT_FOR_LIFE = ("model", "data", "optim")
 """Sections that a resumed run cannot change: with other values it would be another run."""
 SECTION_OF = {field.name: name for name, section in SECTIONS.items() for field in fields(section)}
 """Option to the section that has it. No two sections have options of one name."""
+FOUND_BY_RUN = ("init_symbols", "init_codes", "init_codebooks", "init_reads", "epoch_steps")
+"""Fields that are no options: a run finds them when it begins."""
+OPTIONS = tuple(name for name in SECTION_OF if name not in FOUND_BY_RUN)
+"""Names of all options of a run, those of a section together."""
+CHOSEN_BY_RUN = ("codebook", "batch_frames", "max_utterances", "chunk_locality")
+"""Options that a run chooses itself where they are empty or 0, and then keeps for life."""
 FORMER_NAMES = {
     "evenness": "balance_strength",
     "misaligned": "upstream_mask",
@@ -343,8 +361,8 @@ class RunConfig:
         given = [name for name, value in gpt_only.items() if value]
         if self.model.stage == "sovits" and given:
             raise UsageError(f"{' and '.join(given)}: only for the stage gpt; leave it out, or give --stage gpt.")
-        of_sovits = {"text_rate_factor": optim.text_rate_factor, "lr_decay": optim.lr_decay}
-        given = [name for name, value in of_sovits.items() if value]
+        of_sovits = ("text_rate_factor", "lr_decay", "mel_weight", "kl_weight")
+        given = [name for name in of_sovits if getattr(optim, name)]
         if self.model.stage == "gpt" and given:
             raise UsageError(f"{' and '.join(given)}: only for the stage sovits; leave it out.")
         if self.model.stage == "gpt" and monitoring.samples and not monitoring.voice:
@@ -379,6 +397,10 @@ class RunConfig:
             return monitoring.samples
         return DEFAULT_SAMPLES if monitoring.tensorboard and (self.model.stage == "sovits" or monitoring.voice) else 0
 
+    def options(self) -> dict[str, Any]:
+        """Return all options, by name. `from_options` makes the same config from them."""
+        return {name: getattr(getattr(self, SECTION_OF[name]), name) for name in OPTIONS}
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of config.json: `store`, `out`, and an object for each section."""
         sections = {name: asdict(getattr(self, name)) for name in SECTIONS}
@@ -402,32 +424,57 @@ class RunConfig:
         if known.get("stage", "sovits") == "sovits":
             known.setdefault("codebook", "own")  # there was no other when this was not recorded
         known.setdefault("chunk_locality", 1)  # likewise: the order of a run that was made before stays
-        for name, value in known.items():
-            _check_type(name, value)
-        for name in ("init", "init_discriminator", "voice"):
-            if known.get(name) is not None:
-                known[name] = Path(known[name])
+        known = {name: _typed(name, value) for name, value in known.items()}
         return cls.from_options(store=parse_path(options["store"]), out=Path(options["out"]), **known)
 
 
-def _check_type(name: str, value: Any) -> None:
-    """Raise TypeError if a value that was read from JSON is not of the type of its option."""
+def _typed(name: str, value: Any) -> Any:
+    """Return a value that was read from a file in the type of its option. Raises ValueError if it is of another."""
     (annotation,) = (field.type for field in fields(SECTIONS[SECTION_OF[name]]) if field.name == name)
-    of_type = {
-        "None": value is None,
-        "Path": isinstance(value, str) and "\0" not in value,
-        "str": isinstance(value, str),
-        "bool": isinstance(value, bool),
-        "int": isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62,
-        "float": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-    }
-    if not any(of_type[kind] for kind in str(annotation).split(" | ")):
-        raise TypeError(f"{name} is not of type {annotation}")
+    return typed_value(name, value, str(annotation))
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read options of a run from a TOML file, by name, as for `RunConfig.with_options`.
+
+    Raises:
+        UsageError: it cannot be read, a key is no option, or a value is of another type or not allowed.
+    """
+    given = read_toml(path, "The config")
+    if unknown := [name for name in given if name not in OPTIONS]:
+        raise UsageError(f"The config {path}: {unknown[0]!r} is no option; there are {', '.join(OPTIONS)}.")
+    try:
+        options = {name: _typed(name, value) for name, value in given.items()}
+        for name, value in options.items():  # each for itself: the command line may give the one that it needs
+            SECTIONS[SECTION_OF[name]](**{name: value})
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"The config {path}: {error}") from error
+    return options
+
+
+def write_options(options: Mapping[str, Any], path: Path) -> None:
+    """Write options of a run into a TOML file, in the order of the sections. `read_options` returns the same.
+
+    Args:
+        options: by name; those that are None, which TOML does not have, are left out.
+    """
+    from headrace.store.storage.output_files import output_file  # loads NumPy, which --help does not need
+
+    there = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in there.items()}
+    with output_file(path) as draft:
+        draft.write_text(tomli_w.dumps(plain), encoding="utf-8")
 
 
 def config_path(out: Path) -> Path:
     """Return the path of a run's config.json."""
     return out / "config.json"
+
+
+def write_config(config: RunConfig, out: Path) -> None:
+    """Write config.json of a run into its folder, which is not always `config.out`: a draft may be moved there."""
+    with atomic_file(config_path(out)) as file:
+        file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
 
 
 def read_config(out: Path) -> RunConfig:
@@ -451,14 +498,16 @@ def resumed(out: Path, given: Mapping[str, Any], saved: RunConfig | None = None)
 
     Args:
         out: folder of the run.
-        given: options by name, as for `RunConfig.with_options`.
+        given: options by name, as for `RunConfig.with_options`. Those of `CHOSEN_BY_RUN` that are empty or 0 leave what
+            the run chose.
         saved: what it was started with; None reads it from config.json.
     Raises:
         RunError: `out` holds no run, or an option that a run keeps for life is given another value.
     """
     if saved is None:
         saved = read_config(out)
-    now = saved.with_options(**({"profile": 0} | dict(given)), out=out)
+    changes = {name: value for name, value in given.items() if value or name not in CHOSEN_BY_RUN}
+    now = saved.with_options(**({"profile": 0} | changes), out=out)
     changed = list(changes_for_life(saved, now))
     if changed:
         raise RunError(

@@ -10,7 +10,6 @@ that it extends; without one, all fields are required.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
+from headrace.store.storage.toml_files import read_toml, typed_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +96,7 @@ def read_recipe(path: Path) -> Preset:
     Raises:
         UsageError: it is not TOML, a key is unknown or missing, or a value has a wrong type or is impossible.
     """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"The recipe {path} is not TOML: {error}.") from error
-    except RecursionError:
-        raise UsageError(f"The recipe {path} is nested too deeply: its values are numbers and strings.") from None
+    given = read_toml(path, "The recipe")
     try:
         return _parse_recipe(given)
     except (ValueError, OverflowError, UsageError) as error:
@@ -120,8 +113,8 @@ def _parse_recipe(given: dict[str, Any]) -> Preset:
     unknown = [key for key in given if key not in types and key != "extends"]
     if unknown:
         raise ValueError(f"{unknown[0]} is no key of a recipe; there are extends, {', '.join(types)}")
-    base = get_preset(_typed("extends", given.pop("extends"), "str")).recipe if "extends" in given else {}
-    values = base | {key: _typed(key, value, types[key]) for key, value in given.items()}
+    base = get_preset(typed_value("extends", given.pop("extends"), "str")).recipe if "extends" in given else {}
+    values = base | {key: typed_value(key, value, types[key]) for key, value in given.items()}
     missing = [key for key in types if key not in values]
     if missing:
         raise ValueError(f"{', '.join(missing)} missing: give a value, or extend a preset by extends = NAME")
@@ -136,21 +129,6 @@ def _parse_recipe(given: dict[str, Any]) -> Preset:
             "transform and hold nothing; take fewer bands or a larger n_fft"
         )
     return Preset(name="custom", spectral=spectral, level=level)
-
-
-_KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
-    "int": ("a whole number", (int,)),
-    "float": ("a number", (int, float)),
-    "str": ("a string", (str,)),
-}
-
-
-def _typed(key: str, value: Any, kind: str) -> Any:
-    """Return `value` in its field's type. Integers are accepted as floats; booleans are not numbers."""
-    expected, types = _KINDS[kind]
-    if type(value) not in types:
-        raise ValueError(f"{key}={value!r}: {key} must be {expected}")
-    return float(value) if kind == "float" else value
 
 
 SEALED_FEATURES = ("wave", "mel", "mfcc", "phones")

@@ -7,6 +7,10 @@ import pytest
 
 from headrace.store.errors import RunError, UsageError
 from headrace.train.config import SECTION_OF, RunConfig, config_path, resumed
+from headrace.train.stages import gpt_features, sovits_features
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
+from tests.helpers import training_store
+from tests.helpers.training_store import FRAMES
 
 FORMER = (
     '{"store": "STORE", "out": "RUN", "stage": "gpt", "preset": "tiny", "init": "s1.ckpt", "init_discriminator": null,'
@@ -78,3 +82,16 @@ def test_unknown_options_are_refused() -> None:
 def test_values_that_contradict_one_another(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config(**options)
+
+
+@pytest.mark.parametrize("given, found", [(None, 0.0), (0.0, 0.0), (0.25, 0.25)])
+def test_dropout_and_weights_reach_the_stages(given: float | None, found: float, tmp_path: Path) -> None:
+    built = training_store.build(tmp_path / "STORE", FRAMES[:4])
+    for stage, features, name in (("sovits", sovits_features, "p_dropout"), ("gpt", gpt_features, "dropout")):
+        sizes = features.network_config(config(stage=stage, preset="tiny", dropout=given), built)
+        assert getattr(sizes, name) == found
+    optim = SovitsOptimConfig.from_config(config(preset="v2", mel_weight=20, kl_weight=0.5))
+    assert (optim.mel_weight, optim.kl_weight) == (20, 0.5)
+    assert SovitsOptimConfig.from_config(config(preset="v2")) == SovitsOptimConfig()
+    with pytest.raises(UsageError, match="kl_weight: only for the stage sovits"):
+        config(stage="gpt", kl_weight=0.5)

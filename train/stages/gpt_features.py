@@ -27,7 +27,12 @@ def network_config(config: RunConfig, store: Store) -> GptConfig:
         codes = config.model.init_codes
     elif config.model.preset == "tiny" and not config.model.init and "semantic" in store.features:
         codes = store.features["semantic"].recipe.get("codebook", codes)
-    return replace(sizes, symbols=store_features.symbol_count(config.model, store, sizes.symbols), codes=codes)
+    return replace(
+        sizes,
+        symbols=store_features.symbol_count(config.model, store, sizes.symbols),
+        codes=codes,
+        dropout=sizes.dropout if config.model.dropout is None else config.model.dropout,
+    )
 
 
 def requirements(config: RunConfig, store: Store) -> Requirements:

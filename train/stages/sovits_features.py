@@ -34,6 +34,7 @@ def network_config(config: RunConfig, store: Store) -> SovitsConfig:
         sizes,
         symbols=store_features.symbol_count(config.model, store, sizes.symbols),
         codebook_size=codes,
+        p_dropout=sizes.p_dropout if config.model.dropout is None else config.model.dropout,
         freeze_quantizer=config.model.init is not None or of_store,
         activation_checkpointing=config.compute.activation_checkpointing,
     )

@@ -13,6 +13,8 @@ from headrace.train.stages.stage import given_update_options
 
 SLOW_TEXT_PARTS = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
 """Name prefixes of parameters with a lower learning rate: one optimiser group each, in this order."""
+MEL_WEIGHT, KL_WEIGHT = 45.0, 1.0
+"""Weights of losses as published. Validation losses always have these, so that those of runs can be compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +29,8 @@ class SovitsOptimConfig:
     betas: tuple[float, float] = (0.8, 0.99)
     eps: float = 1e-9
     weight_decay: float = 0.01
-    mel_weight: float = 45.0
-    kl_weight: float = 1.0
+    mel_weight: float = MEL_WEIGHT
+    kl_weight: float = KL_WEIGHT
     grad_accum: int = 1
     """Batches of one update."""
     warmup_steps: int = 0
@@ -46,6 +48,7 @@ class SovitsOptimConfig:
         """Return the preset's config, changed by the options of a run."""
         optim = config.optim
         given = {"text_rate_factor": optim.text_rate_factor, "decay_per_epoch": optim.lr_decay}
+        given |= {"mel_weight": optim.mel_weight, "kl_weight": optim.kl_weight}
         changes = given_update_options(optim) | {name: value for name, value in given.items() if value}
         return replace(cls.for_preset(config.model.preset), **changes)
 

@@ -35,7 +35,13 @@ from headrace.train.precision import Precision, StepResult
 from headrace.train.stages import sovits_features
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs, draw_random_inputs, prepare_inputs
-from headrace.train.stages.sovits_optimizer import SovitsOptimConfig, in_order_of_use, parameter_groups
+from headrace.train.stages.sovits_optimizer import (
+    KL_WEIGHT,
+    MEL_WEIGHT,
+    SovitsOptimConfig,
+    in_order_of_use,
+    parameter_groups,
+)
 from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
@@ -244,7 +250,7 @@ class SovitsStage:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return loss_mel and loss_kl, weighted as in training. The same batch always gets the same noise and segments.
+        """Return loss_mel and loss_kl, weighted as published. The same batch always gets the same noise and segments.
 
         Uses no global random numbers, and does not change the mode of the networks.
 
@@ -253,7 +259,8 @@ class SovitsStage:
         """
         with evaluating(self.generator):
             output = self._synthesise(self._fixed_microbatch(batch))
-        return {"loss_mel": self._mel_loss(output), "loss_kl": self._kl_loss(output.synthesis)}
+        mel, kl = losses.mel_loss(output.real_mel, output.fake_mel), _kl_loss(output.synthesis)
+        return {"loss_mel": MEL_WEIGHT * mel, "loss_kl": KL_WEIGHT * kl}
 
     def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the norms of the batch's own gradients of generator and discriminator, in float32 and without dropout.
@@ -451,7 +458,7 @@ class SovitsStage:
             "loss_gen": losses.generator_loss([score for score, _ in fake]) * microbatch.utterance_share,
             "loss_fm": matching * microbatch.utterance_share,
             "loss_mel": self._mel_loss(output) * microbatch.utterance_share,
-            "loss_kl": self._kl_loss(out) * microbatch.frame_share,
+            "loss_kl": self.optim.kl_weight * _kl_loss(out) * microbatch.frame_share,
             "loss_commit": out.commitment * microbatch.frame_share,
         }
 
@@ -467,8 +474,9 @@ class SovitsStage:
     def _mel_loss(self, output: GeneratorOutput) -> Tensor:
         return self.optim.mel_weight * losses.mel_loss(output.real_mel, output.fake_mel)
 
-    def _kl_loss(self, out: Synthesis) -> Tensor:
-        return self.optim.kl_weight * losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
+
+def _kl_loss(out: Synthesis) -> Tensor:
+    return losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
 
 
 @contextmanager

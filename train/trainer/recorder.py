@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from headrace.store.errors import HeadraceError
-from headrace.store.storage.local import atomic_file, make_folder
+from headrace.store.storage.local import make_folder
 from headrace.train import distributed
-from headrace.train.config import RunConfig, config_path
+from headrace.train.config import RunConfig, write_config
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.metrics import MetricsLog
 from headrace.train.monitoring.observer import CompositeObserver, Observer
@@ -41,8 +40,7 @@ class RunRecorder:
         if not self._first_rank:
             return
         make_folder(self._out)
-        with atomic_file(config_path(self._out)) as file:
-            file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
+        write_config(config, self._out)
         self._metrics = MetricsLog(self._out / "metrics.jsonl", last_step=step)
         for line in self._metrics.damage:
             self.observer.log(line)

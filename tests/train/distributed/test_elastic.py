@@ -7,29 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-import click
 import pytest
 
-from headrace.cli import launched_run
-from headrace.cli.run_options import RUN
 from headrace.cli.train import main as train
 from headrace.train import launcher
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.trainer import loop
 from tests.helpers.commands import call
-
-
-def test_every_option_reaches_the_processes_under_its_own_name() -> None:
-    """Both values of a flag too: what is given to the launcher, a process reads as it was given."""
-    declared = {
-        parameter.name: parameter for parameter in train.commands["run"].params if isinstance(parameter, click.Option)
-    }
-    for name in RUN:
-        option = declared[name]
-        values = [True] + [False] * bool(option.secondary_opts) if option.is_flag else ["X"]
-        for value in values:
-            (word, *_) = launched_run._words({name: value})
-            assert word in ([*option.secondary_opts] if value is False else [*option.opts])
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -258,6 +258,19 @@ def test_the_generator_s_losses_do_not_update_the_discriminator(batch: Batch) ->
     assert all(parameter.requires_grad for parameter in made.discriminator.parameters())
 
 
+def test_weights_of_losses_weigh_in_training_and_not_in_validation(batch: Batch) -> None:
+    """Runs with other weights can so be compared."""
+    usual = sovits_stage()
+    other = sovits_stage(optim=replace(usual.optim, mel_weight=90.0, kl_weight=0.25))
+    validated, as_well = usual.validate(batch), other.validate(batch)
+    assert validated == as_well and validated["loss_mel"] > 0 and validated["loss_kl"] > 0
+    microbatch = usual._fixed_microbatch(batch)
+    with torch.no_grad():
+        losses, weighted = (made._losses(microbatch, made._synthesise(microbatch)) for made in (usual, other))
+    assert float(weighted["loss_mel"] / losses["loss_mel"]) == pytest.approx(2, rel=0.1)  # up to dropout
+    assert float(weighted["loss_kl"] / losses["loss_kl"]) == pytest.approx(0.25, rel=0.1)
+
+
 def test_validation_is_deterministic_and_changes_nothing(batch: Batch) -> None:
     made = sovits_stage()
     made.step([batch])

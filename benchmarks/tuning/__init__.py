@@ -1,0 +1,1 @@
+"""What tuning gains, and what a kill costs it."""
