@@ -11,6 +11,7 @@ that are compared with GPT-SoVITS follow one another. Each language is read with
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import statistics
 import time
@@ -116,7 +117,8 @@ def main(rounds: int, sentences: int) -> None:
         rows.append([language, statistics.median(rates), f"{min(rates):.0f} to {max(rates):.0f}", *middle])
     markdown = (
         f"{sentences} sentences that differ in each of {rounds} rounds, each in a process of its own; medians. Loading "
-        f"is from the import to the first sentence's phones.\n\n{report.table(head, rows)}"
+        f"is from the import to the first sentence's phones. Load average of the machine: {os.getloadavg()[1]:.0f}; "
+        f"CPU time counts more than the work where others share a core.\n\n{report.table(head, rows)}"
     )
     click.echo(markdown)
     report.save("text-speed", markdown, {"rows": [dict(zip(head, row, strict=True)) for row in rows], "rounds": spent})
