@@ -45,6 +45,8 @@ class Case:
     accumulate: int = 4
     """Batches of one update of the decoder."""
     recompute: bool = False
+    as_on_cuda: bool = False
+    """Let AdamW of upstream update its parameters by lists, as it does on CUDA."""
     upstream: str = ""
     site: str = ""
 
@@ -159,7 +161,8 @@ def upstream_sovits(case: Case) -> Step:
     net_d = MultiPeriodDiscriminator(model["use_spectral_norm"], version="v2").train()
     for net, state in zip((net_g, net_d), torch.load(case.weights, weights_only=True), strict=True):
         net.load_state_dict(state)
-    optim_g, optim_d = (torch.optim.AdamW(net.parameters(), 1e-4, **OPTIM) for net in (net_g, net_d))
+    by_lists = {"foreach": True} if case.as_on_cuda else {}
+    optim_g, optim_d = (torch.optim.AdamW(net.parameters(), 1e-4, **OPTIM, **by_lists) for net in (net_g, net_d))
     drawn = case.draw()
     wave = drawn["wave"].flatten(1).float() / 32768
     spec = mel_processing.spectrogram_torch(wave, 2048, data["sampling_rate"], hop, 2048, center=False)

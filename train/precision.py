@@ -102,6 +102,10 @@ class Precision:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self._device.type, DTYPES[self.name], enabled=self.is_half)
 
+    def loss_scale(self) -> Tensor:
+        """Return the loss scale, () float32 on the device; 1 without one. Does not synchronise with the device."""
+        return self.scaler.scale(torch.ones((), device=self._device))
+
     def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
         """Clip gradients that are summed over ranks, and update the weights, unless they are not finite.
 

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.distributed.process_group import world_size
@@ -36,7 +36,7 @@ class ReductionOptions:
 class GradientBuckets:
     """The gradients of one optimiser's parameters. One process keeps them as torch does, and sends nothing.
 
-    An update calls `begin`, its backward passes, `expect_last` before the last of them, and `finish`.
+    An update calls `begin`, `backward` for each of its losses, `expect_last` before the last of them, and `finish`.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], options: ReductionOptions) -> None:
@@ -71,6 +71,29 @@ class GradientBuckets:
                 parameter.grad = None
         for number, bucket in enumerate(self._buckets):
             bucket.clear(sent=number < self._sent)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss.
+
+        In one process, all gradients are added at once when all are there: torch adds each when it is there, in a
+        kernel of its own.
+        """
+        if world_size() > 1:
+            loss.backward()
+            return
+        before = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()
+        pairs = [
+            (old, parameter.grad)
+            for old, parameter in zip(before, self._parameters, strict=True)
+            if old is not None and parameter.grad is not None
+        ]
+        if pairs:
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+        for old, parameter in zip(before, self._parameters, strict=True):
+            parameter.grad = parameter.grad if old is None else old
 
     def expect_last(self) -> None:
         """Tell that the next backward pass is the last one of this update."""

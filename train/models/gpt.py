@@ -23,6 +23,9 @@ from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import PrefixAttention
 from headrace.train.models.transformer import Transformer
 
+FIRST_POSITIONS = 1024
+"""Positions whose embeddings are computed at first; all that are there, where a sequence has more."""
+
 
 class Embedding(nn.Module):
     """An embedding table under the name that it has in published weights."""
@@ -43,14 +46,22 @@ class SinePosition(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1))
         self.drop = nn.Dropout(dropout)
+        self._known = torch.empty(0, 0)
 
     def forward(self, x_BLC: Tensor, start: int = 0) -> Tensor:
         """Add the embeddings of positions `start`, `start + 1`, ... (B, L, C)."""
         size, channels = x_BLC.shape[1:]
-        position = torch.arange(start, start + size, device=x_BLC.device, dtype=torch.float32)
-        pair = torch.arange(0, channels, 2, device=x_BLC.device, dtype=torch.float32)
-        angle = position[:, None] * torch.exp(pair * (-math.log(10_000) / channels))
-        return self.drop(x_BLC + self.alpha * torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1))
+        if len(self._known) < start + size or self._known.device != x_BLC.device:
+            self._known = _sine_positions(max(FIRST_POSITIONS, start + size), channels, x_BLC.device)
+        return self.drop(torch.addcmul(x_BLC, self.alpha, self._known[start : start + size]))
+
+
+def _sine_positions(size: int, channels: int, device: torch.device) -> Tensor:
+    """Return the embeddings of positions, (L, C)."""
+    position = torch.arange(size, device=device, dtype=torch.float32)
+    pair = torch.arange(0, channels, 2, device=device, dtype=torch.float32)
+    angle = position[:, None] * torch.exp(pair * (-math.log(10_000) / channels))
+    return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)
 
 
 class Text2SemanticDecoder(nn.Module):
@@ -110,6 +121,7 @@ class Text2SemanticDecoder(nn.Module):
             attention.attend_from_padding(phones_n_B + codes_n_B, size)
         order_BL = _packed_order(phones_n_B, text_size, size, upstream_mask)
         packed_BLC = _gather_positions(torch.cat((text_BXC, codes_BYC), dim=1), order_BL)
+        attention.in_one_call(packed_BLC, self.config.heads)
         hidden_BLC = self.h(packed_BLC, repeat(attention), activation_checkpointing=activation_checkpointing)
         predicting_BZ = phones_n_B[:, None] - 1 + torch.arange(codes_BY.shape[1] + 1, device=codes_BY.device)
         return self.ar_predict_layer(_gather_positions(hidden_BLC, predicting_BZ))

@@ -5,10 +5,13 @@ A sequence is n text positions, then semantic codes, then padding. Position i at
     j < n or j <= i.
 
 For a code, i >= n, every j < n is also j <= i: the condition is j <= i, plain causal attention. It never includes the
-padding, which comes last. For text, i < n, the condition is j < n: attention within the text. So two calls of a fused
-kernel suffice: a causal one over everything, whose rows are used for codes, and one over the text columns with
-a key mask, (B, 1, 1, X), whose rows are used for text. Neither the kernel nor its backward pass stores scores, and
-memory grows with L instead of with L x L. The causal output for text and the text's output for codes are discarded.
+padding, which comes last. For text, i < n, the condition is j < n: attention within the text.
+
+Short sequences take one call of a fused kernel with a mask, (B, 1, L, L), that all layers share. The mask costs little
+there, and so do scores that it hides: what counts is how many kernels a layer launches. Long ones take two calls: a
+causal one over everything, whose rows are used for codes, and one over the text columns with a key mask, (B, 1, 1, X),
+whose rows are used for text. Neither the kernel nor its backward pass stores scores, and memory grows with L instead of
+with L x L. The causal output for text and the text's output for codes are discarded.
 
 Shapes: B batch, H heads, L positions, X positions that may hold text, D channels of a head, S positions of a region.
 """
@@ -25,6 +28,11 @@ from torch.utils.checkpoint import checkpoint
 AttentionFn = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys and values, (B, H, L, D) each, and the dropout of attention weights, to outputs (B, H, L, D)."""
 
+MAX_MASKED_LENGTH = 1024
+"""Positions up to which attention is one call with a mask. Of more, a causal kernel leaves out enough scores to pay for
+a second call."""
+MASK_ALIGNMENT = 16
+"""Fused kernels copy a mask whose rows do not lie so many elements apart, or a multiple of that."""
 QUERY_BLOCK = 128
 """Queries that share one block of scores on the CPU, whose fused kernel has no dropout."""
 MAX_STORED_SCORES = 4_000_000
@@ -47,6 +55,7 @@ class PrefixAttention:
         positions = torch.arange(text_size, device=text_n_B.device)
         is_text_BX = positions < text_n_B[:, None]
         self._regions = [(is_text_BX, is_text_BX)]
+        self._bias_B1LL: Tensor | None = None
 
     def attend_from_padding(self, end_B: Tensor, size: int) -> PrefixAttention:
         """Let each position from `end` on attend to all positions before `end`, and to none after it.
@@ -61,6 +70,8 @@ class PrefixAttention:
 
     def __call__(self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, dropout: float) -> Tensor:
         """Attend. (B, H, L, D)."""
+        if self._bias_B1LL is not None:
+            return attend(q_BHLD, k_BHLD, v_BHLD, mask=self._bias_B1LL, dropout=dropout)
         output = attend(q_BHLD, k_BHLD, v_BHLD, causal=True, dropout=dropout)
         for queries_BS, keys_BS in self._regions:
             size = queries_BS.shape[1]
@@ -69,6 +80,33 @@ class PrefixAttention:
             chosen = torch.where(queries_BS[:, None, :, None], inside, output[:, :, :size])
             output = torch.cat((chosen, output[:, :, size:]), dim=2)
         return output
+
+    def in_one_call(self, x_BLC: Tensor, heads: int) -> PrefixAttention:
+        """Let each call be one of a kernel, if sequences are short, with a mask that is made now.
+
+        Args:
+            x_BLC: what queries are projected from.
+        """
+        count, size = x_BLC.shape[:2]
+        few_scores = x_BLC.device.type != "cpu" or count * heads * size**2 <= MAX_STORED_SCORES
+        if few_scores and size <= MAX_MASKED_LENGTH:
+            device = x_BLC.device.type
+            half = torch.is_autocast_enabled(device)
+            self._bias_B1LL = self._bias(count, size, torch.get_autocast_dtype(device) if half else x_BLC.dtype)
+        return self
+
+    def _bias(self, count: int, size: int, dtype: torch.dtype) -> Tensor:
+        """Return what is added to scores, (B, 1, L, L): 0 where a position attends to another, or minus infinity."""
+        device = self._regions[0][0].device
+        aligned = -(-size // MASK_ALIGNMENT) * MASK_ALIGNMENT
+        attends_BLK = torch.ones(size, aligned, dtype=torch.bool, device=device).tril().expand(count, -1, -1)
+        for queries_BS, keys_BS in self._regions:
+            queries_BL = F.pad(queries_BS, (0, size - queries_BS.shape[1]))
+            keys_BK = F.pad(keys_BS, (0, aligned - keys_BS.shape[1]))
+            attends_BLK = torch.where(queries_BL[:, :, None], keys_BK[:, None], attends_BLK)
+        hidden_BLK = torch.full((count, size, aligned), -torch.inf, dtype=dtype, device=device)
+        bias_BLK = hidden_BLK.masked_fill_(attends_BLK, 0.0)
+        return bias_BLK[:, None, :, :size]
 
 
 def attend(
@@ -83,7 +121,8 @@ def attend(
     """Compute scaled dot-product attention (Vaswani et al. 2017) with a kernel that stores no scores.
 
     Args:
-        mask: (B, 1, 1, L) bool, True for keys to attend to; at least one in every row. Not together with `causal`.
+        mask: (B, 1, 1, L) bool, True for keys to attend to, or (B, 1, L, L) that is added to scores; at least one key
+            in every row. Not together with `causal`.
         dropout: of attention weights.
     """
     if dropout and q_BHLD.device.type == "cpu":

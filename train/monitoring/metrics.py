@@ -104,9 +104,30 @@ def _parse(line: bytes) -> Record | None:
     return record
 
 
+class DelayedValues:
+    """Values of 0-d tensors of one device, which are copied to the host while the device computes what comes next."""
+
+    def __init__(self, terms: Mapping[str, Tensor]) -> None:
+        """Begin to copy. Does not synchronise with the device."""
+        self._names = list(terms)
+        self._values = torch.stack([term.float() for term in terms.values()])
+        self._copied: torch.cuda.Event | None = None
+        if self._values.device.type == "cuda":
+            on_host = torch.empty(self._values.shape, pin_memory=True)
+            self._values = on_host.copy_(self._values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> dict[str, float]:
+        """Return the values. Waits for what was submitted to the device before them, and not for what came after."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
+
+
 def to_floats(terms: Mapping[str, Tensor]) -> dict[str, float]:
     """Return 0-d tensors of one device as numbers. Synchronises with the device once."""
-    return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
+    return DelayedValues(terms).read()
 
 
 def summarise(records: Iterable[Record], tracked: Sequence[str]) -> dict[str, Any]:

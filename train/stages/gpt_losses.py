@@ -33,10 +33,10 @@ def log_likelihood(logits_BZV: Tensor, targets_BZ: Tensor, counted_BZ: Tensor) -
 
 @torch.no_grad()
 def top_k_hits(logits_BZV: Tensor, targets_BZ: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """Count the codes that are among the `TOP_K` most probable ones, and all codes, without the ends. () int64 each."""
-    correct_BZ = (logits_BZV.topk(TOP_K, dim=2).indices == targets_BZ[:, :, None]).any(2)
+    """Count the codes that are among the `TOP_K` most probable ones, and all codes, without ends. () float32 each."""
     is_code_BZ = targets_BZ != end
-    return (correct_BZ & is_code_BZ).sum(), is_code_BZ.sum()
+    correct_BZK = (logits_BZV.topk(TOP_K, dim=2).indices == targets_BZ[:, :, None]) & is_code_BZ[:, :, None]
+    return correct_BZK.sum(dtype=torch.float32), is_code_BZ.sum(dtype=torch.float32)
 
 
 def preference_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class GptStage:
     def step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Make one update from all of these batches together, on all ranks.
 
-        ScaledAdam synchronises with the device once, to skip an update whose gradients are not finite; AdamW does not.
+        Does not synchronise with the device.
 
         Args:
             batches: one at least, on the host, with phones, semantic, and bert if the stage reads it.
@@ -228,7 +228,7 @@ class GptStage:
             sums["sequences"] = preference.new_full((), len(chosen_B))
         if last:
             self._gradients.expect_last()
-        self.precision.scaler.scale(loss).backward()
+        self._gradients.backward(self.precision.scaler.scale(loss))
         return sums
 
     def optimizer_step(self, predictions: Tensor) -> dict[str, Tensor]:
@@ -285,8 +285,9 @@ class GptStage:
             counted = torch.ones_like(counted)
         likelihood_B = gpt_losses.log_likelihood(logits, targets, counted)
         correct, codes = gpt_losses.top_k_hits(logits, targets, self.config.end)
-        sums = {"loss": -likelihood_B.detach().sum(), "predictions": counted.sum(), "correct": correct, "codes": codes}
-        return likelihood_B, {name: value.float() for name, value in sums.items()}
+        predictions = counted.sum(dtype=torch.float32)
+        sums = {"loss": -likelihood_B.detach().sum(), "predictions": predictions, "correct": correct, "codes": codes}
+        return likelihood_B, sums
 
 
 def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -433,7 +433,8 @@ class SovitsStage:
             of_microbatch = losses_of(microbatch)
             if number == len(microbatches):
                 gradients.expect_last()
-            self.precision.scaler.scale(torch.stack(list(of_microbatch.values())).sum()).backward()
+            loss = torch.stack(list(of_microbatch.values())).sum()
+            gradients.backward(self.precision.scaler.scale(loss))
             terms.append({name: term.detach() for name, term in of_microbatch.items()})
         gradients.finish()
         return terms

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from signal import Signals
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,8 @@ from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store
 from headrace.train.distributed.phases import COMPUTING, COPYING, PHASES, READING, SAVING, SYNCHRONISING, VALIDATING
 from headrace.train.launcher import launched_elastically
-from headrace.train.monitoring import evaluation_samples, metrics
+from headrace.train.monitoring import evaluation_samples
+from headrace.train.monitoring.metrics import DelayedValues
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.stage import check_ids
 from headrace.train.trainer.bad_updates import BadUpdates
@@ -34,6 +35,19 @@ from headrace.train.trainer.recorder import RunRecorder
 from headrace.train.trainer.run_folder import HANGS
 from headrace.train.trainer.setup import set_up
 from headrace.train.trainer.validation import Validator
+
+
+class SubmittedUpdate(NamedTuple):
+    """An update whose values the host does not know yet."""
+
+    step: int
+    epoch: int
+    start: float
+    """When the host began with it."""
+    batches: list[Batch]
+    values: DelayedValues
+    fields: dict[str, Any]
+    """What else is recorded of it."""
 
 
 class Run:
@@ -52,6 +66,8 @@ class Run:
         self.data, self.stage = setup.data, setup.stage
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)
         self.kept: list[int] = []
+        self._unsettled: SubmittedUpdate | None = None
+        self._settled_at = 0.0
         self._epoch_ended = False
         if distributed.rank():  # weights are the same on all ranks, noise is not
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
@@ -106,7 +122,7 @@ class Run:
         return self.is_due(steps) or bool(epochs and self._epoch_ended and done % epochs == 0)
 
     def train_step(self, stop: Sequence[Signals] = ()) -> int:
-        """Make one update, from as many batches as it takes, and record its metrics.
+        """Make one update, from as many batches as it takes, and record the metrics of the one before it.
 
         Args:
             stop: signals that came to this rank, to which a handler may add.
@@ -120,8 +136,7 @@ class Run:
         microbatches = self.stage.microbatches.splits
         with PHASES.enter(COMPUTING), self.speeds.measure(batches):
             terms = self.stage.step(batches)
-        with PHASES.enter(SYNCHRONISING):
-            values = metrics.to_floats(terms)  # this synchronises with the device
+        values = DelayedValues(terms | {"loss_scale": self.precision.loss_scale()})
         self.step += 1
         counts, caught = self._exchange(batches, stop)
         if self.stage.microbatches.splits > microbatches:
@@ -129,29 +144,49 @@ class Run:
         self._epoch_ended = self.stream.position.epoch > position.epoch
         if self._epoch_ended:
             self.stage.end_epoch()
-        utterances = self.bad_updates.report(self.step, batches, values)
-        self.recorder.record(
-            split="train",
-            step=self.step,
-            epoch=position.epoch + 1,
-            **values,
-            lr=rate,
-            loss_scale=self.precision.scaler.get_scale(),
-            precision=precision,
-            step_s=time.perf_counter() - start,
-            **stages,
-            copy_s=PHASES.seconds().get(COPYING, 0.0) - copying,
-            **counts,
-            quarantined=len(self.quarantine.quarantined),
-            **utterances,
-        )
-        self.bad_updates.check_divergence(self.step, values)
+        self.settle()  # the update before this one, while the device computes this one
+        copied = PHASES.seconds().get(COPYING, 0.0) - copying
+        fields = {"lr": rate, "precision": precision, **stages, "copy_s": copied, **counts}
+        self._unsettled = SubmittedUpdate(self.step, position.epoch + 1, start, batches, values, fields)
+        if not self.settles_late:
+            self.settle()
         PHASES.finish_step(self.step, time.perf_counter() - start)
         following = self.speeds.follow(position, self.stream.position)
         if following != self.stream.position:
             self.stream.close()
             self._open_stream(following)
         return caught
+
+    @property
+    def settles_late(self) -> bool:
+        """Whether the values of an update are read after the next one is submitted: on a CPU they are there at once."""
+        return self.device.type != "cpu"
+
+    def settle(self) -> None:
+        """Read and record the values of the last update that was submitted, and handle them if it was a bad one.
+
+        Raises:
+            RunError: training diverged.
+        """
+        update, self._unsettled = self._unsettled, None
+        if update is None:
+            return
+        with PHASES.enter(SYNCHRONISING):
+            values = update.values.read()
+        # Of updates in a row each takes from where the one before it was done, not from where it was submitted.
+        start, self._settled_at = max(update.start, self._settled_at), time.perf_counter()
+        utterances = self.bad_updates.report(update.step, update.batches, values)
+        self.recorder.record(
+            split="train",
+            step=update.step,
+            epoch=update.epoch,
+            **values,
+            **update.fields,
+            step_s=self._settled_at - start,
+            quarantined=len(self.quarantine.quarantined),
+            **utterances,
+        )
+        self.bad_updates.check_divergence(update.step, values)
 
     def close(self) -> None:
         """Stop reading."""
@@ -176,6 +211,7 @@ class Run:
 
         The values are those of the first rank, on all of them: what follows from them is decided once.
         """
+        self.settle()
         start = time.perf_counter()
         with PHASES.enter(VALIDATING):
             values = distributed.agreed(self.validator.validate(self.step))
@@ -203,8 +239,10 @@ class Run:
         """Begin to save a checkpoint: the random state of all ranks, all else of the first one.
 
         Raises:
-            RunError: ranks have not the same weights, or the checkpoint before it could not be written.
+            RunError: ranks have not the same weights, or the checkpoint before it could not be written; or training
+                diverged.
         """
+        self.settle()
         self.check_weights()
         random = distributed.all_gather(random_state(self.device))
         if distributed.rank():

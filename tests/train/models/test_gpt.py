@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.train.models import gpt_config
+from headrace.train.models import gpt_config, prefix_attention
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import PrefixAttention, attend
@@ -114,20 +114,39 @@ def seen_by_each(attention: PrefixAttention, rows: int, size: int) -> Tensor:
     return attention(nothing, nothing, torch.eye(size).expand(rows, 1, -1, -1), 0.0)[:, 0] > 0
 
 
-def test_text_attends_to_all_text_and_codes_attend_causally() -> None:
+def in_one_call(attention: PrefixAttention, rows: int, size: int) -> PrefixAttention:
+    return attention.in_one_call(torch.zeros(rows, size, 1), 1)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_text_attends_to_all_text_and_codes_attend_causally(calls: int) -> None:
     text_n, size = torch.tensor([4, 2]), 9
-    seen = seen_by_each(PrefixAttention(text_n, 4), 2, size)
+    attention = PrefixAttention(text_n, 4)
+    seen = seen_by_each(in_one_call(attention, 2, size) if calls == 1 else attention, 2, size)
     i, j = torch.arange(size)[:, None], torch.arange(size)
     for row, n in enumerate(text_n.tolist()):
         assert torch.equal(seen[row], (j < n) | (j <= i) & (i >= n))
 
 
-def test_upstream_mask_matches_the_reference(golden: Path) -> None:
+@pytest.mark.parametrize("calls", [1, 2])
+def test_upstream_mask_matches_the_reference(golden: Path, calls: int) -> None:
     want = np.load(golden / "s1_golden.npz")
     attention = PrefixAttention(torch.tensor([9, 6]), 9).attend_from_padding(torch.tensor([23, 17]), 23)
+    attention = in_one_call(attention, 2, 23) if calls == 1 else attention
     seen = seen_by_each(attention, 2, 23).numpy()
     np.testing.assert_array_equal(seen[0], want["fwd.attn_mask_b0h0"] == 0)
     np.testing.assert_array_equal(seen[1, :20, :20], want["fwd.attn_mask_b1h0"][3:, 3:] == 0)
+
+
+@pytest.mark.parametrize(("length", "scores", "calls"), [(40, 4_000_000, 1), (1025, 4_000_000, 2), (40, 6000, 2)])
+def test_short_sequences_take_one_call(monkeypatch: pytest.MonkeyPatch, length: int, scores: int, calls: int) -> None:
+    made = []
+    monkeypatch.setattr(prefix_attention, "MAX_STORED_SCORES", scores)
+    monkeypatch.setattr(prefix_attention, "attend", lambda q, *_, **options: made.append(options) or q)
+    x = torch.zeros(2, length, 4)
+    attention = PrefixAttention(torch.tensor([4, 2]), 4).in_one_call(x, 2)
+    attention(*x.expand(3, 2, 2, length, 4), 0.1)
+    assert len(made) == calls
 
 
 def random_inputs(config: GptConfig, phones_n: list[int], codes_n: list[int], seed: int = 0) -> GptInputs:

@@ -27,10 +27,11 @@ def parameters() -> list[nn.Parameter]:
     ]
 
 
+@pytest.mark.parametrize("in_one_block", [False, True])
 @pytest.mark.parametrize(("tag", "period", "steps"), [("sa1000", 1000, 12), ("sa8", 8, 40)])
-def test_steps_match_the_reference(golden: Path, tag: str, period: int, steps: int) -> None:
+def test_steps_match_the_reference(golden: Path, tag: str, period: int, steps: int, in_one_block: bool) -> None:
     want, at = np.load(golden / "s1_golden.npz"), parameters()
-    optimizer, compared = ScaledAdam(at, lr=0.02, clipping_period=period), 0
+    optimizer, compared = ScaledAdam(at, lr=0.02, clipping_period=period, in_one_block=in_one_block), 0
     for step in range(steps):
         for number, (shape, _) in enumerate(SHAPES):
             gradient = torch.from_numpy(normal(f"sa.g{number}.{step}", shape, 30 if step % 10 == 0 else 1))
@@ -66,13 +67,16 @@ def gradients(at: list[nn.Parameter], step: int) -> None:
         parameter.grad = torch.randn_like(parameter)
 
 
-def test_a_resumed_optimiser_is_bit_identical() -> None:
+@pytest.mark.parametrize("in_one_block", [False, True])
+def test_a_resumed_optimiser_is_bit_identical(in_one_block: bool) -> None:
     straight, resumed = parameters(), parameters()
-    one = ScaledAdam(straight, lr=0.02, clipping_period=4)
+    one = ScaledAdam(straight, lr=0.02, clipping_period=4, in_one_block=in_one_block)
     for step in range(9):
         gradients(straight, step)
         one.step()
-    other = ScaledAdam(resumed, lr=0.5)
+    other = ScaledAdam(resumed, lr=0.5, in_one_block=in_one_block)
+    gradients(resumed, 0)
+    other.step()  # what it has by then is replaced
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for of, to in zip(straight, resumed, strict=True):
         to.data.copy_(of.data)
@@ -114,22 +118,48 @@ def test_a_quadratic_is_minimised() -> None:
     assert abs(float(scalar.detach()) - 1) < 0.05
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+@pytest.mark.parametrize("in_one_block", [False, True])
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_gradient_that_is_not_finite_changes_nothing(in_one_block: bool, step: int) -> None:
+    """No parameter, and no mean of gradients; not where sizes are due either."""
     at = parameters()
-    optimizer = ScaledAdam(at, lr=0.02)
-    gradients(at, 0)
-    optimizer.step()
-    before, state = [parameter.detach().clone() for parameter in at], copy.deepcopy(optimizer.state_dict())
+    optimizer = ScaledAdam(at, lr=0.02, in_one_block=in_one_block)
+    for number in range(step):
+        gradients(at, number)
+        optimizer.step()
+    before, state = [parameter.detach().clone() for parameter in at], copy.deepcopy(optimizer.state_dict()["state"])
     at[0].grad.fill_(math.nan)
     optimizer.found_inf = torch.ones(())
     optimizer.step()
     for parameter, old in zip(at, before, strict=True):
         assert torch.equal(parameter, old)
-    assert str(optimizer.state_dict()) == str(state)
+    after = optimizer.state_dict()
+    for number, of_parameter in state.items():
+        for name in ("delta", "exp_avg_sq"):
+            assert torch.equal(after["state"][number][name], of_parameter[name])
+    assert all(value.isfinite().all() for name, value in after["state"][0].items() if name != "threshold")
+    assert torch.equal(after["state"][0]["norms"], state[0]["norms"])
+    assert after["param_groups"][0]["step"] == step + 1
     optimizer.found_inf = torch.zeros(())
-    gradients(at, 1)
+    gradients(at, 5)
     optimizer.step()
-    assert not torch.equal(at[0], before[0])
+    assert all(parameter.isfinite().all() for parameter in at) and not torch.equal(at[0], before[0])
+
+
+def test_blocks_of_one_tensor_and_of_all_make_the_same_steps() -> None:
+    """From a state of either kind: a checkpoint continues on another device."""
+    single, together = parameters(), parameters()
+    made = [ScaledAdam(at, lr=0.02, in_one_block=at is together) for at in (single, together)]
+    for step in range(12):
+        for at, optimizer in zip((single, together), made, strict=True):
+            gradients(at, step)
+            optimizer.step()
+        if step == 5:
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in made]
+            for optimizer, state in zip(made, reversed(states), strict=True):
+                optimizer.load_state_dict(state)
+        for one, other in zip(single, together, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_learning_rates_match_the_reference(golden: Path) -> None:

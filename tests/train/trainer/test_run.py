@@ -20,9 +20,10 @@ from headrace.store.integrity import checksummed_metadata
 from headrace.train.checkpoints.checkpoint import Checkpoints
 from headrace.train.config import RunConfig, resumed
 from headrace.train.monitoring import metrics
-from headrace.train.monitoring.metrics import MetricsLog
+from headrace.train.monitoring.metrics import DelayedValues, MetricsLog
 from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.trainer import auto_settings, loop
+from headrace.train.trainer.run import Run
 from tests.helpers.full_disk import full_disk
 from tests.helpers.runs import untimed
 from tests.helpers.training_store import Silent, build
@@ -83,6 +84,24 @@ def test_every_step_writes_a_line(trained):
         assert 0 <= record["padding"] < 0.5
         assert 0 < record["frames"] <= 300
         assert 0 < record["utterances"] <= 3
+
+
+def test_values_that_are_read_late_are_recorded_alike(trained, config, tmp_path, monkeypatch):
+    """After the next update is submitted; before a validation or a checkpoint, which know of all updates."""
+    events = []
+    step, read = SovitsStage.step, DelayedValues.read
+    monkeypatch.setattr(Run, "settles_late", True)
+    monkeypatch.setattr(SovitsStage, "step", lambda *given: events.append("step") or step(*given))
+    monkeypatch.setattr(DelayedValues, "read", lambda values: events.append("read") or read(values))
+    observer = Silent()
+    loop.start(config.with_options(out=tmp_path / "run"), observer)
+    assert untimed(observer.records) == untimed(trained[1].records)
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl") == observer.records
+    first, second = (Checkpoints(out / "checkpoints").load_newest()[0] for out in (tmp_path / "run", trained[0]))
+    for network in ("generator", "discriminator"):
+        for name, value in first["stage"][network].items():
+            assert torch.equal(value, second["stage"][network][name]), name
+    assert events[:3] == ["step", "step", "read"]
 
 
 def test_epochs_visit_all_training_utterances(trained):

@@ -1,0 +1,138 @@
+"""Kernels that an update launches, as they are counted without a CUDA device; and that none waits for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import launches
+from headrace.train.data.batch import Batch
+from headrace.train.precision import Precision
+from headrace.train.stages.scaled_adam import ScaledAdam
+from headrace.train.stages.stage import Stage
+from tests.helpers.gpt_steps import CPU, GPT_OPTIM, SMALL_GPT, gpt_stage, text_batch
+from tests.helpers.sovits_steps import sovits_stage, speech_batch
+
+GPT_UPDATE = 3840
+"""Launches of an update of 24 layers from four batches. GPT-SoVITS' own takes 6,726 in the sizes of v2."""
+SOVITS_UPDATE = 1810
+"""Of the small model."""
+STEPS = (47, 47, 47, 69)
+"""Of ScaledAdam, in four steps in a row: in the last one, sizes of tensors are updated."""
+
+
+@pytest.fixture(autouse=True)
+def as_on_cuda() -> Iterator[None]:
+    with launches.as_on_cuda():
+        yield
+
+
+def gpt(precision: str = "fp32", layers: int = 2) -> Stage:
+    return of_precision(gpt_stage(replace(SMALL_GPT, layers=layers), replace(GPT_OPTIM, grad_accum=4)), precision)
+
+
+def sovits(precision: str = "fp32") -> Stage:
+    return of_precision(sovits_stage(), precision)
+
+
+def of_precision(stage: Stage, name: str) -> Stage:
+    """Let a stage train in a precision, fp16 too, which no CPU is given otherwise."""
+    stage.precision = Precision(name, "as asked", CPU)
+    return stage
+
+
+def batches(stage: Stage) -> list[Batch]:
+    return [text_batch([12, 9])] * 4 if stage.features[1] == "semantic" else [speech_batch([30, 22])]
+
+
+def test_launches_of_an_update_of_gpt() -> None:
+    stage = gpt(layers=24)
+    assert launches.count(lambda: stage.step(batches(stage))).total <= GPT_UPDATE
+
+
+def test_launches_of_an_update_of_sovits() -> None:
+    stage = sovits()
+    assert launches.count(lambda: stage.step(batches(stage))).total <= SOVITS_UPDATE
+
+
+def test_launches_of_scaled_adam() -> None:
+    shapes = [(32, 48)] * 290 + [(1,)] * 2
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = ScaledAdam(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.found_inf = torch.zeros(())
+    optimizer.allocate()
+    for most in STEPS:
+        with launches.LaunchCounter() as counter:
+            optimizer.step()
+        assert counter.total <= most
+        assert not counter.synchronisations
+
+
+@pytest.mark.parametrize("make", [gpt, sovits])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_update_synchronises_with_the_device(make, precision: str) -> None:
+    stage = make(precision)
+    found = launches.count(lambda: stage.step(batches(stage)))
+    assert not found.synchronisations, found.synchronisations
+
+
+@pytest.mark.parametrize("make", [gpt, sovits])
+def test_one_value_that_is_read_is_found(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make()
+    update = stage.precision._update
+
+    def waiting(*given):
+        result = update(*given)
+        result.norm.item()
+        return result
+
+    monkeypatch.setattr(stage.precision, "_update", waiting)
+    assert launches.count(lambda: stage.step(batches(stage))).synchronisations["_local_scalar_dense"] > 0
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (lambda x: bool(x.sum()), "_local_scalar_dense"),
+        (lambda x: x.nonzero(), "nonzero"),
+        (lambda x: x[x > 0], "index"),
+        (lambda x: x.masked_select(x > 0), "masked_select"),
+        (lambda x: x.tolist(), "tolist"),
+        (lambda x: x.cpu(), "cpu"),
+    ],
+)
+def test_what_reads_values_is_counted(read, name: str) -> None:
+    with launches.LaunchCounter() as counter:
+        read(torch.arange(5.0))
+    assert counter.synchronisations[name] > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "depth", "expected"),
+    [
+        ([512] * 110, 1, 1),
+        ([512] * 111, 1, 2),
+        ([512] * 292, 2, 5),
+        ([65_536 * 320], 1, 1),
+        ([65_536 * 320 + 1], 1, 2),
+        ([65_536 * 319, 65_536 * 2], 1, 2),
+        ([], 1, 0),
+    ],
+)
+def test_launches_of_operators_on_lists(sizes: list[int], depth: int, expected: int) -> None:
+    assert launches.multi_tensor_launches(sizes, depth) == expected
+
+
+def test_views_and_empty_tensors_are_no_launch() -> None:
+    x: Tensor = torch.zeros(4, 6)
+    with launches.LaunchCounter() as counter:
+        x.view(24)[2:].detach().unsqueeze(0).expand(3, -1)
+        torch.empty_like(x)
+        torch._foreach_mul_([torch.empty(3, device="meta")] * 70, 2.0)
+    assert counter.total == counter.launches["_foreach_mul_"] == 1
