@@ -28,6 +28,7 @@ from headrace.train.monitoring import metrics
 
 SEEDS = range(1, 6)
 """Seeds of the runs that are compared; the search had 0."""
+PATHS = ("tuning", "run", "config", "table", "picture")
 HEAD = ("what", "validation loss", "from", "to")
 
 
@@ -93,14 +94,19 @@ def main(store: Path, folder: Path, stage: str, trials: int, max_steps: int, bat
         ("population of 4, its best member, seed 0", *[lineage["value"]] * 3),
     ]
     what = (
-        f"Stage {stage}, preset tiny, {max_steps} steps of {batch_frames} frames, or as many frames in other batches. "
+        f"Stage {stage}, preset tiny, {max_steps} steps of {batch_frames} frames, or about as many in other batches. "
     )
     found |= {"killed_after": ended, "seeds": tuned, "default_seeds": defaults}
     markdown = f"{report.table(HEAD, rows)}\n\n{what}{describe(found, lineage)}"
     click.echo(markdown)
-    report.save("tuning", markdown, {"search": found, "population": lineage})
+    report.save("tuning", markdown, {"search": without_paths(found), "population": without_paths(lineage)})
     shutil.copyfile(found["picture"], report.RESULTS / "tuning.png")
     shutil.copyfile(lineage["picture"], report.RESULTS / "lineage.png")
+
+
+def without_paths(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without the files that it names."""
+    return {name: value for name, value in result.items() if name not in PATHS}
 
 
 def describe(found: dict[str, Any], lineage: dict[str, Any]) -> str:
