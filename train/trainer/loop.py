@@ -151,11 +151,14 @@ def _train(run: Run) -> dict[str, Any] | None:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM, so that a step can be finished. The second signal interrupts at once."""
+    """Collect SIGINT and SIGTERM, so that a step can be finished. Another SIGINT interrupts at once.
+
+    Another SIGTERM does not: Slurm sends it to all processes of a job, and torchrun passes on its own.
+    """
     caught: list[signal.Signals] = []
 
     def handle(number: int, _: Any) -> None:
-        if caught:
+        if caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         caught.append(signal.Signals(number))
 

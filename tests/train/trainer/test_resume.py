@@ -126,6 +126,15 @@ def test_a_signal_saves_a_checkpoint(corpus, kind, undisturbed, tmp_path, number
     assert_same_run(out, undisturbed, steps=STEPS)
 
 
+def test_another_sigterm_leaves_time_for_the_checkpoint_and_another_sigint_does_not() -> None:
+    with loop.catch_stop_signals() as caught:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert caught == [signal.SIGTERM, signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_killed_after_a_checkpoint(corpus, kind, undisturbed, tmp_path):
     """SIGKILL some steps past a checkpoint: what was done since is done again, and gives the same."""
     out = tmp_path / "run"
