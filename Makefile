@@ -13,6 +13,7 @@ venv: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps resemblyzer  # of it only the weights are read
+	$(BIN)/python -m pip download --quiet --no-deps --dest .venv/schemas dask-kubernetes==2026.3.0  # of it only the schemas are read
 	mkdir -p .venv/checkout/headrace  # where mypy finds the packages under the name that they are imported by
 	for package in store featurize train cli; do ln -sfn ../../../$$package .venv/checkout/headrace/$$package; done
 	touch $@

@@ -28,14 +28,16 @@ NOT_OURS = {
     "--logdir", "--no-deps", "--format", "--strict", "--dashboard-address", "--local-directory", "--no-dashboard",
     "--protocol", "--tls-ca-file", "--tls-cert", "--tls-key", "--nnodes", "--max-restarts", "--rdzv-backend",
     "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf", "--nodes", "--ntasks-per-node", "--gpus-per-task", "--signal",
+    "--requeue", "--time", "--file", "--tag", "--build-arg", "--secret", "--rm", "--init", "--user", "--volume",
+    "--shm-size", "--ipc", "--stop-timeout", "--for", "--timeout", "--env",
     "--config",
 }  # fmt: skip
-"""Options of torchrun, dask, srun, sbatch, tensorboard, pip, aws, mkdocs and prometheus."""
+"""Options of torchrun, dask, srun, sbatch, tensorboard, pip, docker, kubectl, sky, aws, mkdocs and prometheus."""
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 MODULE = re.compile(r"\bheadrace(?:\.\w+)+")
 BENCHMARK = re.compile(r"\bbenchmarks\.(?!md\b)([a-z_0-9]+(?:\.[a-z_0-9]+)?)")
-FILE = re.compile(r"(?<![\w/.:])(?:store|featurize|train|cli|tests|benchmarks|docs)/[\w./-]*[\w/]")
+FILE = re.compile(r"(?<![\w/.:])(?:store|featurize|train|cli|tests|benchmarks|docs|deploy)/[\w./-]*[\w/]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ROOMS = re.compile(r"^\| `((?:store|featurize|train|cli)/[\w/]*)` \|", re.MULTILINE)
 
