@@ -45,7 +45,20 @@ _OPTIONS = {
         show_default="those of --init, where that is a run",
         help="Start the discriminators from a run, a checkpoint, or weights of GPT-SoVITS (s2D).",
     ),
-    "at": at_option("Take this checkpoint of runs that --init and --voice name: best, newest, or a step."),
+    "teacher": option(
+        "--teacher",
+        type=FILE,
+        metavar="PATH",
+        help="Learn from this larger model too: a run, a checkpoint, or weights of GPT-SoVITS.",
+    ),
+    "teacher_weight": option(
+        "--teacher-weight",
+        type=Number(0, 1, min_open=True),
+        metavar="X",
+        show_default="0.5",
+        help="Weigh what the teacher says: its share in the loss of gpt, a factor on its losses for sovits.",
+    ),
+    "at": at_option("Take this checkpoint of runs that --init, --teacher and --voice name: best, newest, or a step."),
     "codebook": option(
         "--codebook",
         type=click.Choice(CODEBOOKS),

@@ -45,6 +45,15 @@ def print_checkpoints(checkpoints: Sequence[dict[str, Any]]) -> None:
     print_tables(table)
 
 
+def print_pruned(runs: Sequence[dict[str, Any]]) -> None:
+    """Print the result of `train prune`."""
+    table = make_table()
+    for run in runs:
+        before, after = (run[name] / 1e6 for name in ("parameters_before", "parameters"))
+        table.add_row(run["stage"], f"{after:.2f} M parameters, of {before:.2f} M: {run['run']}")
+    print_tables(table)
+
+
 def print_forecast(forecast: dict[str, Any]) -> None:
     """Print the result of `train plan`."""
     table = make_table()

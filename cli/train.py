@@ -24,6 +24,8 @@ from headrace.cli.options import (
     COUNT,
     FILE,
     LOCAL_PATH,
+    STORAGE_PATH,
+    Number,
     at_option,
     gpus_option,
     json_option,
@@ -317,6 +319,46 @@ def export(run: Path, out: Path, at: str | None, mixed_origins: bool) -> None:
     exported = voice.export_voice(run, out, **options) if is_voice else [export_run(run, out, **options)]
     for file, version in exported:
         click.echo(f"{file}: {version}")
+
+
+@main.command()
+@click.argument("run", type=FILE)
+@option("--out", type=LOCAL_PATH, metavar="RUN", required=True, help="Write the pruned run or voice into this folder.")
+@option(
+    "--channels",
+    type=Number(0, 1, min_open=True, max_open=True),
+    metavar="X",
+    default=0.3,
+    show_default=True,
+    help="Prune this share of the channels.",
+)
+@option(
+    "--store",
+    type=STORAGE_PATH,
+    metavar="STORE",
+    help="Keep the channels on which the loss over STORE depends most, instead of those of the largest weights.",
+)
+@at_option("Prune this checkpoint: best, newest, or a step.")
+@json_option
+@output.handle_errors
+def prune(run: Path, out: Path, channels: float, store: StoragePath | None, at: str | None, as_json: bool) -> None:
+    """Prune the model of RUN, or both models of a voice, to fewer channels.
+
+    The result is a run without any step, which train run --resume trains on: pruned models need that.
+    """
+    from headrace.cli.run_tables import print_pruned
+    from headrace.train import voice
+    from headrace.train.trainer.pruned_run import prune_run
+
+    options: dict[str, Any] = {"at": at or "", "store": store, "log": output.log}
+    is_voice = (run / voice.FILE).exists()
+    pruned = (
+        voice.prune_voice(run, out, channels, **options) if is_voice else [prune_run(run, out, channels, **options)]
+    )
+    if as_json:
+        output.print_json(pruned)
+    else:
+        print_pruned(pruned)
 
 
 if __name__ == "__main__":

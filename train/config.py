@@ -16,7 +16,7 @@ from headrace.store.errors import RunError, UsageError
 from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.store.storage.local import atomic_file
 from headrace.store.storage.toml_files import read_toml, typed_value
-from headrace.train.models import presets
+from headrace.train.models import presets, sizes
 from headrace.train.speeds import EQUAL, parse_speeds
 
 STAGES = ("sovits", "gpt")
@@ -64,23 +64,31 @@ class ModelConfig:
     stage: str = "sovits"
     """`sovits`: semantic codes and text to speech. `gpt`: text to semantic codes."""
     preset: str = "v2"
-    """Sizes of the model: `v1` to `v2ProPlus` are those of GPT-SoVITS, `tiny` is for tests and demonstrations."""
+    """Sizes of the model: `v1` to `v2ProPlus` are those of GPT-SoVITS, `small` is for slow devices, `large` for much
+    data, and `tiny` for tests and demonstrations."""
     init: Path | None = None
     """Weights to start from: a run, a checkpoint, or a file in upstream's format (s2G for sovits, s1 for gpt). The
     quantiser of sovits is then frozen. None starts from random weights."""
     init_discriminator: Path | None = None
     """Pretrained discriminators to start from: likewise, upstream's s2D. None takes those of the run that `init` is."""
+    teacher: Path | None = None
+    """A larger model that the run learns from beside its data: a run, a checkpoint or a file, as `init`. Without
+    `init`, the run begins with those of its layers and channels that fit."""
     at: str = ""
-    """Which checkpoint of a run is taken, for `init` and for `voice`: `best`, `newest` or a step. Empty takes the best
-    one, or the newest where none was validated."""
+    """Which checkpoint of a run is taken, for `init`, `teacher` and `voice`: `best`, `newest` or a step. Empty takes
+    the best one, or the newest where none was validated."""
     init_symbols: int = 0
-    """Phones that `init` knows: read from it when the run begins. 0 where it is none of Headrace's own."""
+    """Phones that `source` knows: read from it when the run begins. 0 where it is none of Headrace's own."""
     init_codes: int = 0
     """Semantic tokens that it knows, likewise."""
     init_codebooks: str = ""
     """Digests of the codebooks that it may have been trained on, between spaces, likewise."""
     init_reads: str = ""
     """Feature from which it read what is spoken, likewise."""
+    init_sizes: str = ""
+    """Sizes in which `init` differs from the preset because it was pruned, likewise."""
+    teacher_digest: str = ""
+    """Digest of the weights of `teacher`, likewise."""
     codebook: str = ""
     """sovits only: `store` trains on the codes that the store learned, with their codebook, which stays as it is; `own`
     learns another one. Empty: the store's, where it has one and no weights are given."""
@@ -104,6 +112,13 @@ class ModelConfig:
             raise UsageError(f"seed is {self.seed}; it must be less than {1 << 47}.")
         if self.init_discriminator and self.stage != "sovits":
             raise UsageError("init_discriminator is for the stage sovits: gpt has no discriminator.")
+        if self.init_sizes:
+            sizes.parse_pruned(self.init_sizes, self.stage)
+
+    @property
+    def source(self) -> Path | None:
+        """What the run begins with: `init` or, where there is none, `teacher`."""
+        return self.init or self.teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +157,9 @@ class OptimConfig:
 
     optimizer: str = ""
     """gpt only: `scaled_adam` as published, which is the default, or `adamw` with a warm-up and half a cosine."""
+    teacher_weight: float = 0.0
+    """Weight of what the `teacher` says: for gpt its share in the loss, for sovits a factor on the losses against it.
+    0 takes 0.5."""
     dpo: bool = False
     """gpt only: add a preference loss for right codes over corrupted ones (DPO). Steps take twice the time."""
     upstream_mask: bool = False
@@ -172,6 +190,8 @@ class OptimConfig:
         _check_choice(self, "optimizer", ("", *OPTIMIZERS))
         _check_not_negative(self, "grad_accum", "warmup_steps", "max_grad_norm", "learning_rate", "text_rate_factor")
         _check_not_negative(self, "mel_weight", "kl_weight")
+        if not 0 <= self.teacher_weight <= 1:
+            raise UsageError(f"teacher_weight is {self.teacher_weight}; it must be from 0 to 1.")
         if not 0 <= self.lr_decay <= 1:
             raise UsageError(f"lr_decay is {self.lr_decay}; it must be from 0 to 1.")
 
@@ -300,7 +320,15 @@ KEPT_FOR_LIFE = ("model", "data", "optim")
 """Sections that a resumed run cannot change: with other values it would be another run."""
 SECTION_OF = {field.name: name for name, section in SECTIONS.items() for field in fields(section)}
 """Option to the section that has it. No two sections have options of one name."""
-FOUND_BY_RUN = ("init_symbols", "init_codes", "init_codebooks", "init_reads", "epoch_steps")
+FOUND_BY_RUN = (
+    "init_symbols",
+    "init_codes",
+    "init_codebooks",
+    "init_reads",
+    "init_sizes",
+    "teacher_digest",
+    "epoch_steps",
+)
 """Fields that are no options: a run finds them when it begins."""
 OPTIONS = tuple(name for name in SECTION_OF if name not in FOUND_BY_RUN)
 """Names of all options of a run, those of a section together."""
@@ -351,6 +379,8 @@ class RunConfig:
 
     def _check_stage(self) -> None:
         optim, monitoring = self.optim, self.monitoring
+        if optim.teacher_weight and not self.model.teacher:
+            raise UsageError("teacher_weight weighs what a teacher says: give one by --teacher.")
         gpt_only = {
             "optimizer": optim.optimizer,
             "dpo": optim.dpo,

@@ -36,6 +36,7 @@ from headrace.train.inference.synthesis import SynthesisRequest, synthesize_spee
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.trainer import loop
+from headrace.train.trainer.pruned_run import prune_run
 
 FILE = "voice.json"
 SAMPLE_SECONDS = 4.0
@@ -234,3 +235,25 @@ def export_voice(
         raise UsageError(f"A voice is exported as two files: make the folder {out} first, or name one that is there.")
     for stage in STAGES:
         yield trained_models.export_run(voice / stage, out, voice.resolve().name, at, log, mixed_origins=mixed_origins)
+
+
+def prune_voice(
+    voice: Path,
+    out: Path,
+    channels: float,
+    at: str = "",
+    store: StoragePath | None = None,
+    log: Callable[[str], object] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Prune both models of a voice, as a voice of its own. Returns what `prune_run` returns of each.
+
+    Args, Raises:
+        As `prune_run`.
+    """
+    _check_folder(out)
+    make_folder(out)
+    with folder_lock(out, RunError):
+        saved = json.loads((voice / FILE).read_bytes())
+        pruned = [prune_run(voice / stage, out / stage, channels, at=at, store=store, log=log) for stage in STAGES]
+        _write_json(out / FILE, saved)
+    return pruned

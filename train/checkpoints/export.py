@@ -20,6 +20,10 @@ SOVITS_HEADERS = {"v1": upstream_files.ARCHIVE, "v2": upstream_files.ARCHIVE, "v
 SOVITS_SIZES = {version: PRESETS[version].sovits for version in SOVITS_HEADERS}
 GPT_SIZES = {version: PRESETS[version].gpt for version in ("v1", "v2")}
 """Sizes of the published versions. v2Pro and v2ProPlus use the decoder of v2."""
+SMALL = "small"
+"""A preset that upstream loads as a v2 of other sizes, by the config in the file."""
+SMALL_HEADER = b"01"
+"""Says v2. Without it upstream takes a generator of v2 for one of v1 where the file is small."""
 TRAINING_FIELDS = (
     "freeze_quantizer",
     "segment_frames",
@@ -65,12 +69,13 @@ def export_sovits(
         UsageError: no published version has these sizes, so upstream could not load it; or it was trained on MFCC.
         RunError, StoreError: the file cannot be written.
     """
-    version = _version_of(model.config, SOVITS_SIZES, TRAINING_FIELDS)
+    name_of_sizes = _version_of(model.config, SOVITS_SIZES | {SMALL: PRESETS[SMALL].sovits}, TRAINING_FIELDS)
+    version, header = ("v2", SMALL_HEADER) if name_of_sizes == SMALL else (name_of_sizes, SOVITS_HEADERS[name_of_sizes])
     _check_origin(path, origin, mixed_origins)
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith(TRAINING_PART)}
     config = sovits_sections(model.config, version, name)
     info = f"{epoch}epoch_{step}iteration"
-    upstream_files.write(path, weights, config, info, SOVITS_HEADERS[version], codebook, origin)
+    upstream_files.write(path, weights, config, info, header, codebook, origin)
     return version
 
 
@@ -82,7 +87,8 @@ def export_gpt(
     Raises:
         As `export_sovits`.
     """
-    version = _version_of(model.config, GPT_SIZES, ("dropout",))
+    name_of_sizes = _version_of(model.config, GPT_SIZES | {SMALL: PRESETS[SMALL].gpt}, ("dropout",))
+    version = "v2" if name_of_sizes == SMALL else name_of_sizes
     _check_origin(path, origin, mixed_origins)
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     sections = gpt_sections(model.config)

@@ -6,15 +6,17 @@ upstream's own files. An export has no posterior encoder, which only training ne
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
-from headrace.store.errors import RunError
+from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints import upstream_files
 from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, checked
 from headrace.train.checkpoints.export import TRAINING_PART
@@ -22,6 +24,13 @@ from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.origin import UNKNOWN, Origin
 from headrace.train.checkpoints.trained_models import choose, codebook_in, weights_of
 from headrace.train.config import RunConfig
+from headrace.train.models import sizes
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.narrowing import student_weights
+from headrace.train.models.presets import PRESETS, Preset
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.sovits_config import SovitsConfig
 
 Network = Literal["generator", "discriminator", "model"]
 NETWORKS: Mapping[str, Network] = {"sovits": "generator", "gpt": "model"}
@@ -34,6 +43,8 @@ class InitialWeights:
 
     source: str
     """Where they come from, for messages."""
+    preset: str
+    """That whose sizes they have, but for those that tensors tell."""
     weights: Mapping[str, Tensor]
     discriminator: Mapping[str, Tensor] | None = None
     """Of the same checkpoint; None if these are a file of weights."""
@@ -51,6 +62,30 @@ class InitialWeights:
     def codes(self) -> int:
         """The number of codes that it knows."""
         return self._rows(TENSOR_NAMES["entries"]) or max(0, self._rows("ar_predict_layer.weight") - 1)
+
+    @property
+    def generator_sizes(self) -> SovitsConfig:
+        """The sizes of a generator. Raises RunError where these are weights of another network."""
+        return sizes.generator_sizes(self.weights, self._sizes_of_preset().sovits)
+
+    @property
+    def decoder_sizes(self) -> GptConfig:
+        """The sizes of a text-to-semantic decoder. Raises RunError where these are weights of another network."""
+        return sizes.decoder_sizes(self.weights, self._sizes_of_preset().gpt)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all tensors, 16 hexadecimal digits."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.weights.items()):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()[:16]
+
+    def _sizes_of_preset(self) -> Preset:
+        if self.preset not in PRESETS:
+            raise RunError(f"{self.source} holds {upstream_files.describe(self.weights)}: give weights of one stage.")
+        return PRESETS[self.preset]
 
     def _rows(self, name: str) -> int:
         return self.weights[name].shape[0] if name in self.weights and self.weights[name].ndim else 0
@@ -79,6 +114,7 @@ def read(path: Path, network: Network, at: str = "") -> InitialWeights:
     file = upstream_files.parse(content, header, path)
     return InitialWeights(
         source=str(path),
+        preset=upstream_files.describe(file.weights).rpartition(" of ")[2],
         weights=file.weights,
         origin=file.origin,
         codebooks=frozenset({file.codebook, codebook_digest(file.weights)} - {""}),
@@ -91,11 +127,15 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises:
         As `read`.
     """
-    model = config.model
-    if model.init is None or not model.init.exists():  # that it is not there is told when it is loaded
+    model, network = config.model, NETWORKS[config.model.stage]
+    if model.source is None or not model.source.exists():  # that it is not there is told when it is loaded
         return config
-    initial = read(model.init, NETWORKS[model.stage], model.at)
+    initial = read(model.source, network, model.at)
+    taught = read(model.teacher, network, model.at) if model.teacher and model.init else initial
+    preset = PRESETS[model.preset].sovits if network == "generator" else PRESETS[model.preset].gpt
     return config.with_options(
+        init_sizes=sizes.pruned_sizes(initial.weights, preset) if model.init else "",
+        teacher_digest=taught.digest if model.teacher else "",
         init_symbols=initial.symbols,
         init_codes=initial.codes,
         init_codebooks=" ".join(sorted(initial.codebooks)),
@@ -128,6 +168,19 @@ def initialise(module: nn.Module, initial: InitialWeights) -> list[str]:
     return messages
 
 
+def initialise_student(module: SynthesizerTrn | Text2SemanticDecoder, initial: InitialWeights) -> list[str]:
+    """Begin a student with those layers and channels of its teacher that fit. Returns messages.
+
+    Raises:
+        RunError: these are not weights of a teacher of this stage.
+    """
+    teacher = initial.generator_sizes if isinstance(module, SynthesizerTrn) else initial.decoder_sizes
+    given, own = student_weights(initial.weights, teacher, module.config), module.state_dict()
+    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+    load_strict(module, own | fitting, initial.source)
+    return [f"{len(fitting)} of {len(own)} tensors are made of those of {initial.source}, the others begin random"]
+
+
 def _of_state(state: Mapping[str, Any], network: Network, path: Path, source: str) -> InitialWeights:
     """Return the weights of a network in a checkpoint."""
     stage = state.get("stage")
@@ -137,8 +190,17 @@ def _of_state(state: Mapping[str, Any], network: Network, path: Path, source: st
     weights = weights_of(state, network, path)
     return InitialWeights(
         source=source,
+        preset=_preset_of(state, path),
         weights=weights,
         discriminator=weights_of(state, "discriminator", path) if network == "generator" else None,
         origin=Origin.from_json(state.get("origin")),
         codebooks=frozenset({codebook_in(state), codebook_digest(weights)} - {""}),
     )
+
+
+def _preset_of(state: Mapping[str, Any], path: Path) -> str:
+    """Return the preset of the run that has written a checkpoint."""
+    try:
+        return RunConfig.from_json(state["config"]).model.preset
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise RunError(f"{path} does not say by which options it was trained.") from error

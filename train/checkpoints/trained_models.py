@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
+from headrace.featurize.features.codebooks import codebook_digest
 from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError
 from headrace.store.storage import StoragePath
@@ -22,8 +22,8 @@ from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.origin import Origin
 from headrace.train.config import STAGES, RunConfig, config_path, read_config
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
+from headrace.train.models.sizes import decoder_sizes, generator_sizes
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 
@@ -55,7 +55,8 @@ def load_sovits(path: Path, at: str = "", log: Callable[[str], object] | None = 
     else:
         file = upstream_files.read(path)
         weights, recorded, origin = file.weights, file.codebook, file.origin
-        sizes = export.SOVITS_SIZES[_version(path, weights, "a SoVITS generator of ")]
+        version = _version(path, weights, "a SoVITS generator of ")
+        sizes = generator_sizes(weights, export.SOVITS_SIZES[version])
     model = SynthesizerTrn(sizes)
     del model.enc_q
     load_strict(model, _without_posterior_encoder(weights), str(path))
@@ -75,12 +76,13 @@ def load_gpt(path: Path, at: str = "", log: Callable[[str], object] | None = Non
     if path.is_dir():
         chosen = choose(path, "gpt", at, log)
         weights = weights_of(chosen.state, "model", path)
-        sizes, recorded = _decoder_sizes(chosen.config, weights), codebook_in(chosen.state)
+        sizes, recorded = decoder_sizes(weights, PRESETS[chosen.config.model.preset].gpt), codebook_in(chosen.state)
         origin = Origin.from_json(chosen.state.get("origin"))
     else:
         file = upstream_files.read(path)
         weights, recorded, origin = file.weights, file.codebook, file.origin
-        sizes = export.GPT_SIZES[_version(path, weights, "a text-to-semantic decoder of ")]
+        version = _version(path, weights, "a text-to-semantic decoder of ")
+        sizes = decoder_sizes(weights, export.GPT_SIZES[version])
     model = Text2SemanticDecoder(sizes)
     load_strict(model, weights, str(path))
     model.codebook = recorded
@@ -123,7 +125,7 @@ def export_run(
         raise RunError(f"The checkpoint of {run} does not say its epoch and step.")
     epoch -= 1  # that one is in progress; upstream counts those that are done
     if config.model.stage == "gpt":
-        decoder_ = Text2SemanticDecoder(_decoder_sizes(config, weights))
+        decoder_ = Text2SemanticDecoder(decoder_sizes(weights, PRESETS[config.model.preset].gpt))
         load_strict(decoder_, weights, str(run))
         decoder_.codebook = codebook_in(state)
         file = out / export.gpt_file(name, epoch) if out.is_dir() else out
@@ -233,28 +235,10 @@ def codebook_in(state: Mapping[str, Any]) -> str:
     return codebook[:64] if isinstance(codebook, str) else ""
 
 
-def _rows(weights: Mapping[str, Tensor], name: str) -> int:
-    """Return the length of a tensor. Raises RunError where there is none, or it has no rows."""
-    if name not in weights or not weights[name].ndim or not len(weights[name]):
-        raise RunError(f"The weights are not of this model: {name} is missing, or empty.")
-    return len(weights[name])
-
-
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:
-    """Return the sizes of a run's generator: those of its preset, with the numbers of phones and codes of its store."""
-    return replace(
-        PRESETS[config.model.preset].sovits,
-        symbols=_rows(weights, "enc_p.text_embedding.weight"),
-        codebook_size=_rows(weights, TENSOR_NAMES["entries"]),
-        freeze_quantizer=config.model.init is not None or config.model.codebook == "store",
-    )
-
-
-def _decoder_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> GptConfig:
-    """Return the sizes of a run's decoder: those of its preset, with the numbers of phones and codes of its store."""
-    symbols = _rows(weights, "ar_text_embedding.word_embeddings.weight")
-    vocabulary = _rows(weights, "ar_predict_layer.weight")
-    return replace(PRESETS[config.model.preset].gpt, symbols=symbols, codes=vocabulary - 1)
+    """Return the sizes of a run's generator: those of its weights, and of its preset what they do not tell."""
+    frozen = config.model.source is not None or config.model.codebook == "store"
+    return replace(generator_sizes(weights, PRESETS[config.model.preset].sovits), freeze_quantizer=frozen)
 
 
 def _without_posterior_encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ class Text2SemanticDecoder(nn.Module):
         self.ar_text_position = SinePosition(config.dropout)
         self.ar_audio_embedding = Embedding(config.vocabulary, channels)
         self.ar_audio_position = SinePosition(config.dropout)
-        self.h = Transformer(config.layers, channels, 4 * channels, config.heads, config.dropout)
+        self.h = Transformer(config.layers, channels, config.feed_forward_width, config.heads, config.dropout)
         self.ar_predict_layer = nn.Linear(channels, config.vocabulary, bias=False)
 
     def forward(

@@ -17,8 +17,15 @@ class GptConfig:
     channels: int = 512
     heads: int = 16
     layers: int = 24
+    feed_forward_channels: int = 0
+    """Inner width of the feed-forward layers; 0 for four times `channels`."""
     dropout: float = 0.1
     """Dropout of positions, of attention weights, and of both halves of every layer."""
+
+    @property
+    def feed_forward_width(self) -> int:
+        """Inner width of the feed-forward layers."""
+        return self.feed_forward_channels or 4 * self.channels
 
     @property
     def end(self) -> int:
@@ -39,6 +46,19 @@ def v1() -> GptConfig:
 def v2() -> GptConfig:
     """Return the sizes of GPT-SoVITS v2: 77.6 M parameters."""
     return GptConfig()
+
+
+def small() -> GptConfig:
+    """Return sizes of a decoder for slow devices: a third of the layers of v2, 27.2 M parameters.
+
+    It is as wide as v2, so that every third layer of a v2 can be where its own begin.
+    """
+    return GptConfig(layers=8)
+
+
+def large() -> GptConfig:
+    """Return sizes of a decoder larger than the published ones: twice as wide, with heads of 64 channels."""
+    return GptConfig(channels=1024)
 
 
 def tiny() -> GptConfig:

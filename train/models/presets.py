@@ -19,10 +19,12 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(sovits=sovits_config.tiny(), gpt=gpt_config.tiny()),
+    "small": Preset(sovits=sovits_config.small(), gpt=gpt_config.small()),
     "v1": Preset(sovits=sovits_config.v1(), gpt=gpt_config.v1()),
     "v2": Preset(sovits=sovits_config.v2(), gpt=gpt_config.v2()),
     "v2Pro": Preset(sovits=sovits_config.v2Pro(), gpt=gpt_config.v2()),
     "v2ProPlus": Preset(sovits=sovits_config.v2ProPlus(), gpt=gpt_config.v2()),
+    "large": Preset(sovits=sovits_config.large(), gpt=gpt_config.large()),
 }
-"""`tiny` is for tests and demonstrations; the others are GPT-SoVITS as published.
-v2Pro and v2ProPlus use the decoder of v2."""
+"""`tiny` is for tests and demonstrations, `small` for slow devices and `large` for much data. The others are GPT-SoVITS
+as published; v2Pro and v2ProPlus use the decoder of v2."""

@@ -100,7 +100,7 @@ class SynthesizerTrn(nn.Module):
         self.dec = HifiGanDecoder(
             channels,
             voice,
-            initial=config.upsample_initial_channel,
+            widths=config.decoder_widths,
             rates=config.upsample_rates,
             rate_kernels=config.upsample_kernel_sizes,
             kernels=config.resblock_kernel_sizes,
@@ -118,7 +118,7 @@ class SynthesizerTrn(nn.Module):
         )
         self.flow = ResidualCouplingFlow(
             channels,
-            hidden,
+            config.flow_width,
             config.couplings,
             config.coupling_layers,
             voice,
@@ -203,13 +203,18 @@ class SynthesizerTrn(nn.Module):
         noise_BCT: Tensor,
         starts_B: Tensor,
         speaker_BV: Tensor | None = None,
+        segment_frames: int = 0,
     ) -> Tensor:
-        """Return only the decoded segments of `forward`, (B, 1, N * hop), which do not depend on text and content."""
+        """Return only the decoded segments of `forward`, (B, 1, N * hop), which do not depend on text and content.
+
+        Args:
+            segment_frames: N, where it is not that of the model's config.
+        """
         mask = length_mask(frames_B, spec_BFT.shape[2])
         voice = self.voice(spec_BFT, mask, speaker_BV)
         m_q, logs_q = self.enc_q(spec_BFT, mask, voice)
         z = _latent(m_q, logs_q, noise_BCT, mask)
-        return self.dec(slice_segments(z, starts_B, self.config.segment_frames), voice)
+        return self.dec(slice_segments(z, starts_B, segment_frames or self.config.segment_frames), voice)
 
     def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
         """Return the voice vector of each recording, (B, G, 1).

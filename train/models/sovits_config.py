@@ -55,8 +55,13 @@ class SovitsConfig:
     posterior_layers: int = 16
     couplings: int = 4
     coupling_layers: int = 4
+    flow_channels: int = 0
+    """Width of the flow's layers; 0 for `hidden_channels`."""
 
     upsample_initial_channel: int = 512
+    decoder_channels: tuple[int, ...] = ()
+    """Channels of the decoder before its first upsampling, and after each; empty where each upsampling halves
+    `upsample_initial_channel`."""
     upsample_rates: tuple[int, ...] = (10, 8, 2, 2, 2)
     """Their product is the hop."""
     upsample_kernel_sizes: tuple[int, ...] = (16, 16, 8, 2, 2)
@@ -78,6 +83,17 @@ class SovitsConfig:
                 f"mrte_channels is {self.mrte_channels} and voice_channels {self.voice_channels}: without a speaker "
                 "vector they have to be equal."
             )
+
+    @property
+    def flow_width(self) -> int:
+        """Width of the flow's layers."""
+        return self.flow_channels or self.hidden_channels
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Channels of the decoder before its first upsampling, and after each."""
+        halved = (self.upsample_initial_channel >> stage for stage in range(len(self.upsample_rates) + 1))
+        return self.decoder_channels or tuple(halved)
 
     @property
     def hop(self) -> int:
@@ -103,6 +119,32 @@ def v2Pro() -> SovitsConfig:
 def v2ProPlus() -> SovitsConfig:
     """Return the sizes of v2ProPlus: v2Pro with a wider decoder, 98.3 M parameters."""
     return replace(v2Pro(), upsample_initial_channel=768, upsample_kernel_sizes=(20, 16, 8, 2, 2))
+
+
+def small() -> SovitsConfig:
+    """Return sizes of a model for slow devices.
+
+    The decoder, which takes most of the time of speech, has half the channels. Four layers read the phones. All else is
+    as wide as in v2, so that a v2 can be its teacher and give it its weights. GPT-SoVITS itself can load it: it builds
+    a generator by sizes that are written beside the weights, and these are among them.
+    """
+    return SovitsConfig(n_layers=4, upsample_initial_channel=256)
+
+
+def large() -> SovitsConfig:
+    """Return sizes of a model larger than the published ones, that reads no speaker vector.
+
+    The decoder is that of v2ProPlus. Text encoder, posterior encoder and flow are a third wider, the former with heads
+    of 64 channels, as large transformers have them.
+    """
+    return SovitsConfig(
+        hidden_channels=256,
+        filter_channels=1024,
+        n_heads=4,
+        n_layers=8,
+        upsample_initial_channel=768,
+        upsample_kernel_sizes=(20, 16, 8, 2, 2),
+    )
 
 
 def tiny() -> SovitsConfig:

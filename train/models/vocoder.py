@@ -46,7 +46,7 @@ class ResBlock(nn.Module):
 class HifiGanDecoder(nn.Module):
     """Decodes latent frames to a waveform.
 
-    Each stage upsamples, halves the channels and averages residual blocks of several kernel sizes.
+    Each stage upsamples, usually to half the channels, and averages residual blocks of several kernel sizes.
     """
 
     def __init__(
@@ -54,17 +54,22 @@ class HifiGanDecoder(nn.Module):
         channels: int,
         voice: int,
         *,
-        initial: int,
+        widths: Sequence[int],
         rates: Sequence[int],
         rate_kernels: Sequence[int],
         kernels: Sequence[int],
         dilations: Sequence[Sequence[int]],
         activation_checkpointing: bool = False,
     ) -> None:
+        """
+        Args:
+            channels: of the latent.
+            voice: channels of the voice vector.
+            widths: channels before the first stage and after each, one more than `rates`.
+        """
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
-        self.conv_pre = nn.Conv1d(channels, initial, KERNEL, padding=KERNEL // 2)
-        widths = [initial >> stage for stage in range(len(rates) + 1)]
+        self.conv_pre = nn.Conv1d(channels, widths[0], KERNEL, padding=KERNEL // 2)
         self.ups = nn.ModuleList(
             WeightNormConvTranspose1d(before, after, kernel, rate, padding=(kernel - rate) // 2)
             for before, after, rate, kernel in zip(widths, widths[1:], rates, rate_kernels, strict=False)
@@ -75,7 +80,7 @@ class HifiGanDecoder(nn.Module):
             for kernel, dilation in zip(kernels, dilations, strict=True)
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, KERNEL, padding=KERNEL // 2, bias=False)
-        self.cond = nn.Conv1d(voice, initial, 1)
+        self.cond = nn.Conv1d(voice, widths[0], 1)
 
     def forward(self, x_BCT: Tensor, voice_BG1: Tensor) -> Tensor:
         """Decode to waveforms, (B, 1, S) in [-1, 1]; S = T * product of rates."""

@@ -12,6 +12,7 @@ from headrace.train.config import RunConfig
 from headrace.train.data.training_data import Requirements
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS
+from headrace.train.models.sizes import apply_pruned
 from headrace.train.stages import store_features
 
 
@@ -21,11 +22,11 @@ def network_config(config: RunConfig, store: Store) -> GptConfig:
     Without pretrained weights, all of Headrace's own phones can be learnt; and `tiny`, which is never exported, has as
     many codes as the store.
     """
-    sizes = PRESETS[config.model.preset].gpt
+    sizes = apply_pruned(PRESETS[config.model.preset].gpt, config.model.init_sizes)
     codes = sizes.codes
     if config.model.preset == "tiny" and config.model.init_codes:
         codes = config.model.init_codes
-    elif config.model.preset == "tiny" and not config.model.init and "semantic" in store.features:
+    elif config.model.preset == "tiny" and not config.model.source and "semantic" in store.features:
         codes = store.features["semantic"].recipe.get("codebook", codes)
     return replace(
         sizes,

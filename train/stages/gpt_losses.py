@@ -14,6 +14,8 @@ from torch import Tensor
 
 TOP_K = 3
 """A prediction is correct if its target is among this many most probable codes."""
+TEMPERATURE = 2.0
+"""Divides the logits of teacher and student: above 1, what the teacher holds less likely weighs more."""
 DPO_BETA = 0.2
 """The coefficient beta of direct preference optimisation."""
 
@@ -29,6 +31,17 @@ def log_likelihood(logits_BZV: Tensor, targets_BZ: Tensor, counted_BZ: Tensor) -
     """Return the log probability of each sequence's targets, (B,) float32, summed over those that count."""
     nll = F.cross_entropy(logits_BZV.float().flatten(0, 1), targets_BZ.flatten(), reduction="none")
     return -(nll.view_as(targets_BZ) * counted_BZ).sum(1)
+
+
+def teacher_loss(logits_BZV: Tensor, teacher_BZV: Tensor, counted_BZ: Tensor) -> Tensor:
+    """Return the divergence of the student's predictions from the teacher's, summed over those that count. ().
+
+    It is the Kullback-Leibler divergence at `TEMPERATURE`, times its square, so that gradients keep the size of those
+    of the cross entropy (Hinton, Vinyals and Dean 2015, section 2).
+    """
+    student, teacher = ((logits.float() / TEMPERATURE).log_softmax(2) for logits in (logits_BZV, teacher_BZV))
+    divergence_BZ = F.kl_div(student, teacher, reduction="none", log_target=True).sum(2)
+    return TEMPERATURE**2 * (divergence_BZ * counted_BZ).sum()
 
 
 @torch.no_grad()

@@ -41,6 +41,8 @@ class GptOptimConfig:
     """Weight decay of AdamW."""
     grad_accum: int = 4
     """Batches of one update."""
+    teacher_weight: float = 0.5
+    """Share of the teacher in the loss, where there is one."""
     max_grad_norm: float = 0.0
     """The mean gradient of a code's loss is clipped to this norm; 0 does not clip."""
     dpo: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
+from headrace.train.stages.teachers import DecoderTeacher
 from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
@@ -51,6 +53,7 @@ class GptStage:
         origin: Origin = UNKNOWN,
         store: object = "STORE",
         reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
+        teacher: DecoderTeacher | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +61,7 @@ class GptStage:
             codebook: digest of the codebook of the store's semantic tokens; empty if it is not known.
             origin: what they were made by.
             store: its path, for the remedies of errors.
+            teacher: whose predictions it learns too.
         """
         self.config = config
         self.optim = optim
@@ -74,6 +78,7 @@ class GptStage:
         self.optimizer = optim.optimizer_for(self.model)
         self._gradients = GradientBuckets(self.model.parameters(), reduction)
         self._device, self._store, self._origin = device, store, origin
+        self._teacher = teacher
 
     @classmethod
     def requirements(cls, config: RunConfig, store: Store) -> Requirements:
@@ -99,6 +104,7 @@ class GptStage:
             origin=Origin.of_store(store, ("semantic",)) if "semantic" in store.features else UNKNOWN,
             store=store.path,
             reduction=reduction_options(config),
+            teacher=DecoderTeacher.load(config.model, sizes, device),
         )
 
     def check_store(self, store: Store) -> None:
@@ -111,10 +117,13 @@ class GptStage:
             RunError: it cannot be read, or holds the weights of another model.
             UsageError: it was trained on codes of another codebook.
         """
-        if not config.init:
+        if not config.source:
             return []
-        initial = initial_weights.read(config.init, "model", config.at)
-        messages = [f"init: {line}" for line in initial_weights.initialise(self.model, initial)]
+        initial = initial_weights.read(config.source, "model", config.at)
+        if config.init:
+            messages = [f"init: {line}" for line in initial_weights.initialise(self.model, initial)]
+        else:
+            messages = [f"teacher: {line}" for line in initial_weights.initialise_student(self.model, initial)]
         trained_on = initial.codebooks
         if trained_on and self.codebook and self.codebook not in trained_on:
             raise UsageError(
@@ -153,10 +162,10 @@ class GptStage:
             batches: one at least, on the host, with phones, semantic, and bert if the stage reads it.
 
         Returns:
-            0-d tensors without gradient, over all batches and ranks: loss (mean over predictions), loss_dpo if asked
-            for, accuracy (share of codes among the three most probable), grad_norm (of the mean gradient of a
-            prediction), skipped (1 if there was no update), exploded (1 if the gradient was far larger than usual, and
-            scaled down).
+            0-d tensors without gradient, over all batches and ranks: loss (mean over predictions), loss_teacher if
+            there is a teacher (mean divergence from its predictions), loss_dpo if asked for, accuracy (share of codes
+            among the three most probable), grad_norm (of the mean gradient of a prediction), skipped (1 if there was no
+            update), exploded (1 if the gradient was far larger than usual, and scaled down).
         """
         return self.microbatches.run(
             batches, lambda parts: self.update([prepare_inputs(copied(batch, self._device)) for batch in parts])
@@ -172,6 +181,16 @@ class GptStage:
         with evaluating(self.model):
             _, sums = self._likelihood(prepare_inputs(batch))
         return _means(sums)
+
+    def objective(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch's predictions with its graph, without dropout. (). Changes nothing.
+
+        Args:
+            batch: on the stage's device.
+        """
+        with evaluating(self.model):
+            likelihood_B, sums = self._likelihood(prepare_inputs(batch))
+        return -likelihood_B.sum() / sums["predictions"]
 
     def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the norm of the batch's own gradient, in float32 and without dropout. Changes nothing.
@@ -215,10 +234,17 @@ class GptStage:
         Args:
             last: whether no other batch of the update follows.
         Returns:
-            0-d sums: loss, predictions, correct, codes, and with corrupted sequences loss_dpo and sequences.
+            0-d sums: loss, predictions, correct, codes, with a teacher loss_teacher, and with corrupted sequences
+            loss_dpo and sequences.
         """
-        chosen_B, sums = self._likelihood(inputs)
+        logits = self._logits(self.model, inputs)
+        chosen_B, sums = self._likelihood(inputs, logits)
         loss = -chosen_B.sum()
+        if self._teacher is not None:
+            counted = self._targets(inputs)[1]
+            divergence = self._teacher.loss(partial(self._logits, inputs=inputs), logits, counted)
+            loss = loss.lerp(divergence, self.optim.teacher_weight)
+            sums["loss_teacher"] = divergence.detach()
         if corruption is not None:
             codes, codes_n = corruption.apply(inputs.codes, inputs.codes_n)
             rejected_B, _ = self._likelihood(replace(inputs, codes=codes, codes_n=codes_n))
@@ -268,10 +294,10 @@ class GptStage:
     def _corruption(self, inputs: GptInputs) -> SequenceCorruption | None:
         return SequenceCorruption.sample(inputs.codes_n, inputs.codes.shape[1]) if self.optim.dpo else None
 
-    def _likelihood(self, inputs: GptInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the log likelihood of each sequence, (B,), and the first four sums of `backward`."""
+    def _logits(self, model: Text2SemanticDecoder, inputs: GptInputs) -> Tensor:
+        """Return what a decoder predicts, (B, Z, V)."""
         with self.precision.autocast():
-            logits = self.model(
+            return model(
                 inputs.phones,
                 inputs.phones_n,
                 inputs.codes,
@@ -280,9 +306,17 @@ class GptStage:
                 upstream_mask=self.optim.upstream_mask,
                 activation_checkpointing=self.optim.activation_checkpointing,
             )
+
+    def _targets(self, inputs: GptInputs) -> tuple[Tensor, Tensor]:
+        """Return `gpt_losses.targets`; upstream counts all of them."""
         targets, counted = gpt_losses.targets(inputs.codes, inputs.codes_n, self.config.end)
-        if self.optim.upstream_mask:
-            counted = torch.ones_like(counted)
+        return targets, torch.ones_like(counted) if self.optim.upstream_mask else counted
+
+    def _likelihood(self, inputs: GptInputs, logits: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the log likelihood of each sequence, (B,), and the first four sums of `backward`."""
+        if logits is None:
+            logits = self._logits(self.model, inputs)
+        targets, counted = self._targets(inputs)
         likelihood_B = gpt_losses.log_likelihood(logits, targets, counted)
         correct, codes = gpt_losses.top_k_hits(logits, targets, self.config.end)
         predictions = counted.sum(dtype=torch.float32)
@@ -293,4 +327,6 @@ class GptStage:
 def _means(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the metrics of an update from its sums."""
     means = {"loss": sums["loss"] / sums["predictions"], "accuracy": sums["correct"] / sums["codes"]}
+    if "loss_teacher" in sums:
+        means["loss_teacher"] = sums["loss_teacher"] / sums["predictions"]
     return means | ({"loss_dpo": sums["loss_dpo"] / sums["sequences"]} if "loss_dpo" in sums else {})

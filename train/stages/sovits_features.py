@@ -15,6 +15,7 @@ from headrace.store.errors import StoreError, UsageError
 from headrace.store.reader import Store
 from headrace.train.config import RunConfig
 from headrace.train.data.training_data import Requirements
+from headrace.train.models import sizes as model_sizes
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.stages import store_features
@@ -23,10 +24,11 @@ from headrace.train.stages import store_features
 def network_config(config: RunConfig, store: Store) -> SovitsConfig:
     """Return the preset's sizes for a run on this store.
 
-    With pretrained weights, or with the codebook of the store, the quantiser is frozen. Without weights, all of
+    With weights to begin with, or with the codebook of the store, the quantiser is frozen. Without weights, all of
     Headrace's own phones can be learnt; and `tiny`, which is never exported, has as many codes as the store.
     """
-    sizes, of_store = PRESETS[config.model.preset].sovits, choose_codebook(config, store)[0] == "store"
+    sizes = model_sizes.apply_pruned(PRESETS[config.model.preset].sovits, config.model.init_sizes)
+    of_store = choose_codebook(config, store)[0] == "store"
     codes = sizes.codebook_size
     if config.model.preset == "tiny":
         codes = config.model.init_codes or (store_codes(store) if of_store else codes)
@@ -35,7 +37,7 @@ def network_config(config: RunConfig, store: Store) -> SovitsConfig:
         symbols=store_features.symbol_count(config.model, store, sizes.symbols),
         codebook_size=codes,
         p_dropout=sizes.p_dropout if config.model.dropout is None else config.model.dropout,
-        freeze_quantizer=config.model.init is not None or of_store,
+        freeze_quantizer=config.model.source is not None or of_store,
         activation_checkpointing=config.compute.activation_checkpointing,
     )
 
@@ -61,16 +63,16 @@ def choose_codebook(config: RunConfig, store: Store) -> tuple[str, str]:
         UsageError: that of the store is asked for, and it has none, or another one than `init`.
     """
     model, of_store = config.model, codebooks.codebook_of(store.features)
-    if model.init and model.init_codebooks and model.codebook != "own":
+    if model.source and model.init_codebooks and model.codebook != "own":
         known = of_store in model.init_codebooks.split()
         if model.codebook == "store" and not known:
             raise UsageError(
-                f"The codebook of {model.init} ({model.init_codebooks}) is not that of {store.path} "
-                f"({of_store or 'not known'}): leave out --codebook store, or begin without --init."
+                f"The codebook of {model.source} ({model.init_codebooks}) is not that of {store.path} "
+                f"({of_store or 'not known'}): leave out --codebook store, or begin without these weights."
             )
         if _has_clusters(store) and known:
-            return "store", f"{model.init} was trained on the codes of the store ({of_store})"
-        return "own", "it comes with --init"
+            return "store", f"{model.source} was trained on the codes of the store ({of_store})"
+        return "own", f"it comes with {model.source}"
     asked, clusters = config.model.codebook, _has_clusters(store)
     if asked == "store" and not clusters:
         raise UsageError(
@@ -79,8 +81,8 @@ def choose_codebook(config: RunConfig, store: Store) -> tuple[str, str]:
         )
     if asked:
         return asked, "asked for"
-    if config.model.init:
-        return "own", "it comes with --init"
+    if model.source:
+        return "own", f"it comes with {model.source}"
     codes, expected = store_codes(store), PRESETS[config.model.preset].sovits.codebook_size
     if clusters and config.model.preset != "tiny" and codes != expected:
         return "own", f"the store's has {codes} codes, preset {config.model.preset} has {expected}"

@@ -35,6 +35,8 @@ class SovitsOptimConfig:
     """Batches of one update."""
     warmup_steps: int = 0
     """Updates over which learning rates rise from 0."""
+    teacher_weight: float = 0.5
+    """Factor on the losses against the teacher's speech, where there is one."""
     max_grad_norm: float = 0.0
     """The gradient of each network is clipped to this norm; 0 does not clip."""
 

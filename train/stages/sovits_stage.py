@@ -42,6 +42,7 @@ from headrace.train.stages.sovits_optimizer import (
     in_order_of_use,
     parameter_groups,
 )
+from headrace.train.stages.teachers import GeneratorTeacher, imitation_loss
 from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
 
 
@@ -94,6 +95,7 @@ class SovitsStage:
         codebook: str = "",
         store: object = "STORE",
         reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
+        teacher: GeneratorTeacher | None = None,
     ) -> None:
         """
         Args:
@@ -101,6 +103,7 @@ class SovitsStage:
                 be frozen.
             codebook: digest of the codebook of the store's semantic tokens; empty if there are none, or it is unknown.
             store: its path, for the remedies of errors.
+            teacher: whose speech it learns too.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
@@ -125,6 +128,7 @@ class SovitsStage:
         self.codebook = codebook if content == "semantic" else ""
         self._store, self._store_codebook = store, codebook
         self._device = device
+        self._teacher = teacher
         self._discriminated: NetworkUpdate | None = None  # of an update whose generator ran out of memory
         self._set_rates()
 
@@ -154,6 +158,7 @@ class SovitsStage:
             codebook=codebook_of(store.features),
             store=store.path,
             reduction=reduction_options(config),
+            teacher=GeneratorTeacher.load(config.model, sizes, device),
         )
         if sovits_features.choose_codebook(config, store)[0] == "store":
             stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
@@ -177,10 +182,13 @@ class SovitsStage:
         """
         messages = []
         judges: initial_weights.InitialWeights | None = None
-        if config.init:
-            initial = initial_weights.read(config.init, "generator", config.at)
-            messages += [f"init: {line}" for line in initial_weights.initialise(self.generator, initial)]
-            messages += self._compare_codebooks(config.init, initial.codebooks)
+        if config.source:
+            initial = initial_weights.read(config.source, "generator", config.at)
+            if config.init:
+                messages += [f"init: {line}" for line in initial_weights.initialise(self.generator, initial)]
+            else:
+                messages += [f"teacher: {line}" for line in initial_weights.initialise_student(self.generator, initial)]
+            messages += self._compare_codebooks(config.source, initial.codebooks)
             if initial.discriminator is not None:
                 judges = replace(initial, weights=initial.discriminator)
         if config.init_discriminator:
@@ -188,9 +196,9 @@ class SovitsStage:
         if judges:
             found = initial_weights.initialise(self.discriminator, judges)
             messages += [f"init_discriminator: {line}" for line in found]
-        elif config.init:
+        elif config.source:
             messages.append("init_discriminator: none is given, discriminators begin with random weights")
-        if config.init:
+        if config.source:
             messages.append(f"quantiser frozen: content is {self.features[1]}")
         return messages
 
@@ -238,8 +246,9 @@ class SovitsStage:
 
         Returns:
             0-d tensors without gradient, over all batches and ranks: loss_disc, loss_gen, loss_fm, loss_mel and loss_kl
-            (weighted), loss_commit, loss_gen_all (the sum of the generator's), grad_norm_d, grad_norm_g, skipped (1 if
-            a network was not updated), exploded (1 if a gradient was far larger than usual, and scaled down).
+            (weighted), loss_commit, loss_teacher if there is a teacher (weighted), loss_gen_all (the sum of the
+            generator's), grad_norm_d, grad_norm_g, skipped (1 if a network was not updated), exploded (1 if a gradient
+            was far larger than usual, and scaled down).
         """
         frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
         counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
@@ -261,6 +270,16 @@ class SovitsStage:
             output = self._synthesise(self._fixed_microbatch(batch))
         mel, kl = losses.mel_loss(output.real_mel, output.fake_mel), _kl_loss(output.synthesis)
         return {"loss_mel": MEL_WEIGHT * mel, "loss_kl": KL_WEIGHT * kl}
+
+    def objective(self, batch: Batch) -> Tensor:
+        """Return the sum of the losses of `validate` with its graph. (). Changes nothing.
+
+        Args:
+            batch: on the stage's device.
+        """
+        with evaluating(self.generator):
+            output = self._synthesise(self._fixed_microbatch(batch))
+        return MEL_WEIGHT * losses.mel_loss(output.real_mel, output.fake_mel) + KL_WEIGHT * _kl_loss(output.synthesis)
 
     def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the norms of the batch's own gradients of generator and discriminator, in float32 and without dropout.
@@ -455,13 +474,39 @@ class SovitsStage:
                 real = self.discriminator(self._recorded_segments(microbatch))
             fake = self.discriminator(out.wave.float())
         matching = losses.feature_matching_loss([maps for _, maps in real], [maps for _, maps in fake])
-        return {
+        terms = {
             "loss_gen": losses.generator_loss([score for score, _ in fake]) * microbatch.utterance_share,
             "loss_fm": matching * microbatch.utterance_share,
             "loss_mel": self._mel_loss(output) * microbatch.utterance_share,
             "loss_kl": self.optim.kl_weight * _kl_loss(out) * microbatch.frame_share,
             "loss_commit": out.commitment * microbatch.frame_share,
         }
+        if self._teacher is not None:
+            terms["loss_teacher"] = self._imitation_loss(microbatch, output, [maps for _, maps in fake])
+        return terms
+
+    def _imitation_loss(
+        self, microbatch: Microbatch, output: GeneratorOutput, fake: Sequence[Sequence[Tensor]]
+    ) -> Tensor:
+        """Return the loss against the teacher's speech, weighted.
+
+        Args:
+            fake: feature maps of the generated segments.
+        """
+        assert self._teacher is not None
+        with self.precision.autocast():
+            said_B1S = self._teacher.segments(
+                microbatch.inputs, microbatch.random.starts, self.config.segment_frames
+            ).float()
+            loss = imitation_loss(
+                said_B1S,
+                fake,
+                output.fake_mel,
+                discriminate=self.discriminator,
+                spectral=self.spectral,
+                mel_weight=self.optim.mel_weight,
+            )
+        return self.optim.teacher_weight * loss * microbatch.utterance_share
 
     def _set_rates(self) -> None:
         """Set the learning rates of the next update."""

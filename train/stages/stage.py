@@ -97,6 +97,9 @@ class Stage(Protocol):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean losses of a batch on the device. Changes nothing."""
 
+    def objective(self, batch: Batch) -> Tensor:
+        """Return what `validate` tells of a batch on the device, as one loss with its graph. (). Changes nothing."""
+
     def gradient_norms(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the norm of the own gradient of a batch on the device, for each network. Changes nothing."""
 
@@ -119,7 +122,7 @@ class Stage(Protocol):
 
 def given_update_options(optim: OptimConfig) -> dict[str, Any]:
     """Return the options of every stage's updates that differ from 0, which stands for the preset's value."""
-    names = ("grad_accum", "warmup_steps", "max_grad_norm", "learning_rate")
+    names = ("grad_accum", "warmup_steps", "max_grad_norm", "learning_rate", "teacher_weight")
     return {name: value for name in names if (value := getattr(optim, name))}
 
 

@@ -19,13 +19,13 @@ OWN_COUNTS = (FIRST_IPA_SYMBOLS, SYMBOLS[OWN_TABLE])
 def symbol_table(config: ModelConfig, store: Store) -> str:
     """Return the symbol table that a store's phones must have: its own, unless pretrained weights do not know it."""
     found = store.features["phones"].recipe.get("symbols") if "phones" in store.features else None
-    knows_own = not config.init or config.init_symbols in OWN_COUNTS
+    knows_own = not config.source or config.init_symbols in OWN_COUNTS
     return str(found) if found in UPSTREAM_TABLES or (found == OWN_TABLE and knows_own) else UPSTREAM_TABLES[-1]
 
 
 def symbol_count(config: ModelConfig, store: Store, published: int) -> int:
     """Return the number of phone ids of a model: that of its weights, `published`, or all of Headrace's own table."""
-    if config.init and config.init_symbols in OWN_COUNTS:
+    if config.source and config.init_symbols in OWN_COUNTS:
         return config.init_symbols
     return published if symbol_table(config, store) in UPSTREAM_TABLES else SYMBOLS[OWN_TABLE]
 

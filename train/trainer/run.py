@@ -108,7 +108,7 @@ class Run:
     @property
     def begins_with_weights(self) -> bool:
         """Whether no step was made of a run that begins with given weights: what they are worth is validated first."""
-        return bool(self.step == 0 and self.config.model.init and self.config.schedule.validate_every)
+        return bool(self.step == 0 and self.config.model.source and self.config.schedule.validate_every)
 
     def is_due(self, every: int) -> bool:
         """Return whether an action that happens every `every` steps, 0 for never, is due after this step."""
@@ -353,7 +353,8 @@ class Run:
 
     def _restore_state(self, state: dict[str, Any]) -> Position:
         """Restore the state of a checkpoint and return its position."""
-        check_same_store(self.data.store, state["store"], self.stage.features)
+        if state["store"] is not None:  # of a pruned run that has read none yet
+            check_same_store(self.data.store, state["store"], self.stage.features)
         self.stage.load_state_dict(state["stage"])
         self.stage.microbatches.splits = state["pieces"]
         self.plateau = Plateau(**state["plateau"])

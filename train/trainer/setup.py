@@ -71,7 +71,7 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
     Args:
         config: `out` is not used.
         observer: receives each setting, with its reason.
-        resumes: whether the weights come from a checkpoint of this run, and not from `config.model.init`.
+        resumes: whether the weights come from a checkpoint of this run, and not from `config.model.source`.
     Raises:
         UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.

@@ -297,4 +297,6 @@ def test_the_end_id_follows_the_codebook() -> None:
         "v2": 1024,
         "v2Pro": 1024,
         "v2ProPlus": 1024,
+        "small": 1024,
+        "large": 1024,
     }

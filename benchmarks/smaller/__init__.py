@@ -1,0 +1,1 @@
+"""Benchmarks of pruned models and of students."""
