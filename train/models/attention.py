@@ -39,42 +39,44 @@ class MultiHeadAttention(nn.Module):
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
-    def forward(self, x_BCT: Tensor, memory_BCP: Tensor, mask_B1P: Tensor) -> Tensor:
+    def forward(
+        self, x_BCT: Tensor, memory_BCP: Tensor, mask_B1P: Tensor, neighbours_TR: Tensor | None = None
+    ) -> Tensor:
         """Attend from x to the keys of `memory` where mask is True. (B, C, T).
 
         With a window, x and memory are equally long.
+
+        Args:
+            neighbours_TR: `neighbours` of so many frames, for a window.
         """
         query = self._split(self.conv_q(x_BCT)) * (x_BCT.shape[1] // self.heads) ** -0.5
         scores = query @ self._split(self.conv_k(memory_BCP)).mT
-        if self.window:
-            scores = scores + self._by_key(query @ self.emb_rel_k.mT)
+        if neighbours_TR is not None:
+            columns = neighbours_TR.expand(*scores.shape[:2], -1, -1)
+            scores = scores + self._by_key(query @ self.emb_rel_k.mT, columns)
         # A finite value within float16, so that rows without any valid key stay finite too.
         scores = scores.masked_fill(~mask_B1P[:, None], -1e4)
         weights = self.drop(scores.softmax(dim=3))
         output = weights @ self._split(self.conv_v(memory_BCP))
-        if self.window:
-            output = output + self._by_offset(weights) @ self.emb_rel_v
+        if neighbours_TR is not None:
+            padded = F.pad(weights, (self.window, self.window))  # no frame is beyond either end
+            output = output + padded.gather(3, columns) @ self.emb_rel_v
         return self.conv_o(output.mT.reshape(x_BCT.shape))
 
     def _split(self, x_BCT: Tensor) -> Tensor:
         """Split channels into heads: (B, H, T, D)."""
         return x_BCT.unflatten(1, (self.heads, -1)).mT
 
-    def _by_key(self, x_BHTR: Tensor) -> Tensor:
+    def _by_key(self, x_BHTR: Tensor, columns_BHTR: Tensor) -> Tensor:
         """Map values at relative offsets to absolute keys, (B, H, T, T), zero outside the window."""
         size = x_BHTR.shape[2]
         banded = x_BHTR.new_zeros(*x_BHTR.shape[:3], size + 2 * self.window)
-        return banded.scatter(3, self._columns(x_BHTR), x_BHTR)[..., self.window : self.window + size]
+        return banded.scatter(3, columns_BHTR, x_BHTR)[..., self.window : self.window + size]
 
-    def _by_offset(self, x_BHTT: Tensor) -> Tensor:
-        """Map values at absolute keys to relative offsets, (B, H, T, R), zero beyond both ends."""
-        return F.pad(x_BHTT, (self.window, self.window)).gather(3, self._columns(x_BHTT))
 
-    def _columns(self, x_BHTN: Tensor) -> Tensor:
-        """Return the columns of each frame's R neighbours in keys padded by `window` on both sides: t to t + R - 1."""
-        frames = torch.arange(x_BHTN.shape[2], device=x_BHTN.device)
-        offsets = torch.arange(2 * self.window + 1, device=x_BHTN.device)
-        return (frames[:, None] + offsets).expand(*x_BHTN.shape[:2], -1, -1)
+def neighbours(frames: int, window: int, device: torch.device) -> Tensor:
+    """Return the columns of each frame's R neighbours, in keys padded by `window` on both sides: t to t + R - 1."""
+    return torch.arange(frames, device=device)[:, None] + torch.arange(2 * window + 1, device=device)
 
 
 class FeedForward(nn.Module):
@@ -109,8 +111,9 @@ class Encoder(nn.Module):
         """Encode. (B, C, T), zero where mask is False."""
         x_BCT = x_BCT * mask_B1T
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
+        near_TR = neighbours(x_BCT.shape[2], WINDOW, x_BCT.device)
         for attend, norm_1, feed, norm_2 in layers:
-            x_BCT = norm_1(x_BCT + self.drop(attend(x_BCT, x_BCT, mask_B1T)))
+            x_BCT = norm_1(x_BCT + self.drop(attend(x_BCT, x_BCT, mask_B1T, near_TR)))
             x_BCT = norm_2(x_BCT + self.drop(feed(x_BCT, mask_B1T)))
         return x_BCT * mask_B1T
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.train.models import losses
-from headrace.train.models.attention import MultiHeadAttention
+from headrace.train.models.attention import MultiHeadAttention, neighbours
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.flow import ResidualCouplingFlow
 from headrace.train.models.layers import WeightNormConv1d, WeightNormConvTranspose1d, length_mask, slice_segments
@@ -192,7 +192,7 @@ def test_relative_positions_are_those_of_the_definition() -> None:
     torch.manual_seed(0)
     attend = MultiHeadAttention(6, 2, window=2)
     x = torch.randn(1, 6, 7)
-    made = attend(x, x, torch.ones(1, 1, 7, dtype=torch.bool))
+    made = attend(x, x, torch.ones(1, 1, 7, dtype=torch.bool), neighbours(7, 2, x.device))
     q, k, v = (conv(x)[0].view(2, 3, 7) for conv in (attend.conv_q, attend.conv_k, attend.conv_v))
     answer = torch.zeros(2, 3, 7)
     for head in range(2):
