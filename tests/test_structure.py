@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 import tomllib
 from collections import defaultdict
@@ -26,6 +27,10 @@ SAME_NAME = {
 }
 """Names that modules of several packages have, each with the reason."""
 STORE_NEEDS = {"headrace", "filelock", "numpy", "numba", "zarr", "numcodecs", "google_crc32c", "obstore"}
+
+
+FOLDERS = {".ci", "benchmarks", "cli", "deploy", "docs", "featurize", "store", "tests", "train"}
+"""Folders of the checkout."""
 
 
 def imports(path: Path) -> set[str]:
@@ -97,6 +102,13 @@ def test_there_are_no_import_cycles() -> None:
         for name in leaves:
             del graph[name]
     assert not graph, f"these import one another: {sorted(graph)}"
+
+
+def test_nothing_is_kept_beside_the_known_folders() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition("/")[0] for name in listed.stdout.splitlines() if "/" in name} == FOLDERS
 
 
 def test_no_folder_holds_too_many_modules() -> None:
