@@ -32,7 +32,7 @@ def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Seque
     Feature matching is by Larsen et al. 2016, its weight by HiFi-GAN (Kong et al. 2020).
     """
     reals, fakes = ([layer.float() for layers in of for layer in layers] for of in (real, fake))
-    return 2 * _MeanDistances.apply(len(reals), *reals, *fakes)  # type: ignore[no-untyped-call]
+    return 2 * _MeanDistances.apply(len(reals), *reals, *fakes)
 
 
 def mel_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class _MeanDistances(torch.autograd.Function):
         return torch.stack(torch._foreach_div(torch._foreach_norm(differences, 1), _sizes(differences))).sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         """Return the gradients of all second tensors."""
         gradients = torch._foreach_sign(ctx.saved_tensors)
         torch._foreach_div_(gradients, _sizes(gradients))
