@@ -51,7 +51,7 @@ class SinePosition(nn.Module):
     def forward(self, x_BLC: Tensor, start: int = 0) -> Tensor:
         """Add the embeddings of positions `start`, `start + 1`, ... (B, L, C)."""
         size, channels = x_BLC.shape[1:]
-        if len(self._known) < start + size or self._known.device != x_BLC.device:
+        if len(self._known) < max(1, start + size) or self._known.device != x_BLC.device:
             self._known = _sine_positions(max(FIRST_POSITIONS, start + size), channels, x_BLC.device)
         return self.drop(torch.addcmul(x_BLC, self.alpha, self._known[start : start + size]))
 
