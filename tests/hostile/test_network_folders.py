@@ -152,7 +152,6 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
 
 def test_a_missing_package_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.setattr(huggingface, "find_spec", lambda name: name)
     with pytest.raises(UsageError, match=r"--hubert needs transformers: pip install 'headrace\[networks\]'"):
         load(folder)
 

@@ -69,7 +69,7 @@ def panels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("names", [("wave", "f0"), ("wave", "mel", "f0")])
 def test_every_feature_over_time_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
@@ -99,7 +99,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return seen
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_labels_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
     draw_utterance(make_store(tmp_path / "S", "wave", "phones", "phone_end", phones=60), 0, tmp_path / "a.png")
     [figure] = drawn
@@ -112,7 +112,7 @@ def test_labels_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
     assert not any(title.overlaps(box) for box in boxes)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_text_that_no_font_has_is_shown_by_its_phones(
     tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
