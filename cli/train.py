@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli import bench, output, speak, tune
+from headrace.cli import bench, export_model, output, speak, tune
 from headrace.cli.fence import Commands
 from headrace.cli.metrics_options import (
     machine_collectors,
@@ -55,6 +55,7 @@ def main() -> None:
 main.add_command(bench.bench_training)
 main.add_command(speak.sample)
 main.add_command(tune.tune)
+main.add_command(export_model.export)
 
 
 @main.command()
@@ -292,33 +293,6 @@ def list_checkpoints(run: Path, as_json: bool) -> None:
         output.print_json(found)
     else:
         print_checkpoints(found)
-
-
-@main.command()
-@click.argument("run", type=FILE)
-@option(
-    "--out",
-    type=LOCAL_PATH,
-    metavar="PATH",
-    required=True,
-    help="Write this file; in a folder it is named as GPT-SoVITS names it.",
-)
-@at_option("Export this checkpoint: best, newest, or a step.")
-@option("--mixed-origins", is_flag=True, help="Export a model that was trained on MFCC too.")
-@output.handle_errors
-def export(run: Path, out: Path, at: str | None, mixed_origins: bool) -> None:
-    """Export the best weights of RUN, or of both runs of a voice, for GPT-SoVITS.
-
-    They are in half precision, with their config, as GPT-SoVITS loads them.
-    """
-    from headrace.train import voice
-    from headrace.train.checkpoints.trained_models import export_run
-
-    is_voice = (run / voice.FILE).exists()
-    options: dict[str, Any] = {"at": at or "", "log": output.log, "mixed_origins": mixed_origins}
-    exported = voice.export_voice(run, out, **options) if is_voice else [export_run(run, out, **options)]
-    for file, version in exported:
-        click.echo(f"{file}: {version}")
 
 
 @main.command()

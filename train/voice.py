@@ -32,7 +32,10 @@ from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
 from headrace.train.checkpoints import initial_weights, trained_models
 from headrace.train.config import STAGES, RunConfig
+from headrace.train.inference.reference import reference_from_store
 from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.text_to_speech import Reference
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.trainer import loop
@@ -119,13 +122,48 @@ def sample_options(voice: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RunError: it is none.
     """
-    try:
-        saved = json.loads((voice / FILE).read_bytes())
-        reference = {"store": parse_path(saved["store"]), "utterance": str(saved["utterance"])}
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
-        raise RunError(f"{voice} is not a voice: give a folder that train voice has made.") from error
+    reference = _default_utterance(voice)
     models = {"sovits": voice} if "semantic" in given else {"sovits": voice, "gpt": voice}
     return models | ({} if {"reference", "store"} & given.keys() else reference) | dict(given)
+
+
+def default_reference(
+    run: Path,
+    store: StoragePath | None,
+    utterance: str | None,
+    generator: SynthesizerTrn | None,
+    log: Callable[[str], object],
+) -> Reference | None:
+    """Return the reference that is exported along; None where there is none.
+
+    Args:
+        run: a voice, whose own utterance it is unless one is given; or another source of weights.
+        store, utterance: the utterance that is given, and its store.
+        log: is told why there is none.
+    Raises:
+        StoreError, RunError, UsageError: there is no such utterance, or it lacks what the generator reads.
+    """
+    if (utterance is None) != (store is None):
+        raise UsageError("Give --store and --utterance together: the voice is that of an utterance of a store.")
+    if generator is None or (utterance is None and not (run / FILE).exists()):
+        return None
+    found: dict[str, Any] = {"store": store, "utterance": utterance} if store is not None else _default_utterance(run)
+    try:
+        return reference_from_store(found["store"], found["utterance"], generator.config, prompt=True)
+    except StoreError as error:
+        if store is not None:
+            raise
+        log(f"no voice is exported along: {error.message}")
+        return None
+
+
+def _default_utterance(voice: Path) -> dict[str, Any]:
+    """Return the store and the utterance whose voice is the default. Raises RunError where there is no voice."""
+    try:
+        saved = json.loads((voice / FILE).read_bytes())
+        return {"store": parse_path(saved["store"]), "utterance": str(saved["utterance"])}
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise RunError(f"{voice} is not a voice: give a folder that train voice has made.") from error
 
 
 def _check_folder(out: Path) -> None:

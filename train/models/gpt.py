@@ -48,17 +48,19 @@ class SinePosition(nn.Module):
         self.drop = nn.Dropout(dropout)
         self._known = torch.empty(0, 0)
 
-    def forward(self, x_BLC: Tensor, start: int = 0) -> Tensor:
+    def forward(self, x_BLC: Tensor, start: int | Tensor = 0) -> Tensor:
         """Add the embeddings of positions `start`, `start + 1`, ... (B, L, C)."""
         size, channels = x_BLC.shape[1:]
+        if isinstance(start, Tensor) or torch.compiler.is_exporting():  # a graph keeps nothing from call to call
+            return self.drop(x_BLC + self.alpha * _sine_positions(start, size, channels, x_BLC.device))
         if len(self._known) < max(1, start + size) or self._known.device != x_BLC.device:
-            self._known = _sine_positions(max(FIRST_POSITIONS, start + size), channels, x_BLC.device)
+            self._known = _sine_positions(0, max(FIRST_POSITIONS, start + size), channels, x_BLC.device)
         return self.drop(torch.addcmul(x_BLC, self.alpha, self._known[start : start + size]))
 
 
-def _sine_positions(size: int, channels: int, device: torch.device) -> Tensor:
-    """Return the embeddings of positions, (L, C)."""
-    position = torch.arange(size, device=device, dtype=torch.float32)
+def _sine_positions(start: int | Tensor, size: int, channels: int, device: torch.device) -> Tensor:
+    """Return the embeddings of positions `start`, `start + 1`, ... (L, C)."""
+    position = start + torch.arange(size, device=device, dtype=torch.float32)
     pair = torch.arange(0, channels, 2, device=device, dtype=torch.float32)
     angle = position[:, None] * torch.exp(pair * (-math.log(10_000) / channels))
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)
@@ -131,7 +133,7 @@ class Text2SemanticDecoder(nn.Module):
         bert = self.bert_proj.bias if bert_BXE is None else self.bert_proj(bert_BXE)
         return self.ar_text_position(self.ar_text_embedding(phones_BX) + bert)
 
-    def embed_codes(self, codes_BY: Tensor, start: int = 0) -> Tensor:
+    def embed_codes(self, codes_BY: Tensor, start: int | Tensor = 0) -> Tensor:
         """Embed codes and their positions; the first one has position `start`. (B, Y, C)."""
         return self.ar_audio_position(self.ar_audio_embedding(codes_BY), start)
 

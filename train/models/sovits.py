@@ -263,7 +263,7 @@ class SynthesizerTrn(nn.Module):
             reference_BFT: linear spectrogram of the recording whose voice is imitated.
             noise_scale: factor on the standard deviation of the prior.
             speed: 2.0 speaks twice as fast.
-            noise_BCT: standard normal, of as many frames as are decoded; drawn if not given.
+            noise_BCT: standard normal; drawn if not given. Speech has as many frames, whatever the speed.
             speaker_BV: speaker vector of the recording, for a model that reads one.
         Returns:
             (B, 1, S) in [-1, 1].
@@ -272,9 +272,10 @@ class SynthesizerTrn(nn.Module):
         content = _to_frames(self.quantizer.decode(codes_BQ))
         mask = torch.ones_like(content[:, :1], dtype=torch.bool)
         hidden = self.enc_p(content, mask, phones_BP, phones_n_B, self.timbre(voice))
-        if speed != 1.0:
-            hidden = F.interpolate(hidden, size=int(hidden.shape[2] / speed) + 1, mode="linear")
-            mask = mask[:, :, :1].expand(-1, -1, hidden.shape[2])
+        if noise_BCT is not None or speed != 1.0:
+            size = int(hidden.shape[2] / speed) + 1 if noise_BCT is None else noise_BCT.shape[2]
+            hidden = F.interpolate(hidden, size=size, mode="linear")
+            mask = mask[:, :, :1].expand(-1, -1, size)
         m_p, logs_p = self.enc_p.prior(hidden, mask)
         noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
         z_p = m_p + noise * torch.exp(logs_p) * noise_scale

@@ -1,0 +1,82 @@
+"""`train export`: trained weights for GPT-SoVITS, or as graphs of ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli import output
+from headrace.cli.options import FILE, LOCAL_PATH, STORAGE_PATH, at_option, option
+from headrace.store.errors import UsageError
+
+if TYPE_CHECKING:
+    from headrace.store.storage import StoragePath
+
+GPT_SOVITS = "gpt-sovits"
+
+
+@click.command()
+@click.argument("run", type=FILE)
+@option(
+    "--out",
+    type=LOCAL_PATH,
+    metavar="PATH",
+    required=True,
+    help="Write this file; in a folder it is named as GPT-SoVITS names it. ONNX: write this new folder.",
+)
+@option(
+    "--to",
+    type=click.Choice([GPT_SOVITS, "onnx"]),
+    default=GPT_SOVITS,
+    show_default=True,
+    help="Export for GPT-SoVITS, or for ONNX Runtime.",
+)
+@at_option("Export this checkpoint: best, newest, or a step.")
+@option("--mixed-origins", is_flag=True, help="Export a model that was trained on MFCC too.")
+@option("--store", type=STORAGE_PATH, metavar="STORE", help="ONNX: export an utterance of this store along.")
+@option(
+    "--utterance",
+    metavar="UTTERANCE",
+    show_default="that of the voice",
+    help="ONNX: id or number of the utterance that is exported along, as a reference to speak with.",
+)
+@output.handle_errors
+def export(run: Path, out: Path, to: str, store: StoragePath | None, utterance: str | None, **options: Any) -> None:
+    """Export the best weights of RUN, or of both runs of a voice.
+
+    For GPT-SoVITS they are in half precision, with their config, as it loads them. As ONNX they are graphs that are
+    compared with torch before they appear. ONNX takes files of weights in place of RUN too.
+    """
+    options["at"] = options["at"] or ""
+    if to == GPT_SOVITS:
+        if store is not None or utterance is not None:
+            raise UsageError("--store and --utterance are for --to onnx: leave them out.")
+        _export_gpt_sovits(run, out, options)
+        return
+    if options["mixed_origins"]:
+        raise UsageError(f"--mixed-origins is for --to {GPT_SOVITS}: leave it out.")
+    _export_onnx(run, out, store, utterance, options["at"])
+
+
+def _export_gpt_sovits(run: Path, out: Path, options: dict[str, Any]) -> None:
+    from headrace.train import voice
+    from headrace.train.checkpoints.trained_models import export_run
+
+    is_voice = (run / voice.FILE).exists()
+    options["log"] = output.log
+    exported = voice.export_voice(run, out, **options) if is_voice else [export_run(run, out, **options)]
+    for file, version in exported:
+        click.echo(f"{file}: {version}")
+
+
+def _export_onnx(run: Path, out: Path, store: StoragePath | None, utterance: str | None, at: str) -> None:
+    from headrace.train.deployment.onnx_export import export_onnx, load_networks
+    from headrace.train.voice import default_reference
+
+    networks = load_networks(run, at, output.log)
+    reference = default_reference(run, store, utterance, networks.generator, output.log)
+    content = export_onnx(networks, out, reference=reference, log=output.log)
+    size = sum(graph["bytes"] for graph in content["graphs"].values())
+    click.echo(f"{out}: {content['precision']}, {len(content['graphs'])} graphs, {size / 1e6:.1f} MB")

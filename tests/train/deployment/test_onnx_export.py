@@ -1,0 +1,164 @@
+"""Voices as ONNX: the graphs compute what torch computes, whatever the lengths, or do not appear."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from headrace.store.errors import RunError, UsageError
+from headrace.train.deployment import onnx_export, onnx_files
+from headrace.train.deployment.onnx_files import OnnxNetwork
+from tests.train.deployment import onnx_voices
+from tests.train.deployment.onnx_voices import GPT, SOVITS
+
+RANDOM = np.random.default_rng(0)
+
+
+def network(file: str) -> OnnxNetwork:
+    ports = {
+        onnx_files.SOVITS: onnx_files.sovits_ports(SOVITS),
+        onnx_files.PROMPT: onnx_files.prompt_ports(GPT),
+        onnx_files.STEP: onnx_files.step_ports(GPT),
+    }
+    return OnnxNetwork(onnx_voices.exported() / file, ports[file], threads=1)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def close(found: np.ndarray, expected: torch.Tensor) -> None:
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "codes, phones, frames, speed",
+    [(1, 1, 4, 1.0), (9, 5, 50, 1.0), (30, 44, 7, 1.0), (20, 9, 30, 1.25), (8, 9, 30, 0.6)],
+)
+@torch.no_grad()
+def test_speech_is_that_of_torch(codes: int, phones: int, frames: int, speed: float) -> None:
+    generator = onnx_voices.networks().generator
+    assert generator is not None
+    ids_Q, ids_P = RANDOM.integers(0, SOVITS.codebook_size, codes), RANDOM.integers(0, SOVITS.symbols, phones)
+    spec_FT, speaker_V = abs(normal(SOVITS.spec_bins, frames)), normal(SOVITS.speaker_channels)
+    size = 2 * codes if speed == 1 else int(2 * codes / speed) + 1
+    noise_ZM = normal(SOVITS.inter_channels, size)
+    (wave_S,) = network(onnx_files.SOVITS).run(
+        {"codes": ids_Q, "phones": ids_P, "reference": spec_FT, "noise": noise_ZM, "speaker": speaker_V}
+    )
+    torch.manual_seed(0)
+    tensors = [torch.from_numpy(array)[None] for array in (ids_Q, ids_P, spec_FT, noise_ZM, speaker_V)]
+    expected = generator.decode(
+        tensors[0],
+        tensors[1],
+        torch.tensor([phones]),
+        tensors[2],
+        torch.tensor([frames]),
+        speed=speed,
+        noise_BCT=tensors[3],
+        speaker_BV=tensors[4],
+    )
+    assert float(expected.abs().max()) > 1e-4, "silence would compare with anything"
+    close(wave_S, expected[0, 0])
+    assert len(wave_S) == size * SOVITS.hop
+
+
+@pytest.mark.parametrize("phones, codes", [(1, 0), (1, 1), (7, 0), (3, 12), (40, 3)])
+@torch.no_grad()
+def test_predictions_are_those_of_torch_from_the_prompt_on(phones: int, codes: int) -> None:
+    decoder = onnx_voices.networks().decoder
+    assert decoder is not None
+    ids_P, ids = RANDOM.integers(0, GPT.symbols, phones), RANDOM.integers(0, GPT.codes, codes + 4)
+    bert_PE = normal(phones, GPT.bert_channels)
+
+    def predicted(count: int) -> torch.Tensor:
+        arguments = torch.from_numpy(ids_P)[None], torch.tensor([phones]), torch.from_numpy(ids[:count])[None]
+        return decoder(*arguments, torch.tensor([count]), torch.from_numpy(bert_PE)[None])[0, -1]
+
+    logits_V, prompt = network(onnx_files.PROMPT).run({"phones": ids_P, "bert": bert_PE, "codes": ids[:codes]})
+    close(logits_V, predicted(codes))
+    cache = np.full((*prompt.shape[:2], 64, prompt.shape[3]), 7, np.float32)  # what lies after `position` counts not
+    cache[:, :, : phones + codes] = prompt
+    step = network(onnx_files.STEP)
+    for done in range(codes, codes + 4):
+        inputs = {"code": ids[done : done + 1], "code_position": np.array(done), "position": np.array(phones + done)}
+        names = [port.name for port in onnx_files.step_ports(GPT).inputs[3:]]
+        logits_V, rows = step.run(inputs | dict(zip(names, cache, strict=True)))
+        cache[:, :, phones + done] = rows
+        close(logits_V, predicted(done + 1))
+
+
+def test_the_folder_says_what_it_holds() -> None:
+    folder = onnx_voices.exported()
+    content = json.loads((folder / onnx_files.FILE).read_text())
+    assert {path.name for path in folder.iterdir()} == {*content["graphs"], onnx_files.FILE, onnx_files.REFERENCE_FILE}
+    for file, graph in content["graphs"].items():
+        data = (folder / file).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (graph["bytes"], graph["sha256"])
+        assert 0 < graph["difference"] <= onnx_export.TOLERANCE
+    assert content["gpt"]["source"] == "TEXT, step 4 (best)"
+    voice = onnx_files.read_voice(folder)
+    assert (voice.sovits, voice.gpt, voice.sample_rate) == (SOVITS, GPT, 32_000)
+    assert (voice.codebooks, voice.gpt_codebook) == ({"abc"}, "abc")
+    held = load_file(folder / onnx_files.REFERENCE_FILE)
+    assert held.keys() == {"spec", "phones", "codes", "bert", "speaker"}
+    np.testing.assert_array_equal(held["spec"], onnx_voices.reference().spec)
+
+
+def test_no_path_of_python_is_exported() -> None:
+    for file in onnx_voices.exported().glob("*.onnx"):
+        assert b"headrace" not in file.read_bytes()
+
+
+class _Repeated:
+    """The export of graphs that were exported before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = onnx_voices.exported()
+        monkeypatch.setattr(onnx_export, "_export", lambda graph: ((self.folder / graph.file).read_bytes(), 1))
+
+
+@pytest.mark.parametrize("error, refused", [(0.5e-4, False), (2e-4, True), (np.nan, True)])
+def test_a_graph_that_differs_from_torch_does_not_appear(
+    error: float, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Repeated(monkeypatch)
+    run = OnnxNetwork.run
+
+    def wrong(self: OnnxNetwork, inputs: Any) -> list[np.ndarray]:
+        return [output + np.float32(error) * (output == output.max()) for output in run(self, inputs)]
+
+    monkeypatch.setattr(OnnxNetwork, "run", wrong)
+    if refused:
+        with pytest.raises(RunError, match="differs from torch by"):
+            onnx_export.export_onnx(onnx_voices.networks(), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    else:
+        onnx_export.export_onnx(onnx_voices.networks(), tmp_path / "out")
+        assert not (tmp_path / "out" / onnx_files.REFERENCE_FILE).exists()
+
+
+def test_what_is_there_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _Repeated(monkeypatch)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+    with pytest.raises(UsageError, match="out"):
+        onnx_export.export_onnx(onnx_voices.networks(), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_plain_convolutions_leave_the_generator_as_it_is() -> None:
+    generator = onnx_voices.networks().generator
+    assert generator is not None
+    names = set(generator.state_dict())
+    plain = onnx_export.plain_convolutions(generator)
+    assert set(generator.state_dict()) == names
+    assert not any(name.endswith("weight_g") for name in plain.state_dict())

@@ -1,0 +1,329 @@
+"""Export voices to ONNX: every graph is compared with torch before the folder appears.
+
+Shapes: as in `onnx_networks`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from headrace.featurize.spectral.dsp import SpectralRecipe
+from headrace.store.errors import RunError, UsageError
+from headrace.store.storage.output_files import output_folder
+from headrace.train.checkpoints import trained_models, upstream_files
+from headrace.train.checkpoints.origin import UNKNOWN, Origin, check_same_codes
+from headrace.train.config import config_path, read_config
+from headrace.train.deployment import onnx_files
+from headrace.train.deployment.onnx_files import OnnxNetwork, Ports
+from headrace.train.deployment.onnx_networks import (
+    PromptNetwork,
+    SpeechNetwork,
+    StepNetwork,
+    plain_convolutions,
+)
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.text_to_speech import Reference
+
+TOLERANCE = 1e-4
+"""Largest difference from torch of any output, in float32."""
+CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
+"""Codes and phones with which graphs are compared with torch."""
+_WHAT = {"sovits": "a SoVITS generator of ", "gpt": "a text-to-semantic decoder of "}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What is exported."""
+
+    generator: SynthesizerTrn | None
+    decoder: Text2SemanticDecoder | None
+    sources: Mapping[str, str]
+    """Where the weights come from, by stage."""
+    origins: Mapping[str, Origin]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph to export, with inputs to trace and to compare it with."""
+
+    file: str
+    network: nn.Module
+    ports: Ports
+    examples: Sequence[tuple[Any, ...]]
+    """The arguments of the network; the first are those that it is traced with."""
+
+
+def load_networks(path: Path, at: str = "", log: Callable[[str], object] | None = None) -> Networks:
+    """Load the networks of a voice, of a run or of a file of weights.
+
+    Raises:
+        RunError, UsageError: as `trained_models.load_sovits`; or both are trained on codes of different codebooks.
+    """
+    stages = [path.name] if path.is_file() else _stages(path)
+    if path.is_file():
+        described = upstream_files.describe(upstream_files.read(path).weights)
+        stages = [stage for stage, words in _WHAT.items() if described.startswith(words)]
+        if not stages:
+            raise RunError(f"{path} holds {described}, and a SoVITS generator or a text-to-semantic decoder is needed.")
+    generator = trained_models.load_sovits(path, at, log) if "sovits" in stages else None
+    decoder = trained_models.load_gpt(path, at, log) if "gpt" in stages else None
+    if generator is not None and decoder is not None:
+        check_same_codes(decoder, generator, mixed_origins=False)
+    sources, origins = {}, {}
+    for stage in stages:
+        sources[stage], origins[stage] = str(path.name), UNKNOWN
+        if path.is_dir():
+            chosen = trained_models.choose(path, stage, at)
+            sources[stage], origins[stage] = chosen.source, Origin.from_json(chosen.state.get("origin"))
+    return Networks(generator=generator, decoder=decoder, sources=sources, origins=origins)
+
+
+def _stages(path: Path) -> list[str]:
+    """Return the stages of a voice that have runs, or that of a run."""
+    inner = [stage for stage in _WHAT if config_path(path / stage).exists()]
+    return inner if inner and not config_path(path).exists() else [read_config(path).model.stage]
+
+
+def export_onnx(
+    networks: Networks,
+    out: Path,
+    *,
+    reference: Reference | None = None,
+    log: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """Export networks to a folder that appears when every graph is there and compared with torch.
+
+    Args:
+        out: a folder that does not exist, or is empty.
+        reference: is written beside the graphs.
+        log: is told of every graph.
+    Returns:
+        The content of onnx.json.
+    Raises:
+        UsageError: onnx, onnxscript or onnxruntime is not installed; or there is something at `out`.
+        RunError: a graph differs from torch by more than TOLERANCE.
+        StoreError: the folder cannot be written.
+    """
+    _check_installed()
+    with output_folder(out) as draft:
+        graphs = {}
+        for graph in graphs_of(networks):
+            content, parameters = _export(graph)
+            (draft / graph.file).write_bytes(content)
+            difference = max(differences(graph, OnnxNetwork(draft / graph.file, graph.ports, threads=1)))
+            if not difference <= TOLERANCE:
+                raise RunError(
+                    f"{out} is not written: {graph.file} differs from torch by {difference:.1e}, and at most "
+                    f"{TOLERANCE:.0e} is expected of float32."
+                )
+            graphs[graph.file] = _describe(graph, content, parameters, difference)
+            if log is not None:
+                log(f"{graph.file}: {len(content) / 1e6:.1f} MB, within {difference:.1e} of torch")
+        if reference is not None:
+            save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
+        voice = _describe_voice(networks, graphs)
+        (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
+    return voice
+
+
+def graphs_of(networks: Networks) -> Iterator[Graph]:
+    """Yield the graphs of networks."""
+    random = torch.Generator().manual_seed(0)
+    if networks.generator is not None:
+        yield _speech_graph(plain_convolutions(networks.generator), random)
+    if networks.decoder is not None:
+        yield _prompt_graph(networks.decoder, random)
+        yield _step_graph(networks.decoder, random)
+
+
+def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
+    """Yield the largest difference of each output from torch's, over the examples of a graph."""
+    names = [port.name for port in graph.ports.inputs]
+    for arguments in graph.examples:
+        with torch.no_grad():
+            outputs = graph.network(*arguments)
+        found = exported.run({name: value.numpy() for name, value in zip(names, _flat(arguments), strict=True)})
+        for expected, output in zip([outputs] if isinstance(outputs, Tensor) else outputs, found, strict=True):
+            if output.shape != expected.shape:
+                yield math.inf
+            yield float(abs(output - expected.numpy()).max(initial=0.0))
+
+
+def reference_arrays(reference: Reference) -> dict[str, np.ndarray]:
+    """Return the tensors of a reference, by the names of its fields, without those that it lacks."""
+    tensors = {field.name: getattr(reference, field.name) for field in dataclasses.fields(reference)}
+    return {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in tensors.items() if tensor is not None}
+
+
+def _check_installed() -> None:
+    onnx_files.import_runtime()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError("onnxscript is not installed: pip install 'headrace[onnx]'.") from error
+
+
+def _speech_graph(generator: SynthesizerTrn, random: torch.Generator) -> Graph:
+    config = generator.config
+
+    def example(codes: int, phones: int) -> tuple[Tensor, ...]:
+        reference = torch.rand(config.spec_bins, 5 * codes + 3, generator=random)
+        noise = torch.randn(config.inter_channels, 2 * codes + (codes > 6), generator=random)
+        speaker = [torch.randn(config.speaker_channels, generator=random)] if config.speaker_channels else []
+        ids = _ids(config.codebook_size, codes, random), _ids(config.symbols, phones, random)
+        return (*ids, reference, noise, *speaker)
+
+    return Graph(
+        onnx_files.SOVITS,
+        SpeechNetwork(generator).eval(),
+        onnx_files.sovits_ports(config),
+        [example(*lengths) for lengths in reversed(CHECKED_LENGTHS)],
+    )
+
+
+def _prompt_graph(decoder: Text2SemanticDecoder, random: torch.Generator) -> Graph:
+    config = decoder.config
+    examples = [
+        (_ids(config.symbols, phones, random), torch.randn(phones, config.bert_channels, generator=random), codes_Q)
+        for codes, phones in reversed(CHECKED_LENGTHS)
+        for codes_Q in (_ids(config.codes, codes, random), torch.zeros(0, dtype=torch.int64))
+    ]
+    return Graph(onnx_files.PROMPT, PromptNetwork(decoder).eval(), onnx_files.prompt_ports(config), examples)
+
+
+def _step_graph(decoder: Text2SemanticDecoder, random: torch.Generator) -> Graph:
+    config = decoder.config
+    heads, channels = config.heads, config.channels // config.heads
+
+    def example(codes: int, phones: int, capacity: int) -> tuple[Any, ...]:
+        cache = [torch.randn(heads, capacity, channels, generator=random) for _ in range(2 * config.layers)]
+        return _ids(config.codes, 1, random), torch.tensor(codes), torch.tensor(codes + phones), cache
+
+    examples = [example(*lengths, 40 + sum(lengths)) for lengths in reversed(CHECKED_LENGTHS)]
+    return Graph(onnx_files.STEP, StepNetwork(decoder).eval(), onnx_files.step_ports(config), examples)
+
+
+def _ids(count: int, size: int, random: torch.Generator) -> Tensor:
+    return torch.randint(count, (size,), generator=random)
+
+
+def _flat(arguments: Sequence[Any]) -> Iterator[Tensor]:
+    for argument in arguments:
+        yield from (argument if isinstance(argument, list) else [argument])
+
+
+def _export(graph: Graph) -> tuple[bytes, int]:
+    """Return a graph in the format of ONNX, and how many numbers it holds."""
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph.network,
+            graph.examples[0],
+            dynamo=True,
+            opset_version=onnx_files.OPSET,
+            dynamic_shapes=_dynamic_shapes(graph),
+            input_names=[port.name for port in graph.ports.inputs],
+            output_names=[port.name for port in graph.ports.outputs],
+            verbose=False,
+        )
+        assert program is not None, "dynamo returns a program"
+        model = program.model_proto
+    for node in model.graph.node:  # the names of Python modules and lines are of no use there
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    return model.SerializeToString(), sum(math.prod(one.dims) for one in model.graph.initializer)
+
+
+def _dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
+    """Return which axes of the arguments differ from call to call, as `torch.export` is told."""
+    dims: dict[str, Any] = {}
+
+    def axes(shape: tuple[int | str, ...]) -> dict[int, Any] | None:
+        named = {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        return {axis: dims.setdefault(name, torch.export.Dim(name)) for axis, name in named.items()} or None
+
+    ports = iter(graph.ports.inputs)
+    return tuple(
+        [axes(next(ports).shape) for _ in argument] if isinstance(argument, list) else axes(next(ports).shape)
+        for argument in graph.examples[0]
+    )
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter from printing what it tells developers of torch."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _describe(graph: Graph, content: bytes, parameters: int, difference: float) -> dict[str, Any]:
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "parameters": parameters,
+        "inputs": [port.to_json() for port in graph.ports.inputs],
+        "outputs": [port.to_json() for port in graph.ports.outputs],
+        "difference": difference,
+    }
+
+
+def _describe_voice(networks: Networks, graphs: Mapping[str, Any]) -> dict[str, Any]:
+    import onnx
+    import onnxruntime
+
+    recipe = SpectralRecipe()
+    generator, decoder = networks.generator, networks.decoder
+    described: dict[str, Any] = {
+        "format": onnx_files.FORMAT,
+        "precision": "fp32",
+        "sample_rate": recipe.sample_rate,
+        "spectrogram": {"n_fft": recipe.n_fft, "win": recipe.win, "hop": recipe.hop},
+        "symbols": "headrace-ipa",
+        "sovits": None,
+        "gpt": None,
+        "graphs": graphs,
+        "recipe": {
+            "opset": onnx_files.OPSET,
+            "torch": str(torch.__version__),
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "tolerance": TOLERANCE,
+        },
+    }
+    if generator is not None:
+        described["sovits"] = _describe_network("sovits", generator, networks)
+        described["sovits"]["codebooks"] = sorted(generator.codebooks)
+    if decoder is not None:
+        described["gpt"] = _describe_network("gpt", decoder, networks) | {"codebook": decoder.codebook}
+    return described
+
+
+def _describe_network(stage: str, network: SynthesizerTrn | Text2SemanticDecoder, networks: Networks) -> dict[str, Any]:
+    return {
+        "sizes": dataclasses.asdict(network.config),
+        "source": networks.sources[stage],
+        "origin": networks.origins[stage].to_json(),
+    }

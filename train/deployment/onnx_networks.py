@@ -1,0 +1,171 @@
+"""The networks as they are exported to ONNX: one utterance, and nothing drawn inside, so that torch and ONNX compare.
+
+The decoder becomes two graphs. The prompt graph reads phones and the codes that are continued, and returns the keys and
+values of all of its layers. The step graph reads one code more. It gets keys and values in arrays of a fixed capacity,
+of which the positions before `position` count, and returns those of its own position: who calls it writes them into the
+same arrays, so that nothing is copied from step to step.
+
+Shapes: P phones, Q codes, E channels of BERT, V vocabulary, N layers, H heads, L positions, R capacity of the cache,
+D channels of a head, C channels, F spectrogram bins, T frames of the reference, Z latent channels, M frames of speech,
+S samples, G channels of a speaker vector.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.layers import WeightNorm
+from headrace.train.models.prefix_attention import attend
+from headrace.train.models.sovits import SynthesizerTrn
+
+
+class PromptNetwork(nn.Module):
+    """Reads phones and codes, and predicts the next code."""
+
+    def __init__(self, decoder: Text2SemanticDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, phones: Tensor, bert: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict.
+
+        Args:
+            phones: (P,) int64, those of the reference and those of the text.
+            bert: (P, E) float32, zero where there is none.
+            codes: (Q,) int64; may be empty.
+        Returns:
+            logits (V,), and keys and values of each layer, one after the other, (2 N, H, L, D); L = P + Q.
+        """
+        decoder = self.decoder
+        text_1PC = decoder.embed_text(phones[None], bert[None])
+        x_1LC = torch.cat((text_1PC, decoder.embed_codes(codes[None])), dim=1)
+        positions_L = torch.arange(x_1LC.shape[1])
+        mask_LL = (positions_L < phones.shape[0]) | (positions_L <= positions_L[:, None])
+        attentions = [_PromptAttention(mask_LL) for _ in decoder.h.layers]
+        hidden_1LC = decoder.h(x_1LC, attentions)
+        return decoder.ar_predict_layer(hidden_1LC[0, -1]), torch.cat([kv for one in attentions for kv in one.cached])
+
+
+class StepNetwork(nn.Module):
+    """Reads one code after those that are cached, and predicts the next one."""
+
+    def __init__(self, decoder: Text2SemanticDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, code: Tensor, code_position: Tensor, position: Tensor, cache: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Predict.
+
+        Args:
+            code: (1,) int64.
+            code_position: () int64, how many codes are before it.
+            position: () int64, how many positions are before it, phones and codes.
+            cache: 2 N arrays (H, R, D), the keys and values of each layer.
+        Returns:
+            logits (V,), and what the caller writes at `position` of the cache, (2 N, H, D).
+        """
+        decoder = self.decoder
+        pairs = zip(cache[::2], cache[1::2], strict=True)
+        attentions = [_StepAttention(keys, values, position) for keys, values in pairs]
+        hidden_11C = decoder.h(decoder.embed_codes(code[None], code_position), attentions)
+        rows = torch.cat([kv for one in attentions for kv in one.cached])
+        return decoder.ar_predict_layer(hidden_11C[0, 0]), rows[:, :, 0]
+
+
+class SpeechNetwork(nn.Module):
+    """Decodes codes and phones to speech in the voice of a reference."""
+
+    def __init__(self, generator: SynthesizerTrn) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, codes: Tensor, phones: Tensor, reference: Tensor, noise: Tensor, speaker: Tensor | None = None
+    ) -> Tensor:
+        """Decode.
+
+        Args:
+            codes: (Q,) int64.
+            phones: (P,) int64.
+            reference: (F, T) float32, linear spectrogram of the recording whose voice is imitated.
+            noise: (Z, M) float32, standard normal. M = 2 Q; another M stretches or compresses the speech.
+            speaker: (G,) float32, for a generator that reads speaker vectors.
+        Returns:
+            (S,) in [-1, 1].
+        """
+        return self.generator.decode(
+            codes[None],
+            phones[None],
+            torch.full((1,), phones.shape[0]),
+            reference[None],
+            torch.full((1,), reference.shape[1]),
+            noise_BCT=noise[None],
+            speaker_BV=None if speaker is None else speaker[None],
+        )[0, 0]
+
+
+def plain_convolutions(generator: SynthesizerTrn) -> SynthesizerTrn:
+    """Return a copy of a generator whose convolutions hold their weights as they are after weight normalisation."""
+    plain = copy.deepcopy(generator)
+    for module in plain.modules():
+        for name, child in module.named_children():
+            if isinstance(child, WeightNorm):
+                setattr(module, name, _plain(child))
+    return plain
+
+
+def _plain(normalised: WeightNorm) -> nn.Module:
+    """Return a convolution without weight normalisation that computes the same."""
+    assert isinstance(normalised, nn.Conv1d | nn.ConvTranspose1d), "generators have no other ones"
+    kind: Any = nn.ConvTranspose1d if isinstance(normalised, nn.ConvTranspose1d) else nn.Conv1d
+    plain = kind(
+        normalised.in_channels,
+        normalised.out_channels,
+        normalised.kernel_size,
+        normalised.stride,
+        normalised.padding,
+        dilation=normalised.dilation,
+        groups=normalised.groups,
+        bias=normalised.bias is not None,
+    )
+    plain.weight = nn.Parameter(normalised.normalised().detach(), requires_grad=False)
+    plain.bias = normalised.bias
+    return plain
+
+
+class _PromptAttention:
+    """Attention under a mask, (L, L) bool, that keeps keys and values. It is an `AttentionFn`."""
+
+    def __init__(self, mask_LL: Tensor) -> None:
+        self._mask_LL = mask_LL
+        self.cached: tuple[Tensor, Tensor]
+
+    def __call__(self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, dropout: float) -> Tensor:
+        self.cached = k_BHLD, v_BHLD
+        return attend(q_BHLD, k_BHLD, v_BHLD, mask=self._mask_LL[None, None])
+
+
+class _StepAttention:
+    """Attention of one position to those of a cache before it, and to itself. It is an `AttentionFn`.
+
+    Its own key and value are not copied into the cache: scores are joined, which are smaller.
+    """
+
+    def __init__(self, keys_HRD: Tensor, values_HRD: Tensor, position: Tensor) -> None:
+        self._keys, self._values, self._position = keys_HRD[None], values_HRD[None], position
+        self.cached: tuple[Tensor, Tensor]
+
+    def __call__(self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, dropout: float) -> Tensor:
+        self.cached = k_BHLD, v_BHLD
+        q_BHLD = q_BHLD * q_BHLD.shape[3] ** -0.5
+        before_R = torch.arange(self._keys.shape[2]) < self._position
+        scores = (q_BHLD @ self._keys.mT).masked_fill(~before_R, -torch.inf)
+        weights = torch.cat((scores, q_BHLD @ k_BHLD.mT), dim=3).softmax(dim=3)
+        return weights[..., :-1] @ self._values + weights[..., -1:] * v_BHLD
