@@ -1,10 +1,11 @@
 """Seconds that metrics add to a training step.
 
-    python -m benchmarks.telemetry STORE FOLDER [--pairs N] [--preset NAME]
+    python -m benchmarks.telemetry FOLDER [--pairs N] [--preset NAME]
 
-One run trains, and blocks of its steps alternate: without metrics, and with a port that another process scrapes every
-15 seconds, and a file that is written as often. CPU seconds are those of all threads of the process, so what answers a
-scrape counts too. The cost of one scrape, of one line and of one change of phase are then measured by themselves.
+One run trains on utterances of one length, so that all its steps have the same work, and blocks of steps alternate:
+without metrics, and with a port that another process scrapes every 15 seconds, and a file that is written as often. CPU
+seconds are those of all threads of the process, so what answers a scrape counts too. The cost of one scrape, of one
+line and of one change of phase are then measured by themselves.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import soundfile
 
-from benchmarks import report
+from benchmarks import demo, report
 from headrace.cli.metrics_options import machine_collectors
 from headrace.featurize.telemetry.exporter import MetricsConfig, MetricsExporter, common_labels
 from headrace.train.config import RunConfig
@@ -34,6 +37,7 @@ from headrace.train.trainer import loop
 PORT = 9487
 BLOCK = 6
 """Steps of a block; the first of each is not counted, since metrics begin or end in it."""
+SECONDS = 3
 SCRAPER = """
 import contextlib, time, urllib.request
 while True:
@@ -85,6 +89,18 @@ class Alternating:
             opened.add(self._metrics, *machine_collectors("train run", self._out))
 
 
+def equal_utterances(folder: Path) -> Path:
+    """Write a store of utterances that differ in their noise alone, and return its path."""
+    corpus, draw = folder / "corpus", np.random.default_rng(0)
+    corpus.mkdir(parents=True)
+    for number in range(64):
+        samples = draw.normal(scale=0.1, size=SECONDS * 32000) * np.hanning(SECONDS * 32000)
+        soundfile.write(corpus / f"{number}.wav", samples, 32000)
+        (corpus / f"{number}.lab").write_text("The same words are said each time.", encoding="utf-8")
+    demo.call("featurize", "build", corpus, "--out", folder / "STORE", "--language", "en")
+    return folder / "STORE"
+
+
 def median_interval(values: Sequence[float]) -> str:
     """Return an interval that has the median in 95 of 100 samples like this one."""
     draw = random.Random(0)
@@ -121,12 +137,12 @@ def single_costs(out: Path, line: dict[str, Any]) -> dict[str, float]:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--pairs", default=15, show_default=True)
 @click.option("--preset", default="tiny", show_default=True)
-def main(store: Path, folder: Path, pairs: int, preset: str) -> None:
+def main(folder: Path, pairs: int, preset: str) -> None:
     """Measure, print and save the table."""
+    store, folder = equal_utterances(folder), folder / "RUN"
     watched = Alternating(folder)
     steps = BLOCK * (2 * pairs + 1)
     config = RunConfig.from_options(store=store, out=folder, preset=preset, batch_frames=400, max_steps=steps)
