@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.helpers import documentation
 from tests.helpers.documentation import ROOT, Block
@@ -88,10 +89,17 @@ def _one_core() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what the quickstart leaves."""
-    folder = tmp_path_factory.mktemp("documentation")
-    done = execute("sh", PREPARE, folder)
-    assert done.returncode == 0, done.stdout
+    """A folder that holds what the quickstart leaves, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each process has a folder of its own in that of the session
+    folder, done = base / "documentation", base / "documentation-is-made"
+    with FileLock(base / "documentation.lock"):
+        if not done.exists():
+            folder.mkdir()
+            made = execute("sh", PREPARE, folder)
+            assert made.returncode == 0, made.stdout
+            done.touch()
     return folder
 
 
