@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from headrace.featurize.text.languages.rewriting import ROMAN_LETTERS
 from headrace.store.errors import Rejected
 
 _FOLDED = frozenset(
@@ -25,6 +26,8 @@ _FOLDED_LIGATURES = re.compile(
 )
 """Of the decompositions of no stated kind those that are such: ligatures, radicals, numbers in brackets. Not vowels of
 Thai and Lao, letters of Hangul by themselves, or accents by themselves, which mean something else when decomposed."""
+_IN_BRACKETS = re.compile("[\u249c-\u24b5\u3200-\u3243]")
+"""Letters in brackets, as ㈱: without them, since what a text has in brackets may be a gloss that is not said twice."""
 _ALIKE = {
     **dict.fromkeys("\u2010\u2011\u02d7", "-"),
     **dict.fromkeys("\u2e3a\u2e3b", "—"),
@@ -56,7 +59,6 @@ _PROBLEMS = {
     "Cs": "half a character",
 }
 _ROMAN = re.compile("[\u2160-\u2183]+")
-_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _LATIN_WORD = re.compile("[A-Za-zÀ-ɏ] $")
 _ENCLOSED_NUMBERS = re.compile("(?P<before>(?<=[0-9]))?(?P<numbers>[①-⒛⓪㉈-㉏㉑-㉟㊱-㊿]+)(?P<after>(?=[0-9]))?")
 
@@ -86,7 +88,8 @@ def _fold(char: str) -> str:
         return str(unicodedata.digit(char))
     kind, *codes = unicodedata.decomposition(char).split() or [""]
     if kind in _FOLDED or (kind == "<compat>" and _FOLDED_LIGATURES.match(char)):
-        return "".join(_fold(chr(int(code, 16))) for code in codes)
+        folded = "".join(_fold(chr(int(code, 16))) for code in codes)
+        return folded.strip("()") if _IN_BRACKETS.match(char) else folded
     return char
 
 
@@ -150,7 +153,7 @@ def _roman_number(match: re.Match[str]) -> str:
     letters = unicodedata.normalize("NFKC", match[0])
     if not letters.isascii() or _LATIN_WORD.search(match.string, 0, match.start()):
         return letters
-    values = [_ROMAN_VALUES[letter] for letter in letters.upper()]
+    values = [ROMAN_LETTERS[letter] for letter in letters.upper()]
     return str(sum(-one if one < following else one for one, following in zip(values, [*values[1:], 0], strict=True)))
 
 

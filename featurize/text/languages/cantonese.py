@@ -64,7 +64,7 @@ FRONTEND = Frontend(
     language="yue",
     scripts=frozenset({"Han"}),
     libraries=("ToJyutping",),
-    version=3,
+    version=4,
     normalise=normalise,
     read=read,
 )

@@ -121,7 +121,7 @@ FRONTEND = Frontend(
     language="zh",
     scripts=frozenset({"Han"}),
     libraries=("jieba", "OpenCC", "pypinyin"),
-    version=3,
+    version=4,
     normalise=normalise,
     read=read,
 )

@@ -78,7 +78,7 @@ def make_frontend(language: str) -> Frontend:
         language=language,
         scripts=frozenset(),
         libraries=("espeakng-loader",),
-        version=4,
+        version=5,
         normalise=partial(_normalise, language),
         read=partial(_read, language),
     )

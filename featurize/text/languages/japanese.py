@@ -143,7 +143,7 @@ FRONTEND = Frontend(
     scripts=frozenset({"Han", "Kana"}),
     borrowed_scripts=frozenset({"Latin"}),
     libraries=("pyopenjtalk-plus", "sudachidict_core"),
-    version=3,
+    version=4,
     normalise=normalise,
     read=read,
 )

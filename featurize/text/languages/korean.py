@@ -224,7 +224,7 @@ FRONTEND = Frontend(
     language="ko",
     scripts=frozenset({"Hangul"}),
     libraries=("python-mecab-ko", "python-mecab-ko-dic"),
-    version=2,
+    version=3,
     normalise=normalise,
     read=read,
 )

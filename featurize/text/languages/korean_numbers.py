@@ -11,6 +11,7 @@ from headrace.featurize.text.languages.rewriting import (
     VULGAR_FRACTIONS,
     is_day,
     is_span,
+    mark_inches,
     rewrite,
     rules,
 )
@@ -68,6 +69,7 @@ _SINO_COUNTED = r"(?<=번)\s?(?:출구|버스|선|문제|트랙|홀|타자|방|�
 _SPELLINGS = rules(
     (r"(?<=\d),(?=\d{3}(?!\d))", ""),
     (r"μ", "µ"),
+    (r"(?<=\d)″", "인치"),
     (r"[①-⑳]", lambda found: unicodedata.normalize("NFKC", found[0])),
     (rf"(?<=\d)([{''.join(VULGAR_FRACTIONS)}])", lambda found: " " + VULGAR_FRACTIONS[found[1]]),
     (rf"[{''.join(VULGAR_FRACTIONS)}]", lambda found: VULGAR_FRACTIONS[found[0]]),
@@ -111,6 +113,8 @@ _MEASURES = rules(
     ),
 )
 _NUMERALS = rules(
+    (r"(?<!\d)(\d{1,3})\s?대\s?(\d{1,3})(?!\d|\s?[대개명])",
+     lambda found: f"{read_number(found[1])} 대 {read_number(found[2])}"),
     (r"(?<!\d)(?:0?6|10)(?=월)", lambda found: "시" if found[0] == "10" else "유"),
     (r"(?<=제)(\d+)", lambda found: read_number(found[1])),
     (rf"\d+(?=번{_SINO_COUNTED})|(?<!\d)(?:1[3-9]|2[0-4])(?=시(?!간))", lambda found: read_number(found[0])),
@@ -131,7 +135,7 @@ _SIGN = rules(
 
 def verbalise(text: str) -> str:
     """Write numbers, dates, times, money, units and initials as they are said."""
-    text = _EMERGENCY.sub(lambda match: read_digits(match[0]), rewrite(text, _SPELLINGS))
+    text = _EMERGENCY.sub(lambda match: read_digits(match[0]), rewrite(mark_inches(text), _SPELLINGS))
     text = _DATE.sub(lambda match: f"{match[1]}년 {int(match[3])}월 {int(match[4])}일", text)
     text = _TELEPHONE.sub(_telephone, text)
     text = _SLASH.sub(_slash, _COLON.sub(_colon, text))

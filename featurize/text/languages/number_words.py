@@ -139,6 +139,30 @@ id: time={h} lewat {m}; hours={h}; minus=minus; to=sampai; ratio=banding; score=
     ÷=bagi; ²=kuadrat; ³=kubik; ≈=kira-kira; ≠=tidak sama dengan; ≥=lebih besar atau sama dengan; ≤=lebih kecil atau
     sama dengan
 """)
+_INCHES = _by_language("""
+de: Zoll
+fr: pouce|pouces
+es: pulgada|pulgadas
+it: pollice|pollici
+pt: polegada|polegadas
+nl: inch
+pl: cal|cale|cali
+cs: palec|palce|palců
+ru: дюйм|дюйма|дюймов
+uk: дюйм|дюйми|дюймів
+sv: tum
+da: tomme|tommer
+nb: tomme|tommer
+fi: tuuma|tuumaa
+tr: inç
+ro: țol|țoli
+hu: col
+el: ίντσα|ίντσες
+hi: इंच
+ar: بوصة
+vi: inch
+id: inci
+""")
 MONTHS = _by_language("""
 de: Januar Februar März April Mai Juni Juli August September Oktober November Dezember
 fr: janvier février mars avril mai juin juillet août septembre octobre novembre décembre
@@ -270,7 +294,8 @@ def words(language: str) -> dict[str, str]:
     for entry in filter(None, map(str.strip, _WORDS.get(language, "").split(";"))):
         key, _, word = entry.partition("=") if not entry.startswith("==") else ("=", "", entry[2:])
         found[key] = word
-    return found | dict(zip(_UNITS, found.pop("units", "").split(", "), strict=False)) if found else {}
+    units = dict(zip(_UNITS, found.pop("units", "").split(", "), strict=False))
+    return found | units | {"″": _INCHES[language]} if found else {}
 
 
 @cache

@@ -139,6 +139,8 @@ def _write_slavic(text: str, language: str) -> str:
             lambda match: _before_noun(match, int(match[1][2:]), match[1][:2] + "00 ", _YEARS[language], language),
             text,
         )
+    if language == "pl":
+        text = re.sub(r"(?i)(?<!\w)(lata|latach|lat(?= \d0\.)) ([2-9]0)(?![\d,])\.?", _polish_decade, text)
     if language in ("ru", "uk"):
         suffixes = "|".join(sorted(_SUFFIXES, key=len, reverse=True))
         text = re.sub(rf"(?<![\w.,-])(\d{{1,4}})-({suffixes})(?!\w)", lambda m: _with_suffix(m, language), text)
@@ -178,6 +180,12 @@ def _with_suffix(match: re.Match[str], language: str) -> str:
     if not genitive:
         return match[0]
     return f"{number // 100 * 100} " * (number > 99) + inflect(genitive, case, language)
+
+
+def _polish_decade(match: re.Match[str]) -> str:
+    """Write `lata 90.`, the years of a decade; the full stop stays where a sentence ends with it."""
+    said = inflect(_genitive(int(match[2]), "pl"), "pl" if match[1].lower() == "lata" else "pl-gen", "pl")
+    return f"{match[1]} {said}" + "." * (match[0].endswith(".") and not match.string[match.end() :].strip())
 
 
 def _king(match: re.Match[str], language: str) -> str:
@@ -295,4 +303,5 @@ _RULES: dict[str, Callable[[str], str]] = {
     "es": lambda text: re.sub(r"(?<=\d)\.(?=[ºª])", "", re.sub(r"(?<!\d)1\.?er(?!\w)", "primer", re.sub(
         r"(?<!\d)3\.?er(?!\w)", "tercer", text))),
     "pt": lambda text: re.sub(r"(?<=\d)\.(?=[ºª])", "", text),
+    "it": lambda text: re.sub(r"(?<=\d)°(?=\s[a-z])", "º", text),
 }  # fmt: skip

@@ -30,6 +30,7 @@ VULGAR_FRACTIONS = {
     **dict(zip("⅙⅚⅛⅜⅝⅞", "1/6 5/6 1/8 3/8 5/8 7/8".split(), strict=True)),
 }
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+ROMAN_LETTERS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 ROMAN_NUMERALS = {
     roman: value
     for value, roman in enumerate(
@@ -49,6 +50,21 @@ def rewrite(text: str, *given: tuple[Rule, ...]) -> str:
         for pattern, said in group:
             text = pattern.sub(said, text)
     return text
+
+
+def mark_inches(text: str) -> str:
+    """Return a text of words with spaces between them whose quotes behind figures are ″ unless they end a quotation."""
+    marked, opened = list(text), 0
+    for place, char in enumerate(text):
+        if char == '"':
+            before = text[place - 1] if place else " "
+            if before.isspace() or before in "([{—–":
+                opened += 1
+            elif before.isdigit() and not opened:
+                marked[place] = "″"
+            else:
+                opened = max(0, opened - 1)
+    return "".join(marked)
 
 
 def is_day(month: int, day: int, before: re.Match[str] | None = None) -> bool:

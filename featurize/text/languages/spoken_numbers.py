@@ -18,13 +18,18 @@ from headrace.featurize.text.languages.number_words import (
     ordinals,
     words,
 )
-from headrace.featurize.text.languages.rewriting import ROMAN_NUMERALS, VULGAR_FRACTIONS
+from headrace.featurize.text.languages.rewriting import ROMAN_NUMERALS, VULGAR_FRACTIONS, mark_inches
 
 _POINT_LANGUAGES = frozenset({"hi", "ar"})
 """Languages whose decimals have a point, and their thousands a comma."""
 _DASH = "[-−–—]"
 _AMOUNT = r"\d+(?:[.,]\d+)?"
-_MEASURES = "km/h|m/s|km²|km2|m²|m2|m³|m3|km|cm|mm|kg|m|g|l|°C|℃|°"
+_MEASURES = "km/h|m/s|km²|km2|m²|m2|m³|m3|km|cm|mm|kg|m|g|l|°C|℃|°|″"
+_AN_HOUR = {"nl": "km/u", "tr": "km/s", "da": "km/t", "nb": "km/t", "cs": "km/hod", "pl": "km/godz"}
+"""How languages shorten kilometres an hour, where it is not `km/h`."""
+_CLOCKS = {"da": "klokken|kl", "nb": "klokken|kl", "sv": "klockan|kl", "fi": "kello|klo", "id": "pukul|jam",
+           "it": "alle|dalle|ore", "de": "um", "ro": "ora|orele", "cs": "v|ve|od|do", "pl": "o|godz"}  # fmt: skip
+"""Words before a time of day, whose minutes a point may divide from its hours."""
 _MONEY = "[€$£¥₹₽₴₺₫]|R\\$|zł|Kč|Ft|Rp|kr"
 _MONEY_SHORT = {"ru": (r"руб\.?", "₽"), "uk": (r"грн\.?", "₴"), "tr": ("TL", "₺"), "vi": ("đ", "₫"),
                 "sv": (r"kr\.", "kr"), "da": (r"kr\.", "kr"), "nb": (r"kr\.", "kr")}  # fmt: skip
@@ -60,6 +65,12 @@ _PRICE_AFTER = re.compile(rf"(?<![\w.,])({_AMOUNT}) ?({_MONEY})(?![\w])")
 _VERSION = re.compile(r"(?<=\d)\.(?=\d)")
 _POWER = re.compile(r"(?<=[\w)])[²³]")
 _ROMAN = re.compile(r"(?<!\w)([^\W\d_]+) ((?=[IVX]{2,})X{0,2}(?:IX|IV|V?I{0,3}))(?![\w])(\.?)")
+_LONE_ROMAN = re.compile(
+    r"(?<!\w)(Karl|Ludwig|Heinrich|Friedrich|Wilhelm|Otto|Franz|Georg|Willem|Karel|Filips|Lodewijk|Hendrik|Carlos|"
+    r"Felipe|Fernando|Alfonso|Isabel|Enrique|Pedro|João|Manuel|Afonso|Gustav|Oscar|Christian|Frederik|Erik)"
+    r" ([IVX])(?!\w)(\.?)"
+)
+"""Kings, whose number may have one letter: behind other names it may be a word."""
 _NO_KING = re.compile(
     r"Kapitel|Band|Teil|Artikel|Abschnitt|Akt|Weltkrieg|Klasse|Stufe|Typ|Phase|Siglo|Capítulo|Tomo|Parte|Fase|Século|"
     r"Hoofdstuk|Deel|Akte|Kapitel|Del|Guerra|Mundial|Oorlog|Wereldoorlog|Liga|Division|Serie|Type|Tipo|Clase"
@@ -220,10 +231,13 @@ class _Writer:
         hour_words = "|".join(map(re.escape, filter(None, self.words.get("hour", "").split("|"))))
         after = re.compile(rf"\s?(?:{hour_words})(?!\w)") if hour_words else None
 
+        clock = re.compile(rf"(?i)(?<!\w)(?:{_CLOCKS[self.language]})\.?\s$") if self.language in _CLOCKS else None
+
         def said(found: re.Match[str]) -> str:
             hour, sign, minute, second = found.groups()
             followed = after.match(text, found.end()) if after else None
-            is_time = sign == ":" or (sign in "hH" and "h" in hour_words) or (sign == "." and followed)
+            is_dotted = sign == "." and (followed or (clock and clock.search(text, 0, found.start())))
+            is_time = sign == ":" or (sign in "hH" and "h" in hour_words) or is_dotted
             if not is_time or _is_ratio(found):
                 return found[0]
             return self._time(int(hour), int(minute), second) + ("\x00" if followed else "")
@@ -261,9 +275,13 @@ class _Writer:
         text = _MINUS.sub(f"{self.words['minus']} ", text)
         text = _PRICE_BEFORE.sub(lambda found: self._price(found[2], found[1]) or found[0], text)
         text = _PRICE_AFTER.sub(lambda found: self._price(found[1], found[2]) or found[0], text)
+        if "″" in self.words:
+            text = mark_inches(text)
+        if self.language in _AN_HOUR:
+            text = re.sub(rf"(?<=\d) ?{_AN_HOUR[self.language]}(?!\w)", " km/h", text)
         text = _MEASURE.sub(lambda found: self._measure(found[1], found[2]), text)
         text = _POWER.sub(lambda found: f" {self.words[found[0]]}", text)
-        text = _SIGN.sub(self._sign, _ROMAN.sub(self._king, text))
+        text = _SIGN.sub(self._sign, _LONE_ROMAN.sub(self._king, _ROMAN.sub(self._king, text)))
         return self._decimals(text)
 
     def _king(self, found: re.Match[str]) -> str:
@@ -311,6 +329,8 @@ class _Writer:
         length, per, _ = unit.partition("/")
         word = form(self.words[length], amount, self.language)
         over = (self.words["/h"] if unit == "km/h" else "/s") if per else ""
+        if over == "saatte":
+            return f"{over} {amount} {word}"
         return f"{self._count(amount)} {word} {over}".strip() if over != "/s" else f"{amount} {unit}"
 
     def _price(self, amount: str, sign: str) -> str:

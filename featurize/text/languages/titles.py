@@ -39,21 +39,39 @@ _TITLES = {
     "tr": "dr.:doktor prof.:profesör av.:avukat hz.:hazreti no.:numara",
     "uk": "п.:пан д-р.:доктор проф.:професор св.:святий гр.:громадянин",
 }  # fmt: skip
+_ROMAN = re.compile(r"[IVXLC]{2,}[.,;:]?")
 _NUMBERS = frozenset("no. nr. nro. núm. č. br. št. бр. n.".split())
 """They stand before a figure: elsewhere `no.` is a word at the end of a sentence."""
+_PARTS = {
+    "cs": "str.:strana kap.:kapitola obr.:obrázek",
+    "da": "s.:side kap.:kapitel bd.:bind",
+    "de": "S.:Seite Abs.:Absatz Kap.:Kapitel Bd.:Band Abb.:Abbildung Art.:Artikel Tab.:Tabelle",
+    "es": "p.:página cap.:capítulo art.:artículo vol.:volumen",
+    "fr": "p.:page chap.:chapitre art.:article vol.:volume",
+    "it": "p.:pagina cap.:capitolo art.:articolo vol.:volume",
+    "nb": "s.:side kap.:kapittel bd.:bind",
+    "nl": "p.:pagina blz.:bladzijde hfst.:hoofdstuk art.:artikel",
+    "pl": "str.:strona rozdz.:rozdział art.:artykuł",
+    "pt": "p.:página cap.:capítulo art.:artigo vol.:volume",
+    "ro": "p.:pagina cap.:capitolul art.:articolul",
+    "ru": "стр.:страница с.:страница гл.:глава ст.:статья рис.:рисунок",
+    "sv": "s.:sidan kap.:kapitel",
+    "uk": "стор.:сторінка с.:сторінка розд.:розділ",
+}
+"""Abbreviations of parts of a book before their number."""
 _MAX_PARTICLES, _MAX_PARTICLE = 3, 4
 """A name may begin with short words in lower case, as `van der Berg` and `de La Tour`: so many, of so many letters."""
 
 
 def write_out(text: str, language: str) -> str:
     """Write titles and such abbreviations in words where a name or a number follows, as in `Sig. Rossi` in Italian."""
-    abbreviation, words = _rules(language.partition("-")[0])
+    abbreviation, words, numbers = _rules(language.partition("-")[0])
     if abbreviation is None:
         return text
 
     def said(match: re.Match[str]) -> str:
         short = match[0] if match[0] in words else match[0].lower()
-        if short not in words or not _is_followed(text, match.end(), by_figure=short in _NUMBERS):
+        if short not in words or not _is_followed(text, match.end(), by_figure=short in numbers):
             return match[0]
         return words[short] + ("" if text[match.end()].isspace() else " ")
 
@@ -62,9 +80,9 @@ def write_out(text: str, language: str) -> str:
 
 def stands_for_a_word(abbreviation: str, following: str, language: str) -> bool:
     """Return whether a word with a full stop is a title or such an abbreviation before what follows it."""
-    _, words = _rules(language.partition("-")[0])
+    _, words, numbers = _rules(language.partition("-")[0])
     short = abbreviation if abbreviation in words else abbreviation.lower()
-    by_figure = short in _NUMBERS
+    by_figure = short in numbers
     return (by_figure or short in words) and _is_followed(following, 0, by_figure=by_figure)
 
 
@@ -72,7 +90,7 @@ def _is_followed(text: str, end: int, *, by_figure: bool) -> bool:
     """Return whether a name follows an abbreviation, or a figure."""
     following = text[end : end + 100].replace("’", "'").replace("'", " ").split()
     if by_figure:
-        return bool(following) and following[0][0].isdigit()
+        return bool(following) and (following[0][0].isdigit() or _ROMAN.fullmatch(following[0]) is not None)
     for word in following[: _MAX_PARTICLES + 1]:
         if word[0].isupper() or not word.isalpha() or len(word) > _MAX_PARTICLE:
             return word[0].isupper()
@@ -80,8 +98,12 @@ def _is_followed(text: str, end: int, *, by_figure: bool) -> bool:
 
 
 @cache
-def _rules(language: str) -> tuple[re.Pattern[str] | None, dict[str, str]]:
-    """Return what finds the abbreviations of a language, and their words. One with a capital is always written so."""
-    words = dict(item.split(":") for item in _TITLES.get(language, "").split())
+def _rules(language: str) -> tuple[re.Pattern[str] | None, dict[str, str], frozenset[str]]:
+    """Return what finds the abbreviations of a language, their words, and those that stand before a figure.
+
+    One with a capital is always written so.
+    """
+    words, parts = (dict(item.split(":") for item in table.get(language, "").split()) for table in (_TITLES, _PARTS))
+    words |= parts
     either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    return re.compile(rf"(?i)(?<![\w.])(?:{either})") if words else None, words
+    return re.compile(rf"(?i)(?<![\w.])(?:{either})") if words else None, words, _NUMBERS | parts.keys()

@@ -37,6 +37,7 @@ from headrace.store.errors import Rejected
         ("H₂O", "H2O"),
         ("①苹果②③ 第⑩章 4⑤ ⒈好 ⑴", "1苹果2 3 第10章 4 5 1好 1"),
         ("第Ⅱ章 FFⅩⅢ ⅳ", "第2章 FF13 4"),
+        ("㈱日立 ㈜삼성 ⒜ ㈠", "株日立 주삼성 a 一"),
         ("World War Ⅱ", "World War II"),
         ("e\u0301 A\u030a \u212b", "é Å Å"),
         ("wait‥ ⋯ ︙", "wait… … …"),
@@ -147,6 +148,12 @@ def test_a_letter_that_no_voice_reads_is_not_lost_within_a_word() -> None:
     """espeak-ng's Russian reads a word with a letter of Kurdish as two, and the letter not at all."""
     with pytest.raises(Rejected, match=r"'Ԝ' \(CYRILLIC CAPITAL LETTER WE\), character 7 of"):
         g2p.phonemise("добрыйԜдень", "ru")
+
+
+def test_letters_in_brackets_are_no_gloss() -> None:
+    """In Korean and Japanese what a text itself has in brackets behind a word may be its other spelling."""
+    assert "株" in g2p.phonemise("오늘㈱날씨", "ko").text and "株" not in g2p.phonemise("오늘(株)날씨", "ko").text
+    assert "月" in g2p.phonemise("今日㈪天気", "ja").text
 
 
 def test_no_character_is_lost_in_silence() -> None:

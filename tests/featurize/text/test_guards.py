@@ -29,7 +29,7 @@ PIECES = (
     "1234 pin 9876 10.0.0.1 1.2.3 v2.1 1 000 000 1.000.000 Boeing 747 Room 101 x^2 10⁵ 3:1 1st 22nd 3rd 4th 1,000th "
     "10-20 5 to 6 5 - 3 -5 −3 a − b <5 ≥ 3 5 + 6 = 11 a=b 3×4 10x 5*6 B2B 7up AK-47 R&D AT&T Dr. Smith Elm St. St Ann "
     "Mr. Bean no. 5 vol. 3 p. 7 vs. etc. w/o i.e. Henry VIII part II WWII XIX century J. K. hi,there wait…so 5in. 100W "
-    "Mon. 5 Vol. IV Ph.D. Sat., Jan. 3 "
+    "Mon. 5 Vol. IV Ph.D. Sat., Jan. 3 Mon-Fri Jan.–Mar. year 2525 MMXXIV Bowl LVI scene iv 30″ 5.5'' 999 or 112 ¼ oz "
     "½ 2½ 8% ~20 CA$5 Chapter IV 5g"
 ).split(" ")
 CHINESE = (

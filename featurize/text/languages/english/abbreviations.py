@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, ordinal
-from headrace.featurize.text.languages.rewriting import Guarded
+from headrace.featurize.text.languages.rewriting import ROMAN_LETTERS, Guarded
 
 _BEFORE_NAME = {
     "Dr": "doctor", "Mr": "mister", "Mrs": "mrs", "Ms": "ms", "Messrs": "messieurs", "Prof": "professor",
@@ -58,11 +58,11 @@ _NO_STREET = frozenset(
 """Words that begin a sentence or a name before *Saint* or *Doctor*, and name no street."""
 _STREETS = frozenset("st dr ave av blvd rd ln hwy pkwy sq ct pl".split())
 
-_DAYS = {
+DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
     "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
 }  # fmt: skip
-_DAY = Guarded(rf"(?:{'|'.join(_DAYS)})\.[,\s]", rf"\b({'|'.join(_DAYS)})\.(?=,?\s+(?:\d|[A-Z][a-z]+\.? \d))")
+_DAY = Guarded(rf"(?:{'|'.join(DAYS)})\.[,\s]", rf"\b({'|'.join(DAYS)})\.(?=,?\s+(?:\d|[A-Z][a-z]+\.? \d))")
 _PART = {"vol": "volume", "chap": "chapter", "ch": "chapter", "bk": "book", "sec": "section"}
 _PART_BEFORE = Guarded(r"\.\s?[IVX]", rf"(?i)\b({'|'.join(_PART)})\.\s?(?=(?-i:[IVX]+)(?!\w))")
 _DOCTOR = Guarded("Ph", r"\bPh\.?\s?D(\.?)(?!\w)")
@@ -71,6 +71,13 @@ _ROMAN = Guarded(
     r"\b((?:[A-Z][\w’'-]*|the|part|chapter|volume|act|scene|book|section|phase|type|class|stage|world war)\s)"
     r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)",
 )
+_PARTS = Guarded(
+    r"(?i) [ivxlc]{2}",
+    r"(?i)\b((?:bowl|chapter|psalm|sonnet|book|part|volume|canto|title|olympiad|wrestlemania|article|act|scene|section|"
+    r"pages?|lesson|page)\s)((?=[ivxlc]{2})c{0,3}(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))(?![\w'’.-]*\w)",
+)
+"""Numerals above fifty, and those in small letters, behind what is numbered."""
+_YEAR = Guarded(r"M[MDCLXVI]{3}", r"\b(?=[MDCLXVI]{4})(M{1,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))\b")
 _WARS = Guarded("WWI", r"\bWW(I{1,3})\b")
 _CENTURY = Guarded(r"[IVX](?:st|nd|rd|th)? centur", r"\b([IVX]{1,5})(?=(?:st|nd|rd|th)? (?:century|centuries)\b)")
 _COUNTED = frozenset(
@@ -96,9 +103,11 @@ _AFTER_PRONOUN = frozenset(
 def write_abbreviations(text: str) -> str:
     """Write titles, abbreviations and roman numerals in words."""
     text = _WARS.sub(lambda m: f"World War {cardinal(str(len(m[1])))}", text)
-    text = _DAY.sub(lambda m: _DAYS[m[1]], _PART_BEFORE.sub(lambda m: f"{_PART[m[1].lower()]} ", text))
+    text = _DAY.sub(lambda m: DAYS[m[1]], _PART_BEFORE.sub(lambda m: f"{_PART[m[1].lower()]} ", text))
     text = _DOCTOR.sub(lambda m: "PhD" + "." * bool(m[1] and not m.string[m.end() :].strip()), text)
     text = _CENTURY.sub(lambda m: ordinal(str(_value(m[1]))) if _value(m[1]) else m[0], text)
+    text = _YEAR.sub(lambda m: str(_value(m[1])), text)
+    text = _PARTS.sub(lambda m: m[1] + cardinal(str(_value(m[2].upper()))), text)
     text = _ROMAN.sub(_roman, text)
     text = _NAME_AFTER.sub(_after_name, text)
     text = _NAME_BEFORE.sub(lambda m: _BEFORE_NAME[m[1]], text)
@@ -107,7 +116,7 @@ def write_abbreviations(text: str) -> str:
 
 
 def _value(roman: str) -> int:
-    values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in roman]
+    values = [ROMAN_LETTERS[letter] for letter in roman]
     return sum(-low if low < high else low for low, high in zip(values, [*values[1:], 0], strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from headrace.featurize.text.languages.english.abbreviations import DAYS
 from headrace.featurize.text.languages.english.number_words import cardinal, ordinal, plural, year
 from headrace.featurize.text.languages.rewriting import Guarded
 
@@ -38,6 +39,11 @@ _EARLY_YEAR = Guarded(
     r" (?:10[1-9]\d|[4-9]\d\d (?:AD|BC|CE))",
     r"\b(in|In|year|since|Since|until|by|from|of) (10[1-9]\d|[4-9]\d\d(?= (?:AD|BC|CE)))\b(?![.,:%/-]?\d)",
 )
+_LATE_YEAR = Guarded(r"year 2[1-9]", r"\b([Yy]ear) (2[1-9]\d\d)\b(?![.,:%/-]?\d)")
+_NAMES = DAYS | _SHORT
+_NAMED_SPAN = Guarded(
+    r"[a-z]{2}\.?\s?[-–—]\s?[A-Z][a-z]{2}", rf"\b({'|'.join(_NAMES)})\.?\s?[-–—]\s?({'|'.join(_NAMES)})\b\.?"
+)
 _SHORT_YEAR = Guarded(r"['’]\d\d", r"(?<!\w)['’](\d\d)(?![\d'’\"])")
 _ERA = Guarded(r"BC|CE|AD|B\.C|A\.D", r"(?<![\d.,])(\d{1,4})\s?(BCE?|CE|AD|B\.C\.|A\.D\.)(?!\w)|\bAD (\d{1,4})(?!\d)")
 _YEAR = Guarded(
@@ -66,8 +72,14 @@ _HALF_DAY = Guarded(
 _O_CLOCK = Guarded(r"\d o['’]clock", r"\b(\d{1,2}) o['’]clock")
 
 
+def write_spans(text: str) -> str:
+    """Write spans of days and months in words: `Mon-Fri`, `Jan-Mar`."""
+    return _NAMED_SPAN.sub(lambda m: f"{_NAMES[m[1]]} to {_NAMES[m[2]]}", text)
+
+
 def write_dates(text: str) -> str:
     """Write dates, times of day, years and decades in words; leave all other numbers as they are."""
+    text = _LATE_YEAR.sub(lambda m: f"{m[1]} {year(m[2])}", text)
     text = _ISO.sub(lambda m: _date(m[3], m[4], m[1]) + " " * bool(m[5]), text)
     text = _NUMERIC.sub(_numeric, text)
     text = _SHORT_DATE.sub(lambda m: f"{m[1]} {_day(m[2], m[3])}", text)

@@ -44,6 +44,7 @@ ikea AY0 K IY1 AH0
 interpol IH1 N T ER0 P OW2 L
 ios AY1 OW1 EH1 S
 iot AY1 OW1 T IY1
+gmbh JH IY1 EH1 M B IY1 EY1 CH
 iso AY1 S OW0
 jpeg JH EY1 P EH2 G
 jpg JH EY1 P EH2 G
@@ -62,6 +63,7 @@ noaa N OW1 AH0
 nvidia EH0 N V IH1 D IY0 AH0
 online AO1 N L AY1 N
 osha OW1 SH AH0
+phds P IY1 EY1 CH D IY1 Z
 podcast P AA1 D K AE2 S T
 podcasts P AA1 D K AE2 S T S
 potus P OW1 T AH0 S
@@ -88,6 +90,7 @@ wi-fi W AY1 F AY2
 wysiwyg W IH1 Z IY0 W IH2 G
 yaml Y AE1 M AH0 L
 yolo Y OW1 L OW0
+yoy W AY1 OW1 W AY1
 youtube Y UW1 T UW2 B
 ai EY1 AY1
 ae EY1 IY1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, number
-from headrace.featurize.text.languages.rewriting import Guarded
+from headrace.featurize.text.languages.rewriting import Guarded, mark_inches
 
 _CURRENCIES = {
     "$": ("dollar", "dollars", "cent"), "€": ("euro", "euros", "cent"), "£": ("pound", "pounds", "penny"),
@@ -72,9 +72,10 @@ _NOTES = re.compile(r"\s(?:bill|note|coin|fine|fee|check|cheque|question|reward|
 _RATE = Guarded("/[A-Za-z]", rf"(?<=[a-z])/({'|'.join(sorted(_PER, key=len, reverse=True))})\b")
 
 _UNIT_NAMES = "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
+_VULGAR = "¼-¾⅐-⅞"
 _MEASURE = Guarded(
-    rf"\d[\s-]?(?:{_UNIT_NAMES})(?![A-Za-z0-9_])",
-    rf"(?<![\w.])({_NUMBER})((?:\s?(?:[-–—]|x|×|±|by|to|or)\s?{_NUMBER})*)([\s-]?)({_UNIT_NAMES})([²³]|\^[23])?"
+    rf"[\d{_VULGAR}][\s-]?(?:{_UNIT_NAMES})(?![A-Za-z0-9_])",
+    rf"(?<![\w.])({_NUMBER}|\d*[{_VULGAR}])((?:\s?(?:[-–—]|x|×|±|by|to|or)\s?{_NUMBER})*)([\s-]?)({_UNIT_NAMES})([²³]|\^[23])?"
     rf"(?:/({'|'.join(sorted(_PER, key=len, reverse=True))})([²³])?)?(?:(?<=[a-z])\.(?=\s+[a-z]{2}))?(?![\w²³/^°'])",
 )
 _PERCENT_SPAN = re.compile(r"(\d)\s?%\s?[-–—~～]\s?(?=\d[\d.]*\s?%)")
@@ -84,15 +85,26 @@ _LARGE = Guarded(
     rf"(?<![\w.,])({_NUMBER})\s?(k|K|M|bn|(?<=\.\d)B)(\+)?(?!\w)"
     r"(?!\s?(?:run|race|walk|tv|TV|video|resolution|display|screen|monitor|camera|footage))",
 )
+_RACE_BEFORE = re.compile(
+    r"(?i)\b(?:r[au]n|running|runs|jog|jogged|race|finish|finished) (?:a|an|the|my|her|his|our)?\s?$"
+)
+_ENDS = re.compile(
+    r"\s(?:every|each|today|yesterday|tomorrow|in|on|for|with|and|at|last|this|before|after)\b|[,.!?;]|$"
+)
+"""What ends a phrase: a race of `5k` is five K, and `5k users` are five thousand."""
 _BY = Guarded(r"['’\"″′]\s?[x×]", r"(?<=\d['’\"″′])\s?[x×]\s?(?=\d)")
 _FEET = Guarded(r"\d\s?['’′]\s?\d", r"(?<![\w.,])(\d{1,2})\s?['’′]\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|”|″|''|’’)?(?![\w'])")
-_INCHES = Guarded(r"\d(?:[\"”″]|'')", rf"(?<![\w.,])({_NUMBER})(?:\"|”|″|'')")
+_INCHES = Guarded(r"\d(?:[”″]|'')", rf"(?<![\w.,])({_NUMBER})(?:”|″|'')")
 _SIZED = re.compile(
-    r"\s(?:screen|tv|TV|monitor|display|laptop|tablet|pizza|pipe|wheels?|tires?|nails?|record|gun|pan)\b"
+    r"\s(?!(?:and|or|by|x|wide|tall|long|high|deep|thick|apart|from|to|in|of|is|are|was|were|on|at|above|below|away|"
+    r"across|more|less|for|with|then|the|an?|as|but|so|when|while|if|that|which|around|into|under|over|per|he|she|it|we|they|i|you)"
+    r"\b)[A-Za-z]+"
 )
+"""A noun: what has the size."""
 _FEET_ALONE = Guarded(
     r"\d['′]",
-    r"(?<![\w.,'’])(\d{1,3})(?:′|'(?=\s?[x×]|\s(?:tall|long|wide|high|deep|by)\b)|(?<=\bby \d)'|(?<=\bby \d\d)')",
+    r"(?<![\w.,'’])(\d{1,3})(?:′|'(?=\s?[x×]|\s(?:tall|long|wide|high|deep|by)\b)|(?<=\bby \d)'|(?<=\bby \d\d)'"
+    r"|'(?=[.,!?;]*(?:\s|$)))",
 )
 
 
@@ -103,10 +115,10 @@ def write_quantities(text: str) -> str:
     text = _CODED.sub(_coded, text)
     text = _CENTS.sub(lambda m: f"{number(m[1])} cent{'s' * (m[1] != '1')}", text)
     text = _RATE.sub(lambda m: f" per {_PER[m[1]]}", text)
-    text = _BY.sub(" by ", text)
+    text = _BY.sub(" by ", mark_inches(text) if '"' in text else text)
     text = _FEET.sub(_feet, text)
     text = _INCHES.sub(_inches, text)
-    text = _FEET_ALONE.sub(lambda m: f"{cardinal(m[1])} feet", text)
+    text = _FEET_ALONE.sub(_feet_alone, text)
     text = _MEASURE.sub(_measure, text)
     text = _PERCENT_SPAN.sub(r"\1 percent to ", text)
     text = _PERCENT.sub(lambda m: " percent" if m[1] == "%" else " per mille", text)
@@ -152,10 +164,17 @@ def _feet(match: re.Match[str]) -> str:
     return f"{cardinal(match[1])} {_plural('foot', match[1])} {number(match[2])} {_plural('inch', match[2])}"
 
 
+def _feet_alone(match: re.Match[str]) -> str:
+    """Write `6'` as feet, unless the mark ends a quotation."""
+    if match.string.find(" '") >= 0 or match.string[0] == "'":
+        return match[0]
+    return f"{cardinal(match[1])} {_plural('foot', match[1])}"
+
+
 def _inches(match: re.Match[str]) -> str:
     """Write `30"` as inches, unless the mark ends a quotation."""
     before = match.string[: match.start()]
-    if before.count('"') % 2 or before.count("“") > before.count("”"):
+    if before.count("“") > before.count("”"):
         return match[0]
     if _SIZED.match(match.string, match.end()):
         return f"{number(match[1])} inch"
@@ -187,11 +206,18 @@ def _measure(match: re.Match[str]) -> str:
     if power:
         name = f"{'square' if power in ('²', '^2') else 'cubic'} {name}"
     compound = space == "-" or re.match(r"-[a-z]", match.string[match.end() :])
-    last = re.split(r"[^\d.,]+", more)[-1] or amount
-    said = name if compound else _plural(name, last)
+    last = re.split(rf"[^\d.,{_VULGAR}]+", more)[-1] or amount
+    said = name if compound or _is_share(match, last) else _plural(name, last)
     if per:
         said += f" per {_PER[per]}" + ({"²": " squared", "³": " cubed"}[per_power] if per_power else "")
     return f"{amount}{re.sub('[x×]', ' by ', more)} {said}"
+
+
+def _is_share(match: re.Match[str], last: str) -> bool:
+    """Return whether an amount is less than one by its fraction, as in `1/4 tsp`, which is one quarter teaspoon."""
+    if not last.isascii():
+        return len(last) == 1
+    return re.search(r"(?<!\d[\s-])(?<!\d)\d{1,2}/$", match.string[: match.start()]) is not None
 
 
 def _large(match: re.Match[str]) -> str:
@@ -199,4 +225,6 @@ def _large(match: re.Match[str]) -> str:
     amount, short, plus = match.groups()
     if short == "K" and amount in ("2", "4", "5", "8"):
         return match[0]
+    if short == "k" and _RACE_BEFORE.search(match.string[: match.start()]) and _ENDS.match(match.string, match.end()):
+        return f"{number(amount)} K"
     return f"{number(amount)}{_scale(short)}{' plus' if plus else ''}"

@@ -27,7 +27,18 @@ _EMERGENCY = Guarded(
     r" \d{3}",
     r"(?i)\b(call(?:s|ed|ing)?|dial(?:s|ed|ing)?|phone|ring|text|number is|at) (\d{3}|\d{5,12})(?![\d.,%:-]|\s?\w)",
 )
-_SPELLED = Guarded(r" \d{3}", r"(?i)\b(code|pin|password|passcode|agent|zip|account number) (\d{3,6})(?![\d.,%])")
+_SERVICE = r"(?:[2-9]11|999|112|988)"
+"""Telephone numbers of three figures that are dialled, not counted."""
+_SERVICES = Guarded(
+    _SERVICE,
+    rf"(?i)\b((?:call|dial|phone|ring|text)(?:s|ed|ing)?) ({_SERVICE}(?:(?:,|,? (?:or|and)) {_SERVICE})*)"
+    rf"(?![\d.,]*\d|[%:-]|\s(?:people|men|women|\w+[^aius\W]s)\b)"
+    rf"|\b({_SERVICE})(?= (?:operator|dispatcher|call|line)s?\b)",
+)
+_SPELLED = Guarded(
+    r" \d{3}",
+    r"(?i)\b((?:code|pin|password|passcode|agent|zip|account number)(?: is| was|:)?) (\d{3,6})(?![\d.,%]*\d|%)",
+)
 _ADDRESS = Guarded(r"\d\.\d{1,3}\.\d{1,3}\.\d", r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\w.]*\d)")
 _VERSION = Guarded(r"\d\.\d+\.\d", r"(?<![\d.])(\d+(?:\.\d+){2,})(?!\.?\d)")
 _GROUPED = Guarded(
@@ -95,6 +106,7 @@ def write_addresses(text: str) -> str:
     text = _NUMBERED.sub("number ", text)
     text = _ADDRESS.sub(lambda m: " dot ".join(digits(part) for part in m.groups()), text)
     text = _PHONE.sub(_phone, text)
+    text = _SERVICES.sub(_services, text)
     text = _EMERGENCY.sub(lambda m: f"{m[1]} {digits(m[2])}", text)
     return _SPELLED.sub(lambda m: f"{m[1]} {digits(m[2])}", text)
 
@@ -162,6 +174,13 @@ def _phone(match: re.Match[str]) -> str:
     """Write a telephone number figure by figure, with a pause between its groups."""
     said = ", ".join(digits(group) for group in re.findall(r"\d+", match[0]))
     return f"plus {said}" if match[0].startswith("+") else said
+
+
+def _services(match: re.Match[str]) -> str:
+    """Write numbers of emergency and other services figure by figure."""
+    if match[3]:
+        return digits(match[3])
+    return f"{match[1]} {re.sub(_SERVICE, lambda one: digits(one[0]), match[2])}"
 
 
 def _power(match: re.Match[str]) -> str:

@@ -38,7 +38,7 @@ _HAN = "[\u4e00-\u9fff]"
 _ENDS = r"(?![\d.]*\d)"
 _IDENTIFIED = (
     r"(?:电话|電話|手机|手機|号码|號碼|密码|密碼|验证码|驗證碼|编号|編號|邮编|郵編|邮政编码|代码|代碼|学号|工号|账号|帐号|帳號|卡号|"
-    r"尾号|房间号|房号|房號|门牌号|车牌号?|車牌號?|航班号?|订单号|单号|身份证号?|证号|热线|熱線|客服|拨打|拨通|拨|撥打|致电|致電|"
+    r"尾号|房间号?|房号|房號|门牌号|车牌号?|車牌號?|航班号?|订单号|单号|身份证号?|证号|热线|熱線|客服|拨打|拨通|拨|撥打|致电|致電|"
     r"传真|分机|转|口令|型号|QQ号?|微信号?|ID|报警|打)(?:号码|号|碼)?[是为係:]?\s?"
 )
 _SCORED = re.compile(r"(?:比分?|比例|比率|以|总分|局分|缩放|稀释|配比|票数|賠率|赔率)(?:[是为係约到:]|尺)*\s?$")
@@ -101,7 +101,7 @@ def _code(figures: str, one: str) -> str:
 def _written() -> tuple[Rule, ...]:
     """Write figures that have signs of their own as others are written."""
     return rules(
-        (r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?![\d,]|\.\d+\.|\s?[×÷+=:/])", lambda m: m[0].replace(",", "")),
+        (r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d+\.|\s?[×÷+=:/])", lambda m: m[0].replace(",", "")),
         (rf"(\d?)([{''.join(VULGAR_FRACTIONS)}])", lambda m: f"{m[1]}{'又' if m[1] else ''}{VULGAR_FRACTIONS[m[2]]}"),
         (r"(?<![\d/])(\d+) (\d+/\d+)(?![\d/])", r"\1又\2"),
         (r"(?<=第)([IVX]+)(?![A-Za-z])", _roman),
@@ -164,14 +164,15 @@ def _codes(code: Callable[[re.Match[str]], str], one: str) -> tuple[Rule, ...]:
 
     return rules(
         (r"[A-Za-z\d_+-]+(?:\.[A-Za-z\d_+-]+)*@[A-Za-z\d-]+(?:\.[A-Za-z\d-]+)+", address),
+        (r"https?://(?=[A-Za-z\d])", ""),
         (r"(?<![A-Za-z\d.])(?:[A-Za-z\d-]+\.)+(?:com|cn|net|org|edu|gov|io|hk|tv|cc|me)(?![A-Za-z\d.-])", address),
         (r"(?<![\d.])(?:\+?86[ -]?)?1[3-9]\d(?:\d{8}|([ -])\d{4}\1\d{4}|\d([ -])\d{4}\2\d{3,4})(?!\d)", code),
         (r"(?<![\d.])(?:0\d{2,3}[- ]\d{3,4}[- ]?\d{4}|[48]00[- ]?\d{3}[- ]?\d{4})(?!\d)", code),
         (r"(?<![\d.])\+?85[23][ -]?\d{4}[ -]?\d{4}(?!\d)", code),
         (r"(?<![\d.-])\d{3,4}-\d{3,4}-\d{3,4}(?![\d.-])", code),
         (r"(?<![\d.-])(\d{3,4}-\d{4})(?![\d.%‰-])", lambda m: m[0] if is_span(m[0]) else code(m)),
-        (rf"({_IDENTIFIED})(\d{{3,}}(?:[- ]\d+)*)(?![\dA-Za-z%]|\.\d|{_COUNTED})",
-         lambda m: m[1] + _code(m[2], one)),
+        (rf"({_IDENTIFIED})(\d{{3,}}(?:[- ]\d+)*(?:[和或、与及]\d{{3,}})*)(?![\dA-Za-z%]|\.\d|{_COUNTED})",
+         lambda m: m[1] + re.sub(r"\d+(?:[- ]\d+)*", code, m[2])),
         (rf"(?<![\d.]){_SERVICES}(?![\d.]|{_COUNTED})", code),
         (r"(?<![\d.])\d{3,4}(?=室|房|包[间厢]|宿舍|寝室|病房|教室)", code),
         (r"(?<=波音)\d{3}|(?<=骁龙)\d{3}|(?<=空客)\d{3}", code),
@@ -228,7 +229,7 @@ def _amounts(dollar: str) -> tuple[Rule, ...]:
 
     return rules(
         (r"(?<![\dA-Za-z)])\+(?=\d)", "正"),
-        (rf"([-−]?)({CURRENCY})\s?({_N})([kKMB](?![A-Za-z]))?(?:{_DASH}({_N})(?!\d))?\s?([百千万亿萬億]*)", money),
+        (rf"([-−]?)({CURRENCY})\s?({_N})([kKMB](?![A-Za-z]))?(?:{_DASH}({_N})(?!\d))?\s?([百千万亿萬億]*)元?", money),
         (rf"(?<![\dA-Za-z.])({_N})\s?([百千万亿]*)\s?({CURRENCY})(?![\dA-Za-z.])",
          lambda m: f"{read_number(m[1])}{m[2]}{currencies[m[3]]}"),
         (r"(?<![\d.])(\d{1,2})['′](\d{1,2}(?:\.\d+)?)(?:[\"″]|''|′′)", _minutes_or_feet),
@@ -342,9 +343,10 @@ def _counts() -> tuple[Rule, ...]:
     more = "[多余几]?"
     return rules(
         (rf"(?<![\d.第])2(?=到\d+(?:{MEASURE})(?!{ORDINAL}))", "两"),
+        (r"(?<![\d.])2(?=两(?!个|[年天岁]))", "二"),
         (rf"(?<![\d.第])2(?={more}(?:{MEASURE})(?!{ORDINAL}))", "两"),
         (rf"(?<![\d.])\d+(?={more}(?:{MEASURE}|{ORDINAL}))", lambda m: read_number(m[0])),
         (rf"(?<![a-z] )(?<!\d){_N}|(?<=[a-z] ){_N}(?! [a-z])", lambda m: read_number(m[0])),
         (r"(?<![A-Za-z\d])\.\d+", lambda m: read_number("0" + m[0])),
-        (r"(?<=[元米里克斤升吨块])/(?=[小时分钟秒天日月年人次个平立斤米升克千])", "每"),
+        (r"(?<=[元米里克斤升吨块次个转帧])/(?=[小时分钟秒天日月年人次个平立斤米升克千])", "每"),
     )
