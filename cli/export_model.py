@@ -78,5 +78,4 @@ def _export_onnx(run: Path, out: Path, store: StoragePath | None, utterance: str
     networks = load_networks(run, at, output.log)
     reference = default_reference(run, store, utterance, networks.generator, output.log)
     content = export_onnx(networks, out, reference=reference, log=output.log)
-    size = sum(graph["bytes"] for graph in content["graphs"].values())
-    click.echo(f"{out}: {content['precision']}, {len(content['graphs'])} graphs, {size / 1e6:.1f} MB")
+    click.echo(f"{out}: {content['precision']}, {len(content['graphs'])} graphs, {content['bytes'] / 1e6:.1f} MB")

@@ -6,7 +6,6 @@ Shapes: as in `onnx_networks`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from headrace.store.storage.output_files import output_folder
 from headrace.train.checkpoints import trained_models, upstream_files
 from headrace.train.checkpoints.origin import UNKNOWN, Origin, check_same_codes
 from headrace.train.config import config_path, read_config
-from headrace.train.deployment import onnx_files
+from headrace.train.deployment import onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork, Ports
 from headrace.train.deployment.onnx_networks import (
     PromptNetwork,
@@ -39,6 +38,9 @@ from headrace.train.deployment.onnx_networks import (
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.text_to_speech import Reference
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 TOLERANCE = 1e-4
 """Largest difference from torch of any output, in float32."""
@@ -123,33 +125,48 @@ def export_onnx(
     _check_installed()
     with output_folder(out) as draft:
         graphs = {}
-        for graph in graphs_of(networks):
-            content, parameters = _export(graph)
-            (draft / graph.file).write_bytes(content)
-            difference = max(differences(graph, OnnxNetwork(draft / graph.file, graph.ports, threads=1)))
-            if not difference <= TOLERANCE:
-                raise RunError(
-                    f"{out} is not written: {graph.file} differs from torch by {difference:.1e}, and at most "
-                    f"{TOLERANCE:.0e} is expected of float32."
-                )
-            graphs[graph.file] = _describe(graph, content, parameters, difference)
-            if log is not None:
-                log(f"{graph.file}: {len(content) / 1e6:.1f} MB, within {difference:.1e} of torch")
+        for group in graph_groups(networks):
+            graphs |= _write(group, draft, out, log)
         if reference is not None:
             save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
-        voice = _describe_voice(networks, graphs)
+        voice = _describe_voice(networks, graphs) | onnx_files.describe_weights(draft)
         (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
     return voice
 
 
-def graphs_of(networks: Networks) -> Iterator[Graph]:
-    """Yield the graphs of networks."""
+def graph_groups(networks: Networks) -> Iterator[list[Graph]]:
+    """Yield the graphs of networks, those of one network together."""
     random = torch.Generator().manual_seed(0)
     if networks.generator is not None:
-        yield _speech_graph(plain_convolutions(networks.generator), random)
+        yield [_speech_graph(plain_convolutions(networks.generator), random)]
     if networks.decoder is not None:
-        yield _prompt_graph(networks.decoder, random)
-        yield _step_graph(networks.decoder, random)
+        yield [_prompt_graph(networks.decoder, random), _step_graph(networks.decoder, random)]
+
+
+def _write(group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str], object] | None) -> dict[str, Any]:
+    """Write graphs, which share their weights if there are several, and compare them with torch. Describes them."""
+    models = [_export(graph) for graph in group]
+    parameters = [sum(math.prod(one.dims) for one in model.graph.initializer) for model in models]
+    if len(models) > 1:
+        shared_weights.share_weights(models, folder)
+    for graph, model in zip(group, models, strict=True):
+        (folder / graph.file).write_bytes(model.SerializeToString())
+    del models
+    described = {}
+    for graph, count in zip(group, parameters, strict=True):
+        difference = max(differences(graph, OnnxNetwork(folder / graph.file, graph.ports, threads=1)))
+        if not difference <= TOLERANCE:
+            raise RunError(
+                f"{out} is not written: {graph.file} differs from torch by {difference:.1e}, and at most "
+                f"{TOLERANCE:.0e} is expected of float32."
+            )
+        described[graph.file] = onnx_files.describe_graph(folder, graph.file, graph.ports) | {
+            "parameters": count,
+            "difference": difference,
+        }
+        if log is not None:
+            log(f"{graph.file}: {count / 1e6:.1f} M parameters, within {difference:.1e} of torch")
+    return described
 
 
 def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
@@ -228,8 +245,8 @@ def _flat(arguments: Sequence[Any]) -> Iterator[Tensor]:
         yield from (argument if isinstance(argument, list) else [argument])
 
 
-def _export(graph: Graph) -> tuple[bytes, int]:
-    """Return a graph in the format of ONNX, and how many numbers it holds."""
+def _export(graph: Graph) -> ModelProto:
+    """Return a graph in the format of ONNX."""
     with _quiet_exporter():
         program = torch.onnx.export(
             graph.network,
@@ -247,7 +264,7 @@ def _export(graph: Graph) -> tuple[bytes, int]:
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
-    return model.SerializeToString(), sum(math.prod(one.dims) for one in model.graph.initializer)
+    return model
 
 
 def _dynamic_shapes(graph: Graph) -> tuple[Any, ...]:
@@ -277,17 +294,6 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _describe(graph: Graph, content: bytes, parameters: int, difference: float) -> dict[str, Any]:
-    return {
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "parameters": parameters,
-        "inputs": [port.to_json() for port in graph.ports.inputs],
-        "outputs": [port.to_json() for port in graph.ports.outputs],
-        "difference": difference,
-    }
 
 
 def _describe_voice(networks: Networks, graphs: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,17 @@ FOLDER/
   sovits.onnx             codes, phones and a reference to speech
   gpt_prompt.onnx         phones and codes to the first prediction, and keys and values
   gpt_step.onnx           one code more to the next prediction
+  gpt.safetensors         the weights of the two graphs of gpt
   reference.safetensors   spectrogram, phones and codes of a reference to speak with
 
 A graph is read whole, checked, and only then handed to ONNX Runtime, from memory: it consists of known operators of
-ONNX itself, has no functions and no subgraphs, holds all of its tensors, and takes and returns what it should.
+ONNX itself, has no functions and no subgraphs, holds all of its tensors or finds them in gpt.safetensors beside it, and
+takes and returns what it should.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import stat
@@ -26,6 +29,7 @@ import numpy as np
 from headrace.store.errors import RunError, UsageError
 from headrace.store.library_settings import quiet_onnxruntime
 from headrace.store.storage import read_file
+from headrace.train.deployment import shared_weights
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sovits_config import SovitsConfig
 
@@ -130,6 +134,29 @@ class OnnxVoice:
     """All of onnx.json."""
 
 
+def describe_graph(folder: Path, file: str, ports: Ports) -> dict[str, Any]:
+    """Return what onnx.json says of a graph: its size and digest, what it takes, and what it returns."""
+    return _describe_file(folder / file) | {
+        "inputs": [port.to_json() for port in ports.inputs],
+        "outputs": [port.to_json() for port in ports.outputs],
+    }
+
+
+def describe_weights(folder: Path) -> dict[str, Any]:
+    """Return what onnx.json says of the file of weights that graphs share, and of the size of all that speaks."""
+    weights = folder / shared_weights.FILE
+    files = [path for path in (*sorted(folder.glob("*.onnx")), weights) if path.exists()]
+    return {
+        "weights": {weights.name: _describe_file(weights)} if weights.exists() else {},
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _describe_file(file: Path) -> dict[str, Any]:
+    data = file.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def read_voice(folder: Path) -> OnnxVoice:
     """Read what an exported folder says of itself.
 
@@ -201,8 +228,11 @@ class OnnxNetwork:
             UsageError: onnx or onnxruntime is not installed.
         """
         runtime = import_runtime()
-        data = read_graph(path, ports)
+        data, self._weights = read_graph(path, ports)
         options = runtime.SessionOptions()
+        values = [runtime.OrtValue.ortvalue_from_numpy(weight) for weight in self._weights.values()]
+        if values:
+            options.add_external_initializers(list(self._weights), values)
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
         self.path = path
@@ -234,8 +264,8 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def read_graph(path: Path, ports: Ports) -> bytes:
-    """Return a file of ONNX that has been checked.
+def read_graph(path: Path, ports: Ports) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return a file of ONNX that has been checked, and its weights that lie in `shared_weights.FILE` beside it.
 
     Raises:
         RunError: it cannot be read, is damaged, has other operators or tensors elsewhere, or takes or returns
@@ -253,11 +283,13 @@ def read_graph(path: Path, ports: Ports) -> bytes:
         _check_model(model)
         _check_ports(model.graph.input, ports.inputs, "takes")
         _check_ports(model.graph.output, ports.outputs, "returns")
+        outside = [tensor for tensor in model.graph.initializer if _is_outside(tensor)]
+        weights = shared_weights.mapped_weights(outside, path.parent)
     except DecodeError as error:
         raise RunError(f"{path} is no ONNX file, or is damaged: export the voice again.") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is refused: {error}. Export the voice again.") from error
-    return data
+    return data, weights
 
 
 def _check_model(model: ModelProto) -> None:
@@ -273,12 +305,14 @@ def _check_model(model: ModelProto) -> None:
             raise ValueError(f"it uses the operator {f'{node.domain}:{node.op_type}'.lstrip(':')[:60]!r}")
         for attribute in node.attribute:
             _check_attribute(attribute)
-    for tensor in _tensors(model.graph):
+    for tensor in model.graph.initializer:
+        _check_tensor(tensor, outside=_is_outside(tensor))
+    for tensor in _other_tensors(model.graph):
         _check_tensor(tensor)
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
+def _other_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yield the tensors of a graph that are no initialisers: they lie in the graph itself."""
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
@@ -293,11 +327,18 @@ def _check_attribute(attribute: AttributeProto) -> None:
         raise ValueError("it has graphs within its graph")
 
 
-def _check_tensor(tensor: TensorProto) -> None:
-    """Raise ValueError if a tensor lies elsewhere, or is not as long as it says."""
+def _is_outside(tensor: TensorProto) -> bool:
+    """Return whether a tensor lies in another file than its graph."""
     import onnx
 
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data)
+
+
+def _check_tensor(tensor: TensorProto, *, outside: bool = False) -> None:
+    """Raise ValueError if a tensor is not as long as it says, or lies elsewhere unless it may lie `outside`."""
+    import onnx
+
+    if _is_outside(tensor) and not outside:
         raise ValueError(f"the tensor {tensor.name[:60]!r} lies in another file, which is not opened")
     try:
         itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -305,6 +346,8 @@ def _check_tensor(tensor: TensorProto) -> None:
         raise ValueError(f"the tensor {tensor.name[:60]!r} is of an unknown type") from None
     if any(size < 0 for size in tensor.dims):
         raise ValueError(f"the tensor {tensor.name[:60]!r} has a negative size")
+    if outside:
+        return
     listed = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data))
     found = len(tensor.raw_data) if tensor.HasField("raw_data") else listed * itemsize
     promised = math.prod(tensor.dims) * itemsize

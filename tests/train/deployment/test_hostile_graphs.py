@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from headrace.store.errors import RunError
-from headrace.train.deployment import onnx_files
+from headrace.train.deployment import onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork, read_voice
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT
@@ -23,11 +24,41 @@ from tests.train.deployment.onnx_voices import GPT
 PORTS = onnx_files.step_ports(GPT)
 
 
+def refer(model: ModelProto, **where: str) -> None:
+    """Let a tensor that lies in the file of weights lie somewhere else."""
+    tensor = next(one for one in model.graph.initializer if one.external_data)
+    found = {entry.key: entry.value for entry in tensor.external_data} | where
+    del tensor.external_data[:]
+    for key, value in found.items():
+        tensor.external_data.add(key=key, value=value)
+
+
 def external(model: ModelProto) -> None:
-    tensor = model.graph.initializer[0]
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../../../etc/passwd")
-    tensor.ClearField("raw_data")
+    refer(model, location="../../../../etc/passwd")
+
+
+def external_beside(model: ModelProto) -> None:
+    refer(model, location="./gpt.safetensors")
+
+
+def behind_the_end(model: ModelProto) -> None:
+    refer(model, offset=str(1 << 40))
+
+
+def negative_offset(model: ModelProto) -> None:
+    refer(model, offset="-8")
+
+
+def between_numbers(model: ModelProto) -> None:
+    refer(model, offset="9")
+
+
+def too_short(model: ModelProto) -> None:
+    refer(model, length="4")
+
+
+def larger_than_its_place(model: ModelProto) -> None:
+    next(one for one in model.graph.initializer if one.external_data).dims[0] += 1
 
 
 def external_constant(model: ModelProto) -> None:
@@ -63,12 +94,16 @@ def other_operator(model: ModelProto) -> None:
     model.graph.node[0].op_type = "StringNormalizer"
 
 
+def _inner(model: ModelProto) -> onnx.TensorProto:
+    return next(one for one in model.graph.initializer if one.raw_data and one.dims)
+
+
 def enormous(model: ModelProto) -> None:
-    model.graph.initializer[0].dims[0] = 1 << 40
+    _inner(model).dims[0] = 1 << 40
 
 
 def negative(model: ModelProto) -> None:
-    model.graph.initializer[0].dims[0] = -1
+    _inner(model).dims[0] = -1
 
 
 def strange_type(model: ModelProto) -> None:
@@ -101,6 +136,12 @@ def empty(model: ModelProto) -> None:
 
 CHANGES: dict[Callable[[ModelProto], None], str] = {
     external: "lies in another file",
+    external_beside: "lies in another file",
+    behind_the_end: "is not in gpt.safetensors",
+    negative_offset: "does not say where it lies",
+    between_numbers: "is not in gpt.safetensors",
+    too_short: "is not in gpt.safetensors",
+    larger_than_its_place: "is not in gpt.safetensors",
     external_constant: "lies in another file",
     loop: "it uses the operator 'Loop'",
     hidden_graph: "graphs within its graph",
@@ -118,6 +159,10 @@ CHANGES: dict[Callable[[ModelProto], None], str] = {
     other_output: "it returns rows",
     empty: "no graph",
 }
+
+
+def step_graph() -> ModelProto:
+    return onnx.load(onnx_voices.exported() / onnx_files.STEP, load_external_data=False)
 
 
 @pytest.fixture
@@ -141,10 +186,22 @@ def refusal(file: Path) -> str:
 @pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_changed_graph_is_refused(change: Callable[[ModelProto], None], tmp_path: Path) -> None:
-    model = onnx.load(onnx_voices.exported() / onnx_files.STEP)
+    model = step_graph()
     change(model)
+    shutil.copy(onnx_voices.exported() / shared_weights.FILE, tmp_path)
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     assert re.search(CHANGES[change], refusal(tmp_path / "x.onnx"))
+
+
+@pytest.mark.usefixtures("unopened")
+def test_weights_that_are_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes((onnx_voices.exported() / onnx_files.STEP).read_bytes())
+    assert "is not beside it" in refusal(tmp_path / "x.onnx")
+    os.mkfifo(tmp_path / shared_weights.FILE)
+    assert "is not beside it" in refusal(tmp_path / "x.onnx")
+    (tmp_path / shared_weights.FILE).unlink()
+    (tmp_path / shared_weights.FILE).touch()
+    refusal(tmp_path / "x.onnx")
 
 
 @pytest.mark.usefixtures("unopened")
@@ -160,7 +217,8 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
-    model = onnx.load(onnx_voices.exported() / onnx_files.STEP)
+    model = step_graph()
+    shutil.copy(onnx_voices.exported() / shared_weights.FILE, tmp_path)
     model.graph.node[-1].input[0] = "nowhere"
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     assert "ONNX Runtime can compute" in refusal(tmp_path / "x.onnx")

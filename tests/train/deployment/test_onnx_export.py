@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from headrace.store.errors import RunError, UsageError
-from headrace.train.deployment import onnx_export, onnx_files
+from headrace.train.deployment import onnx_export, onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT, SOVITS
@@ -99,10 +101,13 @@ def test_predictions_are_those_of_torch_from_the_prompt_on(phones: int, codes: i
 def test_the_folder_says_what_it_holds() -> None:
     folder = onnx_voices.exported()
     content = json.loads((folder / onnx_files.FILE).read_text())
-    assert {path.name for path in folder.iterdir()} == {*content["graphs"], onnx_files.FILE, onnx_files.REFERENCE_FILE}
-    for file, graph in content["graphs"].items():
+    files = content["graphs"] | content["weights"]
+    assert {path.name for path in folder.iterdir()} == {*files, onnx_files.FILE, onnx_files.REFERENCE_FILE}
+    assert sum(file["bytes"] for file in files.values()) == content["bytes"]
+    for file, described in files.items():
         data = (folder / file).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (graph["bytes"], graph["sha256"])
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (described["bytes"], described["sha256"])
+    for graph in content["graphs"].values():
         assert 0 < graph["difference"] <= onnx_export.TOLERANCE
     assert content["gpt"]["source"] == "TEXT, step 4 (best)"
     voice = onnx_files.read_voice(folder)
@@ -111,6 +116,31 @@ def test_the_folder_says_what_it_holds() -> None:
     held = load_file(folder / onnx_files.REFERENCE_FILE)
     assert held.keys() == {"spec", "phones", "codes", "bert", "speaker"}
     np.testing.assert_array_equal(held["spec"], onnx_voices.reference().spec)
+
+
+def test_the_graphs_of_gpt_share_their_weights() -> None:
+    folder = onnx_voices.exported()
+    decoder = onnx_voices.networks().decoder
+    assert decoder is not None
+    weights = 4 * sum(value.numel() for value in decoder.parameters())
+    shared = (folder / shared_weights.FILE).stat().st_size
+    graphs = [(folder / file).stat().st_size for file in (onnx_files.PROMPT, onnx_files.STEP)]
+    assert shared < weights + 8000, "no weight is there twice"
+    assert shared > weights / 2 and len((folder / onnx_files.SOVITS).read_bytes()) > weights
+    assert all(
+        sum(len(one.raw_data) for one in onnx.load(folder / file, load_external_data=False).graph.initializer)
+        < weights / 2
+        for file in (onnx_files.PROMPT, onnx_files.STEP)
+    ), graphs
+
+
+def test_other_programs_find_the_weights_by_the_path_of_a_graph() -> None:
+    graph, ports = onnx_voices.exported() / onnx_files.STEP, onnx_files.step_ports(GPT)
+    inputs = {"code": np.array([3]), "code_position": np.array(4), "position": np.array(9)}
+    inputs |= {port.name: normal(GPT.heads, 12, GPT.channels // GPT.heads) for port in ports.inputs[3:]}
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for found, expected in zip(session.run(None, inputs), network(onnx_files.STEP).run(inputs), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_no_path_of_python_is_exported() -> None:
@@ -123,7 +153,7 @@ class _Repeated:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = onnx_voices.exported()
-        monkeypatch.setattr(onnx_export, "_export", lambda graph: ((self.folder / graph.file).read_bytes(), 1))
+        monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(self.folder / graph.file))
 
 
 @pytest.mark.parametrize("error, refused", [(0.5e-4, False), (2e-4, True), (np.nan, True)])
