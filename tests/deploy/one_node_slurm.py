@@ -86,6 +86,10 @@ class Slurm:
         fields = self.call("scontrol", "--oneliner", "show", "job", number).split()
         return dict(field.split("=", 1) for field in fields if "=" in field)
 
+    def is_idle(self) -> bool:
+        """Return whether the node has ended all that it had to do for its last job."""
+        return self.call("sinfo", "--noheader", "--format=%T").strip() == "idle"
+
     def logs(self) -> str:
         """Return the ends of the logs of controller and node."""
         return "\n".join(

@@ -105,8 +105,12 @@ class Job:
         self._slurm.call("scancel", "--signal=TERM", "--batch", self._number)
 
     def start_now(self) -> None:
-        """Start a job that is queued again without the two minutes that Slurm waits first."""
-        self.wait("the queue", lambda: self.state() == "PENDING")
+        """Start a job that is queued again without the two minutes that Slurm waits first.
+
+        A node kills a job that is started in the second in which it ended.
+        """
+        self.wait("the queue", lambda: self.state() == "PENDING" and self._slurm.is_idle())
+        time.sleep(2)
         self._slurm.call("scontrol", "update", f"JobId={self._number}", "StartTime=now")
 
     def state(self) -> str:
