@@ -19,9 +19,9 @@ from tests.helpers.sovits_steps import sovits_stage, speech_batch
 
 GPT_UPDATE = 3840
 """Launches of an update of 24 layers from four batches. GPT-SoVITS' own takes 6,726 in the sizes of v2."""
-SOVITS_UPDATE = 1810
+SOVITS_UPDATE = 1560
 """Of the small model."""
-STEPS = (47, 47, 47, 69)
+STEPS = (34, 43, 43, 60)
 """Of ScaledAdam, in four steps in a row: in the last one, sizes of tensors are updated."""
 
 

@@ -55,7 +55,7 @@ class MultiHeadAttention(nn.Module):
             columns = neighbours_TR.expand(*scores.shape[:2], -1, -1)
             scores = scores + self._by_key(query @ self.emb_rel_k.mT, columns)
         # A finite value within float16, so that rows without any valid key stay finite too.
-        scores = scores.masked_fill(~mask_B1P[:, None], -1e4)
+        scores = scores.where(mask_B1P[:, None], -1e4)
         weights = self.drop(scores.softmax(dim=3))
         output = weights @ self._split(self.conv_v(memory_BCP))
         if neighbours_TR is not None:

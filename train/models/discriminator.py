@@ -28,7 +28,7 @@ class _ConvStack(nn.Module):
         """Return scores and feature maps."""
         features = []
         for conv in self.convs:
-            x = F.leaky_relu(conv(x), LEAKY_SLOPE)
+            x = F.leaky_relu(conv(x), LEAKY_SLOPE, inplace=True)
             features.append(x)
         x = self.conv_post(x)
         features.append(x)

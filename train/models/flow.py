@@ -6,13 +6,39 @@ Shapes: B batch, C latent channels, F spectrogram bins, T frames, G channels of 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.train.models.layers import WeightNormConv1d, run_block
 
 KERNEL = 5
+
+
+class _Gate(torch.autograd.Function):
+    """tanh(signal) * sigmoid(gate) of conditioned channels.
+
+    It takes three kernels forward and three backward, where the formula written out takes four and seven.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCT: Tensor, condition_BC1: Tensor) -> Tensor:
+        """Add the condition, and gate the first half of the channels by the second one. (B, C / 2, T)."""
+        gated_BCT = x_BCT + condition_BC1
+        gated_BCT.chunk(2, dim=1)[0].tanh_()
+        ctx.save_for_backward(gated_BCT)
+        return F.glu(gated_BCT, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BHT: Tensor) -> Any:
+        """Return the gradients of channels and condition."""
+        (gated_BCT,) = ctx.saved_tensors
+        gradient_BCT = torch.ops.aten.glu_backward(gradient_BHT, gated_BCT, 1)
+        signal, of_signal = (x.chunk(2, dim=1)[0] for x in (gated_BCT, gradient_BCT))
+        torch.ops.aten.tanh_backward.grad_input(of_signal, signal, grad_input=of_signal)
+        return gradient_BCT, gradient_BCT.sum(2, keepdim=True)
 
 
 class WaveNet(nn.Module):
@@ -34,7 +60,7 @@ class WaveNet(nn.Module):
 
     def forward(self, x_BHT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor) -> Tensor:
         """Return the sum of all layers' skip outputs, (B, H, T), zero where mask is False."""
-        skipped = torch.zeros_like(x_BHT)
+        skipped: Tensor | float = 0.0
         conditions = self.cond_layer(voice_BG1).chunk(len(self.in_layers), dim=1)
         for layer, condition in enumerate(conditions):
             out = run_block(
@@ -43,13 +69,12 @@ class WaveNet(nn.Module):
             if out.shape[1] > self.hidden:
                 residual, out = out.chunk(2, dim=1)
                 x_BHT = (x_BHT + residual) * mask_B1T
-            skipped = skipped + out
+            skipped = out + skipped if layer else out
         return skipped * mask_B1T
 
     def _layer(self, layer: int, x_BHT: Tensor, condition_BG1: Tensor) -> Tensor:
         """Return residual and skip outputs of a layer, concatenated; the last layer has only the latter."""
-        signal, gate = (self.in_layers[layer](x_BHT) + condition_BG1).chunk(2, dim=1)
-        return self.res_skip_layers[layer](torch.tanh(signal) * torch.sigmoid(gate))
+        return self.res_skip_layers[layer](_Gate.apply(self.in_layers[layer](x_BHT), condition_BG1))
 
 
 class PosteriorEncoder(nn.Module):

@@ -5,7 +5,8 @@ Shapes: B batch, C channels, T frames, N length of a segment. Masks are boolean,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,7 @@ class WeightNorm(nn.Module):
 
     weight_g: nn.Parameter
     weight_v: nn.Parameter
+    _frozen: Tensor | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -42,7 +44,18 @@ class WeightNorm(nn.Module):
 
         `torch._weight_norm` is one kernel forward and one backward, where the formula written out takes four.
         """
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._frozen is None else self._frozen
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Normalise the weight once, in the precision of its use, for all that follows until `unfreeze`."""
+        device = self.weight_v.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_v.dtype
+        self._frozen = self.normalised().to(dtype)
+
+    def unfreeze(self) -> None:
+        """Normalise the weight whenever it is used."""
+        self._frozen = None
 
 
 class WeightNormConv1d(WeightNorm, nn.Conv1d):
@@ -82,6 +95,21 @@ class ChannelNorm(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Normalise each frame. (B, C, T)."""
         return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within this context, a network's parameters get no gradients, and its weights are normalised only once."""
+    layers = [module for module in network.modules() if isinstance(module, WeightNorm)]
+    network.requires_grad_(False)
+    try:
+        for layer in layers:
+            layer.freeze()
+        yield
+    finally:
+        for layer in layers:
+            layer.unfreeze()
+        network.requires_grad_(True)
 
 
 def run_block(run: Callable[..., T], *inputs: Any, activation_checkpointing: bool) -> T:

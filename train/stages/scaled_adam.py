@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,29 +72,29 @@ class ScaledAdam(torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
         self._in_one_block = in_one_block
-        self._blocks: list[list[_Block]] = []
+        self._groups: list[_Group] = []
 
     @torch.no_grad()
     def allocate(self) -> None:
         """Allocate the state before the first step. Weights may not change between, but by steps."""
-        if not self._blocks:
-            self._blocks = [self._blocks_of(group) for group in self.param_groups]
+        if not self._groups:
+            self._groups = [self._allocated(group) for group in self.param_groups]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         super().load_state_dict(state_dict)
-        self._blocks = []
+        self._groups = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter. A missing gradient counts as zero."""
         self.allocate()
-        for group, blocks in zip(self.param_groups, self._blocks, strict=True):
-            _GroupStep(group, blocks, self.state[blocks[0].parameters[0]], self.found_inf).run()
-            group["step"] += 1
+        for options, group in zip(self.param_groups, self._groups, strict=True):
+            _GroupStep(options, group, self.found_inf).run()
+            options["step"] += 1
 
-    def _blocks_of(self, group: dict[str, Any]) -> list[_Block]:
-        """Return the blocks of a group, whose first parameter also has what is known of each tensor."""
+    def _allocated(self, group: dict[str, Any]) -> _Group:
+        """Return the state of a group, whose first parameter has what is known of each tensor."""
         tensors = [p for p in group["params"] if p.numel() > 1]
         parameters = tensors + [p for p in group["params"] if p.numel() == 1]
         device = tensors[0].device
@@ -104,16 +105,44 @@ class ScaledAdam(torch.optim.Optimizer):
         for of_block in members:
             blocks.append(_Block(first, of_block, [self.state[p] for p in of_block]))
             first += len(of_block)
-        if "rms" not in self.state[tensors[0]]:
+        shared = self.state[tensors[0]]
+        if "rms" not in shared:
             count = len(tensors)
-            self.state[tensors[0]].update(
-                rms=torch.cat([block.rms(block.beside(block.parameters)) for block in blocks])[:count].clone(),
+            shared.update(
+                rms=torch.cat([block.rms(block.beside(block.parameters)) for block in blocks])[:count],
                 size_exp_avg_sq=torch.zeros(count, device=device),
                 size_grads=torch.zeros(group["size_period"], count, device=device),
                 norms=torch.zeros(group["clipping_period"], device=device),
                 threshold=torch.full((), math.inf, device=device),
             )
-        return blocks
+        scalars = len(parameters) - len(tensors)
+        sizes_N = F.pad(shared["rms"], (0, scalars), value=1.0)
+        shared["rms"] = sizes_N[: len(tensors)]
+        return _Group(
+            blocks=blocks,
+            shared=shared,
+            sizes_N=sizes_N,
+            rates_N=F.pad(torch.ones_like(shared["rms"]), (0, scalars), value=group["scalar_rate"]),
+            growth_N=torch.zeros_like(sizes_N),
+            betas=torch.tensor(group["betas"], device=device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """What a group of parameters has beside its options. Nothing of it is copied to the device in a step."""
+
+    blocks: list[_Block]
+    shared: dict[str, Any]
+    """The state of all tensors together."""
+    sizes_N: Tensor
+    """The size of each parameter; 1 of a scalar. `rms` of the state is a view of it."""
+    rates_N: Tensor
+    """Factor on the learning rate of each parameter."""
+    growth_N: Tensor
+    """Space for the direction in which the size of each parameter moves; 0 of a scalar."""
+    betas: Tensor
+    """(2,)."""
 
 
 class _Block:
@@ -136,11 +165,14 @@ class _Block:
         self._width = ROW if len(parameters) > 1 else parameters[0].numel()
         device = parameters[0].device
         rows = [-(-p.numel() // self._width) for p in parameters]
-        self._rows = torch.tensor(rows, device=device)
+        row_counts = torch.tensor(rows, device=device)
         self._parameter_of_row = torch.arange(len(rows), device=device).repeat_interleave(
-            self._rows, output_size=sum(rows)
+            row_counts, output_size=sum(rows)
         )
-        self._root_elements = torch.tensor([p.numel() for p in parameters], device=device).sqrt()
+        self._bounds = F.pad(row_counts.repeat(2).cumsum(0), (1, 0))
+        """Where the rows of each parameter begin, and the last ones end, in two matrices one after the other."""
+        self._is_scalar_R1 = (self._parameter_of_row >= self.tensors)[:, None]
+        self.root_elements = torch.tensor([p.numel() for p in parameters], device=device).sqrt()
         self._ends = [
             torch.zeros(self._width * count - p.numel(), device=device)
             for count, p in zip(rows, parameters, strict=True)
@@ -177,16 +209,23 @@ class _Block:
         own = values_N[self.numbers]
         return (own if len(own) == 1 else own[self._parameter_of_row])[:, None]
 
+    def corrections(self, of_scalars: float) -> Tensor:
+        """Return this for each row of a scalar, and 1 for all others, (R, 1)."""
+        return torch.where(self._is_scalar_R1, of_scalars, 1.0)
+
     def sums(self, values_R: Tensor) -> Tensor:
-        """Return the sum of each parameter's rows."""
+        """Return the sum of each parameter's rows: of one matrix, or of two, one after the other."""
         if len(self.parameters) == 1:
             return values_R
-        return torch.segment_reduce(values_R, "sum", lengths=self._rows, unsafe=True)
+        count = len(values_R) // len(self._parameter_of_row) * len(self.parameters)
+        return torch.segment_reduce(values_R, "sum", offsets=self._bounds[: count + 1], unsafe=True)
 
-    def norms(self, matrix_RW: Tensor) -> Tensor:
-        """Return the Euclidean norm of each parameter's rows."""
-        of_rows = torch.linalg.vector_norm(matrix_RW, dim=1)
-        return of_rows if len(self.parameters) == 1 else self.sums(of_rows.square()).sqrt()
+    def norms(self, *matrices_RW: Tensor) -> tuple[Tensor, ...]:
+        """Return the Euclidean norms of each parameter's rows, in one matrix or in two."""
+        of_rows = [torch.linalg.vector_norm(matrix_RW, dim=1) for matrix_RW in matrices_RW]
+        if len(self.parameters) == 1:
+            return tuple(of_rows)
+        return self.sums(_joined(of_rows).square()).sqrt().chunk(len(of_rows))
 
     def dots(self, one_RW: Tensor, other_RW: Tensor) -> Tensor:
         """Return the sum of products of each parameter's rows."""
@@ -196,37 +235,48 @@ class _Block:
 
     def rms(self, matrix_RW: Tensor) -> Tensor:
         """Return the root mean square of each parameter's rows."""
-        return self.norms(matrix_RW) / self._root_elements
+        return self.norms(matrix_RW)[0] / self.root_elements
 
 
 class _GroupStep:
     """One step of a group."""
 
-    def __init__(
-        self, group: dict[str, Any], blocks: Sequence[_Block], shared: dict[str, Any], found_inf: Tensor | None
-    ) -> None:
-        """
-        Args:
-            shared: the state of all tensors together.
-        """
-        self.group, self.blocks, self.shared = group, blocks, shared
-        self.number: int = group["step"]
-        self.weights = [block.beside(block.parameters) for block in blocks]
-        self.scalars = sum(len(block.parameters) for block in blocks) - len(shared["rms"])
+    def __init__(self, options: dict[str, Any], group: _Group, found_inf: Tensor | None) -> None:
+        self.options, self.group, self.shared = options, group, group.shared
+        self.number: int = options["step"]
+        self.weights = [block.beside(block.parameters) for block in group.blocks]
         self.kept: Tensor | float = 1.0 if found_inf is None else 1 - found_inf
         """() float: 0 if the step changes nothing, else 1. A CPU knows it."""
-        if found_inf is not None and found_inf.device.type == "cpu" and all(len(b.parameters) == 1 for b in blocks):
+        one_by_one = all(len(block.parameters) == 1 for block in group.blocks)
+        if found_inf is not None and found_inf.device.type == "cpu" and one_by_one:
             self.kept = float(self.kept)
 
     def run(self) -> None:
         """Make the step."""
-        gradients = [self._gradients(block) for block in self.blocks]
-        growth_N = self._size_growth(gradients, self._clipping_factor(gradients))
-        rate = self.group["lr"] * (1 - self.group["betas"][0])
-        sizes = self.shared["rms"].clamp(min=self.group["min_rms"])
-        rates_N = F.pad(sizes * rate, (0, self.scalars), value=rate * self.group["scalar_rate"])
-        for block, weights_RW, gradient_RW in zip(self.blocks, self.weights, gradients, strict=True):
-            self._update(block, weights_RW, gradient_RW, rates_N, growth_N)
+        gradients = [self._gradients(block) for block in self.group.blocks]
+        norms_N, weight_norms_N = self._norms(gradients)
+        growth_N = self._size_growth(gradients, self._clipping_factor(norms_N), weight_norms_N)
+        rates_N = self.group.sizes_N.clamp(min=self.options["min_rms"]).mul_(self.group.rates_N)
+        if isinstance(self.kept, Tensor):
+            betas: Sequence[Tensor | float] = (self.group.betas**self.kept).unbind()
+        else:
+            betas = [beta**self.kept for beta in self.options["betas"]]
+        for block, weights_RW, gradient_RW in zip(self.group.blocks, self.weights, gradients, strict=True):
+            self._update(block, weights_RW, gradient_RW, rates_N, growth_N, betas)
+
+    @property
+    def sizes_are_due(self) -> bool:
+        """Whether sizes are updated in this step."""
+        return self.number % self.options["size_period"] == self.options["size_period"] - 1
+
+    def _norms(self, gradients: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Return the norms of gradients and of weights, (N,) each. Step 0 needs none, and others only the former."""
+        if not self.number:
+            return None, None
+        both = (gradients, self.weights) if self.sizes_are_due else (gradients,)
+        found = [block.norms(*matrices) for block, *matrices in zip(self.group.blocks, *both, strict=True)]
+        joined = [_joined(of_blocks) for of_blocks in zip(*found, strict=True)]
+        return joined[0], joined[1] if self.sizes_are_due else None
 
     def _gradients(self, block: _Block) -> Tensor:
         """Return the gradients of a block, (R, W); zeros if the step changes nothing."""
@@ -234,53 +284,71 @@ class _GroupStep:
             return block.gradients() if self.kept else block.delta.new_zeros(()).expand_as(block.delta)
         return block.gradients().masked_fill_(self.kept == 0, 0.0)
 
-    def _clipping_factor(self, gradients: Sequence[Tensor]) -> Tensor:
+    def _clipping_factor(self, norms_N: Tensor | None) -> Tensor:
         """Return the factor on gradients of sizes, () at most 1; 1 until a median is known. Step 0 records no norm."""
-        shared, period = self.shared, self.group["clipping_period"]
-        if not self.number:
+        shared, period = self.shared, self.options["clipping_period"]
+        if norms_N is None:
             return torch.ones_like(shared["threshold"])
-        norms_N = _joined([block.norms(of) for block, of in zip(self.blocks, gradients, strict=True)])
-        norm = (norms_N * F.pad(shared["rms"], (0, self.scalars), value=1.0)).norm()
+        norm = (norms_N * self.group.sizes_N).norm()
         shared["norms"][self.number % period].lerp_(norm, self.kept)
         if self.number % period == 0:
             median = shared["norms"].sort().values[min(period - 1, period // 4 * 2)]
-            shared["threshold"].copy_(self.group["clipping_scale"] * median)
+            shared["threshold"].copy_(self.options["clipping_scale"] * median)
         return (shared["threshold"] / (norm + 1e-20)).clamp(max=1.0)
 
-    def _size_growth(self, gradients: Sequence[Tensor], clipping: Tensor) -> Tensor | None:
-        """Return the share of each parameter that is added to its delta, (N,); None between size updates."""
-        group, shared, period = self.group, self.shared, self.group["size_period"]
+    def _size_growth(
+        self, gradients: Sequence[Tensor], clipping: Tensor, weight_norms_N: Tensor | None
+    ) -> Tensor | None:
+        """Return the direction in which each size moves, (N,), up to a rate; None between size updates."""
+        options, shared, period = self.options, self.shared, self.options["size_period"]
         count = len(shared["rms"])
-        matrices = zip(self.blocks, self.weights, gradients, strict=True)
+        matrices = zip(self.group.blocks, self.weights, gradients, strict=True)
         dots_N = _joined([block.dots(weights_RW, gradient_RW) for block, weights_RW, gradient_RW in matrices])
         torch.mul(dots_N[:count], clipping, out=shared["size_grads"][self.number % period])
-        if self.number % period != period - 1:
+        if weight_norms_N is None:
             return None
-        measured = [block.rms(weights_RW) for block, weights_RW in zip(self.blocks, self.weights, strict=True)]
-        shared["rms"].copy_(_joined(measured)[:count])
-        beta2 = group["betas"][1] ** period
-        shared["size_exp_avg_sq"].lerp_(shared["size_grads"].square().mean(0), 1 - beta2)
-        correction = math.sqrt(1 - beta2 ** ((self.number + 1) // period))
-        rate = group["lr"] * group["scalar_rate"] * (1 - group["betas"][0])
-        direction = shared["size_grads"].sum(0) / (shared["size_exp_avg_sq"].sqrt() + group["eps"])
-        growth = (direction * (-rate * correction)).masked_fill_(shared["rms"] < group["min_rms"], 0.0)
-        growth.masked_fill_(shared["rms"] > group["max_rms"], -rate * period)
-        return F.pad(growth * self.kept, (0, self.scalars))
+        roots_N = _joined([block.root_elements for block in self.group.blocks])
+        torch.div(weight_norms_N[:count], roots_N[:count], out=shared["rms"])
+        shared["size_exp_avg_sq"].lerp_(shared["size_grads"].square().mean(0), 1 - options["betas"][1] ** period)
+        scale = shared["size_exp_avg_sq"].sqrt().add_(options["eps"])
+        growth = torch.div(shared["size_grads"].sum(0), scale, out=self.group.growth_N[:count])
+        growth.masked_fill_(shared["rms"] < options["min_rms"], 0.0)
+        growth.masked_fill_(shared["rms"] > options["max_rms"], period / self._size_correction)
+        return self.group.growth_N.mul_(self.kept)
+
+    @property
+    def _size_correction(self) -> float:
+        """The bias correction of `size_exp_avg_sq`, as a factor on steps of sizes."""
+        period = self.options["size_period"]
+        return math.sqrt(1 - self.options["betas"][1] ** (period * ((self.number + 1) // period)))
 
     def _update(
-        self, block: _Block, weights_RW: Tensor, gradient_RW: Tensor, rates_N: Tensor, growth_N: Tensor | None
+        self,
+        block: _Block,
+        weights_RW: Tensor,
+        gradient_RW: Tensor,
+        rates_N: Tensor,
+        growth_N: Tensor | None,
+        betas: Sequence[Tensor | float],
     ) -> None:
-        """Update the parameters of a block."""
-        beta1, beta2 = (beta**self.kept for beta in self.group["betas"])
-        block.delta.mul_(beta1)
+        """Update the parameters of a block.
+
+        Args:
+            betas: 1 where the step changes nothing.
+        """
+        beta1, beta2 = self.options["betas"]
+        rate = -self.options["lr"] * (1 - beta1)
+        block.delta.mul_(betas[0])
         if growth_N is not None:
-            block.delta.addcmul_(weights_RW, block.spread(growth_N))
-        block.exp_avg_sq.mul_(beta2).addcmul_(gradient_RW, gradient_RW, value=1 - self.group["betas"][1])
-        scale_RW = (block.exp_avg_sq / self._correction(block)).sqrt_().add_(self.group["eps"])
-        block.delta.sub_(torch.div(gradient_RW, scale_RW, out=scale_RW).mul_(block.spread(rates_N)))
+            size_rate = rate * self.options["scalar_rate"] * self._size_correction
+            block.delta.addcmul_(weights_RW, block.spread(growth_N), value=size_rate)
+        block.exp_avg_sq.mul_(betas[1]).addcmul_(gradient_RW, gradient_RW, value=1 - beta2)
+        scale_RW = (block.exp_avg_sq / self._correction(block)).sqrt_().add_(self.options["eps"])
+        torch.div(gradient_RW, scale_RW, out=scale_RW)
+        block.delta.addcmul_(scale_RW, block.spread(rates_N), value=rate)
         for p in block.parameters:
             if p.numel() == 1:
-                p.clamp_(-self.group["scalar_max"], self.group["scalar_max"])
+                p.clamp_(-self.options["scalar_max"], self.options["scalar_max"])
         # What of delta is added; the space of `scale` is free by now.
         added_RW = block.delta if isinstance(self.kept, float) else torch.mul(block.delta, self.kept, out=scale_RW)
         alpha = self.kept if isinstance(self.kept, float) else 1.0
@@ -288,12 +356,12 @@ class _GroupStep:
 
     def _correction(self, block: _Block) -> Tensor | float:
         """Return the bias correction of v: of every row, (R, 1), where they differ."""
-        correction = 1 - self.group["betas"][1] ** (self.number + 1)
+        correction = 1 - self.options["betas"][1] ** (self.number + 1)
         if correction < NEGLIGIBLE_CORRECTION or not block.tensors:
             return correction
         if block.tensors == len(block.parameters):
             return 1.0
-        return block.spread(F.pad(torch.ones_like(self.shared["rms"]), (0, self.scalars), value=correction))
+        return block.corrections(correction)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -5,8 +5,7 @@ Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +27,7 @@ from headrace.train.data.training_data import Requirements
 from headrace.train.distributed import GradientBuckets, ReductionOptions
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
-from headrace.train.models.layers import slice_segments
+from headrace.train.models.layers import frozen, slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision, StepResult
@@ -469,7 +468,7 @@ class SovitsStage:
         """Return the generator's losses, each weighted by this microbatch's share of the update."""
         out = output.synthesis
         # Gradients of the discriminator's weights would not be used, and cost 10 % of this update at v2's sizes.
-        with _without_gradients(self.discriminator), self.precision.autocast():
+        with self.precision.autocast(), frozen(self.discriminator):
             with torch.no_grad():
                 real = self.discriminator(self._recorded_segments(microbatch))
             fake = self.discriminator(out.wave.float())
@@ -523,16 +522,6 @@ class SovitsStage:
 
 def _kl_loss(out: Synthesis) -> Tensor:
     return losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
-
-
-@contextmanager
-def _without_gradients(module: nn.Module) -> Iterator[None]:
-    """Within this context, the module's parameters get no gradients."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
 
 
 def _check_recipe(config: SovitsConfig, spectral: Spectral) -> None:

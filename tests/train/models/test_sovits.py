@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from headrace.train.models import losses
 from headrace.train.models.attention import MultiHeadAttention, neighbours
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
-from headrace.train.models.flow import ResidualCouplingFlow
-from headrace.train.models.layers import WeightNormConv1d, WeightNormConvTranspose1d, length_mask, slice_segments
+from headrace.train.models.flow import ResidualCouplingFlow, WaveNet
+from headrace.train.models.layers import (
+    WeightNormConv1d,
+    WeightNormConvTranspose1d,
+    frozen,
+    length_mask,
+    slice_segments,
+)
 from headrace.train.models.quantizer import Codebook, VectorQuantizer
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import tiny, v1, v2, v2Pro, v2ProPlus
@@ -212,6 +218,66 @@ def test_weight_norm_starts_as_the_plain_layer_and_keeps_the_norm(conv: WeightNo
         conv.weight_v.mul_(5)
         conv.weight_g.fill_(2)
     torch.testing.assert_close(conv.normalised().flatten(1).norm(dim=1), torch.full((len(conv.weight_v),), 2.0))
+
+
+def test_frozen_weights_are_normalised_once_and_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    network = MultiPeriodDiscriminator((2, 3), 64)
+    wave = torch.randn(2, 1, 50, requires_grad=True)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(losses.generator_loss([score for score, _ in network(wave)]), wave)[0]
+
+    want = gradient()
+    with frozen(network):
+        weights = [layer.normalised() for layer in network.modules() if isinstance(layer, WeightNormConv1d)]
+        assert not any(weight.requires_grad for weight in weights)
+        torch.testing.assert_close(gradient(), want, rtol=0, atol=0)
+        again = [layer.normalised() for layer in network.modules() if isinstance(layer, WeightNormConv1d)]
+        assert all(one is other for one, other in zip(weights, again, strict=True))
+    layers = [layer for layer in network.modules() if isinstance(layer, WeightNormConv1d)]
+    assert all(layer.normalised().requires_grad for layer in layers)
+    with torch.no_grad():
+        layers[0].weight_g.mul_(2)
+    torch.testing.assert_close(layers[0].normalised(), 2 * weights[0])
+
+
+def test_frozen_weights_are_in_the_precision_of_their_use() -> None:
+    layer = WeightNormConv1d(4, 6, 3)
+    with torch.autocast("cpu", torch.bfloat16), frozen(layer):
+        assert layer.normalised().dtype == torch.bfloat16
+    assert layer.normalised().dtype == torch.float32
+
+
+def test_gates_are_those_of_the_definition() -> None:
+    """Outputs and all gradients, of the formula written out."""
+    torch.manual_seed(0)
+    network, mask = WaveNet(6, 3, 4).double(), length_mask(torch.tensor([9, 5]), 9)
+    x, voice = torch.randn(2, 6, 9).double().requires_grad_(), torch.randn(2, 4, 1).double().requires_grad_()
+    hidden, skipped = x, torch.zeros_like(x)
+    for layer, condition in enumerate(network.cond_layer(voice).chunk(3, dim=1)):
+        signal, gate = (network.in_layers[layer](hidden) + condition).chunk(2, dim=1)
+        out = network.res_skip_layers[layer](signal.tanh() * gate.sigmoid())
+        if layer < 2:
+            residual, out = out.chunk(2, dim=1)
+            hidden = (hidden + residual) * mask
+        skipped = skipped + out
+    made, want, leaves = network(x, mask, voice), skipped * mask, [x, voice, *network.parameters()]
+    torch.testing.assert_close(made, want)
+    weights = torch.randn_like(want)
+    found, expected = (torch.autograd.grad((output * weights).sum(), leaves) for output in (made, want))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_of_adversarial_losses_are_those_of_the_definition() -> None:
+    torch.manual_seed(0)
+    real, fake = ([torch.randn(2, size).requires_grad_() for size in (3, 5)] for _ in range(2))
+    mean = [(1 - one).square().mean() + other.square().mean() for one, other in zip(real, fake, strict=True)]
+    want = torch.autograd.grad(3 * torch.stack(mean).sum(), [*real, *fake])
+    found = torch.autograd.grad(3 * losses.discriminator_loss(real, fake), [*real, *fake])
+    for one, other in zip(found, want, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_segments_are_slices() -> None:
