@@ -12,6 +12,9 @@ These are float32 in all of them:
 | voice vector's mean | a sum over frames | `MelStyleEncoder` |
 | losses | sums and exponentials | `headrace.train.models.losses`, `headrace.train.stages.gpt_losses` |
 | the first steps of fp16 | gradients of untrained networks exceed its range | `Precision.autocast` |
+
+STFT and log-mel, quantiser and the last stages of the decoder do without TF32 too, see
+`headrace.featurize.spectral.float32`.
 """
 
 from __future__ import annotations

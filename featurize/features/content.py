@@ -24,6 +24,7 @@ from headrace.featurize.features import huggingface
 from headrace.featurize.features.derived import Derived, Part, apply_in_pieces
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.spectral.dsp import mfcc_content
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import Rejected, UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -156,6 +157,7 @@ def batch_by_length(waves: Iterable[Long], frames: int) -> Iterator[list[Long]]:
 
 
 @torch.inference_mode()
+@without_tf32()
 def last_hidden_states(network: Any, samples_16k: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
     """Compute the last hidden states of HuBERT or wav2vec 2.0 for waveforms (S,), independent of one another.
 

@@ -22,6 +22,7 @@ from headrace.featurize.features.codebooks import TENSOR_NAMES, codebook_digest
 from headrace.featurize.features.derived import Derived, LearningLog, Part
 from headrace.featurize.files import run_checkpoints
 from headrace.featurize.files.load_once import load_once
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -73,6 +74,7 @@ class SovitsTokens(Derived):
         return replace(spec, codebook=quantiser.codebook)
 
     @torch.inference_mode()
+    @without_tf32()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         digest = part.specs["semantic"].recipe["weights"]
         quantiser = _quantiser(checkpoint_file(self.sovits), digest, part.device)
@@ -110,6 +112,7 @@ class KmeansTokens(Derived):
         return {"means": means_KW.numpy()}
 
     @torch.inference_mode()
+    @without_tf32()
     def rows(self, part: Part) -> Iterator[np.ndarray]:
         learned, width = part.learned(self.name), 2 * (part.specs["content"].channels or 1)
         learned_state.check(learned, self.name, means=("f", "K", width))

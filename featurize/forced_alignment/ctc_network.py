@@ -24,6 +24,7 @@ from headrace.featurize.features.derived import Part
 from headrace.featurize.features.huggingface import ModelFolder, Precision
 from headrace.featurize.forced_alignment import ctc_vocabulary
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import UsageError
 
 OPTION, NETWORK = "--ctc", "Wav2Vec2ForCTC"
@@ -119,6 +120,7 @@ class CtcNetwork:
         )
 
     @torch.inference_mode()
+    @without_tf32()
     def _log_probs_in(
         self, part: Part, weights: str, precision: Precision, inputs: Sequence[NetworkInput]
     ) -> list[np.ndarray]:

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from headrace.featurize.spectral.dsp import SpectralRecipe, dct, slaney_mel, window
 from headrace.featurize.spectral.engine import Key, Spectra, reject_if_not_finite
+from headrace.featurize.spectral.float32 import allow_tf32
 from headrace.store.errors import Rejected
 
 BATCH_SAMPLES = 1 << 24
@@ -116,7 +117,7 @@ class BatchedEngine:
             device: cpu or cuda.
             dtype: of the results; float32 to compare engines.
         """
-        torch.set_float32_matmul_precision("highest")  # NVIDIA's containers set TF32, which has 10 bits of mantissa
+        allow_tf32(False)
         self._recipe = recipe
         self._dtype = getattr(torch, np.dtype(dtype).name)
         self._device = torch.device(device)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.featurize.spectral.float32 import exact_float32
+
 MAX_MELS = 1024
 """Mel bands of a recipe: the filters of 32,768 would take 8 GB."""
 
@@ -99,7 +101,7 @@ class Spectral(nn.Module):
         Returns:
             (..., T, F) float32.
         """
-        with torch.autocast(wave.device.type, enabled=False):
+        with exact_float32(wave.device):
             return torch.sqrt(self._power(self._frames(wave.float()), self.window) + 1e-8)
 
     def log_mel(self, magnitude: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ class Spectral(nn.Module):
         Returns:
             (..., T, M) float32.
         """
-        with torch.autocast(magnitude.device.type, enabled=False):
+        with exact_float32(magnitude.device):
             return torch.log(torch.clamp(magnitude.float() @ self.mel_basis_FM, min=1e-5))
 
     @torch.inference_mode()

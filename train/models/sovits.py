@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.featurize.spectral.float32 import exact_float32
 from headrace.store.errors import UsageError
 from headrace.train.models.attention import MRTE, Encoder
 from headrace.train.models.flow import PosteriorEncoder, ResidualCouplingFlow
@@ -240,7 +241,7 @@ class SynthesizerTrn(nn.Module):
             quantised (B, W, Q), codes (B, Q), commitment loss ().
         """
         needs_grad = torch.is_grad_enabled() and not self.config.freeze_quantizer
-        with torch.autocast(content_BWT.device.type, enabled=False), torch.set_grad_enabled(needs_grad):
+        with exact_float32(content_BWT.device), torch.set_grad_enabled(needs_grad):
             return self.quantizer(self.ssl_proj(content_BWT.float()), mask_B1T[:, 0, ::2])
 
     def decode(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.featurize.spectral.float32 import exact_float32
 from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNormConvTranspose1d, run_block
 
 KERNEL = 7
@@ -93,7 +94,7 @@ class HifiGanDecoder(nn.Module):
             x_BCT = run_block(
                 partial(self._stage, stage), x_BCT, activation_checkpointing=self.activation_checkpointing
             )
-        with torch.autocast(x_BCT.device.type, enabled=False):
+        with exact_float32(x_BCT.device):
             x_BCT = x_BCT.float()
             for stage in range(len(self.ups) - FLOAT32_STAGES, len(self.ups)):
                 x_BCT = run_block(

@@ -23,7 +23,7 @@ from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import STAGES
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.stages.stage import Stage
-from headrace.train.trainer import auto_settings
+from headrace.train.trainer import auto_settings, cuda_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +76,16 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
         UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
     """
+    cuda_settings.prepare_allocator(config.data.fixed_shapes)
     device, reason = auto_settings.choose_device(config.compute.device)
     observer.log(f"device {device}: {reason}")
     if distributed.world_size() > 1:
         observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
     observer.log(f"precision {precision.reason}")
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    for line in cuda_settings.apply(precision, capability, config.data.fixed_shapes):
+        observer.log(line)
     frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)
     observer.log(f"batch_frames {frames}: {why}")
     utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
