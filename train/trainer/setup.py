@@ -76,16 +76,7 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
         UsageError: a setting that this machine does not support, or the model cannot read these features.
         StoreError: the store is not one that this model can be trained on.
     """
-    cuda_settings.prepare_allocator(config.data.fixed_shapes)
-    device, reason = auto_settings.choose_device(config.compute.device)
-    observer.log(f"device {device}: {reason}")
-    if distributed.world_size() > 1:
-        observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
-    precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
-    observer.log(f"precision {precision.reason}")
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    for line in cuda_settings.apply(precision, capability, config.data.fixed_shapes):
-        observer.log(line)
+    device, precision = _choose_computation(config, observer)
     frames, why = auto_settings.choose_batch_frames(config.data.batch_frames, device)
     observer.log(f"batch_frames {frames}: {why}")
     utterances, why = auto_settings.choose_max_utterances(config.data.max_utterances, frames)
@@ -119,6 +110,25 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
         observer.log(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
     setup = TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage, origin=origin)
     return _with_end(setup, observer)
+
+
+def _choose_computation(config: RunConfig, observer: Observer) -> tuple[torch.device, Precision]:
+    """Choose device and precision, and set what CUDA computes by.
+
+    Raises:
+        UsageError: this machine does not support a setting.
+    """
+    cuda_settings.prepare_allocator(config.data.fixed_shapes)
+    device, reason = auto_settings.choose_device(config.compute.device)
+    observer.log(f"device {device}: {reason}")
+    if distributed.world_size() > 1:
+        observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
+    precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
+    observer.log(f"precision {precision.reason}")
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    for line in cuda_settings.apply(precision, capability, config.data.fixed_shapes):
+        observer.log(line)
+    return device, precision
 
 
 def _with_end(setup: TrainingSetup, observer: Observer) -> TrainingSetup:
