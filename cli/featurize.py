@@ -125,6 +125,12 @@ _CORPUS_OPTIONS = (
         show_default="that of the store",
         help="Read the words in this file as it says: lines of word, reading and language with tabs between them.",
     ),
+    option(
+        "--g2pw",
+        type=FILE,
+        metavar="FOLDER",
+        help="Read Chinese characters of several readings by the network in this folder, where no phrase tells.",
+    ),
     option("--strip-markup", is_flag=True, help="Drop tags, noises in brackets and marks of prosody from texts."),
     option("--preset", metavar="NAME", show_default=PRESET, help="Compute the features by this named recipe."),
     option("--recipe", type=FILE, metavar="FILE", help="Compute the features by a recipe of your own, a TOML file."),
@@ -347,12 +353,14 @@ def _config(
     features: str,
     columns: str | None,
     dictionary: Path | None,
+    g2pw: Path | None,
     **rest: Any,
 ) -> BuildConfig:
     from headrace.featurize.audio.recording import Limits
     from headrace.featurize.corpus.formats.table_files import parse_columns
     from headrace.featurize.pipeline.build import BuildConfig
     from headrace.featurize.text.dictionary import read
+    from headrace.featurize.text.languages.sinitic.polyphone_network import inspect
 
     return BuildConfig(
         corpus=corpus,
@@ -363,6 +371,7 @@ def _config(
         max_segment_s=max_segment,
         columns=parse_columns(columns) if columns else None,
         dictionary=read(dictionary) if dictionary else None,
+        g2pw=inspect(g2pw) if g2pw else None,
         **rest,
     )
 

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     show_default="that of --store",
     help="Read the words in this file as it says: lines of word, reading and language with tabs between them.",
 )
+@option(
+    "--g2pw",
+    type=FILE,
+    metavar="FOLDER",
+    help="Read Chinese characters of several readings by the network in this folder, where no phrase tells.",
+)
 @option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")

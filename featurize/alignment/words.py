@@ -14,10 +14,10 @@ import numpy as np
 
 from headrace.featurize.alignment.intervals import Tier
 from headrace.featurize.alignment.label_files import word_indices
-from headrace.featurize.text import dictionary as dictionaries
-from headrace.featurize.text.dictionary import EMPTY, Dictionary
+from headrace.featurize.text import reading_options
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
+from headrace.featurize.text.reading_options import DEFAULT, ReadingOptions
 from headrace.store.errors import Rejected
 from headrace.store.reader import Store
 
@@ -83,7 +83,7 @@ def spoken_words(store: Store, number: int) -> list[Word]:
         words_P,
         recipe,
         aligned=aligned,
-        dictionary=dictionaries.of_specs(store.features),
+        options=reading_options.of_specs(store.features),
     )
     firsts = np.unique(words_P[words_P >= 0]).tolist() if characters else []
     labels = {
@@ -101,7 +101,7 @@ def indexed_text(
     recipe: Mapping[str, Any],
     *,
     aligned: bool,
-    dictionary: Dictionary = EMPTY,
+    options: ReadingOptions = DEFAULT,
 ) -> str:
     """Return the text whose characters `phone_word` indexes.
 
@@ -114,14 +114,14 @@ def indexed_text(
         words_P: its `phone_word`.
         recipe: of `phone_word`.
         aligned: the utterance came with times.
-        dictionary: by which the store's phones were made.
+        options: by which the store's phones were made.
     """
     if not (words_P >= 0).any():
         return ""
     if aligned or recipe != PHONE_WORD_RECIPE:
         return text if words_P.max() < len(text) else ""
     try:
-        reading = phonemise(text, language, dictionary)
+        reading = phonemise(text, language, options)
     except Rejected:
         return ""
     return reading.text if np.array_equal(reading.phone_word, words_P) else ""

@@ -19,7 +19,7 @@ import torch
 from headrace.featurize.alignment.phone_labels import UPSTREAM_LANGUAGES
 from headrace.featurize.alignment.words import indexed_text
 from headrace.featurize.exchange import gpt_sovits_dir
-from headrace.featurize.text import dictionary
+from headrace.featurize.text import reading_options
 from headrace.featurize.text.languages.language_tags import LANGUAGE_TAGS
 from headrace.featurize.text.symbols import DEFAULT_TABLE, SYMBOLS
 from headrace.store.advice import command
@@ -192,8 +192,8 @@ def _spelled(store: Store, number: int) -> tuple[str, str]:
     if "phone_word" in store.features:
         words, recipe = store.read("phone_word", number), store.features["phone_word"].recipe
         timed = bool(store.column("aligned")[number])
-        known = dictionary.of_specs(store.features)
-        text = indexed_text(text, store.languages[number], words, recipe, aligned=timed, dictionary=known) or text
+        known = reading_options.of_specs(store.features)
+        text = indexed_text(text, store.languages[number], words, recipe, aligned=timed, options=known) or text
         counts = np.bincount(words, minlength=len(text)) if len(words) and words.min() >= 0 else counts
     # Where it is words that phones belong to, characters have none.
     return " ".join(text.split()), str(counts.tolist()) if counts.all() else "None"

@@ -20,7 +20,7 @@ from headrace.featurize.features import huggingface, network_config, weight_file
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.files.load_once import load_once
-from headrace.featurize.text import dictionary
+from headrace.featurize.text import reading_options
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -106,8 +106,8 @@ def _characters(part: Part, language: str, written: str, aligned: int, index_P: 
     """Return the characters that `phone_word` indexes; empty where the features are zeros."""
     if language != LANGUAGE or not (index_P >= 0).any():
         return ""
-    recipe, known = part.specs["phone_word"].recipe, dictionary.of_specs(part.specs)
-    characters = indexed_text(written, language, index_P, recipe, aligned=bool(aligned), dictionary=known)
+    recipe, known = part.specs["phone_word"].recipe, reading_options.of_specs(part.specs)
+    characters = indexed_text(written, language, index_P, recipe, aligned=bool(aligned), options=known)
     if not characters:
         part.counts["texts whose phones are of other characters: zeros"] += 1
     return characters

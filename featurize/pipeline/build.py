@@ -35,9 +35,10 @@ from headrace.featurize.pipeline.presets import Preset, feature_specs, sealed_fe
 from headrace.featurize.scheduling import dask_cluster
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.engine import Choice
-from headrace.featurize.text import dictionary as dictionaries
-from headrace.featurize.text import g2p
-from headrace.featurize.text.dictionary import Dictionary
+from headrace.featurize.text import g2p, reading_options
+from headrace.featurize.text.dictionary import EMPTY, Dictionary
+from headrace.featurize.text.languages.sinitic.polyphone_network import PolyphoneNetwork
+from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.featurize.text.symbols import DEFAULT_TABLE, IPA_TABLE
 from headrace.store import index, layout, learned_models, rejects
 from headrace.store.advice import command
@@ -88,6 +89,8 @@ class BuildConfig:
     and begins one with the first that has the phones of all languages of the corpus."""
     dictionary: Dictionary | None = None
     """Words with readings of their own. None goes on with those of the store."""
+    g2pw: PolyphoneNetwork | None = None
+    """Network that reads Chinese characters of several readings. A store that was begun with one needs it again."""
     strip_markup: bool = False
     """Whether markup of texts is dropped and counted; else it is the reason of a reject."""
     languages: tuple[str, ...] = ()
@@ -107,11 +110,15 @@ class BuildConfig:
         return Recipe(
             preset=self.preset,
             specs=feature_specs(
-                self.preset, features, self.symbols or DEFAULT_TABLE, self.dictionary or dictionaries.EMPTY
+                self.preset,
+                features,
+                self.symbols or DEFAULT_TABLE,
+                ReadingOptions(self.dictionary or EMPTY, self.g2pw),
             ),
             compression=self.compression,
             limits=self.limits,
             frontends=frontends,
+            g2pw=self.g2pw,
         )
 
     @property
@@ -226,7 +233,7 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
     store_state.check_output(config.out)
     there = store_state.read_root(config.out)
     corpus = scan(config, observer)
-    config = _choose_symbols(_choose_dictionary(config, there), there, corpus, observer)
+    config = _choose_symbols(_choose_reading(config, there), there, corpus, observer)
     recipe = config.recipe
     if there:
         store_state.check_recipe(config.out, there, store_state.root_attributes(recipe))
@@ -244,15 +251,22 @@ def build(config: BuildConfig, observer: BuildObserver = SILENT) -> dict[str, An
     return build_parts(config, corpus, store_plan.tasks, process_part, observer, started, steps, store_plan.grown)
 
 
-def _choose_dictionary(config: BuildConfig, there: Mapping[str, Any] | None) -> BuildConfig:
+def _choose_reading(config: BuildConfig, there: Mapping[str, Any] | None) -> BuildConfig:
     """Return the configuration with the dictionary of the store, if there is one.
 
     Raises:
-        RecipeMismatch: another one was asked for.
+        RecipeMismatch: another one was asked for, or another network of polyphones than the store was begun with.
     """
     if not there or "phones" not in config.features:
         return config
-    kept = dictionaries.of_specs(specs_of_store(there))
+    specs = specs_of_store(there)
+    kept, network = reading_options.of_specs(specs).dictionary, reading_options.recipe_of(specs).get("g2pw")
+    if (config.g2pw.digest if config.g2pw else None) != network:
+        had = "the network whose files have the SHA-256 " + str(network)[:12] if network else "no network"
+        remedy = "give its folder by --g2pw" if network else "leave --g2pw out"
+        raise RecipeMismatch(
+            f"Characters of several readings in {config.out} were read by {had}: {remedy}, or name another --out."
+        )
     if config.dictionary is not None and config.dictionary != kept:
         has = f"{len(kept.entries)} words of another dictionary" if kept else "no dictionary"
         raise RecipeMismatch(

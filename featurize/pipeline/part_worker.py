@@ -37,8 +37,9 @@ from headrace.featurize.pipeline.stopwatch import Stopwatch
 from headrace.featurize.scheduling.task_queue import Task
 from headrace.featurize.spectral import engine
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.featurize.text import dictionary
-from headrace.featurize.text.dictionary import Dictionary
+from headrace.featurize.text import reading_options
+from headrace.featurize.text.languages.sinitic.polyphone_network import PolyphoneNetwork
+from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.store.errors import CorpusError, Rejected, StoreError, rejecting
 from headrace.store.schema import FeatureSpec, Reject, Utterance, digest
 from headrace.store.storage import StoragePath
@@ -59,6 +60,8 @@ class Recipe:
     device: str = "cpu"
     frontends: Mapping[str, str] = field(default_factory=dict)
     """Versions of the text frontends by language, as `g2p.versions` returns them."""
+    g2pw: PolyphoneNetwork | None = None
+    """Network of polyphones; `specs` have its digest."""
 
     @property
     def features(self) -> frozenset[str]:
@@ -66,9 +69,9 @@ class Recipe:
         return frozenset(spec.name for spec in self.specs)
 
     @property
-    def dictionary(self) -> Dictionary:
-        """Return the words with readings of their own."""
-        return dictionary.of_specs({spec.name: spec for spec in self.specs})
+    def reading(self) -> ReadingOptions:
+        """Return the options of reading texts."""
+        return replace(reading_options.of_specs({spec.name: spec for spec in self.specs}), g2pw=self.g2pw)
 
     @property
     def symbols(self) -> str:
@@ -323,7 +326,7 @@ def _samples(
                 sample = make_features(utterance, decoded.wave, recipe.preset.spectral, decoded.counts)
             if "phones" in recipe.features:
                 with watch("text"), rejecting("text"):
-                    add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols, recipe.dictionary)
+                    add_phones(corpus, sample, recipe.preset.spectral, recipe.symbols, recipe.reading)
         except Rejected as error:
             rejects.append(Reject(utterance.id, error.stage, error.reason))
         else:

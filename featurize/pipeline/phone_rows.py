@@ -13,19 +13,23 @@ from headrace.featurize.corpus import alignment_files
 from headrace.featurize.pipeline.part_rows import UtteranceFeatures
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import g2p, symbols
-from headrace.featurize.text.dictionary import EMPTY, Dictionary
+from headrace.featurize.text.reading_options import DEFAULT, ReadingOptions
 from headrace.store.schema import Utterance
 from headrace.store.storage import StoragePath
 
 
 def add_phones(
-    corpus: StoragePath, sample: UtteranceFeatures, spectral: SpectralRecipe, table: str, dictionary: Dictionary = EMPTY
+    corpus: StoragePath,
+    sample: UtteranceFeatures,
+    spectral: SpectralRecipe,
+    table: str,
+    options: ReadingOptions = DEFAULT,
 ) -> None:
     """Add the phones of an utterance: with times if it has an alignment of phones, else without.
 
     Args:
         table: symbol table, one of `symbols.TABLES`.
-        dictionary: words with readings of their own.
+        options: of reading texts.
     Raises:
         Rejected: stage "text" or "align"; there are no phones, or the table lacks one.
     """
@@ -40,18 +44,18 @@ def add_phones(
             ends, sample_rate=spectral.sample_rate, hop=spectral.hop, frames=frames
         )
     else:
-        ids, words = _phones_of_text(utterance, table, dictionary)
+        ids, words = _phones_of_text(utterance, table, options)
         end, durations = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int32)
     sample.arrays.update(phones=ids, phone_end=end, phone_frames=durations, phone_word=words)
     sample.columns.update(phones_n=len(ids), aligned=int(durations.sum() == frames))
 
 
-def _phones_of_text(utterance: Utterance, table: str, dictionary: Dictionary) -> tuple[np.ndarray, np.ndarray]:
+def _phones_of_text(utterance: Utterance, table: str, options: ReadingOptions) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of the phones, and the index of the character at which each one's word begins, -1 if unknown."""
     if utterance.phones:
         given = utterance.phones.split()
         ids = symbols.ids(given, table)
         check_given_phones(given, utterance.language)
         return ids, np.full(len(ids), -1, np.int16)
-    reading = g2p.phonemise(utterance.text, utterance.language, dictionary)
+    reading = g2p.phonemise(utterance.text, utterance.language, options)
     return symbols.ids(reading.phones, table), reading.phone_word

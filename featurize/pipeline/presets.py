@@ -18,8 +18,8 @@ from typing import Any, get_args
 from headrace.featurize.audio.decode import Level
 from headrace.featurize.pipeline.feature_registry import DERIVED_FEATURES
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
-from headrace.featurize.text.dictionary import EMPTY, Dictionary
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
+from headrace.featurize.text.reading_options import DEFAULT, ReadingOptions
 from headrace.featurize.text.symbols import DEFAULT_TABLE
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
@@ -153,13 +153,13 @@ def buildable_features(names: Iterable[str]) -> list[str]:
 
 
 def feature_specs(
-    preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE, dictionary: Dictionary = EMPTY
+    preset: Preset, features: Sequence[str], symbols: str = DEFAULT_TABLE, reading: ReadingOptions = DEFAULT
 ) -> tuple[FeatureSpec, ...]:
     """Return the specs of the arrays that parts are sealed with. Derived features are added later.
 
     Args:
         symbols: symbol table of `phones`, one of `symbols.TABLES`.
-        dictionary: words with readings of their own, which the recipe of `phones` keeps.
+        reading: options of reading texts, which the recipe of `phones` keeps.
     Raises:
         UsageError: a feature is unknown, or none is named.
     """
@@ -172,14 +172,14 @@ def feature_specs(
     mel = {key: value for key, value in spectral.items() if key != "n_mfcc"}
     mel |= {"scale": "slaney", "magnitude": "sqrt(power+1e-8)", "log": "ln(max(x,1e-5))"}
     mfcc = spectral | {"scale": "slaney", "decibel_floor": -80, "dct": "II-orthonormal"}
-    table, words = {"symbols": symbols}, {"dictionary": dictionary.dump()} if dictionary else {}
+    table = {"symbols": symbols}
     times = table | {"sample_rate": recipe.sample_rate, "hop": recipe.hop}
     specs = {
         "wave": [_spec("wave", "frames", "int16", recipe.hop, preset.wave_recipe)],
         "mel": [_spec("mel", "frames", "float16", recipe.n_mels, mel)],
         "mfcc": [_spec("mfcc", "frames", "float16", recipe.n_mfcc, mfcc)],
         "phones": [
-            _spec("phones", "phones", "int16", None, table | words),
+            _spec("phones", "phones", "int16", None, table | reading.recipe),
             _spec("phone_end", "phones", "int32", None, times),
             _spec("phone_frames", "phones", "int32", None, times),
             _spec("phone_word", "phones", "int16", None, PHONE_WORD_RECIPE),

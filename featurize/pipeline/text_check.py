@@ -79,4 +79,4 @@ def _read_phones(corpus: StoragePath, utterance: Utterance, recipe: Recipe) -> N
     spectral = recipe.preset.spectral
     frames = int(utterance.seconds * spectral.sample_rate) // spectral.hop
     sample = UtteranceFeatures(utterance=utterance, arrays={}, columns={"frames": frames})
-    add_phones(corpus, sample, spectral, recipe.symbols, recipe.dictionary)
+    add_phones(corpus, sample, spectral, recipe.symbols, recipe.reading)

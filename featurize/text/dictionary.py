@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,7 +21,6 @@ from headrace.featurize.text.languages.frontend import PUNCTUATION, excerpt
 from headrace.featurize.text.languages.language_tags import AUTO, language_code, unknown_language
 from headrace.featurize.text.symbols import TABLES
 from headrace.store.errors import Rejected, UsageError
-from headrace.store.schema import FeatureSpec
 
 MAX_BYTES = 1 << 20
 """Size of a file: a store keeps all of it with its recipe."""
@@ -109,11 +108,6 @@ class Dictionary:
 
 
 EMPTY = Dictionary()
-
-
-def of_specs(specs: Mapping[str, FeatureSpec]) -> Dictionary:
-    """Return the dictionary by which the phones of a store were made; one without words if there was none."""
-    return Dictionary.load(str(specs["phones"].recipe.get("dictionary", ""))) if "phones" in specs else EMPTY
 
 
 def read(path: Path) -> Dictionary:

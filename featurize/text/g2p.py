@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.featurize.text import characters, espeak, markup
 from headrace.featurize.text.languages import (
@@ -39,7 +39,7 @@ from headrace.featurize.text.languages.language_tags import AUTO, language_code,
 from headrace.store.errors import Rejected, UsageError, rejecting
 
 if TYPE_CHECKING:
-    from headrace.featurize.text.dictionary import Dictionary
+    from headrace.featurize.text.reading_options import ReadingOptions
 
 _Piece = Reading | tuple[Frontend, str]
 """A piece of a text that has been read, or a frontend and what it reads."""
@@ -53,9 +53,11 @@ MAX_CHARACTERS = 5000
 _BY_SCRIPT = {"Latin": FRONTENDS["en"], "Han": FRONTENDS["zh"], "Kana": FRONTENDS["ja"], "Hangul": FRONTENDS["ko"]}
 _WITH_KANA = _BY_SCRIPT | {"Han": FRONTENDS["ja"]}
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_WORD = re.compile(r"[㐀-鿿]|\d+|[^\W\d_㐀-鿿]+")
+"""A word, or a character that is one."""
 
 
-def phonemise(text: str, language: str, dictionary: Dictionary | None = None) -> Reading:
+def phonemise(text: str, language: str, options: ReadingOptions | None = None) -> Reading:
     """Convert text to phones.
 
     Words in another script are read by the frontend of that script: Latin letters in a Chinese text are read as
@@ -65,7 +67,7 @@ def phonemise(text: str, language: str, dictionary: Dictionary | None = None) ->
     Args:
         text: to read.
         language: its code or tag; `auto` leaves it to the scripts.
-        dictionary: words with readings of their own.
+        options: what else decides the reading; None for no dictionary and no network.
     Raises:
         Rejected: stage "text"; no frontend reads the language or one of the letters, the text is in another language or
             too long, it holds characters that are not text, or nothing in it is spoken.
@@ -74,7 +76,7 @@ def phonemise(text: str, language: str, dictionary: Dictionary | None = None) ->
         raise Rejected("text", f"{len(text)} characters, from {excerpt(text)}, are more than {MAX_CHARACTERS}: cut it")
     decoded = markup.decode_entities(text)
     parts = [found for part in markup.split_languages(decoded, language) for found in _by_script(*part)]
-    readings = [_read_part(text, decoded, *part, dictionary) for part in parts]
+    readings = [_read_part(text, decoded, *part, options) for part in parts]
     spaced = (piece for reading in readings for piece in (token(" "), reading))
     reading = _merge_pauses(concatenate(islice(spaced, 1, None)))
     if not set(reading.phones) - PUNCTUATION - {"空"}:
@@ -92,7 +94,7 @@ def _by_script(language: str, text: str, start: int) -> list[tuple[str, str, int
 
 
 def _read_part(
-    given: str, decoded: str, language: str, text: str, start: int, dictionary: Dictionary | None
+    given: str, decoded: str, language: str, text: str, start: int, options: ReadingOptions | None
 ) -> Reading:
     """Read a part of a text in one language.
 
@@ -102,9 +104,9 @@ def _read_part(
         language: of the part.
         text: the part of `decoded`.
         start: its index there.
-        dictionary: words with readings of their own.
+        options: as in `phonemise`.
     """
-    own = _frontend(language)
+    own = _with_options(_frontend(language), options)
     masked = " " * start + text
     markup.check(masked, given)
     clean = characters.clean(masked, lambda index: markup.given_index(index, given))
@@ -112,8 +114,9 @@ def _read_part(
         try:
             pieces = _BRACES.split(clean)
             _check_language("".join(pieces[::2]), own)
-            reading = concatenate(_read_pieces(pieces, own, dictionary))
-            _check_nothing_lost(pieces, own, dictionary, reading)
+            words = list(_in_words(pieces, own, options))
+            reading = concatenate(map(_read, words))
+            _check_nothing_lost(_Given(pieces, own, options), words, reading)
             return reading
         except UnreadCharacter as error:
             index = characters.place(error.char, decoded, start)
@@ -178,18 +181,22 @@ def _scripts_in_words(text: str, own: Frontend) -> set[str]:
     return scripts.scripts(own.normalise(text))
 
 
-def _read_pieces(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[Reading]:
-    """Yield readings of the pieces outside and inside braces, which alternate."""
-    return map(_read, _in_words(given, own, dictionary))
-
-
 def _read(piece: _Piece) -> Reading:
     return piece if isinstance(piece, Reading) else piece[0].read(piece[1])
 
 
-def _in_words(given: list[str], own: Frontend, dictionary: Dictionary | None) -> Iterator[_Piece]:
+def _with_options(frontend: Frontend, options: ReadingOptions | None) -> Frontend:
+    """Return the frontend that reads a language with these options: Chinese by a network, or the one given."""
+    network = options.g2pw if options else None
+    return chinese.with_network(network) if network and frontend.language == "zh" else frontend
+
+
+def _in_words(given: list[str], own: Frontend, options: ReadingOptions | None) -> Iterator[_Piece]:
     """Yield what the pieces outside and inside braces are in words, with the frontend that reads it."""
     readers = _WITH_KANA if "Kana" in scripts.scripts("".join(given[::2])) else _BY_SCRIPT
+    dictionary = options.dictionary if options else None
+    if options and options.g2pw:
+        readers = {script: _with_options(reader, options) for script, reader in readers.items()}
 
     def languages(char: str) -> tuple[str, ...]:
         reader = scripts.reader(scripts.script(char), own, readers)
@@ -208,21 +215,39 @@ def _in_words(given: list[str], own: Frontend, dictionary: Dictionary | None) ->
             yield from _in_scripts(piece, own, readers, last=number == len(pieces))
 
 
-def _check_nothing_lost(pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading) -> None:
+class _Given(NamedTuple):
+    """A part of a text, and what reads it."""
+
+    pieces: list[str]
+    """Outside and inside braces, alternately."""
+    own: Frontend
+    options: ReadingOptions | None
+
+    def without(self, sign: str, instead: str) -> list[_Piece]:
+        """Return it in words, a sign replaced."""
+        others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(self.pieces)]
+        return list(_in_words(others, self.own, self.options))
+
+
+def _check_nothing_lost(given: _Given, words: list[_Piece], reading: Reading) -> None:
     """Check that every sign of a text has a say in its phones, but marks that are not said.
 
     Letters, digits and punctuation are the frontends' business. Anything else is left out for once: if the phones stay
     the same, it was lost.
 
+    Args:
+        given: what is read.
+        words: `given` in words.
+        reading: of it.
     Raises:
         UnreadCharacter: it was.
     """
-    written = "".join(pieces[::2])
+    own, written = given.own, "".join(given.pieces[::2])
     usual = frozenset(_BY_SCRIPT) if own.scripts else _commonest_script(written)
     for sign in dict.fromkeys(written):
         if sign.isascii() and (sign.isalnum() or sign.isspace()):
             continue
-        if not unsaid.is_sign(sign, written, usual) or not _says_the_same(sign, pieces, own, dictionary, reading):
+        if not unsaid.is_sign(sign, written, usual) or not _says_the_same(sign, given, words, reading):
             continue
         if not _is_of_figure(sign, written, own):
             raise UnreadCharacter(sign, f"is not read in {own.language}: write it in words, or take it out")
@@ -235,26 +260,39 @@ def _is_of_figure(sign: str, written: str, own: Frontend) -> bool:
         return False
     for figure in (f"5{sign}", f"{sign}5", f"5{sign}5"):
         with suppress(Rejected):
-            if not _says_the_same(sign, [figure], own, None, concatenate(_read_pieces([figure], own, None))):
+            given = _Given([figure], own, None)
+            words = list(_in_words(*given))
+            if not _says_the_same(sign, given, words, concatenate(map(_read, words))):
                 return True
     return False
 
 
-def _says_the_same(
-    sign: str, pieces: list[str], own: Frontend, dictionary: Dictionary | None, reading: Reading
-) -> bool:
+def _says_the_same(sign: str, given: _Given, words: list[_Piece], reading: Reading) -> bool:
     """Return whether a text has the same phones without a sign, whether a space takes its place or nothing."""
     seen: list[list[_Piece]] = []
     for instead in ("", " "):
-        others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(pieces)]
         with suppress(Rejected):
-            written = list(_in_words(others, own, dictionary))
-            if written in seen:
+            others = given.without(sign, instead)
+            if others in seen:
                 continue
-            seen.append(written)
-            if concatenate(map(_read, written)).phones == reading.phones:
+            seen.append(others)
+            if not _has_further_words(words, others) and concatenate(map(_read, others)).phones == reading.phones:
                 return True
     return False
+
+
+def _has_further_words(words: list[_Piece], others: list[_Piece]) -> bool:
+    """Return whether one of two texts is the other with words more in one place: they cannot sound alike.
+
+    Reading both would tell as well, and takes as long as everything else about a sign.
+    """
+    shorter, longer = sorted((_words_of(words), _words_of(others)), key=len)
+    same = next((place for place, word in enumerate(shorter) if word != longer[place]), len(shorter))
+    return len(shorter) < len(longer) and shorter[same:] == longer[len(longer) - len(shorter) + same :]
+
+
+def _words_of(pieces: list[_Piece]) -> list[str]:
+    return _WORD.findall(" ".join(piece.text if isinstance(piece, Reading) else piece[1] for piece in pieces))
 
 
 def _commonest_script(text: str) -> frozenset[str]:

@@ -17,10 +17,10 @@ from headrace.featurize.features.bert import LANGUAGE, Bert
 from headrace.featurize.features.content import HubertContent
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.featurize.text.dictionary import EMPTY, Dictionary
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.featurize.text.languages.language_tags import language_code
+from headrace.featurize.text.reading_options import DEFAULT, ReadingOptions
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 from headrace.train.models.sovits import SynthesizerTrn
@@ -57,21 +57,20 @@ def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn)
 
 
 def bert_features(
-    text: str, language: str, folder: Path, device: torch.device, dictionary: Dictionary = EMPTY
+    text: str, language: str, folder: Path, device: torch.device, options: ReadingOptions = DEFAULT
 ) -> Tensor | None:
     """Return the (P, E) BERT features of the phones of a text; None for a language that has none.
 
     Args:
         folder: of the network, such as chinese-roberta-wwm-ext-large.
-        dictionary: words with readings of their own.
+        options: of reading the text.
     Raises:
         UsageError: the folder holds no BERT.
     """
     if language_code(language) != LANGUAGE:
         return None
-    words_P = phonemise(text, language, dictionary).phone_word
-    known = {"dictionary": dictionary.dump()}
-    phones = FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None, recipe=known)
+    words_P = phonemise(text, language, options).phone_word
+    phones = FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None, recipe=options.recipe)
     columns = {"language": LANGUAGE, "text": text, "aligned": 0}
     words = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe=dict(PHONE_WORD_RECIPE))
     return torch.from_numpy(_compute(Bert(bert=folder), words, words_P, columns, device, phones)).float().to(device)

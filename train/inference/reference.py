@@ -22,8 +22,8 @@ from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.text_to_speech import Reference
 
 if TYPE_CHECKING:
-    from headrace.featurize.text.dictionary import Dictionary
     from headrace.featurize.text.languages.frontend import Reading
+    from headrace.featurize.text.reading_options import ReadingOptions
     from headrace.store.reader import Store
     from headrace.store.storage import StoragePath
 
@@ -42,7 +42,7 @@ def reference_from_recording(
     *,
     bert: Callable[[str, str], torch.Tensor | None] | None = None,
     any_length: bool = False,
-    dictionary: Dictionary | None = None,
+    options: ReadingOptions | None = None,
 ) -> Reference:
     """Create a reference from a recording.
 
@@ -53,7 +53,7 @@ def reference_from_recording(
         speaker: an .npy file with its speaker vector.
         model: sizes of the SoVITS generator.
         bert: makes BERT features, (P, E), of the transcript and its language.
-        dictionary: words with readings of their own.
+        options: of reading texts.
         any_length: whether it may be shorter or longer than REFERENCE_SECONDS.
     Raises:
         UsageError: text without codes or codes without text, or one of them is invalid; or the recording is too short
@@ -76,7 +76,7 @@ def reference_from_recording(
         _check_length(path, len(wave_S) / recipe.sample_rate)
     return Reference(
         spec=Spectral(recipe).magnitude(torch.from_numpy(wave_S / np.float32(32768))).mT,
-        phones=EMPTY if text is None else text_to_phones(close(text, language), language, model.symbols, dictionary),
+        phones=EMPTY if text is None else text_to_phones(close(text, language), language, model.symbols, options),
         codes=EMPTY if codes is None else codes(wave_S),
         bert=None if text is None or bert is None else bert(close(text, language), language),
         speaker=None if speaker is None else _speaker(read_npy(speaker, "--speaker-vector"), model, str(speaker)),
@@ -111,24 +111,24 @@ def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, p
     )
 
 
-def text_to_phones(text: str, language: str, symbol_count: int, dictionary: Dictionary | None = None) -> torch.Tensor:
+def text_to_phones(text: str, language: str, symbol_count: int, options: ReadingOptions | None = None) -> torch.Tensor:
     """Return (P,) int64: the ids of the phones of a text, as `read_text` reads it."""
-    return read_text(text, language, symbol_count, dictionary)[1]
+    return read_text(text, language, symbol_count, options)[1]
 
 
 def read_text(
-    text: str, language: str, symbol_count: int, dictionary: Dictionary | None = None
+    text: str, language: str, symbol_count: int, options: ReadingOptions | None = None
 ) -> tuple[Reading, torch.Tensor]:
     """Return the reading of a text, and the ids of its phones: (P,) int64.
 
     Args:
         symbol_count: number of symbols that the model knows.
-        dictionary: words with readings of their own.
+        options: of reading texts.
     Raises:
         UsageError: the text has no phones, or the model does not know them.
     """
     try:
-        reading = phonemise(text, language, dictionary)
+        reading = phonemise(text, language, options)
         phones = ids(reading.phones, "headrace-ipa").astype(np.int64)
     except Rejected as error:
         raise UsageError(f"The text cannot be spoken: {error.reason}.") from error

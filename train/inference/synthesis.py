@@ -20,9 +20,10 @@ from headrace import store as stores
 from headrace.featurize.quality.dnsmos import scorer
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text import dictionary as dictionaries
-from headrace.featurize.text import markup
-from headrace.featurize.text.dictionary import Dictionary
+from headrace.featurize.text import markup, reading_options
 from headrace.featurize.text.languages.frontend import Reading
+from headrace.featurize.text.languages.sinitic import polyphone_network
+from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.store.errors import StoreError, UsageError
 from headrace.store.multi_store import store_paths
 from headrace.train.checkpoints import trained_models
@@ -73,6 +74,8 @@ class SynthesisRequest:
     """Language of the text."""
     dictionary: Path | None = None
     """A file of words with readings of their own (`headrace.featurize.text.dictionary`); None takes that of `store`."""
+    g2pw: Path | None = None
+    """Folder of a network that reads Chinese characters of several readings, as in a build."""
     sovits: Path
     """SoVITS model: a run, or a file of weights in upstream's format."""
     gpt: Path | None = None
@@ -224,8 +227,8 @@ class Speaker:
         self._request = request
         self._device, _ = auto_settings.choose_device(request.device)
         self._generator = trained_models.load_sovits(request.sovits, request.at, log).to(self._device)
-        self._dictionary = _dictionary(request)
-        self._reference = _to_device(_reference(request, self._generator, self._device, self._dictionary), self._device)
+        self._reading = _reading(request)
+        self._reference = _to_device(_reference(request, self._generator, self._device, self._reading), self._device)
         self._decoder = None
         if request.gpt is not None:
             self._decoder = trained_models.load_gpt(request.gpt, request.at, log).to(self._device)
@@ -260,7 +263,7 @@ class Speaker:
         given = self._decoder is None or (request.bert is not None and not request.bert.is_dir())
         sentences = [text] if given else markup.carry_languages(cut_sentences(text, request.language))
         symbols = self._generator.config.symbols
-        read = (read_text(sentence, request.language, symbols, self._dictionary) for sentence in sentences)
+        read = (read_text(sentence, request.language, symbols, self._reading) for sentence in sentences)
         return map(self._say, range(len(sentences)), sentences, list(read) if check else read)
 
     def join(self, sentences: Sequence[SpokenSentence]) -> Speech:
@@ -329,7 +332,7 @@ class Speaker:
         request, decoder = self._request, self._decoder
         if decoder is None:
             return parse_codes(request.semantic or "", self._generator.config.codebook_size).to(self._device)
-        bert = _bert(request, text, self._device, self._dictionary)
+        bert = _bert(request, text, self._device, self._reading)
         expected = (len(phones_P), decoder.config.bert_channels)
         if bert is not None and bert.shape != expected:
             raise UsageError(
@@ -378,15 +381,19 @@ def _voice(request: SynthesisRequest, models: PhoneModels) -> tuple[str, np.ndar
     return str(store.speakers[number]) if is_there else "", np.array(store.read("wave", number)).reshape(-1)
 
 
-def _dictionary(request: SynthesisRequest) -> Dictionary:
-    """Return the words with readings of their own: of the file that a request names, or of its store."""
+def _reading(request: SynthesisRequest) -> ReadingOptions:
+    """Return the options of reading texts: those that a request names, and the dictionary of its store if none."""
+    network = None if request.g2pw is None else polyphone_network.inspect(request.g2pw)
     if request.dictionary is not None:
-        return dictionaries.read(request.dictionary)
-    return dictionaries.EMPTY if request.store is None else dictionaries.of_specs(stores.open(request.store).features)
+        return ReadingOptions(dictionaries.read(request.dictionary), network)
+    kept = reading_options.DEFAULT
+    if request.store is not None:
+        kept = reading_options.of_specs(stores.open(request.store).features)
+    return replace(kept, g2pw=network)
 
 
 def _reference(
-    request: SynthesisRequest, generator: SynthesizerTrn, device: torch.device, dictionary: Dictionary
+    request: SynthesisRequest, generator: SynthesizerTrn, device: torch.device, options: ReadingOptions
 ) -> Reference:
     """Return the reference that a request names."""
     model = generator.config
@@ -401,7 +408,7 @@ def _reference(
         return parse_codes(given or "", model.codebook_size)
 
     def features(text: str, language: str) -> Tensor | None:
-        return None if bert is None or not bert.is_dir() else bert_features(text, language, bert, device, dictionary)
+        return None if bert is None or not bert.is_dir() else bert_features(text, language, bert, device, options)
 
     return reference_from_recording(
         request.reference,
@@ -412,16 +419,16 @@ def _reference(
         model,
         bert=features,
         any_length=request.any_length,
-        dictionary=dictionary,
+        options=options,
     )
 
 
-def _bert(request: SynthesisRequest, text: str, device: torch.device, dictionary: Dictionary) -> Tensor | None:
+def _bert(request: SynthesisRequest, text: str, device: torch.device, options: ReadingOptions) -> Tensor | None:
     """Return the (P, E) BERT features of a text; None where there are none."""
     if request.bert is None:
         return None
     if request.bert.is_dir():
-        return bert_features(text, request.language, request.bert, device, dictionary)
+        return bert_features(text, request.language, request.bert, device, options)
     return read_npy(request.bert, "--bert").to(device)
 
 

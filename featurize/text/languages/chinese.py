@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import Any
@@ -21,6 +22,7 @@ from headrace.featurize.text.languages.frontend import (
     optional_dependencies,
 )
 from headrace.featurize.text.languages.sinitic import figures, pinyin, polyphones, sandhi, segmentation, signs
+from headrace.featurize.text.languages.sinitic.polyphone_network import PolyphoneNetwork
 from headrace.store.errors import Rejected
 
 _SAME_SOUND = str.maketrans("嗯呣〇", "恩母零")
@@ -37,23 +39,37 @@ def normalise(text: str) -> str:
     return signs.write_out(figures.verbalise(_simplified().convert(text)))
 
 
-def read(text: str) -> Reading:
-    """Convert normalised Mandarin to phones."""
+def read(text: str, network: PolyphoneNetwork | None = None) -> Reading:
+    """Convert normalised Mandarin to phones.
+
+    Args:
+        network: reads characters of several readings that neither a phrase nor a context tells.
+    """
     kept = normalise_marks(signs.keep_said(normalise_marks(text), _SAID, "Mandarin")).translate(_SAME_SOUND)
     return concatenate(
-        reading for sentence in _SENTENCES.split(kept) if sentence for reading in _read_sentence(sentence)
+        reading for sentence in _SENTENCES.split(kept) if sentence for reading in _read_sentence(sentence, network)
     )
 
 
-def _read_sentence(text: str) -> Iterator[Reading]:
+def _read_sentence(text: str, network: PolyphoneNetwork | None) -> Iterator[Reading]:
     """Yield the reading of each word of a text that ends at a mark: sandhi does not cross marks."""
     words = segmentation.segment(text)
     told = polyphones.readings(text, words)
+    if network is not None:
+        told = network.readings(text, [place for place in _undecided(words) if place not in told]) | told
     start = 0
     for word in sandhi.merge_words(words, partial(_syllables, told=told)):
         end = start + len(word.text)
         yield _read_word(word, tuple((place - start, told[place]) for place in told if start <= place < end))
         start = end
+
+
+def _undecided(words: Sequence[segmentation.Word]) -> Iterator[int]:
+    """Yield the indices of the characters that no phrase of the dictionary holds."""
+    start = 0
+    for word in words:
+        yield from (start + place for place in pinyin.undecided(word.text))
+        start += len(word.text)
 
 
 def _syllables(word: str, start: int, told: Mapping[int, str]) -> Sequence[str]:
@@ -125,3 +141,9 @@ FRONTEND = Frontend(
     normalise=normalise,
     read=read,
 )
+
+
+@cache
+def with_network(network: PolyphoneNetwork) -> Frontend:
+    """Return the frontend that reads characters of several readings by a network where no phrase tells."""
+    return replace(FRONTEND, read=partial(read, network=network))

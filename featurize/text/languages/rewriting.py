@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+FIGURE = re.compile(r"\d")
 Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
 

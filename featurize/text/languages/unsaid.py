@@ -11,6 +11,8 @@ from headrace.featurize.text.languages.unread import is_silent
 
 UNSAID = frozenset("·/¿¡™®©〃〝〞〟゠・")
 """Marks that are not said in any language, beside those of `unread.is_silent` and punctuation."""
+_KINDS_OF_H = frozenset("ĤĥĦħƕǶȞȟ")
+"""Letters that a voice may take for an h that is silent in its language."""
 _COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500}
 """Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
 
@@ -39,7 +41,7 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
     if char.isalpha():
         script = scripts.script(char)
         rare = ord(char) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(char) <= 0x1EFF
-        return script not in usual or rare
+        return script not in usual or rare or char in _KINDS_OF_H
     if char.isdecimal() or _is_mark(char):
         return False
     if unicodedata.category(char).startswith("M"):

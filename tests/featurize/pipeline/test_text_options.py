@@ -12,7 +12,7 @@ from headrace import store
 from headrace.cli.featurize import main as featurize
 from headrace.featurize.alignment.words import spoken_words
 from headrace.featurize.corpus import scanner
-from headrace.featurize.text import dictionary
+from headrace.featurize.text import dictionary, reading_options
 from headrace.featurize.text.symbols import SYMBOLS
 from headrace.store.schema import Utterance
 from tests.helpers.commands import build, call
@@ -44,7 +44,7 @@ def test_a_store_keeps_its_dictionary(corpus: Path, tmp_path: Path) -> None:
     assert build(corpus, root, *words, "--dictionary", names).exit_code == 0
     assert phones(root, "a.wav") == "AE1 S K K AA1 V ."
     opened = store.open(root)
-    assert dictionary.of_specs(opened.features) == dictionary.read(names)
+    assert reading_options.of_specs(opened.features).dictionary == dictionary.read(names)
     assert [word.label for word in spoken_words(opened, opened.find("a.wav"))] == ["Ask", "Kowalski"]
     assert build(corpus, root, *words).exit_code == 0, "it goes on with what it has"
     refused = build(corpus, root, *words, "--dictionary", other)

@@ -10,6 +10,7 @@ import unicodedata
 import pytest
 
 from headrace.featurize.text import characters, g2p, symbols
+from headrace.featurize.text.languages import scripts
 from headrace.featurize.text.languages.unsaid import is_sign
 from headrace.store.errors import Rejected
 
@@ -138,9 +139,14 @@ def lost(char: str, language: str) -> list[str]:
     return missing
 
 
+def is_h(char: str) -> bool:
+    """Return whether a character is an h, which many languages write and do not say."""
+    return not characters.character_problem(char) and characters.clean(char).lower() == "h"
+
+
 def check_nothing_is_lost(sample: list[str], languages: list[str]) -> None:
     missing = {(language, char): lost(char, language) for char in sample for language in languages}
-    accents = {key for key in missing if unicodedata.category(key[1])[0] == "M" or key[1].lower() in "h"}
+    accents = {key for key in missing if unicodedata.category(key[1])[0] == "M" or is_h(key[1])}
     assert {key: texts for key, texts in missing.items() if texts and key not in accents} == {}
 
 
@@ -156,6 +162,12 @@ def test_letters_in_brackets_are_no_gloss() -> None:
     assert "月" in g2p.phonemise("今日㈪天気", "ja").text
 
 
+def test_a_foreign_letter_is_no_silent_h() -> None:
+    with pytest.raises(Rejected, match=r"'ħ' \(LATIN SMALL LETTER H WITH STROKE\), character 4 of"):
+        g2p.phonemise("bonħjour", "fr")
+    assert g2p.phonemise("Ħaġa", "mt").phones
+
+
 def test_no_character_is_lost_in_silence() -> None:
     """Each language has characters of its own from a sample; the whole planes are in the soak."""
     sample = random.Random(17).sample(assigned(), 90)
@@ -169,21 +181,31 @@ def test_no_character_of_the_planes_is_lost_in_silence(language: str) -> None:
     check_nothing_is_lost(assigned(), [language])
 
 
-def mixture(rng: random.Random, pool: list[str]) -> str:
-    """Return words, digits, signs, markup and any characters, in a random order."""
+def mixture(rng: random.Random, pool: list[str]) -> tuple[str, set[str]]:
+    """Return words, digits, signs, markup and any characters, in a random order, and which characters were drawn."""
     figures = "12 3.5 2024-05-01 10:30 $5 % ± ² <b> [x] #1 &amp; { } - ٣ Ⅳ ①"
     words = " ".join((*CARRIERS.values(), figures)).split()
-    return rng.choice(("", " ")).join(
-        rng.choice(pool) if rng.random() < 0.3 else rng.choice(words) for _ in range(rng.randrange(1, 12))
-    )
+    drawn = [rng.choice(pool if rng.random() < 0.3 else words) for _ in range(rng.randrange(1, 12))]
+    return rng.choice(("", " ")).join(drawn), {each for each in drawn if len(each) == 1 and each not in words}
+
+
+def is_always_heard(char: str, language: str) -> bool:
+    """Return whether a character is a syllable, or a letter of another script than the language's, which no rule of
+    spelling makes silent."""
+    script = scripts.script(char)
+    return script in ("Han", "Hangul") or (bool(script) and script not in scripts.scripts(CARRIERS[language]))
 
 
 def fuzz(count: int, seed: int) -> None:
     rng, pool, languages = random.Random(seed), assigned(), ["auto", *CARRIERS]
     for _ in range(count):
-        text, language = mixture(rng, pool), rng.choice(languages)
+        (text, drawn), language = mixture(rng, pool), rng.choice(languages)
         with contextlib.suppress(Rejected):
-            assert len(symbols.ids(g2p.phonemise(text, language).phones, "headrace-ipa")), (text, language)
+            phones = g2p.phonemise(text, language).phones
+            assert len(symbols.ids(phones, "headrace-ipa")), (text, language)
+            for char in sorted(drawn):
+                if language != "auto" and is_always_heard(char, language):
+                    assert g2p.phonemise(text.replace(char, " "), language).phones != phones, (text, language, char)
 
 
 def test_mixtures_raise_nothing_but_rejected() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.featurize.text import dictionary, g2p
 from headrace.featurize.text.dictionary import Dictionary
+from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.store.errors import UsageError
 
 LINES = """\
@@ -59,9 +60,9 @@ def own(tmp_path: Path) -> Dictionary:
 )
 def test_a_word_is_read_as_the_dictionary_says(own: Dictionary, text: str, language: str, same: str) -> None:
     if language == "de":
-        assert g2p.phonemise(text, language, own).phones != g2p.phonemise(text, language).phones
+        assert g2p.phonemise(text, language, ReadingOptions(own)).phones != g2p.phonemise(text, language).phones
         return
-    assert g2p.phonemise(text, language, own).phones == g2p.phonemise(same, language).phones
+    assert g2p.phonemise(text, language, ReadingOptions(own)).phones == g2p.phonemise(same, language).phones
 
 
 def test_respellings_are_read_as_their_language_does(own: Dictionary) -> None:
@@ -73,7 +74,7 @@ def test_respellings_are_read_as_their_language_does(own: Dictionary) -> None:
 
 
 def test_a_particle_may_follow_a_word_in_hangul(own: Dictionary) -> None:
-    phones = g2p.phonemise("나는 서울에 가요.", "ko", own).phones
+    phones = g2p.phonemise("나는 서울에 가요.", "ko", ReadingOptions(own)).phones
     alone = g2p.phonemise("써울", "ko").phones[:-1]
     assert any(phones[at : at + len(alone)] == alone for at in range(len(phones)))
     assert "." not in phones[:-1], "the text goes on"
@@ -81,14 +82,16 @@ def test_a_particle_may_follow_a_word_in_hangul(own: Dictionary) -> None:
 
 
 def test_chinese_characters_have_their_own_phones(own: Dictionary) -> None:
-    reading = g2p.phonemise("去重庆吧", "zh", own)
+    reading = g2p.phonemise("去重庆吧", "zh", ReadingOptions(own))
     assert (reading.text, reading.word2ph) == ("去重庆吧", (2, 2, 2, 2))
 
 
 def test_it_travels_as_one_text(own: Dictionary) -> None:
     assert Dictionary.load(own.dump()) == own == pickle.loads(pickle.dumps(own))
     assert not Dictionary.load("")
-    assert g2p.phonemise("Ask Kowalski now.", "en", Dictionary.load("")) == g2p.phonemise("Ask Kowalski now.", "en")
+    assert g2p.phonemise("Ask Kowalski now.", "en", ReadingOptions(Dictionary.load(""))) == g2p.phonemise(
+        "Ask Kowalski now.", "en"
+    )
 
 
 def test_what_was_dumped_is_a_dictionary_with_the_same_readings(own: Dictionary, tmp_path: Path) -> None:

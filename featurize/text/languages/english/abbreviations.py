@@ -72,9 +72,9 @@ _ROMAN = Guarded(
     r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))((?:['’]s)?)(?![\w'’.-]*\w)",
 )
 _PARTS = Guarded(
-    r"(?i) [ivxlc]{2}",
+    r" (?:[IVXLC]{2}|[ivxlc]{2})",
     r"(?i)\b((?:bowl|chapter|psalm|sonnet|book|part|volume|canto|title|olympiad|wrestlemania|article|act|scene|section|"
-    r"pages?|lesson|page)\s)((?=[ivxlc]{2})c{0,3}(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))(?![\w'’.-]*\w)",
+    r"pages?|lesson)\s)(?=(?-i:[IVXLC]{2}|[ivxlc]{2}))(c{0,3}(?:xc|xl|l?x{0,3})(?:ix|iv|v?i{0,3}))(?![\w'’.-]*\w)",
 )
 """Numerals above fifty, and those in small letters, behind what is numbered."""
 _YEAR = Guarded(r"M[MDCLXVI]{3}", r"\b(?=[MDCLXVI]{4})(M{1,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))\b")

@@ -6,11 +6,13 @@ import re
 
 from headrace.featurize.text.languages.english.abbreviations import DAYS
 from headrace.featurize.text.languages.english.number_words import cardinal, ordinal, plural, year
-from headrace.featurize.text.languages.rewriting import Guarded
+from headrace.featurize.text.languages.rewriting import FIGURE, Guarded
 
 MONTHS = "January February March April May June July August September October November December".split()
 _SHORT = {name[:3]: name for name in MONTHS} | {"Sept": "September"}
 _MONTH = "|".join([*MONTHS, *(rf"{short}\b\.?" for short in _SHORT)])
+
+_ANY_MONTH = re.compile("|".join(_SHORT))
 
 _ISO = Guarded(
     r"\d{4}[-/.]\d", r"(?<![\d/.-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(T(?=\d))?(?![\d/-])"
@@ -41,9 +43,7 @@ _EARLY_YEAR = Guarded(
 )
 _LATE_YEAR = Guarded(r"year 2[1-9]", r"\b([Yy]ear) (2[1-9]\d\d)\b(?![.,:%/-]?\d)")
 _NAMES = DAYS | _SHORT
-_NAMED_SPAN = Guarded(
-    r"[a-z]{2}\.?\s?[-–—]\s?[A-Z][a-z]{2}", rf"\b({'|'.join(_NAMES)})\.?\s?[-–—]\s?({'|'.join(_NAMES)})\b\.?"
-)
+_NAMED_SPAN = Guarded(r"[-–—]\s?[A-Z][a-z]{2}", rf"\b({'|'.join(_NAMES)})\.?\s?[-–—]\s?({'|'.join(_NAMES)})\b\.?")
 _SHORT_YEAR = Guarded(r"['’]\d\d", r"(?<!\w)['’](\d\d)(?![\d'’\"])")
 _ERA = Guarded(r"BC|CE|AD|B\.C|A\.D", r"(?<![\d.,])(\d{1,4})\s?(BCE?|CE|AD|B\.C\.|A\.D\.)(?!\w)|\bAD (\d{1,4})(?!\d)")
 _YEAR = Guarded(
@@ -79,13 +79,16 @@ def write_spans(text: str) -> str:
 
 def write_dates(text: str) -> str:
     """Write dates, times of day, years and decades in words; leave all other numbers as they are."""
+    if not FIGURE.search(text):
+        return text
     text = _LATE_YEAR.sub(lambda m: f"{m[1]} {year(m[2])}", text)
     text = _ISO.sub(lambda m: _date(m[3], m[4], m[1]) + " " * bool(m[5]), text)
     text = _NUMERIC.sub(_numeric, text)
     text = _SHORT_DATE.sub(lambda m: f"{m[1]} {_day(m[2], m[3])}", text)
-    text = _DAY_MONTH.sub(_day_month, text)
-    text = _MONTH_DAY.sub(_month_day, text)
-    text = _MONTH_YEAR.sub(lambda m: f"{_name(m[1])} {year(m[2])}", text)
+    if _ANY_MONTH.search(text):
+        text = _DAY_MONTH.sub(_day_month, text)
+        text = _MONTH_DAY.sub(_month_day, text)
+        text = _MONTH_YEAR.sub(lambda m: f"{_name(m[1])} {year(m[2])}", text)
     text = _O_CLOCK.sub(lambda m: f"{cardinal(m[1])} o'clock", text)
     text = _CLOCK_SPAN.sub(lambda m: f"{m[1]} to ", text)
     text = _CLOCK.sub(_clock, text)

@@ -62,6 +62,7 @@ _MONEY = Guarded(
     rf"(?:\b(US|AU|A|CA|C|HK|NZ|S|NT|R))?([{_SIGNS}])\s?({_NUMBER})(?:\s?[-–—]\s?[{_SIGNS}]?({_NUMBER}))?{_SCALE}",
 )
 _MONEY_AFTER = Guarded(rf"[{_SIGNS}]", rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?([{_SIGNS}])(?!\d)")
+_ANY_CURRENCY = re.compile(f"[{_SIGNS}]")
 _CODED = Guarded(
     "|".join(_CODES),
     rf"(?<![\w.,])({_NUMBER}){_SCALE}\s?({'|'.join(_CODES)})\b|\b({'|'.join(_CODES)})\s?({_NUMBER}){_SCALE}",
@@ -93,6 +94,7 @@ _ENDS = re.compile(
 )
 """What ends a phrase: a race of `5k` is five K, and `5k users` are five thousand."""
 _BY = Guarded(r"['’\"″′]\s?[x×]", r"(?<=\d['’\"″′])\s?[x×]\s?(?=\d)")
+_ANY_QUOTE = re.compile("['’\"″”′]")
 _FEET = Guarded(r"\d\s?['’′]\s?\d", r"(?<![\w.,])(\d{1,2})\s?['’′]\s?(\d{1,2}(?:\.\d+)?)\s?(?:\"|”|″|''|’’)?(?![\w'])")
 _INCHES = Guarded(r"\d(?:[”″]|'')", rf"(?<![\w.,])({_NUMBER})(?:”|″|'')")
 _SIZED = re.compile(
@@ -110,15 +112,17 @@ _FEET_ALONE = Guarded(
 
 def write_quantities(text: str) -> str:
     """Write money, measures and percentages in words; leave all other numbers as they are."""
-    text = _MONEY.sub(_money, text)
-    text = _MONEY_AFTER.sub(lambda m: _amount(m[1], m[2] or m[3], _CURRENCIES[m[4]]), text)
+    if _ANY_CURRENCY.search(text):
+        text = _MONEY.sub(_money, text)
+        text = _MONEY_AFTER.sub(lambda m: _amount(m[1], m[2] or m[3], _CURRENCIES[m[4]]), text)
     text = _CODED.sub(_coded, text)
     text = _CENTS.sub(lambda m: f"{number(m[1])} cent{'s' * (m[1] != '1')}", text)
     text = _RATE.sub(lambda m: f" per {_PER[m[1]]}", text)
-    text = _BY.sub(" by ", mark_inches(text) if '"' in text else text)
-    text = _FEET.sub(_feet, text)
-    text = _INCHES.sub(_inches, text)
-    text = _FEET_ALONE.sub(_feet_alone, text)
+    if _ANY_QUOTE.search(text):
+        text = _BY.sub(" by ", mark_inches(text) if '"' in text else text)
+        text = _FEET.sub(_feet, text)
+        text = _INCHES.sub(_inches, text)
+        text = _FEET_ALONE.sub(_feet_alone, text)
     text = _MEASURE.sub(_measure, text)
     text = _PERCENT_SPAN.sub(r"\1 percent to ", text)
     text = _PERCENT.sub(lambda m: " percent" if m[1] == "%" else " per mille", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from headrace.featurize.text.languages.english.number_words import cardinal, digits, number, ordinal, pairs, plural
-from headrace.featurize.text.languages.rewriting import Guarded
+from headrace.featurize.text.languages.rewriting import FIGURE, Guarded
 
 _DOMAINS = "com org net edu gov mil int info biz io ai co dev app tv me us uk de fr eu ca au jp cn ru ch nl it es se in"
 _EMAIL = Guarded("@", r"\b([\w.+-]+)@([\w-]+(?:\.[\w-]+)+)")
@@ -116,25 +116,28 @@ def write_numbers(text: str) -> str:
     if not text.isascii():
         text = "".join(_LOWERED.get(char, char) for char in re.sub(rf"(?<=\d)(?=[{''.join(_VULGAR)}])", " ", text))
         text = "".join(_VULGAR.get(char, char) for char in text)
-    text = _NUMBERED_PAIR.sub(lambda m: f"{m[1]} {pairs(m[2])}", text)
-    text = _GROUPED.sub(lambda m: re.sub(r"[ .]", "", m[0]), text)
-    text = _RELEASE.sub("version ", text)
-    text = _VERSION.sub(lambda m: " point ".join(cardinal(part) for part in m[1].split(".")), text)
+    figures = FIGURE.search(text) is not None  # most are in words by now
+    if figures:
+        text = _NUMBERED_PAIR.sub(lambda m: f"{m[1]} {pairs(m[2])}", text)
+        text = _GROUPED.sub(lambda m: re.sub(r"[ .]", "", m[0]), text)
+        text = _RELEASE.sub("version ", text)
+        text = _VERSION.sub(lambda m: " point ".join(cardinal(part) for part in m[1].split(".")), text)
     text = _POWER.sub(_power, text)
-    text = _RATIO.sub(lambda m: " to ".join(number(part) for part in m.groups() if part), text)
-    text = _ORDINAL.sub(lambda m: ordinal(m[1]), text)
-    text = _FRACTION.sub(_fraction, text)
-    text = _RANGE.sub(_range, text)
+    if figures:
+        text = _RATIO.sub(lambda m: " to ".join(number(part) for part in m.groups() if part), text)
+        text = _ORDINAL.sub(lambda m: ordinal(m[1]), text)
+        text = _FRACTION.sub(_fraction, text)
+        text = _RANGE.sub(_range, text)
     text = _GREATER.sub(
         lambda m: {"<": "less than ", ">": "more than ", "≥": "at least ", "≤": "at most "}.get(m[1], "about "), text
     )
-    text = _TIMES.sub(" times " if "=" in text else " by ", text)
-    text = _FOLD.sub(lambda m: f"{cardinal(m[1])} times", text)
+    if figures:
+        text = _TIMES.sub(" times " if "=" in text else " by ", text)
+        text = _FOLD.sub(lambda m: f"{cardinal(m[1])} times", text)
     text = _MINUS.sub(" minus ", text)
     text = _BETWEEN.sub(lambda m: f" {_LONE[m[1]]} ", text)
     text = _AMPERSAND.sub(" and ", text).replace(" and  ", " and ")
-    text = _UNSPACED.sub(" ", text)
-    return _NUMBER.sub(lambda m: number(m[0]), text)
+    return _NUMBER.sub(lambda m: number(m[0]), _UNSPACED.sub(" ", text)) if figures else text
 
 
 def write_signs(text: str) -> str:

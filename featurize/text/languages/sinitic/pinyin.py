@@ -29,6 +29,24 @@ def syllables(word: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+@lru_cache(WORDS_KEPT)
+def undecided(word: str) -> tuple[int, ...]:
+    """Return the indices of the characters of a word that are read one by one, as no phrase holds them."""
+    dictionary = _dictionary()
+    found: list[int] = []
+    start = 0
+    for piece in (word,) if len(word) == 1 or word in dictionary.phrases else dictionary.cut(word):
+        if piece not in dictionary.phrases:
+            found += range(start, start + len(piece))
+        start += len(piece)
+    return tuple(found)
+
+
+def character_readings(char: str) -> list[str]:
+    """Return the syllables that the dictionary of characters has for one."""
+    return [_with_digit(syllable) for syllable in filter(None, _dictionary().characters.get(ord(char), "").split(","))]
+
+
 def _read_character(char: str) -> str:
     readings = _dictionary().characters.get(ord(char))
     return _with_digit(readings.partition(",")[0]) if readings else char

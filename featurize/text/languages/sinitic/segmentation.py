@@ -110,19 +110,19 @@ def _pieces(run: str) -> Iterator[tuple[str, bool]]:
 def _best_ends(run: str) -> list[int]:
     """Return for each place where the word ends that starts there, on the most probable path to the end."""
     scores, _ = _dictionary()
-    count = len(run)
+    score_of, count = scores.get, len(run)
     unknown, total, ends = scores[""], [0.0] * (count + 1), [0] * count
     for start in range(count - 1, -1, -1):
         best, best_end = None, start + 1
         end = start + 1
-        score = scores.get(run[start:end])
+        score = score_of(run[start])
         while score is not None:  # a word, or with 0 the beginning of words
             if score:
                 here = score + total[end]
                 if best is None or here >= best:
                     best, best_end = here, end
             end += 1
-            score = scores.get(run[start:end]) if end <= count else None
+            score = score_of(run[start:end]) if end <= count else None
         total[start] = unknown + total[start + 1] if best is None else best
         ends[start] = best_end
     return ends
