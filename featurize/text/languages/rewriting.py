@@ -5,8 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-FIGURE = re.compile(r"\d")
 Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+
+def compile_rule(pattern: str) -> re.Pattern[str]:
+    r"""Compile a pattern whose `\d` stands for the digits 0 to 9: a cleaned text has no others.
+
+    `re` tries a set of characters in half the time of a category of Unicode, and rules try it at every character.
+    """
+    written, in_set, at = "", False, 0
+    while at < len(pattern):
+        token = pattern[at : at + 2] if pattern[at] == "\\" else pattern[at]
+        if token == r"\d":
+            written += "0-9" if in_set else "[0-9]"
+        else:
+            if token == "[" and not in_set:
+                in_set, token = True, _SET_BEGINS.match(pattern, at)[0]  # type: ignore[index]
+            elif token == "]":
+                in_set = False
+            written += token
+        at += len(token)
+    return re.compile(written)
+
+
+_SET_BEGINS = re.compile(r"\[\^?\]?")
+FIGURE = compile_rule(r"\d")
 
 
 class Guarded:
@@ -19,7 +42,7 @@ class Guarded:
     __slots__ = ("guard", "pattern")
 
     def __init__(self, guard: str, pattern: str) -> None:
-        self.guard, self.pattern = re.compile(guard), re.compile(pattern)
+        self.guard, self.pattern = compile_rule(guard), compile_rule(pattern)
 
     def sub(self, said: str | Callable[[re.Match[str]], str], text: str) -> str:
         """Return a text in which what the pattern matches is replaced."""
@@ -42,7 +65,7 @@ ROMAN_NUMERALS = {
 
 def rules(*given: tuple[str, str | Callable[[re.Match[str]], str]]) -> tuple[Rule, ...]:
     """Compile rules: patterns, and what each is replaced by."""
-    return tuple((re.compile(pattern), said) for pattern, said in given)
+    return tuple((compile_rule(pattern), said) for pattern, said in given)
 
 
 def rewrite(text: str, *given: tuple[Rule, ...]) -> str:

@@ -13,7 +13,7 @@ from headrace.featurize.text.languages.english.dates import write_dates, write_s
 from headrace.featurize.text.languages.english.quantities import write_quantities
 from headrace.featurize.text.languages.english.signs import write_addresses, write_numbers, write_signs
 from headrace.featurize.text.languages.frontend import PUNCTUATION, Frontend, Reading, UnreadCharacter, excerpt
-from headrace.featurize.text.languages.rewriting import Guarded
+from headrace.featurize.text.languages.rewriting import Guarded, compile_rule
 from headrace.store.errors import Rejected
 
 MAX_WORD_LENGTH = 100
@@ -45,7 +45,7 @@ TITLES = {
 }
 """Abbreviations whose full stop ends no sentence; CMUdict reads some of them as *drive* and *street*."""
 
-_FIGURE = re.compile(r"[\d½-⅞]")
+_FIGURE = compile_rule(r"[\d½-⅞]")
 _SIGN = re.compile(r"[^\w\s,.!?'’-]|\w\.\w")
 _SIGNS = frozenset("So Sm Sc Sk No Nl Co Cn".split())
 """Categories of characters that are said or refused."""

@@ -15,6 +15,7 @@ from headrace.featurize.text.languages.rewriting import (
     SUPERSCRIPTS,
     VULGAR_FRACTIONS,
     Rule,
+    compile_rule,
     is_day,
     is_span,
     rewrite,
@@ -31,7 +32,7 @@ from headrace.featurize.text.languages.sinitic.measure_words import (
 )
 from headrace.featurize.text.languages.sinitic.numerals import multiply, read_digits, read_number
 
-_ANY = re.compile(r"[\dIVX²³⁰-⁹½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞/+=×÷±%]|[-~–—]周")
+_ANY = compile_rule(r"[\dIVX²³⁰-⁹½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞/+=×÷±%]|[-~–—]周")
 _N = r"\d+(?:\.\d+)?"
 _DASH = r"\s?[-~–—]\s?"
 _HAN = "[\u4e00-\u9fff]"
@@ -90,7 +91,7 @@ def _groups(one: str, dollar: str) -> tuple[tuple[re.Pattern[str], tuple[Rule, .
         r"[A-Za-z]": _latin(code),
         r"[\d/]": _counts(),
     }
-    return tuple((re.compile(guard), group) for guard, group in groups.items())
+    return tuple((compile_rule(guard), group) for guard, group in groups.items())
 
 
 def _code(figures: str, one: str) -> str:
