@@ -190,6 +190,9 @@ _OPTIONS = {
     "activations_8bit": _flag(
         "--activations-8bit", help="Store activations in 8 bits: less memory, gradients less exact."
     ),
+    "microbatches": option(
+        "--microbatches", type=COUNT, metavar="N", help="Compute each batch in N pieces: less memory, more time."
+    ),
     "compile": _flag("--compile", help="Compile blocks of the networks. It needs --fixed-shapes."),
     "grow_batch": _flag("--grow-batch", help="Accumulate more batches when the validation loss stops falling."),
     "patience": option(
@@ -219,6 +222,12 @@ _OPTIONS = {
         metavar="STEPS",
         show_default="500",
         help="Validate after every so many steps; 0 turns validation off.",
+    ),
+    "parallel": option(
+        "--parallel",
+        metavar="dp|fsdp|hsdp:RxS",
+        show_default="dp",
+        help="Keep the whole model in each process, share it out over all, or keep R copies on S processes each.",
     ),
     "reduce": option(
         "--reduce",

@@ -17,6 +17,7 @@ from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.store.storage.local import atomic_file
 from headrace.store.storage.toml_files import read_toml, typed_value
 from headrace.train.models import presets, sizes
+from headrace.train.parallel_form import parse_form
 from headrace.train.speeds import EQUAL, parse_speeds
 
 STAGES = ("sovits", "gpt")
@@ -213,11 +214,13 @@ class ComputeConfig:
     deviate a little."""
     compile: bool = False
     """Compile blocks of the networks into a few kernels each, once for each of `fixed_shapes`."""
+    microbatches: int = 0
+    """Compute each batch in this many pieces at least, one after the other: less memory, more time. 0 for one."""
 
     def __post_init__(self) -> None:
         _check_choice(self, "device", DEVICES)
         _check_choice(self, "precision", PRECISIONS)
-        _check_not_negative(self, "fp32_steps")
+        _check_not_negative(self, "fp32_steps", "microbatches")
         if self.activations_8bit and self.activation_checkpointing:
             raise UsageError("activations_8bit and activation_checkpointing save the same memory: choose one of them.")
         if self.compile and self.activations_8bit:
@@ -283,6 +286,9 @@ class MonitoringConfig:
 class DistributedConfig:
     """What the processes of a run exchange. One process exchanges nothing."""
 
+    parallel: str = "dp"
+    """`dp`: each process has the whole model. `fsdp`: each keeps a part of it, of its gradients and of its optimisers,
+    and gathers a block when it computes it. `hsdp:RxS`: R copies of the model, each in parts on S processes."""
     reduce: str = "fp32"
     """`fp32`, `bf16` or `fp16`: gradients are summed over processes in this format. Half the bits take half the time
     on a slow network, and leave gradients less exact."""
@@ -301,7 +307,11 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "reduce", REDUCTIONS)
-        parse_speeds(self.speeds)
+        if parse_speeds(self.speeds) is None and parse_form(self.parallel).is_sharded:
+            raise UsageError(
+                "speeds=auto measures what a frame takes each process, and processes that share a model wait for one "
+                f"another: give numbers, or another parallel than {self.parallel}."
+            )
         _check_not_negative(self, "check_weights_every")
         if self.rank_timeout <= 0:
             raise UsageError(f"rank_timeout is {self.rank_timeout}; it must be greater than 0.")
@@ -374,6 +384,9 @@ class RunConfig:
             raise UsageError("samples are synthesised by validations: validate_every cannot be 0 with them.")
         if self.optim.grow_batch and not self.schedule.validate_every:
             raise UsageError("grow_batch follows the validation loss: validate_every cannot be 0 with it.")
+        if parse_form(self.distributed.parallel).is_sharded and (self.compute.compile or self.compute.activations_8bit):
+            name = "compile" if self.compute.compile else "activations_8bit"
+            raise UsageError(f"{name} needs the whole model in each process: leave it out, or parallel.")
         if self.compute.compile and not self.data.fixed_shapes:
             raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
 

@@ -19,7 +19,7 @@ STFT and log-mel, quantiser and the last stages of the decoder do without TF32 t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -109,7 +109,12 @@ class Precision:
         """Return the loss scale, () float32 on the device; 1 without one. Does not synchronise with the device."""
         return self.scaler.scale(torch.ones((), device=self._device))
 
-    def step(self, optimizer: torch.optim.Optimizer, limit: Tensor | float) -> StepResult:
+    def step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        limit: Tensor | float,
+        sum_parts: Callable[[Tensor], Tensor] | None = None,
+    ) -> StepResult:
         """Clip gradients that are summed over ranks, and update the weights, unless they are not finite.
 
         Gradients that explode are scaled down to their usual norm, which is kept in the first parameter group. With
@@ -121,13 +126,15 @@ class Precision:
         Args:
             optimizer: a fused one, or ScaledAdam, with gradients of the scaled loss.
             limit: largest norm; larger gradients are scaled down to it (Pascanu et al. 2013). 0 for no limit.
+            sum_parts: returns the sums of values over the processes that have the other parts of the optimiser's
+                parameters; None if they are whole.
         Raises:
             RunError: memory ran out. Other ranks may have made this update: it cannot be tried again in smaller pieces.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         try:
             with PHASES.enter(OPTIMISER):
-                return self._update(optimizer, parameters, limit)
+                return self._update(optimizer, parameters, limit, sum_parts)
         except torch.OutOfMemoryError as error:
             raise RunError(
                 "An update of the weights does not fit into the device's memory beside the model: continue from the "
@@ -135,11 +142,20 @@ class Precision:
             ) from error
 
     def _update(
-        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: Tensor | float
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        limit: Tensor | float,
+        sum_parts: Callable[[Tensor], Tensor] | None,
     ) -> StepResult:
         """Clip gradients and update the weights, as `step` says."""
         self.scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if sum_parts is not None:
+            norm = sum_parts(norm.square()).sqrt()
+            noted = self.scaler._found_inf_per_device(optimizer) if self.scaler.is_enabled() else {}
+            for found_inf in noted.values():  # by each rank of its own parts
+                found_inf.copy_(sum_parts(found_inf))
         usual, exploded = _update_usual_norm(optimizer.param_groups[0], norm)
         max_norm = limit if isinstance(limit, Tensor) else norm.new_full((), limit or torch.inf)
         nn.utils.clip_grads_with_norm_(parameters, 1.0, norm / torch.where(exploded, usual.minimum(max_norm), max_norm))

@@ -13,10 +13,12 @@ from headrace.train.distributed.collectives import (
 from headrace.train.distributed.gradient_buckets import GradientBuckets, ReductionOptions
 from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
 from headrace.train.distributed.replicas import agreed, broadcast_state, check_state, on_first_rank
+from headrace.train.distributed.sharded_network import ShardedNetwork, make_mesh
 
 __all__ = [
     "GradientBuckets",
     "ReductionOptions",
+    "ShardedNetwork",
     "agreed",
     "all_gather",
     "all_reduce",
@@ -25,6 +27,7 @@ __all__ = [
     "check_state",
     "cuda_device",
     "gather_integers",
+    "make_mesh",
     "maximum",
     "on_first_rank",
     "process_group",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.distributed.process_group import world_size
+from headrace.train.parallel_form import DATA_PARALLEL, ParallelForm
 
 BUCKET_BYTES = 25 << 20
 """Size from which on a bucket is full: large enough to fill a link, small enough that the last one is soon sent."""
@@ -31,6 +32,13 @@ class ReductionOptions:
     """What they are rounded to on their way, and summed in."""
     overlap: bool = True
     """Send them during the last backward pass instead of after it. The sums are the same to the last bit."""
+    form: ParallelForm = DATA_PARALLEL
+    """Whether a process keeps only parts of parameters."""
+
+    @property
+    def shards(self) -> bool:
+        """Whether the parameters of a network are shared out over the processes that there are."""
+        return self.form.is_sharded and world_size() > 1
 
 
 class GradientBuckets:

@@ -69,21 +69,24 @@ def checksums(tensors: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def check_state(state: Mapping[str, Any], step: int) -> None:
-    """Check that the tensors of all ranks have the same checksums.
+def check_state(state: Mapping[str, Any], step: int, part: int = 0) -> None:
+    """Check that the tensors of all ranks that keep the same part of the model have the same checksums.
 
+    Args:
+        part: what this rank keeps, where it is not all.
     Raises:
         RunError: they have not; on every rank, with the ranks and tensors that differ from most others.
     """
     if world_size() == 1:
         return
     names, tensors = zip(*named_tensors(state), strict=True)
-    everyone = all_gather(tuple(checksums(tensors).tolist()))
-    usual = Counter(everyone).most_common(1)[0][0]
-    different = [number for number, sums in enumerate(everyone) if sums != usual]
+    everyone = all_gather((part, tuple(checksums(tensors).tolist())))
+    usual_of = {of: Counter(sums for other, sums in everyone if other == of).most_common(1)[0][0] for of, _ in everyone}
+    different = [number for number, (of, sums) in enumerate(everyone) if sums != usual_of[of]]
     if not different:
         return
-    first = everyone[different[0]]
+    of, first = everyone[different[0]]
+    usual = usual_of[of]
     found = [name for name, sums in zip(names, zip(first, usual, strict=True), strict=True) if sums[0] != sums[1]]
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     raise RunError(

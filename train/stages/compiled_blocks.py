@@ -19,14 +19,9 @@ from torch import nn
 
 from headrace.store.errors import UsageError
 from headrace.store.library_settings import keep_compiled_kernels_private
-from headrace.train.models.attention import Encoder
-from headrace.train.models.discriminator import PeriodDiscriminator, ScaleDiscriminator
-from headrace.train.models.flow import WaveNet
-from headrace.train.models.transformer import Layer
-from headrace.train.models.vocoder import ResBlock
+from headrace.train.models.blocks import BLOCKS
 from headrace.train.stages.stage import Stage
 
-BLOCKS = (Layer, Encoder, WaveNet, ResBlock, ScaleDiscriminator, PeriodDiscriminator)
 MAX_RECOMPILES = 10_000
 """Limit of compilations of a block: one for each shape, with and without gradients of weights."""
 INDUCTOR_OPTIONS: dict[str, Any] = {"fallback_random": True}

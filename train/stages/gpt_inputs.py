@@ -27,6 +27,8 @@ class GptInputs:
     """(B,) int64."""
     bert: Tensor | None = None
     """(B, X, E) float32, zero past each utterance's end and for languages that have none."""
+    idle: bool = False
+    """Compute them only because other ranks compute: their gradients are zero."""
 
 
 def prepare_inputs(batch: Batch) -> GptInputs:

@@ -5,7 +5,8 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from headrace.train.checkpoints.origin import K_MEANS, UNKNOWN, Origin
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
-from headrace.train.distributed import GradientBuckets, ReductionOptions
+from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork, make_mesh
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
@@ -33,7 +34,18 @@ from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.teachers import DecoderTeacher
-from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
+from headrace.train.stages.updates import (
+    allocate_state,
+    evaluating,
+    gradient_norm,
+    idle_passes,
+    reduction_options,
+    share_network,
+    state_of,
+    sum_of_parts,
+    sum_terms,
+    whole_network,
+)
 
 
 class GptStage:
@@ -68,15 +80,17 @@ class GptStage:
         self.precision = precision
         self.features: tuple[str, ...] = ("phones", "semantic", "bert") if bert else ("phones", "semantic")
         self.id_limits = {"phones": config.symbols, "semantic": config.codes}
-        self.microbatches = MicrobatchRunner()
+        self.microbatches = MicrobatchRunner(tries_again=not reduction.shards)
         self.epoch = 1
         self.updates = 0
         self.codebook = codebook
-        self.model = Text2SemanticDecoder(config).to(device)
+        # What processes share comes to the device when it is shared out: as a whole it may be larger than that.
+        self.model = Text2SemanticDecoder(config).to("cpu" if reduction.shards else device)
         self.model.codebook, self.model.origin = codebook, origin.describe()
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
-        self._gradients = GradientBuckets(self.model.parameters(), reduction)
+        self._reduction = reduction
+        self._gradients: GradientBuckets | ShardedNetwork = GradientBuckets(self.model.parameters(), reduction)
         self._device, self._store, self._origin = device, store, origin
         self._teacher = teacher
 
@@ -203,7 +217,10 @@ class GptStage:
             return (gradient_norm(likelihood_B.sum(), self.model),)
 
     def allocate(self) -> None:
-        """Allocate the optimiser's state, and gradients that are summed over ranks."""
+        """Share out the model where that was asked for. Allocate the optimiser's state, and gradients."""
+        if self._reduction.shards:
+            mesh = make_mesh(self._reduction.form, self._device)
+            self._gradients = share_network(self.model, self.optimizer, mesh, self._reduction)
         allocate_state(self.optimizer)
         self._gradients.allocate()
 
@@ -219,11 +236,13 @@ class GptStage:
     def update(self, microbatches: Sequence[GptInputs]) -> dict[str, Tensor]:
         """Do what `step` does, with prepared inputs."""
         self._gradients.begin()
+        idle = idle_passes(self._gradients, len(microbatches))
+        passes = [*microbatches, *[replace(microbatches[0], idle=True)] * idle]
         parts = []
-        for number, inputs in enumerate(microbatches, 1):
-            parts.append(self.backward(inputs, self._corruption(inputs), last=number == len(microbatches)))
+        for number, inputs in enumerate(passes, 1):
+            parts.append(self.backward(inputs, self._corruption(inputs), last=number == len(passes)))
         self._gradients.finish()
-        sums = sum_terms(parts)
+        sums = sum_terms(parts[: len(microbatches)])
         return _means(sums) | self.optimizer_step(sums["predictions"])
 
     def backward(
@@ -252,6 +271,8 @@ class GptStage:
             loss = loss + preference
             sums["loss_dpo"] = preference.detach() * len(chosen_B)
             sums["sequences"] = preference.new_full((), len(chosen_B))
+        if inputs.idle:
+            loss = loss * 0
         if last:
             self._gradients.expect_last()
         self._gradients.backward(self.precision.scaler.scale(loss))
@@ -262,20 +283,37 @@ class GptStage:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         limit = self.optim.max_grad_norm and self.optim.max_grad_norm * predictions
-        norm, skipped, exploded = self.precision.step(self.optimizer, limit)
+        norm, skipped, exploded = self.precision.step(self.optimizer, limit, sum_of_parts(self._gradients))
         self.precision.scaler.update()
         self.updates += 1
         return {"grad_norm": norm / predictions, "skipped": skipped.float(), "exploded": exploded.float()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to resume."""
+        weights, optimizer = state_of(self.model, self.optimizer, self._gradients)
         return {
             "epoch": self.epoch,
             "updates": self.updates,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": weights,
+            "optimizer": optimizer,
             "precision": self.precision.state_dict(),
         }
+
+    def held_state(self) -> tuple[int, dict[str, Any]]:
+        """Return which part of the model this process has, and the tensors of it."""
+        if isinstance(self._gradients, ShardedNetwork):
+            return self._gradients.part, {"model": self._gradients.held()}
+        return 0, self.state_dict()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have all weights on each rank for the duration of this context: what is computed in it needs no other."""
+        own = self.model
+        with whole_network(self.model, self._gradients) as self.model:
+            try:
+                yield
+            finally:
+                self.model = own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.

@@ -17,9 +17,15 @@ T = TypeVar("T")
 class MicrobatchRunner:
     """Splits each batch of an update into microbatches, and into twice as many from the first on that does not fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tries_again: bool = True) -> None:
+        """
+        Args:
+            tries_again: compute an update again that did not fit. Processes that share a model cannot: the others
+                would wait for what this one does not send.
+        """
         self.splits = 1
         """Microbatches of a batch."""
+        self._tries_again = tries_again
 
     def run(self, batches: Sequence[Batch], update: Callable[[list[Batch]], T]) -> T:
         """Return what `update` returns for the microbatches of these batches.
@@ -34,6 +40,12 @@ class MicrobatchRunner:
             try:
                 return update([microbatch for batch in batches for microbatch in batch.split(self.splits)])
             except torch.OutOfMemoryError as error:
+                if not self._tries_again:
+                    raise RunError(
+                        f"A batch in {self.splits} pieces does not fit into the device's memory, and processes that "
+                        f"share a model cannot try it in smaller ones: continue with --resume --microbatches "
+                        f"{2 * self.splits}."
+                    ) from error
                 if self.splits >= largest:
                     longest = max(int(batch.frames.max()) for batch in batches)
                     raise RunError(

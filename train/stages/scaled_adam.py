@@ -9,7 +9,7 @@ Shapes: N parameters, tensors first and then scalars; R rows of a block, W eleme
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ NEGLIGIBLE_CORRECTION = 0.99
 """From this value on, the bias correction of v is left out for tensors, as in the training of published weights."""
 ROW = 512
 """Elements of a row of a block."""
+
+
+SumParts = Callable[[Tensor], Tensor]
+"""Returns the sums of values over the processes that have the other parts of parameters."""
 
 
 class ScaledAdam(torch.optim.Optimizer):
@@ -73,6 +77,16 @@ class ScaledAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self._in_one_block = in_one_block
         self._groups: list[_Group] = []
+        self._elements: Mapping[Tensor, int] = {}
+        self._sum_parts: SumParts | None = None
+
+    def share(self, elements: Mapping[Tensor, int], sum_parts: SumParts) -> None:
+        """Let the parameters be this process's parts of larger ones, from the next step on.
+
+        Args:
+            elements: of each parameter as a whole.
+        """
+        self._elements, self._sum_parts, self._groups = elements, sum_parts, []
 
     @torch.no_grad()
     def allocate(self) -> None:
@@ -95,21 +109,23 @@ class ScaledAdam(torch.optim.Optimizer):
 
     def _allocated(self, group: dict[str, Any]) -> _Group:
         """Return the state of a group, whose first parameter has what is known of each tensor."""
-        tensors = [p for p in group["params"] if p.numel() > 1]
-        parameters = tensors + [p for p in group["params"] if p.numel() == 1]
+        elements = {p: self._elements.get(p, p.numel()) for p in group["params"]}
+        tensors = [p for p in group["params"] if elements[p] > 1]
+        parameters = tensors + [p for p in group["params"] if elements[p] == 1]
         device = tensors[0].device
         together = prefers_one_block(device) if self._in_one_block is None else self._in_one_block
         members = [parameters] if together else [[p] for p in parameters]
         first = 0
         blocks = []
         for of_block in members:
-            blocks.append(_Block(first, of_block, [self.state[p] for p in of_block]))
+            blocks.append(_Block(first, of_block, [self.state[p] for p in of_block], [elements[p] for p in of_block]))
             first += len(of_block)
         shared = self.state[tensors[0]]
         if "rms" not in shared:
             count = len(tensors)
+            norms_N = _joined([block.norms(block.beside(block.parameters))[0] for block in blocks])
             shared.update(
-                rms=torch.cat([block.rms(block.beside(block.parameters)) for block in blocks])[:count],
+                rms=(_of_all_parts(norms_N, self._sum_parts) / _roots(blocks))[:count],
                 size_exp_avg_sq=torch.zeros(count, device=device),
                 size_grads=torch.zeros(group["size_period"], count, device=device),
                 norms=torch.zeros(group["clipping_period"], device=device),
@@ -125,6 +141,7 @@ class ScaledAdam(torch.optim.Optimizer):
             rates_N=F.pad(torch.ones_like(shared["rms"]), (0, scalars), value=group["scalar_rate"]),
             growth_N=torch.zeros_like(sizes_N),
             betas=torch.tensor(group["betas"], device=device),
+            sum_parts=self._sum_parts,
         )
 
 
@@ -143,6 +160,8 @@ class _Group:
     """Space for the direction in which the size of each parameter moves; 0 of a scalar."""
     betas: Tensor
     """(2,)."""
+    sum_parts: SumParts | None
+    """None if parameters are whole."""
 
 
 class _Block:
@@ -152,19 +171,23 @@ class _Block:
     each parameter is a factor of each row.
     """
 
-    def __init__(self, first: int, parameters: Sequence[Tensor], state: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, first: int, parameters: Sequence[Tensor], state: Sequence[dict[str, Any]], elements: Sequence[int]
+    ) -> None:
         """
         Args:
             first: number of its first parameter.
             state: of each parameter. Its `delta` and `exp_avg_sq` become views of the block's.
+            elements: of each parameter, with those that other processes have.
         """
         self.parameters = parameters
-        self.tensors = sum(p.numel() > 1 for p in parameters)
+        self.scalars = [p for p, count in zip(parameters, elements, strict=True) if count == 1]
+        self.tensors = len(parameters) - len(self.scalars)
         """How many have more than one element."""
         self.numbers = slice(first, first + len(parameters))
         self._width = ROW if len(parameters) > 1 else parameters[0].numel()
         device = parameters[0].device
-        rows = [-(-p.numel() // self._width) for p in parameters]
+        rows = [-(-p.numel() // self._width) for p in parameters] if len(parameters) > 1 else [1]
         row_counts = torch.tensor(rows, device=device)
         self._parameter_of_row = torch.arange(len(rows), device=device).repeat_interleave(
             row_counts, output_size=sum(rows)
@@ -172,7 +195,7 @@ class _Block:
         self._bounds = F.pad(row_counts.repeat(2).cumsum(0), (1, 0))
         """Where the rows of each parameter begin, and the last ones end, in two matrices one after the other."""
         self._is_scalar_R1 = (self._parameter_of_row >= self.tensors)[:, None]
-        self.root_elements = torch.tensor([p.numel() for p in parameters], device=device).sqrt()
+        self.root_elements = torch.tensor(elements, device=device).sqrt()
         self._ends = [
             torch.zeros(self._width * count - p.numel(), device=device)
             for count, p in zip(rows, parameters, strict=True)
@@ -190,7 +213,7 @@ class _Block:
     def beside(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return tensors of the parameters' shapes side by side, (R, W): a copy if there are several."""
         if len(tensors) == 1:
-            return tensors[0].reshape(1, -1)
+            return tensors[0].reshape(1, self._width)
         pieces = [x for tensor, end in zip(tensors, self._ends, strict=True) for x in (tensor.flatten(), end)]
         return torch.cat([piece for piece in pieces if piece.numel()]).view(-1, self._width)
 
@@ -233,10 +256,6 @@ class _Block:
             return torch.dot(one_RW[0], other_RW[0])[None]
         return self.sums((one_RW * other_RW).sum(1))
 
-    def rms(self, matrix_RW: Tensor) -> Tensor:
-        """Return the root mean square of each parameter's rows."""
-        return self.norms(matrix_RW)[0] / self.root_elements
-
 
 class _GroupStep:
     """One step of a group."""
@@ -275,7 +294,7 @@ class _GroupStep:
             return None, None
         both = (gradients, self.weights) if self.sizes_are_due else (gradients,)
         found = [block.norms(*matrices) for block, *matrices in zip(self.group.blocks, *both, strict=True)]
-        joined = [_joined(of_blocks) for of_blocks in zip(*found, strict=True)]
+        joined = [_of_all_parts(_joined(of_blocks), self.group.sum_parts) for of_blocks in zip(*found, strict=True)]
         return joined[0], joined[1] if self.sizes_are_due else None
 
     def _gradients(self, block: _Block) -> Tensor:
@@ -304,10 +323,12 @@ class _GroupStep:
         count = len(shared["rms"])
         matrices = zip(self.group.blocks, self.weights, gradients, strict=True)
         dots_N = _joined([block.dots(weights_RW, gradient_RW) for block, weights_RW, gradient_RW in matrices])
+        if self.group.sum_parts is not None:
+            dots_N = self.group.sum_parts(dots_N)
         torch.mul(dots_N[:count], clipping, out=shared["size_grads"][self.number % period])
         if weight_norms_N is None:
             return None
-        roots_N = _joined([block.root_elements for block in self.group.blocks])
+        roots_N = _roots(self.group.blocks)
         torch.div(weight_norms_N[:count], roots_N[:count], out=shared["rms"])
         shared["size_exp_avg_sq"].lerp_(shared["size_grads"].square().mean(0), 1 - options["betas"][1] ** period)
         scale = shared["size_exp_avg_sq"].sqrt().add_(options["eps"])
@@ -346,9 +367,8 @@ class _GroupStep:
         scale_RW = (block.exp_avg_sq / self._correction(block)).sqrt_().add_(self.options["eps"])
         torch.div(gradient_RW, scale_RW, out=scale_RW)
         block.delta.addcmul_(scale_RW, block.spread(rates_N), value=rate)
-        for p in block.parameters:
-            if p.numel() == 1:
-                p.clamp_(-self.options["scalar_max"], self.options["scalar_max"])
+        for p in block.scalars:
+            p.clamp_(-self.options["scalar_max"], self.options["scalar_max"])
         # What of delta is added; the space of `scale` is free by now.
         added_RW = block.delta if isinstance(self.kept, float) else torch.mul(block.delta, self.kept, out=scale_RW)
         alpha = self.kept if isinstance(self.kept, float) else 1.0
@@ -362,6 +382,16 @@ class _GroupStep:
         if block.tensors == len(block.parameters):
             return 1.0
         return block.corrections(correction)
+
+
+def _of_all_parts(norms_N: Tensor, sum_parts: SumParts | None) -> Tensor:
+    """Return the norms of whole parameters from those of this process's parts, (N,)."""
+    return norms_N if sum_parts is None else sum_parts(norms_N.square()).sqrt()
+
+
+def _roots(blocks: Sequence[_Block]) -> Tensor:
+    """Return the root of each parameter's number of elements, (N,)."""
+    return _joined([block.root_elements for block in blocks])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -5,8 +5,10 @@ Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +26,7 @@ from headrace.train.checkpoints.load_weights import keep_first_symbols, load_str
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
-from headrace.train.distributed import GradientBuckets, ReductionOptions
+from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork, make_mesh
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.layers import frozen, slice_segments
@@ -42,7 +44,18 @@ from headrace.train.stages.sovits_optimizer import (
     parameter_groups,
 )
 from headrace.train.stages.teachers import GeneratorTeacher, imitation_loss
-from headrace.train.stages.updates import allocate_state, evaluating, gradient_norm, reduction_options, sum_terms
+from headrace.train.stages.updates import (
+    allocate_state,
+    evaluating,
+    gradient_norm,
+    idle_passes,
+    reduction_options,
+    share_network,
+    state_of,
+    sum_of_parts,
+    sum_terms,
+    whole_network,
+)
 
 
 class GeneratorOutput(NamedTuple):
@@ -114,14 +127,19 @@ class SovitsStage:
         self.id_limits = {"phones": config.symbols, "semantic": config.codebook_size}
         self.optim = optim
         self.precision = precision
-        self.microbatches = MicrobatchRunner()
+        self.microbatches = MicrobatchRunner(tries_again=not reduction.shards)
         self.epoch = 1
         self.updates = 0
         self.spectral = spectral.to(device)
-        self.generator = SynthesizerTrn(config).to(device)
-        self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(device)
+        # What processes share comes to the device when it is shared out: as a whole it may be larger than that.
+        first_device = "cpu" if reduction.shards else device
+        self.generator = SynthesizerTrn(config).to(first_device)
+        self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(first_device)
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
+        self._reduction = reduction
+        self._gradients_g: GradientBuckets | ShardedNetwork
+        self._gradients_d: GradientBuckets | ShardedNetwork
         self._gradients_g = GradientBuckets(in_order_of_use(self.generator), reduction)
         self._gradients_d = GradientBuckets(self.discriminator.parameters(), reduction)
         self.codebook = codebook if content == "semantic" else ""
@@ -299,7 +317,12 @@ class SovitsStage:
             )
 
     def allocate(self) -> None:
-        """Allocate the optimisers' states, and gradients that are summed over ranks."""
+        """Share out the networks where that was asked for; allocate the optimisers' states, and gradients."""
+        if self._reduction.shards:
+            mesh = make_mesh(self._reduction.form, self._device)
+            share = partial(share_network, mesh=mesh, options=self._reduction)
+            self._gradients_g = share(self.generator, self.optim_g, methods=("reconstruct",))
+            self._gradients_d = share(self.discriminator, self.optim_d)
         for optimizer, gradients in ((self.optim_g, self._gradients_g), (self.optim_d, self._gradients_d)):
             allocate_state(optimizer)
             gradients.allocate()
@@ -316,15 +339,36 @@ class SovitsStage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to resume."""
+        generator, optim_g = state_of(self.generator, self.optim_g, self._gradients_g)
+        discriminator, optim_d = state_of(self.discriminator, self.optim_d, self._gradients_d)
         return {
             "epoch": self.epoch,
             "updates": self.updates,
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optim_g": self.optim_g.state_dict(),
-            "optim_d": self.optim_d.state_dict(),
+            "generator": generator,
+            "discriminator": discriminator,
+            "optim_g": optim_g,
+            "optim_d": optim_d,
             "precision": self.precision.state_dict(),
         }
+
+    def held_state(self) -> tuple[int, dict[str, Any]]:
+        """Return which part of the model this process has, and the tensors of it."""
+        if isinstance(self._gradients_g, ShardedNetwork) and isinstance(self._gradients_d, ShardedNetwork):
+            held = {"generator": self._gradients_g.held(), "discriminator": self._gradients_d.held()}
+            return self._gradients_g.part, held
+        return 0, self.state_dict()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have all weights on each rank for the duration of this context: what is computed in it needs no other."""
+        own = self.generator, self.discriminator
+        of_generator = whole_network(self.generator, self._gradients_g)
+        of_discriminator = whole_network(self.discriminator, self._gradients_d)
+        with of_generator as self.generator, of_discriminator as self.discriminator:
+            try:
+                yield
+            finally:
+                self.generator, self.discriminator = own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.
@@ -345,6 +389,9 @@ class SovitsStage:
 
     def update(self, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
         """Do what `step` does, with prepared inputs."""
+        if idle := idle_passes(self._gradients_g, len(microbatches)):
+            nothing = replace(microbatches[0], utterance_share=0.0, frame_share=0.0)
+            microbatches = [*microbatches, *[nothing] * idle]
         # With several microbatches each network's update runs the generator again: all outputs together would not fit.
         output = self._synthesise(microbatches[0]) if len(microbatches) == 1 else None
         if self._discriminated is None:
@@ -426,14 +473,16 @@ class SovitsStage:
             return {"loss_disc": self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share}
 
         terms = self._accumulate(microbatches, losses_of, self._gradients_d)
-        return NetworkUpdate(terms, self.precision.step(self.optim_d, self.optim.max_grad_norm))
+        sum_parts = sum_of_parts(self._gradients_d)
+        return NetworkUpdate(terms, self.precision.step(self.optim_d, self.optim.max_grad_norm, sum_parts))
 
     def _update_generator(self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None) -> NetworkUpdate:
         def losses_of(microbatch: Microbatch) -> dict[str, Tensor]:
             return self._losses(microbatch, output or self._synthesise(microbatch))
 
         terms = self._accumulate(microbatches, losses_of, self._gradients_g)
-        result = self.precision.step(self.optim_g, self.optim.max_grad_norm)
+        sum_parts = sum_of_parts(self._gradients_g)
+        result = self.precision.step(self.optim_g, self.optim.max_grad_norm, sum_parts)
         if not self.config.freeze_quantizer:  # its codebook is all that is learnt without gradients
             distributed.broadcast_buffers(self.generator.quantizer)
         return NetworkUpdate(terms, result)
@@ -442,7 +491,7 @@ class SovitsStage:
         self,
         microbatches: Sequence[Microbatch],
         losses_of: Callable[[Microbatch], dict[str, Tensor]],
-        gradients: GradientBuckets,
+        gradients: GradientBuckets | ShardedNetwork,
     ) -> list[dict[str, Tensor]]:
         """Compute the gradient of all microbatches, summed over ranks. Returns the terms of each, detached."""
         gradients.begin()
@@ -467,8 +516,10 @@ class SovitsStage:
     def _losses(self, microbatch: Microbatch, output: GeneratorOutput) -> dict[str, Tensor]:
         """Return the generator's losses, each weighted by this microbatch's share of the update."""
         out = output.synthesis
-        # Gradients of the discriminator's weights would not be used, and cost 10 % of this update at v2's sizes.
-        with self.precision.autocast(), frozen(self.discriminator):
+        # Gradients of the discriminator's weights would not be used, and cost 10 % of this update at v2's sizes. They
+        # are computed all the same where it is shared out: its weights are there only while it computes.
+        shared = isinstance(self._gradients_d, ShardedNetwork)
+        with self.precision.autocast(), nullcontext() if shared else frozen(self.discriminator):
             with torch.no_grad():
                 real = self.discriminator(self._recorded_segments(microbatch))
             fake = self.discriminator(out.wave.float())

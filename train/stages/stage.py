@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -110,7 +111,13 @@ class Stage(Protocol):
         """Tell the stage that an epoch has ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a checkpoint needs to resume."""
+        """Return all that a checkpoint needs to resume. All ranks call it; the first one gets what they share."""
+
+    def held_state(self) -> tuple[int, dict[str, Any]]:
+        """Return which part of the model this process has, and the tensors of it: 0 and all where it is whole."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Return a context in which each rank has all weights, so that ranks need not compute the same."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`.

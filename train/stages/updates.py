@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headrace.train import distributed
 from headrace.train.config import RunConfig
-from headrace.train.distributed import ReductionOptions
+from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork
+from headrace.train.models.blocks import BLOCKS
+from headrace.train.parallel_form import parse_form
 from headrace.train.precision import DTYPES
 from headrace.train.stages.scaled_adam import ScaledAdam
 
 
 def reduction_options(config: RunConfig) -> ReductionOptions:
     """Return how a run sums gradients over ranks."""
-    return ReductionOptions(dtype=DTYPES[config.distributed.reduce], overlap=config.distributed.overlap)
+    options, form = config.distributed, parse_form(config.distributed.parallel)
+    return ReductionOptions(dtype=DTYPES[options.reduce], overlap=options.overlap, form=form)
+
+
+def share_network(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    mesh: torch.distributed.device_mesh.DeviceMesh,
+    options: ReductionOptions,
+    methods: Sequence[str] = (),
+) -> ShardedNetwork:
+    """Share out a network and its optimiser's state over processes, as `ShardedNetwork` does."""
+    shared = ShardedNetwork(network, optimizer, blocks=BLOCKS, methods=methods, mesh=mesh, options=options)
+    if isinstance(optimizer, ScaledAdam):
+        optimizer.share(shared.elements, shared.sum_parts)
+    return shared
+
+
+def state_of(
+    network: nn.Module, optimizer: torch.optim.Optimizer, gradients: GradientBuckets | ShardedNetwork
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the states of a network and of its optimiser, as one process has them.
+
+    Where they are shared out, all ranks have to call this, and only the first one gets the tensors.
+    """
+    if isinstance(gradients, ShardedNetwork):
+        return gradients.state_dict(), gradients.optimizer_state()
+    return network.state_dict(), optimizer.state_dict()
+
+
+def whole_network(network: nn.Module, gradients: GradientBuckets | ShardedNetwork) -> AbstractContextManager[Any]:
+    """Return a context that gives the network with all its weights on each rank."""
+    return gradients.whole() if isinstance(gradients, ShardedNetwork) else nullcontext(network)
+
+
+def sum_of_parts(gradients: GradientBuckets | ShardedNetwork) -> Callable[[Tensor], Tensor] | None:
+    """Return what sums values over the processes that share a network; None if each has the whole."""
+    return gradients.sum_parts if isinstance(gradients, ShardedNetwork) else None
+
+
+def idle_passes(gradients: GradientBuckets | ShardedNetwork, passes: int) -> int:
+    """Return how many passes this rank has to make beside its own, so that all ranks that share make as many."""
+    return gradients.idle_passes(passes) if isinstance(gradients, ShardedNetwork) else 0
 
 
 def sum_terms(*terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

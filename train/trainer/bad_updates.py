@@ -39,7 +39,9 @@ class BadUpdates:
         if not values["skipped"]:
             self._observer.log(f"step {step}: {self._quarantine.describe_explosion(batches)}")
             return {"scaled_down": ids}
-        for line in self._quarantine.record_failure(self._stage, batches, values, self._device):
+        with self._stage.whole():
+            lines = self._quarantine.record_failure(self._stage, batches, values, self._device)
+        for line in lines:
             self._observer.log(f"step {step}: {line}")
         return {"left_out": ids}
 

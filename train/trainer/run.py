@@ -74,6 +74,7 @@ class Run:
         position = self._restore(state) if state is not None else self._begin()
         distributed.broadcast_state(self.stage.state_dict())
         self._allocate()
+        self.stage.microbatches.splits = max(self.stage.microbatches.splits, self._least_pieces)
         samples = None
         if distributed.rank() == 0:
             samples = evaluation_samples.sample_writer(
@@ -85,9 +86,8 @@ class Run:
         self.recorder.open(self.config, self.step)
         schedule = self.config.schedule
         most = KEEP_NEWEST + 1 + (schedule.keep if schedule.save_every else 0)
-        self.observer.log(
-            f"checkpoints: at most {most} are kept, of {format_size(tensor_bytes(self.stage.state_dict()))} each"
-        )
+        size = format_size(tensor_bytes(self.stage.state_dict()))  # on all ranks, where they share the model
+        self.observer.log(f"checkpoints: at most {most} are kept, of {size} each")
         self.saving = self._begin_saving()
         self.speeds = RankSpeeds(config.distributed.speeds, self.device)
         self._open_stream(self.speeds.begin(position))
@@ -233,7 +233,8 @@ class Run:
         Raises:
             RunError: they have not.
         """
-        distributed.check_state(self.stage.state_dict(), self.step)
+        part, state = self.stage.held_state()
+        distributed.check_state(state, self.step, part)
 
     def save(self) -> None:
         """Begin to save a checkpoint: the random state of all ranks, all else of the first one.
@@ -245,13 +246,14 @@ class Run:
         self.settle()
         self.check_weights()
         random = distributed.all_gather(random_state(self.device))
+        of_stage = self.stage.state_dict()
         if distributed.rank():
             return
         if self.is_to_be_kept:
             self.kept = [*self.kept, self.step][-self.config.schedule.keep :]
         state = {
             "kept": self.kept,
-            "stage": self.stage.state_dict(),
+            "stage": of_stage,
             "stream": self.stream.position.to_json(),
             "random": random,
             "pieces": self.stage.microbatches.splits,
@@ -371,6 +373,10 @@ class Run:
         return min((last for last in (schedule.max_steps, epochs) if last), default=None)
 
     @property
+    def _least_pieces(self) -> int:
+        return max(1, self.config.compute.microbatches)
+
+    @property
     def _batches_per_update(self) -> int:
         return self.stage.optim.grad_accum * self.plateau.growth
 
@@ -394,7 +400,7 @@ class Run:
         """Set the precision of this step, and return its name."""
         self.precision.step_number = self.step
         if self.precision.is_half and self.step == self.precision.fp32_steps:
-            self.stage.microbatches.splits = 1  # half precision may fit what float32 did not
+            self.stage.microbatches.splits = self._least_pieces  # half precision may fit what float32 did not
         return self.precision.name if self.precision.is_half else "fp32"
 
     def _follow_validation(self, loss: float) -> None:

@@ -15,6 +15,7 @@ from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import TrainingData, open_training_data
 from headrace.train.monitoring.observer import Observer
+from headrace.train.parallel_form import parse_form
 from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import quantize_activations
 from headrace.train.stages.compiled_blocks import compile_stage
@@ -122,13 +123,27 @@ def _choose_computation(config: RunConfig, observer: Observer) -> tuple[torch.de
     device, reason = auto_settings.choose_device(config.compute.device)
     observer.log(f"device {device}: {reason}")
     if distributed.world_size() > 1:
-        observer.log(f"{distributed.world_size()} processes: gradients are summed over them")
+        observer.log(f"{distributed.world_size()} processes: {describe_form(config.distributed.parallel)}")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
     observer.log(f"precision {precision.reason}")
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     for line in cuda_settings.apply(precision, capability, config.data.fixed_shapes):
         observer.log(line)
     return device, precision
+
+
+def describe_form(parallel: str) -> str:
+    """Return what several processes do with the model.
+
+    Raises:
+        UsageError: the form is for another number of processes.
+    """
+    form = parse_form(parallel)
+    copies, shards = form.sizes(distributed.world_size())
+    if not form.is_sharded:
+        return "gradients are summed over them"
+    many = f", and there are {copies} copies of it" if copies > 1 else ""
+    return f"each keeps a part of {shards} of the model, its gradients and its optimisers{many}"
 
 
 def _with_end(setup: TrainingSetup, observer: Observer) -> TrainingSetup:

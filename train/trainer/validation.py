@@ -35,6 +35,11 @@ class Validator:
         Each rank computes some of the batches. Their losses are summed in the order of the batches, so that the means
         do not depend on the number of ranks. Weights and random state stay as they are.
         """
+        with self._setup.stage.whole():
+            return self._validate(step)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """Do what `validate` does, with all weights on each rank."""
         rank, world = distributed.rank(), distributed.world_size()
         own = {number: self._losses(self._batches[number]) for number in range(rank, len(self._batches), world)}
         losses = {number: terms for of_rank in distributed.all_gather(own) for number, terms in of_rank.items()}

@@ -112,13 +112,13 @@ def gradients(*, overlap: bool = True, short_of_memory: bool = False, batches_of
     optim = SovitsOptimConfig(learning_rate=0.0)  # an updated discriminator would amplify the last bits
     sovits = sovits_stage(SIZES, optim, reduction=ReductionOptions(overlap=overlap))
     sovits.generator.eval()
-    sovits.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=_seed(0)))
+    sovits.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=seed(0)))
     gpt = gpt_stage(replace(SMALL_GPT, dropout=0.0), reduction=ReductionOptions(overlap=overlap))
     fails = short_of_memory and rank == world - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradient_buckets, "BUCKET_BYTES", BUCKET_BYTES)
-        patch.setattr("headrace.train.stages.sovits_stage.draw_random_inputs", lambda inputs, _: _drawn(inputs))
-        patch.setattr("headrace.train.stages.sovits_stage.prepare_inputs", _numbered)
+        patch.setattr("headrace.train.stages.sovits_stage.draw_random_inputs", lambda inputs, _: drawn(inputs))
+        patch.setattr("headrace.train.stages.sovits_stage.prepare_inputs", numbered)
         with out_of_memory(first_used(sovits)) as generator, out_of_memory(first_used(gpt)) as decoder:
             if not fails:
                 generator.append(0), decoder.append(0)
@@ -145,22 +145,22 @@ def first_used(stage: SovitsStage | GptStage) -> nn.Parameter:
     return next(stage.generator.ref_enc.parameters())
 
 
-def _numbered(batch: Batch, *rest: Any) -> Any:
+def numbered(batch: Batch, *rest: Any) -> Any:
     """The inputs of a batch, that know whose they are."""
     from headrace.train.stages.sovits_inputs import prepare_inputs
 
-    _drawn.numbers = batch.numbers  # type: ignore[attr-defined]
+    drawn.numbers = batch.numbers  # type: ignore[attr-defined]
     return prepare_inputs(batch, *rest)
 
 
-def _drawn(inputs: Any) -> RandomInputs:
+def drawn(inputs: Any) -> RandomInputs:
     """Noise that an utterance has in whatever batch it is."""
-    numbers, size = _drawn.numbers, inputs.spec.shape[2]  # type: ignore[attr-defined]
-    noise = torch.stack([torch.randn(SIZES.inter_channels, 64, generator=_seed(n))[:, :size] for n in numbers])
+    numbers, size = drawn.numbers, inputs.spec.shape[2]  # type: ignore[attr-defined]
+    noise = torch.stack([torch.randn(SIZES.inter_channels, 64, generator=seed(n))[:, :size] for n in numbers])
     return RandomInputs(noise=noise, starts=torch.from_numpy(numbers % 5))
 
 
-def _seed(number: int) -> torch.Generator:
+def seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(number))
 
 

@@ -1,0 +1,198 @@
+"""Processes that share a model, and what each of them computes.
+
+    python -m tests.train.distributed.shared_models OUT STEPS FORM...
+
+writes `FORM-RANK.pt` for each form: gradients of an update as a whole network has them, what an update with an
+infinite gradient changes, and the state after STEPS more updates. Where OUT has a store, it then trains
+`OUT/STAGE-whole` as data parallel, and `OUT/STAGE-across` by one form after the other, each of which the next resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from headrace.train import distributed
+from headrace.train.config import RunConfig
+from headrace.train.data.batch import Batch
+from headrace.train.distributed import ReductionOptions, ShardedNetwork, replicas
+from headrace.train.distributed.sharded_network import _whole
+from headrace.train.parallel_form import parse_form
+from headrace.train.precision import Precision
+from headrace.train.stages.gpt_stage import GptStage
+from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
+from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.trainer import loop
+from tests.helpers.gpt_steps import CPU, SMALL_GPT, gpt_stage, text_batch
+from tests.helpers.sovits_steps import sovits_stage, speech_batch
+from tests.helpers.training_store import Silent
+from tests.train.distributed.ranks import FRAMES, SIZES, batches, drawn, numbered, seed
+
+STEPS_RATE = 1e-4
+"""Learning rate of sovits in a run of some steps: discriminators amplify the last bits of larger ones."""
+PIECES = 2
+"""Pieces of each batch: of the first rank's, which are smaller, fewer come than of the others'."""
+
+
+def stages(form: str, rate: float) -> tuple[SovitsStage, GptStage]:
+    """Stages whose weights are always the same, allocated."""
+    options = ReductionOptions(form=parse_form(form))
+    sovits = sovits_stage(SIZES, SovitsOptimConfig(learning_rate=rate), reduction=options)
+    sovits.generator.eval()
+    sovits.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=seed(0)))
+    gpt = gpt_stage(replace(SMALL_GPT, dropout=0.0), reduction=options)
+    for stage in (sovits, gpt):
+        stage.allocate()
+        stage.microbatches.splits = PIECES if distributed.world_size() > 1 else 1
+    return sovits, gpt
+
+
+def own_batches(make: Any, frames: list[int], processes: int) -> list[Batch]:
+    """The batches of this rank; of all of them in one process."""
+    whole, world = make(frames), distributed.world_size()
+    if world == 1:
+        return [batch for rank in range(processes) for batch in batches(whole, processes, rank)]
+    return batches(whole, world, distributed.rank())
+
+
+def speech(processes: int) -> list[Batch]:
+    """Batches for sovits."""
+    return own_batches(speech_batch, list(FRAMES), processes)
+
+
+def text(processes: int) -> list[Batch]:
+    """Batches for gpt."""
+    return own_batches(text_batch, [n // 2 + 3 for n in FRAMES], processes)
+
+
+@contextmanager
+def known_noise() -> Iterator[None]:
+    """An utterance has the same noise in whatever batch it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.train.stages.sovits_stage.draw_random_inputs", lambda inputs, _: drawn(inputs))
+        patch.setattr("headrace.train.stages.sovits_stage.prepare_inputs", numbered)
+        yield
+
+
+def gradients_of(network: Any, gradients: Any) -> dict[str, Tensor]:
+    """The gradients of a network, each as a whole."""
+    if not isinstance(gradients, ShardedNetwork):
+        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    named = dict(network.named_parameters())
+    return {name: _whole(part.grad, named[name]) for name, part in gradients.parts.items() if part.grad is not None}
+
+
+def gradients(form: str, processes: int) -> dict[str, Any]:
+    """Gradients and metrics of an update of each stage. Rates are 0, so that discriminators stay as they are."""
+    sovits, gpt = stages(form, 0.0)
+    with known_noise():
+        terms = sovits.step(speech(processes)) | gpt.step(text(processes))
+    networks = {
+        "generator": gradients_of(sovits.generator, sovits._gradients_g),
+        "discriminator": gradients_of(sovits.discriminator, sovits._gradients_d),
+        "decoder": gradients_of(gpt.model, gpt._gradients),
+    }
+    return {
+        "terms": {name: float(value) for name, value in terms.items()},
+        "gradients": {f"{name}.{path}": of[path] for name, of in networks.items() for path in of},
+    }
+
+
+def infinite(form: str, processes: int) -> dict[str, Any]:
+    """An update in float16's way, in which one element of one rank's gradient is infinite.
+
+    Returns:
+        Whether weights stayed as they were, and the loss scale after it.
+    """
+    gpt = gpt_stage(replace(SMALL_GPT, dropout=0.0), reduction=ReductionOptions(form=parse_form(form)))
+    gpt.precision = Precision("fp16", "simulated", CPU, fp32_steps=1000)
+    gpt.allocate()
+    before = gpt.held_state()[1]
+    before = {name: value.clone() for name, value in named(before)}
+    finish = gpt._gradients.finish
+
+    def spoil() -> None:
+        finish()
+        if distributed.rank() == distributed.world_size() - 1:
+            parameters = [p for group in gpt.optimizer.param_groups for p in group["params"]]
+            next(p for p in parameters if p.grad is not None and p.numel()).grad.view(-1)[0] = torch.inf
+
+    gpt._gradients.finish = spoil  # type: ignore[method-assign]
+    result = gpt.step(text(processes))
+    after = dict(named(gpt.held_state()[1]))
+    unchanged = all(torch.equal(before[name], after[name]) for name in before if "parts" in name or "model" in name)
+    return {"unchanged": unchanged, "skipped": float(result["skipped"]), "scale": gpt.precision.scaler.get_scale()}
+
+
+def named(state: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state by name."""
+    return replicas.named_tensors(state)
+
+
+def after_steps(form: str, processes: int, steps: int) -> dict[str, Any]:
+    """The states of both stages after some updates, as a checkpoint has them."""
+    sovits, gpt = stages(form, STEPS_RATE)
+    with known_noise():
+        for _ in range(steps):
+            sovits.step(speech(processes)), gpt.step(text(processes))
+    return {"sovits": sovits.state_dict(), "gpt": gpt.state_dict()}
+
+
+def config(stage: str, store: Path, out: Path) -> RunConfig:
+    """A run that uses all that goes on beside steps."""
+    return RunConfig.from_options(
+        store=store,
+        out=out,
+        stage=stage,
+        preset="tiny",
+        batch_frames=200,
+        max_utterances=4,
+        grad_accum=2,
+        max_grad_norm=5.0,
+        checkpoint_every=100,
+        validate_every=2,
+        activation_checkpointing=True,
+        device="cpu",
+        check_weights_every=2,
+        samples=1 if stage == "sovits" else None,
+    )
+
+
+def train_across(stage: str, out: Path, forms: list[str]) -> dict[str, Any]:
+    """Train a run whole, and another one by one form after the other, two steps each. Returns records of the latter."""
+    whole, across = (config(stage, out / "store", out / f"{stage}-{name}") for name in ("whole", "across"))
+    loop.start(whole.with_options(max_steps=2 * (len(forms) + 2)), Silent())
+    observer = Silent()
+    loop.start(across.with_options(parallel=forms[0], max_steps=2), observer)
+    for number, form in enumerate([*forms[1:], "dp", forms[0]], 2):
+        loop.resume(across.out, {"parallel": form, "max_steps": 2 * number}, observer)
+    return {"records": observer.records, "messages": observer.messages}
+
+
+def compute(form: str, processes: int, steps: int) -> dict[str, Any]:
+    """All that is compared."""
+    found = {"update": gradients(form, processes), "infinite": infinite(form, processes)}
+    return found | ({"after": after_steps(form, processes, steps)} if steps else {})
+
+
+def main(out: Path, steps: int, forms: list[str]) -> None:
+    """What each process does."""
+    torch.set_num_threads(1)
+    with distributed.process_group():
+        for form in forms:
+            torch.save(compute(form, distributed.world_size(), steps), out / f"{form}-{distributed.rank()}.pt")
+        if (out / "store").exists():
+            trained = {stage: train_across(stage, out, forms) for stage in (("sovits", "gpt") if steps else ("gpt",))}
+            torch.save(trained, out / f"trained-{distributed.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
