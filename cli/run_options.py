@@ -229,6 +229,12 @@ _OPTIONS = {
         show_default="dp",
         help="Keep the whole model in each process, share it out over all, or keep R copies on S processes each.",
     ),
+    "average_every": option(
+        "--average-every",
+        type=COUNT,
+        metavar="STEPS",
+        help="Sum gradients within each machine only, and average the machines after every so many steps.",
+    ),
     "reduce": option(
         "--reduce",
         type=click.Choice(REDUCTIONS),

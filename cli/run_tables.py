@@ -70,7 +70,18 @@ def print_forecast(forecast: dict[str, Any]) -> None:
         table.add_row(f"rank {rank}, speed {speed:.2f}", f"{share:.1%} of the frames, {frames:,} at most in a batch")
     for card, frames in forecast["room"].items():
         table.add_row(f"room on {card}", f"{frames:,} frames" if frames else "none")
+    for row in forecast.get("clusters", ()):
+        table.add_row(f"{row['cards']} {row['parallel']}", _describe_cluster(row))
     print_tables(table)
+
+
+def _describe_cluster(row: dict[str, Any]) -> str:
+    """Describe what a form takes on a cluster."""
+    if not row["fits"]:
+        return f"does not fit: {row['state_gib']:.2f} GiB for the model, room for {row['room']:,} frames"
+    times = f"{row['update_s']:.3f} s an update (computes {row['compute_s']:.3f}, sends {row['sent_s']:.3f})"
+    best = ": the fastest" if row["fastest"] else ""
+    return f"{times}, {row['state_gib']:.2f} GiB for the model, {format_duration(3600 * row['hours'])}{best}"
 
 
 def _course(summary: dict[str, Any], name: str) -> str:

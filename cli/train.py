@@ -24,6 +24,7 @@ from headrace.cli.options import (
     COUNT,
     FILE,
     LOCAL_PATH,
+    POSITIVE,
     STORAGE_PATH,
     Number,
     at_option,
@@ -34,6 +35,7 @@ from headrace.cli.options import (
     without_none,
 )
 from headrace.cli.run_options import PLAN, RUN, VOICE, config_option, given_options, run_options
+from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
     from headrace.cli.run_progress import TrainProgress
@@ -257,10 +259,24 @@ def _add_codes(config: VoiceConfig, codes: int | None, quiet: bool) -> None:
 @option(
     "--epochs", type=COUNT, metavar="EPOCHS", show_default="8, for gpt 15", help="Estimate a run of this many epochs."
 )
+@option(
+    "--cards",
+    metavar="[Mx]NxCARD,...",
+    help="Compare --parallel on these: 8xH100, or 2x8xA100-40 for two machines of eight.",
+)
+@option(
+    "--network",
+    type=POSITIVE,
+    metavar="GBIT/S",
+    show_default="100",
+    help="Rate of each machine of --cards to the others.",
+)
 @run_options(*PLAN)
 @json_option
 @output.handle_errors
-def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -> None:
+def plan(
+    path: StoragePath, epochs: int | None, cards: str | None, network: float | None, as_json: bool, **options: Any
+) -> None:
     """Estimate the memory and the time that a run on STORE takes.
 
     A few steps are measured. The result says how many frames a batch may have on usual cards.
@@ -268,11 +284,15 @@ def plan(path: StoragePath, epochs: int | None, as_json: bool, **options: Any) -
     from headrace.cli.run_progress import TrainProgress
     from headrace.cli.run_tables import print_forecast
     from headrace.train.config import RunConfig
+    from headrace.train.measure.clusters import NETWORK_GBIT, parse_clusters
     from headrace.train.measure.forecast import forecast
 
     config = RunConfig.from_options(store=path, out=Path("RUN"), **without_none(options))
+    clusters = parse_clusters(cards) if cards else ()
+    if network and not cards:
+        raise UsageError("--network is that of the machines of --cards: give these too.")
     with TrainProgress(quiet=as_json) as progress:
-        found = forecast(config, epochs or EPOCHS[config.model.stage], progress)
+        found = forecast(config, epochs or EPOCHS[config.model.stage], progress, clusters, network or NETWORK_GBIT)
     if as_json:
         output.print_json(found)
     else:

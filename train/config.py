@@ -289,6 +289,9 @@ class DistributedConfig:
     parallel: str = "dp"
     """`dp`: each process has the whole model. `fsdp`: each keeps a part of it, of its gradients and of its optimisers,
     and gathers a block when it computes it. `hsdp:RxS`: R copies of the model, each in parts on S processes."""
+    average_every: int = 0
+    """Sum gradients within each machine only, and average the models of the machines after every so many steps, and
+    before validations and checkpoints: another way of the optimiser, for slow links. 0 sums over all processes."""
     reduce: str = "fp32"
     """`fp32`, `bf16` or `fp16`: gradients are summed over processes in this format. Half the bits take half the time
     on a slow network, and leave gradients less exact."""
@@ -312,7 +315,9 @@ class DistributedConfig:
                 "speeds=auto measures what a frame takes each process, and processes that share a model wait for one "
                 f"another: give numbers, or another parallel than {self.parallel}."
             )
-        _check_not_negative(self, "check_weights_every")
+        if self.average_every and parse_form(self.parallel).is_sharded:
+            raise UsageError(f"average_every averages whole models: leave it out, or parallel {self.parallel}.")
+        _check_not_negative(self, "check_weights_every", "average_every")
         if self.rank_timeout <= 0:
             raise UsageError(f"rank_timeout is {self.rank_timeout}; it must be greater than 0.")
 

@@ -19,13 +19,17 @@ from headrace.train.distributed.process_group import world_size
 T = TypeVar("T")
 
 
-def all_reduce(x: Tensor) -> Tensor:
-    """Return the sum over ranks. Does not synchronise with a CUDA device."""
+def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the sum over ranks. Does not synchronise with a CUDA device.
+
+    Args:
+        group: of the ranks; None for all.
+    """
     if world_size() == 1:
         return x
     x = x.clone()
     with PHASES.enter(REDUCING):
-        dist.all_reduce(x)
+        dist.all_reduce(x, group=group)
     return x
 
 

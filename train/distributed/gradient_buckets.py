@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from headrace.train.distributed.machines import Machines
 from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.distributed.process_group import world_size
 from headrace.train.parallel_form import DATA_PARALLEL, ParallelForm
@@ -34,6 +35,13 @@ class ReductionOptions:
     """Send them during the last backward pass instead of after it. The sums are the same to the last bit."""
     form: ParallelForm = DATA_PARALLEL
     """Whether a process keeps only parts of parameters."""
+    machines: Machines | None = None
+    """Machines that sum gradients within themselves only. None: over all ranks."""
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The ranks whose batches make an update together; None for all."""
+        return self.machines.within if self.machines else None
 
     @property
     def shards(self) -> bool:
@@ -130,7 +138,7 @@ class GradientBuckets:
             self._send_next()
 
     def _send_next(self) -> None:
-        self._buckets[self._sent].send(self._options.dtype)
+        self._buckets[self._sent].send(self._options)
         self._sent += 1
 
 
@@ -156,10 +164,10 @@ class _Bucket:
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = None if sent else gradient
 
-    def send(self, dtype: torch.dtype) -> None:
+    def send(self, options: ReductionOptions) -> None:
         """Begin to sum gradients over ranks."""
-        self._sums = self._flat.to(dtype)
-        self._work = dist.all_reduce(self._sums, async_op=True)
+        self._sums = self._flat.to(options.dtype)
+        self._work = dist.all_reduce(self._sums, group=options.group, async_op=True)
 
     def receive(self) -> None:
         """Wait until the sums are there. They become the gradients."""

@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from headrace.store.errors import UsageError
 from headrace.train.config import RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Epoch, Stream
+from headrace.train.distributed.sharded_network import largest_gathered
+from headrace.train.measure.clusters import (
+    CARDS,
+    NETWORK_GBIT,
+    Cluster,
+    KernelCounter,
+    UpdateWork,
+    compare,
+    forms_for,
+    state_bytes,
+)
 from headrace.train.measure.memory_tracking import MemoryTracker
+from headrace.train.models.blocks import BLOCKS
 from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
+from headrace.train.parallel_form import parse_form
 from headrace.train.speeds import FASTEST, Speeds, count_speeds, parse_speeds, shares
 from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer import auto_settings
@@ -36,8 +50,6 @@ SPARE = 1.25
 """Factor on the memory of a step: workspaces of kernels, fragmentation."""
 USABLE = 0.92
 """Usable share of a card's memory: the driver takes the rest, or fragmentation wastes it."""
-CARDS = {"T4": 15.0, "V100": 31.7, "A100 40": 39.4, "L40S": 44.5, "A100 80": 79.2, "H100": 79.2, "H200": 139.8}
-"""Card to GiB that a program can use."""
 GIB = 2**30
 
 
@@ -69,18 +81,30 @@ class MemoryModel:
         solution = np.linalg.lstsq(sizes / scale, np.array([step.peak for step in steps], float), rcond=None)[0] / scale
         return cls(*np.maximum(solution, 0).tolist())
 
+    def with_fixed(self, more_bytes: float) -> MemoryModel:
+        """Return the model of a step that takes so many bytes more, or fewer, whatever its batch."""
+        return replace(self, fixed=max(0.0, self.fixed + more_bytes))
+
     def max_batch_frames(self, spare_bytes: float) -> int:
         """Return the largest `batch_frames` whose worst batch, with as many utterances as it may have, fits."""
         frame = self.frame + self.utterance / auto_settings.MIN_FRAMES_COUNTED
         return max(0, int((spare_bytes / SPARE - self.fixed) / frame))
 
 
-def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, Any]:
+def forecast(
+    config: RunConfig,
+    epochs: int,
+    observer: Observer,
+    cards: Sequence[Cluster] = (),
+    network_gbit: float = NETWORK_GBIT,
+) -> dict[str, Any]:
     """Measure what a run would take, without starting it.
 
     Args:
         config: `out` is not used.
         epochs: of the run, for the total time.
+        cards: clusters that are compared, in `clusters`, as `headrace.train.measure.clusters.compare` does.
+        network_gbit: Gbit/s of each of their machines to the others.
     Returns:
         parameters (by network), state_gib, step_gib (peak of the largest step), room (by card, and first `this device`:
         the largest `batch_frames` that fits), steps_per_epoch, step_s, hours, measured, and the automatic settings.
@@ -90,6 +114,7 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
         As `headrace.train.trainer.loop.start`. UsageError too where `speeds` is `auto`.
     """
     speeds, world = _speeds(config), max(1, count_speeds(config.distributed.speeds))
+    half = config.compute.precision != "fp32"  # what `auto` is on cards
     setup = set_up(config.with_options(fp32_steps=0), observer)
     config = setup.config
     with setup.stream(Position.start()) as stream:
@@ -98,9 +123,11 @@ def forecast(config: RunConfig, epochs: int, observer: Observer) -> dict[str, An
         _measure(setup, stream, epoch, batches[0])  # allocates what stays: moments, the entries of a codebook
         steps = [_measure(setup, stream, epoch, members) for members in batches]
         shared = stream.epoch(Position.start(world, speeds=speeds)) if world > 1 else epoch
+        compared = _compare(setup, stream, epoch, batches, steps, cards, epochs, network_gbit, half) if cards else {}
     return (
         _summary(setup, shared, speeds, steps, epochs)
         | _shares(shared, speeds)
+        | compared
         | {
             "stage": config.model.stage,
             "preset": config.model.preset,
@@ -147,7 +174,7 @@ def _summary(
     slowest = (_padded_frames(epoch)[plan.turns] * (FASTEST / np.array(speeds or (FASTEST,)))).max(1)
     epoch_s = float(slowest.sum()) * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
     updates = -(-plan.steps // setup.stage.optim.grad_accum)
-    gib_of = {"this device": _memory(setup.device) / GIB} | CARDS
+    gib_of = {"this device": _memory(setup.device) / GIB} | {name: card.gib for name, card in CARDS.items()}
     return {
         "parameters": networks,
         "state_gib": state / GIB,
@@ -158,6 +185,59 @@ def _summary(
         "epochs": epochs,
         "hours": epochs * epoch_s / 3600,
     }
+
+
+def _compare(
+    setup: TrainingSetup,
+    stream: Stream,
+    epoch: Epoch,
+    batches: Sequence[np.ndarray],
+    steps: Sequence[StepMeasurement],
+    cards: Sequence[Cluster],
+    epochs: int,
+    network_gbit: float,
+    half: bool,
+) -> dict[str, Any]:
+    """Return `clusters`: what each form takes on each of them."""
+    work, model, rooms = _count_work(setup, stream, epoch, batches, half), MemoryModel.fit(steps), {}
+    for cluster in cards:
+        for name in forms_for(cluster):
+            state, gradients = state_bytes(work, parse_form(name), cluster.processes)
+            fewer = gradients - 4 * work.parameters
+            spare = USABLE * CARDS[cluster.name].gib * GIB - state
+            rooms[cluster, name] = model.with_fixed(fewer).max_batch_frames(spare)
+    rows = compare(
+        work,
+        cards,
+        rooms,
+        frames=setup.config.data.batch_frames,
+        batches=epoch.plan.steps,
+        epochs=epochs,
+        network_gbit=network_gbit,
+    )
+    return {"clusters": rows, "work": asdict(work), "network_gbit": network_gbit}
+
+
+def _count_work(
+    setup: TrainingSetup, stream: Stream, epoch: Epoch, batches: Sequence[np.ndarray], half: bool
+) -> UpdateWork:
+    """Count what a mean update takes, of batches from the shortest utterances to the longest."""
+    kernels, flop = 0, 0
+    for members in batches:
+        batch = stream.read(epoch.numbers[members])
+        with FlopCounterMode(display=False) as operations, KernelCounter() as counter:
+            setup.stage.step([batch])
+        kernels, flop = kernels + counter.count, flop + operations.get_total_flops()
+    count, passes = len(batches), setup.stage.optim.grad_accum
+    networks = list(_networks(setup.stage).values())
+    return UpdateWork(
+        flop=passes * flop / count,
+        kernels=passes * kernels / count,
+        batches=passes,
+        parameters=sum(p.numel() for network in networks for p in network.parameters()),
+        gathered=max(largest_gathered(network, BLOCKS) for network in networks),
+        half=half,
+    )
 
 
 def _memory(device: torch.device) -> int:

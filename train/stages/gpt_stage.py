@@ -36,9 +36,11 @@ from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.teachers import DecoderTeacher
 from headrace.train.stages.updates import (
     allocate_state,
+    average_over_machines,
     evaluating,
     gradient_norm,
     idle_passes,
+    over_machines,
     reduction_options,
     share_network,
     state_of,
@@ -117,7 +119,7 @@ class GptStage:
             codebook=codebook_of(store.features),
             origin=Origin.of_store(store, ("semantic",)) if "semantic" in store.features else UNKNOWN,
             store=store.path,
-            reduction=reduction_options(config),
+            reduction=reduction_options(config, device),
             teacher=DecoderTeacher.load(config.model, sizes, device),
         )
 
@@ -242,8 +244,8 @@ class GptStage:
         for number, inputs in enumerate(passes, 1):
             parts.append(self.backward(inputs, self._corruption(inputs), last=number == len(passes)))
         self._gradients.finish()
-        sums = sum_terms(parts[: len(microbatches)])
-        return _means(sums) | self.optimizer_step(sums["predictions"])
+        sums = sum_terms(parts[: len(microbatches)], group=self._reduction.group)
+        return over_machines(_means(sums) | self.optimizer_step(sums["predictions"]), self._reduction)
 
     def backward(
         self, inputs: GptInputs, corruption: SequenceCorruption | None = None, *, last: bool = False
@@ -303,7 +305,12 @@ class GptStage:
         """Return which part of the model this process has, and the tensors of it."""
         if isinstance(self._gradients, ShardedNetwork):
             return self._gradients.part, {"model": self._gradients.held()}
-        return 0, self.state_dict()
+        return (self._reduction.machines.number if self._reduction.machines else 0), self.state_dict()
+
+    def average(self) -> None:
+        """Average what machines have learned by themselves; nothing where all make one update."""
+        if self._reduction.machines is not None:
+            average_over_machines(self.state_dict(), self.precision, self._reduction)
 
     @contextmanager
     def whole(self) -> Iterator[None]:

@@ -46,9 +46,11 @@ from headrace.train.stages.sovits_optimizer import (
 from headrace.train.stages.teachers import GeneratorTeacher, imitation_loss
 from headrace.train.stages.updates import (
     allocate_state,
+    average_over_machines,
     evaluating,
     gradient_norm,
     idle_passes,
+    over_machines,
     reduction_options,
     share_network,
     state_of,
@@ -94,6 +96,8 @@ class SovitsStage:
     """
 
     tracked_metrics = ("loss_mel",)
+    _gradients_g: GradientBuckets | ShardedNetwork
+    _gradients_d: GradientBuckets | ShardedNetwork
 
     def __init__(
         self,
@@ -137,15 +141,11 @@ class SovitsStage:
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(first_device)
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
-        self._reduction = reduction
-        self._gradients_g: GradientBuckets | ShardedNetwork
-        self._gradients_d: GradientBuckets | ShardedNetwork
         self._gradients_g = GradientBuckets(in_order_of_use(self.generator), reduction)
         self._gradients_d = GradientBuckets(self.discriminator.parameters(), reduction)
         self.codebook = codebook if content == "semantic" else ""
-        self._store, self._store_codebook = store, codebook
-        self._device = device
-        self._teacher = teacher
+        self._store, self._store_codebook, self._reduction = store, codebook, reduction
+        self._device, self._teacher = device, teacher
         self._discriminated: NetworkUpdate | None = None  # of an update whose generator ran out of memory
         self._set_rates()
 
@@ -174,7 +174,7 @@ class SovitsStage:
             content=content,
             codebook=codebook_of(store.features),
             store=store.path,
-            reduction=reduction_options(config),
+            reduction=reduction_options(config, device),
             teacher=GeneratorTeacher.load(config.model, sizes, device),
         )
         if sovits_features.choose_codebook(config, store)[0] == "store":
@@ -269,7 +269,7 @@ class SovitsStage:
         """
         frames = torch.stack([batch.frames.sum() for batch in batches]).sum()
         counts = torch.stack((torch.tensor(sum(map(len, batches))), frames)).float()
-        totals = distributed.all_reduce(counts.to(self._device, non_blocking=True))
+        totals = distributed.all_reduce(counts.to(self._device, non_blocking=True), self._reduction.group)
         return self.microbatches.run(
             batches, lambda parts: self.update([self._microbatch(batch, totals) for batch in parts])
         )
@@ -356,7 +356,12 @@ class SovitsStage:
         if isinstance(self._gradients_g, ShardedNetwork) and isinstance(self._gradients_d, ShardedNetwork):
             held = {"generator": self._gradients_g.held(), "discriminator": self._gradients_d.held()}
             return self._gradients_g.part, held
-        return 0, self.state_dict()
+        return (self._reduction.machines.number if self._reduction.machines else 0), self.state_dict()
+
+    def average(self) -> None:
+        """Average what machines have learned by themselves; nothing where all make one update."""
+        if self._reduction.machines is not None:
+            average_over_machines(self.state_dict(), self.precision, self._reduction)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -402,14 +407,15 @@ class SovitsStage:
         self.updates += 1
         self._set_rates()
         of_d, of_g = discriminator.result, generator.result
-        sums = sum_terms(discriminator.terms, generator.terms)
-        return sums | {
+        sums = sum_terms(discriminator.terms, generator.terms, group=self._reduction.group)
+        metrics = sums | {
             "loss_gen_all": torch.stack([sums[name] for name in generator.terms[0]]).sum(),
             "grad_norm_d": of_d.norm,
             "grad_norm_g": of_g.norm,
             "skipped": (of_d.skipped | of_g.skipped).float(),
             "exploded": (of_d.exploded | of_g.exploded).float(),
         }
+        return over_machines(metrics, self._reduction)
 
     def _microbatch(self, batch: Batch, totals: Tensor) -> Microbatch:
         """Prepare the inputs of a batch on the device, given the update's numbers of utterances and frames."""

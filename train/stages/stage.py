@@ -116,6 +116,9 @@ class Stage(Protocol):
     def held_state(self) -> tuple[int, dict[str, Any]]:
         """Return which part of the model this process has, and the tensors of it: 0 and all where it is whole."""
 
+    def average(self) -> None:
+        """Average what machines have learned by themselves; nothing where all make one update."""
+
     def whole(self) -> AbstractContextManager[None]:
         """Return a context in which each rank has all weights, so that ranks need not compute the same."""
 

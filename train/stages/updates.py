@@ -11,17 +11,45 @@ from torch import Tensor, nn
 
 from headrace.train import distributed
 from headrace.train.config import RunConfig
-from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork
+from headrace.train.distributed import GradientBuckets, Machines, ReductionOptions, ShardedNetwork
 from headrace.train.models.blocks import BLOCKS
 from headrace.train.parallel_form import parse_form
-from headrace.train.precision import DTYPES
+from headrace.train.precision import DTYPES, Precision
 from headrace.train.stages.scaled_adam import ScaledAdam
 
 
-def reduction_options(config: RunConfig) -> ReductionOptions:
-    """Return how a run sums gradients over ranks."""
+def reduction_options(config: RunConfig, device: torch.device) -> ReductionOptions:
+    """Return how a run sums gradients over ranks.
+
+    Raises:
+        UsageError: machines are averaged that have different numbers of processes.
+    """
     options, form = config.distributed, parse_form(config.distributed.parallel)
-    return ReductionOptions(dtype=DTYPES[options.reduce], overlap=options.overlap, form=form)
+    machines = Machines.find(device) if options.average_every else None
+    return ReductionOptions(dtype=DTYPES[options.reduce], overlap=options.overlap, form=form, machines=machines)
+
+
+def over_machines(values: dict[str, Tensor], options: ReductionOptions) -> dict[str, Tensor]:
+    """Return the means of an update's metrics over machines that made updates of their own: the same on all ranks.
+
+    `skipped` and `exploded` are 1 where they are on any of them.
+    """
+    if options.machines is None:
+        return values
+    means = distributed.all_reduce(torch.stack(list(values.values()))) / distributed.world_size()
+    found = dict(zip(values, means.unbind(), strict=True))
+    return found | {name: found[name].ceil() for name in ("skipped", "exploded")}
+
+
+def average_over_machines(state: dict[str, Any], precision: Precision, options: ReductionOptions) -> None:
+    """Average what machines have learned by themselves, and let all have the loss scale of the first.
+
+    Args:
+        state: of a stage.
+    """
+    if options.machines is not None:
+        options.machines.average(state)
+        precision.load_state_dict(distributed.agreed(precision.state_dict()))
 
 
 def share_network(
@@ -65,15 +93,18 @@ def idle_passes(gradients: GradientBuckets | ShardedNetwork, passes: int) -> int
     return gradients.idle_passes(passes) if isinstance(gradients, ShardedNetwork) else 0
 
 
-def sum_terms(*terms: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def sum_terms(
+    *terms: Sequence[dict[str, Tensor]], group: torch.distributed.ProcessGroup | None = None
+) -> dict[str, Tensor]:
     """Sum 0-d terms over microbatches and ranks, in one collective operation.
 
     Args:
         terms: of each backward pass, one or more sequences of them: the terms of a sequence have the same names.
+        group: of the ranks; None for all.
     """
     names = [name for sequence in terms for name in sequence[0]]
     sums = [torch.stack([torch.stack(list(of_pass.values())) for of_pass in sequence]).sum(0) for sequence in terms]
-    return dict(zip(names, distributed.all_reduce(torch.cat(sums)).unbind(), strict=True))
+    return dict(zip(names, distributed.all_reduce(torch.cat(sums), group).unbind(), strict=True))
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from headrace.train.launcher import launched_elastically
 from headrace.train.monitoring import evaluation_samples
 from headrace.train.monitoring.metrics import DelayedValues
 from headrace.train.monitoring.observer import Observer
+from headrace.train.parallel_form import parse_form
 from headrace.train.stages.stage import check_ids
 from headrace.train.trainer.bad_updates import BadUpdates
 from headrace.train.trainer.plateau import Plateau
@@ -57,8 +58,11 @@ class Run:
         """
         Args:
             state: a checkpoint to continue from; None begins at step 0.
+        Raises:
+            UsageError: its speeds, or the form in which processes share it, are for another number of them.
         """
         check_speeds(config.distributed.speeds)
+        parse_form(config.distributed.parallel).sizes(distributed.world_size())
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
         self.setup = setup = set_up(config, self.observer, resumes=state is not None)
@@ -68,7 +72,7 @@ class Run:
         self.kept: list[int] = []
         self._unsettled: SubmittedUpdate | None = None
         self._settled_at = 0.0
-        self._epoch_ended = False
+        self._epoch_ended, self._averaged = False, True
         if distributed.rank():  # weights are the same on all ranks, noise is not
             torch.manual_seed((config.model.seed << 16) + distributed.rank())
         position = self._restore(state) if state is not None else self._begin()
@@ -136,8 +140,11 @@ class Run:
         microbatches = self.stage.microbatches.splits
         with PHASES.enter(COMPUTING), self.speeds.measure(batches):
             terms = self.stage.step(batches)
+        self._averaged = False
         values = DelayedValues(terms | {"loss_scale": self.precision.loss_scale()})
         self.step += 1
+        if self.is_due(self.config.distributed.average_every):
+            self.average()
         counts, caught = self._exchange(batches, stop)
         if self.stage.microbatches.splits > microbatches:
             self._log_out_of_memory()
@@ -212,6 +219,7 @@ class Run:
         The values are those of the first rank, on all of them: what follows from them is decided once.
         """
         self.settle()
+        self.average()
         start = time.perf_counter()
         with PHASES.enter(VALIDATING):
             values = distributed.agreed(self.validator.validate(self.step))
@@ -226,6 +234,12 @@ class Run:
             seconds=time.perf_counter() - start,
         )
         self._follow_validation(values[self.stage.tracked_metrics[0]])
+
+    def average(self) -> None:
+        """Let all machines have one model, where they have trained copies of their own since the last time."""
+        if not self._averaged:
+            self.stage.average()
+        self._averaged = True
 
     def check_weights(self) -> None:
         """Check that all ranks have the same weights and the same state of optimisers.
@@ -244,6 +258,7 @@ class Run:
                 diverged.
         """
         self.settle()
+        self.average()
         self.check_weights()
         random = distributed.all_gather(random_state(self.device))
         of_stage = self.stage.state_dict()

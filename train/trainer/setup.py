@@ -10,7 +10,7 @@ import torch
 from headrace.train import distributed
 from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.origin import Origin
-from headrace.train.config import RunConfig
+from headrace.train.config import DistributedConfig, RunConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import TrainingData, open_training_data
@@ -123,7 +123,7 @@ def _choose_computation(config: RunConfig, observer: Observer) -> tuple[torch.de
     device, reason = auto_settings.choose_device(config.compute.device)
     observer.log(f"device {device}: {reason}")
     if distributed.world_size() > 1:
-        observer.log(f"{distributed.world_size()} processes: {describe_form(config.distributed.parallel)}")
+        observer.log(f"{distributed.world_size()} processes: {describe_form(config.distributed)}")
     precision = Precision.choose(config.compute.precision, device, config.compute.fp32_steps)
     observer.log(f"precision {precision.reason}")
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
@@ -132,14 +132,12 @@ def _choose_computation(config: RunConfig, observer: Observer) -> tuple[torch.de
     return device, precision
 
 
-def describe_form(parallel: str) -> str:
-    """Return what several processes do with the model.
-
-    Raises:
-        UsageError: the form is for another number of processes.
-    """
-    form = parse_form(parallel)
+def describe_form(config: DistributedConfig) -> str:
+    """Return what several processes do with the model."""
+    form = parse_form(config.parallel)
     copies, shards = form.sizes(distributed.world_size())
+    if config.average_every:
+        return f"gradients are summed within machines, which are averaged every {config.average_every} steps"
     if not form.is_sharded:
         return "gradients are summed over them"
     many = f", and there are {copies} copies of it" if copies > 1 else ""

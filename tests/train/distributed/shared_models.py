@@ -157,6 +157,7 @@ def config(stage: str, store: Path, out: Path) -> RunConfig:
         max_utterances=4,
         grad_accum=2,
         max_grad_norm=5.0,
+        microbatches=PIECES,
         checkpoint_every=100,
         validate_every=2,
         activation_checkpointing=True,

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from headrace.store.errors import UsageError
+from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.config import RunConfig
 from headrace.train.distributed.replicas import named_tensors
 from headrace.train.parallel_form import parse_form
+from headrace.train.stages.microbatch import MicrobatchRunner
+from tests.helpers.gpt_steps import text_batch
 from tests.helpers.training_store import build
 from tests.train.distributed.ranks import run_ranks
-from tests.train.distributed.shared_models import compute
+from tests.train.distributed.shared_models import PIECES, compute
 
 CLOSE = 1e-5
 """Relative difference of gradients, by network."""
@@ -71,6 +73,7 @@ def check_runs(out: Path, steps: int, stages: tuple[str, ...] = ("sovits", "gpt"
         print(stage, steps, relative)
         assert max(relative[name] for name in relative if name in NETWORKS) < CLOSE_WEIGHTS
         assert across["stream"] == whole["stream"]
+        assert across["pieces"] == whole["pieces"] == PIECES
         assert across["stage"].keys() == whole["stage"].keys()
         of_ranks = [torch.load(out / f"trained-{rank}.pt", weights_only=True)[stage] for rank in range(2)]
         validations = [r for r in of_ranks[0]["records"] if r["split"] == "validation"]
@@ -95,6 +98,14 @@ def test_a_hundred_steps_end_with_the_same_weights(tmp_path: Path, world: int, f
     for form in forms:
         check_form(tmp_path, form, world, want, 100)
     check_runs(tmp_path, 2 * (len(forms) + 2))
+
+
+def test_what_does_not_fit_is_not_tried_again() -> None:
+    def fail(_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(RunError, match=r"in 1 pieces does not fit.*--resume --microbatches 2"):
+        MicrobatchRunner(tries_again=False).run([text_batch([6, 9])], fail)
 
 
 def test_forms() -> None:

@@ -1,0 +1,115 @@
+"""Memory of processes that share a model, against that of one that has it whole.
+
+    python -m benchmarks.distributed.sharing [--preset v2] [--processes 4]
+
+Processes of this machine make two updates on the CPU, over gloo, of both models in turn and by each form. What is
+measured is the memory that a process takes at most, by the kernel's count, beyond what it took before it made the
+model: while it makes and shares out the model, and in the second update, whose utterances are so short that weights,
+gradients and optimisers are nearly all of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks import report
+
+STAGES = ("gpt", "sovits")
+HEAD = ("model", "M parameters", "--parallel", "processes", "MB at the start", "MB in an update", "of one process")
+
+
+def work(out: Path, stage: str, preset: str, form: str) -> None:
+    """Train as one of the processes, and write what memory it took."""
+    from headrace.train import distributed
+    from headrace.train.distributed import ReductionOptions
+    from headrace.train.models.presets import PRESETS
+    from headrace.train.parallel_form import parse_form
+    from tests.helpers.gpt_steps import gpt_stage, text_batch
+    from tests.helpers.sovits_steps import sovits_stage, speech_batch
+
+    torch.set_num_threads(1)
+
+    def make(name: str) -> Any:
+        options = ReductionOptions(form=parse_form(form))
+        if stage == "gpt":
+            return gpt_stage(replace(PRESETS[name].gpt, dropout=0.0), reduction=options)
+        return sovits_stage(replace(PRESETS[name].sovits, ssl_channels=60, symbols=732), reduction=options)
+
+    with distributed.process_group():
+        batch = text_batch([6]) if stage == "gpt" else speech_batch([33])
+        warm = make("tiny")
+        warm.allocate()
+        warm.step([batch])
+        del warm
+        before = _peak()
+        made = make(preset)
+        networks = [module for module in vars(made).values() if isinstance(module, torch.nn.Module)]
+        parameters = sum(p.numel() for network in networks for p in network.parameters())
+        made.allocate()
+        made.step([batch])
+        start = _peak()
+        made.step([batch])
+        update = _peak()
+        distributed.all_gather(None)
+        found = {"parameters": parameters, "start": start - before, "update": update - before}
+        (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(found))
+
+
+def _peak() -> int:
+    """Return the most bytes that this process had since the last call."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak
+
+
+def measure(stage: str, preset: str, form: str, processes: int) -> dict[str, int]:
+    """Return parameters, and the most memory of any of the processes, in bytes."""
+    from tests.train.distributed.ranks import run_ranks
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ("--worker", folder, "--stage", stage, "--preset", preset, "--form", form)
+        run_ranks("benchmarks.distributed.sharing", processes, *arguments)
+        ranks = [json.loads((Path(folder) / f"rank-{rank}.json").read_text()) for rank in range(processes)]
+    return {name: max(rank[name] for rank in ranks) for name in ranks[0]}
+
+
+@click.command()
+@click.option("--preset", default="v2", show_default=True)
+@click.option("--processes", default=4, show_default=True)
+@click.option("--worker", hidden=True)
+@click.option("--stage", hidden=True)
+@click.option("--form", hidden=True)
+def main(preset: str, processes: int, worker: str | None, stage: str, form: str) -> None:
+    """Measure, print and save the table."""
+    if worker:
+        work(Path(worker), stage, preset, form)
+        return
+    rows, found = [], []
+    for name in STAGES:
+        one = 0
+        for way, count in (("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)):
+            made = measure(name, preset, way, count)
+            one = one or made["update"]
+            ratio = made["update"] / one
+            millions = made["parameters"] / 1e6
+            row = (f"{name} {preset}", f"{millions:.1f}", way, count, round(made["start"] / 1e6))
+            rows.append((*row, round(made["update"] / 1e6), f"{ratio:.2f}"))
+            found.append({"stage": name, "form": way, "processes": count, **made})
+            click.echo(rows[-1])
+    markdown = report.table(HEAD, rows)
+    click.echo(markdown)
+    report.save("sharing", markdown, {"preset": preset, "rows": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The arithmetic of forms of parallel training on clusters of cards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from headrace.store.errors import UsageError
+from headrace.train.distributed.sharded_network import largest_gathered
+from headrace.train.measure import clusters
+from headrace.train.measure.clusters import Cluster, KernelCounter, UpdateWork, compare, forms_for, parse_clusters
+from headrace.train.parallel_form import parse_form
+
+WORK = UpdateWork(flop=35e12, kernels=1000, batches=2, parameters=10**9, gathered=10**8, half=True)
+"""On an H100, 35 TFLOP take 0.101 s."""
+H100 = Cluster(1, 8, "H100")
+TWO = Cluster(2, 8, "H100")
+
+
+def seconds(work: UpdateWork, cluster: Cluster, form: str, gbit: float = 100.0) -> dict[str, float]:
+    return clusters.update_seconds(work, cluster, parse_form(form), gbit)
+
+
+def test_clusters_are_read() -> None:
+    assert parse_clusters("8xH100, 2x8xa100-40,T4") == (H100, Cluster(2, 8, "A100 40"), Cluster(1, 1, "T4"))
+    assert [str(cluster) for cluster in parse_clusters("8xH100,2x8xA100-40,1xT4")] == ["8xH100", "2x8xA100-40", "1xT4"]
+    for text in ("", "8xB1000", "x8xH100", "0xH100", "8xH100,"):
+        with pytest.raises(UsageError, match="such as 8xH100 or 2x8xA100-40, of T4, V100, A100-40"):
+            parse_clusters(text)
+
+
+def test_forms_are_those_that_differ() -> None:
+    assert forms_for(Cluster(1, 1, "T4")) == ["dp"]
+    assert forms_for(H100) == ["dp", "fsdp"]
+    assert forms_for(TWO) == ["dp", "fsdp", "hsdp:2x8"]
+
+
+def test_an_update_takes_what_its_operations_or_its_launches_take() -> None:
+    assert seconds(WORK, H100, "dp")["compute_s"] == pytest.approx(35e12 / (0.35 * 989e12))
+    launched = UpdateWork(flop=1e9, kernels=20_000, batches=1, parameters=1, gathered=1, half=True)
+    assert seconds(launched, H100, "dp")["compute_s"] == pytest.approx(0.1)
+
+
+def test_bytes_over_links() -> None:
+    """Gradients go round twice. Sharing gathers weights twice and sums gradients once, for each batch."""
+    inside, between = 0.7 * 450e9, 0.7 * 12.5e9
+    assert seconds(WORK, H100, "dp")["sent_s"] == pytest.approx(7 / 8 * 8e9 / inside)
+    assert seconds(WORK, H100, "fsdp")["sent_s"] == pytest.approx(2 * 7 / 8 * 12e9 / inside)
+    assert seconds(WORK, TWO, "dp")["sent_s"] == pytest.approx(15 / 16 * 8e9 / between)
+    assert seconds(WORK, TWO, "fsdp")["sent_s"] == pytest.approx(2 * 15 / 16 * 12e9 / between)
+    within = 2 * 7 / 8 * 12e9 / inside
+    assert seconds(WORK, TWO, "hsdp:2x8")["sent_s"] == pytest.approx(within + 4e9 / 8 / (between / 8))
+    assert seconds(WORK, Cluster(1, 1, "H100"), "dp")["sent_s"] == 0
+
+
+def test_what_is_sent_hides_under_what_is_computed() -> None:
+    found = seconds(WORK, H100, "dp")
+    assert found["update_s"] == found["compute_s"] > found["sent_s"]
+    slow = seconds(WORK, TWO, "dp", gbit=10)
+    assert slow["update_s"] == pytest.approx(slow["sent_s"] + slow["compute_s"] / 3)
+
+
+def test_the_fastest_is_one_that_fits() -> None:
+    rooms = {(H100, "dp"): 100, (H100, "fsdp"): 1000}
+
+    def fastest(frames: int) -> list[str]:
+        rows = compare(WORK, [H100], rooms, frames=frames, batches=32, epochs=3, network_gbit=100)
+        assert [row["fits"] for row in rows] == [frames <= 100, frames <= 1000]
+        assert rows[0]["hours"] == pytest.approx(3 * 2 * rows[0]["update_s"] / 3600)
+        return [row["parallel"] for row in rows if row["fastest"]]
+
+    assert fastest(100) == ["dp"] and fastest(500) == ["fsdp"] and fastest(2000) == []
+
+
+def test_memory_is_shared_but_for_what_is_gathered() -> None:
+    assert clusters.state_bytes(WORK, parse_form("dp"), 8) == (12e9, 4e9)
+    assert clusters.state_bytes(WORK, parse_form("fsdp"), 8) == (12e9 / 8 + 4e8, 4e9 / 8 + 4e8)
+    assert clusters.state_bytes(WORK, parse_form("hsdp:2x4"), 8) == (12e9 / 4 + 4e8, 4e9 / 4 + 4e8)
+    network = nn.ModuleList([nn.Linear(9, 10), nn.Conv1d(1, 5, 1), nn.Conv1d(1, 6, 1), nn.Conv1d(1, 7, 1)])
+    assert largest_gathered(network, (nn.Conv1d,)) == 100 + 12 + 14
+
+
+def test_kernels_are_counted_without_views() -> None:
+    x = torch.ones(4, 4)
+    with KernelCounter() as counter:
+        (x.view(16)[:4] + 1).unsqueeze(0).mul_(2)
+    assert counter.count == 2
