@@ -1,6 +1,6 @@
 """Memory of processes that share a model, against that of one that has it whole.
 
-    python -m benchmarks.distributed.sharing [--preset v2] [--processes 4]
+    python -m benchmarks.distributed.sharing [--preset v2] [--processes 4] [--models gpt,sovits]
 
 Processes of this machine make two updates on the CPU, over gloo, of both models in turn and by each form. What is
 measured is the memory that a process takes at most, by the kernel's count, beyond what it took before it made the
@@ -22,7 +22,6 @@ import torch
 
 from benchmarks import report
 
-STAGES = ("gpt", "sovits")
 HEAD = ("model", "M parameters", "--parallel", "processes", "MB at the start", "MB in an update", "of one process")
 
 
@@ -86,16 +85,17 @@ def measure(stage: str, preset: str, form: str, processes: int) -> dict[str, int
 @click.command()
 @click.option("--preset", default="v2", show_default=True)
 @click.option("--processes", default=4, show_default=True)
+@click.option("--models", default="gpt,sovits", show_default=True)
 @click.option("--worker", hidden=True)
 @click.option("--stage", hidden=True)
 @click.option("--form", hidden=True)
-def main(preset: str, processes: int, worker: str | None, stage: str, form: str) -> None:
+def main(preset: str, processes: int, models: str, worker: str | None, stage: str, form: str) -> None:
     """Measure, print and save the table."""
     if worker:
         work(Path(worker), stage, preset, form)
         return
     rows, found = [], []
-    for name in STAGES:
+    for name in models.split(","):
         one = 0
         for way, count in (("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)):
             made = measure(name, preset, way, count)

@@ -14,7 +14,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -217,7 +217,7 @@ def _taken_from(
     Returns:
         The names of the parameters of each group, and the state of each that has one.
     """
-    name_of = {parameter: name for name, parameter in network.named_parameters()}
+    name_of: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     names = [[name_of[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     state = {name_of[parameter]: values for parameter, values in optimizer.state.items() if values}
     for group in optimizer.param_groups:
@@ -242,8 +242,7 @@ def _part_of(parameter: DTensor) -> nn.Parameter:
 
 def _local(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor."""
-    assert isinstance(tensor, DTensor)
-    return tensor.detach().to_local()
+    return cast(DTensor, tensor.detach()).to_local()
 
 
 def _whole(value: Tensor, like: Tensor) -> Tensor:
@@ -255,4 +254,4 @@ def _whole(value: Tensor, like: Tensor) -> Tensor:
             value, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
         )
     with PHASES.enter(REDUCING):
-        return value.detach().full_tensor()
+        return cast(DTensor, value.detach()).full_tensor()
