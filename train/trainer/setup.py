@@ -141,7 +141,7 @@ def describe_form(config: DistributedConfig) -> str:
     if not form.is_sharded:
         return "gradients are summed over them"
     many = f", and there are {copies} copies of it" if copies > 1 else ""
-    return f"each keeps a part of {shards} of the model, its gradients and its optimisers{many}"
+    return f"each keeps one of {shards} parts of the model, its gradients and its optimisers{many}"
 
 
 def _with_end(setup: TrainingSetup, observer: Observer) -> TrainingSetup:
