@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests that run at a time. Each process takes up to 4 GB, and some tests start processes of their own.
 JOBS ?= 2
 
-.PHONY: venv demo test test-fast soak coverage lint format docs
+.PHONY: venv demo test test-fast soak coverage gpu lint format docs
 
 venv: .venv/ready
 
@@ -33,6 +33,9 @@ soak: venv
 
 coverage: venv  # kernels that Numba compiles, and what runs in other processes, count as not covered
 	$(BIN)/python -m pytest -m 'not soak' --cov --cov-report=term:skip-covered --cov-report=html:.venv/coverage
+
+gpu: venv  # on a machine that has one: tests that need it, then every measurement, on one page
+	$(BIN)/python -m benchmarks.gpu
 
 lint: venv docs
 	$(BIN)/ruff check .

@@ -117,7 +117,10 @@ def whitened(waves: Iterable[Wave], recipe: SpectralRecipe) -> None:
             whitening.whiten_in_place(frames[at : at + block], shape, unit, white[rows], gain[rows])
 
 
-def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, wanted: float) -> list[Table]:
+def on_device(
+    root: Path, utterances: Sequence[Utterance], preset: Preset, wanted: float, device: str = "cuda"
+) -> list[Table]:
+    """Over so many hours: decoding, each engine of a device behind it and by itself, and the device's own work."""
     recipe, cores = preset.spectral, os.cpu_count() or 1
     waves = list(decoded(root, utterances, preset, cores))
     repeats = int(wanted / hours(waves, recipe)) + 1
@@ -128,7 +131,7 @@ def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, want
 
     alone = elapsed(decoding())
     rows = [("decoding alone", length / alone, 1.0, "")]
-    for name, place in here()[2:]:
+    for name, place in ((name, place) for name, place in ENGINES if place == device):
         made = engine.load(name, place, recipe)
         elapsed(made.spectra(iter(waves)))
         stage = elapsed(made.spectra(iter(waves * repeats)))
@@ -138,7 +141,7 @@ def with_a_gpu(root: Path, utterances: Sequence[Utterance], preset: Preset, want
         rows.append((f"{name} {place} from waves in memory", length / stage, stage / alone, ""))
     head = ("what", "hours of audio per second", "times decoding alone", "of the engine's time, hidden")
     title = f"{length:.1f} hours, {cores} cores decoding"
-    return [(title, head, rows), device_stage(waves, recipe, repeats)]
+    return [(title, head, rows), device_stage(waves, recipe, repeats, device)]
 
 
 def elapsed(results: Iterable[object]) -> float:
@@ -148,16 +151,15 @@ def elapsed(results: Iterable[object]) -> float:
     return time.perf_counter() - start
 
 
-def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) -> Table:
+def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int, device: str) -> Table:
     """The torch engine's copies and kernels, its batches pinned beforehand."""
-    made = cuda_engine.BatchedEngine(recipe, "cuda")
+    made = cuda_engine.BatchedEngine(recipe, device)
     pinned = []
     for batch in cuda_engine.make_batches(iter(waves), cuda_engine.BATCH_SAMPLES):
         layout = cuda_engine.Layout(recipe, [len(wave) for _, wave in batch])
         samples = layout.stream([wave for _, wave in batch])
-        pinned.append(
-            ([key for key, _ in batch], layout, list(cuda_engine.make_blocks(samples, cuda_engine.BLOCK_SAMPLES, True)))
-        )
+        blocks = cuda_engine.make_blocks(samples, cuda_engine.BLOCK_SAMPLES, device == "cuda")
+        pinned.append(([key for key, _ in batch], layout, list(blocks)))
     seconds = elapsed(flown(made, pinned))
     seconds = elapsed(flown(made, pinned * repeats))
     length = hours(waves, recipe) * repeats
@@ -166,9 +168,9 @@ def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) ->
     # As the kernels are: float64 frames written and read, their complex spectrum too, then float32 magnitudes.
     kernels = recipe.n_fft * 16 + bins * (32 + 4 + 8 + 4 + 8 + 4) + bands * 50
     least = recipe.hop * 2 + (bands + recipe.n_mfcc) * 2
-    card, bus = bandwidth(pinned_host=False), bandwidth(pinned_host=True)
+    card, bus = bandwidth(device, from_host=False), bandwidth(device, from_host=True)
     rows = [
-        ("torch cuda, measured", length / seconds, seconds / length * 1e3, 1.0),
+        (f"torch {device}, measured", length / seconds, seconds / length * 1e3, 1.0),
         *(
             (
                 f"{what}: {size / 1e3:.1f} kB a frame at {rate / 1e9:.0f} GB/s",
@@ -185,7 +187,7 @@ def device_stage(waves: Sequence[Wave], recipe: SpectralRecipe, repeats: int) ->
         ),
     ]
     head = ("device stage, from pinned memory", "hours of audio per second", "ms per hour", "of the time measured")
-    return f"{length:.1f} hours on {torch.cuda.get_device_name(0)}", head, rows
+    return f"{length:.1f} hours on {report.machine()['accelerator' if device == 'cuda' else 'processor']}", head, rows
 
 
 def flown(made: cuda_engine.BatchedEngine, pinned: Sequence[tuple]) -> Iterator[cuda_engine.PendingBatch]:
@@ -203,18 +205,24 @@ def landed(flight: cuda_engine.PendingBatch) -> cuda_engine.PendingBatch:
     return flight
 
 
-def bandwidth(*, pinned_host: bool, size: int = 1 << 29) -> float:
-    """Bytes per second: read and written by a copy on the card, or brought to it from pinned memory."""
-    target = torch.empty(size, dtype=torch.uint8, device="cuda")
-    source = torch.empty(size, dtype=torch.uint8, pin_memory=True) if pinned_host else torch.empty_like(target)
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+def bandwidth(device: str, *, from_host: bool) -> float:
+    """Bytes per second: read and written by a copy on the device, or brought to it from pinned memory."""
+    pinned, size = device == "cuda", 1 << (29 if device == "cuda" else 24)
+    target = torch.empty(size, dtype=torch.uint8, device=device)
+    source = torch.empty(size, dtype=torch.uint8, pin_memory=pinned) if from_host else torch.empty_like(target)
     target.copy_(source, non_blocking=True)
-    start.record()
+    wait_for(device)
+    start = time.perf_counter()
     for _ in range(10):
         target.copy_(source, non_blocking=True)
-    stop.record()
-    stop.synchronize()
-    return 10 * size * (1 if pinned_host else 2) / (start.elapsed_time(stop) / 1e3)
+    wait_for(device)
+    return 10 * size * (1 if from_host else 2) / (time.perf_counter() - start)
+
+
+def wait_for(device: str) -> None:
+    """Wait until a device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 @click.command()
@@ -231,7 +239,7 @@ def main(root: Path, preset: str, minutes: float, wanted: float, rounds: int) ->
     share = max(1, round(hours(waves, chosen.spectral) * 60 / minutes))
     tables = [agreement(waves, chosen.spectral), cpu_time(waves[::share], chosen.spectral, rounds)]
     if torch.cuda.is_available():
-        tables += with_a_gpu(root, utterances, chosen, wanted)
+        tables += on_device(root, utterances, chosen, wanted)
     text = [f"Preset {preset}."]
     text += [f"{title}\n\n{report.table(head, rows)}" for title, head, rows in tables]
     if not torch.cuda.is_available():

@@ -3,7 +3,7 @@
     python -m benchmarks.step_sides ours|upstream CASE.json
 
 Says one line of JSON when a step is warm, then one for each line that it is sent, and its peak memory when there are no
-more. Both begin with the same weights, which ours writes, and train on the same inputs, with dropout, in float32.
+more. Both begin with the same weights, which ours writes, and train on the same inputs, with dropout.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from headrace.train.models.presets import PRESETS
+from headrace.train.precision import DTYPES
 
 Step = Callable[[], dict[str, float]]
-CPU = torch.device("cpu")
 OPTIM = {"betas": (0.8, 0.99), "eps": 1e-9}
 
 
@@ -49,6 +53,12 @@ class Case:
     """Let AdamW of upstream update its parameters by lists, as it does on CUDA."""
     upstream: str = ""
     site: str = ""
+    preset: str = "v2"
+    """Of ours; upstream is v2."""
+    device: str = "cpu"
+    precision: str = "fp32"
+    compiled: bool = False
+    """Compile blocks of ours."""
 
     def to_json(self) -> dict[str, Any]:
         return self.__dict__ | {"weights": str(self.weights)}
@@ -56,25 +66,35 @@ class Case:
     def draw(self) -> dict[str, Tensor]:
         """Noise of the shapes that a store would give."""
         torch.manual_seed(0)
-        count, frames, phones = self.utterances, self.frames, self.phones
+        count, frames, phones, sizes = self.utterances, self.frames, self.phones, PRESETS[self.preset]
         return {
-            "phones": torch.randint(732, (count, phones)),
-            "semantic": torch.randint(1024, (count, frames // 2)),
+            "phones": torch.randint(sizes.gpt.symbols, (count, phones)),
+            "semantic": torch.randint(sizes.gpt.codes, (count, frames // 2)),
             "wave": (torch.randn(count, frames, 640) * 3000).to(torch.int16),
-            "content": torch.randn(count, frames, 768),
+            "content": torch.randn(count, frames, sizes.sovits.ssl_channels),
         }
+
+    def autocast(self) -> torch.autocast:
+        """The context in which upstream's networks run."""
+        return torch.autocast(self.device, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales upstream's loss."""
+        return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
 
 def ours(case: Case) -> Step:
     from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
     from headrace.train.data.batch import Batch
-    from headrace.train.models.presets import PRESETS
     from headrace.train.precision import Precision
+    from headrace.train.stages.compiled_blocks import compile_stage
     from headrace.train.stages.gpt_optimizer import GptOptimConfig
     from headrace.train.stages.gpt_stage import GptStage
     from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
     from headrace.train.stages.sovits_stage import SovitsStage
+    from headrace.train.trainer import cuda_settings
 
+    device = torch.device(case.device)
     drawn, count = case.draw(), case.utterances
     batch = Batch(
         numbers=np.arange(count),
@@ -83,23 +103,30 @@ def ours(case: Case) -> Step:
         tokens_n=torch.full((count,), case.frames // 2),
         tensors=drawn,
     )
-    precision = Precision.choose("fp32", CPU)
+    precision = Precision.choose(case.precision, device, fp32_steps=0)
+    capability = torch.cuda.get_device_capability() if case.device == "cuda" else None
+    cuda_settings.apply(precision, capability, fixed_shapes=1)
+    sizes = PRESETS[case.preset]
     if case.stage == "gpt":
         made = GptStage(
-            replace(PRESETS["v2"].gpt, layers=case.layers),
+            replace(sizes.gpt, layers=case.layers),
             precision=precision,
-            device=CPU,
+            device=device,
             optim=GptOptimConfig(activation_checkpointing=case.recompute),
         )
         torch.save(made.model.state_dict(), case.weights)
+        if case.compiled:
+            compile_stage(made)
         return lambda: {"loss": float(made.step([batch] * case.accumulate)["loss"])}
     spectral = Spectral(SpectralRecipe())
-    config = replace(PRESETS["v2"].sovits, freeze_quantizer=True)
+    config = replace(sizes.sovits, freeze_quantizer=True)
     trained = SovitsStage(
-        config, spectral, precision=precision, device=CPU, optim=SovitsOptimConfig(), content="content"
+        config, spectral, precision=precision, device=device, optim=SovitsOptimConfig(), content="content"
     )
     trained.generator.quantizer.codebook.inited.fill_(1)
     torch.save([trained.generator.state_dict(), trained.discriminator.state_dict()], case.weights)
+    if case.compiled:
+        compile_stage(trained)
 
     def step() -> dict[str, float]:
         terms = trained.step([batch])
@@ -125,75 +152,120 @@ def upstream_gpt(case: Case) -> Step:
 
     config = yaml.safe_load((Path(case.upstream) / "GPT_SoVITS/configs/s1longer-v2.yaml").read_text())
     config["model"]["n_layer"] = case.layers
-    model = Text2SemanticDecoder(config=config, top_k=3).train()
+    model = Text2SemanticDecoder(config=config, top_k=3).train().to(case.device)
     model.load_state_dict(torch.load(case.weights, weights_only=True))
     names = [[name for name, _ in model.named_parameters()]]
     optimizer = ScaledAdam(
         model.parameters(), lr=0.01, betas=(0.9, 0.95), clipping_scale=2.0, parameters_names=names,
         show_dominant_parameters=False, clipping_update_period=1000,
     )  # fmt: skip
-    drawn, count = case.draw(), case.utterances
+    drawn, count, scaler = case.draw(), case.utterances, case.scaler()
     phones_n, codes_n = torch.full((count,), case.phones), torch.full((count,), case.frames // 2)
-    bert = torch.zeros(count, 1024, case.phones)
+    given = (drawn["phones"], phones_n, drawn["semantic"], codes_n, torch.zeros(count, 1024, case.phones))
 
     def step() -> dict[str, float]:
         for _ in range(case.accumulate):
-            loss, accuracy = model.forward_old(drawn["phones"], phones_n, drawn["semantic"], codes_n, bert)
-            loss.backward()
+            with case.autocast():
+                loss, accuracy = model.forward_old(*(tensor.to(case.device) for tensor in given))
+            scaler.scale(loss).backward()
             float(accuracy), float(loss)  # which it logs
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         return {"loss": float(loss) / count / (case.frames // 2 + 1)}
 
     return step
 
 
+def upstream_networks(case: Case, config: dict[str, Any]) -> list[torch.nn.Module]:
+    """Generator and discriminator, with our weights."""
+    from module.models import MultiPeriodDiscriminator, SynthesizerTrn  # type: ignore[import-not-found]
+
+    data, model = config["data"], config["model"] | {"version": "v2"}
+    sizes = data["filter_length"] // 2 + 1, config["train"]["segment_size"] // data["hop_length"]
+    generator = SynthesizerTrn(*sizes, n_speakers=data["n_speakers"], **model)
+    made = [generator, MultiPeriodDiscriminator(model["use_spectral_norm"], version="v2")]
+    for network, state in zip(made, torch.load(case.weights, weights_only=True), strict=True):
+        network.load_state_dict(state)
+    return [network.train().to(case.device) for network in made]
+
+
+def upstream_inputs(case: Case, data: dict[str, Any]) -> list[Tensor]:
+    """Waves, and what the generator takes: content, spectrograms, phones and lengths."""
+    from module import mel_processing  # type: ignore[import-not-found]
+
+    drawn = case.draw()
+    wave = drawn["wave"].flatten(1).float() / 32768
+    spec = mel_processing.spectrogram_torch(wave, 2048, data["sampling_rate"], data["hop_length"], 2048, center=False)
+    padded = 2 * (case.frames // 2 + 1) - case.frames
+    content, spec = F.pad(drawn["content"].mT, (0, padded)), F.pad(spec, (0, padded))
+    frames, phones_n = torch.full((case.utterances,), case.frames), torch.full((case.utterances,), case.phones)
+    return [wave, content, spec, frames, drawn["phones"], phones_n]
+
+
 def upstream_sovits(case: Case) -> Step:
     """In the order of its training script, from spectrograms that its loader would have made."""
     from module import commons, losses, mel_processing  # type: ignore[import-not-found]
-    from module.models import MultiPeriodDiscriminator, SynthesizerTrn  # type: ignore[import-not-found]
 
     config = json.loads((Path(case.upstream) / "GPT_SoVITS/configs/s2.json").read_text())
-    data, train, model = config["data"], config["train"], config["model"] | {"version": "v2"}
+    data, train = config["data"], config["train"]
     mel = [data[name] for name in ("n_mel_channels", "sampling_rate")]
     size, hop = train["segment_size"], data["hop_length"]
-    net_g = SynthesizerTrn(data["filter_length"] // 2 + 1, size // hop, n_speakers=data["n_speakers"], **model).train()
-    net_d = MultiPeriodDiscriminator(model["use_spectral_norm"], version="v2").train()
-    for net, state in zip((net_g, net_d), torch.load(case.weights, weights_only=True), strict=True):
-        net.load_state_dict(state)
+    net_g, net_d = upstream_networks(case, config)
     by_lists = {"foreach": True} if case.as_on_cuda else {}
+    scaler = case.scaler()
     optim_g, optim_d = (torch.optim.AdamW(net.parameters(), 1e-4, **OPTIM, **by_lists) for net in (net_g, net_d))
-    drawn = case.draw()
-    wave = drawn["wave"].flatten(1).float() / 32768
-    spec = mel_processing.spectrogram_torch(wave, 2048, data["sampling_rate"], hop, 2048, center=False)
-    padded = 2 * (case.frames // 2 + 1) - case.frames
-    spec, content = F.pad(spec, (0, padded)), F.pad(drawn["content"].mT, (0, padded))
-    frames, phones_n = torch.full((case.utterances,), case.frames), torch.full((case.utterances,), case.phones)
+    wave, *given = upstream_inputs(case, data)
 
     def step() -> dict[str, float]:
-        made = net_g(content, spec, frames, drawn["phones"], phones_n)
-        fake, kl_ssl, starts, _, mask, (_, z_p, m_p, logs_p, _, logs_q), _ = made
-        mel_real = mel_processing.spec_to_mel_torch(spec, 2048, *mel, 0.0, None)
-        mel_real = commons.slice_segments(mel_real, starts, size // hop)
-        mel_fake = mel_processing.mel_spectrogram_torch(fake.squeeze(1), 2048, *mel, hop, 2048, 0.0, None)
-        real = commons.slice_segments(wave[:, None], starts * hop, size)
-        scores_real, scores_fake, _, _ = net_d(real, fake.detach())
-        loss_disc, _, _ = losses.discriminator_loss(scores_real, scores_fake)
+        inputs = [tensor.to(case.device) for tensor in given]
+        spec, waves = inputs[1], wave.to(case.device)
+        with case.autocast():
+            fake, kl_ssl, starts, _, mask, (_, z_p, m_p, logs_p, _, logs_q), _ = net_g(*inputs)
+            mel_real = mel_processing.spec_to_mel_torch(spec, 2048, *mel, 0.0, None)
+            mel_real = commons.slice_segments(mel_real, starts, size // hop)
+            mel_fake = mel_processing.mel_spectrogram_torch(fake.squeeze(1), 2048, *mel, hop, 2048, 0.0, None)
+            real = commons.slice_segments(waves[:, None], starts * hop, size)
+            scores_real, scores_fake, _, _ = net_d(real, fake.detach())
+            with torch.autocast(case.device, enabled=False):
+                loss_disc, _, _ = losses.discriminator_loss(scores_real, scores_fake)
         optim_d.zero_grad()
-        loss_disc.backward()
+        scaler.scale(loss_disc).backward()
+        scaler.unscale_(optim_d)
         commons.clip_grad_value_(net_d.parameters(), None)
-        optim_d.step()
-        _, scores_fake, maps_real, maps_fake = net_d(real, fake)
-        loss_mel = F.l1_loss(mel_real, mel_fake) * train["c_mel"]
-        loss_kl = losses.kl_loss(z_p, logs_q, m_p, logs_p, mask)
-        loss_gen, _ = losses.generator_loss(scores_fake)
+        scaler.step(optim_d)
+        with case.autocast():
+            _, scores_fake, maps_real, maps_fake = net_d(real, fake)
+            with torch.autocast(case.device, enabled=False):
+                loss_mel = F.l1_loss(mel_real, mel_fake) * train["c_mel"]
+                loss_kl = losses.kl_loss(z_p, logs_q, m_p, logs_p, mask)
+                loss_fm = losses.feature_loss(maps_real, maps_fake)
+                loss_gen, _ = losses.generator_loss(scores_fake)
         optim_g.zero_grad()
-        (loss_gen + losses.feature_loss(maps_real, maps_fake) + loss_mel + kl_ssl + loss_kl).backward()
+        scaler.scale(loss_gen + loss_fm + loss_mel + kl_ssl + loss_kl).backward()
+        scaler.unscale_(optim_g)
         commons.clip_grad_value_(net_g.parameters(), None)
-        optim_g.step()
+        scaler.step(optim_g)
+        scaler.update()
         return {"loss_disc": float(loss_disc), "loss_mel": float(loss_mel), "loss_kl": float(loss_kl)}
 
     return step
+
+
+def busy_share(step: Step, device: str) -> float:
+    """The share of a step in which the device computed or copied: on a CPU, in which any operator ran."""
+    kind = DeviceType.CUDA if device == "cuda" else DeviceType.CPU
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        start = time.perf_counter()
+        step()
+        wall = time.perf_counter() - start
+    spans = sorted((e.time_range.start, e.time_range.end) for e in profiler.events() if e.device_type == kind)
+    busy, end = 0.0, 0.0
+    for first, last in spans:
+        busy += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return busy / 1e6 / wall
 
 
 def main(side: str, file: str) -> None:
@@ -203,12 +275,16 @@ def main(side: str, file: str) -> None:
     step = {"ours": ours, "upstream": upstream}[side](case)
     step()
     print(json.dumps("warm"), flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line.strip() == "profile":
+            print(json.dumps({"busy": busy_share(step, case.device)}), flush=True)
+            continue
         wall, cpu = time.perf_counter(), time.process_time()
         terms = step()
         spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         print(json.dumps(spent | terms), flush=True)
-    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak": torch.cuda.max_memory_allocated() if case.device == "cuda" else peak}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 def tf32_is_allowed() -> tuple[bool, bool]:
     """Return whether this process lets cards multiply matrices, and convolve, in TF32."""
     backends = torch.backends
-    return backends.cuda.matmul.fp32_precision == "tf32", backends.cudnn.conv.fp32_precision == "tf32"
+    convolution = backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return backends.cuda.matmul.fp32_precision == "tf32", convolution == "tf32"
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -24,7 +24,10 @@ from tests.helpers.signals import narrow, voice
 
 Waves = list[tuple[str, np.ndarray]]
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+CUDA = (
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+)
 ENGINES = [
     pytest.param(lambda recipe: cuda_engine.BatchedEngine(recipe, "cpu", np.float32), id="torch batched, cpu"),
     pytest.param(lambda recipe: engine.load("dali", "cpu", recipe, np.float32), id="dali cpu"),
