@@ -107,7 +107,7 @@ def gradients(form: str, processes: int) -> dict[str, Any]:
 
 
 def infinite(form: str, processes: int) -> dict[str, Any]:
-    """An update in float16's way, in which one element of one rank's gradient is infinite.
+    """An update in float16's way, in which one element of a gradient is infinite: in the last part of each copy.
 
     Returns:
         Whether weights stayed as they were, and the loss scale after it.
@@ -117,11 +117,11 @@ def infinite(form: str, processes: int) -> dict[str, Any]:
     gpt.allocate()
     before = gpt.held_state()[1]
     before = {name: value.clone() for name, value in named(before)}
-    finish = gpt._gradients.finish
+    finish, parts = gpt._gradients.finish, parse_form(form).sizes(distributed.world_size())[1]
 
     def spoil() -> None:
         finish()
-        if distributed.rank() == distributed.world_size() - 1:
+        if not isinstance(gpt._gradients, ShardedNetwork) or gpt._gradients.part == parts - 1:
             parameters = [p for group in gpt.optimizer.param_groups for p in group["params"]]
             next(p for p in parameters if p.grad is not None and p.numel()).grad.view(-1)[0] = torch.inf
 
