@@ -268,7 +268,11 @@ def _is_of_figure(sign: str, written: str, own: Frontend) -> bool:
 
 
 def _says_the_same(sign: str, given: _Given, words: list[_Piece], reading: Reading) -> bool:
-    """Return whether a text has the same phones without a sign, whether a space takes its place or nothing."""
+    """Return whether a text has the same phones without a sign, whether a space takes its place or nothing.
+
+    Words that go with the sign are said for it: what is joined in its place is no word of the text. And a text that
+    has words more than another cannot sound alike. To read it would tell as well, and takes longer than all else here.
+    """
     seen: list[list[_Piece]] = []
     for instead in ("", " "):
         with suppress(Rejected):
@@ -276,19 +280,21 @@ def _says_the_same(sign: str, given: _Given, words: list[_Piece], reading: Readi
             if others in seen:
                 continue
             seen.append(others)
-            if not _has_further_words(words, others) and concatenate(map(_read, others)).phones == reading.phones:
+            further = _further_words(words, others)
+            if further > 0 and not instead:
+                return False
+            if not further and concatenate(map(_read, others)).phones == reading.phones:
                 return True
     return False
 
 
-def _has_further_words(words: list[_Piece], others: list[_Piece]) -> bool:
-    """Return whether one of two texts is the other with words more in one place: they cannot sound alike.
-
-    Reading both would tell as well, and takes as long as everything else about a sign.
-    """
-    shorter, longer = sorted((_words_of(words), _words_of(others)), key=len)
+def _further_words(words: list[_Piece], others: list[_Piece]) -> int:
+    """Return how many words one text has more than another, negative if fewer; 0 if they differ in other words too."""
+    one, two = _words_of(words), _words_of(others)
+    shorter, longer = (two, one) if len(one) > len(two) else (one, two)
     same = next((place for place, word in enumerate(shorter) if word != longer[place]), len(shorter))
-    return len(shorter) < len(longer) and shorter[same:] == longer[len(longer) - len(shorter) + same :]
+    is_inserted = shorter[same:] == longer[len(longer) - len(shorter) + same :]
+    return len(one) - len(two) if is_inserted else 0
 
 
 def _words_of(pieces: list[_Piece]) -> list[str]:

@@ -20,7 +20,7 @@ def syllables(word: str) -> tuple[str, ...]:
     """
     dictionary = _dictionary()
     found: list[str] = []
-    for piece in (word,) if len(word) == 1 or word in dictionary.phrases else dictionary.cut(word):
+    for piece in _pieces(word):
         phrase = dictionary.phrases.get(piece)
         if phrase is not None:
             found += [_with_digit(readings[0]) for readings in phrase]
@@ -35,7 +35,7 @@ def undecided(word: str) -> tuple[int, ...]:
     dictionary = _dictionary()
     found: list[int] = []
     start = 0
-    for piece in (word,) if len(word) == 1 or word in dictionary.phrases else dictionary.cut(word):
+    for piece in _pieces(word):
         if piece not in dictionary.phrases:
             found += range(start, start + len(piece))
         start += len(piece)
@@ -47,6 +47,16 @@ def character_readings(char: str) -> list[str]:
     return [_with_digit(syllable) for syllable in filter(None, _dictionary().characters.get(ord(char), "").split(","))]
 
 
+def _pieces(word: str) -> Iterable[str]:
+    """Return the phrases of the dictionary that a word consists of, and what is between them.
+
+    No phrase is a single character, so that a word of two is a phrase or none.
+    """
+    dictionary = _dictionary()
+    return (word,) if len(word) < 3 or word in dictionary.phrases else dictionary.cut(word)
+
+
+@lru_cache(1 << 14)
 def _read_character(char: str) -> str:
     readings = _dictionary().characters.get(ord(char))
     return _with_digit(readings.partition(",")[0]) if readings else char

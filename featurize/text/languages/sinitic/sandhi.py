@@ -10,6 +10,7 @@ upstream's models were trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from headrace.featurize.text.languages.sinitic.mandarin_words import NEUTRAL, NOT_NEUTRAL, SYLLABIC_ER
 from headrace.featurize.text.languages.sinitic.segmentation import Word
@@ -72,13 +73,16 @@ def _merge_third_tones(words: Sequence[Word], read: ReadPinyin, *, all_of_them: 
 
     Either all of their syllables must have it, or only the two that meet.
     """
+    said, start = [], 0
+    for word in words:
+        said.append(read(word.text, start))
+        start += len(word.text)
+    if not any(before[-1][-1] == "3" == after[0][-1] for before, after in pairwise(said)):
+        return list(words)
     found: list[Word] = []
     joined = False
     before: Sequence[str] = ()
-    start = 0
-    for number, word in enumerate(words):
-        syllables = read(word.text, start)
-        start += len(word.text)
+    for number, (word, syllables) in enumerate(zip(words, said, strict=True)):
         if not number or syllables[0][-1] != "3" or before[-1][-1] != "3":
             joined = False
         else:
