@@ -223,6 +223,11 @@ class _Given(NamedTuple):
     own: Frontend
     options: ReadingOptions | None
 
+    def joins(self, sign: str) -> bool:
+        """Return whether what stands before a sign and behind it becomes one word without it."""
+        between = re.compile(rf"(?<=\S){re.escape(sign)}(?=\S)")
+        return any(between.search(piece) for piece in self.pieces[::2])
+
     def without(self, sign: str, instead: str) -> list[_Piece]:
         """Return it in words, a sign replaced."""
         others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(self.pieces)]
@@ -274,7 +279,7 @@ def _says_the_same(sign: str, given: _Given, words: list[_Piece], reading: Readi
     has words more than another cannot sound alike. To read it would tell as well, and takes longer than all else here.
     """
     seen: list[list[_Piece]] = []
-    for instead in ("", " "):
+    for instead in ("", " ") if given.joins(sign) else ("",):
         with suppress(Rejected):
             others = given.without(sign, instead)
             if others in seen:

@@ -13,6 +13,8 @@ UNSAID = frozenset("·/¿¡™®©〃〝〞〟゠・")
 """Marks that are not said in any language, beside those of `unread.is_silent` and punctuation."""
 _KINDS_OF_H = frozenset("ĤĥĦħƕǶȞȟ")
 """Letters that a voice may take for an h that is silent in its language."""
+_RUSSIAN = frozenset("АБВГДЕЁЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ")
+"""Capitals that every voice of a Cyrillic alphabet reads within a word. At others it may cut one, and say nothing."""
 _COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500}
 """Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
 
@@ -41,7 +43,8 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
     if char.isalpha():
         script = scripts.script(char)
         rare = ord(char) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(char) <= 0x1EFF
-        return script not in usual or rare or char in _KINDS_OF_H
+        within = script == "Cyrillic" and char.isupper() and char not in _RUSSIAN
+        return script not in usual or rare or within or char in _KINDS_OF_H
     if char.isdecimal() or _is_mark(char):
         return False
     if unicodedata.category(char).startswith("M"):
