@@ -254,7 +254,7 @@ def _check_nothing_lost(given: _Given, words: list[_Piece], reading: Reading) ->
             continue
         if not unsaid.is_sign(sign, written, usual) or not _says_the_same(sign, given, words, reading):
             continue
-        if not _is_of_figure(sign, written, own):
+        if sign.isalpha() or not _is_of_figure(sign, written, own):
             raise UnreadCharacter(sign, f"is not read in {own.language}: write it in words, or take it out")
 
 
@@ -285,7 +285,7 @@ def _says_the_same(sign: str, given: _Given, words: list[_Piece], reading: Readi
             if others in seen:
                 continue
             seen.append(others)
-            further = _further_words(words, others)
+            further = 0 if sign.isalnum() else _further_words(words, others)  # it may be a word without a sound
             if further > 0 and not instead:
                 return False
             if not further and concatenate(map(_read, others)).phones == reading.phones:

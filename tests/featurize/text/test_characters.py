@@ -164,6 +164,12 @@ def test_letters_in_brackets_are_no_gloss() -> None:
     assert "月" in g2p.phonemise("今日㈪天気", "ja").text
 
 
+def test_a_letter_at_a_figure_is_no_sign_of_it() -> None:
+    """Other words may say a sign that stands at a figure. A letter that is not read there is lost."""
+    with pytest.raises(Rejected, match=r"'ꞽ' \(LATIN SMALL LETTER GLOTTAL I\), character 6 of"):
+        g2p.phonemise("$5günⅣꞽ罸䨸"[1:], "zh")
+
+
 def test_a_foreign_letter_is_no_silent_h() -> None:
     with pytest.raises(Rejected, match=r"'ħ' \(LATIN SMALL LETTER H WITH STROKE\), character 4 of"):
         g2p.phonemise("bonħjour", "fr")
