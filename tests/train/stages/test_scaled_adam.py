@@ -162,6 +162,19 @@ def test_blocks_of_one_tensor_and_of_all_make_the_same_steps() -> None:
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
+def test_scalars_keep_their_bias_correction_in_late_steps() -> None:
+    """Where that of tensors is left out, in a block of both kinds as in one of its own."""
+    deltas = []
+    for in_one_block in (False, True):
+        at = parameters()
+        optimizer = ScaledAdam(at, lr=0.02, in_one_block=in_one_block)
+        optimizer.param_groups[0]["step"] = 95
+        gradients(at, 0)
+        optimizer.step()
+        deltas.append(torch.cat([optimizer.state[parameter]["delta"].flatten() for parameter in at]))
+    torch.testing.assert_close(*deltas, rtol=1e-4, atol=0)
+
+
 def test_learning_rates_match_the_reference(golden: Path) -> None:
     facts = json.loads((golden / "samplers_lr.json").read_text())["lr_s1"]
     # What the reference's scheduler says for an update is set for the one after it.
