@@ -180,7 +180,12 @@ def compare(
             seconds = update_seconds(work, cluster, form, network_gbit)
             updates = -(-batches // (cluster.processes * work.batches))
             state, gradients = state_bytes(work, form, cluster.processes)
-            row = {"cards": str(cluster), "parallel": name, "state_gib": (state + gradients) / 2**30, "room": room}
+            row: dict[str, Any] = {
+                "cards": str(cluster),
+                "parallel": name,
+                "state_gib": (state + gradients) / 2**30,
+                "room": room,
+            }
             row |= {"fits": room >= frames, **seconds, "hours": epochs * updates * seconds["update_s"] / 3600}
             of_cluster.append(row)
         fitting = [row for row in of_cluster if row["fits"]]
