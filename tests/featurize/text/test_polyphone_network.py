@@ -116,10 +116,12 @@ def test_a_long_sentence_is_seen_around_the_character(folder: Path) -> None:
     assert network.readings("传" + "我" * 200 + "书" + far, [0]) == {0: "zhuan4"}
 
 
-def test_what_is_not_asked_is_not_answered(folder: Path) -> None:
+def test_what_is_not_asked_is_not_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = polyphone_network.inspect(folder)
     assert network.readings("书我传载", [1, 2]) == {2: "zhuan4"}
     assert network.readings("书我", [0, 1]) == {}
+    monkeypatch.setattr(polyphone_network, "NOT_ASKED", frozenset("传"))
+    assert network.readings("书传载", [1, 2]) == {2: "zai4"}
 
 
 @pytest.mark.parametrize(
