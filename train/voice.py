@@ -157,6 +157,11 @@ def default_reference(
         return None
 
 
+def store_of_voice(run: Path) -> StoragePath | None:
+    """Return the store of a voice, or None where there is no voice. Raises RunError where it is damaged."""
+    return _default_utterance(run)["store"] if (run / FILE).exists() else None
+
+
 def _default_utterance(voice: Path) -> dict[str, Any]:
     """Return the store and the utterance whose voice is the default. Raises RunError where there is no voice."""
     try:

@@ -21,13 +21,18 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from headrace import store as stores
 from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store.errors import RunError, UsageError
+from headrace.store.advice import command
+from headrace.store.errors import RunError, StoreError, UsageError
+from headrace.store.storage import StoragePath
 from headrace.store.storage.output_files import output_folder
+from headrace.store.storage.temporary import temporary_folder
 from headrace.train.checkpoints import trained_models, upstream_files
 from headrace.train.checkpoints.origin import UNKNOWN, Origin, check_same_codes
 from headrace.train.config import config_path, read_config
 from headrace.train.deployment import onnx_files, shared_weights
+from headrace.train.deployment.int8 import quantise_voice
 from headrace.train.deployment.onnx_files import OnnxNetwork, Ports
 from headrace.train.deployment.onnx_networks import (
     PromptNetwork,
@@ -35,8 +40,10 @@ from headrace.train.deployment.onnx_networks import (
     StepNetwork,
     plain_convolutions,
 )
+from headrace.train.inference.reference import reference_from_store
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.text_to_speech import Reference
 
 if TYPE_CHECKING:
@@ -46,6 +53,8 @@ TOLERANCE = 1e-4
 """Largest difference from torch of any output, in float32."""
 CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
 """Codes and phones with which graphs are compared with torch."""
+CALIBRATED = 24
+"""Utterances that INT8 is calibrated on and compared with."""
 _WHAT = {"sovits": "a SoVITS generator of ", "gpt": "a text-to-semantic decoder of "}
 
 
@@ -132,6 +141,55 @@ def export_onnx(
         voice = _describe_voice(networks, graphs) | onnx_files.describe_weights(draft)
         (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
     return voice
+
+
+def export_int8(
+    networks: Networks,
+    out: Path,
+    utterances: Sequence[Reference],
+    *,
+    reference: Reference | None = None,
+    log: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Export networks in INT8 to a folder that appears when every graph is compared with the one in float32.
+
+    Args:
+        utterances: what INT8 is calibrated on, and compared.
+        out, reference, log: as for `export_onnx`.
+    Returns:
+        The content of onnx.json.
+    Raises:
+        UsageError, RunError, StoreError: as `export_onnx`, and as `quantise_voice`.
+    """
+    arrays = [reference_arrays(utterance) for utterance in utterances]
+    with temporary_folder() as work, output_folder(out) as draft:
+        voice = export_onnx(networks, work / "float32", log=log)
+        quantised = quantise_voice(work / "float32", draft, arrays, log)
+        for file, graph in quantised["graphs"].items():
+            graph["parameters"] = voice["graphs"][file]["parameters"]
+        if reference is not None:
+            save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
+        voice |= quantised
+        (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
+    return voice
+
+
+def calibration_utterances(store: StoragePath, networks: Networks, count: int = CALIBRATED) -> list[Reference]:
+    """Read evenly spaced utterances of a store that INT8 is calibrated on.
+
+    Raises:
+        StoreError: it lacks what the networks read.
+    """
+    opened = stores.open(store)
+    if missing := [name for name in ("phones", "semantic") if name not in opened.features]:
+        raise StoreError(
+            f"{store} holds no {' and no '.join(missing)}, and INT8 is calibrated on them: "
+            f"{command('featurize add', store, *missing)} makes them."
+        )
+    config = SovitsConfig() if networks.generator is None else networks.generator.config
+    numbers = np.unique(np.linspace(0, len(opened) - 1, min(count, len(opened))).astype(int)).tolist()
+    found = [reference_from_store(store, str(number), config, prompt=True) for number in numbers]
+    return [one for one in found if len(one.codes) and len(one.phones)]
 
 
 def graph_groups(networks: Networks) -> Iterator[list[Graph]]:

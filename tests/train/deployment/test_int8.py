@@ -1,0 +1,157 @@
+"""Voices in INT8: smaller, near to what they are in float32, or not written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from headrace.cli.train import main
+from headrace.store.errors import RunError, UsageError
+from headrace.train.deployment import int8, onnx_export, onnx_files
+from headrace.train.deployment.int8 import quantise_voice
+from headrace.train.deployment.onnx_files import OnnxNetwork
+from headrace.train.models import sovits_config
+from tests.train.deployment import onnx_voices
+from tests.train.deployment.onnx_voices import GPT, SOVITS
+
+
+def utterances(count: int = 6, loudness: float = 1.0) -> list[dict[str, np.ndarray]]:
+    """Return utterances of different voices, phones, codes and lengths."""
+    random = np.random.default_rng(1)
+    found = []
+    for number in range(count):
+        phones = 4 + number
+        colour = random.random((SOVITS.spec_bins, 1)) ** 4
+        found.append(
+            {
+                "spec": (loudness * colour * random.random((SOVITS.spec_bins, 20 + number))).astype(np.float32),
+                "phones": random.integers(0, SOVITS.symbols, phones),
+                "codes": random.integers(0, min(SOVITS.codebook_size, GPT.codes), 12 + number),
+                "bert": random.standard_normal((phones, GPT.bert_channels)).astype(np.float32),
+                "speaker": random.standard_normal(SOVITS.speaker_channels).astype(np.float32),
+            }
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("int8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8, "MAX_MEL_SHARE", 1.0)  # its utterances are noise: they hardly differ from one another
+        content = quantise_voice(onnx_voices.exported(), folder, utterances(), lambda _: None)
+    voice = json.loads((onnx_voices.exported() / onnx_files.FILE).read_text()) | content
+    (folder / onnx_files.FILE).write_text(json.dumps(voice))
+    return folder, voice
+
+
+def test_graphs_in_int8_are_near_to_those_in_float32(quantised: tuple[Path, dict[str, object]]) -> None:
+    folder, _ = quantised
+    voice = onnx_files.read_voice(folder)
+    ports = {
+        onnx_files.SOVITS: onnx_files.sovits_ports(SOVITS),
+        onnx_files.PROMPT: onnx_files.prompt_ports(GPT),
+    }
+    other = utterances(8)[7]
+    inputs = {
+        onnx_files.SOVITS: int8.speech_inputs(voice, other, 3),
+        onnx_files.PROMPT: int8.prompt_inputs(voice, other, 9),
+    }
+    for file, given in inputs.items():
+        whole, small = (
+            OnnxNetwork(path / file, ports[file], 1).run(given)[0] for path in (onnx_voices.exported(), folder)
+        )
+        assert 0 < np.square(small - whole).mean() < 0.01 * np.square(whole - whole.mean()).mean()
+
+
+def test_every_layer_reads_whole_numbers_but_those_of_the_last_stages(
+    quantised: tuple[Path, dict[str, object]],
+) -> None:
+    folder, _ = quantised
+    kept = int8.float32_modules(SOVITS)
+    assert kept == ("dec.ups.3", "dec.ups.4", "dec.resblocks.3", "dec.resblocks.4", "dec.conv_post")
+    for file in (onnx_files.SOVITS, onnx_files.PROMPT, onnx_files.STEP):
+        graph = onnx.load(folder / file).graph
+        real = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1}
+        layers = [node for node in graph.node if node.op_type in int8.OPERATORS["sovits"]]
+        read = [name for node in layers for name in node.input if name in real]
+        assert len(layers) > 4
+        assert all(any(f".{module}." in name for module in kept) for name in read), read
+        assert (file == onnx_files.SOVITS) == bool(read)
+
+
+def test_the_folder_says_how_it_was_made(quantised: tuple[Path, dict[str, object]]) -> None:
+    folder, content = quantised
+    files = [*folder.glob("*.onnx"), folder / "gpt.safetensors"]
+    assert content["bytes"] == sum(file.stat().st_size for file in files)
+    made = content["quantisation"]
+    assert isinstance(made, dict)
+    assert content["precision"] == "int8" and made["utterances"] == {"calibration": 4, "comparison": 2}
+    assert 0 < made["divergence"] < 0.01 and 0 < made["mel_distance"] < made["mel_distance_of_two_utterances"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "measure", "message"),
+    [
+        ("MAX_MEL_SHARE", "mel_distance", "Speech in INT8 differs from that in float32"),
+        ("MAX_DIVERGENCE", "divergence", "Predictions in INT8 differ"),
+    ],
+)
+def test_what_differs_too_much_is_refused(
+    limit: str, measure: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"mel_distance": 0.2, "mel_distance_of_two_utterances": 2.1, "divergence": 0.09}
+    int8._check(found)
+    with pytest.raises(RunError, match=message):
+        int8._check(found | {measure: float("nan")})
+    monkeypatch.setattr(int8, limit, 0.01)
+    with pytest.raises(RunError, match=message):
+        int8._check(found)
+
+
+def test_nothing_appears_where_speech_differs_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(onnx_voices.exported() / graph.file))
+    monkeypatch.setattr(int8, "MAX_MEL_SHARE", 0.0)
+    voice = replace(onnx_voices.networks(), decoder=None)
+    with pytest.raises(RunError, match="Speech in INT8"):
+        onnx_export.export_int8(voice, tmp_path / "out", [onnx_voices.reference()] * 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_compared_does_not_calibrate() -> None:
+    many = utterances(9)
+    calibrating, held_out = int8.split(many)
+    assert [one is other for one, other in zip(held_out, many[::3], strict=True)] == [True] * 3
+    assert len(calibrating) == 6 and not {id(one) for one in calibrating} & {id(one) for one in held_out}
+    few = utterances(3)
+    assert int8.split(few) == (few, few)
+    with pytest.raises(UsageError, match="two at least, and the store has 1"):
+        int8.split(utterances(1))
+
+
+def test_distances_are_those_of_their_definitions() -> None:
+    assert int8.mel_distance(np.zeros((4, 2)), np.full((7, 2), 0.5)) == 0.5
+    logits = torch.tensor([[1.0, 2.0, -1.0], [0.5, 2.5, 0.0]])
+    expected = torch.nn.functional.kl_div(
+        logits[1].log_softmax(0), logits[0].log_softmax(0), log_target=True, reduction="sum"
+    )
+    assert int8.divergence(logits[0].numpy(), logits[1].numpy()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_as_many_stages_stay_in_float32_whatever_the_sizes() -> None:
+    kept = int8.float32_modules(sovits_config.v2())
+    assert kept[:2] == ("dec.ups.3", "dec.ups.4") and kept[2] == "dec.resblocks.9" and kept[-2] == "dec.resblocks.14"
+
+
+def test_a_store_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").touch()
+    words = ["export", str(tmp_path / "x.pth"), "--to", "onnx-int8", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and "give it by --store" in result.output
