@@ -78,8 +78,8 @@ def quantise_voice(
         feeds = [speech_inputs(voice, one, seed) for seed, one in enumerate(calibrating)]
         model = _quantised(whole / onnx_files.SOVITS, feeds, "sovits", float32_modules(voice.sovits))
         graphs |= _written([(onnx_files.SOVITS, ports, model)], folder, log)
-        pair = [OnnxNetwork(one / onnx_files.SOVITS, ports) for one in (whole, folder)]
-        found |= _compare_speech(voice, *pair, held_out, log)
+        in_float32, in_int8 = (OnnxNetwork(one / onnx_files.SOVITS, ports) for one in (whole, folder))
+        found |= _compare_speech(voice, in_float32, in_int8, held_out, log)
     if voice.gpt is not None:
         graphs |= _quantise_decoder(voice, whole, folder, calibrating, log)
         found |= _compare_predictions(voice, whole, folder, held_out, log)

@@ -133,7 +133,7 @@ def export_onnx(
     """
     _check_installed()
     with output_folder(out) as draft:
-        graphs = {}
+        graphs: dict[str, Any] = {}
         for group in graph_groups(networks):
             graphs |= _write(group, draft, out, log)
         if reference is not None:
