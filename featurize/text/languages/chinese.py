@@ -60,7 +60,8 @@ def _read_sentence(text: str, network: PolyphoneNetwork | None) -> Iterator[Read
     start = 0
     for word in sandhi.merge_words(words, partial(_syllables, told=told)):
         end = start + len(word.text)
-        yield _read_word(word, tuple((place - start, told[place]) for place in told if start <= place < end))
+        within = tuple((place - start, told[place]) for place in told if start <= place < end) if told else ()
+        yield _read_word(word, within)
         start = end
 
 

@@ -28,7 +28,7 @@ def script(char: str) -> str:
 
 def scripts(text: str) -> set[str]:
     """Return the scripts of the letters of a text."""
-    return {script(char) for char in set(text)} - {""}
+    return {*map(script, set(text))} - {""}
 
 
 def split_by_script(text: str, own: Frontend, others: dict[str, Frontend]) -> Iterator[tuple[Frontend, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 from headrace.featurize.text.languages import scripts
 from headrace.featurize.text.languages.frontend import PUNCTUATION, PUNCTUATION_MAP
@@ -41,15 +41,21 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
         usual: scripts of the letters that the frontends of the text read.
     """
     if char.isalpha():
-        script = scripts.script(char)
-        rare = ord(char) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(char) <= 0x1EFF
-        within = script == "Cyrillic" and char.isupper() and char not in _RUSSIAN
-        return script not in usual or rare or within or char in _KINDS_OF_H
+        return _is_unusual(char, usual)
     if char.isdecimal() or _is_mark(char):
         return False
     if unicodedata.category(char).startswith("M"):
         return not all(_belongs(char, letter) for letter in _letters_before(char, text))
     return True
+
+
+@lru_cache(1 << 14)
+def _is_unusual(letter: str, usual: frozenset[str]) -> bool:
+    """Return whether a letter is one that a frontend of these scripts may lose."""
+    script = scripts.script(letter)
+    rare = ord(letter) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(letter) <= 0x1EFF
+    within = script == "Cyrillic" and letter.isupper() and letter not in _RUSSIAN
+    return script not in usual or rare or within or letter in _KINDS_OF_H
 
 
 def _letters_before(char: str, text: str) -> list[str]:

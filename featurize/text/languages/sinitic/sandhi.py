@@ -10,7 +10,6 @@ upstream's models were trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 from headrace.featurize.text.languages.sinitic.mandarin_words import NEUTRAL, NOT_NEUTRAL, SYLLABIC_ER
 from headrace.featurize.text.languages.sinitic.segmentation import Word
@@ -26,8 +25,11 @@ SplitWord = Callable[[str], int]
 
 def merge_words(words: Sequence[Word], read: ReadPinyin) -> list[Word]:
     """Merge words that are said as one: 不 and 一 with the next word, reduplication, third tones, 儿."""
-    joined = _merge_third_tones(_merge_reduplicated(_merge_yi(_merge_bu(words))), read, all_of_them=True)
-    return _merge_er(_merge_third_tones(joined, read, all_of_them=False))
+    joined = _merge_reduplicated(_merge_yi(_merge_bu(words)))
+    if _third_tones_meet(joined, read):
+        for all_of_them in (True, False):
+            joined = _merge_third_tones(joined, read, all_of_them=all_of_them)
+    return _merge_er(joined)
 
 
 def _merge_bu(words: Sequence[Word]) -> list[Word]:
@@ -68,28 +70,35 @@ def _merge_reduplicated(words: Sequence[Word]) -> list[Word]:
     return found
 
 
+def _third_tones_meet(words: Sequence[Word], read: ReadPinyin) -> bool:
+    """Return whether a syllable in the third tone follows another one across words."""
+    start, third = 0, False
+    for word in words:
+        syllables = read(word.text, start)
+        if third and syllables[0][-1] == "3":
+            return True
+        third = syllables[-1][-1] == "3"
+        start += len(word.text)
+    return False
+
+
 def _merge_third_tones(words: Sequence[Word], read: ReadPinyin, *, all_of_them: bool) -> list[Word]:
     """Merge two words of at most three characters in all whose syllables have the third tone.
 
     Either all of their syllables must have it, or only the two that meet.
     """
-    said, start = [], 0
-    for word in words:
-        said.append(read(word.text, start))
-        start += len(word.text)
-    if not any(before[-1][-1] == "3" == after[0][-1] for before, after in pairwise(said)):
-        return list(words)
     found: list[Word] = []
-    joined = False
+    joined, start = False, 0
     before: Sequence[str] = ()
-    for number, (word, syllables) in enumerate(zip(words, said, strict=True)):
+    for number, word in enumerate(words):
+        syllables = read(word.text, start)
         if not number or syllables[0][-1] != "3" or before[-1][-1] != "3":
             joined = False
         else:
             meet = not all_of_them or (_all_third_tone(before) and _all_third_tone(syllables))
             last = words[number - 1].text
             joined = meet and not joined and not _is_doubled(last) and len(last) + len(word.text) <= 3
-        before = syllables
+        before, start = syllables, start + len(word.text)
         if joined:
             found[-1] = Word(found[-1].text + word.text, found[-1].pos)
         else:

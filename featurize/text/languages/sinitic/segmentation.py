@@ -213,13 +213,13 @@ def _decode(run: str) -> tuple[Word, ...]:
         before = states
         states, emitted = _emissions(char)
         ways = (scores[:, None] + model.transitions[before[:, None], states]) + emitted
-        if not np.isfinite(ways).any():  # in states that none of those before leads to
+        if ways.max() == -np.inf:  # in states that none of those before leads to
             states = np.arange(len(model.states))
             ways = (scores[:, None] + model.transitions[before]) + _scores(char, states)
-            if not np.isfinite(ways).any():
+            if ways.max() == -np.inf:
                 ways = np.zeros(ways.shape) + scores[:, None] + _scores(char, states)
         best = len(before) - 1 - ways[::-1].argmax(axis=0)
-        scores = ways[best, np.arange(len(states))]
+        scores = ways.max(axis=0)
         path.append((states, before[best]))
     return _words_of(run, _trace(path, int(len(scores) - 1 - scores[::-1].argmax())))
 

@@ -39,10 +39,8 @@ def keep_said(text: str, said: re.Pattern[str], language: str) -> str:
     Raises:
         UnreadCharacter: a character is neither.
     """
-    kept = []
-    for char in text:
-        if said.match(char):
-            kept.append(char)
-        elif not (char in "-— " or is_silent(char)):
+    others = said.sub("", text)
+    for char in others:
+        if not (char in "-— " or is_silent(char)):
             raise UnreadCharacter(char, f"is not read in {language}: write it in words, or take it out")
-    return "".join(kept)
+    return text.translate(dict.fromkeys(map(ord, others))) if others else text
