@@ -93,7 +93,8 @@ def unpack(folder: Path, site: Path) -> int:
     count = 0
     for load in sorted(folder.glob("load-*.tar")):
         with tarfile.open(load) as archive, tempfile.TemporaryDirectory() as wheels:
-            archive.extractall(wheels, filter="data")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+            archive.extractall(wheels)
             for wheel in Path(wheels).glob("*.whl"):
                 with zipfile.ZipFile(wheel) as opened:
                     opened.extractall(site)

@@ -29,7 +29,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be written to."""
     root = tmp_path_factory.mktemp("before")
     with tarfile.open(HERE / "fixture.tar.xz") as tar:
-        tar.extractall(root, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+        tar.extractall(root)
     return root
 
 

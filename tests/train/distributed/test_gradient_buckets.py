@@ -23,8 +23,8 @@ class Peer:
         self.sent: list[Tensor] = []
         self.phases: list[str] = []
 
-    def all_reduce(self, tensor: Tensor, async_op: bool) -> Peer.Work:
-        assert async_op
+    def all_reduce(self, tensor: Tensor, group: None, async_op: bool) -> Peer.Work:
+        assert async_op and group is None, "these gradients are those of all processes"
         self.sent.append(tensor.clone())
         return self.Work(self, tensor, self.sent[-1])
 
