@@ -27,6 +27,8 @@ EXAMPLES = [
     if any(block.language in documentation.RUN and not block.reason for block in documentation.blocks(page))
 ]
 
+LONG = ("docs/tuning.md", "docs/distillation-and-pruning.md")
+"""Pages whose commands train a dozen runs, and are in the soak."""
 PREPARE = """
 python -m benchmarks.speak corpus --minutes 1.2
 featurize build corpus/ --out STORE --features wave,mel,mfcc,f0,content,align --workers 1
@@ -105,7 +107,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_core")
-@pytest.mark.parametrize("page", EXAMPLES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.soak) if page in LONG else page for page in EXAMPLES]
+)
 def test_the_commands_of(page: str, prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(prepared, folder)

@@ -112,7 +112,7 @@ def wait_for(condition: Any, what: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a run outlives the tuning that is killed, to its end")
 def test_a_killed_tuning_continues_its_run_to_the_same_losses(tmp_path: Path) -> None:
     """A real command, SIGKILL in the middle of a run. `train run` with the result gives the same losses again."""
