@@ -228,9 +228,10 @@ class _Given(NamedTuple):
         between = re.compile(rf"(?<=\S){re.escape(sign)}(?=\S)")
         return any(between.search(piece) for piece in self.pieces[::2])
 
-    def without(self, sign: str, instead: str) -> list[_Piece]:
-        """Return it in words, a sign replaced."""
-        others = [piece if number % 2 else piece.replace(sign, instead) for number, piece in enumerate(self.pieces)]
+    def without(self, signs: str, instead: str) -> list[_Piece]:
+        """Return it in words, with each of some signs replaced."""
+        replaced = dict.fromkeys(map(ord, signs), instead)
+        others = [piece if number % 2 else piece.translate(replaced) for number, piece in enumerate(self.pieces)]
         return list(_in_words(others, self.own, self.options))
 
 
@@ -238,7 +239,8 @@ def _check_nothing_lost(given: _Given, words: list[_Piece], reading: Reading) ->
     """Check that every sign of a text has a say in its phones, but marks that are not said.
 
     Letters, digits and punctuation are the frontends' business. Anything else is left out for once: if the phones stay
-    the same, it was lost.
+    the same, it was lost. So are the letters of the script that a text in several has most of, where nobody has told
+    which scripts its language is written in.
 
     Args:
         given: what is read.
@@ -255,7 +257,22 @@ def _check_nothing_lost(given: _Given, words: list[_Piece], reading: Reading) ->
         if not unsaid.is_sign(sign, written, usual) or not _says_the_same(sign, given, words, reading):
             continue
         if sign.isalpha() or not _is_of_figure(sign, written, own):
-            raise UnreadCharacter(sign, f"is not read in {own.language}: write it in words, or take it out")
+            raise _unread(sign, own)
+    if not own.scripts and len(scripts.scripts(written)) > 1:
+        letters, others = _letters_of(usual, written), None
+        with suppress(Rejected):
+            others = concatenate(map(_read, given.without(letters, " ")))
+        if others is not None and others.phones == reading.phones:
+            raise _unread(letters[0], own)
+
+
+def _unread(char: str, own: Frontend) -> UnreadCharacter:
+    return UnreadCharacter(char, f"is not read in {own.language}: write it in words, or take it out")
+
+
+def _letters_of(usual: frozenset[str], text: str) -> str:
+    """Return the letters of a text that are of some scripts, each once."""
+    return "".join(char for char in dict.fromkeys(text) if scripts.script(char) in usual)
 
 
 def _is_of_figure(sign: str, written: str, own: Frontend) -> bool:

@@ -15,6 +15,8 @@ _KINDS_OF_H = frozenset("ĤĥĦħƕǶȞȟ")
 """Letters that a voice may take for an h that is silent in its language."""
 _RUSSIAN = frozenset("АБВГДЕЁЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯ")
 """Capitals that every voice of a Cyrillic alphabet reads within a word. At others it may cut one, and say nothing."""
+_VIETNAMESE = frozenset(map(chr, range(0x1EA0, 0x1EFA)))
+"""Letters above those of other alphabets, which a whole language is written in."""
 _COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500}
 """Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
 
@@ -53,7 +55,7 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
 def _is_unusual(letter: str, usual: frozenset[str]) -> bool:
     """Return whether a letter is one that a frontend of these scripts may lose."""
     script = scripts.script(letter)
-    rare = ord(letter) >= _COMMON_LETTERS.get(script, 1 << 21) and not 0x1E00 <= ord(letter) <= 0x1EFF
+    rare = ord(letter) >= _COMMON_LETTERS.get(script, 1 << 21) and letter not in _VIETNAMESE
     within = script == "Cyrillic" and letter.isupper() and letter not in _RUSSIAN
     return script not in usual or rare or within or letter in _KINDS_OF_H
 

@@ -170,7 +170,15 @@ def test_a_letter_at_a_figure_is_no_sign_of_it() -> None:
         g2p.phonemise("$5günⅣꞽ罸䨸"[1:], "zh")
 
 
+@pytest.mark.parametrize("text", ["ࣈ ดี", "ࣈࣈ ดี", "ดี ࣈࣈ"])
+def test_letters_of_the_commonest_script_are_not_lost_either(text: str) -> None:
+    with pytest.raises(Rejected, match=r"'ࣈ' \(ARABIC LETTER GRAF\), character \d of"):
+        g2p.phonemise(text, "vi")
+
+
 def test_a_foreign_letter_is_no_silent_h() -> None:
+    with pytest.raises(Rejected, match=r"'ṡ' \(LATIN SMALL LETTER S WITH DOT ABOVE\), character 8 of"):
+        g2p.phonemise("Tagbuonṡдобрый", "ru")
     with pytest.raises(Rejected, match=r"'ħ' \(LATIN SMALL LETTER H WITH STROKE\), character 4 of"):
         g2p.phonemise("bonħjour", "fr")
     assert g2p.phonemise("Ħaġa", "mt").phones
