@@ -104,6 +104,8 @@ class UnreadCharacter(Rejected):
 def concatenate(readings: Iterable[Reading]) -> Reading:
     """Return several readings, one after the other, as one."""
     parts = list(readings)
+    if len(parts) == 1:
+        return parts[0]
     return Reading(
         "".join(part.text for part in parts),
         tuple(chain.from_iterable(part.phones for part in parts)),

@@ -43,6 +43,8 @@ def _merge_bu(words: Sequence[Word]) -> list[Word]:
 
 
 def _merge_yi(words: Sequence[Word]) -> list[Word]:
+    if not any(word.text == "一" for word in words):
+        return list(words)
     found: list[Word] = []
     for word in words:
         last = found[-1] if found else Word("", "")
