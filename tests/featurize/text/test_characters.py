@@ -207,9 +207,10 @@ def mixture(rng: random.Random, pool: list[str]) -> tuple[str, set[str]]:
 
 def is_always_heard(char: str, language: str) -> bool:
     """Return whether a character is a syllable, or a letter of another script than the language's, which no rule of
-    spelling makes silent: 𝙝 is an h."""
+    spelling makes silent: 𝙝 is an h, also in a word of Latin letters in an Arabic text."""
     script = scripts.script(char if characters.character_problem(char) else characters.clean(char)[:1] or char)
-    return script in ("Han", "Hangul") or (bool(script) and script not in scripts.scripts(CARRIERS[language]))
+    has_spelling = script in ("", "Latin", *scripts.scripts(CARRIERS[language])) or is_silent_letter(char)
+    return script in ("Han", "Hangul") or not has_spelling
 
 
 def fuzz(count: int, seed: int) -> None:
