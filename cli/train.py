@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli import bench, export_model, output, speak, tune
+from headrace.cli import bench, compare, export_model, output, speak, tune
 from headrace.cli.fence import Commands
 from headrace.cli.metrics_options import (
     machine_collectors,
@@ -58,6 +58,7 @@ main.add_command(bench.bench_training)
 main.add_command(speak.sample)
 main.add_command(tune.tune)
 main.add_command(export_model.export)
+main.add_command(compare.compare)
 
 
 @main.command()

@@ -269,7 +269,7 @@ def _compare_speech(
     before: np.ndarray | None = None
     for seed, utterance in enumerate(utterances):
         inputs = speech_inputs(voice, utterance, seed)
-        mel, mel_int8 = (_log_mel(spectral, network.run(inputs)[0]) for network in (whole, quantised))
+        mel, mel_int8 = (log_mel(spectral, network.run(inputs)[0]) for network in (whole, quantised))
         own.append(mel_distance(mel, mel_int8))
         if before is not None:
             others.append(mel_distance(mel, before))
@@ -282,7 +282,7 @@ def _compare_speech(
     return found
 
 
-def _log_mel(spectral: Spectral, wave_S: np.ndarray) -> np.ndarray:
+def log_mel(spectral: Spectral, wave_S: np.ndarray) -> np.ndarray:
     """Return the log-mel spectrogram of a waveform, (T, M)."""
     return spectral.log_mel(spectral.magnitude(torch.from_numpy(wave_S))).numpy()
 

@@ -1,0 +1,1 @@
+"""The comparison of voices: what each costs, and what it sounds like."""
