@@ -209,7 +209,7 @@ def _write(speaker: Speaker, sentences: Iterable[SpokenSentence], file: Path) ->
 
 def _stream(speaker: Speaker, sentences: Iterable[SpokenSentence], began: float, loaded: float) -> None:
     """Write sentences to stdout as soon as each is spoken, and say when the first one was heard."""
-    from headrace.train.models.text_to_speech import raw_audio
+    from headrace.train.models.wave_output import raw_audio
 
     rate, samples = speaker.sample_rate, 0
     for number, sentence in enumerate(sentences, 1):

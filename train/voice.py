@@ -35,7 +35,7 @@ from headrace.train.config import STAGES, RunConfig
 from headrace.train.inference.reference import reference_from_store
 from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.text_to_speech import Reference
+from headrace.train.models.speech_reference import Reference
 from headrace.train.monitoring.observer import Observer
 from headrace.train.stages.sovits_features import choose_codebook
 from headrace.train.trainer import loop

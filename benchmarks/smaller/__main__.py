@@ -27,7 +27,8 @@ from headrace.train.config import RunConfig
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.presets import PRESETS, Preset
-from headrace.train.models.sampling import SamplingConfig, generate_semantic
+from headrace.train.models.sampling import generate_semantic
+from headrace.train.models.sampling_config import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.monitoring import metrics
 from headrace.train.trainer import loop

@@ -148,6 +148,6 @@ def _log_mel(samples_S: np.ndarray) -> np.ndarray:
 @load_once
 def _mel_filters() -> np.ndarray:
     """Return (N_FFT // 2 + 1, BANDS) float64 filters on Slaney's mel scale."""
-    from headrace.featurize.spectral.dsp import slaney_filters
+    from headrace.featurize.spectral.recipe import slaney_filters
 
     return slaney_filters(np.fft.rfftfreq(N_FFT, 1 / RATE), 0, RATE / 2, BANDS)

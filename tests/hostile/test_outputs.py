@@ -164,7 +164,7 @@ WRITERS = {
 def write_sample(file: Path) -> None:
     import numpy as np
 
-    from headrace.train.models.text_to_speech import write_wave
+    from headrace.train.models.wave_output import write_wave
 
     write_wave(file, np.zeros(32_000, np.float32), 32_000)
 

@@ -44,7 +44,7 @@ from headrace.train.inference.reference import reference_from_store
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.models.text_to_speech import Reference
+from headrace.train.models.speech_reference import Reference
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -241,9 +241,9 @@ def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
 
 
 def reference_arrays(reference: Reference) -> dict[str, np.ndarray]:
-    """Return the tensors of a reference, by the names of its fields, without those that it lacks."""
-    tensors = {field.name: getattr(reference, field.name) for field in dataclasses.fields(reference)}
-    return {name: np.ascontiguousarray(tensor.cpu().numpy()) for name, tensor in tensors.items() if tensor is not None}
+    """Return the arrays of a reference, by the names of its fields, without those that it lacks."""
+    arrays = {field.name: getattr(reference, field.name) for field in dataclasses.fields(reference)}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
 
 
 def _check_installed() -> None:

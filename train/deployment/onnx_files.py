@@ -164,7 +164,7 @@ def read_voice(folder: Path) -> OnnxVoice:
         RunError: it is none, or says what cannot be.
     """
     try:
-        content = json.loads(_read(folder / FILE, MAX_JSON_BYTES))
+        content = json.loads(read_regular_file(folder / FILE, MAX_JSON_BYTES))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         sovits, gpt = (content[name] for name in ("sovits", "gpt"))
@@ -182,7 +182,8 @@ def read_voice(folder: Path) -> OnnxVoice:
             f"{folder} holds no {FILE} ({error.strerror or error}): give a folder that train export --to onnx wrote."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        raise RunError(f"{folder / FILE} is not of train export --to onnx, or damaged: {_line(error)}.") from error
+        reason = first_line(error)
+        raise RunError(f"{folder / FILE} is not of train export --to onnx, or damaged: {reason}.") from error
 
 
 def _sizes(given: Any, default: Any) -> dict[str, Any]:
@@ -235,22 +236,35 @@ class OnnxNetwork:
             options.add_external_initializers(list(self._weights), values)
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4
-        self.path = path
+        self.path, self._outputs = path, ports.outputs
         try:
             self._session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise RunError(f"{path} is no graph that ONNX Runtime can compute: {_line(error)}.") from error
+            raise RunError(f"{path} is no graph that ONNX Runtime can compute: {first_line(error)}.") from error
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs, in their order.
 
         Raises:
-            RunError: it cannot be computed.
+            RunError: it cannot be computed, or an output is not what the ports say.
         """
         try:
-            return list(self._session.run(None, dict(inputs)))
+            outputs: list[np.ndarray] = list(self._session.run(None, dict(inputs)))
         except Exception as error:
-            raise RunError(f"{self.path} cannot be computed: {_line(error)}.") from error
+            raise RunError(f"{self.path} cannot be computed: {first_line(error)}.") from error
+        for port, output in zip(self._outputs, outputs, strict=True):
+            found = (port.name, str(output.dtype), output.shape)
+            if found[1] != port.dtype or not has_shape(output, port.shape):
+                wanted = _said((port.name, port.dtype, port.shape))
+                raise RunError(f"{self.path} computes {_said(found)} where {wanted} is expected: export it again.")
+        return outputs
+
+
+def has_shape(array: np.ndarray, shape: tuple[int | str, ...]) -> bool:
+    """Return whether an array has the sizes of a shape; names stand for any size."""
+    return array.ndim == len(shape) and all(
+        size == wanted or isinstance(wanted, str) for size, wanted in zip(array.shape, shape, strict=True)
+    )
 
 
 def import_runtime() -> Any:
@@ -275,7 +289,7 @@ def read_graph(path: Path, ports: Ports) -> tuple[bytes, dict[str, np.ndarray]]:
     from google.protobuf.message import DecodeError
 
     try:
-        data = _read(path, MAX_BYTES)
+        data = read_regular_file(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         raise RunError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
     try:
@@ -388,7 +402,7 @@ def _said(port: tuple[str, str, tuple[int | str, ...]]) -> str:
     return f"{name} ({dtype}, {' x '.join(str(size)[:20] for size in shape) or 'one number'})"
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_regular_file(path: Path, most: int) -> bytes:
     """Return a regular file. Raises OSError, or ValueError where it is none or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > most:
@@ -396,6 +410,7 @@ def _read(path: Path, most: int) -> bytes:
     return read_file(path)
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return how the message of an error begins, without a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200].rstrip(".")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from headrace.featurize.features.bert import LANGUAGE, Bert
 from headrace.featurize.features.content import HubertContent
@@ -30,7 +29,7 @@ SILENCE_S = 0.3
 
 
 @torch.no_grad()
-def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn) -> Tensor:
+def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn) -> np.ndarray:
     """Return the (Q,) int64 codes of a recording, by HuBERT and the quantiser of a generator.
 
     Args:
@@ -53,13 +52,14 @@ def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn)
     wave = FeatureSpec(name="wave", axis="frames", dtype="int16", channels=recipe.hop, recipe=origin)
     content_TW = _compute(HubertContent(hubert=hubert), wave, wave_TH, {}, weight.device)
     content_1WT = torch.from_numpy(content_TW[: len(content_TW) // 2 * 2]).to(weight).mT[None]
-    return generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1][0]
+    codes_1Q = generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1]
+    return codes_1Q[0].cpu().numpy()
 
 
 def bert_features(
     text: str, language: str, folder: Path, device: torch.device, options: ReadingOptions = DEFAULT
-) -> Tensor | None:
-    """Return the (P, E) BERT features of the phones of a text; None for a language that has none.
+) -> np.ndarray | None:
+    """Return the (P, E) float32 BERT features of the phones of a text; None for a language that has none.
 
     Args:
         folder: of the network, such as chinese-roberta-wwm-ext-large.
@@ -73,7 +73,7 @@ def bert_features(
     phones = FeatureSpec(name="phones", axis="phones", dtype="int16", channels=None, recipe=options.recipe)
     columns = {"language": LANGUAGE, "text": text, "aligned": 0}
     words = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None, recipe=dict(PHONE_WORD_RECIPE))
-    return torch.from_numpy(_compute(Bert(bert=folder), words, words_P, columns, device, phones)).float().to(device)
+    return _compute(Bert(bert=folder), words, words_P, columns, device, phones).astype(np.float32)
 
 
 def _compute(

@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from headrace.store.errors import UsageError
 from headrace.store.storage import read_file
@@ -22,7 +21,7 @@ _HEADER = re.compile(
 """NumPy writes the keys in this order. Arrays of objects, structures and texts do not match."""
 
 
-def read_npy(path: Path, option: str) -> torch.Tensor:
+def read_npy(path: Path, option: str) -> np.ndarray:
     """Read the array of an .npy file as float32. Nothing in it is executed.
 
     Raises:
@@ -32,12 +31,11 @@ def read_npy(path: Path, option: str) -> torch.Tensor:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             raise ValueError(f"it is no file of at most {MAX_BYTES:,} bytes")
-        values = _parse(read_file(path))
+        return _parse(read_file(path))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, TypeError) as error:
         raise UsageError(f"{option} {path} is no array of numbers in an .npy file: {error}.") from error
-    return torch.from_numpy(values)
 
 
 def _parse(data: bytes) -> np.ndarray:

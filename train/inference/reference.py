@@ -1,4 +1,4 @@
-"""References of speech synthesis: from a recording, or from an utterance of a store."""
+"""References of speech synthesis: from a recording, or from an utterance of a store. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from headrace import store as stores
 from headrace.featurize.audio import decode, recording
-from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.featurize.spectral.recipe import SpectralRecipe, magnitude
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.symbols import ids
 from headrace.store.errors import CorpusError, RecipeMismatch, Rejected, StoreError, UsageError
@@ -19,7 +18,7 @@ from headrace.store.schema import Utterance
 from headrace.train.inference.npy_file import read_npy
 from headrace.train.inference.sentences import close
 from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.models.text_to_speech import Reference
+from headrace.train.models.speech_reference import Reference
 
 if TYPE_CHECKING:
     from headrace.featurize.text.languages.frontend import Reading
@@ -29,18 +28,18 @@ if TYPE_CHECKING:
 
 REFERENCE_SECONDS = 3.0, 10.0
 """Shortest and longest recording that upstream accepts for a reference."""
-EMPTY = torch.zeros(0, dtype=torch.int64)
+EMPTY = np.zeros(0, np.int64)
 
 
 def reference_from_recording(
     path: Path,
     text: str | None,
     language: str,
-    codes: Callable[[np.ndarray], torch.Tensor] | None,
+    codes: Callable[[np.ndarray], np.ndarray] | None,
     speaker: Path | None,
     model: SovitsConfig,
     *,
-    bert: Callable[[str, str], torch.Tensor | None] | None = None,
+    bert: Callable[[str, str], np.ndarray | None] | None = None,
     any_length: bool = False,
     options: ReadingOptions | None = None,
 ) -> Reference:
@@ -75,7 +74,7 @@ def reference_from_recording(
     if not any_length:
         _check_length(path, len(wave_S) / recipe.sample_rate)
     return Reference(
-        spec=Spectral(recipe).magnitude(torch.from_numpy(wave_S / np.float32(32768))).mT,
+        spec=_spectrogram(wave_S, recipe),
         phones=EMPTY if text is None else text_to_phones(close(text, language), language, model.symbols, options),
         codes=EMPTY if codes is None else codes(wave_S),
         bert=None if text is None or bert is None else bert(close(text, language), language),
@@ -97,28 +96,27 @@ def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, p
     _check_store(store, recipe, model)
     number = store.number_of(name)
 
-    def rows(feature: str) -> torch.Tensor:
-        return torch.from_numpy(np.array(store.read(feature, number)))
+    def rows(feature: str) -> np.ndarray:
+        return np.array(store.read(feature, number))
 
     prompted = prompt and {"phones", "semantic"} <= store.features.keys()
-    wave_S = rows("wave").flatten().float() / 32768
     return Reference(
-        spec=Spectral(recipe).magnitude(wave_S).mT,
-        phones=rows("phones").long() if prompted else EMPTY,
-        codes=rows("semantic").long()[: int(store.frames[number]) // 2] if prompted else EMPTY,
-        bert=rows("bert").float() if prompted and "bert" in store.features else None,
+        spec=_spectrogram(rows("wave").reshape(-1), recipe),
+        phones=rows("phones").astype(np.int64) if prompted else EMPTY,
+        codes=rows("semantic").astype(np.int64)[: int(store.frames[number]) // 2] if prompted else EMPTY,
+        bert=rows("bert").astype(np.float32) if prompted and "bert" in store.features else None,
         speaker=_speaker(rows("speaker_vector"), model, str(store.path)) if model.speaker_channels else None,
     )
 
 
-def text_to_phones(text: str, language: str, symbol_count: int, options: ReadingOptions | None = None) -> torch.Tensor:
+def text_to_phones(text: str, language: str, symbol_count: int, options: ReadingOptions | None = None) -> np.ndarray:
     """Return (P,) int64: the ids of the phones of a text, as `read_text` reads it."""
     return read_text(text, language, symbol_count, options)[1]
 
 
 def read_text(
     text: str, language: str, symbol_count: int, options: ReadingOptions | None = None
-) -> tuple[Reading, torch.Tensor]:
+) -> tuple[Reading, np.ndarray]:
     """Return the reading of a text, and the ids of its phones: (P,) int64.
 
     Args:
@@ -137,10 +135,10 @@ def read_text(
             f"This model knows {symbol_count} symbols, and the text in {language} needs others: take a model that was "
             "trained on a store with a larger table."
         )
-    return reading, torch.from_numpy(phones)
+    return reading, phones
 
 
-def parse_codes(text: str, codebook_size: int) -> torch.Tensor:
+def parse_codes(text: str, codebook_size: int) -> np.ndarray:
     """Parse whole numbers between spaces into (Y,) int64 codes.
 
     Raises:
@@ -154,7 +152,7 @@ def parse_codes(text: str, codebook_size: int) -> torch.Tensor:
         raise UsageError(
             f"codes of this model are from 0 to {codebook_size - 1}, and one at least is needed: {text!r}."
         )
-    return torch.tensor(codes)
+    return np.array(codes)
 
 
 def _check_store(store: Store, recipe: SpectralRecipe, model: SovitsConfig) -> None:
@@ -181,13 +179,18 @@ def _check_length(path: Path, seconds: float) -> None:
         )
 
 
-def _speaker(vector: torch.Tensor, model: SovitsConfig, source: str) -> torch.Tensor:
+def _spectrogram(wave_S: np.ndarray, recipe: SpectralRecipe) -> np.ndarray:
+    """Return the linear spectrogram of int16 samples, (F, T) float32."""
+    return np.ascontiguousarray(magnitude(wave_S / np.float32(32768), recipe).T)
+
+
+def _speaker(vector: np.ndarray, model: SovitsConfig, source: str) -> np.ndarray:
     """Return a speaker vector as (V,) float32, after checking its size."""
-    if vector.numel() != model.speaker_channels:
+    if vector.size != model.speaker_channels:
         raise UsageError(
-            f"The speaker vector of {source} has {vector.numel()} numbers, this model reads {model.speaker_channels}."
+            f"The speaker vector of {source} has {vector.size} numbers, this model reads {model.speaker_channels}."
         )
-    return vector.flatten().float()
+    return vector.reshape(-1).astype(np.float32)
 
 
 def read_recording(path: Path, recipe: SpectralRecipe) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from headrace.store.errors import StoreError
 from headrace.store.multi_store import store_paths
 from headrace.store.schema import FeatureSpec
 from headrace.store.storage import StoragePath
+from headrace.train.inference.voice_networks import Faults
 
 WORDS = FeatureSpec(name="phone_word", axis="phones", dtype="int16", channels=None)
 UNKNOWN_VOICE = "\0"
@@ -61,15 +61,6 @@ class PhoneModels:
                 f"the phone models of {path} are of {store.sample_rate} Hz, and what is said has {sample_rate} Hz"
             )
         return cls(path, dict(store.features), learned_state.read(path, store.features["align"]))
-
-
-class Faults(NamedTuple):
-    """What is wrong with what was said."""
-
-    number: int
-    """Words and stretches that are wrong."""
-    text: str
-    """What is wrong, in words; empty if nothing is."""
 
 
 class SpeechCheck:

@@ -36,8 +36,10 @@ from headrace.train.data.training_data import TrainingData
 from headrace.train.distributed.phases import PHASES
 from headrace.train.models.attention import MultiHeadAttention
 from headrace.train.models.layers import length_mask
-from headrace.train.models.sampling import SamplingConfig, generate_semantic
-from headrace.train.models.text_to_speech import decode_semantic, write_wave
+from headrace.train.models.sampling import generate_semantic
+from headrace.train.models.sampling_config import SamplingConfig
+from headrace.train.models.text_to_speech import decode_semantic
+from headrace.train.models.wave_output import write_wave
 from headrace.train.monitoring.sample_plots import draw_sample
 from headrace.train.stages import gpt_inputs, sovits_inputs
 from headrace.train.stages.gpt_stage import GptStage

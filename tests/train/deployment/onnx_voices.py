@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from headrace.train.checkpoints.origin import UNKNOWN
@@ -15,7 +16,7 @@ from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.flow import CouplingLayer
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.text_to_speech import Reference
+from headrace.train.models.speech_reference import Reference
 
 SOVITS = replace(
     sovits_config.tiny(),
@@ -48,13 +49,13 @@ def networks() -> Networks:
 
 def reference() -> Reference:
     """Return a reference with everything that one can have."""
-    random = torch.Generator().manual_seed(5)
+    random = np.random.default_rng(5)
     return Reference(
-        spec=torch.rand(SOVITS.spec_bins, 20, generator=random),
-        phones=torch.tensor([3, 1, 4, 1, 5]),
-        codes=torch.tensor([9, 2, 6]),
-        bert=torch.rand(5, GPT.bert_channels, generator=random),
-        speaker=torch.rand(SOVITS.speaker_channels, generator=random),
+        spec=random.random((SOVITS.spec_bins, 20), np.float32),
+        phones=np.array([3, 1, 4, 1, 5]),
+        codes=np.array([9, 2, 6]),
+        bert=random.random((5, GPT.bert_channels), np.float32),
+        speaker=random.random(SOVITS.speaker_channels, np.float32),
     )
 
 

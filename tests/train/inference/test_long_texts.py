@@ -21,7 +21,7 @@ from headrace.train.checkpoints import trained_models
 from headrace.train.inference import synthesis
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.sampling import SamplingConfig
+from headrace.train.models.sampling_config import SamplingConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import tiny
 

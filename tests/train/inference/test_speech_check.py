@@ -19,8 +19,9 @@ from headrace.featurize.text.languages.frontend import Reading
 from headrace.featurize.text.symbols import TABLES
 from headrace.store.errors import StoreError
 from headrace.train.checkpoints import trained_models
-from headrace.train.inference import speech_check, synthesis
-from headrace.train.inference.speech_check import Faults, PhoneModels, SpeechCheck, describe
+from headrace.train.inference import speech_check, synthesis, torch_voice
+from headrace.train.inference.speech_check import PhoneModels, SpeechCheck, describe
+from headrace.train.inference.voice_networks import Faults
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
@@ -108,7 +109,7 @@ class Bench:
         monkeypatch.setattr(trained_models, "load_sovits", lambda *_: generator)
         monkeypatch.setattr(trained_models, "load_gpt", lambda *_: decoder)
         monkeypatch.setattr(synthesis, "scorer", lambda: None)
-        monkeypatch.setattr(synthesis, "text_to_semantic", self.generate)
+        monkeypatch.setattr(torch_voice, "text_to_semantic", self.generate)
         self.folder, self.said, self.verdicts = folder, list[int](), list[Faults | None]()
         soundfile.write(folder / "r.wav", 0.3 * np.sin(np.arange(96_000) / 30), 32_000)
 

@@ -13,7 +13,8 @@ import torch
 from headrace.train.models import gpt_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
-from headrace.train.models.sampling import SamplingConfig, apply_repetition_penalty, generate_semantic, sample_token
+from headrace.train.models.sampling import apply_repetition_penalty, generate_semantic, sample_token
+from headrace.train.models.sampling_config import SamplingConfig
 from tests.helpers.golden_recipe import SMALL_GPT, fill, gpt_inputs
 
 GREEDY = SamplingConfig(top_k=1)

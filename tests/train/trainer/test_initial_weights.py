@@ -20,7 +20,7 @@ from headrace.train.checkpoints.origin import Origin
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.gpt import Text2SemanticDecoder
-from headrace.train.models.text_to_speech import raw_audio, write_wave
+from headrace.train.models.wave_output import raw_audio, write_wave
 from headrace.train.precision import Precision
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.gpt_stage import GptStage
