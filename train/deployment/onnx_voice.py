@@ -17,7 +17,6 @@ import safetensors
 from safetensors.numpy import load
 
 from headrace.featurize.spectral.recipe import SpectralRecipe
-from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.store.errors import RunError
 from headrace.train.deployment import code_sampling, onnx_files
 from headrace.train.deployment.onnx_files import OnnxNetwork
@@ -36,7 +35,7 @@ UNCHECKED = "phone models are computed by torch, without which this voice speaks
 class OnnxRuntimeVoice:
     """The networks of an exported folder. It is a `VoiceNetworks`."""
 
-    recording_codes = None
+    recording_codes = bert_features = None
 
     def __init__(self, folder: Path, *, decoder: bool = True, threads: int = 0) -> None:
         """
@@ -56,10 +55,6 @@ class OnnxRuntimeVoice:
         self._speech = OnnxNetwork(folder / onnx_files.SOVITS, onnx_files.sovits_ports(self.sovits), threads)
         self._decoder = None if self.gpt is None else _Decoder(folder, self.gpt, threads)
         self._random = np.random.default_rng(0)
-
-    def bert_features(self, text: str, language: str, options: ReadingOptions) -> np.ndarray | None:
-        """Return None: BERT is not in the folder."""
-        return None
 
     def word_check(self) -> tuple[None, str]:
         """Return the reason why words are not checked."""

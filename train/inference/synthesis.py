@@ -331,7 +331,8 @@ class Speaker:
         request = self._request
         if request.bert is not None and not request.bert.is_dir():
             return read_npy(request.bert, "--bert")
-        return self._voice.bert_features(text, request.language, self._reading)
+        make = self._voice.bert_features
+        return None if make is None else make(text, request.language, self._reading)
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
@@ -361,6 +362,7 @@ def _reference(request: SynthesisRequest, voice: VoiceNetworks, options: Reading
         if voice.reference is None:
             raise UsageError(NO_VOICE)
         return voice.reference
+    make_bert = voice.bert_features
     heard = voice.recording_codes if request.reference_text is not None else None
     return reference_from_recording(
         request.reference,
@@ -369,7 +371,7 @@ def _reference(request: SynthesisRequest, voice: VoiceNetworks, options: Reading
         heard if given is None else lambda _: parse_codes(given, model.codebook_size),
         request.speaker_vector,
         model,
-        bert=lambda text, language: voice.bert_features(text, language, options),
+        bert=None if make_bert is None else lambda text, language: make_bert(text, language, options),
         any_length=request.any_length,
         options=options,
     )

@@ -71,12 +71,13 @@ class TorchVoice:
         hubert = self._request.hubert
         return None if hubert is None else lambda wave_S: recording_codes(wave_S, hubert, self._generator)
 
-    def bert_features(self, text: str, language: str, options: ReadingOptions) -> np.ndarray | None:
-        """Return the (P, E) float32 BERT features of a text; None where there are none."""
+    @property
+    def bert_features(self) -> Callable[[str, str, ReadingOptions], np.ndarray | None] | None:
+        """What makes BERT features of a text; None where the request names no network for it."""
         folder = self._request.bert
         if folder is None or not folder.is_dir():
             return None
-        return bert_features(text, language, folder, self._device, options)
+        return lambda text, language, options: bert_features(text, language, folder, self._device, options)
 
     def seed(self, seed: int) -> None:
         """Let the random numbers of `codes` and `speech` follow from a seed."""

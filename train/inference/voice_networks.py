@@ -59,8 +59,9 @@ class VoiceNetworks(Protocol):
     def recording_codes(self) -> Callable[[np.ndarray], np.ndarray] | None:
         """What makes the (Q,) int64 codes of a recording, (S,) int16 at the sample rate of the generator; or None."""
 
-    def bert_features(self, text: str, language: str, options: ReadingOptions) -> np.ndarray | None:
-        """Return the (P, E) float32 BERT features of a text; None where there are none."""
+    @property
+    def bert_features(self) -> Callable[[str, str, ReadingOptions], np.ndarray | None] | None:
+        """What makes the (P, E) float32 BERT features of a text of a language, None of one that has none; or None."""
 
     def word_check(self) -> tuple[WordCheck | None, str]:
         """Return what checks the words that are said; or None and the reason, in words."""
