@@ -17,7 +17,8 @@ from headrace.store.errors import UsageError
 from headrace.store.storage import read_file
 
 if TYPE_CHECKING:
-    from headrace.train.inference.synthesis import Speaker, SpokenSentence
+    from headrace.train.inference.synthesis import Speaker, SpokenSentence, SynthesisRequest
+    from headrace.train.inference.voice_networks import VoiceNetworks
 
 
 @click.command()
@@ -37,7 +38,18 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Read Chinese characters of several readings by the network in this folder, where no phrase tells.",
 )
-@option("--voice", type=FILE, metavar="VOICE", help="Speak with both models of this voice, which train voice made.")
+@option(
+    "--voice",
+    type=FILE,
+    metavar="VOICE",
+    help="Speak with both models of this voice, which train voice made, or train export --to onnx.",
+)
+@option(
+    "--runtime",
+    type=click.Choice(["torch", "onnx"]),
+    show_default="as --voice is",
+    help="Compute by torch, or by ONNX Runtime, without torch, a --voice of train export --to onnx.",
+)
 @option("--sovits", type=FILE, metavar="PATH", help="Speak with this sovits run or weight file.")
 @option("--gpt", type=FILE, metavar="PATH", help="Predict semantic codes of the text with this gpt run or weight file.")
 @at_option("Speak with this checkpoint of runs: best, newest, or a step.")
@@ -131,7 +143,13 @@ if TYPE_CHECKING:
 )
 @output.handle_errors
 def sample(
-    text: str | None, text_file: Path | None, out: Path | None, stream: bool, voice: Path | None, **options: Any
+    text: str | None,
+    text_file: Path | None,
+    out: Path | None,
+    stream: bool,
+    voice: Path | None,
+    runtime: str | None,
+    **options: Any,
 ) -> None:
     """Speak a text in the voice of a recording, or of an utterance of a store.
 
@@ -145,29 +163,78 @@ def sample(
         raise UsageError("Say where the speech goes: either --out, or --stream into a pipe.")
     if stream and sys.stdout.isatty():
         raise UsageError("--stream writes raw audio, which no terminal shows: pipe it into a player or a file.")
-    if voice is not None:
-        from headrace.train.voice import sample_options
-
-        options = sample_options(voice, without_none(options))
-    elif options["sovits"] is None:
-        raise UsageError("Give the models by --voice, or by --sovits and --gpt.")
+    exported = _exported_voice(voice, runtime)
+    options = _models(voice, options) if exported is None else _models_of_onnx(exported, options)
     lines = _lines(text_file) if text_file is not None else {0: text or ""}
     files = {} if out is None else _output_files(out, lines, single=text_file is None)
 
     from headrace.train.inference.synthesis import Speaker, SynthesisRequest
 
     options["at"] = options.get("at") or ""
-    speaker = Speaker(SynthesisRequest(**options), output.log)
+    request = SynthesisRequest(**options)
+    speaker = Speaker(request, output.log, None if exported is None else _load_onnx(exported, request))
     loaded = time.perf_counter()
     spoken = {number: speaker.speak(line, check=not stream) for number, line in lines.items()}
     if stream:
         _stream(speaker, itertools.chain.from_iterable(spoken.values()), began, loaded)
     for number, file in files.items():
         _write(speaker, spoken[number], file)
+    if speaker.without_bert:
+        output.log("Chinese was spoken without the features of BERT, which GPT-SoVITS reads of it: give them by --bert")
     if speaker.unchecked:
         output.log(f"it was not checked whether words were skipped or repeated: {speaker.unchecked}")
     if speaker.same_codebook is False:
         output.log("it is not known whether both models use one codebook: these weights do not record it")
+
+
+def _exported_voice(voice: Path | None, runtime: str | None) -> Path | None:
+    """Return the folder of `train export --to onnx` that is to speak; None where torch computes."""
+    if runtime == "onnx" and voice is None:
+        raise UsageError("--runtime onnx speaks with a folder that train export --to onnx wrote: give it by --voice.")
+    is_exported = voice is not None and (voice / "onnx.json").exists()
+    return voice if runtime == "onnx" or (runtime is None and is_exported) else None
+
+
+def _models(voice: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a request that torch computes."""
+    if voice is not None:
+        from headrace.train.voice import sample_options
+
+        return sample_options(voice, without_none(options))
+    if options["sovits"] is None:
+        raise UsageError("Give the models by --voice, or by --sovits and --gpt.")
+    return options
+
+
+_ONLY_TORCH = {
+    "sovits": "the models are those of --voice: leave it out",
+    "gpt": "the models are those of --voice: leave it out",
+    "at": "the models are those of --voice: leave it out, or export with it",
+    "hubert": "HuBERT is computed by torch: give the codes of the recording by --reference-semantic",
+    "phone_models": "phone models are computed by torch: leave it out",
+    "mixed_origins": "both models of --voice are of one origin: leave it out",
+}
+"""What an exported voice cannot do, and what to do."""
+
+
+def _models_of_onnx(voice: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a request that ONNX Runtime computes. Raises UsageError for what it cannot do."""
+    for name, reason in _ONLY_TORCH.items():
+        if options[name]:
+            raise UsageError(f"--{name.replace('_', '-')} is not for an exported voice: {reason}.")
+    if options["device"] not in ("auto", "cpu"):
+        raise UsageError(f"--device {options['device']} is not for an exported voice, which speaks on the CPU.")
+    if options["bert"] is not None and options["bert"].is_dir():
+        raise UsageError(
+            "--bert is a folder, and BERT is computed by torch: give an .npy file with the features of the text."
+        )
+    return options | {"sovits": voice, "gpt": voice if options["semantic"] is None else None}
+
+
+def _load_onnx(voice: Path, request: SynthesisRequest) -> VoiceNetworks:
+    from headrace.train.deployment.onnx_voice import OnnxRuntimeVoice
+
+    return OnnxRuntimeVoice(voice, decoder=request.gpt is not None)
 
 
 def _lines(file: Path) -> dict[int, str]:

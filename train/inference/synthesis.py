@@ -21,6 +21,7 @@ from headrace.featurize.spectral.recipe import SpectralRecipe
 from headrace.featurize.text import dictionary as dictionaries
 from headrace.featurize.text import markup, reading_options
 from headrace.featurize.text.languages.frontend import Reading
+from headrace.featurize.text.languages.language_tags import language_code
 from headrace.featurize.text.languages.sinitic import polyphone_network
 from headrace.featurize.text.reading_options import ReadingOptions
 from headrace.store.errors import UsageError
@@ -46,6 +47,7 @@ ATTEMPTS = 4
 UNFINISHED = 1 << 30
 """Faults of a sentence that the decoder did not end."""
 UNSEEN = "phones that align has not learned are in it"
+BERT_LANGUAGE = "zh"
 NO_VOICE = "Give the voice either as a recording, by --reference, or by --store and --utterance."
 
 
@@ -133,6 +135,10 @@ class SynthesisRequest:
         if self.store is not None and any(given is not None for given in about_recording):
             raise UsageError(
                 "The store has the transcript, the codes and the speaker vector of --utterance: leave them out."
+            )
+        if self.reference is None and any(given is not None for given in about_recording):
+            raise UsageError(
+                "A transcript, codes, HuBERT and a speaker vector belong to a recording: give it by --reference."
             )
         for_gpt = (self.reference_text, self.reference_semantic, self.hubert, self.bert)
         if self.gpt is None and any(given is not None for given in for_gpt):
@@ -236,6 +242,8 @@ class Speaker:
         self._check: WordCheck | None = None
         self.unchecked = ""
         """Why it is not checked that all words of a text were said, in words; empty if it is."""
+        self.without_bert = False
+        """Whether Chinese was spoken without features of BERT."""
         if voice.gpt is not None:
             self._check, self.unchecked = voice.word_check()
         self._sampling = SamplingConfig(
@@ -332,7 +340,10 @@ class Speaker:
         if request.bert is not None and not request.bert.is_dir():
             return read_npy(request.bert, "--bert")
         make = self._voice.bert_features
-        return None if make is None else make(text, request.language, self._reading)
+        if make is not None:
+            return make(text, request.language, self._reading)
+        self.without_bert |= language_code(request.language) == BERT_LANGUAGE
+        return None
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
