@@ -24,23 +24,29 @@ from headrace.train.measure.forecast import GIB, SPARE
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_WAIT_POLICY": "PASSIVE"}
 """Has the C library give back memory when it is freed, so that the process is as large as what it uses."""
 SCRIPT = """
-import json, resource, sys
+import json, resource, sys, torch
 from pathlib import Path
 from headrace.train.config import RunConfig
 from headrace.train.measure.forecast import forecast
 from headrace.train.monitoring.observer import CompositeObserver
 
+options = json.loads(sys.argv[1])
+
 def peak():
+    if options["device"] == "cuda":
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-options, before = json.loads(sys.argv[1]), peak()
-found = forecast(RunConfig.from_options(out=Path("RUN"), device="cpu", **options), 1, CompositeObserver())
+before = peak()
+found = forecast(RunConfig.from_options(out=Path("RUN"), **options), 1, CompositeObserver())
 print(json.dumps({"state": found["state_gib"], "step": found["step_gib"], "bytes": peak() - before}))
 """
 HEAD = ("run", "weights and optimiser, GiB", "step, GiB", f"told: both, the step x {SPARE}", "process, GiB", "to told")
 
 
-def measured(**options: Any) -> dict[str, float]:
+def measured(device: str = "cpu", **options: Any) -> dict[str, float]:
+    """Return GiB of `train plan`, and the bytes that its own steps took at most: of the process, or of the device."""
+    options["device"] = device
     command = [sys.executable, "-c", SCRIPT, json.dumps(options)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | AT_ONCE)
     return dict(json.loads(done.stdout.splitlines()[-1]))

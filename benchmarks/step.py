@@ -48,9 +48,9 @@ def started(side: str, case: Case) -> Iterator[Process]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.step_sides", side, str(file)]
     quiet = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # who waits must not spin
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet) as process:
-        while said(process) != "warm":
-            pass
         try:
+            while said(process) != "warm":
+                pass
             yield process
         finally:
             process.kill()

@@ -25,8 +25,13 @@ from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from headrace.train.distributed import ReductionOptions
 from headrace.train.models.presets import PRESETS
+from headrace.train.parallel_form import parse_form
 from headrace.train.precision import DTYPES
+from headrace.train.stages.compiled_blocks import compile_stage
+from headrace.train.stages.cuda_graphs import CudaGraph, Graph, GraphedPasses
+from headrace.train.stages.stage import Stage
 
 Step = Callable[[], dict[str, float]]
 OPTIM = {"betas": (0.8, 0.99), "eps": 1e-9}
@@ -59,6 +64,10 @@ class Case:
     precision: str = "fp32"
     compiled: bool = False
     """Compile blocks of ours."""
+    graphs: bool = False
+    """Capture passes of ours."""
+    shared: bool = False
+    """Let this process share the model of ours with nobody, by the code that shares it out."""
 
     def to_json(self) -> dict[str, Any]:
         return self.__dict__ | {"weights": str(self.weights)}
@@ -83,56 +92,81 @@ class Case:
         return torch.amp.GradScaler(self.device, enabled=self.precision == "fp16")
 
 
-def ours(case: Case) -> Step:
-    from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+def ours(case: Case, make_graph: Callable[[Any], Graph] = CudaGraph) -> Step:
+    """
+    Args:
+        make_graph: as of `GraphedPasses`.
+    """
     from headrace.train.data.batch import Batch
     from headrace.train.precision import Precision
-    from headrace.train.stages.compiled_blocks import compile_stage
-    from headrace.train.stages.gpt_optimizer import GptOptimConfig
-    from headrace.train.stages.gpt_stage import GptStage
-    from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
-    from headrace.train.stages.sovits_stage import SovitsStage
     from headrace.train.trainer import cuda_settings
 
-    device = torch.device(case.device)
-    drawn, count = case.draw(), case.utterances
+    count, device = case.utterances, torch.device(case.device)
     batch = Batch(
         numbers=np.arange(count),
         frames=torch.full((count,), case.frames),
         phones_n=torch.full((count,), case.phones),
         tokens_n=torch.full((count,), case.frames // 2),
-        tensors=drawn,
+        tensors=case.draw(),
     )
     precision = Precision.choose(case.precision, device, fp32_steps=0)
     capability = torch.cuda.get_device_capability() if case.device == "cuda" else None
     cuda_settings.apply(precision, capability, fixed_shapes=1)
-    sizes = PRESETS[case.preset]
-    if case.stage == "gpt":
-        made = GptStage(
-            replace(sizes.gpt, layers=case.layers),
-            precision=precision,
-            device=device,
-            optim=GptOptimConfig(activation_checkpointing=case.recompute),
-        )
-        torch.save(made.model.state_dict(), case.weights)
-        if case.compiled:
-            compile_stage(made)
-        return lambda: {"loss": float(made.step([batch] * case.accumulate)["loss"])}
-    spectral = Spectral(SpectralRecipe())
-    config = replace(sizes.sovits, freeze_quantizer=True)
-    trained = SovitsStage(
-        config, spectral, precision=precision, device=device, optim=SovitsOptimConfig(), content="content"
+    if case.shared:
+        rendezvous = f"file://{case.weights.with_suffix('.group')}"
+        backend = "nccl" if case.device == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, init_method=rendezvous, rank=0, world_size=1)
+    reduction = _Alone(form=parse_form("fsdp")) if case.shared else ReductionOptions()
+    stage: Stage = {"gpt": _gpt, "sovits": _sovits}[case.stage](
+        case, precision=precision, device=device, reduction=reduction
     )
-    trained.generator.quantizer.codebook.inited.fill_(1)
-    torch.save([trained.generator.state_dict(), trained.discriminator.state_dict()], case.weights)
+    stage.allocate()
     if case.compiled:
-        compile_stage(trained)
+        compile_stage(stage)
+    if case.graphs:
+        stage.capture_passes(GraphedPasses(1, print, make_graph))
+    batches = [batch] * (case.accumulate if case.stage == "gpt" else 1)
+    names = ("loss",) if case.stage == "gpt" else ("loss_disc", "loss_mel", "loss_kl")
 
     def step() -> dict[str, float]:
-        terms = trained.step([batch])
-        return {name: float(terms[name]) for name in ("loss_disc", "loss_mel", "loss_kl")}
+        terms = stage.step(batches)
+        return {name: float(terms[name]) for name in names}
 
     return step
+
+
+def _gpt(case: Case, **more: Any) -> Stage:
+    """Make the decoder, and write its weights."""
+    from headrace.train.stages.gpt_optimizer import GptOptimConfig
+    from headrace.train.stages.gpt_stage import GptStage
+
+    torch.manual_seed(0)
+    optim = GptOptimConfig(activation_checkpointing=case.recompute)
+    made = GptStage(replace(PRESETS[case.preset].gpt, layers=case.layers), optim=optim, **more)
+    torch.save(made.model.state_dict(), case.weights)
+    return made
+
+
+def _sovits(case: Case, **more: Any) -> Stage:
+    """Make generator and discriminator, and write their weights."""
+    from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+    from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
+    from headrace.train.stages.sovits_stage import SovitsStage
+
+    torch.manual_seed(0)
+    config = replace(PRESETS[case.preset].sovits, freeze_quantizer=True)
+    made = SovitsStage(config, Spectral(SpectralRecipe()), optim=SovitsOptimConfig(), content="content", **more)
+    made.generator.quantizer.codebook.inited.fill_(1)
+    torch.save([made.generator.state_dict(), made.discriminator.state_dict()], case.weights)
+    return made
+
+
+class _Alone(ReductionOptions):
+    """Shares the model out to one process."""
+
+    @property
+    def shards(self) -> bool:
+        return True
 
 
 def upstream(case: Case) -> Step:

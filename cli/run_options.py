@@ -193,7 +193,20 @@ _OPTIONS = {
     "microbatches": option(
         "--microbatches", type=COUNT, metavar="N", help="Compute each batch in N pieces: less memory, more time."
     ),
-    "compile": _flag("--compile", help="Compile blocks of the networks. It needs --fixed-shapes."),
+    "compile": option(
+        "--compile/--no-compile",
+        "compile",
+        default=None,
+        show_default="--compile on CUDA with --fixed-shapes, if the run is long",
+        help="Compile blocks of the networks. It needs --fixed-shapes.",
+    ),
+    "cuda_graphs": option(
+        "--cuda-graphs/--no-cuda-graphs",
+        "cuda_graphs",
+        default=None,
+        show_default="--cuda-graphs on CUDA with --fixed-shapes, unless the run is short",
+        help="Launch the forward and backward pass of a batch as one. It needs --fixed-shapes.",
+    ),
     "grow_batch": _flag("--grow-batch", help="Accumulate more batches when the validation loss stops falling."),
     "patience": option(
         "--patience", type=COUNT, metavar="N", help="Stop after N validations without a better loss; 3 is usual."

@@ -212,8 +212,12 @@ class ComputeConfig:
     activations_8bit: bool = False
     """Keep activations of the generator, or of gpt, in 8 bits until the backward pass: less memory, and gradients that
     deviate a little."""
-    compile: bool = False
-    """Compile blocks of the networks into a few kernels each, once for each of `fixed_shapes`."""
+    compile: bool | None = None
+    """Compile blocks of the networks into a few kernels each, once for each of `fixed_shapes`. None: on CUDA, if the
+    run is long enough to pay for it."""
+    cuda_graphs: bool | None = None
+    """Launch the forward and backward pass of a batch as one CUDA graph, which is captured once for each of
+    `fixed_shapes`. None: if the run is long enough to pay for it, and nothing hinders."""
     microbatches: int = 0
     """Compute each batch in this many pieces at least, one after the other: less memory, more time. 0 for one."""
 
@@ -225,6 +229,10 @@ class ComputeConfig:
             raise UsageError("activations_8bit and activation_checkpointing save the same memory: choose one of them.")
         if self.compile and self.activations_8bit:
             raise UsageError("compile and activations_8bit both choose what is kept for the backward pass: choose one.")
+        if self.cuda_graphs and self.activation_checkpointing:
+            raise UsageError(
+                "cuda_graphs cannot hold activation_checkpointing, which sets random numbers back: choose one of them."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +402,10 @@ class RunConfig:
             raise UsageError(f"{name} needs the whole model in each process: leave it out, or parallel.")
         if self.compute.compile and not self.data.fixed_shapes:
             raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
+        if self.compute.cuda_graphs and not self.data.fixed_shapes:
+            raise UsageError("cuda_graphs are captured for each length of batches: give fixed_shapes too, 4 to 16.")
+        if self.compute.cuda_graphs and self.optim.dpo:
+            raise UsageError("cuda_graphs cannot hold dpo, whose corrupted sequences have any length: choose one.")
 
     def _check_stage(self) -> None:
         optim, monitoring = self.optim, self.monitoring

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +50,33 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Something that is measured in one go, in less than nine minutes."""
+    """Something that is measured in one go."""
 
     name: str
     measures: str
     """What, in words."""
-    run: Callable[[Bench], list[Table]]
+    run: Callable[[Bench], Iterable[Table]]
+    """Gives a table as soon as it is measured, and again, with the same title, when there are more rows."""
+
+
+class OutOfTime(BaseException):
+    """A piece took as long as it may. No handler of other errors catches it."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in this context when so many seconds have passed. For the main thread of a POSIX system."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Page:
@@ -69,9 +92,13 @@ class Page:
         found: dict[str, Any] = json.loads(self.json.read_text())["pieces"] if self.json.exists() else {}
         return found
 
-    def add(self, piece: Piece, tables: Sequence[Table], seconds: float) -> None:
-        """Replace the part of a piece, and write both files."""
-        of_piece = {"seconds": seconds, "tables": [table.to_json() for table in tables]}
+    def add(self, piece: Piece, tables: Sequence[Table], seconds: float, ended: str = "") -> None:
+        """Replace the part of a piece, and write both files.
+
+        Args:
+            ended: why there are no more tables; empty if there are all.
+        """
+        of_piece = {"seconds": seconds, "ended": ended, "tables": [table.to_json() for table in tables]}
         self._write({**self.read(), piece.name: of_piece})
 
     def _write(self, parts: Mapping[str, Any]) -> None:
@@ -85,6 +112,7 @@ class Page:
             part = parts.get(piece.name)
             lines.append(f"## {piece.measures[0].upper()}{piece.measures[1:]}")
             lines += [Table(**table).markdown() for table in part["tables"]] if part else ["Not measured."]
+            lines += [f"Not all: {part['ended']}."] if part and part["ended"] else []
         self.json.parent.mkdir(parents=True, exist_ok=True)
         self.json.write_text(json.dumps({"card": self.card, "machine": where, "pieces": parts}, indent=2) + "\n")
         self.markdown.write_text("\n\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def featurizing(bench: Bench) -> list[Table]:
     return tables(engines.on_device(root, found, get_preset(PRESET), hours, bench.device))
 
 
-def content(bench: Bench) -> list[Table]:
+def content(bench: Bench) -> Iterator[Table]:
     """Measure HuBERT base, with random weights."""
     from transformers import HubertConfig, HubertModel
 
@@ -61,5 +62,5 @@ def content(bench: Bench) -> list[Table]:
                 last_hidden_states(network, batch)[0].cpu()
         seconds, hours = time.perf_counter() - start, sum(map(len, waves)) / 16_000 / 3600
         rows.append((precision, hours, seconds / hours, 16 * seconds / hours / 60))
-    head = ("precision", "hours measured", "s per hour of audio", "16 hours, minutes")
-    return [Table(title="HuBERT base, from waveforms in memory", head=head, rows=rows)]
+        head = ("precision", "hours measured", "s per hour of audio", "16 hours, minutes")
+        yield Table(title="HuBERT base, from waveforms in memory", head=head, rows=rows)

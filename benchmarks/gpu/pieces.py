@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.gpu import Piece
 from benchmarks.gpu.features import content, engines_agree, featurizing
-from benchmarks.gpu.training import largest_batch, store_to_device, training_steps
+from benchmarks.gpu.training import memory, sharding, store_to_device, training_steps
 from benchmarks.gpu.verification import cuda_tests, losses_agree
 
 PIECES = (
@@ -25,5 +25,6 @@ PIECES = (
         for stage in ("sovits", "gpt")
         for precision in ("fp32", "bf16", "fp16")
     ),
-    Piece(name="memory", measures="memory of a step against what `train plan` says", run=largest_batch),
+    Piece(name="sharding", measures="steps of one process by the code that shares a model out", run=sharding),
+    Piece(name="memory", measures="memory of a step against what `train plan` says", run=memory),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import forecast
 from benchmarks.engines import wait_for
 from benchmarks.gpu import Bench, Table
 from benchmarks.gpu.speech import write_corpus
@@ -26,31 +26,58 @@ FEATURES = ("wave", "mel", "phones")
 ROUNDS = 20
 
 
-def training_steps(bench: Bench, *, stage: str, precision: str) -> list[Table]:
-    """Measure steps of ours, without and with compiled blocks, and of upstream where it is given."""
+def training_steps(bench: Bench, *, stage: str, precision: str) -> Iterator[Table]:
+    """Measure steps of upstream where it is given, and ours: kernel by kernel, captured in graphs, and compiled."""
     if bench.device == "cpu" and precision == "fp16":
-        return [Table(title="fp16 needs CUDA", head=("side",), rows=[])]
+        yield Table(title="fp16 needs CUDA", head=("side",), rows=[])
+        return
+    kinds: dict[str, dict[str, Any]] = {"ours": {}}
+    if bench.device == "cuda":
+        kinds["ours, graphs"] = {"graphs": True}
+    kinds["ours, compiled"] = {"compiled": True}
+    if bench.device == "cuda":
+        kinds["ours, compiled, graphs"] = {"compiled": True, "graphs": True}
+    if bench.upstream:
+        kinds = {"upstream": {"upstream": bench.upstream, "site": bench.site}} | kinds
+    yield from _compared(bench, _case(bench, stage, precision), kinds)
+
+
+def sharding(bench: Bench) -> Iterator[Table]:
+    """Measure steps of a process that shares its model with nobody: what gathering and cutting parameters costs."""
+    for stage in ("sovits", "gpt"):
+        case = _case(bench, stage, "bf16")
+        yield from _compared(bench, case, {"ours": {}, "ours, fsdp of one process": {"shared": True}})
+
+
+def _case(bench: Bench, stage: str, precision: str) -> dict[str, Any]:
+    """Return what is trained on what, as of `Case`."""
     sizes: dict[str, Any] = {"utterances": 2, "phones": 12, "frames": 40, "preset": "tiny", "layers": 1}
     if not bench.small:
         sizes = {"utterances": 16, "phones": 60, "frames": 200}
-    case = {
-        "stage": stage, "precision": precision, "device": bench.device, "weights": bench.folder / "weights.pt", **sizes
-    }  # fmt: skip
-    kinds: dict[str, dict[str, Any]] = {"ours": {}, "ours, compiled": {"compiled": True}}
-    if bench.upstream:
-        kinds["upstream"] = {"upstream": bench.upstream, "site": bench.site}
-    rows = []
+    weights = bench.folder / "weights.pt"
+    return {"stage": stage, "precision": precision, "device": bench.device, "weights": weights, **sizes}
+
+
+def _compared(bench: Bench, case: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> Iterator[Table]:
+    """Yield figures of steps, again and again with one kind more.
+
+    Args:
+        kinds: name, which begins with the side, to what differs. All are compared with the first one.
+    """
+    if next(iter(kinds)) == "upstream":  # whose weights ours writes
+        with started("ours", Case(**case)):
+            pass
+    audio = case["utterances"] * case["frames"] / 50 * (4 if case["stage"] == "gpt" else 1)
+    rows: list[tuple[Any, ...]] = []
     for name, more in kinds.items():
         with started(name.split(",")[0], Case(**case | more)) as process:
-            rows.append((name, *_measured(process, 2 if bench.small else ROUNDS)))
-    audio = sizes["utterances"] * sizes["frames"] / 50 * (4 if stage == "gpt" else 1)
-    head = ("side", "s per step", "range", "steps/s", "device busy", "peak GB", "to the last row")
-    rows = [(*row, row[1] / rows[-1][1]) for row in rows]
-    projected = [(row[0], audio / row[1], 16 * 3600 / audio * row[1] / 60) for row in rows]
-    return [
-        Table(title=f"An update of {audio:.0f} s of audio; medians", head=head, rows=rows),
-        Table(title="Projected", head=("side", "s of audio per s", "an epoch of 16 hours, minutes"), rows=projected),
-    ]
+            figures = _measured(process, 2 if bench.small else ROUNDS)
+        rows.append((name, *figures, figures[0] / (rows[0][1] if rows else figures[0])))
+        head = ("side", "s per step", "range", "steps/s", "device busy", "peak GB", "to the first row")
+        yield Table(title=f"An update of {case['stage']} of {audio:.0f} s of audio; medians", head=head, rows=rows)
+        projected = [(row[0], audio / row[1], 16 * 3600 / audio * row[1] / 60) for row in rows]
+        head = ("side", "s of audio per s", "an epoch of 16 hours, minutes")
+        yield Table(title=f"{case['stage']}, projected", head=head, rows=projected)
 
 
 def _measured(process: Process, rounds: int) -> tuple[Any, ...]:
@@ -118,10 +145,11 @@ def _copies_per_s(device: str, size: int) -> float:
     return 10 * size / (time.perf_counter() - start)
 
 
-def largest_batch(bench: Bench) -> list[Table]:
-    """Let `train plan` measure a step of sovits on the device."""
-    words = ["headrace.train", "plan", str(made_store(bench)), "--stage", "sovits", "--device", bench.device, "--json"]
-    words += ["--preset", "tiny", "--batch-frames", "200"] if bench.small else ["--preset", "v2"]
-    found = json.loads(subprocess.check_output([sys.executable, "-m", *words], text=True))
-    rows = [(name, found[name]) for name in ("state_gib", "step_gib", "step_s", "hours", "room")]
-    return [Table(title="`train plan --stage sovits --json`", head=("what", "value"), rows=rows)]
+def memory(bench: Bench) -> Iterator[Table]:
+    """Compare the memory that `train plan` tells of each stage with what its steps took."""
+    store, rows = made_store(bench), []
+    sizes: dict[str, Any] = {"preset": "tiny", "batch_frames": 200} if bench.small else {"preset": "v2"}
+    for stage in ("sovits", "gpt"):
+        found = forecast.measured(bench.device, store=str(store), stage=stage, **sizes)
+        rows.append(forecast.row(f"{stage} {sizes['preset']}", found))
+        yield Table(title="`train plan`, and what was allocated at most", head=forecast.HEAD, rows=rows)

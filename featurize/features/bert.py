@@ -20,6 +20,7 @@ from headrace.featurize.features import huggingface, network_config, weight_file
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.files.load_once import load_once
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.featurize.text import reading_options
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
@@ -86,6 +87,7 @@ class Bert(Derived):
             yield np.concatenate([np.empty((0, WIDTH), np.float16), *(next(hidden) for _ in starts)])
 
     @torch.inference_mode()
+    @without_tf32()
     def _hidden(self, part: Part, precision: Precision, pieces: Sequence[str]) -> list[np.ndarray]:
         """Return the hidden states (L, W) float16 of each piece, independent of the rest of the batch."""
         if not pieces:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.featurize.features import weight_files
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import UsageError
 
 MELS = 80
@@ -92,6 +93,7 @@ class ERes2NetV2(nn.Module):
         self.layer3_ds = nn.Conv2d(outputs[2], outputs[3], 3, 2, padding=1, bias=False)
         self.fuse34 = Fusion(outputs[3])
 
+    @without_tf32()
     def forward(self, fbank_BTM: Tensor) -> Tensor:
         """Compute the feature map (B, CHANNELS, ceil(T / 8)) of filterbanks (B, T, M)."""
         x = torch.relu(self.bn1(self.conv1(fbank_BTM.mT[:, None])))

@@ -22,6 +22,7 @@ from headrace.featurize.features import eres2net, weight_files
 from headrace.featurize.features.derived import Derived, Part, require_package
 from headrace.featurize.files.load_once import load_once
 from headrace.featurize.spectral.dsp import SpectralRecipe, slaney_mel
+from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 
@@ -118,6 +119,7 @@ class GE2E(nn.Module):
         self.lstm = nn.LSTM(40, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
 
+    @without_tf32()
     def forward(self, windows_NTM: Tensor) -> Tensor:
         """Compute non-negative embeddings (N, W) of windows (N, T, M)."""
         _, (last_3NW, _) = self.lstm(windows_NTM)

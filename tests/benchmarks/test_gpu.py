@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.gpu import Bench, Page, Piece, Table, pack, training
+from benchmarks.gpu import Bench, OutOfTime, Page, Piece, Table, limited, pack, training
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.pieces import PIECES
 from benchmarks.step_sides import Case
@@ -77,12 +82,29 @@ def test_steps_are_beside_upstreams_and_projected(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(training, "started", started)
     monkeypatch.setattr(training, "_measured", lambda seconds, _: (seconds, "", 1 / seconds, 0.5, 1.0))
     bench = Bench(device="cpu", small=True, folder=tmp_path, upstream="UPSTREAM")
-    steps, projected = training.training_steps(bench, stage="gpt", precision="bf16")
-    assert made == [("ours", "bf16", False, ""), ("ours", "bf16", True, ""), ("upstream", "bf16", False, "UPSTREAM")]
-    assert [(row[1], row[-1]) for row in steps.rows] == [(2.0, 0.5), (2.0, 0.5), (4.0, 1.0)]
+    *_, steps, projected = training.training_steps(bench, stage="gpt", precision="bf16")
+    ours = ("ours", "bf16", False, "")  # which writes the weights that upstream begins with
+    assert made == [ours, ("upstream", "bf16", False, "UPSTREAM"), ours, ("ours", "bf16", True, "")]
+    assert [(row[1], row[-1]) for row in steps.rows] == [(4.0, 1.0), (2.0, 0.5), (2.0, 0.5)]
     assert all(len(row) == len(table.head) for table in (steps, projected) for row in table.rows)
-    seconds_per_s, minutes = projected.rows[0][1:]
+    seconds_per_s, minutes = projected.rows[1][1:]
     assert seconds_per_s == pytest.approx(3.2) and minutes == pytest.approx(16 * 60 / 3.2)
+
+
+def test_on_a_device_steps_are_captured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    @contextmanager
+    def started(side: str, case: Case):
+        made.append((case.compiled, case.graphs))
+        yield 1.0
+
+    monkeypatch.setattr(training, "started", started)
+    monkeypatch.setattr(training, "_measured", lambda seconds, _: (seconds, "", 1 / seconds, 0.5, 1.0))
+    bench = Bench(device="cuda", small=True, folder=tmp_path)
+    *_, steps, _ = training.training_steps(bench, stage="sovits", precision="fp16")
+    assert made == [(False, False), (False, True), (True, False), (True, True)]
+    assert [row[0] for row in steps.rows] == ["ours", "ours, graphs", "ours, compiled", "ours, compiled, graphs"]
 
 
 def piece(name: str, run=lambda _: []) -> Piece:
@@ -98,16 +120,44 @@ def test_a_piece_replaces_its_part_of_the_page_and_no_other(tmp_path: Path) -> N
     assert text.count("Not measured.") == len(PIECES) - 2
 
 
-def test_a_piece_that_fails_is_named_and_others_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Bench) -> list[Table]:
-        raise RuntimeError("no kernel image is available")
+def table(value: int) -> Table:
+    return Table(title="figures", head=("value",), rows=[(value,)])
 
-    pieces = (piece("first", fail), piece("second", lambda _: [Table(title="t", head=("a",), rows=[(1,)])]))
+
+def failing(_: Bench):
+    yield table(1)
+    raise RuntimeError("no kernel image is available")
+
+
+def endless(_: Bench):
+    for value in itertools.count(1):
+        yield table(value)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"), [(failing, "it failed (RuntimeError)"), (endless, "it was stopped after 1 s")]
+)
+def test_a_piece_that_fails_or_takes_too_long_is_named_and_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken, why: str
+) -> None:
+    pieces = (piece("first", broken), piece("second", lambda _: [table(7)]))
     monkeypatch.setattr("benchmarks.gpu.__main__.PIECES", pieces)
     monkeypatch.setattr("benchmarks.gpu.pieces.PIECES", pieces)
-    result = CliRunner().invoke(main, ["--device", "cpu", "--small", "--out", str(tmp_path)])
-    assert result.exit_code == 1 and "first" in result.output
-    assert list(json.loads((tmp_path / "gpu-cpu-small.json").read_text())["pieces"]) == ["second"]
+    result = CliRunner().invoke(main, ["--device", "cpu", "--small", "--limit", "1", "--out", str(tmp_path)])
+    assert result.exit_code == 1 and "took too long, see above: first" in result.output
+    parts = json.loads((tmp_path / "gpu-cpu-small.json").read_text())["pieces"]
+    assert {name: part["ended"] for name, part in parts.items()} == {"first": why, "second": ""}
+    assert len(parts["first"]["tables"]) == 1 and parts["second"]["tables"][0]["rows"] == [[7]]
+    assert (tmp_path / "gpu-cpu-small.md").read_text().count(f"Not all: {why}.") == 1
+
+
+def test_what_waits_for_another_process_is_stopped_too() -> None:
+    start = time.perf_counter()
+    with pytest.raises(OutOfTime), limited(0.5):
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], check=True)
+    assert time.perf_counter() - start < 30
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def wheel(folder: Path, name: str, size: int) -> Path:

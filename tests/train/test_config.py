@@ -50,7 +50,7 @@ def test_config_of_a_run_from_before_sections(former: Path) -> None:
         where="frames < 60", balance="speaker", balance_strength=0.25, fixed_shapes=4, max_steps=9, precision="fp32",
         device="cpu", optimizer="adamw", dpo=True, upstream_mask=True, grad_accum=2, warmup_steps=10, max_grad_norm=1.5,
         activation_checkpointing=True, grow_batch=True, patience=2, checkpoint_every=4, validate_every=5, samples=1,
-        voice=Path("s2G.pth"), tensorboard=True, chunk_locality=1,
+        voice=Path("s2G.pth"), tensorboard=True, chunk_locality=1, compile=False,
     )  # fmt: skip
     assert resumed(former, {}) == expected.with_options(out=former)
 

@@ -65,6 +65,14 @@ class GradientBuckets:
         self._buckets: list[_Bucket] = []
         self._sent = 0
         self._last = False
+        self._keeps_memory = False
+
+    def keep_memory(self) -> None:
+        """Let the gradients of one process stay where they are, from update to update, as CUDA graphs write them.
+
+        Those that no pass has computed remain none.
+        """
+        self._keeps_memory = True
 
     def allocate(self) -> None:
         """Allocate the gradients, if there are several ranks."""
@@ -83,10 +91,18 @@ class GradientBuckets:
         self.allocate()
         self._last = False
         if world_size() == 1:
-            for parameter in self._parameters:
-                parameter.grad = None
+            self._clear()
         for number, bucket in enumerate(self._buckets):
             bucket.clear(sent=number < self._sent)
+
+    def _clear(self) -> None:
+        """Clear the gradients of one process."""
+        kept = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if self._keeps_memory and kept:
+            torch._foreach_zero_(kept)
+            return
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss.
@@ -100,16 +116,18 @@ class GradientBuckets:
         before = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()
-        pairs = [
-            (old, parameter.grad)
-            for old, parameter in zip(before, self._parameters, strict=True)
-            if old is not None and parameter.grad is not None
-        ]
-        if pairs:
-            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
-        for old, parameter in zip(before, self._parameters, strict=True):
-            parameter.grad = parameter.grad if old is None else old
+        try:
+            loss.backward()
+            pairs = [
+                (old, parameter.grad)
+                for old, parameter in zip(before, self._parameters, strict=True)
+                if old is not None and parameter.grad is not None
+            ]
+            if pairs:
+                torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+        finally:
+            for old, parameter in zip(before, self._parameters, strict=True):
+                parameter.grad = parameter.grad if old is None else old
 
     def expect_last(self) -> None:
         """Tell that the next backward pass is the last one of this update."""

@@ -34,7 +34,7 @@ def compile_stage(stage: Stage) -> int:
     Raises:
         UsageError: this machine cannot compile.
     """
-    _check_compiler()
+    check_compiler()
     keep_compiled_kernels_private()
     import torch._dynamo  # takes a second to import
 
@@ -52,7 +52,7 @@ def _compile_for_training(module: nn.Module, forward: Callable[..., Any]) -> Cal
     return lambda *inputs: (compiled if module.training else forward)(*inputs)
 
 
-def _check_compiler() -> None:
+def check_compiler() -> None:
     """
     Raises:
         UsageError: the C++ compiler or Python's headers are missing.

@@ -29,6 +29,7 @@ from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
 from headrace.train.stages import gpt_features, gpt_losses, store_features
+from headrace.train.stages.cuda_graphs import EagerPasses, Passes, Terms
 from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
@@ -95,6 +96,7 @@ class GptStage:
         self._gradients: GradientBuckets | ShardedNetwork = GradientBuckets(self.model.parameters(), reduction)
         self._device, self._store, self._origin = device, store, origin
         self._teacher = teacher
+        self._passes: Passes = EagerPasses()
 
     @classmethod
     def requirements(cls, config: RunConfig, store: Store) -> Requirements:
@@ -226,6 +228,11 @@ class GptStage:
         allocate_state(self.optimizer)
         self._gradients.allocate()
 
+    def capture_passes(self, passes: Passes) -> None:
+        """Let these launch the passes of batches, from now on."""
+        self._passes, self.microbatches.release = passes, passes.clear
+        self._gradients.keep_memory()
+
     def end_epoch(self) -> None:
         """Count the epoch. Learning rates depend only on updates."""
         self.epoch += 1
@@ -242,10 +249,15 @@ class GptStage:
         passes = [*microbatches, *[replace(microbatches[0], idle=True)] * idle]
         parts = []
         for number, inputs in enumerate(passes, 1):
-            parts.append(self.backward(inputs, self._corruption(inputs), last=number == len(passes)))
+            work = partial(self._work, last=number == len(passes))
+            parts.append(self._passes.open("update", inputs, self.precision.is_half).part(work))
         self._gradients.finish()
         sums = sum_terms(parts[: len(microbatches)], group=self._reduction.group)
         return over_machines(_means(sums) | self.optimizer_step(sums["predictions"]), self._reduction)
+
+    def _work(self, inputs: GptInputs, _: None, *, last: bool) -> tuple[Terms, None]:
+        """Do what `backward` does, and keep nothing."""
+        return self.backward(inputs, self._corruption(inputs), last=last), None
 
     def backward(
         self, inputs: GptInputs, corruption: SequenceCorruption | None = None, *, last: bool = False

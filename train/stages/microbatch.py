@@ -25,6 +25,8 @@ class MicrobatchRunner:
         """
         self.splits = 1
         """Microbatches of a batch."""
+        self.release: Callable[[], None] = lambda: None
+        """Frees what memory can be freed."""
         self._tries_again = tries_again
 
     def run(self, batches: Sequence[Batch], update: Callable[[list[Batch]], T]) -> T:
@@ -54,6 +56,7 @@ class MicrobatchRunner:
                     ) from error
             # Not in the handler above, where the error still holds the tensors of the failed step.
             self.splits *= 2
+            self.release()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

@@ -5,7 +5,7 @@ Shapes: B batch, F spectrogram bins, N frames of a segment, S = N * hop samples,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +34,7 @@ from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision, StepResult
 from headrace.train.stages import sovits_features
+from headrace.train.stages.cuda_graphs import EagerPasses, Pass, Passes, Terms, Work
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.sovits_inputs import RandomInputs, SovitsInputs, draw_random_inputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import (
@@ -146,6 +147,7 @@ class SovitsStage:
         self.codebook = codebook if content == "semantic" else ""
         self._store, self._store_codebook, self._reduction = store, codebook, reduction
         self._device, self._teacher = device, teacher
+        self._passes: Passes = EagerPasses()
         self._discriminated: NetworkUpdate | None = None  # of an update whose generator ran out of memory
         self._set_rates()
 
@@ -327,6 +329,12 @@ class SovitsStage:
             allocate_state(optimizer)
             gradients.allocate()
 
+    def capture_passes(self, passes: Passes) -> None:
+        """Let these launch the passes of microbatches, from now on."""
+        self._passes, self.microbatches.release = passes, passes.clear
+        for gradients in (self._gradients_g, self._gradients_d):
+            gradients.keep_memory()
+
     def end_epoch(self) -> None:
         """Lower the learning rates."""
         self.epoch += 1
@@ -398,10 +406,10 @@ class SovitsStage:
             nothing = replace(microbatches[0], utterance_share=0.0, frame_share=0.0)
             microbatches = [*microbatches, *[nothing] * idle]
         # With several microbatches each network's update runs the generator again: all outputs together would not fit.
-        output = self._synthesise(microbatches[0]) if len(microbatches) == 1 else None
+        both = self._open("update", microbatches[0], parts=2) if len(microbatches) == 1 else None
         if self._discriminated is None:
-            self._discriminated = self._update_discriminator(microbatches, output)
-        generator = self._update_generator(microbatches, output)
+            self._discriminated = self._update_discriminator(microbatches, both)
+        generator = self._update_generator(microbatches, both)
         discriminator, self._discriminated = self._discriminated, None
         self.precision.scaler.update()
         self.updates += 1
@@ -471,22 +479,37 @@ class SovitsStage:
         starts, size = microbatch.random.starts, self.config.segment_frames
         return slice_segments(microbatch.inputs.wave, starts, size).mT.flatten(1)[:, None]
 
-    def _update_discriminator(
-        self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None
-    ) -> NetworkUpdate:
-        def losses_of(microbatch: Microbatch) -> dict[str, Tensor]:
-            fake_B1S = output.synthesis.wave.detach() if output else self._reconstruct(microbatch)
-            return {"loss_disc": self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share}
+    def _open(self, name: str, microbatch: Microbatch, parts: int = 1) -> Pass:
+        """Begin a pass of a microbatch."""
+        return self._passes.open(name, microbatch, self.precision.is_half, parts)
 
-        terms = self._accumulate(microbatches, losses_of, self._gradients_d)
+    def _update_discriminator(self, microbatches: Sequence[Microbatch], both: Pass | None) -> NetworkUpdate:
+        """Update the discriminator.
+
+        Args:
+            both: the pass of the only microbatch, whose other part is the generator's: both use the same speech.
+        """
+
+        def work(microbatch: Microbatch, _: None) -> tuple[Terms, GeneratorOutput | None]:
+            output = self._synthesise(microbatch) if both else None
+            fake_B1S = output.synthesis.wave.detach() if output else self._reconstruct(microbatch)
+            loss = self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share
+            return self._backward({"loss_disc": loss}, self._gradients_d), output
+
+        passes = [both] if both else (self._open("discriminator", microbatch) for microbatch in microbatches)
+        terms = self._accumulate(passes, len(microbatches), work, self._gradients_d)
         sum_parts = sum_of_parts(self._gradients_d)
         return NetworkUpdate(terms, self.precision.step(self.optim_d, self.optim.max_grad_norm, sum_parts))
 
-    def _update_generator(self, microbatches: Sequence[Microbatch], output: GeneratorOutput | None) -> NetworkUpdate:
-        def losses_of(microbatch: Microbatch) -> dict[str, Tensor]:
-            return self._losses(microbatch, output or self._synthesise(microbatch))
+    def _update_generator(self, microbatches: Sequence[Microbatch], both: Pass | None) -> NetworkUpdate:
+        """Update the generator, likewise."""
 
-        terms = self._accumulate(microbatches, losses_of, self._gradients_g)
+        def work(microbatch: Microbatch, output: GeneratorOutput | None) -> tuple[Terms, None]:
+            losses_of = self._losses(microbatch, output or self._synthesise(microbatch))
+            return self._backward(losses_of, self._gradients_g), None
+
+        passes = [both] if both else (self._open("generator", microbatch) for microbatch in microbatches)
+        terms = self._accumulate(passes, len(microbatches), work, self._gradients_g)
         sum_parts = sum_of_parts(self._gradients_g)
         result = self.precision.step(self.optim_g, self.optim.max_grad_norm, sum_parts)
         if not self.config.freeze_quantizer:  # its codebook is all that is learnt without gradients
@@ -494,23 +517,27 @@ class SovitsStage:
         return NetworkUpdate(terms, result)
 
     def _accumulate(
-        self,
-        microbatches: Sequence[Microbatch],
-        losses_of: Callable[[Microbatch], dict[str, Tensor]],
-        gradients: GradientBuckets | ShardedNetwork,
-    ) -> list[dict[str, Tensor]]:
-        """Compute the gradient of all microbatches, summed over ranks. Returns the terms of each, detached."""
+        self, passes: Iterable[Pass], count: int, work: Work, gradients: GradientBuckets | ShardedNetwork
+    ) -> list[Terms]:
+        """Compute the gradient of all microbatches, summed over ranks. Returns the terms of each.
+
+        Args:
+            passes: of each microbatch, as many as `count`.
+        """
         gradients.begin()
         terms = []
-        for number, microbatch in enumerate(microbatches, 1):
-            of_microbatch = losses_of(microbatch)
-            if number == len(microbatches):
+        for number, of_microbatch in enumerate(passes, 1):
+            if number == count:
                 gradients.expect_last()
-            loss = torch.stack(list(of_microbatch.values())).sum()
-            gradients.backward(self.precision.scaler.scale(loss))
-            terms.append({name: term.detach() for name, term in of_microbatch.items()})
+            terms.append(of_microbatch.part(work))
         gradients.finish()
         return terms
+
+    def _backward(self, terms: Terms, gradients: GradientBuckets | ShardedNetwork) -> Terms:
+        """Add the gradients of the sum of terms. Returns them detached."""
+        loss = torch.stack(list(terms.values())).sum()
+        gradients.backward(self.precision.scaler.scale(loss))
+        return {name: term.detach() for name, term in terms.items()}
 
     def _discriminator_loss(self, microbatch: Microbatch, fake_B1S: Tensor) -> Tensor:
         """Return the discriminator's mean loss over recorded and generated segments."""

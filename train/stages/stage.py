@@ -15,6 +15,7 @@ from headrace.train.config import ModelConfig, OptimConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
 from headrace.train.precision import Precision
+from headrace.train.stages.cuda_graphs import Passes
 from headrace.train.stages.microbatch import MicrobatchRunner
 
 
@@ -106,6 +107,9 @@ class Stage(Protocol):
 
     def allocate(self) -> None:
         """Allocate what updates need beside activations, once weights are loaded."""
+
+    def capture_passes(self, passes: Passes) -> None:
+        """Let these launch forward and backward passes, from now on. One process with a whole model calls it."""
 
     def end_epoch(self) -> None:
         """Tell the stage that an epoch has ended."""

@@ -28,6 +28,7 @@ from headrace.train.monitoring.metrics import DelayedValues
 from headrace.train.monitoring.observer import Observer
 from headrace.train.parallel_form import parse_form
 from headrace.train.stages.stage import check_ids
+from headrace.train.trainer import launching
 from headrace.train.trainer.bad_updates import BadUpdates
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
@@ -65,7 +66,7 @@ class Run:
         parse_form(config.distributed.parallel).sizes(distributed.world_size())
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
-        self.setup = setup = set_up(config, self.observer, resumes=state is not None)
+        self.setup = setup = launching.apply(set_up(config, self.observer, resumes=state is not None), self.observer)
         self.device, self.precision, self.config = setup.device, setup.precision, setup.config
         self.data, self.stage = setup.data, setup.stage
         self.step, self.plateau, self.quarantine = 0, Plateau(), Quarantine(self.data.store.ids)

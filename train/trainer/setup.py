@@ -18,7 +18,6 @@ from headrace.train.monitoring.observer import Observer
 from headrace.train.parallel_form import parse_form
 from headrace.train.precision import Precision
 from headrace.train.stages.activations_8bit import quantize_activations
-from headrace.train.stages.compiled_blocks import compile_stage
 from headrace.train.stages.gpt_optimizer import GptOptimConfig, falls_to_its_end
 from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.registry import STAGES
@@ -106,9 +105,6 @@ def set_up(config: RunConfig, observer: Observer, *, resumes: bool = False) -> T
     if config.compute.activations_8bit:
         quantize_activations(stage)
         observer.log("activations wait for the backward pass in 8 bits")
-    if config.compute.compile:
-        blocks = compile_stage(stage)
-        observer.log(f"{blocks} blocks of the networks are compiled, once for each shape: first steps take minutes")
     setup = TrainingSetup(config=config, device=device, precision=precision, data=data, stage=stage, origin=origin)
     return _with_end(setup, observer)
 

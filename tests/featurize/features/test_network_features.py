@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import soxr
 import torch
+from torch import nn
 
 from headrace import store
 from headrace.featurize.exchange import gpt_sovits_dir
@@ -47,6 +48,7 @@ from headrace.featurize.files.load_once import load_once
 from headrace.featurize.pipeline.feature_rows import compute_rows
 from headrace.featurize.pipeline.presets import PRESETS, feature_specs
 from headrace.featurize.spectral.dsp import mfcc_content
+from headrace.featurize.spectral.float32 import allow_tf32, tf32_is_allowed
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
 from headrace.store.errors import Rejected, StoreError, UsageError
@@ -641,3 +643,25 @@ def test_threads_that_ask_for_a_network_at_once_load_it_once() -> None:
         found = list(pool.map(load, ["a"] * 4))
     assert loaded == ["a"] and all(one is found[0] for one in found)
     assert load("b") == ["b"] and loaded == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["bert", "eres2net", "resemblyzer"])
+def test_networks_compute_without_tf32(name: str, roberta: Path) -> None:
+    seen: set[tuple[bool, bool]] = set()
+
+    def note(module: nn.Module, _: object) -> None:
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.LSTM):
+            seen.add(tf32_is_allowed())
+
+    watch = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    allow_tf32(True)
+    try:
+        if name == "bert":
+            meant(roberta, [("zh", "你好", [0, 0, 1])])
+        else:
+            network = eres2net.ERes2NetV2() if name == "eres2net" else speaker_vector.GE2E()
+            network.eval()(torch.zeros(1, 16, eres2net.MELS if name == "eres2net" else 40))
+    finally:
+        torch.set_float32_matmul_precision("highest")  # the other setting is torch's own
+        watch.remove()
+    assert seen == {(False, False)}

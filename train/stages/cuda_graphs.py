@@ -1,0 +1,272 @@
+"""CUDA graphs of training passes: what a batch launches, captured once for each of its shapes, and launched as one.
+
+A pass is a forward and a backward pass of a batch. Optimisers, inputs and metrics are launched kernel by kernel: they
+are a few kernels, whose numbers change from step to step.
+
+The first `WARM_UPS` batches of a shape are computed eagerly. They warm up what a capture must find there (kernels that
+are chosen or compiled for the shape, workspaces), and are updates like all others: no batch is computed in vain, and
+no random number is drawn for it. Capturing computes nothing. A replay takes its random numbers from where torch's
+generator of the device stands, and moves it on as far as an eager pass does. So results are those of eager passes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3
+"""Eager passes of a shape before it is captured, as many as torch's own `make_graphed_callables` makes."""
+GRAPHS_PER_SHAPE = 4
+"""Captured sizes of batches for each of the fixed lengths: the usual one, and those that are left over."""
+
+T = TypeVar("T")
+Terms = dict[str, Tensor]
+"""0-d tensors of one dtype, without gradient."""
+Work = Callable[[Any, Any], tuple[Terms, Any]]
+"""Computes a part of a pass from its inputs, and from what the part before it kept: its terms, and what it keeps."""
+
+
+class Pass(Protocol):
+    """A pass of one batch, in one part or more. The host does between them what no graph holds."""
+
+    def part(self, work: Work) -> Terms:
+        """Do the next part. The same work follows the same work for all batches of a shape."""
+
+
+class Passes(Protocol):
+    """How the passes of a stage are launched."""
+
+    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
+        """Begin a pass.
+
+        Args:
+            name: of what is done.
+            inputs: a dataclass of tensors on the device, of such dataclasses, and of constants.
+            variant: of the computation: what is captured is forgotten when it changes.
+            parts: how many there will be.
+        """
+
+    def clear(self) -> None:
+        """Free the memory of what is captured."""
+
+
+class Graph(Protocol):
+    """Work of a device that is recorded once, without computing anything, and then computed by one launch."""
+
+    def capture(self, work: Callable[[], T]) -> T:
+        """Record what `work` submits to the device, and return what it returns: tensors that a replay fills."""
+
+    def replay(self) -> None:
+        """Compute it, from what the tensors that it read hold now."""
+
+
+class CudaGraph:
+    """A graph of `torch.cuda`."""
+
+    def __init__(self, beside: CudaGraph | None) -> None:
+        """
+        Args:
+            beside: shares its memory with this graph: no two are computed at a time, and what one leaves there is read
+                by none that comes after another one.
+        """
+        self._graph, self._beside = torch.cuda.CUDAGraph(), beside
+
+    def capture(self, work: Callable[[], T]) -> T:
+        """Record what `work` submits to the device. Other threads may use it meanwhile: they pin batches."""
+        pool = self._beside._graph.pool() if self._beside else None
+        # A capture that fails does not leave the stream that it enters: the outer context does.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
+        ):
+            return work()
+
+    def replay(self) -> None:
+        """Launch it."""
+        self._graph.replay()
+
+
+class EagerPass:
+    """A pass that is launched kernel by kernel."""
+
+    def __init__(self, inputs: Any) -> None:
+        self._inputs = inputs
+        self._kept: Any = None
+
+    def part(self, work: Work) -> Terms:
+        """Do the next part."""
+        terms, self._kept = work(self._inputs, self._kept)
+        return terms
+
+
+class EagerPasses:
+    """Launches all passes kernel by kernel."""
+
+    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
+        """Begin a pass."""
+        return EagerPass(inputs)
+
+    def clear(self) -> None:
+        """Free nothing."""
+
+
+class GraphedPasses:
+    """Captures passes of shapes that come again, and replays them from then on. What fails is launched eagerly."""
+
+    def __init__(
+        self, fixed_shapes: int, log: Callable[[str], None], make_graph: Callable[[Any], Graph] = CudaGraph
+    ) -> None:
+        """
+        Args:
+            fixed_shapes: lengths that batches are padded to.
+            log: is told why passes are not captured.
+            make_graph: makes a graph that shares its memory with another one, or with none.
+        """
+        self._limit, self._log, self._make_graph = GRAPHS_PER_SHAPE * fixed_shapes, log, make_graph
+        self._captured: dict[Hashable, _Captured] = {}
+        self._newest: Graph | None = None
+        self._seen: Counter[Hashable] = Counter()
+        self._variant: Hashable = None
+        self._stopped, self._told = False, False
+
+    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
+        """Begin a pass: eagerly, by capturing it, or by replaying it."""
+        if variant != self._variant:
+            self.clear()
+            self._variant = variant
+        key = name, tuple(map(_described, _leaves(inputs)))
+        if key in self._captured:
+            return _Replay(self._captured[key], inputs)
+        self._seen[key] += 1
+        if self._stopped or self._seen[key] <= WARM_UPS or self._is_full():
+            return EagerPass(inputs)
+        return _Capture(self, key, inputs, parts)
+
+    def clear(self) -> None:
+        """Forget all graphs, and how often shapes came."""
+        self._captured.clear()
+        self._seen.clear()
+        self._newest = None
+
+    def capture(self, work: Callable[[], T]) -> tuple[Graph, T]:
+        """Capture some work. Returns its graph, and what it returned."""
+        graph = self._make_graph(self._newest)
+        returned = graph.capture(work)
+        self._newest = graph
+        return graph, returned
+
+    def add(self, key: Hashable, captured: _Captured) -> None:
+        """Replay a pass from now on."""
+        self._captured[key] = captured
+
+    def stop(self, error: Exception) -> None:
+        """Launch all passes eagerly from now on."""
+        self.clear()
+        self._stopped = True
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self._log(f"CUDA graphs: off from here on, since a pass could not be captured ({reason[:200]})")
+
+    def _is_full(self) -> bool:
+        """Return whether no more graphs are captured, and tell the user once."""
+        full = len(self._captured) >= self._limit
+        if full and not self._told:
+            self._told = True
+            self._log(f"CUDA graphs: {len(self._captured)} are captured, batches of other sizes go without")
+        return full
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Captured:
+    """A pass that can be replayed."""
+
+    inputs: Any
+    """Read by the graphs: what a batch has is copied to where these are."""
+    graphs: list[Graph]
+    """Of each part."""
+    terms: list[tuple[list[str], Tensor]]
+    """Of each part: names, and the values that its graph fills."""
+
+    def load(self, inputs: Any) -> None:
+        """Copy the inputs of a batch."""
+        given, static = ([leaf for leaf in _leaves(of) if isinstance(leaf, Tensor)] for of in (inputs, self.inputs))
+        torch._foreach_copy_(static, given)
+
+    def replay(self, part: int) -> Terms:
+        """Compute a part, and return its terms: copies, since the next replay fills the same memory."""
+        self.graphs[part].replay()
+        names, values = self.terms[part]
+        return dict(zip(names, values.clone().unbind(), strict=True))
+
+
+class _Replay:
+    """A pass that was captured before."""
+
+    def __init__(self, captured: _Captured, inputs: Any) -> None:
+        self._captured, self._part = captured, 0
+        captured.load(inputs)
+
+    def part(self, work: Work) -> Terms:
+        """Replay the next part."""
+        self._part += 1
+        return self._captured.replay(self._part - 1)
+
+
+class _Capture:
+    """A pass that is captured, and replayed at once."""
+
+    def __init__(self, passes: GraphedPasses, key: Hashable, inputs: Any, parts: int) -> None:
+        self._passes, self._key, self._parts = passes, key, parts
+        self._eager: EagerPass | None = None
+        self._inputs, self._kept = inputs, None
+        static = (torch.empty_like(leaf) if isinstance(leaf, Tensor) else leaf for leaf in _leaves(inputs))
+        self._captured = _Captured(inputs=_with_leaves(inputs, static), graphs=[], terms=[])
+        self._captured.load(inputs)
+
+    def part(self, work: Work) -> Terms:
+        """Capture the next part, and replay it; do it eagerly if it, or one before it, could not be captured."""
+        if self._eager is not None:
+            return self._eager.part(work)
+        try:
+            graph, (terms, self._kept) = self._passes.capture(lambda: self._submit(work))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            self._passes.stop(error)
+            self._kept, self._eager = None, EagerPass(self._inputs)
+            return self._eager.part(work)
+        self._captured.graphs.append(graph)
+        self._captured.terms.append(terms)
+        if len(self._captured.graphs) == self._parts:
+            self._passes.add(self._key, self._captured)
+        return self._captured.replay(len(self._captured.graphs) - 1)
+
+    def _submit(self, work: Work) -> tuple[tuple[list[str], Tensor], Any]:
+        """Submit a part. Returns its terms, in one tensor, and what it keeps."""
+        terms, kept = work(self._captured.inputs, self._kept)
+        return (list(terms), torch.stack(list(terms.values()))), kept
+
+
+def _leaves(inputs: Any) -> Iterator[Any]:
+    """Yield the tensors and constants of a dataclass."""
+    for field in fields(inputs):
+        value = getattr(inputs, field.name)
+        yield from _leaves(value) if is_dataclass(value) else (value,)
+
+
+def _with_leaves(inputs: Any, leaves: Iterator[Any]) -> Any:
+    """Return a dataclass with other tensors and constants, in the order of `_leaves`."""
+    values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+    return replace(
+        inputs,
+        **{
+            name: _with_leaves(value, leaves) if is_dataclass(value) else next(leaves) for name, value in values.items()
+        },
+    )
+
+
+def _described(leaf: Any) -> Hashable:
+    """Return what two passes have in common that one graph serves."""
+    return (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
