@@ -20,6 +20,7 @@ from headrace.train.config import (
     STAGES,
     read_options,
 )
+from headrace.train.parallel_form import SCHEDULES
 
 NOT_NEGATIVE = click.IntRange(0)
 
@@ -238,9 +239,16 @@ _OPTIONS = {
     ),
     "parallel": option(
         "--parallel",
-        metavar="dp|fsdp|hsdp:RxS",
+        metavar="FORM",
         show_default="dp",
-        help="Keep the whole model in each process, share it out over all, or keep R copies on S processes each.",
+        help="dp: the whole model in each process. fsdp: shared out over all. hsdp:RxS: R copies on S processes each. "
+        "gpt only: tp:N cuts layers in N, pp:SxM sends M parts of a batch through S groups of layers.",
+    ),
+    "pipeline_schedule": option(
+        "--pipeline-schedule",
+        type=click.Choice(SCHEDULES),
+        show_default="1f1b",
+        help="Order in which --parallel pp computes parts of a batch.",
     ),
     "average_every": option(
         "--average-every",

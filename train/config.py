@@ -17,7 +17,7 @@ from headrace.store.storage import StoragePath, parse_path, read_file
 from headrace.store.storage.local import atomic_file
 from headrace.store.storage.toml_files import read_toml, typed_value
 from headrace.train.models import presets, sizes
-from headrace.train.parallel_form import parse_form
+from headrace.train.parallel_form import SCHEDULES, parse_form
 from headrace.train.speeds import EQUAL, parse_speeds
 
 STAGES = ("sovits", "gpt")
@@ -296,7 +296,12 @@ class DistributedConfig:
 
     parallel: str = "dp"
     """`dp`: each process has the whole model. `fsdp`: each keeps a part of it, of its gradients and of its optimisers,
-    and gathers a block when it computes it. `hsdp:RxS`: R copies of the model, each in parts on S processes."""
+    and gathers a block when it computes it. `hsdp:RxS`: R copies of the model, each in parts on S processes. gpt only:
+    `tp:N` cuts heads and hidden channels of each layer over N processes, and `pp:SxM` sends M parts of a batch through
+    S processes that have some layers each."""
+    pipeline_schedule: str = "1f1b"
+    """pp only: `gpipe` sends all parts forward and then all back, `1f1b` one back after one forward, which takes less
+    memory, `interleaved` does so with two groups of layers on each process, which wait less."""
     average_every: int = 0
     """Sum gradients within each machine only, and average the models of the machines after every so many steps, and
     before validations and checkpoints: another way of the optimiser, for slow links. 0 sums over all processes."""
@@ -318,6 +323,7 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         _check_choice(self, "reduce", REDUCTIONS)
+        _check_choice(self, "pipeline_schedule", SCHEDULES)
         if parse_speeds(self.speeds) is None and parse_form(self.parallel).is_sharded:
             raise UsageError(
                 "speeds=auto measures what a frame takes each process, and processes that share a model wait for one "
@@ -397,15 +403,24 @@ class RunConfig:
             raise UsageError("samples are synthesised by validations: validate_every cannot be 0 with them.")
         if self.optim.grow_batch and not self.schedule.validate_every:
             raise UsageError("grow_batch follows the validation loss: validate_every cannot be 0 with it.")
-        if parse_form(self.distributed.parallel).is_sharded and (self.compute.compile or self.compute.activations_8bit):
-            name = "compile" if self.compute.compile else "activations_8bit"
-            raise UsageError(f"{name} needs the whole model in each process: leave it out, or parallel.")
+        self._check_form()
         if self.compute.compile and not self.data.fixed_shapes:
             raise UsageError("compile makes kernels for each length of batches: give fixed_shapes too, 4 to 16.")
         if self.compute.cuda_graphs and not self.data.fixed_shapes:
             raise UsageError("cuda_graphs are captured for each length of batches: give fixed_shapes too, 4 to 16.")
         if self.compute.cuda_graphs and self.optim.dpo:
             raise UsageError("cuda_graphs cannot hold dpo, whose corrupted sequences have any length: choose one.")
+
+    def _check_form(self) -> None:
+        form, parallel = parse_form(self.distributed.parallel), self.distributed.parallel
+        for name in ("compile", "activations_8bit"):
+            if form.is_sharded and getattr(self.compute, name):
+                raise UsageError(f"{name} needs the whole model in each process: leave it out, or parallel.")
+        if form.readers_share > 1 and self.model.stage != "gpt":
+            raise UsageError(f"parallel {parallel} divides the layers of gpt: sovits has fsdp and hsdp:RxS.")
+        whole = {"dpo": self.optim.dpo, "upstream_mask": self.optim.upstream_mask, "teacher": self.model.teacher}
+        for name in (name for name, value in whole.items() if value and form.kind == "pp"):
+            raise UsageError(f"{name} needs the whole model in each process: leave it out, or parallel {parallel}.")
 
     def _check_stage(self) -> None:
         optim, monitoring = self.optim, self.monitoring

@@ -5,7 +5,7 @@
 Processes of this machine make two updates on the CPU, over gloo, of both models in turn and by each form. What is
 measured is the memory that a process takes at most, by the kernel's count, beyond what it took before it made the
 model: while it makes and shares out the model, and in the second update, whose utterances are so short that weights,
-gradients and optimisers are nearly all of it.
+gradients and optimisers are most of it. Weights and moments by themselves are counted.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ import torch
 
 from benchmarks import report
 
-HEAD = ("model", "M parameters", "--parallel", "processes", "MB at the start", "MB in an update", "of one process")
+HEAD = (
+    "model",
+    "M parameters",
+    "--parallel",
+    "processes",
+    "MB of weights and moments",
+    "MB at the start",
+    "MB in an update",
+    "of one process",
+)
 
 
 def work(out: Path, stage: str, preset: str, form: str) -> None:
     """Train as one of the processes, and write what memory it took."""
     from headrace.train import distributed
     from headrace.train.distributed import ReductionOptions
+    from headrace.train.distributed.replicas import named_tensors
     from headrace.train.models.presets import PRESETS
     from headrace.train.parallel_form import parse_form
     from tests.helpers.gpt_steps import gpt_stage, text_batch
@@ -58,7 +68,8 @@ def work(out: Path, stage: str, preset: str, form: str) -> None:
         made.step([batch])
         update = _peak()
         distributed.all_gather(None)
-        found = {"parameters": parameters, "start": start - before, "update": update - before}
+        state = sum(tensor.nbytes for _, tensor in named_tensors(made.held_state()[1]))
+        found = {"parameters": parameters, "state": state, "start": start - before, "update": update - before}
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(found))
 
 
@@ -97,13 +108,16 @@ def main(preset: str, processes: int, models: str, worker: str | None, stage: st
     rows, found = [], []
     for name in models.split(","):
         one = 0
-        for way, count in (("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)):
+        ways = [("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)]
+        if name == "gpt":
+            ways += [("tp:2", 2), (f"tp:{processes}", processes), ("pp:2", 2), (f"pp:{processes}", processes)]
+        for way, count in ways:
             made = measure(name, preset, way, count)
             one = one or made["update"]
             ratio = made["update"] / one
             millions = made["parameters"] / 1e6
-            row = (f"{name} {preset}", f"{millions:.1f}", way, count, round(made["start"] / 1e6))
-            rows.append((*row, round(made["update"] / 1e6), f"{ratio:.2f}"))
+            row = (f"{name} {preset}", f"{millions:.1f}", way, count, round(made["state"] / 1e6))
+            rows.append((*row, *(round(made[at] / 1e6) for at in ("start", "update")), f"{ratio:.2f}"))
             found.append({"stage": name, "form": way, "processes": count, **made})
             click.echo(rows[-1])
     markdown = report.table(HEAD, rows)

@@ -12,13 +12,15 @@ from headrace.train.distributed.collectives import (
 )
 from headrace.train.distributed.gradient_buckets import GradientBuckets, ReductionOptions
 from headrace.train.distributed.machines import Machines
+from headrace.train.distributed.network_parts import NetworkInParts, make_mesh
 from headrace.train.distributed.process_group import cuda_device, process_group, rank, watch, world_size
 from headrace.train.distributed.replicas import agreed, broadcast_state, check_state, on_first_rank
-from headrace.train.distributed.sharded_network import ShardedNetwork, make_mesh
+from headrace.train.distributed.sharded_network import ShardedNetwork
 
 __all__ = [
     "GradientBuckets",
     "Machines",
+    "NetworkInParts",
     "ReductionOptions",
     "ShardedNetwork",
     "agreed",

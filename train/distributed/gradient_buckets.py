@@ -37,11 +37,13 @@ class ReductionOptions:
     """Whether a process keeps only parts of parameters."""
     machines: Machines | None = None
     """Machines that sum gradients within themselves only. None: over all ranks."""
+    readers: dist.ProcessGroup | None = None
+    """The ranks that read other batches than this one, and this one, where several ranks read the same. None: all."""
 
     @property
     def group(self) -> dist.ProcessGroup | None:
         """The ranks whose batches make an update together; None for all."""
-        return self.machines.within if self.machines else None
+        return self.machines.within if self.machines else self.readers
 
     @property
     def shards(self) -> bool:

@@ -75,6 +75,18 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderWork:
+    """What decides whether the layers of a decoder are worth dividing."""
+
+    layers: int
+    heads: int
+    parameters: int
+    """Of all layers."""
+    hidden_bytes: float
+    """Of the hidden states that one layer passes on, of a mean batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateWork:
     """What an update of one process takes, counted."""
 
@@ -87,6 +99,8 @@ class UpdateWork:
     """Parameters of which a process that shares a model has the whole at one time, at most."""
     half: bool
     """Whether the networks run in half precision."""
+    decoder: DecoderWork | None = None
+    """None for a model whose layers cannot be divided."""
 
 
 def parse_clusters(text: str) -> tuple[Cluster, ...]:
@@ -110,12 +124,19 @@ def parse_clusters(text: str) -> tuple[Cluster, ...]:
     return tuple(clusters)
 
 
-def forms_for(cluster: Cluster) -> list[str]:
-    """Return the forms that differ on a cluster."""
+def forms_for(cluster: Cluster, decoder: DecoderWork | None) -> list[str]:
+    """Return the forms that differ on a cluster. Layers are divided within a machine."""
+    cards = cluster.cards
     if cluster.processes == 1:
         return ["dp"]
-    several = cluster.machines > 1 and cluster.cards > 1
-    return ["dp", "fsdp", *([f"hsdp:{cluster.machines}x{cluster.cards}"] if several else [])]
+    forms = ["dp", "fsdp"]
+    if cluster.machines > 1 and cards > 1:
+        forms.append(f"hsdp:{cluster.machines}x{cards}")
+    if decoder and cards > 1 and decoder.heads % cards == 0:
+        forms.append(f"tp:{cards}")
+    if decoder and cards > 1 and decoder.layers >= cards:
+        forms.append(f"pp:{cards}x{2 * cards}")
+    return forms
 
 
 def update_seconds(work: UpdateWork, cluster: Cluster, form: ParallelForm, network_gbit: float) -> dict[str, float]:
@@ -130,6 +151,8 @@ def update_seconds(work: UpdateWork, cluster: Cluster, form: ParallelForm, netwo
     size = 4.0 * work.parameters
     inside = LINK_SHARE * 1e9 * card.link
     between = LINK_SHARE * GIGABIT * network_gbit
+    if form.kind in ("tp", "pp"):
+        return _divided_layers(work, cluster, form, peak, inside, between)
     if not form.is_sharded:
         sent = _ring(2 * size, cluster, inside, between)
         return {"compute_s": compute, "sent_s": sent, "update_s": max(compute, sent + compute * (1 - BACKWARD_SHARE))}
@@ -138,6 +161,29 @@ def update_seconds(work: UpdateWork, cluster: Cluster, form: ParallelForm, netwo
     if copies > 1:  # each card sums its part with those that have the same
         sent += 2 * (copies - 1) / copies * size / shards / (between / cluster.cards)
     return {"compute_s": compute, "sent_s": sent, "update_s": max(compute, sent)}
+
+
+def _divided_layers(
+    work: UpdateWork, cluster: Cluster, form: ParallelForm, peak: float, inside: float, between: float
+) -> dict[str, float]:
+    """Return the seconds of an update where processes divide the layers of a decoder."""
+    (copies, shards), decoder = form.sizes(cluster.processes), work.decoder
+    assert decoder is not None
+    one = Cluster(1, shards, cluster.name)
+    if form.kind == "tp":  # each layer sums twice forward and twice backward, a ring goes round twice, nothing hides it
+        compute = max(work.kernels * LAUNCH_S, work.flop / shards / peak)
+        sent = work.batches * 4 * decoder.layers * _ring(2 * decoder.hidden_bytes, one, inside, between)
+        sent += _ring(4.0 * (work.parameters - decoder.parameters), one, inside, between)
+        update = compute + sent
+    else:  # each part of a batch is a launch of a stage's kernels; while a pipeline fills and empties, stages wait
+        parts = form.microbatches
+        compute = max(parts * work.kernels * LAUNCH_S, work.flop / peak) / shards * (1 + (shards - 1) / parts)
+        sent = work.batches * 2 * decoder.hidden_bytes / inside
+        update = max(compute, sent)
+    if copies > 1:  # each card sums its part with those that have the same
+        of_copies = 2 * (copies - 1) / copies * 4.0 * work.parameters / shards / (between / cluster.cards)
+        sent, update = sent + of_copies, max(update, of_copies + compute * (1 - BACKWARD_SHARE))
+    return {"compute_s": compute, "sent_s": sent, "update_s": update}
 
 
 def _ring(size: float, cluster: Cluster, inside: float, between: float) -> float:
@@ -152,6 +198,12 @@ def state_bytes(work: UpdateWork, form: ParallelForm, processes: int) -> tuple[f
     shards = form.sizes(processes)[1]
     if shards == 1:
         return 12.0 * work.parameters, 4.0 * work.parameters
+    if form.kind in ("tp", "pp"):
+        assert work.decoder is not None
+        whole = work.parameters - work.decoder.parameters
+        own = work.decoder.parameters / shards + whole  # of a pipeline, the first or the last has that
+        moments = work.parameters / shards if form.kind == "tp" else own
+        return 4.0 * own + 8.0 * moments, 4.0 * own
     return 12.0 * work.parameters / shards + 4.0 * work.gathered, 4.0 * (work.parameters / shards + work.gathered)
 
 
@@ -175,10 +227,10 @@ def compare(
     rows = []
     for cluster in clusters:
         of_cluster = []
-        for name in forms_for(cluster):
+        for name in forms_for(cluster, work.decoder):
             form, room = parse_form(name), rooms[cluster, name]
             seconds = update_seconds(work, cluster, form, network_gbit)
-            updates = -(-batches // (cluster.processes * work.batches))
+            updates = -(-batches // (cluster.processes // form.readers_share * work.batches))
             state, gradients = state_bytes(work, form, cluster.processes)
             row: dict[str, Any] = {
                 "cards": str(cluster),
@@ -189,7 +241,7 @@ def compare(
             row |= {"fits": room >= frames, **seconds, "hours": epochs * updates * seconds["update_s"] / 3600}
             of_cluster.append(row)
         fitting = [row for row in of_cluster if row["fits"]]
-        best = min(fitting, key=lambda row: row["update_s"], default=None)  # the simplest of those that are as fast
+        best = min(fitting, key=lambda row: row["hours"], default=None)  # the simplest of those that are as fast
         rows += [row | {"fastest": row is best} for row in of_cluster]
     return rows
 

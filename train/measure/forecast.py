@@ -26,6 +26,7 @@ from headrace.train.measure.clusters import (
     CARDS,
     NETWORK_GBIT,
     Cluster,
+    DecoderWork,
     KernelCounter,
     UpdateWork,
     compare,
@@ -38,6 +39,7 @@ from headrace.train.monitoring import metrics
 from headrace.train.monitoring.observer import Observer
 from headrace.train.parallel_form import parse_form
 from headrace.train.speeds import FASTEST, Speeds, count_speeds, parse_speeds, shares
+from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.stage import Stage, check_ids
 from headrace.train.trainer import auto_settings
 from headrace.train.trainer.setup import TrainingSetup, set_up
@@ -201,7 +203,7 @@ def _compare(
     """Return `clusters`: what each form takes on each of them."""
     work, model, rooms = _count_work(setup, stream, epoch, batches, half), MemoryModel.fit(steps), {}
     for cluster in cards:
-        for name in forms_for(cluster):
+        for name in forms_for(cluster, work.decoder):
             state, gradients = state_bytes(work, parse_form(name), cluster.processes)
             fewer = gradients - 4 * work.parameters
             spare = USABLE * CARDS[cluster.name].gib * GIB - state
@@ -222,9 +224,10 @@ def _count_work(
     setup: TrainingSetup, stream: Stream, epoch: Epoch, batches: Sequence[np.ndarray], half: bool
 ) -> UpdateWork:
     """Count what a mean update takes, of batches from the shortest utterances to the longest."""
-    kernels, flop = 0, 0
+    kernels, flop, positions = 0, 0, 0
     for members in batches:
         batch = stream.read(epoch.numbers[members])
+        positions += len(batch) * int(batch.phones_n.max() + batch.frames.max() // 2)
         with FlopCounterMode(display=False) as operations, KernelCounter() as counter:
             setup.stage.step([batch])
         kernels, flop = kernels + counter.count, flop + operations.get_total_flops()
@@ -237,6 +240,24 @@ def _count_work(
         parameters=sum(p.numel() for network in networks for p in network.parameters()),
         gathered=max(largest_gathered(network, BLOCKS) for network in networks),
         half=half,
+        decoder=_decoder_work(setup.stage, positions / count, half),
+    )
+
+
+def _decoder_work(stage: Stage, positions: float, half: bool) -> DecoderWork | None:
+    """Return what dividing the layers of a decoder depends on.
+
+    Args:
+        positions: of a mean batch, phones and codes.
+    """
+    if not isinstance(stage, GptStage):
+        return None
+    sizes = stage.config
+    return DecoderWork(
+        layers=sizes.layers,
+        heads=sizes.heads,
+        parameters=sum(parameter.numel() for parameter in stage.model.h.parameters()),
+        hidden_bytes=positions * sizes.channels * (2 if half else 4),
     )
 
 

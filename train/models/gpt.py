@@ -114,18 +114,46 @@ class Text2SemanticDecoder(nn.Module):
             Logits (B, Z, V): row y predicts code y, and the row after the last code predicts the end. Rows after that
             are undefined, except with `upstream_mask`.
         """
+        packed_BLC = self.pack(phones_BX, phones_n_B, codes_BY, codes_n_B, bert_BXE, upstream_mask=upstream_mask)
+        attention = self.attention(packed_BLC, phones_n_B, phones_BX.shape[1], codes_n_B if upstream_mask else None)
+        hidden_BLC = self.h(packed_BLC, repeat(attention), activation_checkpointing=activation_checkpointing)
+        return self.predict(hidden_BLC, phones_n_B, codes_BY.shape[1])
+
+    def pack(
+        self,
+        phones_BX: Tensor,
+        phones_n_B: Tensor,
+        codes_BY: Tensor,
+        codes_n_B: Tensor,
+        bert_BXE: Tensor | None,
+        *,
+        upstream_mask: bool = False,
+    ) -> Tensor:
+        """Embed texts and codes, packed next to each other. (B, L, C)."""
         text_BXC = self.embed_text(phones_BX, bert_BXE)
         past_end_BY = torch.arange(codes_BY.shape[1], device=codes_BY.device) >= codes_n_B[:, None]
         codes_BYC = self.embed_codes(codes_BY.masked_fill(past_end_BY, self.config.end))
         text_size, size = phones_BX.shape[1], phones_BX.shape[1] + codes_BY.shape[1]
-        attention = PrefixAttention(phones_n_B, text_size)
-        if upstream_mask:
-            attention.attend_from_padding(phones_n_B + codes_n_B, size)
         order_BL = _packed_order(phones_n_B, text_size, size, upstream_mask)
-        packed_BLC = _gather_positions(torch.cat((text_BXC, codes_BYC), dim=1), order_BL)
-        attention.in_one_call(packed_BLC, self.config.heads)
-        hidden_BLC = self.h(packed_BLC, repeat(attention), activation_checkpointing=activation_checkpointing)
-        predicting_BZ = phones_n_B[:, None] - 1 + torch.arange(codes_BY.shape[1] + 1, device=codes_BY.device)
+        return _gather_positions(torch.cat((text_BXC, codes_BYC), dim=1), order_BL)
+
+    def attention(
+        self, x_BLC: Tensor, phones_n_B: Tensor, text_size: int, codes_n_B: Tensor | None = None
+    ) -> PrefixAttention:
+        """Return the attention of all layers over packed sequences.
+
+        Args:
+            text_size: X.
+            codes_n_B: where padded codes attend too, as in upstream's training code.
+        """
+        attention = PrefixAttention(phones_n_B, text_size)
+        if codes_n_B is not None:
+            attention.attend_from_padding(phones_n_B + codes_n_B, x_BLC.shape[1])
+        return attention.in_one_call(x_BLC, self.config.heads)
+
+    def predict(self, hidden_BLC: Tensor, phones_n_B: Tensor, codes_size: int) -> Tensor:
+        """Return logits of each code and of the end, from what the last layer gives. (B, Z, V)."""
+        predicting_BZ = phones_n_B[:, None] - 1 + torch.arange(codes_size + 1, device=phones_n_B.device)
         return self.ar_predict_layer(_gather_positions(hidden_BLC, predicting_BZ))
 
     def embed_text(self, phones_BX: Tensor, bert_BXE: Tensor | None) -> Tensor:

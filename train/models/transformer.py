@@ -67,7 +67,12 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(channels, inner, heads, dropout) for _ in range(layers))
 
     def forward(
-        self, x_BLC: Tensor, attentions: Iterable[AttentionFn], *, activation_checkpointing: bool = False
+        self,
+        x_BLC: Tensor,
+        attentions: Iterable[AttentionFn],
+        *,
+        activation_checkpointing: bool = False,
+        layers: range | None = None,
     ) -> Tensor:
         """Apply all layers. (B, L, C).
 
@@ -75,8 +80,10 @@ class Transformer(nn.Module):
             attentions: the attention of each layer.
             activation_checkpointing: keep only the input of each layer for the backward pass, and run the layer again
                 there: a third more time, a fifteenth of the activations.
+            layers: numbers of those to apply, instead of all.
         """
-        for layer, attend in zip(self.layers, attentions, strict=False):
+        chosen = self.layers if layers is None else self.layers[layers.start : layers.stop]
+        for layer, attend in zip(chosen, attentions, strict=False):
             if activation_checkpointing:
                 x_BLC = checkpoint(layer, x_BLC, attend, use_reentrant=False)
             else:

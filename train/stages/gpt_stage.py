@@ -24,7 +24,7 @@ from headrace.train.checkpoints.origin import K_MEANS, UNKNOWN, Origin
 from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
-from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork, make_mesh
+from headrace.train.distributed import GradientBuckets, NetworkInParts, ReductionOptions, ShardedNetwork, make_mesh
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
@@ -34,7 +34,9 @@ from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
+from headrace.train.stages.pipeline import PipelinedDecoder, StageCompute
 from headrace.train.stages.teachers import DecoderTeacher
+from headrace.train.stages.tensor_parallel import TensorParallelDecoder
 from headrace.train.stages.updates import (
     allocate_state,
     average_over_machines,
@@ -47,8 +49,11 @@ from headrace.train.stages.updates import (
     state_of,
     sum_of_parts,
     sum_terms,
+    tell_optimizer,
     whole_network,
 )
+
+DecoderGradients = GradientBuckets | ShardedNetwork | TensorParallelDecoder | PipelinedDecoder
 
 
 class GptStage:
@@ -93,7 +98,7 @@ class GptStage:
         self.model.bert_proj.weight.requires_grad_(bert)
         self.optimizer = optim.optimizer_for(self.model)
         self._reduction = reduction
-        self._gradients: GradientBuckets | ShardedNetwork = GradientBuckets(self.model.parameters(), reduction)
+        self._gradients: DecoderGradients = GradientBuckets(self.model.parameters(), reduction)
         self._device, self._store, self._origin = device, store, origin
         self._teacher = teacher
         self._passes: Passes = EagerPasses()
@@ -223,8 +228,7 @@ class GptStage:
     def allocate(self) -> None:
         """Share out the model where that was asked for. Allocate the optimiser's state, and gradients."""
         if self._reduction.shards:
-            mesh = make_mesh(self._reduction.form, self._device)
-            self._gradients = share_network(self.model, self.optimizer, mesh, self._reduction)
+            self._share()
         allocate_state(self.optimizer)
         self._gradients.allocate()
 
@@ -232,6 +236,29 @@ class GptStage:
         """Let these launch the passes of batches, from now on."""
         self._passes, self.microbatches.release = passes, passes.clear
         self._gradients.keep_memory()
+
+    def _share(self) -> None:
+        """Share out the model over processes, in the form that was asked for."""
+        mesh, options, device = make_mesh(self._reduction.form, self._device), self._reduction, self._device
+        if options.form.kind == "fsdp":
+            self._gradients = share_network(self.model, self.optimizer, mesh, options)
+            return
+        if options.form.kind == "tp":
+            self._gradients = TensorParallelDecoder(
+                self.model, self.optimizer, mesh=mesh, options=options, device=device
+            )
+            self._reduction = replace(options, readers=mesh.get_group("copy"))
+        else:
+            compute = StageCompute(
+                autocast=self.precision.autocast,
+                score=self._likelihood,
+                scale=self.precision.scaler.scale,
+                activation_checkpointing=self.optim.activation_checkpointing,
+            )
+            self._gradients = PipelinedDecoder(
+                self.model, self.optimizer, mesh=mesh, options=options, device=device, compute=compute
+            )
+        tell_optimizer(self.optimizer, self._gradients)
 
     def end_epoch(self) -> None:
         """Count the epoch. Learning rates depend only on updates."""
@@ -270,6 +297,8 @@ class GptStage:
             0-d sums: loss, predictions, correct, codes, with a teacher loss_teacher, and with corrupted sequences
             loss_dpo and sequences.
         """
+        if isinstance(self._gradients, PipelinedDecoder):
+            return self._gradients.run(inputs)
         logits = self._logits(self.model, inputs)
         chosen_B, sums = self._likelihood(inputs, logits)
         loss = -chosen_B.sum()
@@ -315,7 +344,7 @@ class GptStage:
 
     def held_state(self) -> tuple[int, dict[str, Any]]:
         """Return which part of the model this process has, and the tensors of it."""
-        if isinstance(self._gradients, ShardedNetwork):
+        if isinstance(self._gradients, NetworkInParts):
             return self._gradients.part, {"model": self._gradients.held()}
         return (self._reduction.machines.number if self._reduction.machines else 0), self.state_dict()
 

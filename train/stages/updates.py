@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from headrace.train import distributed
 from headrace.train.config import RunConfig
-from headrace.train.distributed import GradientBuckets, Machines, ReductionOptions, ShardedNetwork
+from headrace.train.distributed import GradientBuckets, Machines, NetworkInParts, ReductionOptions, ShardedNetwork
 from headrace.train.models.blocks import BLOCKS
 from headrace.train.parallel_form import parse_form
 from headrace.train.precision import DTYPES, Precision
@@ -24,7 +25,8 @@ def reduction_options(config: RunConfig, device: torch.device) -> ReductionOptio
     Raises:
         UsageError: machines are averaged that have different numbers of processes.
     """
-    options, form = config.distributed, parse_form(config.distributed.parallel)
+    options = config.distributed
+    form = replace(parse_form(options.parallel), schedule=options.pipeline_schedule)
     machines = Machines.find(device) if options.average_every else None
     return ReductionOptions(dtype=DTYPES[options.reduce], overlap=options.overlap, form=form, machines=machines)
 
@@ -59,38 +61,43 @@ def share_network(
     options: ReductionOptions,
     methods: Sequence[str] = (),
 ) -> ShardedNetwork:
-    """Share out a network and its optimiser's state over processes, as `ShardedNetwork` does."""
+    """Share out each parameter of a network, and its optimiser's state, over processes, as `ShardedNetwork` does."""
     shared = ShardedNetwork(network, optimizer, blocks=BLOCKS, methods=methods, mesh=mesh, options=options)
-    if isinstance(optimizer, ScaledAdam):
-        optimizer.share(shared.elements, shared.sum_parts)
+    tell_optimizer(optimizer, shared)
     return shared
 
 
+def tell_optimizer(optimizer: torch.optim.Optimizer, shared: NetworkInParts) -> None:
+    """Let an optimiser that sums over the elements of a parameter know of their other parts."""
+    if isinstance(optimizer, ScaledAdam):
+        optimizer.share(shared.elements, shared.sum_parts)
+
+
 def state_of(
-    network: nn.Module, optimizer: torch.optim.Optimizer, gradients: GradientBuckets | ShardedNetwork
+    network: nn.Module, optimizer: torch.optim.Optimizer, gradients: GradientBuckets | NetworkInParts
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the states of a network and of its optimiser, as one process has them.
 
     Where they are shared out, all ranks have to call this, and only the first one gets the tensors.
     """
-    if isinstance(gradients, ShardedNetwork):
+    if isinstance(gradients, NetworkInParts):
         return gradients.state_dict(), gradients.optimizer_state()
     return network.state_dict(), optimizer.state_dict()
 
 
-def whole_network(network: nn.Module, gradients: GradientBuckets | ShardedNetwork) -> AbstractContextManager[Any]:
+def whole_network(network: nn.Module, gradients: GradientBuckets | NetworkInParts) -> AbstractContextManager[Any]:
     """Return a context that gives the network with all its weights on each rank."""
-    return gradients.whole() if isinstance(gradients, ShardedNetwork) else nullcontext(network)
+    return gradients.whole() if isinstance(gradients, NetworkInParts) else nullcontext(network)
 
 
-def sum_of_parts(gradients: GradientBuckets | ShardedNetwork) -> Callable[[Tensor], Tensor] | None:
+def sum_of_parts(gradients: GradientBuckets | NetworkInParts) -> Callable[[Tensor], Tensor] | None:
     """Return what sums values over the processes that share a network; None if each has the whole."""
-    return gradients.sum_parts if isinstance(gradients, ShardedNetwork) else None
+    return gradients.sum_parts if isinstance(gradients, NetworkInParts) else None
 
 
-def idle_passes(gradients: GradientBuckets | ShardedNetwork, passes: int) -> int:
+def idle_passes(gradients: GradientBuckets | NetworkInParts, passes: int) -> int:
     """Return how many passes this rank has to make beside its own, so that all ranks that share make as many."""
-    return gradients.idle_passes(passes) if isinstance(gradients, ShardedNetwork) else 0
+    return gradients.idle_passes(passes) if isinstance(gradients, NetworkInParts) else 0
 
 
 def sum_terms(

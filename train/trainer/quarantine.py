@@ -143,4 +143,4 @@ def _find_not_finite(
 
 def _gather(numbers: list[int]) -> list[int]:
     """Return the numbers of all ranks."""
-    return [number for of_rank in distributed.all_gather(numbers) for number in of_rank]
+    return list(dict.fromkeys(number for of_rank in distributed.all_gather(numbers) for number in of_rank))

@@ -36,18 +36,19 @@ TOLERANCE = 0.05
 class RankSpeeds:
     """The speeds of this run's ranks: given, or measured."""
 
-    def __init__(self, setting: str, device: torch.device) -> None:
+    def __init__(self, setting: str, device: torch.device, readers: int) -> None:
         """
         Args:
             setting: `distributed.speeds` of the run's config.
+            readers: ranks that read batches of their own.
         """
-        self._given = parse_speeds(setting)
+        self._given, self._readers = parse_speeds(setting), readers
         self._device, self._updates = device, 0
         self._measured: deque[tuple[WorkTimer, int]] = deque(maxlen=RECENT_UPDATES)
 
     def begin(self, position: Position) -> Position:
         """Return a position for the ranks and the speeds of this start."""
-        return position.for_world(distributed.world_size(), self._given)
+        return position.for_world(self._readers, self._given)
 
     @contextmanager
     def measure(self, batches: Sequence[Batch]) -> Iterator[None]:
@@ -86,13 +87,13 @@ class RankSpeeds:
         return median(max(timer.seconds(), 1e-9) / frames for timer, frames in self._measured)
 
 
-def check_speeds(setting: str) -> None:
-    """Check that the option `speeds` has a number for each rank of this run, if it has numbers.
+def check_speeds(setting: str, world: int) -> None:
+    """Check that the option `speeds` has a number for each rank that reads batches of its own, if it has numbers.
 
     Raises:
         UsageError: it has not.
     """
-    numbers, world = count_speeds(setting), distributed.world_size()
+    numbers = count_speeds(setting)
     if numbers and numbers != world:
         raise UsageError(
             f"--speeds {setting} has {numbers} numbers, and this run has {world} "

@@ -62,8 +62,11 @@ class Run:
         Raises:
             UsageError: its speeds, or the form in which processes share it, are for another number of them.
         """
-        check_speeds(config.distributed.speeds)
-        parse_form(config.distributed.parallel).sizes(distributed.world_size())
+        form = parse_form(config.distributed.parallel)
+        form.sizes(distributed.world_size())
+        self._together = form.readers_share
+        readers, reader = (number // self._together for number in (distributed.world_size(), distributed.rank()))
+        check_speeds(config.distributed.speeds, readers)
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
         self.setup = setup = launching.apply(set_up(config, self.observer, resumes=state is not None), self.observer)
@@ -74,8 +77,8 @@ class Run:
         self._unsettled: SubmittedUpdate | None = None
         self._settled_at = 0.0
         self._epoch_ended, self._averaged = False, True
-        if distributed.rank():  # weights are the same on all ranks, noise is not
-            torch.manual_seed((config.model.seed << 16) + distributed.rank())
+        if reader:  # weights are the same on all ranks, noise is not, but of those that compute together
+            torch.manual_seed((config.model.seed << 16) + reader)
         position = self._restore(state) if state is not None else self._begin()
         distributed.broadcast_state(self.stage.state_dict())
         self._allocate()
@@ -94,7 +97,7 @@ class Run:
         size = format_size(tensor_bytes(self.stage.state_dict()))  # on all ranks, where they share the model
         self.observer.log(f"checkpoints: at most {most} are kept, of {size} each")
         self.saving = self._begin_saving()
-        self.speeds = RankSpeeds(config.distributed.speeds, self.device)
+        self.speeds = RankSpeeds(config.distributed.speeds, self.device, readers)
         self._open_stream(self.speeds.begin(position))
         PHASES.step = self.step
         distributed.watch(config.distributed.rank_timeout, config.out / HANGS, self.device)
@@ -209,8 +212,9 @@ class Run:
             Frames, utterances and share of padding, over all ranks; and the number of the signal, or 0.
         """
         told = (*amounts(batches), self.stage.microbatches.splits, max(stop, default=0))
-        frames, utterances, padded, pieces, caught = zip(*distributed.gather_integers(told), strict=True)
+        *counts, pieces, caught = zip(*distributed.gather_integers(told), strict=True)
         self.stage.microbatches.splits = max(pieces)
+        frames, utterances, padded = (of_ranks[:: self._together] for of_ranks in counts)
         padding = 1 - sum(frames) / sum(padded)
         return {"frames": sum(frames), "utterances": sum(utterances), "padding": padding}, max(caught)
 

@@ -44,6 +44,7 @@ class TrainingSetup:
         """Open a stream of this rank's batches from a position on."""
         config, data = self.config, self.data
         reading = auto_settings.choose_reading(data.store, self.stage.features, config.data.chunk_locality)
+        together = parse_form(config.distributed.parallel).readers_share
         return Stream(
             data.store,
             self.stage.features,
@@ -58,8 +59,8 @@ class TrainingSetup:
                 chunk_locality=reading.chunk_locality,
             ),
             position=position,
-            rank=distributed.rank(),
-            world=distributed.world_size(),
+            rank=distributed.rank() // together,
+            world=distributed.world_size() // together,
             pin=self.device.type == "cuda",
             repeated=data.repeated,
         )
@@ -137,6 +138,11 @@ def describe_form(config: DistributedConfig) -> str:
     if not form.is_sharded:
         return "gradients are summed over them"
     many = f", and there are {copies} copies of it" if copies > 1 else ""
+    if form.kind == "tp":
+        return f"each has one of {shards} parts of each layer of the model{many}"
+    if form.kind == "pp":
+        parts = f"{form.microbatches} parts of a batch go through them by the schedule {config.pipeline_schedule}"
+        return f"each has some layers of the model, on {shards} processes, and {parts}{many}"
     return f"each keeps one of {shards} parts of the model, its gradients and its optimisers{many}"
 
 

@@ -5,6 +5,9 @@
 writes `FORM-RANK.pt` for each form: gradients of an update as a whole network has them, what an update with an
 infinite gradient changes, and the state after STEPS more updates. Where OUT has a store, it then trains
 `OUT/STAGE-whole` as data parallel, and `OUT/STAGE-across` by one form after the other, each of which the next resumes.
+
+FORM is of `--parallel`, or one with a schedule: `pp:2x4-gpipe`. Forms of layers are for gpt alone, and runs are not
+trained whole beside them: one process would read what their ranks read together.
 """
 
 from __future__ import annotations
@@ -23,8 +26,7 @@ from torch import Tensor
 from headrace.train import distributed
 from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
-from headrace.train.distributed import ReductionOptions, ShardedNetwork, replicas
-from headrace.train.distributed.sharded_network import _whole
+from headrace.train.distributed import NetworkInParts, ReductionOptions, replicas
 from headrace.train.parallel_form import parse_form
 from headrace.train.precision import Precision
 from headrace.train.stages.gpt_stage import GptStage
@@ -42,35 +44,55 @@ PIECES = 2
 """Pieces of each batch: of the first rank's, which are smaller, fewer come than of the others'."""
 
 
-def stages(form: str, rate: float) -> tuple[SovitsStage, GptStage]:
-    """Stages whose weights are always the same, allocated."""
-    options = ReductionOptions(form=parse_form(form))
-    sovits = sovits_stage(SIZES, SovitsOptimConfig(learning_rate=rate), reduction=options)
+DECODER = replace(SMALL_GPT, dropout=0.0, layers=4)
+"""Of so many layers that two processes can have two groups of them each."""
+
+
+def options_of(form: str) -> ReductionOptions:
+    """The options of a form, which may have a schedule."""
+    parallel, _, schedule = form.partition("-")
+    return ReductionOptions(form=replace(parse_form(parallel), schedule=schedule or "1f1b"))
+
+
+def divides_layers(form: str) -> bool:
+    """Whether ranks compute parts of the same utterances."""
+    return options_of(form).form.readers_share > 1
+
+
+def decoder(form: str) -> GptStage:
+    """A decoder in training whose weights are always the same, allocated."""
+    gpt = gpt_stage(DECODER, reduction=options_of(form))
+    gpt.allocate()
+    gpt.microbatches.splits = PIECES if distributed.world_size() > 1 else 1
+    return gpt
+
+
+def speaker(form: str, rate: float) -> SovitsStage:
+    """SoVITS in training whose weights are always the same, allocated."""
+    sovits = sovits_stage(SIZES, SovitsOptimConfig(learning_rate=rate), reduction=options_of(form))
     sovits.generator.eval()
     sovits.generator.quantizer.codebook.embed.copy_(torch.randn(8, 60, generator=seed(0)))
-    gpt = gpt_stage(replace(SMALL_GPT, dropout=0.0), reduction=options)
-    for stage in (sovits, gpt):
-        stage.allocate()
-        stage.microbatches.splits = PIECES if distributed.world_size() > 1 else 1
-    return sovits, gpt
+    sovits.allocate()
+    sovits.microbatches.splits = PIECES if distributed.world_size() > 1 else 1
+    return sovits
 
 
-def own_batches(make: Any, frames: list[int], processes: int) -> list[Batch]:
+def own_batches(whole: Batch, form: str, processes: int) -> list[Batch]:
     """The batches of this rank; of all of them in one process."""
-    whole, world = make(frames), distributed.world_size()
+    world, together = distributed.world_size(), options_of(form).form.readers_share
     if world == 1:
         return [batch for rank in range(processes) for batch in batches(whole, processes, rank)]
-    return batches(whole, world, distributed.rank())
+    return batches(whole, world // together, distributed.rank() // together)
 
 
-def speech(processes: int) -> list[Batch]:
+def speech(form: str, processes: int) -> list[Batch]:
     """Batches for sovits."""
-    return own_batches(speech_batch, list(FRAMES), processes)
+    return own_batches(speech_batch(FRAMES), form, processes)
 
 
-def text(processes: int) -> list[Batch]:
+def text(form: str, processes: int) -> list[Batch]:
     """Batches for gpt."""
-    return own_batches(text_batch, [n // 2 + 3 for n in FRAMES], processes)
+    return own_batches(text_batch([n // 2 + 3 for n in FRAMES]), form, processes)
 
 
 @contextmanager
@@ -84,22 +106,24 @@ def known_noise() -> Iterator[None]:
 
 def gradients_of(network: Any, gradients: Any) -> dict[str, Tensor]:
     """The gradients of a network, each as a whole."""
-    if not isinstance(gradients, ShardedNetwork):
-        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    named = dict(network.named_parameters())
-    return {name: _whole(part.grad, named[name]) for name, part in gradients.parts.items() if part.grad is not None}
+    if isinstance(gradients, NetworkInParts):
+        return gradients.gradients()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
 def gradients(form: str, processes: int) -> dict[str, Any]:
     """Gradients and metrics of an update of each stage. Rates are 0, so that discriminators stay as they are."""
-    sovits, gpt = stages(form, 0.0)
-    with known_noise():
-        terms = sovits.step(speech(processes)) | gpt.step(text(processes))
-    networks = {
-        "generator": gradients_of(sovits.generator, sovits._gradients_g),
-        "discriminator": gradients_of(sovits.discriminator, sovits._gradients_d),
-        "decoder": gradients_of(gpt.model, gpt._gradients),
-    }
+    gpt = decoder(form)
+    terms = gpt.step(text(form, processes))
+    networks = {"decoder": gradients_of(gpt.model, gpt._gradients)}
+    if not divides_layers(form):
+        sovits = speaker(form, 0.0)
+        with known_noise():
+            terms |= sovits.step(speech(form, processes))
+        networks |= {
+            "generator": gradients_of(sovits.generator, sovits._gradients_g),
+            "discriminator": gradients_of(sovits.discriminator, sovits._gradients_d),
+        }
     return {
         "terms": {name: float(value) for name, value in terms.items()},
         "gradients": {f"{name}.{path}": of[path] for name, of in networks.items() for path in of},
@@ -112,21 +136,21 @@ def infinite(form: str, processes: int) -> dict[str, Any]:
     Returns:
         Whether weights stayed as they were, and the loss scale after it.
     """
-    gpt = gpt_stage(replace(SMALL_GPT, dropout=0.0), reduction=ReductionOptions(form=parse_form(form)))
+    gpt = gpt_stage(DECODER, reduction=options_of(form))
     gpt.precision = Precision("fp16", "simulated", CPU, fp32_steps=1000)
     gpt.allocate()
     before = gpt.held_state()[1]
     before = {name: value.clone() for name, value in named(before)}
-    finish, parts = gpt._gradients.finish, parse_form(form).sizes(distributed.world_size())[1]
+    finish, parts = gpt._gradients.finish, options_of(form).form.sizes(distributed.world_size())[1]
 
     def spoil() -> None:
         finish()
-        if not isinstance(gpt._gradients, ShardedNetwork) or gpt._gradients.part == parts - 1:
+        if not isinstance(gpt._gradients, NetworkInParts) or gpt._gradients.part == parts - 1:
             parameters = [p for group in gpt.optimizer.param_groups for p in group["params"]]
             next(p for p in parameters if p.grad is not None and p.numel()).grad.view(-1)[0] = torch.inf
 
     gpt._gradients.finish = spoil  # type: ignore[method-assign]
-    result = gpt.step(text(processes))
+    result = gpt.step(text(form, processes))
     after = dict(named(gpt.held_state()[1]))
     unchanged = all(torch.equal(before[name], after[name]) for name in before if "parts" in name or "model" in name)
     return {"unchanged": unchanged, "skipped": float(result["skipped"]), "scale": gpt.precision.scaler.get_scale()}
@@ -137,13 +161,30 @@ def named(state: Any) -> Iterator[tuple[str, Tensor]]:
     return replicas.named_tensors(state)
 
 
-def after_steps(form: str, processes: int, steps: int) -> dict[str, Any]:
-    """The states of both stages after some updates, as a checkpoint has them."""
-    sovits, gpt = stages(form, STEPS_RATE)
+def after_steps(form: str, processes: int, steps: int, pieces: int = 1) -> dict[str, Any]:
+    """The states of both stages after some updates, as a checkpoint has them.
+
+    Args:
+        pieces: of each batch, at least.
+    """
+    of_gpt = decoder_after_steps(processes, steps, pieces, form)
+    if divides_layers(form):
+        return of_gpt
+    sovits = speaker(form, STEPS_RATE)
+    sovits.microbatches.splits = max(pieces, sovits.microbatches.splits)
     with known_noise():
         for _ in range(steps):
-            sovits.step(speech(processes)), gpt.step(text(processes))
-    return {"sovits": sovits.state_dict(), "gpt": gpt.state_dict()}
+            sovits.step(speech(form, processes))
+    return {"sovits": sovits.state_dict(), **of_gpt}
+
+
+def decoder_after_steps(processes: int, steps: int, pieces: int, form: str = "dp") -> dict[str, Any]:
+    """The state of gpt after some updates."""
+    gpt = decoder(form)
+    gpt.microbatches.splits = max(pieces, gpt.microbatches.splits)
+    for _ in range(steps):
+        gpt.step(text(form, processes))
+    return {"gpt": gpt.state_dict()}
 
 
 def config(stage: str, store: Path, out: Path) -> RunConfig:
@@ -170,11 +211,18 @@ def config(stage: str, store: Path, out: Path) -> RunConfig:
 def train_across(stage: str, out: Path, forms: list[str]) -> dict[str, Any]:
     """Train a run whole, and another one by one form after the other, two steps each. Returns records of the latter."""
     whole, across = (config(stage, out / "store", out / f"{stage}-{name}") for name in ("whole", "across"))
-    loop.start(whole.with_options(max_steps=2 * (len(forms) + 2)), Silent())
+    layers = divides_layers(forms[0])
+    turns = [*forms, *([] if layers else ["dp"]), forms[0]]
+    if not layers:
+        loop.start(whole.with_options(max_steps=2 * len(turns)), Silent())
     observer = Silent()
-    loop.start(across.with_options(parallel=forms[0], max_steps=2), observer)
-    for number, form in enumerate([*forms[1:], "dp", forms[0]], 2):
-        loop.resume(across.out, {"parallel": form, "max_steps": 2 * number}, observer)
+    for number, form in enumerate(turns, 1):
+        parallel, _, schedule = form.partition("-")
+        options = {"parallel": parallel, "pipeline_schedule": schedule or "1f1b", "max_steps": 2 * number}
+        if number == 1:
+            loop.start(across.with_options(**options), observer)
+        else:
+            loop.resume(across.out, options, observer)
     return {"records": observer.records, "messages": observer.messages}
 
 
@@ -191,7 +239,8 @@ def main(out: Path, steps: int, forms: list[str]) -> None:
         for form in forms:
             torch.save(compute(form, distributed.world_size(), steps), out / f"{form}-{distributed.rank()}.pt")
         if (out / "store").exists():
-            trained = {stage: train_across(stage, out, forms) for stage in (("sovits", "gpt") if steps else ("gpt",))}
+            both = steps and not divides_layers(forms[0])
+            trained = {stage: train_across(stage, out, forms) for stage in (("sovits", "gpt") if both else ("gpt",))}
             torch.save(trained, out / f"trained-{distributed.rank()}.pt")
 
 

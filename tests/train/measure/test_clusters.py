@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,21 @@ from torch import nn
 from headrace.store.errors import UsageError
 from headrace.train.distributed.sharded_network import largest_gathered
 from headrace.train.measure import clusters
-from headrace.train.measure.clusters import Cluster, KernelCounter, UpdateWork, compare, forms_for, parse_clusters
+from headrace.train.measure.clusters import (
+    Cluster,
+    DecoderWork,
+    KernelCounter,
+    UpdateWork,
+    compare,
+    forms_for,
+    parse_clusters,
+)
 from headrace.train.parallel_form import parse_form
 
 WORK = UpdateWork(flop=35e12, kernels=1000, batches=2, parameters=10**9, gathered=10**8, half=True)
 """On an H100, 35 TFLOP take 0.101 s."""
+DECODER = DecoderWork(layers=24, heads=16, parameters=9 * 10**8, hidden_bytes=1e8)
+DIVIDED = replace(WORK, decoder=DECODER)
 H100 = Cluster(1, 8, "H100")
 TWO = Cluster(2, 8, "H100")
 
@@ -31,9 +43,12 @@ def test_clusters_are_read() -> None:
 
 
 def test_forms_are_those_that_differ() -> None:
-    assert forms_for(Cluster(1, 1, "T4")) == ["dp"]
-    assert forms_for(H100) == ["dp", "fsdp"]
-    assert forms_for(TWO) == ["dp", "fsdp", "hsdp:2x8"]
+    assert forms_for(Cluster(1, 1, "T4"), DECODER) == ["dp"]
+    assert forms_for(H100, None) == ["dp", "fsdp"]
+    assert forms_for(TWO, None) == ["dp", "fsdp", "hsdp:2x8"]
+    assert forms_for(TWO, DECODER) == ["dp", "fsdp", "hsdp:2x8", "tp:8", "pp:8x16"]
+    assert forms_for(H100, replace(DECODER, heads=12)) == ["dp", "fsdp", "pp:8x16"]
+    assert forms_for(H100, replace(DECODER, layers=7)) == ["dp", "fsdp", "tp:8"]
 
 
 def test_an_update_takes_what_its_operations_or_its_launches_take() -> None:
@@ -52,6 +67,33 @@ def test_bytes_over_links() -> None:
     within = 2 * 7 / 8 * 12e9 / inside
     assert seconds(WORK, TWO, "hsdp:2x8")["sent_s"] == pytest.approx(within + 4e9 / 8 / (between / 8))
     assert seconds(WORK, Cluster(1, 1, "H100"), "dp")["sent_s"] == 0
+
+
+def test_dividing_layers_sends_hidden_states() -> None:
+    inside, compute = 0.7 * 450e9, 35e12 / (0.35 * 989e12)
+    by_tensors = seconds(DIVIDED, H100, "tp:8")
+    assert by_tensors["compute_s"] == pytest.approx(compute / 8)
+    layers, others = 2 * 4 * 24 * 7 / 8 * 2 * 1e8 / inside, 7 / 8 * 4e8 / inside
+    assert by_tensors["sent_s"] == pytest.approx(layers + others)
+    assert by_tensors["update_s"] == pytest.approx(by_tensors["compute_s"] + by_tensors["sent_s"])
+    by_stages = seconds(DIVIDED, H100, "pp:8x16")
+    assert by_stages["update_s"] == by_stages["compute_s"] == pytest.approx(compute / 8 * (1 + 7 / 16))
+    assert by_stages["sent_s"] == pytest.approx(2 * 2 * 1e8 / inside)
+    small = replace(DIVIDED, flop=1e9, kernels=20_000)
+    assert seconds(small, H100, "tp:8")["compute_s"] == pytest.approx(0.1)
+    assert seconds(small, H100, "pp:8x16")["compute_s"] == pytest.approx(16 * 0.1 / 8 * (1 + 7 / 16))
+    of_copies = 4e9 / 8 / (0.7 * 12.5e9 / 8)
+    assert seconds(DIVIDED, TWO, "pp:8x16")["sent_s"] == pytest.approx(by_stages["sent_s"] + of_copies)
+
+
+def test_forms_are_compared_by_how_long_a_run_takes() -> None:
+    """Processes that divide layers make an update of fewer batches."""
+    rooms = dict.fromkeys([(H100, form) for form in ("dp", "fsdp", "tp:8", "pp:8x16")], 1000)
+    rows = compare(DIVIDED, [H100], rooms, frames=1, batches=64, epochs=1, network_gbit=100)
+    updates = {row["parallel"]: round(row["hours"] * 3600 / row["update_s"]) for row in rows}
+    assert updates == {"dp": 4, "fsdp": 4, "tp:8": 32, "pp:8x16": 32}
+    assert [row["parallel"] for row in rows if row["fastest"]] == ["dp"]
+    assert min(rows, key=lambda row: row["update_s"])["parallel"] == "pp:8x16"
 
 
 def test_what_is_sent_hides_under_what_is_computed() -> None:
@@ -77,6 +119,8 @@ def test_memory_is_shared_but_for_what_is_gathered() -> None:
     assert clusters.state_bytes(WORK, parse_form("dp"), 8) == (12e9, 4e9)
     assert clusters.state_bytes(WORK, parse_form("fsdp"), 8) == (12e9 / 8 + 4e8, 4e9 / 8 + 4e8)
     assert clusters.state_bytes(WORK, parse_form("hsdp:2x4"), 8) == (12e9 / 4 + 4e8, 4e9 / 4 + 4e8)
+    assert clusters.state_bytes(DIVIDED, parse_form("pp:8x16"), 8) == (12 * (9e8 / 8 + 1e8), 4 * (9e8 / 8 + 1e8))
+    assert clusters.state_bytes(DIVIDED, parse_form("tp:8"), 8) == (4 * (9e8 / 8 + 1e8) + 8e9 / 8, 4 * (9e8 / 8 + 1e8))
     network = nn.ModuleList([nn.Linear(9, 10), nn.Conv1d(1, 5, 1), nn.Conv1d(1, 6, 1), nn.Conv1d(1, 7, 1)])
     assert largest_gathered(network, (nn.Conv1d,)) == 100 + 12 + 14
 

@@ -62,7 +62,7 @@ def advance(clock: Clock, measured: RankSpeeds, position: Position, updates: int
 
 
 def test_the_first_steps_of_a_stretch_decide_without_what_was_waited(clock: Clock) -> None:
-    measured, clock.other = RankSpeeds("auto", CPU), 0.02
+    measured, clock.other = RankSpeeds("auto", CPU, 2), 0.02
     position = measured.begin(Position.start())
     assert position == Position.start(2)
     position = advance(clock, measured, position, 19, 0.009)
@@ -71,11 +71,11 @@ def test_the_first_steps_of_a_stretch_decide_without_what_was_waited(clock: Cloc
     assert position.history == (Stretch(2, 20), Stretch(2, 0, (100, 45)))
     position = advance(clock, measured, position, 60, 0.02)
     assert clock.exchanges == 1, "one comparison of a stretch, and the next one in the next epoch"
-    assert RankSpeeds("auto", CPU).begin(Position.from_json(position.to_json())) == position
+    assert RankSpeeds("auto", CPU, 2).begin(Position.from_json(position.to_json())) == position
 
 
 def test_an_epoch_begins_with_what_the_last_one_measured(clock: Clock) -> None:
-    measured, clock.other = RankSpeeds("auto", CPU), 0.02
+    measured, clock.other = RankSpeeds("auto", CPU, 2), 0.02
     position = advance(clock, measured, Position.start(2, speeds=(100, 45)), 12, 0.01)
     assert measured.follow(position, position.next_epoch()) == Position.start(2, epoch=1, speeds=(100, 50))
     position = advance(clock, measured, Position.start(2, speeds=(100, 45)), 12, 0.0092)
@@ -85,7 +85,7 @@ def test_an_epoch_begins_with_what_the_last_one_measured(clock: Clock) -> None:
 
 
 def test_too_few_measurements_change_nothing(clock: Clock) -> None:
-    measured, clock.other = RankSpeeds("auto", CPU), 0.02
+    measured, clock.other = RankSpeeds("auto", CPU, 2), 0.02
     position = advance(clock, measured, Position.start(2, speeds=(100, 45)), 7, 1.0)
     assert measured.follow(position, position.next_epoch()).speeds == (100, 45)
     clock.other = None  # of the other rank
@@ -94,17 +94,17 @@ def test_too_few_measurements_change_nothing(clock: Clock) -> None:
 
 
 def test_given_speeds_are_not_measured(clock: Clock) -> None:
-    given = RankSpeeds("1,0.45", CPU)
+    given = RankSpeeds("1,0.45", CPU, 2)
     position = given.begin(Position.start(2).after_step())
     assert position.history == (Stretch(2, 1), Stretch(2, 0, (100, 45)))
     assert advance(clock, given, position, 40, 1.0).speeds == (100, 45) and clock.exchanges == 0
-    assert RankSpeeds("equal", CPU).begin(position) == Position.start(2).after_step()
+    assert RankSpeeds("equal", CPU, 2).begin(position) == Position.start(2).after_step()
 
 
 def test_speeds_of_another_number_of_ranks_are_refused(clock: Clock) -> None:
-    check_speeds("1,0.45"), check_speeds("auto"), check_speeds("equal")
+    check_speeds("1,0.45", 2), check_speeds("auto", 2), check_speeds("equal", 2)
     with pytest.raises(UsageError, match=r"--speeds 1,0\.45,1 has 3 numbers, and this run has 2 processes: "):
-        check_speeds("1,0.45,1")
+        check_speeds("1,0.45,1", 2)
 
 
 @pytest.mark.parametrize("text", ["", "fast", "1,", "1,0", "1,-1", "nan,1", "1,inf"])
