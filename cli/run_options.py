@@ -241,8 +241,8 @@ _OPTIONS = {
         "--parallel",
         metavar="FORM",
         show_default="dp",
-        help="dp: the whole model in each process. fsdp: shared out over all. hsdp:RxS: R copies on S processes each. "
-        "gpt only: tp:N cuts layers in N, pp:SxM sends M parts of a batch through S groups of layers.",
+        help="What processes have: dp the whole model, fsdp parts of it, hsdp:RxS R copies on S each; and for gpt tp:N "
+        "parts of each layer, pp:SxM S groups of layers, through which M parts of a batch go.",
     ),
     "pipeline_schedule": option(
         "--pipeline-schedule",
