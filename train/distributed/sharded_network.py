@@ -56,9 +56,6 @@ class ShardedNetwork(NetworkInParts):
     def allocate(self) -> None:
         """Allocate nothing: parts of gradients come and go with an update."""
 
-    def keep_memory(self) -> None:
-        """Do nothing: parts of gradients come and go with an update."""
-
     def begin(self) -> None:
         """Clear gradients for an update."""
         for parameter in self._parameters.values():

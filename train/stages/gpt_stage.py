@@ -235,7 +235,8 @@ class GptStage:
     def capture_passes(self, passes: Passes) -> None:
         """Let these launch the passes of batches, from now on."""
         self._passes, self.microbatches.release = passes, passes.clear
-        self._gradients.keep_memory()
+        if isinstance(self._gradients, GradientBuckets):
+            self._gradients.keep_memory()
 
     def _share(self) -> None:
         """Share out the model over processes, in the form that was asked for."""

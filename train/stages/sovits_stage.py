@@ -333,7 +333,8 @@ class SovitsStage:
         """Let these launch the passes of microbatches, from now on."""
         self._passes, self.microbatches.release = passes, passes.clear
         for gradients in (self._gradients_g, self._gradients_d):
-            gradients.keep_memory()
+            if isinstance(gradients, GradientBuckets):
+                gradients.keep_memory()
 
     def end_epoch(self) -> None:
         """Lower the learning rates."""
