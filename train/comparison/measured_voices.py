@@ -17,7 +17,9 @@ import numpy as np
 from headrace.store.errors import UsageError
 from headrace.train.deployment import onnx_files
 from headrace.train.deployment.onnx_files import OnnxNetwork
+from headrace.train.deployment.onnx_voice import OnnxDecoder
 from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.sampling_config import SamplingConfig
 from headrace.train.models.sovits_config import SovitsConfig
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ class TorchMeasuredVoice:
         """Predict as many codes as an utterance has, one after the other."""
         import torch
 
-        from headrace.train.models.sampling import SamplingConfig, generate_semantic
+        from headrace.train.models.sampling import generate_semantic
 
         assert self._decoder is not None, "it has a decoder"
         count = len(utterance["codes"])
@@ -163,11 +165,7 @@ class OnnxMeasuredVoice:
         self.parameters = _parameters(voice.content)
         if voice.sovits is not None:
             self._speech = OnnxNetwork(folder / onnx_files.SOVITS, onnx_files.sovits_ports(voice.sovits), threads)
-        if voice.gpt is not None:
-            ports = onnx_files.prompt_ports(voice.gpt), onnx_files.step_ports(voice.gpt)
-            self._prompt = OnnxNetwork(folder / onnx_files.PROMPT, ports[0], threads)
-            self._step = OnnxNetwork(folder / onnx_files.STEP, ports[1], threads)
-            self._caches = [port.name for port in ports[1].inputs[3:]]
+        self._decoder = None if voice.gpt is None else OnnxDecoder(folder, voice.gpt, threads)
 
     def decode(self, utterance: Arrays, noise_ZM: np.ndarray) -> np.ndarray:
         """Say the codes of an utterance, (S,) float32."""
@@ -179,26 +177,23 @@ class OnnxMeasuredVoice:
 
     def generate(self, utterance: Arrays) -> None:
         """Predict as many codes as an utterance has, one after the other."""
-        self.predict(utterance)
+        assert self._decoder is not None, "it has a decoder"
+        count = len(utterance["codes"])
+        config, random = SamplingConfig(min_codes=count, max_codes=count), np.random.default_rng(0)
+        self._decoder.generate(utterance["phones"], self._bert(utterance), utterance["codes"][:0], config, random)
 
     def predict(self, utterance: Arrays) -> np.ndarray:
         """Return logits (Q + 1, V), of one code after the other."""
+        assert self._decoder is not None, "it has a decoder"
+        codes = utterance["codes"]
+        first_V = self._decoder.begin(utterance["phones"], self._bert(utterance), codes[:0])
+        return np.stack([first_V, *(self._decoder.follow(code) for code in codes.tolist())])
+
+    def _bert(self, utterance: Arrays) -> np.ndarray:
+        """Return BERT features of phones, zero where the utterance has none, (P, E)."""
         assert self.gpt is not None, "it has a decoder"
-        phones, codes = utterance["phones"], utterance["codes"]
-        zeros = np.zeros((len(phones), self.gpt.bert_channels), np.float32)
-        prompt = {"phones": phones, "bert": utterance.get("bert", zeros), "codes": codes[:0]}
-        logits_V, cache = self._prompt.run(prompt)
-        keys_values = np.zeros((*cache.shape[:2], len(phones) + len(codes), cache.shape[3]), np.float32)
-        keys_values[:, :, : len(phones)] = cache
-        found = [logits_V]
-        for count in range(len(codes)):
-            position = len(phones) + count
-            inputs = {"code": codes[count : count + 1], "code_position": np.array(count)}
-            inputs |= {"position": np.array(position)} | dict(zip(self._caches, keys_values, strict=True))
-            logits_V, rows = self._step.run(inputs)
-            keys_values[:, :, position] = rows
-            found.append(logits_V)
-        return np.stack(found)
+        found = utterance.get("bert")
+        return np.zeros((len(utterance["phones"]), self.gpt.bert_channels), np.float32) if found is None else found
 
 
 def _parameters(content: Mapping[str, Any]) -> int:

@@ -16,12 +16,14 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.layers import WeightNorm
 from headrace.train.models.prefix_attention import attend
 from headrace.train.models.sovits import SynthesizerTrn
+from headrace.train.models.vocoder import HifiGanDecoder
 
 
 class PromptNetwork(nn.Module):
@@ -112,12 +114,16 @@ class SpeechNetwork(nn.Module):
 
 
 def plain_convolutions(generator: SynthesizerTrn) -> SynthesizerTrn:
-    """Return a copy of a generator whose convolutions hold their weights as they are after weight normalisation."""
+    """Return a copy of a generator that computes the same by convolutions that are fast where graphs are run.
+
+    They hold their weights as they are after weight normalisation, and those of the decoder are of images.
+    """
     plain = copy.deepcopy(generator)
     for module in plain.modules():
         for name, child in module.named_children():
             if isinstance(child, WeightNorm):
                 setattr(module, name, _plain(child))
+    _compute_images(plain.dec)
     return plain
 
 
@@ -138,6 +144,74 @@ def _plain(normalised: WeightNorm) -> nn.Module:
     plain.weight = nn.Parameter(normalised.normalised().detach(), requires_grad=False)
     plain.bias = normalised.bias
     return plain
+
+
+def _compute_images(decoder: HifiGanDecoder) -> None:
+    """Let a decoder compute with signals as images of height 1.
+
+    ONNX Runtime has blocked kernels only for convolutions of images. In float32 v2's take 0.63 of the time.
+    """
+    for module in decoder.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ConvTranspose1d):
+                whole = child.kernel_size[0] % child.stride[0] == 0
+                setattr(module, name, _Upsampling(child) if whole else _transposed_image(child))
+            elif isinstance(child, nn.Conv1d):
+                setattr(module, name, _image_convolution(child.weight, child.bias, child.padding, child.dilation))
+    decoder.register_forward_pre_hook(lambda _, signals: tuple(signal[:, :, None] for signal in signals))
+    decoder.register_forward_hook(lambda _, __, image: image[:, :, 0])
+
+
+class _Upsampling(nn.Module):
+    """A transposed convolution as a convolution with an output for each place between two inputs.
+
+    Transposed ones have no integer kernel. Place r of the stride s gets sum over j of x[u + a - j] w[b + j s], where
+    r + padding = a s + b. Where the kernel is no multiple of the stride, there would be as many zeros as weights.
+    """
+
+    def __init__(self, transposed: nn.ConvTranspose1d) -> None:
+        super().__init__()
+        (stride,), (padding,), (kernel,) = transposed.stride, transposed.padding, transposed.kernel_size  # type: ignore[misc]
+        assert kernel - stride == 2 * padding, "the output is `stride` times as long as the input"
+        places = [divmod(place + padding, stride) for place in range(stride)]
+        before = max((kernel - 1 - begin) // stride - ahead for ahead, begin in places)
+        after = max(ahead for ahead, _ in places)
+        weight_IOK = transposed.weight.detach()
+        taps = weight_IOK.new_zeros(weight_IOK.shape[1], stride, weight_IOK.shape[0], before + 1 + after)
+        for place, (ahead, begin) in enumerate(places):
+            for lag, tap in enumerate(range(begin, kernel, stride)):
+                taps[:, place, :, before + ahead - lag] = weight_IOK[:, :, tap].T
+        bias = None if transposed.bias is None else transposed.bias.repeat_interleave(stride)
+        self.stride, self.before, self.after = stride, before, after
+        self.conv = _image_convolution(taps.flatten(0, 1), bias, (0,), (1,))
+
+    def forward(self, x_BC1T: Tensor) -> Tensor:
+        """Upsample, (B, C, 1, stride * T)."""
+        padded = F.pad(x_BC1T, (self.before, self.after))
+        return self.conv(padded).unflatten(1, (-1, self.stride)).permute(0, 1, 3, 4, 2).flatten(3)
+
+
+def _transposed_image(transposed: nn.ConvTranspose1d) -> nn.ConvTranspose2d:
+    """Return a transposed convolution of signals as one of images of height 1."""
+    (kernel,), (stride,), (padding,) = transposed.kernel_size, transposed.stride, transposed.padding  # type: ignore[misc]
+    image = nn.ConvTranspose2d(transposed.in_channels, transposed.out_channels, (1, kernel), (1, stride), (0, padding))
+    image.weight = nn.Parameter(transposed.weight.detach()[:, :, None], requires_grad=False)
+    assert transposed.bias is not None, "decoders have one"
+    image.bias = nn.Parameter(transposed.bias.detach(), requires_grad=False)
+    return image
+
+
+def _image_convolution(
+    weight_OIK: Tensor, bias: Tensor | None, padding: tuple[int, ...] | str, dilation: tuple[int, ...]
+) -> nn.Conv2d:
+    """Return a convolution of signals as one of images of height 1."""
+    assert not isinstance(padding, str), "it is given in samples"
+    outputs, inputs, kernel = weight_OIK.shape
+    (along,), (spread,) = padding, dilation
+    image = nn.Conv2d(inputs, outputs, (1, kernel), padding=(0, along), dilation=(1, spread), bias=bias is not None)
+    image.weight = nn.Parameter(weight_OIK.detach()[:, :, None], requires_grad=False)
+    image.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    return image
 
 
 class _PromptAttention:

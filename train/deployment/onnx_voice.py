@@ -53,7 +53,7 @@ class OnnxRuntimeVoice:
         self.reference = read_reference(folder, self.sovits, voice.gpt)
         self.same_codebook = None if self.gpt is None else voice.gpt_codebook in voice.codebooks - {""}
         self._speech = OnnxNetwork(folder / onnx_files.SOVITS, onnx_files.sovits_ports(self.sovits), threads)
-        self._decoder = None if self.gpt is None else _Decoder(folder, self.gpt, threads)
+        self._decoder = None if self.gpt is None else OnnxDecoder(folder, self.gpt, threads)
         self._random = np.random.default_rng(0)
 
     def word_check(self) -> tuple[None, str]:
@@ -97,15 +97,46 @@ class OnnxRuntimeVoice:
         return self._speech.run(inputs)[0]
 
 
-class _Decoder:
+class OnnxDecoder:
     """Both graphs of a text-to-semantic decoder."""
 
     def __init__(self, folder: Path, config: GptConfig, threads: int) -> None:
+        """
+        Args, Raises:
+            As `OnnxRuntimeVoice`.
+        """
         self._config = config
         self._prompt = OnnxNetwork(folder / onnx_files.PROMPT, onnx_files.prompt_ports(config), threads)
         ports = onnx_files.step_ports(config)
         self._step = OnnxNetwork(folder / onnx_files.STEP, ports, threads)
         self._cached = [port.name for port in ports.inputs[3:]]
+        self._cache_NHRD = np.zeros((0, 0, 0, 0), np.float32)
+        self._position = self._codes = 0
+
+    def begin(self, phones_P: np.ndarray, bert_PE: np.ndarray, codes_Q: np.ndarray) -> np.ndarray:
+        """Read phones and codes, and return what is predicted after them: logits, (V,) float32."""
+        logits_V, self._cache_NHRD = self._prompt.run({"phones": phones_P, "bert": bert_PE, "codes": codes_Q})
+        self._position, self._codes = len(phones_P) + len(codes_Q), len(codes_Q)
+        if self._cache_NHRD.shape[2] != self._position:
+            raise RunError(f"{self._prompt.path} returns keys of positions that it has not read: export it again.")
+        return self._checked(logits_V)
+
+    def follow(self, code: int) -> np.ndarray:
+        """Read one code more, and return what is predicted after it: logits, (V,) float32."""
+        if self._position == self._cache_NHRD.shape[2]:
+            self._cache_NHRD = np.pad(self._cache_NHRD, ((0, 0), (0, 0), (0, CACHE_STEP), (0, 0)))
+        logits_V, rows_NHD = self._step.run(
+            {"code": np.array([code]), "code_position": np.array(self._codes), "position": np.array(self._position)}
+            | dict(zip(self._cached, self._cache_NHRD, strict=True))
+        )
+        self._cache_NHRD[:, :, self._position] = rows_NHD
+        self._position, self._codes = self._position + 1, self._codes + 1
+        return self._checked(logits_V)
+
+    def _checked(self, logits_V: np.ndarray) -> np.ndarray:
+        if not np.isfinite(logits_V).all():
+            raise RunError(f"The predictions of {self._step.path.parent} are not finite: export the voice again.")
+        return logits_V
 
     def generate(
         self,
@@ -117,27 +148,16 @@ class _Decoder:
     ) -> np.ndarray:
         """Generate codes as `headrace.train.models.sampling.generate_semantic` does by torch: (Y,) int64."""
         end, codes = self._config.end, prompt_Q
-        logits_V, cache_NHLD = self._prompt.run({"phones": phones_P, "bert": bert_PE, "codes": prompt_Q})
-        position = len(phones_P) + len(prompt_Q)
-        if cache_NHLD.shape[2] != position:
-            raise RunError(f"{self._prompt.path} returns keys of positions that it has not read: export it again.")
+        logits_V = self.begin(phones_P, bert_PE, prompt_Q)
         for count in range(config.max_codes):
-            if not np.isfinite(logits_V).all():
-                raise RunError(f"The predictions of {self._step.path.parent} are not finite: export the voice again.")
             allowed_V = logits_V[:end] if count < config.min_codes else logits_V
             penalised_V = code_sampling.apply_repetition_penalty(allowed_V, codes, config.repetition_penalty)
             code = code_sampling.sample_token(penalised_V, config, random)
             if end in (code, int(penalised_V.argmax())):
                 break
             codes = np.append(codes, code)
-            if position == cache_NHLD.shape[2]:
-                cache_NHLD = np.pad(cache_NHLD, ((0, 0), (0, 0), (0, CACHE_STEP), (0, 0)))
-            logits_V, rows_NHD = self._step.run(
-                {"code": codes[-1:], "code_position": np.array(len(codes) - 1), "position": np.array(position)}
-                | dict(zip(self._cached, cache_NHLD, strict=True))
-            )
-            cache_NHLD[:, :, position] = rows_NHD
-            position += 1
+            if count + 1 < config.max_codes:
+                logits_V = self.follow(code)
         return codes[len(prompt_Q) :]
 
 

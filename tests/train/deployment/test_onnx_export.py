@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from headrace.store.errors import RunError, UsageError
 from headrace.train.deployment import onnx_export, onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork
+from headrace.train.deployment.onnx_networks import _transposed_image, _Upsampling
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT, SOVITS
 
@@ -192,3 +193,13 @@ def test_plain_convolutions_leave_the_generator_as_it_is() -> None:
     plain = onnx_export.plain_convolutions(generator)
     assert set(generator.state_dict()) == names
     assert not any(name.endswith("weight_g") for name in plain.state_dict())
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(16, 10), (16, 8), (8, 2), (2, 2), (3, 1)])
+def test_upsampling_by_a_convolution_is_a_transposed_one(kernel: int, stride: int) -> None:
+    transposed = torch.nn.ConvTranspose1d(3, 4, kernel, stride, (kernel - stride) // 2)
+    x = torch.randn(1, 3, 7)
+    for image in (_Upsampling(transposed), _transposed_image(transposed)):
+        found = image(x[:, :, None])
+        assert found.shape == (1, 4, 1, 7 * stride)
+        torch.testing.assert_close(found[:, :, 0], transposed(x))
