@@ -93,6 +93,6 @@ def _export_onnx(
     if calibrating is None:
         content = onnx_export.export_onnx(networks, out, reference=reference, log=output.log)
     else:
-        utterances = onnx_export.calibration_utterances(calibrating, networks)
+        utterances = onnx_export.calibration_utterances(calibrating, networks, output.log)
         content = onnx_export.export_int8(networks, out, utterances, reference=reference, log=output.log)
     click.echo(f"{out}: {content['precision']}, {len(content['graphs'])} graphs, {content['bytes'] / 1e6:.1f} MB")

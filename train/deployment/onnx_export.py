@@ -42,6 +42,7 @@ from headrace.train.deployment.onnx_networks import (
 )
 from headrace.train.inference.reference import reference_from_store
 from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.speech_reference import Reference
@@ -174,11 +175,15 @@ def export_int8(
     return voice
 
 
-def calibration_utterances(store: StoragePath, networks: Networks, count: int = CALIBRATED) -> list[Reference]:
+def calibration_utterances(
+    store: StoragePath, networks: Networks, log: Callable[[str], object], count: int = CALIBRATED
+) -> list[Reference]:
     """Read evenly spaced utterances of a store that INT8 is calibrated on.
 
+    Args:
+        log: is told where there are fewer than `count`.
     Raises:
-        StoreError: it lacks what the networks read.
+        StoreError: it lacks what the networks read, or holds what they cannot read.
     """
     opened = stores.open(store)
     if missing := [name for name in ("phones", "semantic") if name not in opened.features]:
@@ -187,9 +192,43 @@ def calibration_utterances(store: StoragePath, networks: Networks, count: int = 
             f"{command('featurize add', store, *missing)} makes them."
         )
     config = SovitsConfig() if networks.generator is None else networks.generator.config
-    numbers = np.unique(np.linspace(0, len(opened) - 1, min(count, len(opened))).astype(int)).tolist()
-    found = [reference_from_store(store, str(number), config, prompt=True) for number in numbers]
-    return [one for one in found if len(one.codes) and len(one.phones)]
+    usable = np.flatnonzero(opened.frames >= SpectralRecipe().min_frames)
+    places = np.linspace(0, len(usable) - 1, min(count, len(usable))).astype(int)
+    numbers = usable[np.unique(places)].tolist()
+    found = {number: reference_from_store(store, str(number), config, prompt=True) for number in numbers}
+    found = {number: one for number, one in found.items() if len(one.codes) and len(one.phones)}
+    for number, one in found.items():
+        if fault := _fault(one, networks):
+            raise StoreError(
+                f"INT8 cannot be calibrated on utterance {opened.ids[number]} of {store}: {fault}. Give a store that "
+                "these weights were trained on by --store."
+            )
+    if len(found) < count:
+        log(f"INT8 is calibrated on {len(found)} utterances in place of {count}: {store} has no more to choose from")
+    return list(found.values())
+
+
+def _fault(utterance: Reference, networks: Networks) -> str:
+    """Return why networks cannot read an utterance, in words; empty if they can."""
+    configs = [one.config for one in (networks.generator, networks.decoder) if one is not None]
+    for name, ids, sizes in (
+        ("phones", utterance.phones, [config.symbols for config in configs]),
+        ("codes", utterance.codes, [_code_count(config) for config in configs]),
+    ):
+        if not 0 <= ids.min() <= ids.max() < min(sizes):
+            return f"its {name} are from {ids.min()} to {ids.max()}, and the weights know those below {min(sizes)}"
+    for name in ("spec", "bert", "speaker"):
+        array = getattr(utterance, name)
+        if array is not None and not np.isfinite(array).all():
+            return f"its {name} is not finite"
+    channels = None if networks.decoder is None else networks.decoder.config.bert_channels
+    if channels and utterance.bert is not None and utterance.bert.shape[1] != channels:
+        return f"its BERT features have {utterance.bert.shape[1]} channels, and the weights read {channels}"
+    return ""
+
+
+def _code_count(config: SovitsConfig | GptConfig) -> int:
+    return config.codebook_size if isinstance(config, SovitsConfig) else config.codes
 
 
 def graph_groups(networks: Networks) -> Iterator[list[Graph]]:

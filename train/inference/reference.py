@@ -96,6 +96,9 @@ def reference_from_store(path: StoragePath, name: str, model: SovitsConfig, *, p
     _check_store(store, recipe, model)
     number = store.number_of(name)
 
+    if store.frames[number] < recipe.min_frames:
+        raise StoreError(f"Utterance {store.ids[number]} of {path} is too short for a voice: take another one.")
+
     def rows(feature: str) -> np.ndarray:
         return np.array(store.read(feature, number))
 

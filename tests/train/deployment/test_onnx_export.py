@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headrace.store.errors import RunError, UsageError
 from headrace.train.deployment import onnx_export, onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.deployment.onnx_networks import _transposed_image, _Upsampling
+from headrace.train.models import gpt_config, sovits_config
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT, SOVITS
 
@@ -203,3 +205,29 @@ def test_upsampling_by_a_convolution_is_a_transposed_one(kernel: int, stride: in
         found = image(x[:, :, None])
         assert found.shape == (1, 4, 1, 7 * stride)
         torch.testing.assert_close(found[:, :, 0], transposed(x))
+
+
+def test_the_documented_table_is_that_of_the_graphs() -> None:
+    page = (Path(__file__).parents[3] / "docs/onnx.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("## Inputs and outputs")[1].split("\n## ")[0].splitlines() if "`" in line]
+    said: dict[str, list[tuple[str, str]]] = {}
+    file = ""
+    for line in (line for line in rows if line.startswith("|")):
+        first, name, described, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        file = first.strip("`") or file
+        name = re.findall(r"`(\w+)`", name)[0] if "..." in name else name.replace("`", "")
+        said.setdefault(file, []).append((name, described))
+    sovits, gpt = sovits_config.v2Pro(), gpt_config.v2()
+    for file, ports in (
+        (onnx_files.SOVITS, onnx_files.sovits_ports(sovits)),
+        (onnx_files.PROMPT, onnx_files.prompt_ports(gpt)),
+        (onnx_files.STEP, onnx_files.step_ports(gpt)),
+    ):
+        inputs = [port for port in ports.inputs if port.name == "keys_0" or not re.search(r"_\d", port.name)]
+        expected = [(port.name, port) for port in inputs] + [(f"returns {port.name}", port) for port in ports.outputs]
+        assert said[file] == [(name, f"{port.dtype} ({', '.join(map(str, port.shape))})") for name, port in expected], (
+            file
+        )
+        graph = onnx.load(onnx_voices.exported() / file, load_external_data=False).graph
+        names = [one.name for one in graph.input if one.name == "keys_0" or not re.search(r"_\d", one.name)]
+        assert names + [f"returns {one.name}" for one in graph.output] == [name for name, _ in expected]
