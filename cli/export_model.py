@@ -48,8 +48,11 @@ GPT_SOVITS, INT8 = "gpt-sovits", "onnx-int8"
     show_default="that of the voice",
     help="ONNX: id or number of the utterance that is exported along, as a reference to speak with.",
 )
+@option("--hubert", type=FILE, metavar="FOLDER", help="ONNX: export HuBERT along, for codes of recordings.")
 @output.handle_errors
-def export(run: Path, out: Path, to: str, store: StoragePath | None, utterance: str | None, **options: Any) -> None:
+def export(
+    run: Path, out: Path, to: str, store: StoragePath | None, utterance: str | None, hubert: Path | None, **options: Any
+) -> None:
     """Export the best weights of RUN, or of both runs of a voice.
 
     For GPT-SoVITS they are in half precision, with their config, as it loads them. As ONNX they are graphs that are
@@ -57,6 +60,8 @@ def export(run: Path, out: Path, to: str, store: StoragePath | None, utterance: 
     place of RUN too.
     """
     options["at"] = options["at"] or ""
+    if hubert is not None and to != "onnx":
+        raise UsageError("--hubert is for --to onnx, whose hubert.onnx serves a folder in INT8 too: leave it out.")
     if to == GPT_SOVITS:
         if store is not None or utterance is not None:
             raise UsageError("--store and --utterance are for --to onnx and onnx-int8: leave them out.")
@@ -64,7 +69,7 @@ def export(run: Path, out: Path, to: str, store: StoragePath | None, utterance: 
         return
     if options["mixed_origins"]:
         raise UsageError(f"--mixed-origins is for --to {GPT_SOVITS}: leave it out.")
-    _export_onnx(run, out, store, utterance, options["at"], int8=to == INT8)
+    _export_onnx(run, out, store, utterance, options["at"], hubert, int8=to == INT8)
 
 
 def _export_gpt_sovits(run: Path, out: Path, options: dict[str, Any]) -> None:
@@ -79,9 +84,10 @@ def _export_gpt_sovits(run: Path, out: Path, options: dict[str, Any]) -> None:
 
 
 def _export_onnx(
-    run: Path, out: Path, store: StoragePath | None, utterance: str | None, at: str, *, int8: bool
+    run: Path, out: Path, store: StoragePath | None, utterance: str | None, at: str, hubert: Path | None, *, int8: bool
 ) -> None:
     from headrace.train.deployment import onnx_export
+    from headrace.train.inference.network_features import load_hubert
     from headrace.train.voice import default_reference, store_of_voice
 
     calibrating = (store or store_of_voice(run)) if int8 else None
@@ -90,8 +96,11 @@ def _export_onnx(
     networks = onnx_export.load_networks(run, at, output.log)
     given = None if int8 and utterance is None else store
     reference = default_reference(run, given, utterance, networks.generator, output.log)
+    if hubert is not None and networks.generator is None:
+        raise UsageError("--hubert needs a SoVITS generator, whose quantiser makes the codes: leave it out.")
     if calibrating is None:
-        content = onnx_export.export_onnx(networks, out, reference=reference, log=output.log)
+        hears = None if hubert is None or networks.generator is None else load_hubert(hubert, networks.generator)
+        content = onnx_export.export_onnx(networks, out, reference=reference, hubert=hears, log=output.log)
     else:
         utterances = onnx_export.calibration_utterances(calibrating, networks, output.log)
         content = onnx_export.export_int8(networks, out, utterances, reference=reference, log=output.log)

@@ -210,7 +210,7 @@ _ONLY_TORCH = {
     "sovits": "the models are those of --voice: leave it out",
     "gpt": "the models are those of --voice: leave it out",
     "at": "the models are those of --voice: leave it out, or export with it",
-    "hubert": "HuBERT is computed by torch: give the codes of the recording by --reference-semantic",
+    "hubert": "it was given to train export, or give the codes of the recording by --reference-semantic",
     "phone_models": "phone models are computed by torch: leave it out",
     "mixed_origins": "both models of --voice are of one origin: leave it out",
 }

@@ -15,24 +15,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from headrace.featurize.features import huggingface
 from headrace.featurize.features.derived import Derived, Part, apply_in_pieces
+from headrace.featurize.features.hubert_input import FULL_SCALE, RATE, gain, resample
 from headrace.featurize.features.huggingface import Precision
 from headrace.featurize.spectral.dsp import mfcc_content
 from headrace.featurize.spectral.float32 import without_tf32
 from headrace.store.errors import Rejected, UsageError
 from headrace.store.schema import FeatureSpec
 
-RATE, HZ, WIDTH = 16_000, 50, 768
-FIELD = 400
-"""Receptive field of a frame of HuBERT, in samples at RATE; fewer samples make no frame."""
-FULL_SCALE = 1145.14
-"""Full scale of the samples that GPT-SoVITS feeds to HuBERT, without further normalisation."""
+HZ, WIDTH = 50, 768
 Long = TypeVar("Long", bound=Sized)
 STRIDES = [5, 2, 2, 2, 2, 2, 2]
 """Default strides of the convolutions, as in transformers."""
@@ -117,24 +113,6 @@ class MfccContent(Derived):
         for mfcc in part.utterances("mfcc"):
             content_1TW = mfcc_content(torch.tensor(mfcc[None]), torch.tensor([len(mfcc)]), width)
             yield content_1TW[0].half().numpy()
-
-
-def gain(samples: np.ndarray, level: str) -> np.float32:
-    """Return the factor that scales int16 samples for HuBERT, to FULL_SCALE.
-
-    As in GPT-SoVITS, the signal is the mean of the recording as it is and of the recording at a peak of 0.95. A store
-    of level `gpt-sovits` holds that mean already.
-    """
-    if level == "gpt-sovits":
-        return np.float32(FULL_SCALE / 32768)
-    peak = max(1, int(samples.max()), -int(samples.min())) / 32768
-    return np.float32((0.5 * 0.95 / peak + 0.5) * FULL_SCALE / 32768)
-
-
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Resample to (S,) float32 at RATE, zero-padded to at least FIELD samples."""
-    samples_16k: np.ndarray = soxr.resample(samples, rate, RATE, quality="HQ")
-    return np.pad(samples_16k, (0, max(0, FIELD - len(samples_16k))))
 
 
 def match_frame_count(rows: np.ndarray, frames: int) -> np.ndarray:

@@ -19,8 +19,9 @@ import soxr
 import torch
 
 from headrace.featurize.features import huggingface, network_config
-from headrace.featurize.features.content import RATE, batch_by_length, last_hidden_states
+from headrace.featurize.features.content import batch_by_length, last_hidden_states
 from headrace.featurize.features.derived import Part
+from headrace.featurize.features.hubert_input import RATE
 from headrace.featurize.features.huggingface import ModelFolder, Precision
 from headrace.featurize.forced_alignment import ctc_vocabulary
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary

@@ -36,6 +36,7 @@ from headrace.train.deployment.int8 import quantise_voice
 from headrace.train.deployment.onnx_files import OnnxNetwork, Ports
 from headrace.train.deployment.onnx_networks import (
     PromptNetwork,
+    RecordingNetwork,
     SpeechNetwork,
     StepNetwork,
     plain_convolutions,
@@ -54,6 +55,10 @@ TOLERANCE = 1e-4
 """Largest difference from torch of any output, in float32."""
 CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
 """Codes and phones with which graphs are compared with torch."""
+HEARD_SAMPLES = 33_000, 16_000, 400
+"""Samples at 16 kHz with which HuBERT is compared with torch."""
+OTHER_CODES = 0.1
+"""Share of codes that may differ from torch's: those that lie between two entries of the codebook."""
 CALIBRATED = 24
 """Utterances that INT8 is calibrated on and compared with."""
 _WHAT = {"sovits": "a SoVITS generator of ", "gpt": "a text-to-semantic decoder of "}
@@ -79,6 +84,8 @@ class Graph:
     ports: Ports
     examples: Sequence[tuple[Any, ...]]
     """The arguments of the network; the first are those that it is traced with."""
+    relative: bool = False
+    """Whether a difference from torch is a share of the largest number that torch computes."""
 
 
 def load_networks(path: Path, at: str = "", log: Callable[[str], object] | None = None) -> Networks:
@@ -117,6 +124,7 @@ def export_onnx(
     out: Path,
     *,
     reference: Reference | None = None,
+    hubert: nn.Module | None = None,
     log: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Export networks to a folder that appears when every graph is there and compared with torch.
@@ -124,6 +132,7 @@ def export_onnx(
     Args:
         out: a folder that does not exist, or is empty.
         reference: is written beside the graphs.
+        hubert: makes the codes of recordings, with the quantiser of the generator.
         log: is told of every graph.
     Returns:
         The content of onnx.json.
@@ -135,7 +144,7 @@ def export_onnx(
     _check_installed()
     with output_folder(out) as draft:
         graphs: dict[str, Any] = {}
-        for group in graph_groups(networks):
+        for group in (*graph_groups(networks), *_recording_groups(networks, hubert)):
             graphs |= _write(group, draft, out, log)
         if reference is not None:
             save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
@@ -240,6 +249,18 @@ def graph_groups(networks: Networks) -> Iterator[list[Graph]]:
         yield [_prompt_graph(networks.decoder, random), _step_graph(networks.decoder, random)]
 
 
+def _recording_groups(networks: Networks, hubert: nn.Module | None) -> Iterator[list[Graph]]:
+    """Yield the graph of HuBERT, where there is one."""
+    if hubert is None:
+        return
+    assert networks.generator is not None, "its quantiser makes the codes"
+    network = RecordingNetwork(hubert, networks.generator).eval()
+    random = torch.Generator().manual_seed(0)
+    examples = [(100 * torch.randn(samples, generator=random),) for samples in HEARD_SAMPLES]
+    ports = onnx_files.recording_ports(networks.generator.config)
+    yield [Graph(onnx_files.RECORDING, network, ports, examples, relative=True)]
+
+
 def _write(group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str], object] | None) -> dict[str, Any]:
     """Write graphs, which share their weights if there are several, and compare them with torch. Describes them."""
     models = [_export(graph) for graph in group]
@@ -276,7 +297,11 @@ def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
         for expected, output in zip([outputs] if isinstance(outputs, Tensor) else outputs, found, strict=True):
             if output.shape != expected.shape:
                 yield math.inf
-            yield float(abs(output - expected.numpy()).max(initial=0.0))
+            elif expected.dtype == torch.int64:
+                yield math.inf if (output != expected.numpy()).mean() > OTHER_CODES else 0.0
+            else:
+                scale = max(1.0, float(expected.abs().max())) if graph.relative else 1.0
+                yield float(abs(output - expected.numpy()).max(initial=0.0)) / scale
 
 
 def reference_arrays(reference: Reference) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ FOLDER/
   gpt_prompt.onnx         phones and codes to the first prediction, and keys and values
   gpt_step.onnx           one code more to the next prediction
   gpt.safetensors         the weights of the two graphs of gpt
+  hubert.onnx             a recording to its codes, where HuBERT was exported along
   reference.safetensors   spectrogram, phones and codes of a reference to speak with
 
 A graph is read whole, checked, and only then handed to ONNX Runtime, from memory: it consists of known operators of
@@ -38,17 +39,17 @@ if TYPE_CHECKING:
 
 FILE, REFERENCE_FILE = "onnx.json", "reference.safetensors"
 FORMAT = "headrace-onnx-1"
-SOVITS, PROMPT, STEP = "sovits.onnx", "gpt_prompt.onnx", "gpt_step.onnx"
+SOVITS, PROMPT, STEP, RECORDING = "sovits.onnx", "gpt_prompt.onnx", "gpt_step.onnx", "hubert.onnx"
 OPSET = 20
 MAX_BYTES = (1 << 31) - 1
 """Largest message of protocol buffers."""
 MAX_JSON_BYTES = 1 << 24
 OPERATORS = frozenset(
-    """Add Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos DequantizeLinear Div Equal Exp Expand Gather
-    GatherElements GatherND Gemm Greater Identity IsNaN LayerNormalization LeakyRelu Less LessOrEqual MatMul Mish Mul
-    Neg Not Or PRelu Pad Pow QuantizeLinear Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape Resize
-    ScatterElements ScatterND Shape Sigmoid Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Tanh Tile Transpose
-    Unsqueeze Where""".split()
+    """Add ArgMax Cast Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos DequantizeLinear Div Equal
+    Exp Expand Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity InstanceNormalization
+    IsNaN LayerNormalization LeakyRelu Less LessOrEqual MatMul Mish Mul Neg Not Or PRelu Pad Pow
+    QuantizeLinear Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape Resize ScatterElements ScatterND
+    Shape Sigmoid Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where""".split()
 )
 """Operators that exported graphs consist of. None of them runs a graph of its own."""
 
@@ -107,6 +108,12 @@ def step_ports(config: GptConfig) -> Ports:
     inputs = (Port("code", "int64", (1,)), Port("code_position", "int64", ()), Port("position", "int64", ()), *cache)
     rows = Port("rows", "float32", (2 * config.layers, config.heads, _head_channels(config)))
     return Ports(inputs, (_logits(config), rows))
+
+
+def recording_ports(config: SovitsConfig) -> Ports:
+    """Return what the graph of HuBERT and of a generator's quantiser takes and returns."""
+    content = Port("content", "float32", ("content_frames", config.ssl_channels))
+    return Ports((Port("wave", "float32", ("samples",)),), (content, Port("codes", "int64", ("codes",))))
 
 
 def _logits(config: GptConfig) -> Port:

@@ -7,7 +7,7 @@ same arrays, so that nothing is copied from step to step.
 
 Shapes: P phones, Q codes, E channels of BERT, V vocabulary, N layers, H heads, L positions, R capacity of the cache,
 D channels of a head, C channels, F spectrogram bins, T frames of the reference, Z latent channels, M frames of speech,
-S samples, G channels of a speaker vector.
+S samples, G channels of a speaker vector, W channels of content.
 """
 
 from __future__ import annotations
@@ -111,6 +111,29 @@ class SpeechNetwork(nn.Module):
             noise_BCT=noise[None],
             speaker_BV=None if speaker is None else speaker[None],
         )[0, 0]
+
+
+class RecordingNetwork(nn.Module):
+    """Hears a recording: HuBERT, and the quantiser of a generator."""
+
+    def __init__(self, hubert: nn.Module, generator: SynthesizerTrn) -> None:
+        super().__init__()
+        self.hubert, self.ssl_proj, self.codebook = hubert, generator.ssl_proj, generator.quantizer.codebook
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Hear.
+
+        Args:
+            wave: (S,) float32 at 16 kHz, at the level that GPT-SoVITS feeds to HuBERT.
+        Returns:
+            content (T, W), in float32; and codes (Q,) int64, of content in half precision, as stores have it, whose
+            last frame is there twice. Q = (T + 1) // 2.
+        """
+        features_1TC: Tensor = self.hubert.feature_extractor(wave[None]).mT
+        content_1TW = self.hubert.encoder(self.hubert.feature_projection(features_1TC)).last_hidden_state
+        stored_1TW = content_1TW.half().float()
+        pairs_1WQ = self.ssl_proj(torch.cat((stored_1TW, stored_1TW[:, -1:]), dim=1).mT)
+        return content_1TW[0], self.codebook.nearest(pairs_1WQ[0].mT)
 
 
 def plain_convolutions(generator: SynthesizerTrn) -> SynthesizerTrn:

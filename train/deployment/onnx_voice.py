@@ -9,18 +9,19 @@ S samples, N layers, H heads, L positions, R capacity, D channels of a head, Z l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors
 from safetensors.numpy import load
 
+from headrace.featurize.features.hubert_input import gain, resample
 from headrace.featurize.spectral.recipe import SpectralRecipe
-from headrace.store.errors import RunError
+from headrace.store.errors import RunError, UsageError
 from headrace.train.deployment import code_sampling, onnx_files
 from headrace.train.deployment.onnx_files import OnnxNetwork
-from headrace.train.inference.reference import EMPTY
+from headrace.train.inference.reference import EMPTY, with_silence
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.sampling_config import SamplingConfig
 from headrace.train.models.sovits_config import SovitsConfig
@@ -28,6 +29,8 @@ from headrace.train.models.speech_reference import Reference
 
 CACHE_STEP = 128
 """Positions by which the cache grows. Every step of the decoder reads all of it: it is no longer than it must be."""
+MAX_HEARD_S = 60
+"""Longest recording of which codes are made, in seconds."""
 MAX_REFERENCE_BYTES = 1 << 28
 UNCHECKED = "phone models are computed by torch, without which this voice speaks"
 
@@ -35,7 +38,7 @@ UNCHECKED = "phone models are computed by torch, without which this voice speaks
 class OnnxRuntimeVoice:
     """The networks of an exported folder. It is a `VoiceNetworks`."""
 
-    recording_codes = bert_features = None
+    bert_features = None
 
     def __init__(self, folder: Path, *, decoder: bool = True, threads: int = 0) -> None:
         """
@@ -50,11 +53,37 @@ class OnnxRuntimeVoice:
         voice = onnx_files.read_voice(folder)
         self.sovits = _speaking(voice, decoder)
         self.gpt: GptConfig | None = voice.gpt if decoder else None
+        self._folder, self._threads = folder, threads
         self.reference = read_reference(folder, self.sovits, voice.gpt)
         self.same_codebook = None if self.gpt is None else voice.gpt_codebook in voice.codebooks - {""}
         self._speech = OnnxNetwork(folder / onnx_files.SOVITS, onnx_files.sovits_ports(self.sovits), threads)
         self._decoder = None if self.gpt is None else OnnxDecoder(folder, self.gpt, threads)
         self._random = np.random.default_rng(0)
+
+    @property
+    def recording_codes(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What makes the codes of a recording; None where HuBERT is not in the folder."""
+        return self._recording_codes if (self._folder / onnx_files.RECORDING).exists() else None
+
+    def _recording_codes(self, wave_S: np.ndarray) -> np.ndarray:
+        """Return the (Q,) int64 codes of a recording, as `network_features.recording_codes` does by torch.
+
+        Raises:
+            UsageError: the recording is too long.
+            RunError: the graph cannot be computed.
+        """
+        recipe = SpectralRecipe()
+        wave_TH = with_silence(wave_S, recipe)
+        if len(wave_TH) > MAX_HEARD_S * recipe.sample_rate // recipe.hop:
+            raise UsageError(f"Codes are made of recordings of up to {MAX_HEARD_S} s: give a shorter --reference.")
+        ports = onnx_files.recording_ports(self.sovits)
+        network = OnnxNetwork(self._folder / onnx_files.RECORDING, ports, self._threads)
+        heard_S = resample((wave_TH * gain(wave_TH, "none")).reshape(-1), recipe.sample_rate)
+        content_TW, codes_Q = network.run({"wave": heard_S})
+        fits = 0 <= len(wave_TH) - len(content_TW) <= 1 and len(codes_Q) == (len(content_TW) + 1) // 2
+        if not fits or not 0 <= codes_Q.min() <= codes_Q.max() < self.sovits.codebook_size:
+            raise RunError(f"{network.path} makes codes that this voice cannot read: export it again.")
+        return codes_Q[: len(wave_TH) // 2]
 
     def word_check(self) -> tuple[None, str]:
         """Return the reason why words are not checked."""

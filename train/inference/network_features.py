@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from headrace.featurize.features.bert import LANGUAGE, Bert
 from headrace.featurize.features.content import HubertContent
 from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.huggingface import load_network
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.featurize.text.g2p import phonemise
 from headrace.featurize.text.languages.frontend import PHONE_WORD_RECIPE
@@ -22,10 +24,8 @@ from headrace.featurize.text.languages.language_tags import language_code
 from headrace.featurize.text.reading_options import DEFAULT, ReadingOptions
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
+from headrace.train.inference.reference import with_silence
 from headrace.train.models.sovits import SynthesizerTrn
-
-SILENCE_S = 0.3
-"""Silence after a reference recording, as upstream adds it: the codes that are continued end in a pause."""
 
 
 @torch.no_grad()
@@ -39,21 +39,39 @@ def recording_codes(wave_S: np.ndarray, hubert: Path, generator: SynthesizerTrn)
     Raises:
         UsageError: the folder holds no HuBERT, or the quantiser of the generator is not one of its content.
     """
-    config, weight = generator.config, generator.ssl_proj.weight
-    if config.ssl_channels != HubertContent.channels or not weight.any():
+    _check_quantiser(generator)
+    weight, recipe = generator.ssl_proj.weight, SpectralRecipe()
+    wave_TH = with_silence(wave_S, recipe)
+    content_TW = _compute(HubertContent(hubert=hubert), _wave_spec(recipe), wave_TH, {}, weight.device)
+    content_1WT = torch.from_numpy(content_TW[: len(content_TW) // 2 * 2]).to(weight).mT[None]
+    codes_1Q = generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1]
+    return codes_1Q[0].cpu().numpy()
+
+
+def load_hubert(folder: Path, generator: SynthesizerTrn) -> nn.Module:
+    """Load HuBERT in float32, on the CPU, for a generator whose codes are made from it.
+
+    Raises:
+        UsageError: as `recording_codes`.
+    """
+    _check_quantiser(generator)
+    recipe = HubertContent(hubert=folder).recipe({"wave": _wave_spec(SpectralRecipe())})
+    network: nn.Module = load_network("HubertModel", folder, "hubert", "--hubert", recipe["weights"], "cpu", "fp32")
+    return network
+
+
+def _wave_spec(recipe: SpectralRecipe) -> FeatureSpec:
+    origin = {"sample_rate": recipe.sample_rate, "hop": recipe.hop, "level": "none"}
+    return FeatureSpec(name="wave", axis="frames", dtype="int16", channels=recipe.hop, recipe=origin)
+
+
+def _check_quantiser(generator: SynthesizerTrn) -> None:
+    """Raise UsageError if the codes of a generator are not made from HuBERT's content."""
+    if generator.config.ssl_channels != HubertContent.channels or not generator.ssl_proj.weight.any():
         raise UsageError(
             "The codes of this SoVITS generator are not made from HuBERT's content: leave out --hubert, and give those "
             "of the recording by --reference-semantic, or take an utterance of its store."
         )
-    recipe = SpectralRecipe()
-    silent_S = np.concatenate((wave_S, np.zeros(round(SILENCE_S * recipe.sample_rate), np.int16)))
-    wave_TH = silent_S[: len(silent_S) // recipe.hop * recipe.hop].reshape(-1, recipe.hop)
-    origin = {"sample_rate": recipe.sample_rate, "hop": recipe.hop, "level": "none"}
-    wave = FeatureSpec(name="wave", axis="frames", dtype="int16", channels=recipe.hop, recipe=origin)
-    content_TW = _compute(HubertContent(hubert=hubert), wave, wave_TH, {}, weight.device)
-    content_1WT = torch.from_numpy(content_TW[: len(content_TW) // 2 * 2]).to(weight).mT[None]
-    codes_1Q = generator.quantise(content_1WT, torch.ones_like(content_1WT[:, :1], dtype=torch.bool))[1]
-    return codes_1Q[0].cpu().numpy()
 
 
 def bert_features(

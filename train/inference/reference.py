@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 REFERENCE_SECONDS = 3.0, 10.0
 """Shortest and longest recording that upstream accepts for a reference."""
+SILENCE_S = 0.3
+"""Silence after a recording whose codes are made, as upstream adds it: the codes that are continued end in a pause."""
 EMPTY = np.zeros(0, np.int64)
 
 
@@ -61,8 +63,8 @@ def reference_from_recording(
     """
     if (text is None) != (codes is None):
         raise UsageError(
-            "--reference-text belongs together with the codes of what is said: give --hubert, which makes them, or "
-            "--reference-semantic; or neither text nor codes."
+            "--reference-text belongs together with the codes of what is said: give --hubert, which makes them (of an "
+            "exported voice, give it to train export), or --reference-semantic; or neither text nor codes."
         )
     if model.speaker_channels and speaker is None:
         raise UsageError(
@@ -194,6 +196,12 @@ def _speaker(vector: np.ndarray, model: SovitsConfig, source: str) -> np.ndarray
             f"The speaker vector of {source} has {vector.size} numbers, this model reads {model.speaker_channels}."
         )
     return vector.reshape(-1).astype(np.float32)
+
+
+def with_silence(wave_S: np.ndarray, recipe: SpectralRecipe) -> np.ndarray:
+    """Return a recording and the silence after it, in whole hops: int16, (frames, hop)."""
+    silent_S = np.concatenate((wave_S, np.zeros(round(SILENCE_S * recipe.sample_rate), np.int16)))
+    return silent_S[: len(silent_S) // recipe.hop * recipe.hop].reshape(-1, recipe.hop)
 
 
 def read_recording(path: Path, recipe: SpectralRecipe) -> np.ndarray:

@@ -39,9 +39,9 @@ from headrace.featurize.features.content import (
     batch_by_length,
     last_hidden_states,
     match_frame_count,
-    resample,
 )
 from headrace.featurize.features.derived import Derived, Part
+from headrace.featurize.features.hubert_input import gain, resample
 from headrace.featurize.features.semantic_tokens import SovitsTokens
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.files.load_once import load_once
@@ -140,16 +140,16 @@ def test_levels_of_stores_come_to_one_input() -> None:
     sound = (speech(40) / 32768 * 0.3).astype(np.float32)
     mixed = np.trunc(sound / abs(sound).max() * (0.95 * 0.5 * 32768) + 0.5 * 32768 * sound).astype(np.int16)
     plain = np.round(sound * 32768).astype(np.int16)
-    one = mixed * content.gain(mixed, "gpt-sovits")
-    other = plain * content.gain(plain, "none")
+    one = mixed * gain(mixed, "gpt-sovits")
+    other = plain * gain(plain, "none")
     assert abs(one - other).max() < 0.2 and abs(one).max() > 500  # int16 rounds, at a magnitude of 1145
-    assert content.gain(np.zeros(4, np.int16), "none") > 0
+    assert gain(np.zeros(4, np.int16), "none") > 0
 
 
 def test_upstreams_input_level(golden: Path) -> None:
     features = np.load(golden / "features_audio.npz")
     wave = features["norm_wav32_int16"]
-    fed = wave * content.gain(wave, "gpt-sovits")
+    fed = wave * gain(wave, "gpt-sovits")
     assert abs(fed - features["norm_hubert_in_32k"]).max() < 0.04  # of 1100: what int16 cut off
     assert abs(resample(fed, 32_000) - features["norm_hubert_in_16k"]).max() < 0.1
 

@@ -222,12 +222,15 @@ def test_the_documented_table_is_that_of_the_graphs() -> None:
         (onnx_files.SOVITS, onnx_files.sovits_ports(sovits)),
         (onnx_files.PROMPT, onnx_files.prompt_ports(gpt)),
         (onnx_files.STEP, onnx_files.step_ports(gpt)),
+        (onnx_files.RECORDING, onnx_files.recording_ports(sovits)),
     ):
         inputs = [port for port in ports.inputs if port.name == "keys_0" or not re.search(r"_\d", port.name)]
         expected = [(port.name, port) for port in inputs] + [(f"returns {port.name}", port) for port in ports.outputs]
         assert said[file] == [(name, f"{port.dtype} ({', '.join(map(str, port.shape))})") for name, port in expected], (
             file
         )
+        if file == onnx_files.RECORDING:
+            continue
         graph = onnx.load(onnx_voices.exported() / file, load_external_data=False).graph
         names = [one.name for one in graph.input if one.name == "keys_0" or not re.search(r"_\d", one.name)]
         assert names + [f"returns {one.name}" for one in graph.output] == [name for name, _ in expected]
