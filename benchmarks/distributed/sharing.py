@@ -5,13 +5,15 @@
 Processes of this machine make two updates on the CPU, over gloo, of both models in turn and by each form. What is
 measured is the memory that a process takes at most, by the kernel's count, beyond what it took before it made the
 model: while it makes and shares out the model, and in the second update, whose utterances are so short that weights,
-gradients and optimisers are most of it. Weights and moments by themselves are counted.
+gradients and optimisers are most of it. Weights and moments by themselves are counted. Memory that is freed goes back
+to the system at once: glibc keeps it otherwise, and a process then seems to hold all blocks that it has gathered.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +89,7 @@ def measure(stage: str, preset: str, form: str, processes: int) -> dict[str, int
     from tests.train.distributed.ranks import run_ranks
 
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"  # glibc would keep what blocks give back for the next ones
         arguments = ("--worker", folder, "--stage", stage, "--preset", preset, "--form", form)
         run_ranks("benchmarks.distributed.sharing", processes, *arguments)
         ranks = [json.loads((Path(folder) / f"rank-{rank}.json").read_text()) for rank in range(processes)]

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from bisect import bisect_right
@@ -21,10 +22,13 @@ from functools import cache
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from headrace.featurize.text import espeak_process
+from headrace.store.errors import HeadraceError, Rejected
 
-from headrace.store.errors import HeadraceError
+if TYPE_CHECKING:
+    import numpy as np
 
 # Names and values of espeak-ng 1.52's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -54,6 +58,8 @@ class _Event(ctypes.Structure):
 
 _Callback = ctypes.CFUNCTYPE(c_int, POINTER(c_short), c_int, POINTER(_Event))
 _lock = threading.Lock()
+_voice: list[str] = []
+"""The voice that is set, if one is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,25 @@ def to_ipa(text: str, voice: str = "en-us", separator: str = "_") -> str:
     """Convert text to IPA with stress, a separator between phones and spaces between words.
 
     The result is empty if nothing in the text is spoken. Some phones of some voices have an underscore in their names.
+
+    Raises:
+        Rejected: stage "text"; espeak-ng breaks off at this text.
+        HeadraceError: espeak-ng has no such voice.
     """
+    try:
+        return espeak_process.ask(text, voice, separator)
+    except espeak_process.Ended:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise Rejected("text", f"espeak-ng, which reads {voice}, breaks off at {shown!r}: take it out") from None
+
+
+def serve() -> None:
+    """Convert texts for the process that asks, until it asks no more."""
+    espeak_process.serve(_to_ipa, sys.stdin, sys.stdout)
+
+
+def _to_ipa(text: str, voice: str, separator: str) -> str:
+    """Convert text to IPA in this process."""
     with _lock:
         library = _library()
         _set_voice(library, voice)
@@ -160,6 +184,8 @@ def speak(text: str, voice: str = "en-us", rate_wpm: int = 175, pitch: int = 50)
         sample_rate = library.espeak_ng_GetSampleRate()
     if failed:
         raise HeadraceError(f"espeak-ng cannot say {text!r}: its error {failed}")
+    import numpy as np  # not needed to read texts
+
     samples = np.frombuffer(b"".join(blocks), np.int16)
     return Speech(samples, sample_rate, tuple(_without_glides(phones)), tuple(_words(text, words)))
 
@@ -201,8 +227,13 @@ def _short_path(folder: str) -> str:
 
 
 def _set_voice(library: ctypes.CDLL, voice: str) -> None:
+    """Let a voice read, unless it is the one that has read last: its dictionary takes milliseconds to load."""
+    if _voice == [voice]:
+        return
+    _voice.clear()
     if library.espeak_SetVoiceByName(_utf8(voice)):
         raise HeadraceError(f"espeak-ng has no voice {voice!r}; en, en-us and en-us+f2 are some that it has")
+    _voice.append(voice)
 
 
 def _utf8(text: str) -> bytes:

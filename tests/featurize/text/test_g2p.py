@@ -199,7 +199,7 @@ def test_espeak_finds_its_data_in_a_deep_folder(tmp_path: Path) -> None:
     (deep / "data").symlink_to(espeakng_loader.get_data_path())
     code = (
         f"import espeakng_loader; espeakng_loader.get_data_path = lambda: {str(deep / 'data')!r}\n"
-        "from headrace.featurize.text import espeak; print(espeak.to_ipa('hello'))"
+        "from headrace.featurize.text import espeak; print(espeak._to_ipa('hello', 'en-us', '_'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == espeak.to_ipa("hello")
