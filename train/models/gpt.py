@@ -47,6 +47,7 @@ class SinePosition(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1))
         self.drop = nn.Dropout(dropout)
         self._known = torch.empty(0, 0)
+        self._outgrown: list[Tensor] = []  # CUDA graphs of shorter sequences read them where they are
 
     def forward(self, x_BLC: Tensor, start: int | Tensor = 0) -> Tensor:
         """Add the embeddings of positions `start`, `start + 1`, ... (B, L, C)."""
@@ -54,6 +55,7 @@ class SinePosition(nn.Module):
         if isinstance(start, Tensor) or torch.compiler.is_exporting():  # a graph keeps nothing from call to call
             return self.drop(x_BLC + self.alpha * _sine_positions(start, size, channels, x_BLC.device))
         if len(self._known) < max(1, start + size) or self._known.device != x_BLC.device:
+            self._outgrown.append(self._known)
             self._known = _sine_positions(0, max(FIRST_POSITIONS, start + size), channels, x_BLC.device)
         return self.drop(torch.addcmul(x_BLC, self.alpha, self._known[start : start + size]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headrace.train.data.batch import Batch
+from headrace.train.models import gpt
 from headrace.train.precision import Precision
 from headrace.train.stages.cuda_graphs import GRAPHS_PER_SHAPE, WARM_UPS, GraphedPasses
 from headrace.train.stages.stage import Stage
@@ -201,3 +203,12 @@ def test_gradients_stay_where_they_are() -> None:
         places.append([p.grad.data_ptr() for p in stage.model.parameters() if p.grad is not None])
     assert places[0] == places[-1] and len(places[0]) > 20
     assert stage.model.bert_proj.weight.grad is None, "what no pass computes has no gradient, and is not updated"
+
+
+def test_positions_stay_where_graphs_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt, "FIRST_POSITIONS", 8)
+    position = gpt.SinePosition(0.0)
+    position(torch.zeros(1, 8, 4))
+    read = weakref.ref(position._known)
+    position(torch.zeros(1, 20, 4))
+    assert len(position._known) == 20 and read() is not None
