@@ -30,7 +30,7 @@ NOT_OURS = {
     "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf", "--nodes", "--ntasks-per-node", "--gpus-per-task", "--signal",
     "--requeue", "--time", "--file", "--tag", "--build-arg", "--secret", "--rm", "--init", "--user", "--volume",
     "--shm-size", "--ipc", "--stop-timeout", "--for", "--timeout", "--env",
-    "--config",
+    "--config", "--only-binary", "--no-binary",
 }  # fmt: skip
 """Options of torchrun, dask, srun, sbatch, tensorboard, pip, docker, kubectl, sky, aws, mkdocs and prometheus."""
 

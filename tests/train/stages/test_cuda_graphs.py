@@ -191,7 +191,8 @@ def test_graphs_are_given_up_where_memory_runs_out(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stage, "update", tight)
     stage.step(TEXTS[0])
     whole, half = SimulatedGraph.made
-    assert whole.replays == 2 * len(TEXTS) - WARM_UPS, "its memory was freed for the halves"
+    assert whole.replays == 2 * len(TEXTS) - WARM_UPS
+    assert [of.graphs for of in stage._passes._captured.values()] == [[half]], "the memory of the other one is free"
     assert half.replays == 4 - WARM_UPS, "halves of batches, four a step, are captured in its place"
 
 
