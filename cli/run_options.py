@@ -312,8 +312,9 @@ VOICE = (
 )
 """Options of `train voice`: those of both runs."""
 PLAN = (
-    *("stage", "preset", "init", "codebook", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes", "where"),
+    *("stage", "preset", "init", "teacher", "codebook", "batch_frames", "max_utterances", "grad_accum", "fixed_shapes"),
     *(
+        "where",
         "balance",
         "balance_strength",
         "device",

@@ -60,6 +60,8 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     for name, count in forecast["parameters"].items():
         table.add_row(name, f"{count / 1e6:.1f} M parameters")
     table.add_row("weights and optimiser", f"{forecast['state_gib']:.2f} GiB")
+    if forecast["teacher_gib"]:
+        table.add_row("teacher", f"{forecast['teacher_gib']:.2f} GiB")
     step = f"{forecast['step_gib']:.2f} GiB more, for the largest batch, in {forecast['precision']}"
     table.add_row("step", step)
     steps = f"{forecast['steps_per_epoch']:,} per epoch, {forecast['step_s']:.3f} s each on {forecast['device']}"

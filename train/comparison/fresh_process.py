@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def _measure(path: Path, at: str, utterances: list[Arrays], codebook: str, threa
     for _ in range(rounds):
         for number, utterance in enumerate(utterances):
             if voice.gpt is not None:
-                _keep_best(best, "gpt", number, codes, lambda said=utterance: voice.generate(said))
+                _keep_best(best, "gpt", number, codes, partial(voice.generate, utterance))
             if voice.sovits is not None:
                 noise = noises[number]
 

@@ -194,7 +194,7 @@ class _Upsampling(nn.Module):
 
     def __init__(self, transposed: nn.ConvTranspose1d) -> None:
         super().__init__()
-        (stride,), (padding,), (kernel,) = transposed.stride, transposed.padding, transposed.kernel_size  # type: ignore[misc]
+        kernel, stride, padding = _spans(transposed)
         assert kernel - stride == 2 * padding, "the output is `stride` times as long as the input"
         places = [divmod(place + padding, stride) for place in range(stride)]
         before = max((kernel - 1 - begin) // stride - ahead for ahead, begin in places)
@@ -216,12 +216,18 @@ class _Upsampling(nn.Module):
 
 def _transposed_image(transposed: nn.ConvTranspose1d) -> nn.ConvTranspose2d:
     """Return a transposed convolution of signals as one of images of height 1."""
-    (kernel,), (stride,), (padding,) = transposed.kernel_size, transposed.stride, transposed.padding  # type: ignore[misc]
+    kernel, stride, padding = _spans(transposed)
     image = nn.ConvTranspose2d(transposed.in_channels, transposed.out_channels, (1, kernel), (1, stride), (0, padding))
     image.weight = nn.Parameter(transposed.weight.detach()[:, :, None], requires_grad=False)
     assert transposed.bias is not None, "decoders have one"
     image.bias = nn.Parameter(transposed.bias.detach(), requires_grad=False)
     return image
+
+
+def _spans(transposed: nn.ConvTranspose1d) -> tuple[int, int, int]:
+    """Return kernel, stride and padding."""
+    assert not isinstance(transposed.padding, str), "it is given in samples"
+    return transposed.kernel_size[0], transposed.stride[0], transposed.padding[0]
 
 
 def _image_convolution(

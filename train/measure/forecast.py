@@ -108,8 +108,9 @@ def forecast(
         cards: clusters that are compared, in `clusters`, as `headrace.train.measure.clusters.compare` does.
         network_gbit: Gbit/s of each of their machines to the others.
     Returns:
-        parameters (by network), state_gib, step_gib (peak of the largest step), room (by card, and first `this device`:
-        the largest `batch_frames` that fits), steps_per_epoch, step_s, hours, measured, and the automatic settings.
+        parameters (by network), state_gib, teacher_gib (its weights; its forward pass is part of the step), step_gib
+        (peak of the largest step), room (by card, and first `this device`: the largest `batch_frames` that fits),
+        steps_per_epoch, step_s, hours, measured, and the automatic settings.
         Where `config` has speeds, steps and hours are of so many processes, the fastest of which has this device, and
         there are `shares` (of each in the frames of a step) and `rank_frames` (the largest batch that each gets) too.
     Raises:
@@ -173,6 +174,7 @@ def _summary(
 ) -> dict[str, Any]:
     networks = {name: sum(p.numel() for p in module.parameters()) for name, module in _networks(setup.stage).items()}
     state, memory_model, plan = STATE_BYTES * sum(networks.values()), MemoryModel.fit(steps), epoch.plan
+    held = state + setup.stage.teacher_bytes
     slowest = (_padded_frames(epoch)[plan.turns] * (FASTEST / np.array(speeds or (FASTEST,)))).max(1)
     epoch_s = float(slowest.sum()) * sum(step.seconds for step in steps) / sum(step.frames for step in steps)
     updates = -(-plan.steps // setup.stage.optim.grad_accum)
@@ -180,8 +182,9 @@ def _summary(
     return {
         "parameters": networks,
         "state_gib": state / GIB,
+        "teacher_gib": setup.stage.teacher_bytes / GIB,
         "step_gib": max(step.peak for step in steps) / GIB,
-        "room": {card: memory_model.max_batch_frames(USABLE * gib * GIB - state) for card, gib in gib_of.items()},
+        "room": {card: memory_model.max_batch_frames(USABLE * gib * GIB - held) for card, gib in gib_of.items()},
         "steps_per_epoch": updates,
         "step_s": epoch_s / updates,
         "epochs": epochs,
@@ -206,7 +209,7 @@ def _compare(
         for name in forms_for(cluster, work.decoder):
             state, gradients = state_bytes(work, parse_form(name), cluster.processes)
             fewer = gradients - 4 * work.parameters
-            spare = USABLE * CARDS[cluster.name].gib * GIB - state
+            spare = USABLE * CARDS[cluster.name].gib * GIB - state - setup.stage.teacher_bytes
             rooms[cluster, name] = model.with_fixed(fewer).max_batch_frames(spare)
     rows = compare(
         work,

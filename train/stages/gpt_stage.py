@@ -130,6 +130,11 @@ class GptStage:
             teacher=DecoderTeacher.load(config.model, sizes, device),
         )
 
+    @property
+    def teacher_bytes(self) -> int:
+        """Bytes of the weights of the teacher; 0 where there is none."""
+        return 0 if self._teacher is None else self._teacher.weight_bytes
+
     def check_store(self, store: Store) -> None:
         """Check nothing: the recipes of features say all that is needed."""
 

@@ -183,6 +183,11 @@ class SovitsStage:
             stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
         return stage
 
+    @property
+    def teacher_bytes(self) -> int:
+        """Bytes of the weights of the teacher; 0 where there is none."""
+        return 0 if self._teacher is None else self._teacher.weight_bytes
+
     def check_store(self, store: Store) -> None:
         """Check that every utterance has a code for every two frames, if codes are read.
 

@@ -79,6 +79,10 @@ class Stage(Protocol):
     def learning_rate(self) -> float:
         """Learning rate of the next update."""
 
+    @property
+    def teacher_bytes(self) -> int:
+        """Bytes of the weights of the teacher; 0 where there is none."""
+
     def check_store(self, store: Store) -> None:
         """Check what the recipes of features do not show.
 

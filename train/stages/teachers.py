@@ -63,6 +63,11 @@ class GeneratorTeacher:
             )
         return cls(_frozen(lambda: SynthesizerTrn(sizes), given, config, device))
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(weight.nbytes for weight in self._network.parameters())
+
     @torch.no_grad()
     def segments(self, inputs: SovitsInputs, starts_B: Tensor, frames: int) -> Tensor:
         """Say segments of N `frames`. (B, 1, S).
@@ -127,6 +132,11 @@ class DecoderTeacher:
                 f"{student.symbols} and {student.codes}: give one that was trained on a store like this."
             )
         return cls(_frozen(lambda: Text2SemanticDecoder(sizes), given, config, device))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(weight.nbytes for weight in self._network.parameters())
 
     def loss(self, predict: Callable[[Text2SemanticDecoder], Tensor], logits_BZV: Tensor, counted_BZ: Tensor) -> Tensor:
         """Return `gpt_losses.teacher_loss` of predictions.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,34 @@ def test_teachers_of_other_inputs_are_refused(
         start(store, tmp_path / "b", "sovits", teacher=tmp_path / "whole.pth", max_steps=1)
     result = call("run", store, "--out", tmp_path / "c", "--teacher-weight", "0.3")
     assert result.exit_code == 2 and "give one by --teacher" in result.output
+
+
+@pytest.mark.slow
+def test_a_pruned_voice_speaks(store: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    for stage in STAGES:
+        shutil.copytree(runs[stage], tmp_path / "voice" / stage)
+    (tmp_path / "voice" / "voice.json").write_text(json.dumps({"store": str(store), "utterance": "utt3"}))
+    done = call("prune", tmp_path / "voice", "--out", tmp_path / "pruned")
+    assert done.exit_code == 0 and "of" in done.stdout, done.output
+    said = ["--text", "La.", "--attempts", "1", "--out"]
+    for name in ("voice", "pruned"):
+        done = call("sample", "--voice", tmp_path / name, *said, tmp_path / f"{name}.wav")
+        assert done.exit_code == 0 and "step" in done.output, done.output
+    assert (tmp_path / "pruned.wav").read_bytes() != (tmp_path / "voice.wav").read_bytes()
+    refused = call("sample", "--voice", runs["gpt"], *said, tmp_path / "x.wav")
+    assert refused.exit_code == 1 and "is not a voice" in refused.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_plan_counts_the_teacher(store: Path, runs: dict[str, Path], stage: str) -> None:
+    words = ["plan", store, "--stage", stage, "--preset", "tiny", "--batch-frames", "300", "--device", "cpu"]
+    alone, taught = (json.loads(call(*words, *more, "--json").stdout) for more in ([], ["--teacher", str(runs[stage])]))
+    weights = load(Checkpoints(runs[stage] / "checkpoints").path(STEPS))["stage"][initial_weights.NETWORKS[stage]]
+    assert alone["teacher_gib"] == 0
+    assert 0.9 < taught["teacher_gib"] * 2**30 / sum(value.nbytes for value in weights.values()) <= 1
+    assert taught["parameters"] == alone["parameters"] and taught["step_gib"] > 0
+    assert taught["room"]["this device"] < alone["room"]["this device"]
 
 
 def test_upstream_loads_small_and_so_do_we(tmp_path: Path) -> None:
