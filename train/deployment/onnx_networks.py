@@ -116,6 +116,8 @@ class SpeechNetwork(nn.Module):
 class RecordingNetwork(nn.Module):
     """Hears a recording: HuBERT, and the quantiser of a generator."""
 
+    hubert: Any
+
     def __init__(self, hubert: nn.Module, generator: SynthesizerTrn) -> None:
         super().__init__()
         self.hubert, self.ssl_proj, self.codebook = hubert, generator.ssl_proj, generator.quantizer.codebook
