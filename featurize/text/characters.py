@@ -34,7 +34,7 @@ _ALIKE = {
     **dict.fromkeys("\u2044\u2215", "/"),
     **dict.fromkeys("‥⋯", "…"),
     "\u2236": ":", "\u2217": "*", "\u223c": "~", "≧": "≥", "⩾": "≥", "≦": "≤", "⩽": "≤", "\u02da": "°",
-    "٪": "%", "٫": ".", "٬": ",",
+    "٪": "%", "٫": ".", "٬": ",", "ٱ": "ا",
 }  # fmt: skip
 """Characters that stand for others without a decomposition."""
 _RADICALS = dict(
@@ -48,9 +48,9 @@ _RADICALS = dict(
 _EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _WITHOUT_WIDTH = re.compile(
-    "[\u00ad\u034f\u180b-\u180f\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]"
+    "[\u00ad\u034f\u0640\u180b-\u180f\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]"
 )
-"""Joiners, soft hyphens and selectors of variants."""
+"""Joiners, soft hyphens, selectors of variants, and what stretches an Arabic word."""
 _PROBLEMS = {
     "Cc": "a control character",
     "Cf": "a formatting character",

@@ -17,7 +17,7 @@ _RUSSIAN = frozenset("АБВГДЕЁЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫ
 """Capitals that every voice of a Cyrillic alphabet reads within a word. At others it may cut one, and say nothing."""
 _VIETNAMESE = frozenset(map(chr, range(0x1EA0, 0x1EFA)))
 """Letters above those of other alphabets, which a whole language is written in."""
-_COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500}
+_COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500, "Arabic": 0x870}
 """Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
 
 

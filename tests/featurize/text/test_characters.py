@@ -35,6 +35,7 @@ from headrace.store.errors import Rejected
         ("non\u2011stop co\u2010op", "non-stop co-op"),
         ("3∶2 1⁄2 6∕7 ≧ ≦ 20˚", "3:2 1/2 6/7 ≥ ≤ 20°"),
         ("٣٫٥٪", "3.5%"),
+        ("الرحمـــن ٱلله", "الرحمن الله"),
         ("H₂O", "H2O"),
         ("①苹果②③ 第⑩章 4⑤ ⒈好 ⑴", "1苹果2 3 第10章 4 5 1好 1"),
         ("第Ⅱ章 FFⅩⅢ ⅳ", "第2章 FF13 4"),
@@ -174,6 +175,13 @@ def test_a_letter_at_a_figure_is_no_sign_of_it() -> None:
 def test_letters_of_the_commonest_script_are_not_lost_either(text: str) -> None:
     with pytest.raises(Rejected, match=r"'ࣈ' \(ARABIC LETTER GRAF\), character \d of"):
         g2p.phonemise(text, "vi")
+
+
+def test_an_arabic_letter_that_the_voice_does_not_know_is_not_lost_within_a_word() -> None:
+    for char, name in (("ࡰ", "ALEF WITH ATTACHED FATHA"), ("ࣆ", "JEEM WITH THREE DOTS BELOW")):
+        with pytest.raises(Rejected, match=rf"'{char}' \(ARABIC LETTER {name}\), character 4 of"):
+            g2p.phonemise(f"يوم{char}جيد", "ar")
+    assert g2p.phonemise("پاکستان", "ur").phones
 
 
 def test_a_foreign_letter_is_no_silent_h() -> None:
