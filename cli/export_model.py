@@ -12,7 +12,10 @@ from headrace.cli.options import FILE, LOCAL_PATH, STORAGE_PATH, at_option, opti
 from headrace.store.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from headrace.store.storage import StoragePath
+    from headrace.train.models.speech_reference import Reference
 
 GPT_SOVITS, INT8 = "gpt-sovits", "onnx-int8"
 
@@ -91,17 +94,24 @@ def _export_onnx(
     from headrace.train.voice import default_reference, store_of_voice
 
     calibrating = (store or store_of_voice(run)) if int8 else None
-    if int8 and calibrating is None:
-        raise UsageError("INT8 is calibrated on utterances of a store: give it by --store.")
+    no_store = UsageError("INT8 is calibrated on utterances of a store: give it by --store.")
+    if int8 and calibrating is None and run.is_file():  # files of weights do not say that they were trained for INT8
+        raise no_store
     networks = onnx_export.load_networks(run, at, output.log)
+    if not networks.part(trained=False).stages:
+        calibrating = None
+    elif int8 and calibrating is None:
+        raise no_store
     given = None if int8 and utterance is None else store
     reference = default_reference(run, given, utterance, networks.generator, output.log)
     if hubert is not None and networks.generator is None:
         raise UsageError("--hubert needs a SoVITS generator, whose quantiser makes the codes: leave it out.")
-    if calibrating is None:
+    if int8:
+        utterances: Sequence[Reference] = ()
+        if calibrating is not None:
+            utterances = onnx_export.calibration_utterances(calibrating, networks, output.log)
+        content = onnx_export.export_int8(networks, out, utterances, reference=reference, log=output.log)
+    else:
         hears = None if hubert is None or networks.generator is None else load_hubert(hubert, networks.generator)
         content = onnx_export.export_onnx(networks, out, reference=reference, hubert=hears, log=output.log)
-    else:
-        utterances = onnx_export.calibration_utterances(calibrating, networks, output.log)
-        content = onnx_export.export_int8(networks, out, utterances, reference=reference, log=output.log)
     click.echo(f"{out}: {content['precision']}, {len(content['graphs'])} graphs, {content['bytes'] / 1e6:.1f} MB")

@@ -16,6 +16,7 @@ from headrace.train.config import (
     OPTIMIZERS,
     PRECISIONS,
     PRESETS,
+    QUANTIZATIONS,
     REDUCTIONS,
     STAGES,
     read_options,
@@ -67,6 +68,11 @@ _OPTIONS = {
         help="Train sovits on the codes of STORE, or learn a codebook.",
     ),
     "mixed_origins": _flag("--mixed-origins", help="Combine weights and codes of different origins all the same."),
+    "quantize": option(
+        "--quantize",
+        type=click.Choice(QUANTIZATIONS),
+        help="Train the model of --init for export in INT8. It learns from itself, if --teacher is not given.",
+    ),
     "max_steps": option("--max-steps", type=COUNT, metavar="STEPS", help="Stop after this many steps."),
     "max_epochs": option("--max-epochs", type=COUNT, metavar="EPOCHS", help="Stop after this many epochs."),
     "batch_frames": option(

@@ -328,16 +328,26 @@ def list_checkpoints(run: Path, as_json: bool) -> None:
     help="Prune this share of the channels.",
 )
 @option(
+    "--layers",
+    type=Number(0, 1, max_open=True),
+    metavar="X",
+    default=0.0,
+    show_default=True,
+    help="Prune this share of the layers of gpt too.",
+)
+@option(
     "--store",
     type=STORAGE_PATH,
     metavar="STORE",
-    help="Keep the channels on which the loss over STORE depends most, instead of those of the largest weights.",
+    help="Keep what matters most over STORE, instead of the largest weights and evenly spaced layers.",
 )
 @at_option("Prune this checkpoint: best, newest, or a step.")
 @json_option
 @output.handle_errors
-def prune(run: Path, out: Path, channels: float, store: StoragePath | None, at: str | None, as_json: bool) -> None:
-    """Prune the model of RUN, or both models of a voice, to fewer channels.
+def prune(
+    run: Path, out: Path, channels: float, layers: float, store: StoragePath | None, at: str | None, as_json: bool
+) -> None:
+    """Prune the model of RUN, or both models of a voice, to fewer channels, and gpt to fewer layers.
 
     The result is a run without any step, which train run --resume trains on: pruned models need that.
     """
@@ -345,7 +355,7 @@ def prune(run: Path, out: Path, channels: float, store: StoragePath | None, at: 
     from headrace.train import voice
     from headrace.train.trainer.pruned_run import prune_run
 
-    options: dict[str, Any] = {"at": at or "", "store": store, "log": output.log}
+    options: dict[str, Any] = {"layers": layers, "at": at or "", "store": store, "log": output.log}
     is_voice = (run / voice.FILE).exists()
     pruned = (
         voice.prune_voice(run, out, channels, **options) if is_voice else [prune_run(run, out, channels, **options)]

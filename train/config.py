@@ -28,6 +28,7 @@ BALANCES = ("speaker", "language")
 OPTIMIZERS = ("scaled_adam", "adamw")
 CODEBOOKS = ("store", "own")
 REDUCTIONS = ("fp32", "bf16", "fp16")
+QUANTIZATIONS = ("int8",)
 DEFAULT_SAMPLES = 2
 """Utterances that each validation synthesises for TensorBoard where `samples` is not given."""
 
@@ -96,6 +97,9 @@ class ModelConfig:
     mixed_origins: bool = False
     """Train published weights of gpt on semantic tokens that a store learned by k-means, and speak samples with a voice
     whose codes have another origin, all the same."""
+    quantize: str = ""
+    """`int8`: train the model to compute in INT8, as `train export --to onnx-int8` writes it. It begins with `init`,
+    which is its teacher too if no other is given. Empty trains it in floating point."""
     dropout: float | None = None
     """Share of activations that each dropout layer of the networks sets to 0. None takes the preset's."""
     seed: int = 0
@@ -105,6 +109,7 @@ class ModelConfig:
         _check_choice(self, "stage", STAGES)
         _check_choice(self, "preset", PRESETS)
         _check_choice(self, "codebook", ("", *CODEBOOKS))
+        _check_choice(self, "quantize", ("", *QUANTIZATIONS))
         _check_not_negative(self, "seed", "init_symbols", "init_codes")
         check_at(self.at)
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -399,6 +404,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_stage()
+        self._check_quantize()
         if self.monitoring.samples and not self.schedule.validate_every:
             raise UsageError("samples are synthesised by validations: validate_every cannot be 0 with them.")
         if self.optim.grow_batch and not self.schedule.validate_every:
@@ -424,7 +430,7 @@ class RunConfig:
 
     def _check_stage(self) -> None:
         optim, monitoring = self.optim, self.monitoring
-        if optim.teacher_weight and not self.model.teacher:
+        if optim.teacher_weight and not self.model.teacher and not self.model.quantize:
             raise UsageError("teacher_weight weighs what a teacher says: give one by --teacher.")
         gpt_only = {
             "optimizer": optim.optimizer,
@@ -442,6 +448,20 @@ class RunConfig:
             raise UsageError(f"{' and '.join(given)}: only for the stage sovits; leave it out.")
         if self.model.stage == "gpt" and monitoring.samples and not monitoring.voice:
             raise UsageError("samples of the stage gpt are spoken by a sovits model: give one by --voice.")
+
+    def _check_quantize(self) -> None:
+        if not self.model.quantize:
+            return
+        if not self.model.init:
+            raise UsageError("quantize begins with a trained model: give one by --init.")
+        beside = {
+            "activations_8bit": self.compute.activations_8bit,
+            "compile": self.compute.compile,
+            "cuda_graphs": self.compute.cuda_graphs,
+            f"parallel {self.distributed.parallel}": parse_form(self.distributed.parallel).is_sharded,
+        }
+        if given := [name for name, value in beside.items() if value]:
+            raise UsageError(f"quantize cannot be combined with {' and '.join(given)}: leave one of them out.")
 
     @classmethod
     def from_options(cls, *, store: StoragePath, out: Path, **options: Any) -> RunConfig:

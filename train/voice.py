@@ -284,6 +284,7 @@ def prune_voice(
     voice: Path,
     out: Path,
     channels: float,
+    layers: float = 0.0,
     at: str = "",
     store: StoragePath | None = None,
     log: Callable[[str], object] = lambda _: None,
@@ -297,6 +298,7 @@ def prune_voice(
     make_folder(out)
     with folder_lock(out, RunError):
         saved = json.loads((voice / FILE).read_bytes())
-        pruned = [prune_run(voice / stage, out / stage, channels, at=at, store=store, log=log) for stage in STAGES]
+        options: dict[str, Any] = {"layers": layers, "at": at, "store": store, "log": log}
+        pruned = [prune_run(voice / stage, out / stage, channels, **options) for stage in STAGES]
         _write_json(out / FILE, saved)
     return pruned

@@ -1,6 +1,6 @@
 """Speed and size of pruned models and of `small`, beside v2; and what they lose, beside a teacher.
 
-    python -m benchmarks.smaller [--train STORE] [--rounds N] [--seeds N] [--scale X]
+    python -m benchmarks.smaller [--train STORE | --quantize VOICE] [--rounds N] [--seeds N] [--scale X]
 
 Speeds are of random weights at v2's sizes, on one thread: sovits says 3 s from 75 codes, gpt makes 75 codes after 40
 phones. In every round each model takes its turn. Times are those of the processor, and the best round counts.
@@ -8,6 +8,9 @@ phones. In every round each model takes its turn. Times are those of the process
 With --train, on a store of real speech: a teacher of preset tiny is trained; then students, with the teacher and
 without it, and a pruned teacher, all for as many steps. They are to tiny what `small` is to v2: the decoder of sovits
 has half the channels, and gpt half the layers. --scale makes all trainings shorter or longer.
+
+With --quantize, on a trained voice: it is exported in INT8 as it is, and trained for INT8 first, and what both say is
+compared with what it says in float32, on utterances that it was not trained on.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import click
 import torch
 
 from benchmarks import report
+from benchmarks.smaller import int8
 from headrace.train.config import RunConfig
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -72,6 +76,8 @@ def speeds(rounds: int) -> list[tuple[Any, ...]]:
     for stage, run in (("sovits", speak), ("gpt", generate)):
         v2 = getattr(PRESETS["v2"], stage)
         sizes = {"v2": v2, "v2 pruned 30 %": narrowed(v2, SHARE), "small": getattr(PRESETS["small"], stage)}
+        if stage == "gpt":
+            sizes |= {"v2, 30 % of layers too": narrowed(v2, SHARE, SHARE)}
         models = {name: run(one) for name, one in sizes.items()}
         best = dict.fromkeys(models, float("inf"))
         for _ in range(rounds + 1):  # the first one allocates
@@ -125,10 +131,15 @@ def losses(store: Path, folder: Path, stage: str, seeds: int, scale: float) -> l
         for name, given in (("student alone", {}), ("student of the teacher", {"teacher": teacher})):
             out = folder / f"{stage}-{name.replace(' ', '-')}-{seed}"
             add(name, small, seed, more, train(store, out, stage, more, preset="small", seed=seed, **same, **given))
-    for name, given in (("pruned 30 %, trained on", {}), ("the same, by its losses", {"store": store})):
-        out = folder / f"{stage}-pruned{'-store' * bool(given)}"
-        prune_run(teacher, out, SHARE, **given)
-        add(name, narrowed(whole, SHARE), 0, more, train(store, out, stage, more))
+    for name, layers, measured in (
+        ("pruned 30 %, trained on", 0.0, False),
+        ("the same, by its losses", 0.0, True),
+        ("30 % of layers too", SHARE, False),
+        ("the same, by their changes", SHARE, True),
+    )[: 4 if stage == "gpt" else 2]:
+        out = folder / f"{stage}-pruned-{layers}-{measured}"
+        prune_run(teacher, out, SHARE, layers=layers, store=store if measured else None)
+        add(name, narrowed(whole, SHARE, layers), 0, more, train(store, out, stage, more))
     whole_on = folder / f"{stage}-whole-on"
     add("teacher, trained on", whole, 0, more, train(store, whole_on, stage, more, preset="tiny", init=teacher, **same))
     return rows
@@ -136,14 +147,22 @@ def losses(store: Path, folder: Path, stage: str, seeds: int, scale: float) -> l
 
 @click.command()
 @click.option("--train", "store", type=click.Path(path_type=Path, exists=True))
+@click.option("--quantize", "voice", type=click.Path(path_type=Path, exists=True))
 @click.option("--rounds", default=5)
 @click.option("--seeds", default=2)
 @click.option("--scale", default=1.0)
 @click.option("--stage", "stages", multiple=True, default=("gpt", "sovits"))
-def main(store: Path | None, rounds: int, seeds: int, scale: float, stages: tuple[str, ...]) -> None:
-    """Measure, print and save a table: of speeds or, with --train, of losses for each stage."""
+def main(
+    store: Path | None, voice: Path | None, rounds: int, seeds: int, scale: float, stages: tuple[str, ...]
+) -> None:
+    """Measure, print and save a table: of speeds, with --train of losses, or with --quantize of what INT8 loses."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if voice is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = int8.compare(voice, Path(folder), scale)
+        save("smaller-int8", "A voice of preset tiny, on real speech. One thread.", int8.HEAD, rows)
+        return
     if store is None:
         told = f"Random weights of v2's sizes, one thread. {CODES} codes are 3 s of speech."
         save("smaller", told, SPEED_HEAD, speeds(rounds))

@@ -36,7 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "balance_strength": 1 / 3, "optimizer": "adamw", "lr_decay": 0.5, "device": "cpu", "precision": "fp32",
     "fp32_steps": 0, "save_every": "2 epochs", "checkpoint_to": "copies", "samples": 3, "voice": Path("s2G.pth"),
     "reduce": "bf16", "speeds": "1,0.45", "teacher": Path("t"), "teacher_weight": 0.25,
-    "learning_rate": 1e-5, "max_grad_norm": 1e-300, "overlap": False,
+    "quantize": "int8", "learning_rate": 1e-5, "max_grad_norm": 1e-300, "overlap": False,
 }  # fmt: skip
 """A value that is not the default, of each option that has not simply another number or flag."""
 

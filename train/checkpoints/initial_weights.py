@@ -127,6 +127,8 @@ def resolve(config: RunConfig) -> RunConfig:
     Raises:
         As `read`.
     """
+    if config.model.quantize and not config.model.teacher:
+        config = config.with_options(teacher=config.model.init)
     model, network = config.model, NETWORKS[config.model.stage]
     if model.source is None or not model.source.exists():  # that it is not there is told when it is loaded
         return config

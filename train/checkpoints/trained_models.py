@@ -51,17 +51,17 @@ def load_sovits(path: Path, at: str = "", log: Callable[[str], object] | None = 
         chosen = choose(path, "sovits", at, log)
         weights = weights_of(chosen.state, "generator", path)
         sizes, recorded = _generator_sizes(chosen.config, weights), codebook_in(chosen.state)
-        origin = Origin.from_json(chosen.state.get("origin"))
+        origin, ranges = Origin.from_json(chosen.state.get("origin")), ranges_in(chosen.state)
     else:
         file = upstream_files.read(path)
-        weights, recorded, origin = file.weights, file.codebook, file.origin
+        weights, recorded, origin, ranges = file.weights, file.codebook, file.origin, None
         version = _version(path, weights, "a SoVITS generator of ")
         sizes = generator_sizes(weights, export.SOVITS_SIZES[version])
     model = SynthesizerTrn(sizes)
     del model.enc_q
     load_strict(model, _without_posterior_encoder(weights), str(path))
     model.codebooks = frozenset({recorded, codebook_digest(weights)} - {""})
-    model.origin = origin.describe()
+    model.origin, model.ranges = origin.describe(), ranges
     return model.eval()
 
 
@@ -77,16 +77,16 @@ def load_gpt(path: Path, at: str = "", log: Callable[[str], object] | None = Non
         chosen = choose(path, "gpt", at, log)
         weights = weights_of(chosen.state, "model", path)
         sizes, recorded = decoder_sizes(weights, PRESETS[chosen.config.model.preset].gpt), codebook_in(chosen.state)
-        origin = Origin.from_json(chosen.state.get("origin"))
+        origin, ranges = Origin.from_json(chosen.state.get("origin")), ranges_in(chosen.state)
     else:
         file = upstream_files.read(path)
-        weights, recorded, origin = file.weights, file.codebook, file.origin
+        weights, recorded, origin, ranges = file.weights, file.codebook, file.origin, None
         version = _version(path, weights, "a text-to-semantic decoder of ")
         sizes = decoder_sizes(weights, export.GPT_SIZES[version])
     model = Text2SemanticDecoder(sizes)
     load_strict(model, weights, str(path))
     model.codebook = recorded
-    model.origin = origin.describe()
+    model.origin, model.ranges = origin.describe(), ranges
     return model.eval()
 
 
@@ -233,6 +233,12 @@ def codebook_in(state: Mapping[str, Any]) -> str:
     """Return the digest of the codebook of the codes that a checkpoint was trained on; empty if it has none."""
     codebook = state.get("codebook", "")
     return codebook[:64] if isinstance(codebook, str) else ""
+
+
+def ranges_in(state: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    """Return the ranges of activations in a checkpoint of a model that was trained for INT8; None in another one."""
+    ranges = state["stage"].get("ranges")
+    return ranges if isinstance(ranges, Mapping) else None
 
 
 def _generator_sizes(config: RunConfig, weights: Mapping[str, Tensor]) -> SovitsConfig:

@@ -25,8 +25,7 @@ from headrace.store.errors import RunError, UsageError
 from headrace.store.storage.temporary import temporary_folder
 from headrace.train.deployment import onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork, OnnxVoice
-from headrace.train.models.sovits_config import SovitsConfig
-from headrace.train.models.vocoder import FLOAT32_STAGES
+from headrace.train.models.fake_quantisation import float32_modules
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -191,14 +190,6 @@ def _quantised(file: Path, feeds: Iterable[Arrays], stage: str, modules: Sequenc
         node.ClearField("name")
     del model.graph.value_info[:], model.metadata_props[:]
     return model
-
-
-def float32_modules(config: SovitsConfig) -> tuple[str, ...]:
-    """Return the modules of a generator that stay in float32: the last stages of its decoder, and what ends it."""
-    stages, blocks = len(config.upsample_rates), len(config.resblock_kernel_sizes)
-    last = range(stages - FLOAT32_STAGES, stages)
-    residual = [f"dec.resblocks.{stage * blocks + block}" for stage in last for block in range(blocks)]
-    return (*(f"dec.ups.{stage}" for stage in last), *residual, "dec.conv_post")
 
 
 def _float32_nodes(model: ModelProto, modules: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ from headrace.train.deployment.onnx_networks import (
     StepNetwork,
     plain_convolutions,
 )
+from headrace.train.deployment.trained_int8 import rounded_network, store_whole_numbers
 from headrace.train.inference.reference import reference_from_store
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """Largest difference from torch of any output, in float32."""
+INT8_TOLERANCE = 0.05
+"""Largest mean difference from torch of any output in INT8, as a share of its mean magnitude: a number that lies just
+between two whole ones may be rounded to either, and what follows from that."""
 CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
 """Codes and phones with which graphs are compared with torch."""
 HEARD_SAMPLES = 33_000, 16_000, 400
@@ -73,6 +77,17 @@ class Networks:
     sources: Mapping[str, str]
     """Where the weights come from, by stage."""
     origins: Mapping[str, Origin]
+
+    def part(self, *, trained: bool) -> Networks:
+        """Return only the networks that were trained for INT8, or only the others."""
+        both = self.generator, self.decoder
+        kept: list[Any] = [one if one is not None and (one.ranges is not None) == trained else None for one in both]
+        return dataclasses.replace(self, generator=kept[0], decoder=kept[1])
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages of the networks that are there."""
+        return [stage for stage, one in (("sovits", self.generator), ("gpt", self.decoder)) if one is not None]
 
 
 @dataclass(frozen=True)
@@ -161,25 +176,37 @@ def export_int8(
     reference: Reference | None = None,
     log: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Export networks in INT8 to a folder that appears when every graph is compared with the one in float32.
+    """Export networks in INT8 to a folder that appears when every graph is compared.
+
+    Networks that were trained for INT8 are exported with the numbers of their training, and compared with torch. Others
+    are calibrated, and compared with themselves in float32.
 
     Args:
-        utterances: what INT8 is calibrated on, and compared.
+        utterances: what INT8 is calibrated on, and compared; none are needed where all networks were trained for it.
         out, reference, log: as for `export_onnx`.
     Returns:
         The content of onnx.json.
     Raises:
         UsageError, RunError, StoreError: as `export_onnx`, and as `quantise_voice`.
     """
-    arrays = [reference_arrays(utterance) for utterance in utterances]
+    _check_installed()
+    trained, others = networks.part(trained=True), networks.part(trained=False)
+    graphs: dict[str, Any] = {}
+    quantisation: dict[str, Any] = {"trained": trained.stages}
     with temporary_folder() as work, output_folder(out) as draft:
-        voice = export_onnx(networks, work / "float32", log=log)
-        quantised = quantise_voice(work / "float32", draft, arrays, log)
-        for file, graph in quantised["graphs"].items():
-            graph["parameters"] = voice["graphs"][file]["parameters"]
+        for group in graph_groups(trained, in_int8=True):
+            graphs |= _write(group, draft, out, log, in_int8=True)
+        if others.stages:
+            in_float32 = export_onnx(others, work / "float32", log=log)
+            arrays = [reference_arrays(utterance) for utterance in utterances]
+            quantised = quantise_voice(work / "float32", draft, arrays, log)
+            for file, graph in quantised["graphs"].items():
+                graphs[file] = graph | {"parameters": in_float32["graphs"][file]["parameters"]}
+            quantisation |= quantised["quantisation"]
         if reference is not None:
             save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
-        voice |= quantised
+        voice = _describe_voice(networks, graphs) | {"precision": "int8", "quantisation": quantisation}
+        voice |= onnx_files.describe_weights(draft)
         (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
     return voice
 
@@ -240,13 +267,20 @@ def _code_count(config: SovitsConfig | GptConfig) -> int:
     return config.codebook_size if isinstance(config, SovitsConfig) else config.codes
 
 
-def graph_groups(networks: Networks) -> Iterator[list[Graph]]:
-    """Yield the graphs of networks, those of one network together."""
+def graph_groups(networks: Networks, *, in_int8: bool = False) -> Iterator[list[Graph]]:
+    """Yield the graphs of networks, those of one network together.
+
+    Args:
+        in_int8: with the numbers of INT8, for which the networks were trained.
+    """
     random = torch.Generator().manual_seed(0)
+    rounded: Callable[[Any], Any] = rounded_network if in_int8 else lambda network: network
     if networks.generator is not None:
-        yield [_speech_graph(plain_convolutions(networks.generator), random)]
+        plain = plain_convolutions(networks.generator, images=not in_int8)  # ranges are those of the trained layers
+        yield [_speech_graph(rounded(plain), random)]
     if networks.decoder is not None:
-        yield [_prompt_graph(networks.decoder, random), _step_graph(networks.decoder, random)]
+        decoder = rounded(networks.decoder)
+        yield [_prompt_graph(decoder, random), _step_graph(decoder, random)]
 
 
 def _recording_groups(networks: Networks, hubert: nn.Module | None) -> Iterator[list[Graph]]:
@@ -261,10 +295,12 @@ def _recording_groups(networks: Networks, hubert: nn.Module | None) -> Iterator[
     yield [Graph(onnx_files.RECORDING, network, ports, examples, relative=True)]
 
 
-def _write(group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str], object] | None) -> dict[str, Any]:
+def _write(
+    group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str], object] | None, *, in_int8: bool = False
+) -> dict[str, Any]:
     """Write graphs, which share their weights if there are several, and compare them with torch. Describes them."""
     models = [_export(graph) for graph in group]
-    parameters = [sum(math.prod(one.dims) for one in model.graph.initializer) for model in models]
+    parameters = [_count_parameters(model) for model in models]
     if len(models) > 1:
         shared_weights.share_weights(models, folder)
     for graph, model in zip(group, models, strict=True):
@@ -272,11 +308,13 @@ def _write(group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str],
     del models
     described = {}
     for graph, count in zip(group, parameters, strict=True):
-        difference = max(differences(graph, OnnxNetwork(folder / graph.file, graph.ports, threads=1)))
-        if not difference <= TOLERANCE:
+        limit = INT8_TOLERANCE if in_int8 else TOLERANCE
+        exported = OnnxNetwork(folder / graph.file, graph.ports, threads=1)
+        difference = max(differences(graph, exported, on_average=in_int8))
+        if not difference <= limit:
             raise RunError(
                 f"{out} is not written: {graph.file} differs from torch by {difference:.1e}, and at most "
-                f"{TOLERANCE:.0e} is expected of float32."
+                f"{limit:.0e} is expected of {'INT8' if in_int8 else 'float32'}."
             )
         described[graph.file] = onnx_files.describe_graph(folder, graph.file, graph.ports) | {
             "parameters": count,
@@ -287,8 +325,19 @@ def _write(group: Sequence[Graph], folder: Path, out: Path, log: Callable[[str],
     return described
 
 
-def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
-    """Yield the largest difference of each output from torch's, over the examples of a graph."""
+def _count_parameters(model: ModelProto) -> int:
+    """Return how many numbers the tensors of a graph have, without scales and zero points."""
+    rounding = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {name for node in rounding for name in node.input[1:]}
+    return sum(math.prod(one.dims) for one in model.graph.initializer if one.name not in scales)
+
+
+def differences(graph: Graph, exported: OnnxNetwork, *, on_average: bool = False) -> Iterator[float]:
+    """Yield the largest difference of each output from torch's, of each example of a graph.
+
+    Args:
+        on_average: yield the mean difference instead, as a share of the mean magnitude.
+    """
     names = [port.name for port in graph.ports.inputs]
     for arguments in graph.examples:
         with torch.no_grad():
@@ -299,6 +348,8 @@ def differences(graph: Graph, exported: OnnxNetwork) -> Iterator[float]:
                 yield math.inf
             elif expected.dtype == torch.int64:
                 yield math.inf if (output != expected.numpy()).mean() > OTHER_CODES else 0.0
+            elif on_average:
+                yield float(abs(output - expected.numpy()).sum() / max(expected.abs().sum(), 1e-12))
             else:
                 scale = max(1.0, float(expected.abs().max())) if graph.relative else 1.0
                 yield float(abs(output - expected.numpy()).max(initial=0.0)) / scale
@@ -385,6 +436,7 @@ def _export(graph: Graph) -> ModelProto:
     for node in model.graph.node:  # the names of Python modules and lines are of no use there
         del node.metadata_props[:]
         node.doc_string = ""
+    store_whole_numbers(model)
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     return model
 

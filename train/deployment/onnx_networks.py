@@ -138,17 +138,18 @@ class RecordingNetwork(nn.Module):
         return content_1TW[0], self.codebook.nearest(pairs_1WQ[0].mT)
 
 
-def plain_convolutions(generator: SynthesizerTrn) -> SynthesizerTrn:
+def plain_convolutions(generator: SynthesizerTrn, *, images: bool = True) -> SynthesizerTrn:
     """Return a copy of a generator that computes the same by convolutions that are fast where graphs are run.
 
-    They hold their weights as they are after weight normalisation, and those of the decoder are of images.
+    They hold their weights as they are after weight normalisation, and those of the decoder are of images if asked for.
     """
     plain = copy.deepcopy(generator)
     for module in plain.modules():
         for name, child in module.named_children():
             if isinstance(child, WeightNorm):
                 setattr(module, name, _plain(child))
-    _compute_images(plain.dec)
+    if images:
+        _compute_images(plain.dec)
     return plain
 
 

@@ -14,6 +14,7 @@ E channels of BERT, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import repeat
 
 import torch
@@ -75,6 +76,8 @@ class Text2SemanticDecoder(nn.Module):
     """Digest of the codebook of the codes that it was trained on; empty if it is not known."""
     origin: str = ""
     """What it was trained on, in words; empty if it is not known."""
+    ranges: Mapping[str, Tensor] | None = None
+    """Ranges of what its layers read and write, if it was trained to compute in INT8."""
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ Shapes: C channels of a group.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -97,15 +97,26 @@ def student_weights(
     else:
         raise TypeError("sizes of two stages")
     before, after = _layer_counts(sizes), _layer_counts(fewer)
+    chosen = {stack: evenly_spaced(count, after[stack]) for stack, count in before.items()}
+    return prune(with_layers(weights, chosen), fewer, student)
+
+
+def with_layers(weights: Mapping[str, Tensor], chosen: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return weights with only some layers.
+
+    Args:
+        chosen: numbers of the layers that stay, ascending, by the stack: `h` for a decoder, and for a generator
+            `enc_p.encoder_ssl` and others.
+    """
     picked: dict[str, Tensor] = {}
     for name, value in weights.items():
         if not (found := LAYER.fullmatch(name)):
             picked[name] = value
             continue
-        chosen = evenly_spaced(before[found[1].rpartition(".")[0]], after[found[1].rpartition(".")[0]])
-        if int(found[2]) in chosen:
-            picked[f"{found[1]}.{chosen.index(int(found[2]))}.{found[3]}"] = value
-    return prune(picked, fewer, student)
+        layers = chosen[found[1].rpartition(".")[0]]
+        if int(found[2]) in layers:
+            picked[f"{found[1]}.{layers.index(int(found[2]))}.{found[3]}"] = value
+    return picked
 
 
 def evenly_spaced(count: int, chosen: int) -> list[int]:

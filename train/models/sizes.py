@@ -17,7 +17,7 @@ from headrace.train.models.sovits_config import SovitsConfig
 
 PRUNABLE = {
     "sovits": ("filter_channels", "flow_channels", "decoder_channels"),
-    "gpt": ("feed_forward_channels",),
+    "gpt": ("feed_forward_channels", "layers"),
 }
 """Stage to the sizes that pruning changes."""
 CODEBOOK = "quantizer.vq.layers.0._codebook.embed"

@@ -10,6 +10,7 @@ W content channels, G voice channels, V channels of a speaker vector, N frames o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,8 @@ class SynthesizerTrn(nn.Module):
     clusters which it was made of."""
     origin: str = ""
     """What they were trained on, in words; empty if it is not known."""
+    ranges: Mapping[str, Tensor] | None = None
+    """Ranges of what its layers read and write, if it was trained to compute in INT8."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
@@ -146,6 +149,11 @@ class SynthesizerTrn(nn.Module):
         codebook.embed_avg.copy_(entries)
         codebook.cluster_size.fill_(1)
         codebook.inited.fill_(1)
+
+    def freeze_training_part(self) -> SynthesizerTrn:
+        """Let the posterior encoder, which speech does not need, stay as it is. Returns the generator."""
+        self.enc_q.requires_grad_(False)
+        return self
 
     def train(self, mode: bool = True) -> SynthesizerTrn:
         """Set the mode of all modules; a frozen quantiser stays in evaluation mode."""
@@ -217,6 +225,38 @@ class SynthesizerTrn(nn.Module):
         z = _latent(m_q, logs_q, noise_BCT, mask)
         return self.dec(slice_segments(z, starts_B, segment_frames or self.config.segment_frames), voice)
 
+    def say_segments(
+        self,
+        codes_BQ: Tensor,
+        spec_BFT: Tensor,
+        frames_B: Tensor,
+        phones_BP: Tensor,
+        phones_n_B: Tensor,
+        *,
+        noise_BCT: Tensor,
+        starts_B: Tensor,
+        speaker_BV: Tensor | None = None,
+    ) -> Tensor:
+        """Decode segments of codes and phones as `decode` says them, (B, 1, N * hop), each in its own voice.
+
+        Args:
+            All as for `forward`.
+        """
+        mask = length_mask(frames_B, spec_BFT.shape[2])
+        voice = self.voice(spec_BFT, mask, speaker_BV)
+        content = _to_frames(self.quantizer.decode(codes_BQ))
+        hidden = self.enc_p(content, mask, phones_BP, phones_n_B, self.timbre(voice))
+        z = self._speech_latent(hidden, mask, voice, noise_BCT)
+        return self.dec(slice_segments(z, starts_B, self.config.segment_frames), voice)
+
+    def _speech_latent(
+        self, hidden_BHT: Tensor, mask_B1T: Tensor, voice_BG1: Tensor, noise_BCT: Tensor | None, scale: float = 0.5
+    ) -> Tensor:
+        """Sample the prior, and map it to the latent that is decoded. (B, C, T)."""
+        m_p, logs_p = self.enc_p.prior(hidden_BHT, mask_B1T)
+        noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
+        return self.flow(m_p + noise * torch.exp(logs_p) * scale, mask_B1T, voice_BG1, reverse=True)
+
     def voice(self, spec_BFT: Tensor, mask_B1T: Tensor, speaker_BV: Tensor | None = None) -> Tensor:
         """Return the voice vector of each recording, (B, G, 1).
 
@@ -277,10 +317,7 @@ class SynthesizerTrn(nn.Module):
             size = int(hidden.shape[2] / speed) + 1 if noise_BCT is None else noise_BCT.shape[2]
             hidden = F.interpolate(hidden, size=size, mode="linear")
             mask = mask[:, :, :1].expand(-1, -1, size)
-        m_p, logs_p = self.enc_p.prior(hidden, mask)
-        noise = torch.randn_like(m_p) if noise_BCT is None else noise_BCT
-        z_p = m_p + noise * torch.exp(logs_p) * noise_scale
-        return self.dec(self.flow(z_p, mask, voice, reverse=True), voice)
+        return self.dec(self._speech_latent(hidden, mask, voice, noise_BCT, noise_scale), voice)
 
 
 def _latent(m_q_BCT: Tensor, logs_q_BCT: Tensor, noise_BCT: Tensor, mask_B1T: Tensor) -> Tensor:

@@ -33,11 +33,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BLC: Tensor, attend: AttentionFn) -> Tensor:
         """Attend within each sequence. (B, L, C)."""
-        projected = F.linear(x_BLC, self.in_proj_weight, self.in_proj_bias)
+        projected = self.project(x_BLC)
         # In this order of axes the backward pass stacks the three gradients where the projection reads them.
         q, k, v = (x_BLHD.transpose(1, 2) for x_BLHD in projected.unflatten(2, (3, self.heads, -1)).unbind(2))
         output_BHLD = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.out_proj(output_BHLD.transpose(1, 2).flatten(2))
+
+    def project(self, x_BLC: Tensor) -> Tensor:
+        """Project to queries, keys and values, one after the other. (B, L, 3 C)."""
+        return F.linear(x_BLC, self.in_proj_weight, self.in_proj_bias)
 
 
 class Layer(nn.Module):

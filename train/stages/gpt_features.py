@@ -20,10 +20,10 @@ def network_config(config: RunConfig, store: Store) -> GptConfig:
     """Return the preset's sizes for a run on this store.
 
     Without pretrained weights, all of Headrace's own phones can be learnt; and `tiny`, which is never exported, has as
-    many codes as the store.
+    many codes as the store. What is trained for INT8 has no dropout: it learns what its teacher predicts without any.
     """
     sizes = apply_pruned(PRESETS[config.model.preset].gpt, config.model.init_sizes)
-    codes = sizes.codes
+    codes, dropout = sizes.codes, 0.0 if config.model.quantize else sizes.dropout
     if config.model.preset == "tiny" and config.model.init_codes:
         codes = config.model.init_codes
     elif config.model.preset == "tiny" and not config.model.source and "semantic" in store.features:
@@ -32,7 +32,7 @@ def network_config(config: RunConfig, store: Store) -> GptConfig:
         sizes,
         symbols=store_features.symbol_count(config.model, store, sizes.symbols),
         codes=codes,
-        dropout=sizes.dropout if config.model.dropout is None else config.model.dropout,
+        dropout=dropout if config.model.dropout is None else config.model.dropout,
     )
 
 

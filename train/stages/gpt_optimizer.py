@@ -11,7 +11,7 @@ from torch import nn
 
 from headrace.train.config import RunConfig
 from headrace.train.stages.scaled_adam import ScaledAdam
-from headrace.train.stages.stage import given_update_options
+from headrace.train.stages.stage import INT8_RATE, given_update_options
 
 PUBLISHED_RATE = 0.002
 """Learning rate of published decoders, from the second update on."""
@@ -64,7 +64,8 @@ class GptOptimConfig:
         """Return the preset's config, changed by the options of a run.
 
         A warm-up and AdamW, whose published learning rates do not suit it, take the cosine schedule. It falls until
-        `max_steps`, or else over `max_epochs`.
+        `max_steps`, or else over `max_epochs`. A model that is trained for INT8 learns only from its teacher, if no
+        other weight is given.
         """
         preset, optim, schedule = cls.for_preset(config.model.preset), config.optim, config.schedule
         changes = given_update_options(optim) | {"dpo": optim.dpo, "upstream_mask": optim.upstream_mask}
@@ -73,6 +74,10 @@ class GptOptimConfig:
         if falls_to_its_end(config):
             end = schedule.max_steps or schedule.max_epochs * schedule.epoch_steps
             changes |= {"schedule": "warmup_cosine", "total_steps": end or preset.total_steps}
+        if config.model.quantize:
+            rates = {"published": PUBLISHED_RATE, "warmup_cosine": changes.get("peak_rate", preset.peak_rate)}
+            rate = rates[changes.get("schedule", preset.schedule)]
+            changes = {"learning_rate": INT8_RATE * rate, "teacher_weight": 1.0} | changes
         return replace(preset, **changes, activation_checkpointing=config.compute.activation_checkpointing)
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ Shapes: B batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from headrace.train.config import ModelConfig, RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
 from headrace.train.distributed import GradientBuckets, NetworkInParts, ReductionOptions, ShardedNetwork, make_mesh
+from headrace.train.models.fake_quantisation import FakeQuantisation
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
@@ -44,6 +45,7 @@ from headrace.train.stages.updates import (
     gradient_norm,
     idle_passes,
     over_machines,
+    ranges_of,
     reduction_options,
     share_network,
     state_of,
@@ -60,6 +62,7 @@ class GptStage:
     """The decoder and its optimiser. Gradients of several batches make one update."""
 
     tracked_metrics = ("loss", "accuracy")
+    quantisation: FakeQuantisation | None = None
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class GptStage:
         """
         sizes, optim = gpt_features.network_config(config, store), GptOptimConfig.from_config(config)
         store_features.check_channels(store, "bert", sizes.bert_channels)
-        return cls(
+        stage = cls(
             sizes,
             precision=precision,
             device=device,
@@ -129,6 +132,9 @@ class GptStage:
             reduction=reduction_options(config, device),
             teacher=DecoderTeacher.load(config.model, sizes, device),
         )
+        if config.model.quantize:
+            stage.quantisation = FakeQuantisation(stage.model)
+        return stage
 
     @property
     def teacher_bytes(self) -> int:
@@ -170,6 +176,14 @@ class GptStage:
         if not (trained_on and self.codebook):
             messages.append(f"it is not known whether {initial.source} was trained on codes of the store's codebook")
         return messages
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Calibrate the ranges of activations on batches, which are on the stage's device."""
+        assert self.quantisation is not None, "it is trained for INT8"
+        with self.quantisation.calibrating(), self.precision.float32(), evaluating(self.model):
+            for batch in batches:
+                self._logits(self.model, prepare_inputs(batch))
 
     @property
     def quantizable_networks(self) -> tuple[nn.Module, ...]:
@@ -346,6 +360,7 @@ class GptStage:
             "model": weights,
             "optimizer": optimizer,
             "precision": self.precision.state_dict(),
+            **ranges_of(self.quantisation),
         }
 
     def held_state(self) -> tuple[int, dict[str, Any]]:
@@ -382,6 +397,8 @@ class GptStage:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         self.epoch, self.updates = state["epoch"], state["updates"]
+        if self.quantisation is not None:
+            self.quantisation.load_state_dict(state["ranges"])
 
     def _corruption(self, inputs: GptInputs) -> SequenceCorruption | None:
         return SequenceCorruption.sample(inputs.codes_n, inputs.codes.shape[1]) if self.optim.dpo else None

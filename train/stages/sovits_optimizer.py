@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from headrace.train.config import RunConfig
-from headrace.train.stages.stage import given_update_options
+from headrace.train.stages.stage import INT8_RATE, given_update_options
 
 SLOW_TEXT_PARTS = ("enc_p.text_embedding.", "enc_p.encoder_text.", "enc_p.mrte.")
 """Name prefixes of parameters with a lower learning rate: one optimiser group each, in this order."""
@@ -52,7 +52,10 @@ class SovitsOptimConfig:
         given = {"text_rate_factor": optim.text_rate_factor, "decay_per_epoch": optim.lr_decay}
         given |= {"mel_weight": optim.mel_weight, "kl_weight": optim.kl_weight}
         changes = given_update_options(optim) | {name: value for name, value in given.items() if value}
-        return replace(cls.for_preset(config.model.preset), **changes)
+        preset = cls.for_preset(config.model.preset)
+        if config.model.quantize:
+            changes = {"learning_rate": INT8_RATE * preset.learning_rate} | changes
+        return replace(preset, **changes)
 
     def rate(self, epoch: int, update: int) -> float:
         """Return the learning rate of an update. Epochs are counted from 1, updates from 0."""

@@ -29,7 +29,8 @@ from headrace.train.data.training_data import Requirements
 from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork, make_mesh
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
-from headrace.train.models.layers import frozen, slice_segments
+from headrace.train.models.fake_quantisation import FakeQuantisation
+from headrace.train.models.layers import frozen, length_mask, slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision, StepResult
@@ -52,6 +53,7 @@ from headrace.train.stages.updates import (
     gradient_norm,
     idle_passes,
     over_machines,
+    ranges_of,
     reduction_options,
     share_network,
     state_of,
@@ -97,6 +99,7 @@ class SovitsStage:
     """
 
     tracked_metrics = ("loss_mel",)
+    quantisation: FakeQuantisation | None = None
     _gradients_g: GradientBuckets | ShardedNetwork
     _gradients_d: GradientBuckets | ShardedNetwork
 
@@ -113,14 +116,15 @@ class SovitsStage:
         store: object = "STORE",
         reduction: ReductionOptions = ReductionOptions(),  # noqa: B008 (immutable)
         teacher: GeneratorTeacher | None = None,
+        in_int8: bool = False,
     ) -> None:
         """
         Args:
-            content: the feature of what is spoken. `semantic` are codes of the model's own quantiser: it must
-                be frozen.
+            content: the feature of what is spoken. `semantic` are codes of the model's own quantiser, which is frozen.
             codebook: digest of the codebook of the store's semantic tokens; empty if there are none, or it is unknown.
             store: its path, for the remedies of errors.
             teacher: whose speech it learns too.
+            in_int8: train the generator to say with the numbers of INT8 what the teacher says.
         Raises:
             RecipeMismatch: the spectrogram is not the one that the model is built for.
         """
@@ -130,16 +134,15 @@ class SovitsStage:
         if config.speaker_channels:
             self.features = (*self.features, "speaker_vector")
         self.id_limits = {"phones": config.symbols, "semantic": config.codebook_size}
-        self.optim = optim
-        self.precision = precision
+        self.optim, self.precision = optim, precision
         self.microbatches = MicrobatchRunner(tries_again=not reduction.shards)
-        self.epoch = 1
-        self.updates = 0
+        self.epoch, self.updates = 1, 0
         self.spectral = spectral.to(device)
         # What processes share comes to the device when it is shared out: as a whole it may be larger than that.
         first_device = "cpu" if reduction.shards else device
         self.generator = SynthesizerTrn(config).to(first_device)
         self.discriminator = MultiPeriodDiscriminator(config.periods, config.discriminator_width).to(first_device)
+        self.quantisation = FakeQuantisation(self.generator.freeze_training_part()) if in_int8 else None
         self.optim_g = optim.adamw(parameter_groups(self.generator))
         self.optim_d = optim.adamw([{"params": list(self.discriminator.parameters())}])
         self._gradients_g = GradientBuckets(in_order_of_use(self.generator), reduction)
@@ -178,6 +181,7 @@ class SovitsStage:
             store=store.path,
             reduction=reduction_options(config, device),
             teacher=GeneratorTeacher.load(config.model, sizes, device),
+            in_int8=bool(config.model.quantize),
         )
         if sovits_features.choose_codebook(config, store)[0] == "store":
             stage.generator.set_quantiser(*sovits_features.read_codebook(store, sizes))
@@ -249,6 +253,17 @@ class SovitsStage:
             raise UsageError(f"{what[0].upper()}{what[1:]}: {remedy}.")
         return [f"{what}: a gpt that is trained on them cannot speak with this model; before that, {remedy}"]
 
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Calibrate the ranges of activations on batches, which are on the stage's device."""
+        assert self.quantisation is not None, "it is trained for INT8"
+        with self.quantisation.calibrating(), self.precision.float32(), evaluating(self.generator):
+            for batch in batches:
+                microbatch = self._fixed_microbatch(batch)
+                inputs, codes = microbatch.inputs, self._codes(microbatch.inputs)
+                speech = codes, inputs.phones, inputs.phones_n, inputs.spec, inputs.frames
+                self.generator.decode(*speech, noise_BCT=microbatch.random.noise, speaker_BV=inputs.speaker)
+
     @property
     def quantizable_networks(self) -> tuple[nn.Module, ...]:
         """The parts of the generator whose activations may be saved in 8 bits."""
@@ -285,11 +300,14 @@ class SovitsStage:
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss_mel and loss_kl, weighted as published. The same batch always gets the same noise and segments.
 
-        Uses no global random numbers, and does not change the mode of the networks.
+        Of a model that is trained for INT8 it is only loss_mel, from the teacher's speech. Uses no global random
+        numbers, and does not change the mode of the networks.
 
         Args:
             batch: on the stage's device.
         """
+        if self.quantisation is not None:
+            return {"loss_mel": MEL_WEIGHT * self._distance_from_teacher(self._fixed_microbatch(batch))}
         with evaluating(self.generator):
             output = self._synthesise(self._fixed_microbatch(batch))
         mel, kl = losses.mel_loss(output.real_mel, output.fake_mel), _kl_loss(output.synthesis)
@@ -315,6 +333,8 @@ class SovitsStage:
         """
         microbatch = self._fixed_microbatch(batch)
         with self.precision.float32(), evaluating(self.generator):
+            if self.quantisation is not None:
+                return (gradient_norm(self._distance_from_teacher(microbatch), self.generator),)
             output = self._synthesise(microbatch)
             generated = torch.stack(list(self._losses(microbatch, output).values())).sum()
             discriminated = self._discriminator_loss(microbatch, output.synthesis.wave.detach())
@@ -363,6 +383,7 @@ class SovitsStage:
             "optim_g": optim_g,
             "optim_d": optim_d,
             "precision": self.precision.state_dict(),
+            **ranges_of(self.quantisation),
         }
 
     def held_state(self) -> tuple[int, dict[str, Any]]:
@@ -404,6 +425,8 @@ class SovitsStage:
         self.optim_d.load_state_dict(state["optim_d"])
         self.precision.load_state_dict(state["precision"])
         self.epoch, self.updates = state["epoch"], state["updates"]
+        if self.quantisation is not None:
+            self.quantisation.load_state_dict(state["ranges"])
         self._set_rates()
 
     def update(self, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
@@ -411,6 +434,8 @@ class SovitsStage:
         if idle := idle_passes(self._gradients_g, len(microbatches)):
             nothing = replace(microbatches[0], utterance_share=0.0, frame_share=0.0)
             microbatches = [*microbatches, *[nothing] * idle]
+        if self.quantisation is not None:
+            return self._update_in_int8(microbatches)
         # With several microbatches each network's update runs the generator again: all outputs together would not fit.
         both = self._open("update", microbatches[0], parts=2) if len(microbatches) == 1 else None
         if self._discriminated is None:
@@ -428,6 +453,26 @@ class SovitsStage:
             "grad_norm_g": of_g.norm,
             "skipped": (of_d.skipped | of_g.skipped).float(),
             "exploded": (of_d.exploded | of_g.exploded).float(),
+        }
+        return over_machines(metrics, self._reduction)
+
+    def _update_in_int8(self, microbatches: Sequence[Microbatch]) -> dict[str, Tensor]:
+        """Update a generator that is trained for INT8: it has one loss, and no discriminators."""
+
+        def work(microbatch: Microbatch, _: object) -> tuple[Terms, None]:
+            loss = self.optim.mel_weight * self._distance_from_teacher(microbatch) * microbatch.utterance_share
+            return self._backward({"loss_mel": loss}, self._gradients_g), None
+
+        passes = (self._open("int8", microbatch) for microbatch in microbatches)
+        terms = self._accumulate(passes, len(microbatches), work, self._gradients_g)
+        result = self.precision.step(self.optim_g, self.optim.max_grad_norm, sum_of_parts(self._gradients_g))
+        self.precision.scaler.update()
+        self.updates += 1
+        self._set_rates()
+        metrics = sum_terms(terms, group=self._reduction.group) | {
+            "grad_norm_g": result.norm,
+            "skipped": result.skipped.float(),
+            "exploded": result.exploded.float(),
         }
         return over_machines(metrics, self._reduction)
 
@@ -479,6 +524,24 @@ class SovitsStage:
                 starts_B=random.starts,
                 speaker_BV=inputs.speaker,
             )
+
+    def _distance_from_teacher(self, microbatch: Microbatch) -> Tensor:
+        """Return how far speech is from the teacher's in log-mel, of the same codes, phones, noise and voice. ()."""
+        assert self._teacher is not None, "what is trained for INT8 has a teacher"
+        inputs, random = microbatch.inputs, microbatch.random
+        given = self._codes(inputs), inputs.spec, inputs.frames, inputs.phones, inputs.phones_n
+        drawn: dict[str, Any] = {"noise_BCT": random.noise, "starts_B": random.starts, "speaker_BV": inputs.speaker}
+        with self.precision.autocast(), evaluating(self.generator):  # the teacher has no dropout either
+            taught_B1S, said_B1S = self._teacher.say(*given, **drawn), self.generator.say_segments(*given, **drawn)
+        mels = [self.spectral.log_mel(self.spectral.magnitude(wave.float()[:, 0])) for wave in (taught_B1S, said_B1S)]
+        return losses.mel_loss(*mels)
+
+    def _codes(self, inputs: SovitsInputs) -> Tensor:
+        """Return the codes of utterances, (B, Q)."""
+        if inputs.codes is not None:
+            return inputs.codes
+        assert inputs.content is not None, "neither content features nor codes"
+        return self.generator.quantise(inputs.content, length_mask(inputs.frames, inputs.content.shape[2]))[1]
 
     def _recorded_segments(self, microbatch: Microbatch) -> Tensor:
         """Return the recorded segments, (B, 1, S)."""

@@ -9,7 +9,7 @@ M mel bands.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -55,7 +55,9 @@ class GeneratorTeacher:
                 f"{given.source} has no posterior encoder, as exported weights have none, and a teacher needs it: give "
                 "its run by --teacher."
             )
-        same = ("spec_bins", "hop", "speaker_channels")
+        same: tuple[str, ...] = ("spec_bins", "hop", "speaker_channels")
+        if config.quantize:  # it says the same codes, with the same noise
+            same = (*same, "symbols", "codebook_size", "inter_channels")
         if different := [name for name in same if getattr(sizes, name) != getattr(student, name)]:
             raise UsageError(
                 f"The teacher {given.source} reads other inputs than this model ({' and '.join(different)}): give one "
@@ -67,6 +69,11 @@ class GeneratorTeacher:
     def weight_bytes(self) -> int:
         """Bytes of its weights."""
         return sum(weight.nbytes for weight in self._network.parameters())
+
+    @torch.no_grad()
+    def say(self, *inputs: Tensor, **drawn: Any) -> Tensor:
+        """Say segments of codes and phones as `SynthesizerTrn.say_segments`."""
+        return self._network.say_segments(*inputs, **drawn)
 
     @torch.no_grad()
     def segments(self, inputs: SovitsInputs, starts_B: Tensor, frames: int) -> Tensor:

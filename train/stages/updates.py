@@ -14,6 +14,7 @@ from headrace.train import distributed
 from headrace.train.config import RunConfig
 from headrace.train.distributed import GradientBuckets, Machines, NetworkInParts, ReductionOptions, ShardedNetwork
 from headrace.train.models.blocks import BLOCKS
+from headrace.train.models.fake_quantisation import FakeQuantisation
 from headrace.train.parallel_form import parse_form
 from headrace.train.precision import DTYPES, Precision
 from headrace.train.stages.scaled_adam import ScaledAdam
@@ -83,6 +84,11 @@ def state_of(
     if isinstance(gradients, NetworkInParts):
         return gradients.state_dict(), gradients.optimizer_state()
     return network.state_dict(), optimizer.state_dict()
+
+
+def ranges_of(quantisation: FakeQuantisation | None) -> dict[str, Any]:
+    """Return what a checkpoint holds of the ranges of activations: nothing where a model is not trained for INT8."""
+    return {} if quantisation is None else {"ranges": quantisation.state_dict()}
 
 
 def whole_network(network: nn.Module, gradients: GradientBuckets | NetworkInParts) -> AbstractContextManager[Any]:

@@ -69,6 +69,8 @@ def choose_compiled(config: RunConfig, on_cuda: bool, passes: float) -> tuple[bo
         return False, "lengths of batches change; --fixed-shapes 8 allows it"
     if config.distributed.parallel != "dp":
         return False, "processes share the model"
+    if config.model.quantize:
+        return False, "rounding to INT8 was not compiled yet"
     if compute.activations_8bit:
         return False, "it would choose itself what is kept for the backward pass, instead of --activations-8bit"
     try:
@@ -111,6 +113,8 @@ def _hindrance(config: RunConfig, on_cuda: bool, world: int) -> str:
         return "--activation-checkpointing sets random numbers back, which a graph cannot"
     if config.optim.dpo:
         return "corrupted sequences of --dpo have any length"
+    if config.model.quantize:
+        return "rounding to INT8 was not captured yet"
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.origin import Origin
 from headrace.train.checkpoints.trained_models import ChosenCheckpoint, codebook_in, weights_of
 from headrace.train.config import RunConfig, config_path, read_config
+from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position
 from headrace.train.models import sizes
+from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.layers import WeightNorm
-from headrace.train.models.narrowing import prune
+from headrace.train.models.narrowing import evenly_spaced, prune, with_layers
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.monitoring.observer import CompositeObserver
@@ -36,6 +39,7 @@ from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
+from headrace.train.stages.stage import Stage
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.run_folder import run_folder
 from headrace.train.trainer.setup import set_up
@@ -50,41 +54,42 @@ def prune_run(
     out: Path,
     channels: float,
     *,
+    layers: float = 0.0,
     at: str = "",
     store: StoragePath | None = None,
     log: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Prune the model of a run, and save it as a run that begins with it.
 
-    Of sovits the channels of decoder and flow are pruned, and those within feed-forward layers; of gpt the latter.
+    Of sovits the channels of decoder and flow are pruned, and those within feed-forward layers; of gpt the latter, and
+    whole layers.
 
     Args:
         run, at: as for `trained_models.choose`.
         out: a new folder.
         channels: share of the channels that go.
-        store: measure importance by the loss over utterances of this store, to first order. None takes the size of
-            weights.
+        layers: share of the layers of gpt that go.
+        store: measure importance over utterances of this store: of channels by the loss, to first order, of layers by
+            the change of what they read. None takes the size of weights, and leaves evenly spaced layers.
         log: is told which checkpoint it is.
     Returns:
         run, stage, and of the network that speaks parameters before and after.
     Raises:
-        UsageError: the share is not between 0 and 1, or `out` holds other things.
+        UsageError: a share is not between 0 and 1, or `out` holds other things.
         RunError: there is no run, or `out` holds one.
     """
-    if not 0 < channels < 1:
-        raise UsageError(f"channels is {channels}; it must be between 0 and 1: 0.3 prunes 30 %.")
+    _check_shares(channels, layers)
     chosen = trained_models.choose(run, read_config(run).model.stage, at, log)
     stage = chosen.config.model.stage
-    network = initial_weights.NETWORKS[stage]
-    weights = weights_of(chosen.state, network, run)
-    preset = PRESETS[chosen.config.model.preset]
-    whole: SovitsConfig | GptConfig = (
-        sizes.decoder_sizes(weights, preset.gpt) if stage == "gpt" else sizes.generator_sizes(weights, preset.sovits)
-    )
-    narrow = narrowed(whole, channels)
+    if chosen.config.model.quantize:
+        raise UsageError(
+            f"{run} was trained for INT8, with ranges of its whole layers: prune first, then train for INT8."
+        )
+    weights = weights_of(chosen.state, initial_weights.NETWORKS[stage], run)
+    whole = _whole_sizes(chosen, weights)
+    narrow = narrowed(whole, channels, layers)
     with run_folder(out, resume=False, log=log):
-        scores = None if store is None else first_order_scores(chosen, weights, store)
-        pruned = prune(weights, whole, narrow, scores)
+        pruned = _pruned_weights(chosen, weights, whole, narrow, store, log)
         config = _config(chosen, run, out, at, narrow)
         state = _first_state(chosen, config, narrow, pruned)
         Checkpoints(out / CHECKPOINTS).save(0, state)
@@ -94,8 +99,25 @@ def prune_run(
     return {"run": str(out), "stage": stage, "parameters": after, "parameters_before": before}
 
 
-def narrowed(whole: SovitsConfig | GptConfig, channels: float) -> SovitsConfig | GptConfig:
-    """Return the sizes of a network without a share of the channels that can be pruned."""
+def _check_shares(channels: float, layers: float) -> None:
+    """Raise UsageError if not all shares can be pruned."""
+    if not 0 < channels < 1:
+        raise UsageError(f"channels is {channels}; it must be between 0 and 1: 0.3 prunes 30 %.")
+    if not 0 <= layers < 1:
+        raise UsageError(f"layers is {layers}; it must be at least 0 and less than 1: 0.3 prunes 30 %.")
+
+
+def _whole_sizes(chosen: ChosenCheckpoint, weights: Mapping[str, Tensor]) -> SovitsConfig | GptConfig:
+    """Return the sizes of the network that a run has."""
+    model = chosen.config.model
+    preset = PRESETS[model.preset]
+    if model.stage == "gpt":
+        return sizes.decoder_sizes(weights, preset.gpt)
+    return sizes.generator_sizes(weights, preset.sovits)
+
+
+def narrowed(whole: SovitsConfig | GptConfig, channels: float, layers: float = 0.0) -> SovitsConfig | GptConfig:
+    """Return the sizes of a network without a share of the channels that can be pruned, and of a decoder's layers."""
 
     def left(width: int) -> int:
         """Return a multiple of 8 near the share that stays, or of 4 where there are few: kernels are fast with it."""
@@ -103,13 +125,36 @@ def narrowed(whole: SovitsConfig | GptConfig, channels: float) -> SovitsConfig |
         return min(width, max(4, multiple * round(width * (1 - channels) / multiple)))
 
     if isinstance(whole, GptConfig):
-        return replace(whole, feed_forward_channels=left(whole.feed_forward_width))
+        fewer = max(1, round(whole.layers * (1 - layers)))
+        return replace(whole, feed_forward_channels=left(whole.feed_forward_width), layers=fewer)
     return replace(
         whole,
         filter_channels=left(whole.filter_channels),
         flow_channels=left(whole.flow_width),
         decoder_channels=tuple(map(left, whole.decoder_widths)),
     )
+
+
+def _pruned_weights(
+    chosen: ChosenCheckpoint,
+    weights: Mapping[str, Tensor],
+    whole: SovitsConfig | GptConfig,
+    narrow: SovitsConfig | GptConfig,
+    store: StoragePath | None,
+    log: Callable[[str], object],
+) -> dict[str, Tensor]:
+    """Return the weights of a network of sizes `narrow`, made of those of one of sizes `whole`."""
+    scores = None if store is None else first_order_scores(chosen, weights, store)
+    if not isinstance(whole, GptConfig) or not isinstance(narrow, GptConfig):
+        return prune(weights, whole, narrow, scores)
+    pruned = prune(weights, whole, replace(narrow, layers=whole.layers), scores)
+    kept = evenly_spaced(whole.layers, narrow.layers)
+    if store is not None and narrow.layers < whole.layers:
+        changes = layer_changes(chosen, weights, store)
+        kept = sorted(sorted(range(whole.layers), key=lambda layer: -changes[layer])[: narrow.layers])
+    if narrow.layers < whole.layers:
+        log(f"layers that stay, of {whole.layers}: {', '.join(map(str, kept))}")
+    return with_layers(pruned, {"h": kept})
 
 
 def first_order_scores(
@@ -122,15 +167,11 @@ def first_order_scores(
     Raises:
         StoreError, UsageError: the model cannot read this store.
     """
-    config = chosen.config.with_options(store=store, device="cpu", precision="fp32", teacher=None, teacher_weight=0.0)
-    setup = set_up(config, CompositeObserver(), resumes=True)
-    stage = setup.stage
-    network: nn.Module = stage.model if isinstance(stage, GptStage) else stage.generator  # type: ignore[attr-defined]
-    load_strict(network, weights, chosen.source)
     scores: dict[str, Tensor] = {}
-    with setup.stream(Position.start()) as stream, _normalised(network) as leaves:
-        for _ in range(min(BATCHES, stream.steps)):
-            stage.objective(next(stream).to(CPU)).backward()
+    stage, network, batches = _opened(chosen, weights, store)
+    with _normalised(network) as leaves:
+        for batch in batches:
+            stage.objective(batch).backward()
             for module, weight in leaves.items():
                 if weight.grad is not None:
                     score = (weight.detach() * weight.grad).abs()
@@ -139,6 +180,41 @@ def first_order_scores(
             for weight in leaves.values():
                 weight.grad = None
     return scores
+
+
+def layer_changes(chosen: ChosenCheckpoint, weights: Mapping[str, Tensor], store: StoragePath) -> list[float]:
+    """Return how much each layer of a decoder changes what it reads, over some batches: 1 minus the mean cosine.
+
+    It is the block influence of Men et al. 2024, "ShortGPT", equation 1.
+
+    Raises:
+        StoreError, UsageError: the model cannot read this store.
+    """
+    stage, network, batches = _opened(chosen, weights, store)
+    assert isinstance(network, Text2SemanticDecoder), "layers of gpt are pruned"
+    cosines: list[list[Tensor]] = [[] for _ in network.h.layers]
+
+    def compare(of_layer: list[Tensor], _: nn.Module, read: tuple[Tensor, ...], written: Tensor) -> None:
+        of_layer.append(torch.cosine_similarity(read[0], written, dim=2).mean())
+
+    for layer, of_layer in zip(network.h.layers, cosines, strict=True):
+        layer.register_forward_hook(partial(compare, of_layer))
+    for batch in batches:
+        stage.validate(batch)
+    return [1 - float(torch.stack(of_layer).mean()) for of_layer in cosines]
+
+
+def _opened(
+    chosen: ChosenCheckpoint, weights: Mapping[str, Tensor], store: StoragePath
+) -> tuple[Stage, nn.Module, list[Batch]]:
+    """Return the stage of a run for a store, its network that speaks, with these weights, and batches of the store."""
+    config = chosen.config.with_options(store=store, device="cpu", precision="fp32", teacher=None, teacher_weight=0.0)
+    setup = set_up(config, CompositeObserver(), resumes=True)
+    stage = setup.stage
+    network: nn.Module = stage.model if isinstance(stage, GptStage) else stage.generator  # type: ignore[attr-defined]
+    load_strict(network, weights, chosen.source)
+    with setup.stream(Position.start()) as stream:
+        return stage, network, [next(stream).to(CPU) for _ in range(min(BATCHES, stream.steps))]
 
 
 @contextmanager

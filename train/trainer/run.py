@@ -30,6 +30,7 @@ from headrace.train.parallel_form import parse_form
 from headrace.train.stages.stage import check_ids
 from headrace.train.trainer import launching
 from headrace.train.trainer.bad_updates import BadUpdates
+from headrace.train.trainer.calibration import calibrate
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
 from headrace.train.trainer.rank_speeds import RankSpeeds, check_speeds, describe
@@ -81,6 +82,8 @@ class Run:
             torch.manual_seed((config.model.seed << 16) + reader)
         position = self._restore(state) if state is not None else self._begin()
         distributed.broadcast_state(self.stage.state_dict())
+        if self.stage.quantisation is not None:
+            self.stage.quantisation.calibrate()
         self._allocate()
         self.stage.microbatches.splits = max(self.stage.microbatches.splits, self._least_pieces)
         samples = None
@@ -341,6 +344,8 @@ class Run:
         """Load pretrained weights and return the first position."""
         for line in self.stage.load_pretrained(self.config.model):
             self.observer.log(line)
+        if self.stage.quantisation is not None:
+            self.observer.log(calibrate(self.setup))
         return Position.start()
 
     def _allocate(self) -> None:

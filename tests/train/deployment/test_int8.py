@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +21,9 @@ from headrace.train.deployment import int8, onnx_export, onnx_files
 from headrace.train.deployment.int8 import quantise_voice
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.models import sovits_config
+from headrace.train.models.fake_quantisation import FakeQuantisation, float32_modules
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.sovits import SynthesizerTrn
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT, SOVITS
 
@@ -75,7 +81,7 @@ def test_every_layer_reads_whole_numbers_but_those_of_the_last_stages(
     quantised: tuple[Path, dict[str, object]],
 ) -> None:
     folder, _ = quantised
-    kept = int8.float32_modules(SOVITS)
+    kept = float32_modules(SOVITS)
     assert kept == ("dec.ups.3", "dec.ups.4", "dec.resblocks.3", "dec.resblocks.4", "dec.conv_post")
     for file in (onnx_files.SOVITS, onnx_files.PROMPT, onnx_files.STEP):
         graph = onnx.load(folder / file).graph
@@ -146,7 +152,7 @@ def test_distances_are_those_of_their_definitions() -> None:
 
 
 def test_as_many_stages_stay_in_float32_whatever_the_sizes() -> None:
-    kept = int8.float32_modules(sovits_config.v2())
+    kept = float32_modules(sovits_config.v2())
     assert kept[:2] == ("dec.ups.3", "dec.ups.4") and kept[2] == "dec.resblocks.9" and kept[-2] == "dec.resblocks.14"
 
 
@@ -155,3 +161,118 @@ def test_a_store_is_needed(tmp_path: Path) -> None:
     words = ["export", str(tmp_path / "x.pth"), "--to", "onnx-int8", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2 and "give it by --store" in result.output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, onnx_export.Networks]:
+    """The graphs of networks with ranges, as training for INT8 gives them, and the networks."""
+    networks = onnx_voices.networks()
+    generator, decoder = copy.deepcopy(networks.generator), copy.deepcopy(networks.decoder)
+    assert generator is not None and decoder is not None
+    for network, say in ((generator, _speak), (decoder, _predict)):
+        rounded = copy.deepcopy(network)
+        quantisation = FakeQuantisation(rounded)
+        with quantisation.calibrating(), torch.no_grad():
+            for one in utterances():
+                say(rounded, one)
+        network.ranges = quantisation.state_dict()
+    networks = replace(networks, generator=generator, decoder=decoder)
+    folder = tmp_path_factory.mktemp("trained") / "voice"
+    onnx_export.export_int8(networks, folder, ())
+    return folder, networks
+
+
+def _tensors(utterance: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array)[None] for name, array in utterance.items()}
+
+
+def _noise(utterance: dict[str, np.ndarray]) -> torch.Tensor:
+    voice = np.random.default_rng(0).standard_normal((SOVITS.inter_channels, 2 * len(utterance["codes"])), np.float32)
+    return torch.from_numpy(voice)[None]
+
+
+def _speak(generator: SynthesizerTrn, utterance: dict[str, np.ndarray]) -> torch.Tensor:
+    given = _tensors(utterance)
+    lengths = [torch.tensor([given[name].shape[axis]]) for name, axis in (("phones", 1), ("spec", 2))]
+    inputs = given["codes"], given["phones"], lengths[0], given["spec"], lengths[1]
+    return generator.decode(*inputs, noise_BCT=_noise(utterance), speaker_BV=given["speaker"])[0, 0]
+
+
+def _predict(decoder: Text2SemanticDecoder, utterance: dict[str, np.ndarray]) -> torch.Tensor:
+    given = _tensors(utterance)
+    counts = [torch.tensor([given[name].shape[1]]) for name in ("phones", "codes")]
+    return decoder(given["phones"], counts[0], given["codes"], counts[1], given["bert"])[0, -1]
+
+
+@torch.no_grad()
+def test_graphs_of_networks_that_were_trained_for_int8_compute_what_was_trained(
+    trained: tuple[Path, onnx_export.Networks],
+) -> None:
+    folder, networks = trained
+    voice = onnx_files.read_voice(folder)
+    assert voice.content["precision"] == "int8" and voice.content["quantisation"] == {"trained": ["sovits", "gpt"]}
+    other = utterances(8)[7]
+    speech = int8.speech_inputs(voice, other, 0) | {"noise": _noise(other)[0].numpy()}
+    inputs = {onnx_files.SOVITS: speech, onnx_files.PROMPT: int8.prompt_inputs(voice, other, len(other["codes"]))}
+    ports = {onnx_files.SOVITS: onnx_files.sovits_ports(SOVITS), onnx_files.PROMPT: onnx_files.prompt_ports(GPT)}
+    for file, network, compute in (
+        (onnx_files.SOVITS, networks.generator, _speak),
+        (onnx_files.PROMPT, networks.decoder, _predict),
+    ):
+        assert network is not None and network.ranges is not None
+        found = OnnxNetwork(folder / file, ports[file], 1).run(inputs[file])[0]
+        exact = compute(network, other).numpy()  # type: ignore[operator]
+        rounded = copy.deepcopy(network)
+        FakeQuantisation(rounded).load_state_dict(network.ranges)
+        fake = compute(rounded, other).numpy()  # type: ignore[operator]
+        # A number just between two whole ones may be rounded to either. What this speech is made of is hardly rounded.
+        assert abs(found - fake).mean() < 1e-3 * abs(exact).mean()
+        if file == onnx_files.PROMPT:
+            assert abs(found - fake).mean() < 0.01 * abs(exact - fake).mean()
+
+
+def test_trained_and_calibrated_graphs_have_the_same_whole_weights(
+    trained: tuple[Path, onnx_export.Networks], quantised: tuple[Path, dict[str, object]]
+) -> None:
+    for file in (onnx_files.SOVITS, onnx_files.PROMPT, onnx_files.STEP):
+        learned, measured = (_whole_weights(folder / file) for folder in (trained[0], quantised[0]))
+        # Calibration rounds the embeddings of relative positions too, keys and values of each stack of layers.
+        assert learned >= 10 and measured - learned == (2 * 4 if file == onnx_files.SOVITS else 0)
+
+
+def _whole_weights(file: Path) -> int:
+    """Return how many tensors of whole numbers a graph has."""
+    tensors = onnx.load(file, load_external_data=False).graph.initializer
+    whole = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return sum(one.data_type in whole and len(one.dims) > 1 for one in tensors)
+
+
+def test_products_and_convolutions_have_integer_kernels(
+    trained: tuple[Path, onnx_export.Networks], tmp_path: Path
+) -> None:
+    for file, kernel, floating in (
+        (onnx_files.SOVITS, "QLinearConv", "Conv"),
+        (onnx_files.STEP, "MatMulIntegerToFloat", "Gemm"),
+    ):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = str(tmp_path / file), 4
+        onnxruntime.InferenceSession(trained[0] / file, options, providers=["CPUExecutionProvider"])
+        kinds = Counter(node.op_type for node in onnx.load(tmp_path / file, load_external_data=False).graph.node)
+        given = Counter(node.op_type for node in onnx.load(trained[0] / file, load_external_data=False).graph.node)
+        if file == onnx_files.SOVITS:  # those of the last stages are computed in float32
+            real = len([name for name in float32_modules(SOVITS) if name.startswith("dec.resblocks")]) * 2 + 1
+            assert kinds[kernel] == given[floating] - real and kinds[floating] + kinds["FusedConv"] == real
+        else:
+            assert kinds[kernel] == 4 * GPT.layers + 1 and not kinds[floating]
+
+
+def test_no_store_is_needed_where_all_was_trained_for_int8(
+    trained: tuple[Path, onnx_export.Networks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = replace(trained[1], generator=None)
+    assert only.part(trained=True).stages == ["gpt"] and only.part(trained=False).stages == []
+    monkeypatch.setattr(onnx_export, "load_networks", lambda *_: only)
+    monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(trained[0] / graph.file))
+    words = ["export", str(tmp_path), "--to", "onnx-int8", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0 and "int8, 2 graphs" in result.output, result.output

@@ -23,7 +23,7 @@ from headrace.train.models.presets import PRESETS, Preset
 from headrace.train.models.sovits import SynthesizerTrn
 from headrace.train.stages.teachers import DecoderTeacher, GeneratorTeacher
 from headrace.train.trainer import loop
-from headrace.train.trainer.pruned_run import narrowed, prune_run
+from headrace.train.trainer.pruned_run import layer_changes, narrowed, prune_run
 from tests.helpers.runs import untimed_lines
 from tests.helpers.training_store import Silent, build
 
@@ -78,14 +78,14 @@ def network(run: Path, stage: str) -> SynthesizerTrn | Text2SemanticDecoder:
 def test_a_pruned_run_is_resumed_begun_with_and_loaded(
     store: Path, runs: dict[str, Path], tmp_path: Path, stage: str
 ) -> None:
-    result = call("prune", runs[stage], "--out", tmp_path / "pruned", "--json")
+    result = call("prune", runs[stage], "--out", tmp_path / "pruned", "--layers", 0.3, "--json")
     assert result.exit_code == 0, result.output
     (said,) = json.loads(result.stdout)
-    expected = narrowed({"sovits": SOVITS, "gpt": GPT}[stage], 0.3)
+    expected = narrowed({"sovits": SOVITS, "gpt": GPT}[stage], 0.3, 0.3)
     weights = load(Checkpoints(tmp_path / "pruned" / "checkpoints").path(0))["stage"][initial_weights.NETWORKS[stage]]
     assert said["parameters"] == sum(value.numel() for value in weights.values()) < said["parameters_before"]
     model = network(tmp_path / "pruned", stage)
-    named = {"sovits": ("flow_channels", "decoder_channels"), "gpt": ("feed_forward_channels",)}[stage]
+    named = {"sovits": ("flow_channels", "decoder_channels"), "gpt": ("feed_forward_channels", "layers")}[stage]
     assert all(getattr(model.config, name) == getattr(expected, name) for name in named)
 
     first, *_, last = resume(tmp_path / "pruned", max_steps=2)
@@ -124,11 +124,39 @@ def test_importance_over_a_store_keeps_more_of_what_the_loss_depends_on(
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
+def test_the_layers_that_change_least_go_and_the_others_stay_as_they_are(
+    store: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    chosen = trained_models.choose(runs["gpt"], "gpt")
+    weights = dict(chosen.state["stage"]["model"])
+    changes = layer_changes(chosen, weights, store)
+    assert len(changes) == GPT.layers and all(0 < change < 2 for change in changes)
+    idle = weights | {
+        f"h.layers.2.{name}": torch.zeros_like(weights[f"h.layers.2.{name}"])
+        for name in ("self_attn.out_proj.weight", "self_attn.out_proj.bias", "linear2.weight", "linear2.bias")
+    }
+    assert min(range(GPT.layers), key=layer_changes(chosen, idle, store).__getitem__) == 2
+
+    prune_run(runs["gpt"], tmp_path / "pruned", 0.3, layers=0.5, store=store)
+    pruned = load(Checkpoints(tmp_path / "pruned" / "checkpoints").path(0))["stage"]["model"]
+    kept = sorted(sorted(range(GPT.layers), key=changes.__getitem__)[2:])
+    for place, layer in enumerate(kept):
+        name = "self_attn.in_proj_weight"
+        assert torch.equal(pruned[f"h.layers.{place}.{name}"], weights[f"h.layers.{layer}.{name}"])
+    assert network(tmp_path / "pruned", "gpt").config.layers == 2
+    prune_run(runs["gpt"], tmp_path / "even", 0.3, layers=0.5)
+    even = load(Checkpoints(tmp_path / "even" / "checkpoints").path(0))["stage"]["model"]
+    assert torch.equal(even["h.layers.1.norm1.weight"], weights["h.layers.3.norm1.weight"])
+
+
 def test_bad_shares_and_folders_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     for share in ("0", "1", "nan", "-0.1"):
         assert call("prune", runs["gpt"], "--out", tmp_path / "x", "--channels", share).exit_code == 2
     with pytest.raises(UsageError, match=r"channels is 1\.5"):
         prune_run(runs["gpt"], tmp_path / "x", 1.5)
+    with pytest.raises(UsageError, match=r"layers is 1\.0"):
+        prune_run(runs["gpt"], tmp_path / "x", 0.3, layers=1.0)
     assert not (tmp_path / "x").exists()
     with pytest.raises(RunError, match="holds a run"):
         prune_run(runs["gpt"], runs["gpt"], 0.3)

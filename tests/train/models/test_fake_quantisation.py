@@ -1,0 +1,146 @@
+"""Layers that compute in training with the numbers of INT8."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headrace.store.errors import RunError
+from headrace.train.models import fake_quantisation, gpt_config, sovits_config
+from headrace.train.models.fake_quantisation import FakeQuantisation, quantised_layers, rounded
+from headrace.train.models.gpt import Text2SemanticDecoder
+from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.layers import WeightNormConv1d, WeightNormConvTranspose1d
+from headrace.train.models.sovits import SynthesizerTrn
+
+
+class Network(nn.Module):
+    """One layer, as a network of its own."""
+
+    config = GptConfig()
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def calibrated(layer: nn.Module, x: Tensor) -> tuple[Network, FakeQuantisation]:
+    network = Network(layer)
+    quantisation = FakeQuantisation(network)
+    with quantisation.calibrating():
+        network(x)
+    return network, quantisation
+
+
+def whole(x: np.ndarray, scale: np.ndarray, zero: float = 0.0) -> np.ndarray:
+    """Numbers as whole ones, as QuantizeLinear of ONNX defines them."""
+    return np.rint(x / scale) + zero
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, WeightNormConv1d, nn.ConvTranspose1d, WeightNormConvTranspose1d])
+def test_a_convolution_is_that_of_whole_numbers(kind: type) -> None:
+    torch.manual_seed(0)
+    layer, x = kind(4, 6, 3), 3 * torch.randn(2, 4, 50) + 1
+    transposed = isinstance(layer, nn.ConvTranspose1d)
+    exact = layer(x).detach()
+    network, _ = calibrated(layer, x)
+    found = network(x).detach().numpy()
+
+    weight = (layer.normalised() if hasattr(layer, "normalised") else layer.weight).detach().numpy()
+    axis = 1 if transposed else 0
+    others = tuple(one for one in range(3) if one != axis)
+    scale_w = abs(weight).max(others, keepdims=True) / 127
+    least, most = float(x.min()), float(x.max())
+    scale_x = np.float32((most - least) / 255)
+    zero = np.rint(-least / scale_x)
+    read = torch.from_numpy(((whole(x.numpy(), scale_x, zero).clip(0, 255) - zero) * scale_x).astype(np.float32))
+    used = torch.from_numpy((whole(weight, scale_w) * scale_w).astype(np.float32))
+    functional = nn.functional.conv_transpose1d if transposed else nn.functional.conv1d
+    expected = functional(read, used, layer.bias).detach()
+    step = 0.0 if transposed else float(exact.max() - exact.min()) / 255  # what convolutions write is rounded too
+    assert abs(found - expected.numpy()).max() <= step / 2 * 1.001 + 1e-5
+    assert (abs(found - exact.numpy()).max() > 1e-3) and (step == 0 or len(np.unique(found.round(4))) <= 256)
+
+
+def test_gradients_pass_within_the_range_and_not_beyond_it() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 1)
+    network, _ = calibrated(layer, torch.tensor([[-1.0, 0.5, 2.0]]))
+    x = torch.tensor([[-0.7, 2.5, 1.0]], requires_grad=True)
+    network(x).sum().backward()
+    scale = layer.weight.detach().abs().max() / 127
+    used = (layer.weight.detach() / scale).round() * scale
+    assert x.grad is not None and layer.weight.grad is not None
+    assert torch.allclose(x.grad, used * torch.tensor([[1.0, 0.0, 1.0]]), atol=1e-6)
+    assert torch.allclose(layer.weight.grad, torch.tensor([[-0.7, 2.0, 1.0]]), atol=3 / 255 / 2 + 1e-6)
+
+
+def test_zero_is_exact_and_a_range_without_numbers_rounds_only_the_weight() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(5, 4)
+    x[0] = 0
+    network, quantisation = calibrated(layer, x)
+    assert torch.equal(network(x)[0], layer.bias)
+    plain = Network(nn.Linear(4, 4))
+    weight, bias = plain.layer.weight.detach(), plain.layer.bias.detach()
+    FakeQuantisation(plain)
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    assert torch.allclose(plain(x), x @ ((weight / scale).round() * scale).T + bias, atol=1e-6)
+    assert quantisation.state_dict().keys() == {"layer"}
+
+
+def test_a_table_is_rounded_by_one_scale() -> None:
+    table = nn.Embedding(7, 5)
+    network = Network(table)
+    FakeQuantisation(network)
+    scale = float(table.weight.detach().abs().max()) / 127
+    steps = network(torch.arange(7)).detach() / scale
+    assert torch.allclose(steps, steps.round(), atol=1e-3) and steps.abs().max() == pytest.approx(127)
+
+
+def test_frozen_layers_compute_the_same() -> None:
+    torch.manual_seed(1)
+    model = Text2SemanticDecoder(replace(gpt_config.tiny(), layers=1, channels=16, heads=2, bert_channels=5)).eval()
+    inputs = torch.randint(0, 90, (1, 6)), torch.tensor([6]), torch.randint(0, 60, (1, 9)), torch.tensor([9])
+    quantisation = FakeQuantisation(model)
+    plain = model(*inputs, None)
+    with torch.no_grad(), quantisation.calibrating():
+        assert not torch.equal(model(*inputs, None), plain)
+    fake = model(*inputs, None)
+    assert not torch.equal(fake, plain)
+    quantisation.freeze()
+    assert torch.allclose(model(*inputs, None), fake, atol=1e-5)
+
+
+def test_which_layers_compute_with_whole_numbers() -> None:
+    generator = SynthesizerTrn(sovits_config.tiny())
+    names = set(quantised_layers(generator))
+    kept = fake_quantisation.float32_modules(generator.config)
+    assert not any(name.startswith(("enc_q.", "ssl_proj", *(f"{one}." for one in kept))) for name in names)
+    assert {"dec.conv_pre", "dec.ups.0", "quantizer", "enc_p.text_embedding", "flow.flows.0.enc.cond_layer"} <= names
+    decoder = set(quantised_layers(Text2SemanticDecoder(replace(gpt_config.tiny(), layers=1))))
+    layer = {f"h.layers.0.{part}" for part in ("self_attn", "self_attn.out_proj", "linear1", "linear2")}
+    tables = {f"ar_{part}_embedding.word_embeddings" for part in ("text", "audio")}
+    assert decoder == {"bert_proj", "ar_predict_layer", *tables, *layer}
+
+
+def test_ranges_of_other_layers_are_refused() -> None:
+    _, quantisation = calibrated(nn.Linear(2, 2), torch.ones(1, 2))
+    bad = [torch.zeros(2), torch.tensor([0.0, 1.0, 0.0, torch.inf]), torch.tensor([0.5, 1.0, 0.0, 1.0]), [0, 0, 0, 0]]
+    states: list[Any] = [{}, {"other": torch.zeros(4)}, *({"layer": ranges} for ranges in bad)]
+    for state in states:
+        with pytest.raises(RunError, match="not those of this model"):
+            quantisation.load_state_dict(state)
+
+
+def test_rounding_has_256_steps() -> None:
+    x = torch.linspace(-3, 3, 10_001)
+    steps = rounded(x, torch.tensor(0.01), (0, 255), torch.tensor(100, dtype=torch.int32)).unique()
+    assert len(steps) == 256 and steps[0] == -1 and float(steps[-1]) == pytest.approx(1.55)
