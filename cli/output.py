@@ -140,7 +140,7 @@ def _explain(error: BaseException) -> tuple[str, ...]:
     if isinstance(error, OSError):
         return (_environment(error),)
     if isinstance(error, ImportError) and not str(error.name).startswith("headrace"):
-        return (f"A library cannot be loaded: {error}. Install Headrace again.",)
+        return (f"A library cannot be loaded: {error}. Install it, or Headrace again.",)
     return ()
 
 

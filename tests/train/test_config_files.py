@@ -30,7 +30,7 @@ from tests.helpers.runs import untimed_lines
 
 OTHER_VALUES: dict[str, Any] = {
     "parallel": "fsdp",
-    "pipeline_schedule": "gpipe",
+    "pipeline_schedule": "gpipe", "compile": True, "cuda_graphs": False,
     "stage": "gpt", "preset": "tiny", "init": Path("a b/ü\n.pt"), "at": "newest", "codebook": "own", "dropout": 0.1,
     "init_discriminator": Path("s2D.pth"), "where": "speaker != \"x\\\"\x7f'", "balance": "speaker",
     "balance_strength": 1 / 3, "optimizer": "adamw", "lr_decay": 0.5, "device": "cpu", "precision": "fp32",

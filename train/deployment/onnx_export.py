@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from headrace import store as stores
@@ -162,7 +162,7 @@ def export_onnx(
         for group in (*graph_groups(networks), *_recording_groups(networks, hubert)):
             graphs |= _write(group, draft, out, log)
         if reference is not None:
-            save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
+            (draft / onnx_files.REFERENCE_FILE).write_bytes(save(reference_arrays(reference)))
         voice = _describe_voice(networks, graphs) | onnx_files.describe_weights(draft)
         (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")
     return voice
@@ -204,7 +204,7 @@ def export_int8(
                 graphs[file] = graph | {"parameters": in_float32["graphs"][file]["parameters"]}
             quantisation |= quantised["quantisation"]
         if reference is not None:
-            save_file(reference_arrays(reference), draft / onnx_files.REFERENCE_FILE)
+            (draft / onnx_files.REFERENCE_FILE).write_bytes(save(reference_arrays(reference)))
         voice = _describe_voice(networks, graphs) | {"precision": "int8", "quantisation": quantisation}
         voice |= onnx_files.describe_weights(draft)
         (draft / onnx_files.FILE).write_text(json.dumps(voice, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -41,7 +41,7 @@ def share_weights(models: Sequence[ModelProto], folder: Path) -> None:
             arrays[names[key]] = array.copy()
         tensor.ClearField("raw_data")
         moved.append((tensor, names[key]))
-    save_file(arrays, folder / FILE)
+    (folder / FILE).write_bytes(save(arrays))
     places = _places(folder / FILE)
     for tensor, name in moved:
         _refer(tensor, *places[name])
