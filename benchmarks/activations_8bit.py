@@ -24,7 +24,8 @@ import torch
 
 from benchmarks import report
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.train.config import STAGES, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import STAGES
 from headrace.train.data.batch import Batch
 from headrace.train.data.batch_plan import Position
 from headrace.train.models.presets import PRESETS

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from benchmarks import report
-from headrace.train.config import PRESETS, STAGES
+from headrace.train.config_sections import PRESETS, STAGES
 from headrace.train.measure.forecast import GIB, SPARE
 
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from headrace.cli.options import COUNT, FILE, POSITIVE, Number, at_option, option, without_none
-from headrace.train.config import (
+from headrace.train.config import read_options
+from headrace.train.config_sections import (
     BALANCES,
     CODEBOOKS,
     DEVICES,
@@ -19,7 +20,6 @@ from headrace.train.config import (
     QUANTIZATIONS,
     REDUCTIONS,
     STAGES,
-    read_options,
 )
 from headrace.train.parallel_form import SCHEDULES
 

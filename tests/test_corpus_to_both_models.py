@@ -26,7 +26,7 @@ from headrace.featurize.text.symbols import SYMBOLS, TABLES
 from headrace.store.errors import UsageError
 from headrace.store.integrity.verify import verify
 from headrace.train.checkpoints import trained_models, upstream_files
-from headrace.train.config import ModelConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn

@@ -31,7 +31,8 @@ from headrace.store.storage import StoragePath, parse_path
 from headrace.store.storage.file_names import portable_name
 from headrace.store.storage.local import DRAFT_FILE, atomic_file, folder_lock, make_folder
 from headrace.train.checkpoints import initial_weights, trained_models
-from headrace.train.config import STAGES, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import STAGES
 from headrace.train.inference.reference import reference_from_store
 from headrace.train.inference.synthesis import SynthesisRequest, synthesize_speech
 from headrace.train.models.sovits import SynthesizerTrn

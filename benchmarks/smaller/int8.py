@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks import report
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
-from headrace.train.config import STAGES, RunConfig, read_config
+from headrace.train.config import RunConfig, read_config
+from headrace.train.config_sections import STAGES
 from headrace.train.deployment import int8, onnx_export, onnx_files
 from headrace.train.deployment.onnx_files import OnnxNetwork, OnnxVoice
 from headrace.train.inference.reference import reference_from_store

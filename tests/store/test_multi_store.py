@@ -19,7 +19,7 @@ from headrace.store.errors import NotAStore, RecipeMismatch, StoreError
 from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.writer import create_store, write_part
-from headrace.train.config import DataConfig
+from headrace.train.config_sections import DataConfig
 from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import open_training_data
 from tests.helpers import training_store

@@ -12,7 +12,7 @@ from headrace.store import added_arrays
 from headrace.store.errors import UsageError
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import select
-from headrace.train.config import DataConfig
+from headrace.train.config_sections import DataConfig
 from headrace.train.data.training_data import open_training_data
 from tests.helpers.training_store import FRAMES, build
 

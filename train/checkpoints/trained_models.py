@@ -20,7 +20,8 @@ from headrace.train.checkpoints import export, upstream_files
 from headrace.train.checkpoints.checkpoint import CorruptCheckpoint, load
 from headrace.train.checkpoints.load_weights import load_strict
 from headrace.train.checkpoints.origin import Origin
-from headrace.train.config import STAGES, RunConfig, config_path, read_config
+from headrace.train.config import RunConfig, config_path, read_config
+from headrace.train.config_sections import STAGES
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.sizes import decoder_sizes, generator_sizes

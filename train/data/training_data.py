@@ -16,7 +16,7 @@ from headrace.store.reader import Store
 from headrace.store.schema import FeatureSpec
 from headrace.store.selection import Selection, measure, select
 from headrace.store.storage import StoragePath
-from headrace.train.config import DataConfig
+from headrace.train.config_sections import DataConfig
 from headrace.train.data.balance import repetitions
 from headrace.train.data.batch_plan import held_out
 

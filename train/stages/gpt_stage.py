@@ -21,7 +21,8 @@ from headrace.store.reader import Store
 from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
 from headrace.train.checkpoints.origin import K_MEANS, UNKNOWN, Origin
-from headrace.train.config import ModelConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
 from headrace.train.distributed import GradientBuckets, NetworkInParts, ReductionOptions, ShardedNetwork, make_mesh

@@ -23,7 +23,8 @@ from headrace.store.reader import Store
 from headrace.train import distributed
 from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
-from headrace.train.config import ModelConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
 from headrace.train.distributed import GradientBuckets, ReductionOptions, ShardedNetwork, make_mesh

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from headrace.store.errors import RunError
 from headrace.store.reader import Store
-from headrace.train.config import ModelConfig, OptimConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import ModelConfig, OptimConfig
 from headrace.train.data.batch import Batch
 from headrace.train.data.training_data import Requirements
 from headrace.train.models.fake_quantisation import FakeQuantisation

@@ -7,7 +7,7 @@ from typing import Any
 from headrace.featurize.spectral.dsp import SpectralRecipe
 from headrace.store.errors import UsageError
 from headrace.store.reader import Store
-from headrace.train.config import ModelConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.models.sovits_config import FIRST_IPA_SYMBOLS, SYMBOLS
 
 *UPSTREAM_TABLES, OWN_TABLE = SYMBOLS

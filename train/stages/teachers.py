@@ -19,7 +19,7 @@ from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints.export import TRAINING_PART
 from headrace.train.checkpoints.initial_weights import InitialWeights, read
 from headrace.train.checkpoints.load_weights import load_strict
-from headrace.train.config import ModelConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.models import losses
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig

@@ -17,7 +17,8 @@ from headrace.train import distributed
 from headrace.train.checkpoints.background import BackgroundCheckpoints, BackgroundCopies
 from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints, random_state, set_random_state, tensor_bytes
 from headrace.train.checkpoints.copies import copies_of
-from headrace.train.config import RunConfig, parse_save_every
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import parse_save_every
 from headrace.train.data.batch import Batch, amounts
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.training_data import check_same_store

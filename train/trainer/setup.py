@@ -10,7 +10,8 @@ import torch
 from headrace.train import distributed
 from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.origin import Origin
-from headrace.train.config import DistributedConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import DistributedConfig
 from headrace.train.data.batch_plan import Position
 from headrace.train.data.stream import Stream, StreamConfig
 from headrace.train.data.training_data import TrainingData, open_training_data

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from headrace.store.errors import RunError, UsageError
 from headrace.train import distributed
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
-from headrace.train.config import ModelConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.data.batch import Batch
 from headrace.train.monitoring import metrics
 from headrace.train.precision import DTYPES

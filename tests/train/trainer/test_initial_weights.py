@@ -17,7 +17,8 @@ from headrace.store.errors import HeadraceError, RunError, UsageError
 from headrace.train.checkpoints import export, initial_weights, trained_models, upstream_files
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
 from headrace.train.checkpoints.origin import Origin
-from headrace.train.config import ModelConfig, RunConfig
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import ModelConfig
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.wave_output import raw_audio, write_wave

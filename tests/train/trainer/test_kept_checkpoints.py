@@ -14,7 +14,8 @@ from headrace.cli.train import main
 from headrace.featurize.files import run_checkpoints
 from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints.checkpoint import KEEP_NEWEST, Checkpoints
-from headrace.train.config import RunConfig, parse_save_every
+from headrace.train.config import RunConfig
+from headrace.train.config_sections import parse_save_every
 from headrace.train.stages.gpt_optimizer import GptOptimConfig, describe_new_end
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.trainer import loop

@@ -16,7 +16,8 @@ from headrace.cli.train import main
 from headrace.store.errors import RunError, UsageError
 from headrace.train.checkpoints import export, initial_weights, trained_models
 from headrace.train.checkpoints.checkpoint import Checkpoints, load
-from headrace.train.config import ModelConfig, RunConfig, read_config
+from headrace.train.config import RunConfig, read_config
+from headrace.train.config_sections import ModelConfig
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.presets import PRESETS, Preset
