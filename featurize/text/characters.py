@@ -63,18 +63,18 @@ _LATIN_WORD = re.compile("[A-Za-zÀ-ɏ] $")
 _ENCLOSED_NUMBERS = re.compile("(?P<before>(?<=[0-9]))?(?P<numbers>[①-⒛⓪㉈-㉏㉑-㉟㊱-㊿]+)(?P<after>(?=[0-9]))?")
 
 
-class _Folds(dict[int, str | None]):
+class _Folds(dict[int, str]):
     """What each character becomes, for `str.translate`: worked out when it is first met.
 
     Raises:
         Rejected: the character is not text; without its place.
     """
 
-    def __missing__(self, code: int) -> str | None:
+    def __missing__(self, code: int) -> str:
         char = chr(code)
         if problem := character_problem(char):
             raise Rejected("text", problem)
-        self[code] = folded = None if _WITHOUT_WIDTH.match(char) else _fold(char)
+        self[code] = folded = _WITHOUT_WIDTH.sub("", _fold(char))
         return folded
 
 
@@ -143,7 +143,7 @@ def place(char: str, given: str, start: int = 0) -> int:
     It is -1 if nothing did.
     """
     for index, written in enumerate(given[start:], start):
-        if char == written or char in unicodedata.normalize("NFC", _FOLDS[ord(written)] or ""):
+        if char == written or char in unicodedata.normalize("NFC", _FOLDS[ord(written)]):
             return index
     return -1
 
