@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache, lru_cache
 
@@ -19,6 +20,10 @@ _VIETNAMESE = frozenset(map(chr, range(0x1EA0, 0x1EFA)))
 """Letters above those of other alphabets, which a whole language is written in."""
 _COMMON_LETTERS = {"Latin": 0x250, "Cyrillic": 0x500, "Arabic": 0x870}
 """Letters of a script below are those of alphabets; above are phonetic and historic ones, and those of few speakers."""
+
+_DENTALS = frozenset("ðđÐĐ")
+_DENTAL_IN_CLUSTER = re.compile(r"[ðđ](?=[bcdghklmnpqrstvx])", re.IGNORECASE)
+"""What the voice of a language that has no such cluster may leave out."""
 
 
 @cache
@@ -43,7 +48,7 @@ def is_sign(char: str, text: str, usual: frozenset[str]) -> bool:
         usual: scripts of the letters that the frontends of the text read.
     """
     if char.isalpha():
-        return _is_unusual(char, usual)
+        return _is_unusual(char, usual) or (char in _DENTALS and bool(_DENTAL_IN_CLUSTER.search(text)))
     if char.isdecimal() or _is_mark(char):
         return False
     if unicodedata.category(char).startswith("M"):

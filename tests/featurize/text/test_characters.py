@@ -191,6 +191,12 @@ def test_an_arabic_letter_that_the_voice_does_not_know_is_not_lost_within_a_word
     assert g2p.phonemise("پاکستان", "ur").phones
 
 
+def test_a_letter_of_a_cluster_that_a_language_does_not_have_is_not_lost() -> None:
+    with pytest.raises(Rejected, match=r"'đ' \(LATIN SMALL LETTER D WITH STROKE\), character 5 of"):
+        g2p.phonemise("ngàyđtốt", "vi")
+    assert g2p.phonemise("đi đâu đó", "vi").phones and g2p.phonemise("góðan daginn, aðra", "is").phones
+
+
 def test_a_foreign_letter_is_no_silent_h() -> None:
     with pytest.raises(Rejected, match=r"'ṡ' \(LATIN SMALL LETTER S WITH DOT ABOVE\), character 8 of"):
         g2p.phonemise("Tagbuonṡдобрый", "ru")
