@@ -50,7 +50,8 @@ def ask(text: str, voice: str, separator: str) -> str:
             process = _started[0] if _started else _start()
             assert process.stdin is not None and process.stdout is not None
             try:
-                print(question, file=process.stdin, flush=True)
+                process.stdin.write(question + "\n")
+                process.stdin.flush()
                 line = process.stdout.readline()
             except OSError:
                 line = ""
@@ -75,7 +76,8 @@ def serve(call: Callable[..., str], questions: TextIO, answers: TextIO) -> None:
             answer = {"said": call(*json.loads(line))}
         except HeadraceError as error:
             answer = {"error": str(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 def stop() -> None:
@@ -96,6 +98,13 @@ def _start() -> subprocess.Popen[str]:
     return _started[0]
 
 
+def _forget() -> None:
+    """Forget in a forked process the one that answers the parent, and a lock that another thread may have held."""
+    global _lock
+    _lock = threading.Lock()
+    _started.clear()
+
+
 atexit.register(stop)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_started.clear)  # it answers the parent
+    os.register_at_fork(after_in_child=_forget)

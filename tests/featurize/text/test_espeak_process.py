@@ -61,6 +61,8 @@ def test_a_forked_process_has_one_of_its_own() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
         there = pool.submit(espeak.to_ipa, "Kowalczyk")
         assert [espeak.to_ipa(f"number {n}") for n in range(50)] and there.result() == here
+    with espeak_process._lock, ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(espeak.to_ipa, "Kowalczyk").result(timeout=60) == here
 
 
 def test_it_ends_with_the_process_that_asks() -> None:
