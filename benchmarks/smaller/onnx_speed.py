@@ -23,8 +23,9 @@ from benchmarks import report
 from headrace.train.checkpoints.origin import UNKNOWN
 from headrace.train.deployment import int8, onnx_files
 from headrace.train.deployment.int8 import quantise_voice
-from headrace.train.deployment.onnx_export import Graph, Networks, export_onnx, graph_groups
+from headrace.train.deployment.onnx_export import Networks, export_onnx
 from headrace.train.deployment.onnx_files import OnnxNetwork
+from headrace.train.deployment.onnx_graphs import Graph, graph_groups
 from headrace.train.deployment.onnx_networks import SpeechNetwork
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.presets import PRESETS, Preset
@@ -79,7 +80,7 @@ def measure(stage: str, preset: Preset, folder: Path, rounds: int) -> list[tuple
     exported = export_onnx(whole, folder / "float32", log=click.echo)
     (folder / "int8").mkdir()
     quantised = quantise_voice(folder / "float32", folder / "int8", utterances(preset), click.echo)["quantisation"]
-    graph = next(iter(graph_groups(whole)))[-1]
+    graph = next(graph_groups(whole.generator, whole.decoder))[-1]
     # Torch computes its own convolutions, and not those that are exported.
     in_torch = graph.network if whole.generator is None else SpeechNetwork(whole.generator)
     arguments = example(graph, preset)

@@ -44,7 +44,7 @@ def voice(hubert: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntime
     folder = tmp_path_factory.mktemp("exported") / "voice"
     whole = onnx_voices.networks()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "graph_groups", lambda _: iter(()))  # the other graphs are exported elsewhere
+        patch.setattr(onnx_export, "graph_groups", lambda *_: iter(()))  # the other graphs are exported elsewhere
         model = replace(whole, generator=generator(), decoder=None)
         content = onnx_export.export_onnx(model, folder, hubert=load_hubert(hubert, generator()))
     assert content["graphs"].keys() == {onnx_files.RECORDING}

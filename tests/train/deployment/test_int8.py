@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from headrace.cli.train import main
 from headrace.store.errors import RunError, UsageError
-from headrace.train.deployment import int8, onnx_export, onnx_files
+from headrace.train.deployment import int8, onnx_export, onnx_files, onnx_graphs
 from headrace.train.deployment.int8 import quantise_voice
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.models import sovits_config
@@ -123,7 +123,7 @@ def test_what_differs_too_much_is_refused(
 
 
 def test_nothing_appears_where_speech_differs_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(onnx_voices.exported() / graph.file))
+    monkeypatch.setattr(onnx_graphs, "_export", lambda graph: onnx.load(onnx_voices.exported() / graph.file))
     monkeypatch.setattr(int8, "MAX_MEL_SHARE", 0.0)
     voice = replace(onnx_voices.networks(), decoder=None)
     with pytest.raises(RunError, match="Speech in INT8"):
@@ -272,7 +272,7 @@ def test_no_store_is_needed_where_all_was_trained_for_int8(
     only = replace(trained[1], generator=None)
     assert only.part(trained=True).stages == ["gpt"] and only.part(trained=False).stages == []
     monkeypatch.setattr(onnx_export, "load_networks", lambda *_: only)
-    monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(trained[0] / graph.file))
+    monkeypatch.setattr(onnx_graphs, "_export", lambda graph: onnx.load(trained[0] / graph.file))
     words = ["export", str(tmp_path), "--to", "onnx-int8", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and "int8, 2 graphs" in result.output, result.output

@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load_file
 
 from headrace.store.errors import RunError, UsageError
-from headrace.train.deployment import onnx_export, onnx_files, shared_weights
+from headrace.train.deployment import onnx_export, onnx_files, onnx_graphs, onnx_networks, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.deployment.onnx_networks import _transposed_image, _Upsampling
 from headrace.train.models import gpt_config, sovits_config
@@ -111,7 +111,7 @@ def test_the_folder_says_what_it_holds() -> None:
         data = (folder / file).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (described["bytes"], described["sha256"])
     for graph in content["graphs"].values():
-        assert 0 < graph["difference"] <= onnx_export.TOLERANCE
+        assert 0 < graph["difference"] <= onnx_graphs.TOLERANCE
     assert content["gpt"]["source"] == "TEXT, step 4 (best)"
     voice = onnx_files.read_voice(folder)
     assert (voice.sovits, voice.gpt, voice.sample_rate) == (SOVITS, GPT, 32_000)
@@ -156,7 +156,7 @@ class _Repeated:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = onnx_voices.exported()
-        monkeypatch.setattr(onnx_export, "_export", lambda graph: onnx.load(self.folder / graph.file))
+        monkeypatch.setattr(onnx_graphs, "_export", lambda graph: onnx.load(self.folder / graph.file))
 
 
 @pytest.mark.parametrize("error, refused", [(0.5e-4, False), (2e-4, True), (np.nan, True)])
@@ -192,7 +192,7 @@ def test_plain_convolutions_leave_the_generator_as_it_is() -> None:
     generator = onnx_voices.networks().generator
     assert generator is not None
     names = set(generator.state_dict())
-    plain = onnx_export.plain_convolutions(generator)
+    plain = onnx_networks.plain_convolutions(generator)
     assert set(generator.state_dict()) == names
     assert not any(name.endswith("weight_g") for name in plain.state_dict())
 
