@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.train.models.dropout import Dropout
 from headrace.train.models.layers import ChannelNorm
 
 WINDOW = 4
@@ -35,7 +36,7 @@ class MultiHeadAttention(nn.Module):
         self.conv_k = nn.Conv1d(channels, channels, 1)
         self.conv_v = nn.Conv1d(channels, channels, 1)
         self.conv_o = nn.Conv1d(channels, channels, 1)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         for conv in (self.conv_q, self.conv_k, self.conv_v):
             nn.init.xavier_uniform_(conv.weight)
 
@@ -86,7 +87,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv1d(channels, inner, kernel, padding=kernel // 2)
         self.conv_2 = nn.Conv1d(inner, channels, kernel, padding=kernel // 2)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
         """Transform each frame. (B, C, T), zero where mask is False."""
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, inner: int, heads: int, layers: int, kernel: int, dropout: float) -> None:
         super().__init__()
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.attn_layers = nn.ModuleList(
             MultiHeadAttention(channels, heads, dropout=dropout, window=WINDOW) for _ in range(layers)
         )

@@ -20,6 +20,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
+from headrace.train.models.dropout import Dropout
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.models.prefix_attention import PrefixAttention
 from headrace.train.models.transformer import Transformer
@@ -46,7 +47,7 @@ class SinePosition(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self._known = torch.empty(0, 0)
         self._outgrown: list[Tensor] = []  # CUDA graphs of shorter sequences read them where they are
 

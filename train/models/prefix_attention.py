@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from headrace.train.models.dropout import drop, lacks_kernel
+
 AttentionFn = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys and values, (B, H, L, D) each, and the dropout of attention weights, to outputs (B, H, L, D)."""
 
@@ -125,7 +127,7 @@ def attend(
             in every row. Not together with `causal`.
         dropout: of attention weights.
     """
-    if dropout and q_BHLD.device.type == "cpu":
+    if dropout and lacks_kernel(q_BHLD):
         return _attend_in_blocks(q_BHLD, k_BHLD, v_BHLD, mask, causal, dropout)
     return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, mask, dropout, causal)
 
@@ -136,7 +138,8 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, caus
     Where there are many scores, they are computed for `QUERY_BLOCK` queries at a time, and again in the backward pass.
     """
     if q.shape[:3].numel() * k.shape[2] <= MAX_STORED_SCORES:
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril() if causal else mask
+        return _attend_and_drop(q, k, v, mask, dropout)
     outputs = []
     for start in range(0, q.shape[2], QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, q.shape[2])
@@ -144,5 +147,13 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, caus
         if causal:
             mask = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).tril(start)
         block = q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys], mask, dropout
-        outputs.append(checkpoint(F.scaled_dot_product_attention, *block, use_reentrant=False))
+        outputs.append(checkpoint(_attend_and_drop, *block, use_reentrant=False))
     return torch.cat(outputs, dim=2)
+
+
+def _attend_and_drop(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attend with dropout, by the formula written out."""
+    scores = (q * q.shape[3] ** -0.5) @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    return drop(scores.softmax(dim=3), dropout) @ v

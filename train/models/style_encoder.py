@@ -10,6 +10,8 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headrace.train.models.dropout import Dropout
+
 HEADS = 2
 KERNEL = 5
 DROPOUT = 0.1
@@ -26,7 +28,7 @@ class GatedConv(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = named("conv", nn.Conv1d(channels, 2 * channels, KERNEL, padding=KERNEL // 2))
-        self.drop = nn.Dropout(DROPOUT)
+        self.drop = Dropout(DROPOUT)
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Apply the convolution. (B, C, T)."""
@@ -43,7 +45,7 @@ class SelfAttention(nn.Module):
         self.w_ks = nn.Linear(channels, channels)
         self.w_vs = nn.Linear(channels, channels)
         self.fc = nn.Linear(channels, channels)
-        self.drop = nn.Dropout(DROPOUT)
+        self.drop = Dropout(DROPOUT)
 
     def forward(self, x_BTC: Tensor, mask_B1T: Tensor) -> Tensor:
         """Attend within each recording. (B, T, C)."""
@@ -62,10 +64,10 @@ class MelStyleEncoder(nn.Module):
         self.spectral = nn.Sequential(
             named("fc", nn.Linear(bins, channels)),
             nn.Mish(),
-            nn.Dropout(DROPOUT),
+            Dropout(DROPOUT),
             named("fc", nn.Linear(channels, channels)),
             nn.Mish(),
-            nn.Dropout(DROPOUT),
+            Dropout(DROPOUT),
         )
         self.temporal = nn.Sequential(GatedConv(channels), GatedConv(channels))
         self.slf_attn = SelfAttention(channels)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from headrace.train.models.dropout import Dropout
 from headrace.train.models.prefix_attention import AttentionFn
 
 
@@ -54,7 +55,7 @@ class Layer(nn.Module):
         self.linear2 = nn.Linear(inner, channels)
         self.norm1 = nn.LayerNorm(channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x_BLC: Tensor, attend: AttentionFn) -> Tensor:
         """Apply the layer. (B, L, C)."""
