@@ -13,12 +13,13 @@ from benchmarks import engines
 from benchmarks.gpu import Bench, Table
 from benchmarks.gpu.speech import utterances, write_corpus
 from headrace.featurize.corpus import scanner
-from headrace.featurize.features.content import batch_by_length, last_hidden_states
+from headrace.featurize.features.content import last_hidden_states
+from headrace.featurize.features.network_batches import batch_by_length, shapes_for
 from headrace.featurize.pipeline.presets import get_preset
 from headrace.store.schema import Utterance
 
 PRESET = "gpt-sovits-v2"
-BATCH_SAMPLES = 60 * 16_000
+BATCH_FRAMES, STRIDE = 60 * 50, 320
 
 
 def tables(found: list[engines.Table]) -> list[Table]:
@@ -52,14 +53,14 @@ def content(bench: Bench) -> Iterator[Table]:
     network = HubertModel(HubertConfig(**sizes)).eval().to(bench.device)
     waves = list(utterances(6 if bench.small else 1800, 16_000))
     waves = [wave.astype(np.float32) / 32768 for wave in waves]
-    rows = []
+    rows, shapes = [], shapes_for(bench.device)
     for precision in ("fp32", "fp16" if bench.device == "cuda" else "bf16"):
         network = network.to({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision])
         with torch.inference_mode():
-            last_hidden_states(network, waves[:1])
+            last_hidden_states(network, waves[:1], shapes)
             start = time.perf_counter()
-            for batch in batch_by_length(waves, BATCH_SAMPLES):
-                last_hidden_states(network, batch)[0].cpu()
+            for batch in batch_by_length(waves, BATCH_FRAMES, shapes, STRIDE):
+                last_hidden_states(network, batch, shapes)[0].cpu()
         seconds, hours = time.perf_counter() - start, sum(map(len, waves)) / 16_000 / 3600
         rows.append((precision, hours, seconds / hours, 16 * seconds / hours / 60))
         head = ("precision", "hours measured", "s per hour of audio", "16 hours, minutes")

@@ -2,30 +2,40 @@
 
     python -m benchmarks.launches.featurizing [--hours 1]
 
-The torch engine runs on the CPU and is counted as `benchmarks.launches` counts. A launch takes the host about 5 us;
-what the device needs for an hour's bytes is computed by `benchmarks.engines`.
+The torch engine, and HuBERT in batches of few shapes, run on the CPU and are counted as `benchmarks.launches` counts. A
+launch takes the host about 5 us; what the device needs for an hour's bytes is computed by `benchmarks.engines`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from unittest import mock
 
 import click
 import numpy as np
+import soxr
 from torch import Tensor
 
 from benchmarks import report
 from benchmarks.gpu.speech import utterances
-from benchmarks.launches import LaunchCounter
+from benchmarks.launches import LaunchCounter, as_on_cuda
+from headrace.featurize.features.content import HubertContent, last_hidden_states
+from headrace.featurize.features.hubert_input import RATE
+from headrace.featurize.features.network_batches import batch_by_length, shapes_for
 from headrace.featurize.pipeline.presets import get_preset
 from headrace.featurize.spectral import cuda_engine
 from headrace.featurize.spectral.dsp import SpectralRecipe
 
 PRESET = "gpt-sovits-v2"
+PER_HOUR = ("launches", "copies", "MB", "synchronisations", "batches")
 LAUNCH_US = 5.0
 """Of the host."""
+NARROW: dict[str, Any] = {
+    "hidden_size": 24, "intermediate_size": 24, "num_attention_heads": 2, "conv_dim": (8,) * 7,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+"""Widths of a HuBERT that launches what HuBERT base does."""
 
 
 class CopyCounter(LaunchCounter):
@@ -77,20 +87,51 @@ def counted(waves: Iterable[np.ndarray], recipe: SpectralRecipe) -> dict[str, fl
     }
 
 
+def counted_content(waves_16k: Sequence[np.ndarray], device: str = "cuda") -> dict[str, float]:
+    """Return launches, synchronisations, batches, how many shapes these have, and their frames relative to those
+    without padding, of HuBERT over a store.
+
+    Args:
+        device: whose batches are computed.
+    """
+    from transformers import HubertConfig, HubertModel
+
+    shapes, stride = shapes_for(device), RATE // 50
+    ordered = sorted(waves_16k, key=len)
+    with as_on_cuda():
+        network = HubertModel(HubertConfig(**NARROW)).eval()
+        with LaunchCounter() as counter:
+            made = [
+                last_hidden_states(network, batch, shapes)[0].shape[:2]
+                for batch in batch_by_length(ordered, HubertContent.BATCH, shapes, stride)
+            ]
+    sizes = [tuple(shape) for shape in made]
+    frames = sum(len(wave) // stride for wave in ordered)
+    return {
+        "launches": counter.total,
+        "synchronisations": counter.synchronisations.total(),
+        "batches": len(sizes),
+        "shapes": len(set(sizes)),
+        "padded": sum(rows * length for rows, length in sizes) / frames,
+    }
+
+
 @click.command()
 @click.option("--hours", default=1.0, show_default=True)
 def main(hours: float) -> None:
     recipe = get_preset(PRESET).spectral
     waves = [wave[: len(wave) // recipe.hop * recipe.hop] for wave in utterances(hours * 3600, recipe.sample_rate)]
     found = counted(waves, recipe)
+    content = counted_content([soxr.resample(wave, recipe.sample_rate, RATE).astype(np.float32) for wave in waves])
     length = sum(map(len, waves)) / recipe.sample_rate / 3600
-    per_hour = {name: value / length for name, value in found.items() if name != "batches in flight"}
-    rows = list(per_hour.items())
-    rows += [("ms of the host to launch", per_hour["launches"] * LAUNCH_US / 1e3)]
-    rows += [("batches in flight at most", found["batches in flight"])]
-    text = report.table((f"of {length:.2f} hours, {PRESET}, for an hour", "torch engine"), rows)
+    both = found, content
+    rows = [(name, *[one[name] / length if name in one else "" for one in both]) for name in PER_HOUR]
+    rows += [("ms of the host to launch", *[one["launches"] / length * LAUNCH_US / 1e3 for one in both])]
+    rows += [("batches in flight at most", found["batches in flight"], "")]
+    rows += [("shapes of batches", "", content["shapes"]), ("frames with padding", "", content["padded"])]
+    text = report.table((f"of {length:.2f} hours, {PRESET}, for an hour", "torch engine", "HuBERT"), rows)
     click.echo(text)
-    report.save("launches-featurizing", text, {"hours": length, "found": found})
+    report.save("launches-featurizing", text, {"hours": length, "found": found, "content": content})
 
 
 if __name__ == "__main__":

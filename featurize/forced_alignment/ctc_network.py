@@ -18,11 +18,12 @@ import numpy as np
 import soxr
 import torch
 
-from headrace.featurize.features import huggingface, network_config
-from headrace.featurize.features.content import batch_by_length, last_hidden_states
+from headrace.featurize.features import huggingface, network_batches, network_config
+from headrace.featurize.features.content import last_hidden_states
 from headrace.featurize.features.derived import Part
 from headrace.featurize.features.hubert_input import RATE
 from headrace.featurize.features.huggingface import ModelFolder, Precision
+from headrace.featurize.features.network_batches import batch_by_length
 from headrace.featurize.forced_alignment import ctc_vocabulary
 from headrace.featurize.forced_alignment.ctc_vocabulary import Vocabulary
 from headrace.featurize.spectral.float32 import without_tf32
@@ -106,7 +107,7 @@ class CtcNetwork:
             weights: digest of the network's files.
         """
         grid = self.grid()
-        for batch in batch_by_length(inputs, BATCH * grid.stride):
+        for batch in batch_by_length(inputs, BATCH, network_batches.shapes_for(part.device), grid.stride):
             if len(batch[0]) > WHOLE * grid.stride:
                 outputs = (
                     (self._log_probs(part, weights, [piece])[0], margin) for piece, margin in _pieces(batch[0], grid)
@@ -126,9 +127,10 @@ class CtcNetwork:
         self, part: Part, weights: str, precision: Precision, inputs: Sequence[NetworkInput]
     ) -> list[np.ndarray]:
         network = huggingface.load_network(NETWORK, self.path, "wav2vec2", OPTION, weights, part.device, precision)
-        hidden_BLW, lengths = last_hidden_states(network.wav2vec2, [item.samples for item in inputs])
+        shapes = network_batches.shapes_for(part.device)
+        hidden_BLW, lengths = last_hidden_states(network.wav2vec2, [item.samples for item in inputs], shapes)
         outputs = []
-        for hidden_LW, length, item in zip(hidden_BLW, lengths, inputs, strict=True):
+        for hidden_LW, length, item in zip(hidden_BLW, lengths, inputs, strict=False):
             scores = network.lm_head(hidden_LW[:length]).float().log_softmax(-1)
             selected = scores[:, torch.from_numpy(item.columns).to(scores.device)]
             outputs.append(torch.cat([selected, scores.amax(1, keepdim=True)], 1).cpu().numpy())

@@ -198,3 +198,12 @@ def test_two_batches_are_in_flight_beside_the_one_that_is_submitted() -> None:
     with mock.patch.object(cuda_engine, "BATCH_SAMPLES", recipe.hop * 64):
         found = featurizing.counted([np.zeros(recipe.hop * 64, np.int16)] * 5, recipe)
     assert found["batches"] == 5 and found["batches in flight"] == 3
+
+
+def test_hubert_launches_as_much_for_eight_utterances_as_for_two() -> None:
+    """Where a batch has few shapes; else each utterance launches its own convolutions."""
+    waves = [np.random.default_rng(n).standard_normal(16_000 + 40 * n).astype(np.float32) for n in range(8)]
+    two, eight = (featurizing.counted_content(waves[:count]) for count in (2, 8))
+    assert two["launches"] == eight["launches"] > 0 and eight["batches"] == eight["shapes"] == 1
+    assert eight["padded"] == 8 * 64 / sum(len(wave) // 320 for wave in waves)
+    assert featurizing.counted_content(waves, "cpu")["launches"] > eight["launches"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2ForCTC
 
 HUBERT = HubertConfig(
@@ -41,6 +42,31 @@ def ctc(folder: Path, tokens: Sequence[str], seed: int = 0, **changes: Any) -> W
     network.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     return network
+
+
+class SeenShapes(NamedTuple):
+    samples: set[tuple[int, ...]]
+    """Shapes of what first convolutions were given."""
+    hidden: set[tuple[int, ...]]
+    """Shapes of what encoders were given."""
+
+
+@contextmanager
+def batches_seen() -> Iterator[SeenShapes]:
+    """Within this context, the shapes of batches are recorded that HuBERT and wav2vec 2.0 compute."""
+    seen = SeenShapes(set(), set())
+
+    def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv1d) and module.in_channels == 1:
+            seen.samples.add(tuple(given[0].shape))
+        elif type(module).__name__ in ("HubertEncoder", "Wav2Vec2Encoder"):
+            seen.hidden.add(tuple(given[0].shape))
+
+    watch = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        watch.remove()
 
 
 def bert(folder: Path, width: int = 1024) -> BertModel:

@@ -28,6 +28,7 @@ from headrace.featurize.features import (
     content,
     eres2net,
     huggingface,
+    network_batches,
     semantic_tokens,
     speaker_vector,
     weight_files,
@@ -36,12 +37,12 @@ from headrace.featurize.features.bert import Bert
 from headrace.featurize.features.content import (
     HubertContent,
     MfccContent,
-    batch_by_length,
     last_hidden_states,
     match_frame_count,
 )
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.features.hubert_input import gain, resample
+from headrace.featurize.features.network_batches import EXACT, FEW, BatchShapes, batch_by_length
 from headrace.featurize.features.semantic_tokens import SovitsTokens
 from headrace.featurize.features.speaker_vector import ERes2NetV2, Resemblyzer
 from headrace.featurize.files.load_once import load_once
@@ -107,14 +108,18 @@ def changed(**changes: Any) -> Any:
     return type(networks.HUBERT)(**{**networks.HUBERT.to_dict(), **changes})
 
 
+@pytest.mark.parametrize("shapes", [EXACT, FEW])
 @pytest.mark.parametrize("norm, stable", [("group", False), ("layer", True)])
-def test_hubert_in_a_batch_is_transformers_own_forward_alone(tmp_path: Path, norm: str, stable: bool) -> None:
+def test_hubert_in_a_batch_is_transformers_own_forward_alone(
+    tmp_path: Path, norm: str, stable: bool, shapes: BatchShapes
+) -> None:
     networks.hubert(tmp_path, changed(feat_extract_norm=norm, do_stable_layer_norm=stable, conv_bias=stable))
     network = loaded(tmp_path)
     waves = [resample(speech(frames, frames).reshape(-1) * np.float32(0.03), 32_000) for frames in (9, 30, 31, 75)]
     for members in ([0, 1, 2, 3], [1, 2], [3, 0], [2]):
-        made_BLW, lengths = last_hidden_states(network, [waves[n] for n in members])
-        for rows, length, n in zip(made_BLW, lengths, members, strict=True):
+        made_BLW, lengths = last_hidden_states(network, [waves[n] for n in members], shapes)
+        assert made_BLW.isfinite().all() and made_BLW.shape[:2] == shapes.padded(len(members), max(lengths))
+        for rows, length, n in zip(made_BLW, lengths, members, strict=False):
             with torch.inference_mode():
                 alone = network(torch.from_numpy(waves[n])[None]).last_hidden_state[0]
             assert length == len(alone) and (rows[:length] - alone).abs().max() < 1e-4
@@ -232,9 +237,47 @@ def test_a_network_that_makes_no_numbers_is_an_error(tmp_path: Path) -> None:
         rows_of(HubertContent(hubert=tmp_path, precision="bf16"), {"wave": [speech(20)]})
 
 
+def batches_of(frames: Sequence[int], limit: int, shapes: BatchShapes, stride: int = 1) -> list[list[int]]:
+    waves = (np.empty(n) for n in frames)
+    return [[len(wave) for wave in batch] for batch in batch_by_length(waves, limit, shapes, stride)]
+
+
 def test_batches_hold_what_they_may() -> None:
-    waves = [np.empty(n) for n in (1, 2, 2, 5, 9, 30)]
-    assert [[len(wave) for wave in batch] for batch in batch_by_length(iter(waves), 10)] == [[1, 2, 2], [5], [9], [30]]
+    assert batches_of((1, 2, 2, 5, 9, 30), 10, EXACT) == [[1, 2, 2], [5], [9], [30]]
+    assert batches_of((3, 1, 1, 1), 10, EXACT) == [[3, 1, 1], [1]], "the longest counts wherever it is"
+    assert batches_of((10, 20, 20, 41, 99), 10, EXACT, stride=10) == [[10, 20, 20], [41], [99]]
+    assert batches_of([60] * 4 + [65] * 4, 256, FEW) == [[60] * 4, [65] * 2, [65] * 2], "160 frames for two of 65"
+    assert batches_of([33] * 5, 256, FEW) == [[33] * 4, [33]]
+
+
+def test_there_are_few_shapes() -> None:
+    """Lengths between 64 and 3072 frames are padded by a quarter at most."""
+    assert len(FEW.lengths) == 23 and list(FEW.lengths) == sorted({*FEW.lengths}) and FEW.lengths[-1] == 3072
+    padded = [FEW.padded(1, frames)[1] / frames for frames in range(64, HubertContent.WHOLE + 1)]
+    assert min(padded) == 1 and max(padded) < 1.25 and np.mean(padded) < 1.12
+    assert FEW.padded(5, 1) == (8, 64) and FEW.padded(8, 64) == (8, 64) and FEW.padded(1, 5000) == (1, 5000)
+    assert EXACT.padded(5, 77) == (5, 77)
+    frames = range(1, HubertContent.WHOLE + 1)
+    possible = {FEW.padded(rows, n) for n in frames for rows in (1, 2, 4, 8, 16, 32, 64)}
+    assert sum(rows * length <= HubertContent.BATCH for rows, length in possible) == 95
+    assert network_batches.shapes_for("cpu") is EXACT and network_batches.shapes_for("cuda") is FEW
+
+
+def test_a_device_sees_few_shapes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(1, 130, 60))
+    waves = {"wave": [speech(frames, frames) for frames in lengths]}
+    monkeypatch.setattr(HubertContent, "BATCH", 512)
+    with networks.batches_seen() as as_they_are:
+        exact, _ = rows_of(HubertContent(hubert=folder), waves)
+    monkeypatch.setattr(network_batches, "shapes_for", lambda device: FEW)
+    with networks.batches_seen() as seen:
+        padded, _ = rows_of(HubertContent(hubert=folder), waves)
+    assert len(seen.hidden) == len(seen.samples) <= 8 < len(as_they_are.hidden)
+    assert {size[:2] for size in seen.hidden} <= {
+        FEW.padded(rows, frames) for frames in lengths for rows in (1, 2, 4, 8) if rows * frames <= 512
+    }
+    for one, other in zip(padded, exact, strict=True):
+        assert np.allclose(one, other, atol=1e-4, rtol=1e-3)  # float16
 
 
 def test_content_by_mfcc_is_what_the_trainer_makes_of_them() -> None:

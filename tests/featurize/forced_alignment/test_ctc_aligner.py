@@ -16,6 +16,7 @@ import torch
 from transformers import Wav2Vec2ForCTC
 
 from headrace import store
+from headrace.featurize.features import network_batches
 from headrace.featurize.features.derived import Derived, Part
 from headrace.featurize.forced_alignment import ctc_network
 from headrace.featurize.forced_alignment.ctc_aligner import CtcAlign, CtcConfidence
@@ -155,6 +156,20 @@ def test_a_network_in_a_batch_is_transformers_own_forward_alone(
             wanted = reference(log_probs, [numbers[name.rstrip("012")] for name in one]) - log_probs.max(1).sum()
             assert float(gap[0]) == pytest.approx(wanted / len(log_probs), abs=1e-4)
     assert not part.counts
+
+
+def test_a_device_sees_few_shapes(phonetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(20, 130, 40))
+    part = part_of([wave(frames, frames) for frames in lengths], [["a", "t"]] * len(lengths))
+    monkeypatch.setattr(ctc_network, "BATCH", 512)
+    exact = made(CtcAlign(ctc=phonetic), part), made(CtcConfidence(ctc=phonetic), part)
+    monkeypatch.setattr(network_batches, "shapes_for", lambda device: network_batches.FEW)
+    with networks.batches_seen() as seen:
+        padded = made(CtcAlign(ctc=phonetic), part), made(CtcConfidence(ctc=phonetic), part)
+    assert len(seen.hidden) == len(seen.samples) <= 8
+    for one, other in zip(padded[0], exact[0], strict=True):
+        assert np.array_equal(one, other)
+    assert np.allclose(padded[1], exact[1], atol=1e-5)
 
 
 def test_a_network_hears_what_it_was_trained_to_hear(tmp_path: Path) -> None:
