@@ -242,6 +242,17 @@ def test_dropout_in_blocks_has_the_same_rate() -> None:
     torch.testing.assert_close(kept, exact, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [20, 1100])  # the scores of the longer one are computed in blocks
+def test_attention_that_drops_nothing_sees_what_a_mask_shows(size: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 4, size, 8) for _ in range(3))
+    keys = torch.rand(1, 1, 1, size) < 0.5
+    added = torch.where(torch.rand(1, 1, size, size) < 0.5, 0.0, -torch.inf)
+    for given in ({"causal": True}, {"mask": keys}, *([{"mask": added}] if size == 20 else [])):
+        exact, kept = (attend(q, k, v, dropout=share, **given) for share in (0.0, 1e-9))  # type: ignore[arg-type]
+        torch.testing.assert_close(kept, exact, rtol=0, atol=1e-5)
+
+
 def test_top_three_accuracy_matches_the_reference(golden: Path) -> None:
     want = json.loads((golden / "data_mini.json").read_text())["acc"]["value"]
     logits, targets = torch.from_numpy(normal("acc.logits", (2, 65, 40))).mT.clone(), integers("acc.t", (2, 40), 0, 65)
