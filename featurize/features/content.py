@@ -161,11 +161,11 @@ def _convolve_padded(layers: Any, samples_16k: Sequence[np.ndarray], shape: tupl
         of: on the device and in the dtype of the network.
     """
     rows, frames = shape
-    padded_BS = torch.zeros(rows, _samples(layers, frames))
+    padded_BS = np.zeros((rows, _samples(layers, frames)), np.float32)
     for row, wave in zip(padded_BS, samples_16k, strict=False):
-        row[: len(wave)] = torch.from_numpy(wave)
+        row[: len(wave)] = wave
     sizes = [*map(len, samples_16k), *[_samples(layers, 1)] * (rows - len(samples_16k))]
-    hidden_BCS = padded_BS.to(of)[:, None]
+    hidden_BCS = torch.from_numpy(padded_BS).to(of)[:, None]
     for layer in layers:
         sizes = [_frames([layer], size) for size in sizes]
         norm = getattr(layer, "layer_norm", None)
