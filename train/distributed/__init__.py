@@ -10,6 +10,7 @@ from headrace.train.distributed.collectives import (
     gather_integers,
     maximum,
 )
+from headrace.train.distributed.divided_layers import DividedLayers
 from headrace.train.distributed.gradient_buckets import GradientBuckets, ReductionOptions
 from headrace.train.distributed.machines import Machines
 from headrace.train.distributed.network_parts import NetworkInParts, make_mesh
@@ -18,6 +19,7 @@ from headrace.train.distributed.replicas import agreed, broadcast_state, check_s
 from headrace.train.distributed.sharded_network import ShardedNetwork
 
 __all__ = [
+    "DividedLayers",
     "GradientBuckets",
     "Machines",
     "NetworkInParts",

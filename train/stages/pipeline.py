@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from headrace.store.errors import UsageError
-from headrace.train.distributed import GradientBuckets, NetworkInParts, ReductionOptions, agreed
+from headrace.train.distributed import DividedLayers, ReductionOptions, agreed
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.stages.gpt_inputs import GptInputs
 
@@ -40,7 +40,7 @@ Score = Callable[[GptInputs, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Inputs and logits to the log likelihood of each sequence, (B,), and `SUMS`."""
 
 
-class PipelinedDecoder(NetworkInParts):
+class PipelinedDecoder(DividedLayers):
     """A decoder whose layers lie on several processes, and its optimiser."""
 
     def __init__(
@@ -56,42 +56,23 @@ class PipelinedDecoder(NetworkInParts):
         """Divide the layers of a decoder, and move this process's to the device.
 
         Args:
-            network: on the CPU or the device, the same on all ranks.
-            mesh: of `make_mesh`.
-            options: of the sum over the copies of the model; `form` says in how many parts a batch is sent, and in
-                which order.
+            network, mesh, device: as for `DividedLayers`.
+            options: likewise; their form says in how many parts a batch is sent, and in which order.
         Raises:
             UsageError: there are more stages than layers, or the schedule needs another number of parts.
         """
-        self._size, self._device, self._compute = mesh.size(1), device, compute
+        self._compute = compute
         self._microbatches, self._schedule = options.form.microbatches, options.form.schedule
-        stages = check_stages(len(network.h.layers), self._size, self._schedule, self._microbatches)
+        stages = check_stages(len(network.h.layers), mesh.size(1), self._schedule, self._microbatches)
         bounds = agreed(balanced(layer_costs(network), stages))
         self._layers = [range(first, last) for first, last in pairwise(bounds)]
-        super().__init__(network, optimizer, mesh.get_group("shard"))
-        copies = replace(options, readers=mesh.get_group("copy"), overlap=False)  # parts add up in one call
-        self._gradients = GradientBuckets([part for part in self.parts.values() if part.numel()], copies)
+        super().__init__(network, optimizer, mesh=mesh, options=options, device=device)
         self._schedules: dict[tuple[int, ...], Any] = {}
 
     @property
     def layers(self) -> list[range]:
         """Layers of each stage; process p has stages p, p + P, ..."""
         return self._layers
-
-    def allocate(self) -> None:
-        """Allocate the gradients that are summed over copies of the model."""
-        self._gradients.allocate()
-
-    def begin(self) -> None:
-        """Clear gradients for an update."""
-        self._gradients.begin()
-
-    def finish(self) -> None:
-        """Give each part its gradient, summed over copies of the model, zero where there is none."""
-        self._gradients.finish()
-        for part in self.parts.values():
-            if part.requires_grad and part.grad is None:
-                part.grad = torch.zeros_like(part)
 
     def run(self, inputs: GptInputs) -> dict[str, Tensor]:
         """Compute a batch forward and backward, and add its gradients. All processes of the pipeline call this.
@@ -165,6 +146,9 @@ class PipelinedDecoder(NetworkInParts):
         if name.startswith("h.layers."):
             return stage_of[id(network.h.layers[int(name.split(".")[2])])]
         return len(self._layers) - 1 if name.startswith("ar_predict_layer.") else 0
+
+    def _part_gradient(self, name: str, part: nn.Parameter) -> Tensor:
+        return torch.zeros_like(part) if part.grad is None else part.grad
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
         return whole if self._owner[name] == self.part else whole.new_empty(0)

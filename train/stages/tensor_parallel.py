@@ -11,7 +11,6 @@ Shapes: P processes.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from headrace.store.errors import UsageError
-from headrace.train.distributed import GradientBuckets, NetworkInParts, ReductionOptions
+from headrace.train.distributed import DividedLayers, ReductionOptions
 from headrace.train.distributed.phases import PHASES, REDUCING
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
@@ -61,7 +60,7 @@ def check_divides(config: GptConfig, processes: int) -> None:
             )
 
 
-class TensorParallelDecoder(NetworkInParts):
+class TensorParallelDecoder(DividedLayers):
     """A decoder whose layers are cut over processes, and its optimiser."""
 
     def __init__(
@@ -76,23 +75,13 @@ class TensorParallelDecoder(NetworkInParts):
         """Cut the layers of a decoder, and move it to the device.
 
         Args:
-            network: on the CPU or the device, the same on all ranks.
-            mesh: of `make_mesh`.
-            options: of the sum over the copies of the model.
+            All as for `DividedLayers`.
+        Raises:
+            UsageError: its layers cannot be cut into so many equal parts.
         """
-        self._size, self._device = mesh.size(1), device
-        check_divides(network.config, self._size)
-        super().__init__(network, optimizer, mesh.get_group("shard"))
+        check_divides(network.config, mesh.size(1))
+        super().__init__(network, optimizer, mesh=mesh, options=options, device=device)
         optimizer.register_step_post_hook(lambda *_: self._share_updates())
-        self._gradients = GradientBuckets(network.parameters(), replace(options, readers=mesh.get_group("copy")))
-
-    def allocate(self) -> None:
-        """Allocate the gradients that are summed over copies of the model."""
-        self._gradients.allocate()
-
-    def begin(self) -> None:
-        """Clear gradients for an update."""
-        self._gradients.begin()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss."""
@@ -102,14 +91,10 @@ class TensorParallelDecoder(NetworkInParts):
         """Tell that the next backward pass is the last one of this update."""
         self._gradients.expect_last()
 
-    def finish(self) -> None:
-        """Give each part its gradient, summed over copies of the model, zero where there is none."""
-        self._gradients.finish()
-        for name, parameter in self._parameters.items():
-            part = self.parts[name]
-            if part.requires_grad and part is not parameter:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                part.grad = self._cut(name, gradient)
+    def _part_gradient(self, name: str, part: nn.Parameter) -> Tensor:
+        gradient = self._parameters[name].grad
+        assert gradient is not None, "it is in a bucket"
+        return gradient if name in self._cuts else self._cut(name, gradient)
 
     def _divide(self) -> dict[str, nn.Parameter]:
         """Cut the layers. Of each other parameter, the part that this process updates is a view."""
