@@ -39,6 +39,11 @@ class ParallelForm:
         """Processes that read the same batches: those that compute parts of the same utterances."""
         return self.shards if self.kind in ("tp", "pp") else 1
 
+    @property
+    def noise_share(self) -> int:
+        """Processes that draw the same random numbers: those that compute the same layers."""
+        return self.shards if self.kind == "tp" else 1
+
     def sizes(self, processes: int) -> tuple[int, int]:
         """Return the numbers of copies and of processes that share one, for so many processes.
 

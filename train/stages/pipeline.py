@@ -10,8 +10,8 @@ Shapes: B batch, a multiple of the parts that it is sent in; L positions, C chan
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from itertools import pairwise, repeat
 from typing import Any
@@ -31,8 +31,6 @@ from headrace.train.stages.gpt_inputs import GptInputs
 CLASSES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
 SUMS = ("loss", "predictions", "correct", "codes")
 """What the last stage counts of a batch."""
-KEPT_SHAPES = 64
-"""Shapes of batches for which a schedule is kept."""
 SAMPLE = (4, 48, 128)
 """Utterances, phones and codes of the batch by which layers are measured."""
 
@@ -67,7 +65,6 @@ class PipelinedDecoder(DividedLayers):
         bounds = agreed(balanced(layer_costs(network), stages))
         self._layers = [range(first, last) for first, last in pairwise(bounds)]
         super().__init__(network, optimizer, mesh=mesh, options=options, device=device)
-        self._schedules: dict[tuple[int, ...], Any] = {}
 
     @property
     def layers(self) -> list[range]:
@@ -81,14 +78,15 @@ class PipelinedDecoder(DividedLayers):
             `SUMS` of the batch, 0-d without gradient: on the last stage's process, and zeros on others.
         """
         padded = with_rows(inputs, -(-len(inputs.phones_n) // self._microbatches) * self._microbatches)
-        schedule = self._schedule_for(padded)
+        schedule = self._make_schedule(padded)
         named = {field.name: getattr(padded, field.name) for field in fields(GptInputs)}
         batch = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         self._compute.sums.clear()
         self._compute.scale(torch.zeros((), device=self._device))  # torch's scaler begins with a loss, which one has
         is_first, is_last = 0 in self._stages(), len(self._layers) - 1 in self._stages()
         target = torch.zeros(len(padded.phones_n), device=self._device) if is_last else None
-        schedule.step(*([padded.phones] if is_first else []), target=target, return_outputs=False, **batch)
+        with _own_errors():
+            schedule.step(*([padded.phones] if is_first else []), target=target, return_outputs=False, **batch)
         if not is_last:
             return {name: torch.zeros((), device=self._device) for name in SUMS}
         return {name: torch.stack([of_part[name] for of_part in self._compute.sums]).sum() for name in SUMS}
@@ -97,16 +95,9 @@ class PipelinedDecoder(DividedLayers):
         """Return the stages of this process."""
         return range(self.part, len(self._layers), self._size)
 
-    def _schedule_for(self, inputs: GptInputs) -> Any:
-        """Return the schedule for batches of this shape: torch's stages are made for one."""
-        key = len(inputs.phones_n) // self._microbatches, inputs.phones.shape[1], inputs.codes.shape[1]
-        if key not in self._schedules:
-            while len(self._schedules) >= KEPT_SHAPES:
-                del self._schedules[next(iter(self._schedules))]
-            self._schedules[key] = self._make_schedule(*key)
-        return self._schedules[key]
-
-    def _make_schedule(self, rows: int, phones: int, codes: int) -> Any:
+    def _make_schedule(self, inputs: GptInputs) -> Any:
+        """Make the schedule of a batch. It keeps hidden states of all its parts, and is given up after it."""
+        rows, phones, codes = len(inputs.phones_n) // self._microbatches, inputs.phones.shape[1], inputs.codes.shape[1]
         network, last = self.network, len(self._layers) - 1
         assert isinstance(network, Text2SemanticDecoder)
         hidden = torch.empty(rows, phones + codes, network.config.channels, device="meta")
@@ -219,6 +210,17 @@ class _Stage(nn.Module):
         return likelihood_B
 
 
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise that memory ran out as such: torch raises another error from it, which names all that a stage was given."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise error.__cause__ from None
+        raise
+
+
 def with_rows(inputs: GptInputs, rows: int) -> GptInputs:
     """Return inputs with so many rows: utterances are added of which nothing counts."""
     missing = rows - len(inputs.phones_n)
@@ -276,7 +278,8 @@ def layer_costs(network: Text2SemanticDecoder) -> list[float]:
     def last() -> Tensor:
         return network.predict(hidden, phones_n, codes).logsumexp(2).sum()
 
-    before, one, after = (min(_seconds(call, network) for _ in range(3)) for call in (first, layer, last))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout is the run's
+        before, one, after = (min(_seconds(call, network) for _ in range(3)) for call in (first, layer, last))
     costs = [one] * len(network.h.layers)
     costs[0] += before
     costs[-1] += after

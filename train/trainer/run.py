@@ -66,8 +66,8 @@ class Run:
         """
         form = parse_form(config.distributed.parallel)
         form.sizes(distributed.world_size())
-        self._together = form.readers_share
-        readers, reader = (number // self._together for number in (distributed.world_size(), distributed.rank()))
+        self._together, self._noise_share = form.readers_share, form.noise_share
+        readers, noise = distributed.world_size() // self._together, distributed.rank() // self._noise_share
         check_speeds(config.distributed.speeds, readers)
         self.recorder = RunRecorder(config, observer)
         self.observer = self.recorder.observer
@@ -79,8 +79,8 @@ class Run:
         self._unsettled: SubmittedUpdate | None = None
         self._settled_at = 0.0
         self._epoch_ended, self._averaged = False, True
-        if reader:  # weights are the same on all ranks, noise is not, but of those that compute together
-            torch.manual_seed((config.model.seed << 16) + reader)
+        if noise:  # weights are the same on all ranks, noise is not
+            torch.manual_seed((config.model.seed << 16) + noise)
         position = self._restore(state) if state is not None else self._begin()
         distributed.broadcast_state(self.stage.state_dict())
         if self.stage.quantisation is not None:
@@ -260,7 +260,7 @@ class Run:
         distributed.check_state(state, self.step, part)
 
     def save(self) -> None:
-        """Begin to save a checkpoint: the random state of all ranks, all else of the first one.
+        """Begin to save a checkpoint: each random state that ranks have, and all else of the first one.
 
         Raises:
             RunError: ranks have not the same weights, or the checkpoint before it could not be written; or training
@@ -269,7 +269,7 @@ class Run:
         self.settle()
         self.average()
         self.check_weights()
-        random = distributed.all_gather(random_state(self.device))
+        random = distributed.all_gather(random_state(self.device))[:: self._noise_share]
         of_stage = self.stage.state_dict()
         if distributed.rank():
             return
@@ -387,8 +387,9 @@ class Run:
         self.stage.microbatches.splits = state["pieces"]
         self.plateau = Plateau(**state["plateau"])
         self.quarantine = Quarantine(self.data.store.ids, state["quarantine"])
-        if distributed.rank() < len(state["random"]):
-            set_random_state(state["random"][distributed.rank()], self.device)
+        noise = distributed.rank() // self._noise_share
+        if noise < len(state["random"]):
+            set_random_state(state["random"][noise], self.device)
         self.step, self.kept = state["step"], list(state.get("kept", ()))
         return Position.from_json(state["stream"])
 
