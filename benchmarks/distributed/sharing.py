@@ -1,12 +1,15 @@
 """Memory of processes that share a model, against that of one that has it whole.
 
-    python -m benchmarks.distributed.sharing [--preset v2] [--processes 4] [--models gpt,sovits]
+    python -m benchmarks.distributed.sharing [--processes 4] [--models gpt:v2,sovits:v2,gpt:large]
 
-Processes of this machine make two updates on the CPU, over gloo, of both models in turn and by each form. What is
-measured is the memory that a process takes at most, by the kernel's count, beyond what it took before it made the
-model: while it makes and shares out the model, and in the second update, whose utterances are so short that weights,
-gradients and optimisers are most of it. Weights and moments by themselves are counted. Memory that is freed goes back
-to the system at once: glibc keeps it otherwise, and a process then seems to hold all blocks that it has gathered.
+Processes of this machine make two updates on the CPU, over gloo, of each model and by each form. What is measured is
+the memory that a process takes at most, by the kernel's count, beyond what it took before it made the model: while it
+makes and shares out the model, and in the second update, whose utterances are so short that weights, gradients and
+optimisers are most of it. Weights and moments by themselves are counted. Memory that is freed goes back to the system
+at once: glibc keeps it otherwise, and a process then seems to hold all blocks that it has gathered.
+
+Of a model that one process of this machine has no room for, that process counts as its weights, gradients and moments:
+16 bytes a parameter, and no activations.
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ HEAD = (
     "MB in an update",
     "of one process",
 )
+
+
+LARGEST = 200_000_000
+"""Parameters of a model that one process trains here."""
+BYTES = 16
+"""Of weight, gradient and two moments."""
 
 
 def work(out: Path, stage: str, preset: str, form: str) -> None:
@@ -65,8 +74,9 @@ def work(out: Path, stage: str, preset: str, form: str) -> None:
         networks = [module for module in vars(made).values() if isinstance(module, torch.nn.Module)]
         parameters = sum(p.numel() for network in networks for p in network.parameters())
         made.allocate()
-        made.step([batch])
         start = _peak()
+        made.step([batch])
+        _peak()
         made.step([batch])
         update = _peak()
         distributed.all_gather(None)
@@ -96,36 +106,43 @@ def measure(stage: str, preset: str, form: str, processes: int) -> dict[str, int
     return {name: max(rank[name] for rank in ranks) for name in ranks[0]}
 
 
+def forms(name: str, preset: str, processes: int) -> list[tuple[str, int]]:
+    """Return the forms in which a model is measured, and the processes of each."""
+    if preset == "large":
+        return [("fsdp", processes)]
+    of_layers = [("tp:2", 2), (f"tp:{processes}", processes), ("pp:2", 2), (f"pp:{processes}", processes)]
+    shared = [("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)]
+    return [*shared, *(of_layers if name == "gpt" else [])]
+
+
 @click.command()
-@click.option("--preset", default="v2", show_default=True)
 @click.option("--processes", default=4, show_default=True)
-@click.option("--models", default="gpt,sovits", show_default=True)
+@click.option("--models", default="gpt:v2,sovits:v2,gpt:large", show_default=True)
 @click.option("--worker", hidden=True)
 @click.option("--stage", hidden=True)
+@click.option("--preset", hidden=True)
 @click.option("--form", hidden=True)
-def main(preset: str, processes: int, models: str, worker: str | None, stage: str, form: str) -> None:
+def main(processes: int, models: str, worker: str | None, stage: str, preset: str, form: str) -> None:
     """Measure, print and save the table."""
     if worker:
         work(Path(worker), stage, preset, form)
         return
     rows, found = [], []
-    for name in models.split(","):
+    for model in models.split(","):
+        name, _, sizes = model.partition(":")
         one = 0
-        ways = [("dp", 1), ("fsdp", processes), (f"hsdp:2x{processes // 2}", processes)]
-        if name == "gpt":
-            ways += [("tp:2", 2), (f"tp:{processes}", processes), ("pp:2", 2), (f"pp:{processes}", processes)]
-        for way, count in ways:
-            made = measure(name, preset, way, count)
-            one = one or made["update"]
-            ratio = made["update"] / one
-            millions = made["parameters"] / 1e6
-            row = (f"{name} {preset}", f"{millions:.1f}", way, count, round(made["state"] / 1e6))
-            rows.append((*row, *(round(made[at] / 1e6) for at in ("start", "update")), f"{ratio:.2f}"))
-            found.append({"stage": name, "form": way, "processes": count, **made})
+        for way, count in forms(name, sizes, processes):
+            made = measure(name, sizes, way, count)
+            whole = made["parameters"] <= LARGEST
+            one = one or (made["update"] if whole else BYTES * made["parameters"])
+            row = (f"{name} {sizes}", f"{made['parameters'] / 1e6:.1f}", way, count, round(made["state"] / 1e6))
+            ratio = f"{made['update'] / one:.2f}" + ("" if whole else " of its 16 bytes a parameter")
+            rows.append((*row, *(round(made[at] / 1e6) for at in ("start", "update")), ratio))
+            found.append({"stage": name, "preset": sizes, "form": way, "processes": count, **made})
             click.echo(rows[-1])
     markdown = report.table(HEAD, rows)
     click.echo(markdown)
-    report.save("sharing", markdown, {"preset": preset, "rows": found})
+    report.save("sharing", markdown, {"rows": found})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class WeightNorm(nn.Module):
     weight_g: nn.Parameter
     weight_v: nn.Parameter
     _frozen: Tensor | None = None
+    recomputes: bool = False
+    """Whether the backward pass normalises the weight again. Else the normalised one is kept for it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,16 +48,37 @@ class WeightNorm(nn.Module):
         """
         return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._frozen is None else self._frozen
 
+    def convolve(self, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what a convolution computes with the normalised weight."""
+        weight = self.normalised()
+        if not self.recomputes or self._frozen is not None:
+            return run(weight)
+        weight = weight.to(self._dtype_of_use())  # what autocast would make of it, so that it is what is kept
+        where, dtype = weight.data_ptr(), weight.dtype
+
+        def keep(saved: Tensor) -> Tensor | None:
+            return None if saved.data_ptr() == where else saved
+
+        @torch.no_grad()
+        def kept(saved: Tensor | None) -> Tensor:
+            return self.normalised().to(dtype) if saved is None else saved
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, kept):
+            return run(weight)
+
     @torch.no_grad()
     def freeze(self) -> None:
         """Normalise the weight once, in the precision of its use, for all that follows until `unfreeze`."""
-        device = self.weight_v.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_v.dtype
-        self._frozen = self.normalised().to(dtype)
+        self._frozen = self.normalised().to(self._dtype_of_use())
 
     def unfreeze(self) -> None:
         """Normalise the weight whenever it is used."""
         self._frozen = None
+
+    def _dtype_of_use(self) -> torch.dtype:
+        """Return the precision in which a convolution reads the weight."""
+        device = self.weight_v.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_v.dtype
 
 
 class WeightNormConv1d(WeightNorm, nn.Conv1d):
@@ -63,7 +86,7 @@ class WeightNormConv1d(WeightNorm, nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the normalised weight."""
-        return self._conv_forward(x, self.normalised(), self.bias)
+        return self.convolve(lambda weight: self._conv_forward(x, weight, self.bias))
 
 
 class WeightNormConv2d(WeightNorm, nn.Conv2d):
@@ -71,7 +94,7 @@ class WeightNormConv2d(WeightNorm, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the normalised weight."""
-        return self._conv_forward(x, self.normalised(), self.bias)
+        return self.convolve(lambda weight: self._conv_forward(x, weight, self.bias))
 
 
 class WeightNormConvTranspose1d(WeightNorm, nn.ConvTranspose1d):
@@ -81,7 +104,7 @@ class WeightNormConvTranspose1d(WeightNorm, nn.ConvTranspose1d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve with the normalised weight; `output_size` is ignored."""
-        return F.conv_transpose1d(x, self.normalised(), self.bias, self.stride, self.padding)
+        return self.convolve(lambda weight: F.conv_transpose1d(x, weight, self.bias, self.stride, self.padding))
 
 
 class ChannelNorm(nn.Module):
@@ -95,6 +118,16 @@ class ChannelNorm(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Normalise each frame. (B, C, T)."""
         return F.layer_norm(x_BCT.mT, self.gamma.shape, self.gamma, self.beta).mT
+
+
+def recompute_weights(network: nn.Module) -> None:
+    """Let the backward pass of a network normalise its weights again, instead of keeping them.
+
+    Where each process has a part of the parameters, the normalised weights that a pass keeps would be all of them.
+    """
+    for module in network.modules():
+        if isinstance(module, WeightNorm):
+            module.recomputes = True
 
 
 @contextmanager

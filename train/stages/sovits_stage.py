@@ -31,7 +31,7 @@ from headrace.train.distributed import GradientBuckets, ReductionOptions, Sharde
 from headrace.train.models import losses
 from headrace.train.models.discriminator import MultiPeriodDiscriminator
 from headrace.train.models.fake_quantisation import FakeQuantisation
-from headrace.train.models.layers import frozen, length_mask, slice_segments
+from headrace.train.models.layers import frozen, length_mask, recompute_weights, slice_segments
 from headrace.train.models.sovits import Synthesis, SynthesizerTrn
 from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.precision import Precision, StepResult
@@ -347,6 +347,8 @@ class SovitsStage:
     def allocate(self) -> None:
         """Share out the networks where that was asked for; allocate the optimisers' states, and gradients."""
         if self._reduction.shards:
+            recompute_weights(self.generator)
+            recompute_weights(self.discriminator)
             mesh = make_mesh(self._reduction.form, self._device)
             share = partial(share_network, mesh=mesh, options=self._reduction)
             self._gradients_g = share(self.generator, self.optim_g, methods=("reconstruct",))

@@ -20,6 +20,7 @@ from headrace.train.models.layers import (
     WeightNormConvTranspose1d,
     frozen,
     length_mask,
+    recompute_weights,
     slice_segments,
 )
 from headrace.train.models.quantizer import Codebook, VectorQuantizer
@@ -247,6 +248,31 @@ def test_frozen_weights_are_in_the_precision_of_their_use() -> None:
     with torch.autocast("cpu", torch.bfloat16), frozen(layer):
         assert layer.normalised().dtype == torch.bfloat16
     assert layer.normalised().dtype == torch.float32
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("make", [WeightNormConv1d, WeightNormConvTranspose1d])
+def test_weights_that_are_normalised_again_give_the_same_gradients(
+    make: type[WeightNormConv1d], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x, times = make(4, 6, 3), torch.randn(2, 4, 9, requires_grad=True), list[None]()
+    normalise = torch._weight_norm
+
+    def counted(*given: object) -> Tensor:
+        times.append(None)
+        return normalise(*given)
+
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = layer(x).float().square().sum()
+        return torch.autograd.grad(loss, [x, *layer.parameters()])
+
+    monkeypatch.setattr(torch, "_weight_norm", counted)
+    want, kept = gradients(), len(times)
+    recompute_weights(nn.Sequential(layer))
+    assert all(map(torch.equal, gradients(), want))
+    assert (kept, len(times)) == (1, 3)
 
 
 def test_gates_are_those_of_the_definition() -> None:
