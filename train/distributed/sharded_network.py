@@ -10,18 +10,22 @@ With several copies of the model, each on as many processes, gradients are summe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from headrace.train.distributed.collectives import maximum
 from headrace.train.distributed.gradient_buckets import ReductionOptions
 from headrace.train.distributed.network_parts import NetworkInParts
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor  # here and below: importing it takes every run a second
 
 
 class ShardedNetwork(NetworkInParts):
@@ -82,8 +86,6 @@ class ShardedNetwork(NetworkInParts):
 
     def _divide(self) -> dict[str, nn.Parameter]:
         """Cut the parameters of each block, and then all others."""
-        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-
         dtype = None if self._options.dtype == torch.float32 else self._options.dtype
         policy = MixedPrecisionPolicy(reduce_dtype=dtype, cast_forward_inputs=False)
         inner = [module for module in self.network.modules() if isinstance(module, self._blocks)][::-1]
@@ -102,14 +104,10 @@ class ShardedNetwork(NetworkInParts):
         }
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
-        from torch.distributed.tensor import distribute_tensor
-
         like = self._parameters[name]
         return _local(distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None))
 
     def _gather(self, name: str, part: Tensor) -> Tensor:
-        from torch.distributed.tensor import DTensor
-
         like = self._parameters[name]
         placed = DTensor.from_local(
             part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
@@ -126,4 +124,4 @@ def largest_gathered(network: nn.Module, blocks: tuple[type[nn.Module], ...]) ->
 
 def _local(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor."""
-    return cast("DTensor", tensor.detach()).to_local()
+    return cast(DTensor, tensor.detach()).to_local()
