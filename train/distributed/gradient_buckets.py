@@ -116,20 +116,18 @@ class GradientBuckets:
             loss.backward()
             return
         before = [parameter.grad for parameter in self._parameters]
+        added: list[Tensor | None] = [None] * len(before)  # if the backward pass fails
         for parameter in self._parameters:
             parameter.grad = None
         try:
             loss.backward()
-            pairs = [
-                (old, parameter.grad)
-                for old, parameter in zip(before, self._parameters, strict=True)
-                if old is not None and parameter.grad is not None
-            ]
-            if pairs:
-                torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+            added = [parameter.grad for parameter in self._parameters]
         finally:
-            for old, parameter in zip(before, self._parameters, strict=True):
-                parameter.grad = parameter.grad if old is None else old
+            for parameter, old, new in zip(self._parameters, before, added, strict=True):
+                parameter.grad = new if old is None else old
+        pairs = [(old, new) for old, new in zip(before, added, strict=True) if old is not None and new is not None]
+        if pairs:
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
 
     def expect_last(self) -> None:
         """Tell that the next backward pass is the last one of this update."""

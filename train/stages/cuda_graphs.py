@@ -7,13 +7,18 @@ The first `WARM_UPS` batches of a shape are computed eagerly. They warm up what 
 are chosen or compiled for the shape, workspaces), and are updates like all others: no batch is computed in vain, and
 no random number is drawn for it. Capturing computes nothing. A replay takes its random numbers from where torch's
 generator of the device stands, and moves it on as far as an eager pass does. So results are those of eager passes.
+
+All parts of a pass are captured before the first of them is computed. So a pass that cannot be captured is computed
+eagerly from its beginning, as if nobody had tried.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -34,21 +39,21 @@ Work = Callable[[Any, Any], tuple[Terms, Any]]
 class Pass(Protocol):
     """A pass of one batch, in one part or more. The host does between them what no graph holds."""
 
-    def part(self, work: Work) -> Terms:
-        """Do the next part. The same work follows the same work for all batches of a shape."""
+    def part(self) -> Terms:
+        """Do the next part."""
 
 
 class Passes(Protocol):
     """How the passes of a stage are launched."""
 
-    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
+    def open(self, name: str, inputs: Any, variant: Hashable, *works: Work) -> Pass:
         """Begin a pass.
 
         Args:
-            name: of what is done.
+            name: of what is done: the same works for all inputs of a shape.
             inputs: a dataclass of tensors on the device, of such dataclasses, and of constants.
             variant: of the computation: what is captured is forgotten when it changes.
-            parts: how many there will be.
+            works: of each part.
         """
 
     def clear(self) -> None:
@@ -74,17 +79,28 @@ class CudaGraph:
             beside: shares its memory with this graph: no two are computed at a time, and what one leaves there is read
                 by none that comes after another one.
         """
-        self._graph, self._beside = torch.cuda.CUDAGraph(), beside
+        self._graph = torch.cuda.CUDAGraph()
+        self._pool: Any = beside._pool if beside else torch.cuda.graph_pool_handle()
 
     def capture(self, work: Callable[[], T]) -> T:
         """Record what `work` submits to the device. Other threads may use it meanwhile: they pin batches."""
-        pool = self._beside._graph.pool() if self._beside else None
-        # A capture that fails does not leave the stream that it enters: the outer context does.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
-        ):
-            return work()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random = generator.clone_state()
+        try:
+            # A capture that fails does not leave the stream that it enters: the outer context does.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
+                return work()
+        except RuntimeError:
+            # Up to torch 2.11, a capture that CUDA fails to begin or to end remains underway for the generator, which
+            # then draws nothing, and for the allocator, which then frees nothing.
+            generator.graphsafe_set_state(random)
+            with suppress(RuntimeError):  # where the capture is not underway
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                torch._C._cuda_releasePool(torch.cuda.current_device(), self._pool)
+            raise
 
     def replay(self) -> None:
         """Launch it."""
@@ -94,22 +110,22 @@ class CudaGraph:
 class EagerPass:
     """A pass that is launched kernel by kernel."""
 
-    def __init__(self, inputs: Any) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Any, works: Sequence[Work]) -> None:
+        self._inputs, self._works = inputs, iter(works)
         self._kept: Any = None
 
-    def part(self, work: Work) -> Terms:
+    def part(self) -> Terms:
         """Do the next part."""
-        terms, self._kept = work(self._inputs, self._kept)
+        terms, self._kept = next(self._works)(self._inputs, self._kept)
         return terms
 
 
 class EagerPasses:
     """Launches all passes kernel by kernel."""
 
-    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
+    def open(self, name: str, inputs: Any, variant: Hashable, *works: Work) -> Pass:
         """Begin a pass."""
-        return EagerPass(inputs)
+        return EagerPass(inputs, works)
 
     def clear(self) -> None:
         """Free nothing."""
@@ -134,18 +150,20 @@ class GraphedPasses:
         self._variant: Hashable = None
         self._stopped, self._told = False, False
 
-    def open(self, name: str, inputs: Any, variant: Hashable, parts: int = 1) -> Pass:
-        """Begin a pass: eagerly, by capturing it, or by replaying it."""
+    def open(self, name: str, inputs: Any, variant: Hashable, *works: Work) -> Pass:
+        """Begin a pass: eagerly, or by replaying it, which may have to be captured first."""
         if variant != self._variant:
             self.clear()
             self._variant = variant
         key = name, tuple(map(_described, _leaves(inputs)))
-        if key in self._captured:
-            return _Replay(self._captured[key], inputs)
-        self._seen[key] += 1
-        if self._stopped or self._seen[key] <= WARM_UPS or self._is_full():
-            return EagerPass(inputs)
-        return _Capture(self, key, inputs, parts)
+        if key not in self._captured:
+            self._seen[key] += 1
+            if self._stopped or self._seen[key] <= WARM_UPS or self._is_full():
+                return EagerPass(inputs, works)
+            if (reason := self._try_to_capture(key, inputs, works)) is not None:
+                self._stop(name, reason)
+                return EagerPass(inputs, works)
+        return _Replay(self._captured[key], inputs)
 
     def clear(self) -> None:
         """Forget all graphs, and how often shapes came."""
@@ -153,23 +171,36 @@ class GraphedPasses:
         self._seen.clear()
         self._newest = None
 
-    def capture(self, work: Callable[[], T]) -> tuple[Graph, T]:
-        """Capture some work. Returns its graph, and what it returned."""
-        graph = self._make_graph(self._newest)
-        returned = graph.capture(work)
-        self._newest = graph
-        return graph, returned
+    def _try_to_capture(self, key: Hashable, inputs: Any, works: Sequence[Work]) -> str | None:
+        """Capture the parts of a pass. Returns why that is not possible; None if they are captured.
 
-    def add(self, key: Hashable, captured: _Captured) -> None:
-        """Replay a pass from now on."""
-        self._captured[key] = captured
+        What a failed capture holds is free when this returns: no frame that its error knows refers to the error.
+        """
+        try:
+            self._captured[key] = self._capture(inputs, works)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            return _reason(error)
+        return None
 
-    def stop(self, error: Exception) -> None:
+    def _capture(self, inputs: Any, works: Sequence[Work]) -> _Captured:
+        """Capture the parts of a pass."""
+        static = (torch.empty_like(leaf) if isinstance(leaf, Tensor) else leaf for leaf in _leaves(inputs))
+        captured = _Captured(inputs=_with_leaves(inputs, static), graphs=[], terms=[])
+        captured.load(inputs)
+        kept: Any = None
+        for work in works:
+            graph = self._make_graph(self._newest)
+            terms, kept = graph.capture(partial(_submit, work, captured.inputs, kept))
+            captured.graphs.append(graph)
+            captured.terms.append(terms)
+            self._newest = graph
+        return captured
+
+    def _stop(self, name: str, reason: str) -> None:
         """Launch all passes eagerly from now on."""
         self.clear()
         self._stopped = True
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._log(f"CUDA graphs: off from here on, since a pass could not be captured ({reason[:200]})")
+        self._log(f"CUDA graphs: off from here on, since the pass {name!r} could not be captured ({reason[:200]})")
 
     def _is_full(self) -> bool:
         """Return whether no more graphs are captured, and tell the user once."""
@@ -204,49 +235,28 @@ class _Captured:
 
 
 class _Replay:
-    """A pass that was captured before."""
+    """A pass that is captured."""
 
     def __init__(self, captured: _Captured, inputs: Any) -> None:
         self._captured, self._part = captured, 0
         captured.load(inputs)
 
-    def part(self, work: Work) -> Terms:
+    def part(self) -> Terms:
         """Replay the next part."""
         self._part += 1
         return self._captured.replay(self._part - 1)
 
 
-class _Capture:
-    """A pass that is captured, and replayed at once."""
+def _reason(error: RuntimeError) -> str:
+    """Return why a capture failed: its end fails by what has failed within it."""
+    cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
-    def __init__(self, passes: GraphedPasses, key: Hashable, inputs: Any, parts: int) -> None:
-        self._passes, self._key, self._parts = passes, key, parts
-        self._eager: EagerPass | None = None
-        self._inputs, self._kept = inputs, None
-        static = (torch.empty_like(leaf) if isinstance(leaf, Tensor) else leaf for leaf in _leaves(inputs))
-        self._captured = _Captured(inputs=_with_leaves(inputs, static), graphs=[], terms=[])
-        self._captured.load(inputs)
 
-    def part(self, work: Work) -> Terms:
-        """Capture the next part, and replay it; do it eagerly if it, or one before it, could not be captured."""
-        if self._eager is not None:
-            return self._eager.part(work)
-        try:
-            graph, (terms, self._kept) = self._passes.capture(lambda: self._submit(work))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            self._passes.stop(error)
-            self._kept, self._eager = None, EagerPass(self._inputs)
-            return self._eager.part(work)
-        self._captured.graphs.append(graph)
-        self._captured.terms.append(terms)
-        if len(self._captured.graphs) == self._parts:
-            self._passes.add(self._key, self._captured)
-        return self._captured.replay(len(self._captured.graphs) - 1)
-
-    def _submit(self, work: Work) -> tuple[tuple[list[str], Tensor], Any]:
-        """Submit a part. Returns its terms, in one tensor, and what it keeps."""
-        terms, kept = work(self._captured.inputs, self._kept)
-        return (list(terms), torch.stack(list(terms.values()))), kept
+def _submit(work: Work, inputs: Any, kept: Any) -> tuple[tuple[list[str], Tensor], Any]:
+    """Submit a part of a pass. Returns its terms, in one tensor, and what it keeps."""
+    terms, kept = work(inputs, kept)
+    return (list(terms), torch.stack(list(terms.values()))), kept
 
 
 def _leaves(inputs: Any) -> Iterator[Any]:

@@ -298,7 +298,7 @@ class GptStage:
         parts = []
         for number, inputs in enumerate(passes, 1):
             work = partial(self._work, last=number == len(passes))
-            parts.append(self._passes.open("update", inputs, self.precision.is_half).part(work))
+            parts.append(self._passes.open("update", inputs, self.precision.is_half, work).part())
         self._gradients.finish()
         sums = sum_terms(parts[: len(microbatches)], group=self._reduction.group)
         return over_machines(_means(sums) | self.optimizer_step(sums["predictions"]), self._reduction)

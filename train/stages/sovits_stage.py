@@ -440,7 +440,9 @@ class SovitsStage:
         if self.quantisation is not None:
             return self._update_in_int8(microbatches)
         # With several microbatches each network's update runs the generator again: all outputs together would not fit.
-        both = self._open("update", microbatches[0], parts=2) if len(microbatches) == 1 else None
+        both: Pass | None = None
+        if len(microbatches) == 1 and self._discriminated is None:
+            both = self._open("update", microbatches[0], self._discriminate_and_keep, self._generate)
         if self._discriminated is None:
             self._discriminated = self._update_discriminator(microbatches, both)
         generator = self._update_generator(microbatches, both)
@@ -466,8 +468,8 @@ class SovitsStage:
             loss = self.optim.mel_weight * self._distance_from_teacher(microbatch) * microbatch.utterance_share
             return self._backward({"loss_mel": loss}, self._gradients_g), None
 
-        passes = (self._open("int8", microbatch) for microbatch in microbatches)
-        terms = self._accumulate(passes, len(microbatches), work, self._gradients_g)
+        passes = (self._open("int8", microbatch, work) for microbatch in microbatches)
+        terms = self._accumulate(passes, len(microbatches), self._gradients_g)
         result = self.precision.step(self.optim_g, self.optim.max_grad_norm, sum_of_parts(self._gradients_g))
         self.precision.scaler.update()
         self.updates += 1
@@ -551,9 +553,9 @@ class SovitsStage:
         starts, size = microbatch.random.starts, self.config.segment_frames
         return slice_segments(microbatch.inputs.wave, starts, size).mT.flatten(1)[:, None]
 
-    def _open(self, name: str, microbatch: Microbatch, parts: int = 1) -> Pass:
+    def _open(self, name: str, microbatch: Microbatch, *works: Work) -> Pass:
         """Begin a pass of a microbatch."""
-        return self._passes.open(name, microbatch, self.precision.is_half, parts)
+        return self._passes.open(name, microbatch, self.precision.is_half, *works)
 
     def _update_discriminator(self, microbatches: Sequence[Microbatch], both: Pass | None) -> NetworkUpdate:
         """Update the discriminator.
@@ -561,35 +563,42 @@ class SovitsStage:
         Args:
             both: the pass of the only microbatch, whose other part is the generator's: both use the same speech.
         """
-
-        def work(microbatch: Microbatch, _: None) -> tuple[Terms, GeneratorOutput | None]:
-            output = self._synthesise(microbatch) if both else None
-            fake_B1S = output.synthesis.wave.detach() if output else self._reconstruct(microbatch)
-            loss = self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share
-            return self._backward({"loss_disc": loss}, self._gradients_d), output
-
-        passes = [both] if both else (self._open("discriminator", microbatch) for microbatch in microbatches)
-        terms = self._accumulate(passes, len(microbatches), work, self._gradients_d)
+        each = (self._open("discriminator", microbatch, self._discriminate) for microbatch in microbatches)
+        terms = self._accumulate([both] if both else each, len(microbatches), self._gradients_d)
         sum_parts = sum_of_parts(self._gradients_d)
         return NetworkUpdate(terms, self.precision.step(self.optim_d, self.optim.max_grad_norm, sum_parts))
 
     def _update_generator(self, microbatches: Sequence[Microbatch], both: Pass | None) -> NetworkUpdate:
         """Update the generator, likewise."""
-
-        def work(microbatch: Microbatch, output: GeneratorOutput | None) -> tuple[Terms, None]:
-            losses_of = self._losses(microbatch, output or self._synthesise(microbatch))
-            return self._backward(losses_of, self._gradients_g), None
-
-        passes = [both] if both else (self._open("generator", microbatch) for microbatch in microbatches)
-        terms = self._accumulate(passes, len(microbatches), work, self._gradients_g)
+        each = (self._open("generator", microbatch, self._generate) for microbatch in microbatches)
+        terms = self._accumulate([both] if both else each, len(microbatches), self._gradients_g)
         sum_parts = sum_of_parts(self._gradients_g)
         result = self.precision.step(self.optim_g, self.optim.max_grad_norm, sum_parts)
         if not self.config.freeze_quantizer:  # its codebook is all that is learnt without gradients
             distributed.broadcast_buffers(self.generator.quantizer)
         return NetworkUpdate(terms, result)
 
+    def _discriminate(self, microbatch: Microbatch, _: None) -> tuple[Terms, None]:
+        """Compute the discriminator's gradients from segments that are made for it alone."""
+        return self._discriminator_terms(microbatch, self._reconstruct(microbatch)), None
+
+    def _discriminate_and_keep(self, microbatch: Microbatch, _: None) -> tuple[Terms, GeneratorOutput]:
+        """Compute the discriminator's gradients, and keep the speech for the generator's."""
+        output = self._synthesise(microbatch)
+        return self._discriminator_terms(microbatch, output.synthesis.wave.detach()), output
+
+    def _generate(self, microbatch: Microbatch, output: GeneratorOutput | None) -> tuple[Terms, None]:
+        """Compute the generator's gradients, from speech that is there or is made now."""
+        losses_of = self._losses(microbatch, output or self._synthesise(microbatch))
+        return self._backward(losses_of, self._gradients_g), None
+
+    def _discriminator_terms(self, microbatch: Microbatch, fake_B1S: Tensor) -> Terms:
+        """Add the gradients of the discriminator's loss. Returns it, weighted by the microbatch's share."""
+        loss = self._discriminator_loss(microbatch, fake_B1S) * microbatch.utterance_share
+        return self._backward({"loss_disc": loss}, self._gradients_d)
+
     def _accumulate(
-        self, passes: Iterable[Pass], count: int, work: Work, gradients: GradientBuckets | ShardedNetwork
+        self, passes: Iterable[Pass], count: int, gradients: GradientBuckets | ShardedNetwork
     ) -> list[Terms]:
         """Compute the gradient of all microbatches, summed over ranks. Returns the terms of each.
 
@@ -601,7 +610,7 @@ class SovitsStage:
         for number, of_microbatch in enumerate(passes, 1):
             if number == count:
                 gradients.expect_last()
-            terms.append(of_microbatch.part(work))
+            terms.append(of_microbatch.part())
         gradients.finish()
         return terms
 

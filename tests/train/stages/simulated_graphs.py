@@ -31,14 +31,21 @@ class SimulatedGraph:
         SimulatedGraph.made.append(self)
 
     def capture(self, work: Callable[[], T]) -> T:
-        random = torch.get_rng_state()
-        recorder = _Recorder(self._calls)
+        self.begin()
         try:
-            with recorder:
-                return work()
+            return work()
         finally:
-            recorder.undo()
-            torch.set_rng_state(random)
+            self.end()
+
+    def begin(self) -> None:
+        self._random = torch.get_rng_state()
+        self._recorder = _Recorder(self._calls)
+        self._recorder.__enter__()
+
+    def end(self) -> None:
+        self._recorder.__exit__(None, None, None)
+        self._recorder.undo()
+        torch.set_rng_state(self._random)
 
     @torch.no_grad()
     def replay(self) -> None:
