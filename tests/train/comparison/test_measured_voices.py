@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +93,22 @@ def test_unknown_codes_phones_and_vectors_are_refused(voices: list[MeasuredVoice
     (one,) = utterances(1)
     with pytest.raises(UsageError, match="reads speaker vectors of 6 numbers, and those of the store have 0"):
         check_codes(voice, path, "", [{name: one[name] for name in one if name != "speaker"}])
+
+
+def test_the_loss_of_voices_is_that_of_every_code_and_every_end() -> None:
+    loss, accuracy = fresh_process._predictions(
+        lambda one: np.zeros((len(one["codes"]) + 1, GPT.vocabulary)), GPT, utterances()
+    )
+    assert loss == pytest.approx(math.log(GPT.vocabulary)) and accuracy == 1
+
+
+def test_the_fewest_seconds_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, clock = iter([0.0, 3.0, 10.0, 12.0]), iter([0.0, 5.0, 10.0, 16.0])
+    monkeypatch.setattr(fresh_process, "time", SimpleNamespace(process_time=cpu.__next__, perf_counter=clock.__next__))
+    best: dict[str, np.ndarray] = {}
+    for _ in range(2):
+        fresh_process._keep_best(best, "gpt", 1, [9, 13], lambda: None)
+    assert best["gpt"].tolist() == [[np.inf, 2.0], [np.inf, 5.0]]
 
 
 @pytest.mark.slow

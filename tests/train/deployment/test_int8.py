@@ -101,6 +101,7 @@ def test_the_folder_says_how_it_was_made(quantised: tuple[Path, dict[str, object
     assert isinstance(made, dict)
     assert content["precision"] == "int8" and made["utterances"] == {"calibration": 4, "comparison": 2}
     assert 0 < made["divergence"] < 0.01 and 0 < made["mel_distance"] < made["mel_distance_of_two_utterances"]
+    assert 0.5 < made["same_most_likely_code"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,36 @@ def test_distances_are_those_of_their_definitions() -> None:
         logits[1].log_softmax(0), logits[0].log_softmax(0), log_target=True, reduction="sum"
     )
     assert int8.divergence(logits[0].numpy(), logits[1].numpy()) == pytest.approx(float(expected), rel=1e-5)
+
+
+class Says:
+    """A graph that says noise, four times as loud with every code more."""
+
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+        return [np.float32(self.level * 4.0 ** (len(inputs["codes"]) - 12)) * noise]
+
+
+def test_speech_is_compared_with_that_in_float32_and_with_the_utterance_before() -> None:
+    voice = onnx_files.read_voice(onnx_voices.exported())
+    whole, rounded = (Says(level) for level in (1e-3, 2e-3))
+    found = int8._compare_speech(voice, whole, rounded, utterances(3), lambda _: None)  # type: ignore[arg-type]
+    assert found["mel_distance"] == pytest.approx(np.log(2), rel=1e-3)
+    assert found["mel_distance_of_two_utterances"] == pytest.approx(np.log(4), rel=1e-3)
+
+
+def test_long_utterances_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "MAX_CODES", 5)
+    voice, (one,) = onnx_files.read_voice(onnx_voices.exported()), utterances(1)
+    counts = [0, 0, 1, 2, 3, 4]
+    for count, (prompt, code) in zip(counts, int8._prompts(voice, one), strict=True):
+        assert prompt["codes"].tolist() == one["codes"][:count].tolist() and code == one["codes"][count : count + 1]
+    speech = int8.speech_inputs(voice, one, 0)
+    assert speech["codes"].tolist() == one["codes"][:5].tolist()
+    assert speech["noise"].shape == (SOVITS.inter_channels, 10)
 
 
 def test_as_many_stages_stay_in_float32_whatever_the_sizes() -> None:
@@ -238,6 +269,8 @@ def test_trained_and_calibrated_graphs_have_the_same_whole_weights(
         learned, measured = (_whole_weights(folder / file) for folder in (trained[0], quantised[0]))
         # Calibration rounds the embeddings of relative positions too, keys and values of each stack of layers.
         assert learned >= 10 and measured - learned == (2 * 4 if file == onnx_files.SOVITS else 0)
+        graph = onnx.load(trained[0] / file, load_external_data=False).graph
+        assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
 def _whole_weights(file: Path) -> int:

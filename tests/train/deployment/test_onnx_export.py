@@ -197,7 +197,7 @@ def test_plain_convolutions_leave_the_generator_as_it_is() -> None:
     assert not any(name.endswith("weight_g") for name in plain.state_dict())
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(16, 10), (16, 8), (8, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), [(16, 10), (20, 10), (16, 8), (8, 2), (2, 2), (3, 1)])
 def test_upsampling_by_a_convolution_is_a_transposed_one(kernel: int, stride: int) -> None:
     transposed = torch.nn.ConvTranspose1d(3, 4, kernel, stride, (kernel - stride) // 2)
     x = torch.randn(1, 3, 7)

@@ -196,6 +196,8 @@ def test_a_small_student_resumes_exactly_and_only_with_its_teacher(
     run = tmp_path / "parts"
     saved = json.loads((run / "config.json").read_text())
     assert saved["model"]["teacher"] == str(runs[stage]) and read_config(run).model.teacher == runs[stage]
+    prune_run(run, tmp_path / "pruned", 0.3)
+    assert read_config(tmp_path / "pruned").model.teacher is None
     saved["model"]["teacher_digest"] = "0" * 16
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(RunError, match="is not the teacher that this run was begun with"):
