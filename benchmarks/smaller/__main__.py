@@ -5,9 +5,10 @@
 Speeds are of random weights at v2's sizes, on one thread: sovits says 3 s from 75 codes, gpt makes 75 codes after 40
 phones. In every round each model takes its turn. Times are those of the processor, and the best round counts.
 
-With --train, on a store of real speech: a teacher of preset tiny is trained; then students, with the teacher and
-without it, and a pruned teacher, all for as many steps. They are to tiny what `small` is to v2: the decoder of sovits
-has half the channels, and gpt half the layers. --scale makes all trainings shorter or longer.
+With --train, on a store of real speech: a teacher of preset tiny is trained; then students, without the teacher, with
+its weights alone, and with what it says, and a pruned teacher, all for as many steps. Students are to tiny what `small`
+is to v2: the decoder of sovits has half the channels, and gpt half the layers. --scale makes all trainings shorter or
+longer.
 
 With --quantize, on a trained voice: it is exported in INT8 as it is, and trained for INT8 first, and what both say is
 compared with what it says in float32, on utterances that it was not trained on.
@@ -44,6 +45,8 @@ STEPS = {"gpt": (400, 200), "sovits": (200, 100)}
 """Stage to the steps of the teacher, and of those that begin with it."""
 OPTIONS: dict[str, Any] = {"device": "cpu", "batch_frames": 1500, "grad_accum": 1, "checkpoint_every": 10_000}
 LOSSES = {"gpt": "loss", "sovits": "loss_mel"}
+UNTAUGHT = 1e-9
+"""Weight of a teacher that gives a student its weights, and says nothing to it."""
 SPEED_HEAD = ("stage", "model", "parameters, M", "half precision, MB", "CPU s", "times as fast as v2")
 LOSS_HEAD = ("stage", "model", "parameters, M", "seed", "steps", "validation loss")
 
@@ -128,7 +131,11 @@ def losses(store: Path, folder: Path, stage: str, seeds: int, scale: float) -> l
 
     add("teacher", whole, 0, first, train(store, teacher, stage, first, preset="tiny", **same))
     for seed in range(seeds):
-        for name, given in (("student alone", {}), ("student of the teacher", {"teacher": teacher})):
+        for name, given in (
+            ("student alone", {}),
+            ("student begun with the teacher", {"teacher": teacher, "teacher_weight": UNTAUGHT}),
+            ("student of the teacher", {"teacher": teacher}),
+        ):
             out = folder / f"{stage}-{name.replace(' ', '-')}-{seed}"
             add(name, small, seed, more, train(store, out, stage, more, preset="small", seed=seed, **same, **given))
     for name, layers, measured in (
