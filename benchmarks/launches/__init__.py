@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from headrace.train.models import dropout, prefix_attention
+from headrace.train.models import layers, prefix_attention
 from headrace.train.stages import scaled_adam
 
 CHUNK = 65_536
@@ -100,7 +100,7 @@ def as_on_cuda() -> Iterator[None]:
     What is counted is imported and constructed within it.
     """
     with (
-        mock.patch.object(dropout, "lacks_kernel", lambda _: False),
+        mock.patch.object(layers, "lacks_kernel", lambda _: False),
         mock.patch.object(prefix_attention, "lacks_kernel", lambda _: False),
         mock.patch.object(F, "dropout", _dropout),
         mock.patch.object(F, "scaled_dot_product_attention", _attention),

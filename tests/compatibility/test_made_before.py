@@ -51,8 +51,8 @@ main()
 
 DROP_AS_THEN = """
 from headrace.cli.train import main
-from headrace.train.models import dropout
-dropout.lacks_kernel = lambda _: False
+from headrace.train.models import layers
+layers.lacks_kernel = lambda _: False
 main()
 """
 """`train`, with torch's own dropout on the CPU, which draws other numbers: what the runs were made with."""

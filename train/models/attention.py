@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.train.models.dropout import Dropout
-from headrace.train.models.layers import ChannelNorm
+from headrace.train.models.layers import ChannelNorm, Dropout
 
 WINDOW = 4
 """Frames to either side that have relative position embeddings."""

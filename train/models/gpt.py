@@ -20,8 +20,8 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from headrace.train.models.dropout import Dropout
 from headrace.train.models.gpt_config import GptConfig
+from headrace.train.models.layers import Dropout
 from headrace.train.models.prefix_attention import PrefixAttention
 from headrace.train.models.transformer import Transformer
 

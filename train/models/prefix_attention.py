@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headrace.train.models.dropout import drop, lacks_kernel
+from headrace.train.models.layers import drop, lacks_kernel
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries, keys and values, (B, H, L, D) each, and the dropout of attention weights, to outputs (B, H, L, D)."""

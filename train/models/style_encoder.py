@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headrace.train.models.dropout import Dropout
+from headrace.train.models.layers import Dropout
 
 HEADS = 2
 KERNEL = 5

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from headrace.train.models.dropout import Dropout
+from headrace.train.models.layers import Dropout
 from headrace.train.models.prefix_attention import AttentionFn
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headrace.train.models import dropout
-from headrace.train.models.dropout import Dropout, drop
+from headrace.train.models import layers
+from headrace.train.models.layers import DROPOUT_LEVELS, Dropout, drop
 
 COUNT = 4_000_000
 
@@ -22,8 +22,8 @@ def test_the_share_is_dropped_and_the_mean_stays(share: float) -> None:
     torch.manual_seed(0)
     dropped = drop(torch.ones(COUNT), share)
     none, kept = sorted(set(dropped.tolist()))
-    assert none == 0 and kept == pytest.approx(1 / (1 - share), rel=1 / dropout.LEVELS / (1 - share))
-    deviation, rounded = math.sqrt(share * (1 - share) / COUNT), round(share * dropout.LEVELS) / dropout.LEVELS
+    assert none == 0 and kept == pytest.approx(1 / (1 - share), rel=1 / DROPOUT_LEVELS / (1 - share))
+    deviation, rounded = math.sqrt(share * (1 - share) / COUNT), round(share * DROPOUT_LEVELS) / DROPOUT_LEVELS
     assert float((dropped == 0).float().mean()) == pytest.approx(rounded, abs=4 * deviation)
     assert float(dropped.mean()) == pytest.approx(1, abs=4 * deviation / (1 - share))
     counts = (dropped == 0).float().view(-1, 1000).sum(1)
@@ -95,7 +95,7 @@ def test_a_compiler_is_given_an_operator_that_it_can_fuse() -> None:
 
 
 def test_devices_with_a_kernel_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "lacks_kernel", lambda _: False)
+    monkeypatch.setattr(layers, "lacks_kernel", lambda _: False)
     x = torch.ones(100)
     torch.manual_seed(4)
     found = drop(x, 0.5)
