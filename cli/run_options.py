@@ -329,6 +329,7 @@ PLAN = (
         "dpo",
         "activation_checkpointing",
         "activations_8bit",
+        "cuda_graphs",
         "speeds",
     ),
 )

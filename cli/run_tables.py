@@ -64,6 +64,10 @@ def print_forecast(forecast: dict[str, Any]) -> None:
         table.add_row("teacher", f"{forecast['teacher_gib']:.2f} GiB")
     step = f"{forecast['step_gib']:.2f} GiB more, for the largest batch, in {forecast['precision']}"
     table.add_row("step", step)
+    if graphs := forecast["graphs"]:
+        pool, inputs = (f"{graphs[name] / 2**30:.2f}" for name in ("pool", "inputs"))
+        found = f"{pool} for the largest, {inputs} for inputs of {graphs['passes']} sizes of batches, and gradients"
+        table.add_row("CUDA graphs", f"{graphs['gib']:.2f} GiB more on a GPU: {found}")
     steps = f"{forecast['steps_per_epoch']:,} per epoch, {forecast['step_s']:.3f} s each on {forecast['device']}"
     table.add_row("steps", steps)
     table.add_row(f"{forecast['epochs']} epochs", format_duration(3600 * forecast["hours"]))

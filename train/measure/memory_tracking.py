@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,6 +43,6 @@ def _tensors(of: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested sequences."""
     if isinstance(of, Tensor):
         yield of
-    elif isinstance(of, Iterable) and not isinstance(of, str):
+    elif isinstance(of, Iterable) and not isinstance(of, str | torch.UntypedStorage):
         for one in of:
             yield from _tensors(one)

@@ -259,6 +259,11 @@ def _submit(work: Work, inputs: Any, kept: Any) -> tuple[tuple[list[str], Tensor
     return (list(terms), torch.stack(list(terms.values()))), kept
 
 
+def input_bytes(inputs: Any) -> int:
+    """Return how many bytes a graph keeps of the inputs of a pass."""
+    return sum(leaf.nbytes for leaf in _leaves(inputs) if isinstance(leaf, Tensor))
+
+
 def _leaves(inputs: Any) -> Iterator[Any]:
     """Yield the tensors and constants of a dataclass."""
     for field in fields(inputs):

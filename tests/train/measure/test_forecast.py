@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
 from headrace.cli.train import main
-from headrace.train.measure.forecast import SPARE, MemoryModel, StepMeasurement
+from headrace.train.measure.clusters import CARDS
+from headrace.train.measure.forecast import GIB, SPARE, USABLE, MemoryModel, StepMeasurement
+from headrace.train.measure.graph_memory import GraphMemory
 from headrace.train.measure.memory_tracking import MemoryTracker
 from tests.helpers.training_store import FRAMES, build
 
@@ -41,13 +45,21 @@ def test_memory_is_counted_while_tensors_exist() -> None:
 
 def test_the_memory_model_fits_and_finds_the_largest_batch() -> None:
     sizes = [(1600, 12), (1500, 6), (1580, 3), (1200, 1)]
-    steps = [StepMeasurement(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, seconds=1) for f, u in sizes]
+    steps = [
+        StepMeasurement(frames=f, utterances=u, peak=10**6 + 3000 * f + 40_000 * u, inputs=70 * f + 9 * u, seconds=1)
+        for f, u in sizes
+    ]
     memory_model = MemoryModel.fit(steps)
     assert (memory_model.fixed, memory_model.frame, memory_model.utterance) == pytest.approx((1e6, 3000, 40_000))
     budget = memory_model.max_batch_frames(1e9)
     worst = memory_model.fixed + budget * memory_model.frame + budget / 128 * memory_model.utterance
     assert worst * SPARE == pytest.approx(1e9, rel=1e-4)
     assert memory_model.max_batch_frames(1000) == 0
+    inputs = MemoryModel.fit(steps, "inputs")
+    assert (inputs.frame, inputs.utterance) == pytest.approx((70, 9)) and inputs.fixed < 1e-3
+    graphs = GraphMemory(passes=3, pool=5e6, inputs=1e6, gradients=4e5)
+    beside = memory_model.with_graphs(graphs, inputs)
+    assert (beside.fixed, beside.frame, beside.utterance) == pytest.approx((2.4e6, 6210, 80_027))
 
 
 def planned(store: Path, *words: str) -> dict[str, Any]:
@@ -91,6 +103,29 @@ def test_batches_are_those_of_a_run(corpus: Path) -> None:
     assert padded["steps_per_epoch"] > plain["steps_per_epoch"]
     assert {step["frames"] / step["utterances"] for step in padded["measured"]} == {max(FRAMES)}
     assert planned(corpus, *many, "--grad-accum", "2")["steps_per_epoch"] == -(-plain["steps_per_epoch"] // 2)
+
+
+def test_graphs_are_counted_on_cards(corpus: Path) -> None:
+    gpt = "--stage", "gpt", "--max-utterances", "20", "--fixed-shapes", "2"
+    with_graphs, without = planned(corpus, *gpt), planned(corpus, *gpt, "--no-cuda-graphs")
+    graphs = with_graphs["graphs"]
+    assert graphs["gib"] * 2**30 == pytest.approx(graphs["pool"] + graphs["inputs"] + graphs["gradients"])
+    assert graphs["pool"] >= max(step["peak"] for step in with_graphs["measured"]) * 0.99
+    assert 0.5 < graphs["gradients"] / (4 * sum(with_graphs["parameters"].values())) <= 1
+    assert graphs["passes"] >= 2 and 0 < graphs["inputs"] < graphs["pool"]
+    steps = [StepMeasurement(**step) for step in with_graphs["measured"]]
+    plain = MemoryModel.fit(steps)
+    memory = GraphMemory(**{field.name: graphs[field.name] for field in fields(GraphMemory)})
+    beside = plain.with_graphs(memory, MemoryModel.fit(steps, "inputs"))
+    for card, room in with_graphs["room"].items():
+        size, model = (CARDS[card].gib * GIB, beside) if card in CARDS else (psutil.virtual_memory().total, plain)
+        assert room == model.max_batch_frames(USABLE * size - GIB * with_graphs["state_gib"])
+    assert 0.4 < beside.max_batch_frames(1e12) / plain.max_batch_frames(1e12) < 0.5
+    assert not without["graphs"] and not planned(corpus, "--stage", "gpt")["graphs"]
+    table = CliRunner().invoke(main, ["plan", str(corpus), *gpt, "--preset", "tiny", "--batch-frames", "300"]).stdout
+    assert "GiB more on a GPU" in table and "inputs of" in table
+    refused = CliRunner().invoke(main, ["plan", str(corpus), *gpt, "--preset", "tiny", "--cuda-graphs", "--dpo"])
+    assert refused.exit_code == 2 and "choose one" in refused.stderr
 
 
 def test_the_shares_of_ranks_with_speeds(corpus: Path) -> None:
