@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headrace.train import distributed
 from headrace.train.config import RunConfig
@@ -161,30 +161,40 @@ def named(state: Any) -> Iterator[tuple[str, Tensor]]:
     return replicas.named_tensors(state)
 
 
-def after_steps(form: str, processes: int, steps: int, pieces: int = 1) -> dict[str, Any]:
+def after_steps(form: str, processes: int, steps: int, seed: int | None = None) -> dict[str, Any]:
     """The states of both stages after some updates, as a checkpoint has them.
 
     Args:
-        pieces: of each batch, at least.
+        seed: of changes of the first weights in their last bit, for a single process.
     """
-    of_gpt = decoder_after_steps(processes, steps, pieces, form)
+    of_gpt = decoder_after_steps(processes, steps, form, seed)
     if divides_layers(form):
         return of_gpt
     sovits = speaker(form, STEPS_RATE)
-    sovits.microbatches.splits = max(pieces, sovits.microbatches.splits)
+    shake(sovits.generator, seed)
+    shake(sovits.discriminator, seed)
     with known_noise():
         for _ in range(steps):
             sovits.step(speech(form, processes))
     return {"sovits": sovits.state_dict(), **of_gpt}
 
 
-def decoder_after_steps(processes: int, steps: int, pieces: int, form: str = "dp") -> dict[str, Any]:
+def decoder_after_steps(processes: int, steps: int, form: str = "dp", seed: int | None = None) -> dict[str, Any]:
     """The state of gpt after some updates."""
     gpt = decoder(form)
-    gpt.microbatches.splits = max(pieces, gpt.microbatches.splits)
+    shake(gpt.model, seed)
     for _ in range(steps):
         gpt.step(text(form, processes))
     return {"gpt": gpt.state_dict()}
+
+
+@torch.no_grad()
+def shake(network: nn.Module, seed: int | None) -> None:
+    """Add or subtract what is one bit of a weight at most; nothing without a seed."""
+    if seed is not None:
+        random = torch.Generator().manual_seed(seed)
+        for parameter in network.parameters():
+            parameter.mul_(1 + 2.0**-23 * torch.randint(-1, 2, parameter.shape, generator=random))
 
 
 def config(stage: str, store: Path, out: Path) -> RunConfig:

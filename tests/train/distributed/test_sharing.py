@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,7 @@ CLOSE = 1e-5
 CLOSE_WEIGHTS = 1e-4
 """Relative difference of weights after some updates. AdamW's first steps are as large for gradients that are nothing
 but rounding as for others."""
+SEEDS = 0, 1, 2
 NETWORKS = ("generator", "discriminator", "model")
 
 
@@ -80,18 +81,21 @@ def check_form(out: Path, form: str, world: int, want: dict[str, Any]) -> None:
         assert found["infinite"] == want["infinite"] == {"unchanged": True, "skipped": 1.0, "scale": 32768.0}
 
 
-def check_steps(out: Path, form: str, want: dict[str, Any], rounded: dict[str, Any]) -> None:
+def check_steps(out: Path, form: str, want: dict[str, Any], rounded: Sequence[dict[str, Any]]) -> None:
     """Compare the weights after some updates with those of one process.
 
+    A ReLU whose input is nearly zero passes a gradient or not, by the last bit, and what follows differs.
+
     Args:
-        rounded: the states of one process whose batches are split otherwise, which is all that may differ.
+        rounded: the states of one process whose first weights differ in their last bit.
     """
     found = torch.load(out / f"{form}-0.pt", weights_only=True)["after"]
     for stage, state in found.items():
-        relative, by_rounding = differences(state, want[stage]), differences(rounded[stage], want[stage])
+        relative = differences(state, want[stage])
+        by_rounding = [differences(one[stage], want[stage]) for one in rounded]
         print(form, stage, relative, by_rounding)
         for name in relative.keys() & set(NETWORKS):
-            assert relative[name] < max(CLOSE_WEIGHTS, 3 * by_rounding[name])
+            assert relative[name] < max(CLOSE_WEIGHTS, *[one[name] for one in by_rounding])
 
 
 def check_runs(out: Path, steps: int, stages: tuple[str, ...] = ("sovits", "gpt")) -> None:
@@ -124,7 +128,7 @@ def test_two_processes_share_a_model(tmp_path: Path) -> None:
 def test_a_hundred_steps_end_with_the_same_weights(tmp_path: Path, world: int, forms: list[str]) -> None:
     build(tmp_path / "store")
     run_ranks("tests.train.distributed.shared_models", world, tmp_path, 100, *forms, timeout_s=3000)
-    want, rounded = compute("dp", world, 100), after_steps("dp", world, 100, pieces=PIECES)
+    want, rounded = compute("dp", world, 100), [after_steps("dp", world, 100, seed=seed) for seed in SEEDS]
     for form in forms:
         check_form(tmp_path, form, world, want)
         check_steps(tmp_path, form, want["after"], rounded)
@@ -171,7 +175,7 @@ def test_a_hundred_steps_of_divided_layers_end_with_the_same_weights(
     for form in forms:
         readers = world // parse_form(form.partition("-")[0]).readers_share
         check_form(tmp_path, form, world, compute("dp", readers, 0))
-        want, rounded = (decoder_after_steps(readers, 100, pieces) for pieces in (1, PIECES))
+        want, *rounded = (decoder_after_steps(readers, 100, seed=seed) for seed in (None, *SEEDS))
         check_steps(tmp_path, form, want, rounded)
 
 
