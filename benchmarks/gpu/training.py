@@ -107,20 +107,10 @@ def made_store(bench: Bench) -> Path:
     path = bench.folder / "STORE"
     if not path.exists():
         corpus = write_corpus(bench.folder / "spoken", 12 if bench.small else 1200)
-        words = [
-            sys.executable,
-            "-m",
-            "headrace.featurize",
-            "build",
-            str(corpus),
-            "--out",
-            str(path),
-            "--device",
-            "cpu",
-        ]
-        subprocess.run(
-            [*words, "--features", ",".join((*FEATURES, "mfcc", "content"))], check=True, stdout=subprocess.DEVNULL
-        )
+        features = ",".join((*FEATURES, "mfcc", "content", "semantic"))
+        choices = ["--features", features, "--codes", "64" if bench.small else "1024", "--device", "cpu"]
+        command = [sys.executable, "-m", "headrace.featurize", "build", str(corpus), "--out", str(path), *choices]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return path
 
 
