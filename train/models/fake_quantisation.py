@@ -37,10 +37,14 @@ UINT8, INT8 = (0, 255), (-128, 127)
 """Smallest and largest whole numbers of activations, and of weights, which do not reach -128."""
 
 
-def float32_modules(config: SovitsConfig) -> tuple[str, ...]:
-    """Return the modules of a generator that stay in float32: the last stages of its decoder, and what ends it."""
+def float32_modules(config: SovitsConfig, kept: int = FLOAT32_STAGES) -> tuple[str, ...]:
+    """Return the modules of a generator that stay in float32: the last stages of its decoder, and what ends it.
+
+    Args:
+        kept: number of those stages.
+    """
     stages, blocks = len(config.upsample_rates), len(config.resblock_kernel_sizes)
-    last = range(stages - FLOAT32_STAGES, stages)
+    last = range(max(0, stages - kept), stages)
     residual = [f"dec.resblocks.{stage * blocks + block}" for stage in last for block in range(blocks)]
     return (*(f"dec.ups.{stage}" for stage in last), *residual, "dec.conv_post")
 

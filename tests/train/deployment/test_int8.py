@@ -104,6 +104,29 @@ def test_the_folder_says_how_it_was_made(quantised: tuple[Path, dict[str, object
     assert 0.5 < made["same_most_likely_code"] <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("distances", "stages"), [([0.21], 2), ([0.22, 0.2], 3), ([0.3, 0.22], None)])
+def test_a_stage_more_stays_in_float32_where_speech_differs_too_much(
+    distances: list[float], stages: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, whole = iter(distances), onnx_voices.exported()
+    found = {"mel_distance_of_two_utterances": 2.1}
+    monkeypatch.setattr(int8, "_compare_speech", lambda *_: found | {"mel_distance": next(left)})
+    monkeypatch.setattr(int8, "_quantise_decoder", lambda *_: {})
+    monkeypatch.setattr(int8, "_compare_predictions", lambda *_: {})
+    monkeypatch.setattr(onnx_files, "describe_weights", lambda _: {})
+    if stages is None:
+        with pytest.raises(RunError, match=r"by 0\.220 in log-mel, and at most 0\.210 is"):
+            int8.quantise_voice(whole, tmp_path, utterances(6), lambda _: None)
+        return
+    made = int8.quantise_voice(whole, tmp_path, utterances(6), lambda _: None)["quantisation"]
+    assert made["float32"] == list(float32_modules(SOVITS, stages))
+    graph = onnx.load(tmp_path / onnx_files.SOVITS).graph
+    real = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1}
+    assert any("dec.resblocks.2." in name for name in real) == (stages == 3)
+    assert not list(left)
+
+
 @pytest.mark.parametrize(
     ("limit", "measure", "message"),
     [
