@@ -37,8 +37,7 @@ class DividedLayers(NetworkInParts):
         """
         self._size, self._device = mesh.size(1), device
         super().__init__(network, optimizer, mesh.get_group("shard"))
-        own = [parameter for parameter in network.parameters() if parameter.numel()]
-        self._gradients = GradientBuckets(own, replace(options, readers=mesh.get_group("copy")))
+        self._gradients = GradientBuckets(network.parameters(), replace(options, readers=mesh.get_group("copy")))
 
     def allocate(self) -> None:
         """Allocate the gradients that are summed over copies of the model."""

@@ -139,7 +139,8 @@ class PipelinedDecoder(DividedLayers):
         return len(self._layers) - 1 if name.startswith("ar_predict_layer.") else 0
 
     def _part_gradient(self, name: str, part: nn.Parameter) -> Tensor:
-        return torch.zeros_like(part) if part.grad is None else part.grad
+        assert part.grad is not None, "it is in a bucket"
+        return part.grad
 
     def _cut(self, name: str, whole: Tensor) -> Tensor:
         return whole if self._owner[name] == self.part else whole.new_empty(0)
@@ -249,7 +250,7 @@ def balanced(costs: Sequence[float], stages: int) -> list[int]:
     count = len(costs)
     best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [0])}
     for stage in range(1, stages + 1):
-        for end in range(stage, count - (stages - stage) + 1):
+        for end in range(stage, count + 1):
             found = [
                 (max(best[stage - 1, start][0], sum(costs[start:end])), [*best[stage - 1, start][1], end])
                 for start in range(stage - 1, end)
@@ -308,8 +309,7 @@ def check_stages(layers: int, processes: int, schedule: str, microbatches: int) 
             f"pp:{processes} with the schedule {schedule} makes {stages} stages, and this model has {layers} layers: "
             "give --parallel fewer."
         )
-    least = {"gpipe": 1, "1f1b": processes, "interleaved": processes}[schedule]
-    if microbatches < least or (schedule == "interleaved" and microbatches % processes):
+    if (schedule == "1f1b" and microbatches < processes) or (schedule == "interleaved" and microbatches % processes):
         multiple = "a multiple of " if schedule == "interleaved" else "at least "
         raise UsageError(
             f"The schedule {schedule} sends {multiple}{processes} parts through {processes} processes, and --parallel "
