@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from headrace.store.errors import RunError
 from headrace.train import distributed
@@ -24,6 +25,8 @@ from headrace.train.config import RunConfig
 from headrace.train.data.batch import Batch
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.precision import Precision
+from headrace.train.stages import pipeline
+from headrace.train.stages.gpt_inputs import prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_stage import GptStage
 from headrace.train.stages.teachers import DecoderTeacher
@@ -63,8 +66,11 @@ CASES = {
 
 
 def update(name: str, form: str) -> dict[str, Any]:
-    """Gradients and metrics of an update."""
+    """Gradients and metrics of an update, and how often it passes through layers."""
     gpt = _stage(CASES[name], form)
+    passed: list[object] = []
+    for layer in gpt.model.h.layers:
+        layer.register_forward_pre_hook(lambda *_: passed.append(None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SequenceCorruption, "sample", _corrupted)
         terms = gpt.step(_own_batches(form, bert=CASES[name].bert))
@@ -72,15 +78,44 @@ def update(name: str, form: str) -> dict[str, Any]:
     return {
         "terms": {name: float(value) for name, value in terms.items()},
         "gradients": {f"decoder.{name}": gradient.clone() for name, gradient in gradients.items()},
+        "passed": len(passed),
     }
 
 
-def _stage(case: Case, form: str) -> GptStage:
+def stages_by_other_costs() -> list[int]:
+    """Layers of the first stage, where each process has measured other costs."""
+    costs = [5.0, 1.0, 1.0, 1.0] if distributed.rank() == 0 else [1.0, 1.0, 1.0, 5.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "layer_costs", lambda _: costs)
+        gradients = _stage(CASES["plain"], "pp:2x3")._gradients
+    assert isinstance(gradients, pipeline.PipelinedDecoder)
+    return list(gradients.layers[0])
+
+
+def rounded_on_the_way() -> dict[str, Tensor]:
+    """Gradients of an update that processes which share a model send in bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SequenceCorruption, "sample", _corrupted)
+        gpt = _stage(CASES["plain"], "fsdp", torch.bfloat16)
+        gpt.step(_own_batches("fsdp"))
+    return {f"decoder.{name}": value.clone() for name, value in gradients_of(gpt.model, gpt._gradients).items()}
+
+
+def kept_in_parts() -> bool:
+    """Whether layers that were gathered for a pass are given up after it."""
+    gpt = _stage(CASES["plain"], "fsdp")
+    likelihood, _ = gpt._likelihood(prepare_inputs(_own_batches("fsdp")[0]))
+    likelihood.sum().backward()
+    likelihood, _ = gpt._likelihood(prepare_inputs(_own_batches("fsdp")[0]))
+    return all(isinstance(parameter, DTensor) for parameter in gpt.model.h.layers.parameters())
+
+
+def _stage(case: Case, form: str, dtype: torch.dtype = torch.float32) -> GptStage:
     torch.manual_seed(5)
     network = Text2SemanticDecoder(replace(DECODER, layers=3)).eval().requires_grad_(False)
     teacher = DecoderTeacher(network) if case.teacher else None
     optim = replace(GPT_OPTIM, **dict.fromkeys(case.optim, True))
-    gpt = gpt_stage(DECODER, optim, bert=case.bert, reduction=options_of(form), teacher=teacher)
+    gpt = gpt_stage(DECODER, optim, bert=case.bert, reduction=replace(options_of(form), dtype=dtype), teacher=teacher)
     gpt.precision = Precision(case.precision, "simulated", CPU)
     gpt.precision.scaler = torch.amp.GradScaler("cpu", FP16_SCALE, enabled=case.precision == "fp16")
     gpt.allocate()
@@ -159,6 +194,7 @@ def main(out: Path) -> None:
         loop.start(config(out, "tp-run", parallel="tp:2", teacher=out / "first", **OF_TP), Silent())
         loop.start(config(out, "pp-run", parallel="pp:2x3"), Silent())
         found["random"] = turned(out)
+        found |= {"stage": stages_by_other_costs(), "rounded": rounded_on_the_way(), "in parts": kept_in_parts()}
         found["message"] = out_of_memory("pp:2x3")
         torch.save(found, out / f"{distributed.rank()}.pt")
 

@@ -195,6 +195,7 @@ def test_forms() -> None:
     assert parse_form("tp:2").sizes(8) == parse_form("pp:2x3").sizes(8) == (4, 2)
     assert (parse_form("pp:2x3").microbatches, parse_form("pp:3").microbatches) == (3, 6)
     assert [parse_form(text).readers_share for text in ("dp", "fsdp", "hsdp:2x4", "tp:2", "pp:4x8")] == [1, 1, 1, 2, 4]
+    assert [parse_form(text).noise_share for text in ("dp", "fsdp", "hsdp:2x4", "tp:2", "pp:4x8")] == [1, 1, 1, 2, 1]
     for text in (
         "",
         "ddp",
@@ -244,6 +245,8 @@ def test_what_cannot_be_divided_is_refused() -> None:
     check_divides(SMALL_GPT, 2)
     with pytest.raises(UsageError, match="this model has 2 attention heads"):
         check_divides(SMALL_GPT, 4)
+    with pytest.raises(UsageError, match="this model has 63 hidden channels"):
+        check_divides(replace(SMALL_GPT, feed_forward_channels=63), 2)
     with pytest.raises(UsageError, match="makes 4 stages, and this model has 2 layers"):
         check_stages(2, 2, "interleaved", 4)
     with pytest.raises(UsageError, match=r"--parallel says 3: give pp:4x8"):

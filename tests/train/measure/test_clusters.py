@@ -49,10 +49,12 @@ def test_forms_are_those_that_differ() -> None:
     assert forms_for(TWO, DECODER) == ["dp", "fsdp", "hsdp:2x8", "tp:8", "pp:8x16"]
     assert forms_for(H100, replace(DECODER, heads=12)) == ["dp", "fsdp", "pp:8x16"]
     assert forms_for(H100, replace(DECODER, layers=7)) == ["dp", "fsdp", "tp:8"]
+    assert forms_for(H100, replace(DECODER, layers=8)) == ["dp", "fsdp", "tp:8", "pp:8x16"]
 
 
 def test_an_update_takes_what_its_operations_or_its_launches_take() -> None:
     assert seconds(WORK, H100, "dp")["compute_s"] == pytest.approx(35e12 / (0.35 * 989e12))
+    assert seconds(replace(WORK, half=False), H100, "dp")["compute_s"] == pytest.approx(35e12 / (0.35 * 494e12))
     launched = UpdateWork(flop=1e9, kernels=20_000, batches=1, parameters=1, gathered=1, half=True)
     assert seconds(launched, H100, "dp")["compute_s"] == pytest.approx(0.1)
 
@@ -64,6 +66,7 @@ def test_bytes_over_links() -> None:
     assert seconds(WORK, H100, "fsdp")["sent_s"] == pytest.approx(2 * 7 / 8 * 12e9 / inside)
     assert seconds(WORK, TWO, "dp")["sent_s"] == pytest.approx(15 / 16 * 8e9 / between)
     assert seconds(WORK, TWO, "fsdp")["sent_s"] == pytest.approx(2 * 15 / 16 * 12e9 / between)
+    assert seconds(WORK, TWO, "dp", gbit=1e5)["sent_s"] == pytest.approx(15 / 16 * 8e9 / inside)
     within = 2 * 7 / 8 * 12e9 / inside
     assert seconds(WORK, TWO, "hsdp:2x8")["sent_s"] == pytest.approx(within + 4e9 / 8 / (between / 8))
     assert seconds(WORK, Cluster(1, 1, "H100"), "dp")["sent_s"] == 0
@@ -76,6 +79,8 @@ def test_dividing_layers_sends_hidden_states() -> None:
     layers, others = 2 * 4 * 24 * 7 / 8 * 2 * 1e8 / inside, 7 / 8 * 4e8 / inside
     assert by_tensors["sent_s"] == pytest.approx(layers + others)
     assert by_tensors["update_s"] == pytest.approx(by_tensors["compute_s"] + by_tensors["sent_s"])
+    half_of_them = 2 * 4 * 24 * 3 / 4 * 2 * 1e8 / inside + 3 / 4 * 4e8 / inside
+    assert seconds(DIVIDED, H100, "tp:4")["sent_s"] == pytest.approx(half_of_them + 4e9 / 4 / (0.7 * 12.5e9 / 8))
     by_stages = seconds(DIVIDED, H100, "pp:8x16")
     assert by_stages["update_s"] == by_stages["compute_s"] == pytest.approx(compute / 8 * (1 + 7 / 16))
     assert by_stages["sent_s"] == pytest.approx(2 * 2 * 1e8 / inside)
@@ -101,6 +106,12 @@ def test_what_is_sent_hides_under_what_is_computed() -> None:
     assert found["update_s"] == found["compute_s"] > found["sent_s"]
     slow = seconds(WORK, TWO, "dp", gbit=10)
     assert slow["update_s"] == pytest.approx(slow["sent_s"] + slow["compute_s"] / 3)
+    gathers = seconds(WORK, TWO, "fsdp", gbit=10)
+    assert gathers["update_s"] == gathers["sent_s"] > gathers["compute_s"]
+    wide = seconds(replace(DIVIDED, decoder=replace(DECODER, hidden_bytes=1e12)), H100, "pp:8x16")
+    assert wide["update_s"] == wide["sent_s"] > wide["compute_s"]
+    copies, of_copies = seconds(DIVIDED, TWO, "pp:8x16", gbit=10), 4e9 / 8 / (0.7 * 1.25e9 / 8)
+    assert copies["update_s"] == pytest.approx(of_copies + copies["compute_s"] / 3)
 
 
 def test_the_fastest_is_one_that_fits() -> None:
