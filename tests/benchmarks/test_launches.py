@@ -40,17 +40,16 @@ def as_on_cuda() -> Iterator[None]:
 
 
 def gpt(precision: str = "fp32", layers: int = 2) -> Stage:
-    return of_precision(gpt_stage(replace(SMALL_GPT, layers=layers), replace(GPT_OPTIM, grad_accum=4)), precision)
+    return gpt_stage(replace(SMALL_GPT, layers=layers), replace(GPT_OPTIM, grad_accum=4), as_asked(precision))
 
 
 def sovits(precision: str = "fp32") -> Stage:
-    return of_precision(sovits_stage(), precision)
+    return sovits_stage(precision=as_asked(precision))
 
 
-def of_precision(stage: Stage, name: str) -> Stage:
-    """Let a stage train in a precision, fp16 too, which no CPU is given otherwise."""
-    stage.precision = Precision(name, "as asked", CPU)
-    return stage
+def as_asked(name: str) -> Precision:
+    """Return a precision, fp16 too, which no CPU is given otherwise."""
+    return Precision(name, "as asked", CPU)
 
 
 def batches(stage: Stage) -> list[Batch]:

@@ -22,13 +22,14 @@ GPT_OPTIM = GptOptimConfig(schedule="warmup_cosine", warmup_steps=10, total_step
 def gpt_stage(
     config: GptConfig = SMALL_GPT,
     optim: GptOptimConfig = GPT_OPTIM,
-    precision: str = "fp32",
+    precision: str | Precision = "fp32",
     bert: bool = False,
     **more: Any,
 ) -> GptStage:
-    """Return a stage whose weights are always the same."""
+    """Return a stage whose weights are always the same, in a precision that is named or given."""
     torch.manual_seed(1)
-    return GptStage(config, precision=Precision.choose(precision, CPU), device=CPU, optim=optim, bert=bert, **more)
+    chosen = Precision.choose(precision, CPU) if isinstance(precision, str) else precision
+    return GptStage(config, precision=chosen, device=CPU, optim=optim, bert=bert, **more)
 
 
 def text_batch(codes_n: list[int], seed: int = 0, bert: bool = False) -> Batch:

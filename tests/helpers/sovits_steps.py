@@ -23,14 +23,17 @@ SMALL_SOVITS = replace(tiny(), periods=(2, 3), codebook_size=8, segment_frames=8
 
 
 def sovits_stage(
-    config: SovitsConfig = SMALL_SOVITS, optim: SovitsOptimConfig | None = None, precision: str = "fp32", **more: Any
+    config: SovitsConfig = SMALL_SOVITS,
+    optim: SovitsOptimConfig | None = None,
+    precision: str | Precision = "fp32",
+    **more: Any,
 ) -> SovitsStage:
-    """Return a stage whose weights are always the same."""
+    """Return a stage whose weights are always the same, in a precision that is named or given."""
     torch.manual_seed(1)
     return SovitsStage(
         config,
         Spectral(SpectralRecipe()),
-        precision=Precision.choose(precision, CPU),
+        precision=Precision.choose(precision, CPU) if isinstance(precision, str) else precision,
         device=CPU,
         optim=optim or SovitsOptimConfig(learning_rate=1e-3),
         **more,

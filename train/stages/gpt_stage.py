@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from headrace.featurize.features.codebooks import codebook_of
-from headrace.store.advice import command
-from headrace.store.errors import UsageError
 from headrace.store.reader import Store
-from headrace.train.checkpoints import initial_weights
 from headrace.train.checkpoints.load_weights import keep_first_symbols, load_strict
-from headrace.train.checkpoints.origin import K_MEANS, UNKNOWN, Origin
+from headrace.train.checkpoints.origin import UNKNOWN, Origin
 from headrace.train.config import RunConfig
 from headrace.train.config_sections import ModelConfig
 from headrace.train.data.batch import Batch
@@ -30,31 +27,16 @@ from headrace.train.models.fake_quantisation import FakeQuantisation
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.gpt_config import GptConfig
 from headrace.train.precision import Precision
-from headrace.train.stages import gpt_features, gpt_losses, store_features
+from headrace.train.stages import gpt_features, gpt_losses, store_features, updates
 from headrace.train.stages.cuda_graphs import EagerPasses, Passes, Terms
 from headrace.train.stages.gpt_inputs import GptInputs, prepare_inputs
 from headrace.train.stages.gpt_losses import SequenceCorruption
 from headrace.train.stages.gpt_optimizer import GptOptimConfig
 from headrace.train.stages.microbatch import MicrobatchRunner, copied
 from headrace.train.stages.pipeline import PipelinedDecoder, StageCompute
+from headrace.train.stages.pretrained import StoreCodes, load_decoder
 from headrace.train.stages.teachers import DecoderTeacher
 from headrace.train.stages.tensor_parallel import TensorParallelDecoder
-from headrace.train.stages.updates import (
-    allocate_state,
-    average_over_machines,
-    evaluating,
-    gradient_norm,
-    idle_passes,
-    over_machines,
-    ranges_of,
-    reduction_options,
-    share_network,
-    state_of,
-    sum_of_parts,
-    sum_terms,
-    tell_optimizer,
-    whole_network,
-)
 
 DecoderGradients = GradientBuckets | ShardedNetwork | TensorParallelDecoder | PipelinedDecoder
 
@@ -130,7 +112,7 @@ class GptStage:
             codebook=codebook_of(store.features),
             origin=Origin.of_store(store, ("semantic",)) if "semantic" in store.features else UNKNOWN,
             store=store.path,
-            reduction=reduction_options(config, device),
+            reduction=updates.reduction_options(config, device),
             teacher=DecoderTeacher.load(config.model, sizes, device),
         )
         if config.model.quantize:
@@ -152,37 +134,14 @@ class GptStage:
             RunError: it cannot be read, or holds the weights of another model.
             UsageError: it was trained on codes of another codebook.
         """
-        if not config.source:
-            return []
-        initial = initial_weights.read(config.source, "model", config.at)
-        if config.init:
-            messages = [f"init: {line}" for line in initial_weights.initialise(self.model, initial)]
-        else:
-            messages = [f"teacher: {line}" for line in initial_weights.initialise_student(self.model, initial)]
-        trained_on = initial.codebooks
-        if trained_on and self.codebook and self.codebook not in trained_on:
-            raise UsageError(
-                f"{initial.source} was trained on codes of another codebook ({' '.join(trained_on)}) than those of the "
-                f"store ({self.codebook}): make the codes by the model that it speaks with, by "
-                f"{command('featurize drop', self._store, 'semantic')} and "
-                f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or begin without --init."
-            )
-        if not trained_on and self._origin.codes.startswith(K_MEANS) and not config.mixed_origins:
-            raise UsageError(
-                f"{initial.source} does not say which codes it was trained on, as published weights do not, and those "
-                f"of {self._store} are {self._origin}: one does not mean the other. Make the codes by the SoVITS "
-                f"weights that belong to it, by {command('featurize drop', self._store, 'semantic')} and "
-                f"{command('featurize add', self._store, 'semantic')} --sovits FILE, or give --mixed-origins."
-            )
-        if not (trained_on and self.codebook):
-            messages.append(f"it is not known whether {initial.source} was trained on codes of the store's codebook")
-        return messages
+        codes = StoreCodes(store=self._store, codebook=self.codebook, origin=self._origin)
+        return load_decoder(self.model, config, codes)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Calibrate the ranges of activations on batches, which are on the stage's device."""
         assert self.quantisation is not None, "it is trained for INT8"
-        with self.quantisation.calibrating(), self.precision.float32(), evaluating(self.model):
+        with self.quantisation.calibrating(), self.precision.float32(), updates.evaluating(self.model):
             for batch in batches:
                 self._logits(self.model, prepare_inputs(batch))
 
@@ -221,7 +180,7 @@ class GptStage:
         Args:
             batch: on the stage's device.
         """
-        with evaluating(self.model):
+        with updates.evaluating(self.model):
             _, sums = self._likelihood(prepare_inputs(batch))
         return _means(sums)
 
@@ -231,7 +190,7 @@ class GptStage:
         Args:
             batch: on the stage's device.
         """
-        with evaluating(self.model):
+        with updates.evaluating(self.model):
             likelihood_B, sums = self._likelihood(prepare_inputs(batch))
         return -likelihood_B.sum() / sums["predictions"]
 
@@ -241,15 +200,15 @@ class GptStage:
         Args:
             batch: on the stage's device.
         """
-        with self.precision.float32(), evaluating(self.model):
+        with self.precision.float32(), updates.evaluating(self.model):
             likelihood_B, _ = self._likelihood(prepare_inputs(batch))
-            return (gradient_norm(likelihood_B.sum(), self.model),)
+            return (updates.gradient_norm(likelihood_B.sum(), self.model),)
 
     def allocate(self) -> None:
         """Share out the model where that was asked for. Allocate the optimiser's state, and gradients."""
         if self._reduction.shards:
             self._share()
-        allocate_state(self.optimizer)
+        updates.allocate_state(self.optimizer)
         self._gradients.allocate()
 
     def capture_passes(self, passes: Passes) -> None:
@@ -262,7 +221,7 @@ class GptStage:
         """Share out the model over processes, in the form that was asked for."""
         mesh, options, device = make_mesh(self._reduction.form, self._device), self._reduction, self._device
         if options.form.kind == "fsdp":
-            self._gradients = share_network(self.model, self.optimizer, mesh, options)
+            self._gradients = updates.share_network(self.model, self.optimizer, mesh, options)
             return
         if options.form.kind == "tp":
             self._gradients = TensorParallelDecoder(
@@ -279,7 +238,7 @@ class GptStage:
             self._gradients = PipelinedDecoder(
                 self.model, self.optimizer, mesh=mesh, options=options, device=device, compute=compute
             )
-        tell_optimizer(self.optimizer, self._gradients)
+        updates.tell_optimizer(self.optimizer, self._gradients)
 
     def end_epoch(self) -> None:
         """Count the epoch. Learning rates depend only on updates."""
@@ -292,28 +251,20 @@ class GptStage:
 
     def update(self, microbatches: Sequence[GptInputs]) -> dict[str, Tensor]:
         """Do what `step` does, with prepared inputs."""
-        self._gradients.begin()
-        idle = idle_passes(self._gradients, len(microbatches))
-        passes = [*microbatches, *[replace(microbatches[0], idle=True)] * idle]
-        parts = []
-        for number, inputs in enumerate(passes, 1):
-            work = partial(self._work, last=number == len(passes))
-            parts.append(self._passes.open("update", inputs, self.precision.is_half, work).part())
-        self._gradients.finish()
-        sums = sum_terms(parts[: len(microbatches)], group=self._reduction.group)
-        return over_machines(_means(sums) | self.optimizer_step(sums["predictions"]), self._reduction)
+        idle = updates.idle_passes(self._gradients, len(microbatches))
+        together = [*microbatches, *[replace(microbatches[0], idle=True)] * idle]
+        passes = (self._passes.open("update", inputs, self.precision.is_half, self._work) for inputs in together)
+        terms = updates.accumulate(passes, len(together), self._gradients)
+        sums = updates.sum_terms(terms[: len(microbatches)], group=self._reduction.group)
+        return updates.over_machines(_means(sums) | self.optimizer_step(sums["predictions"]), self._reduction)
 
-    def _work(self, inputs: GptInputs, _: None, *, last: bool) -> tuple[Terms, None]:
+    def _work(self, inputs: GptInputs, _: None) -> tuple[Terms, None]:
         """Do what `backward` does, and keep nothing."""
-        return self.backward(inputs, self._corruption(inputs), last=last), None
+        return self.backward(inputs, self._corruption(inputs)), None
 
-    def backward(
-        self, inputs: GptInputs, corruption: SequenceCorruption | None = None, *, last: bool = False
-    ) -> dict[str, Tensor]:
+    def backward(self, inputs: GptInputs, corruption: SequenceCorruption | None = None) -> dict[str, Tensor]:
         """Accumulate the gradient of the sum over a batch's predictions, so that each prediction has the same weight.
 
-        Args:
-            last: whether no other batch of the update follows.
         Returns:
             0-d sums: loss, predictions, correct, codes, with a teacher loss_teacher, and with corrupted sequences
             loss_dpo and sequences.
@@ -337,8 +288,6 @@ class GptStage:
             sums["sequences"] = preference.new_full((), len(chosen_B))
         if inputs.idle:
             loss = loss * 0
-        if last:
-            self._gradients.expect_last()
         self._gradients.backward(self.precision.scaler.scale(loss))
         return sums
 
@@ -347,21 +296,21 @@ class GptStage:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         limit = self.optim.max_grad_norm and self.optim.max_grad_norm * predictions
-        norm, skipped, exploded = self.precision.step(self.optimizer, limit, sum_of_parts(self._gradients))
+        norm, skipped, exploded = self.precision.step(self.optimizer, limit, updates.sum_of_parts(self._gradients))
         self.precision.scaler.update()
         self.updates += 1
         return {"grad_norm": norm / predictions, "skipped": skipped.float(), "exploded": exploded.float()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to resume."""
-        weights, optimizer = state_of(self.model, self.optimizer, self._gradients)
+        weights, optimizer = updates.state_of(self.model, self.optimizer, self._gradients)
         return {
             "epoch": self.epoch,
             "updates": self.updates,
             "model": weights,
             "optimizer": optimizer,
             "precision": self.precision.state_dict(),
-            **ranges_of(self.quantisation),
+            **updates.ranges_of(self.quantisation),
         }
 
     def held_state(self) -> tuple[int, dict[str, Any]]:
@@ -373,13 +322,13 @@ class GptStage:
     def average(self) -> None:
         """Average what machines have learned by themselves; nothing where all make one update."""
         if self._reduction.machines is not None:
-            average_over_machines(self.state_dict(), self.precision, self._reduction)
+            updates.average_over_machines(self.state_dict(), self.precision, self._reduction)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Have all weights on each rank for the duration of this context: what is computed in it needs no other."""
         own = self.model
-        with whole_network(self.model, self._gradients) as self.model:
+        with updates.whole_network(self.model, self._gradients) as self.model:
             try:
                 yield
             finally:

@@ -91,6 +91,9 @@ class PipelinedDecoder(DividedLayers):
             return {name: torch.zeros((), device=self._device) for name in SUMS}
         return {name: torch.stack([of_part[name] for of_part in self._compute.sums]).sum() for name in SUMS}
 
+    def expect_last(self) -> None:
+        """Do nothing: gradients are summed over copies of the model in `finish`."""
+
     def _stages(self) -> range:
         """Return the stages of this process."""
         return range(self.part, len(self._layers), self._size)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from headrace.featurize.features import codebooks, learned_state
-from headrace.featurize.spectral.dsp import SpectralRecipe
-from headrace.store.errors import StoreError, UsageError
+from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
+from headrace.store.errors import RecipeMismatch, StoreError, UsageError
 from headrace.store.reader import Store
 from headrace.train.config import RunConfig
 from headrace.train.data.training_data import Requirements
@@ -135,6 +135,21 @@ def _continues_content(config: RunConfig, store: Store) -> bool:
     model = config.model
     codes_are_theirs = codebooks.codebook_of(store.features) in model.init_codebooks.split()
     return model.init_reads in ("content", "mfcc") and not codes_are_theirs
+
+
+def check_recipe(config: SovitsConfig, spectral: Spectral) -> None:
+    """Check that spectra have the model's hop and number of bins.
+
+    Raises:
+        RecipeMismatch: they have not.
+    """
+    recipe = spectral.recipe
+    given, expected = (recipe.hop, recipe.n_fft // 2 + 1), (config.hop, config.spec_bins)
+    if given != expected:
+        raise RecipeMismatch(
+            f"The store's spectra have hop {given[0]} and {given[1]} bins, the model expects hop {expected[0]} and "
+            f"{expected[1]} bins: build the store with the preset of the model."
+        )
 
 
 def check_channels(sizes: SovitsConfig, store: Store, content: str) -> None:

@@ -50,6 +50,17 @@ class RandomInputs:
     """(B,) int64, first frame of each segment."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatch:
+    """Utterances that are computed together, and their weight in an update, since losses are means."""
+
+    inputs: SovitsInputs
+    random: RandomInputs
+    utterance_share: Tensor | float = 1.0
+    frame_share: Tensor | float = 1.0
+    """Share of the update's utterances and frames, over all microbatches and ranks: () float32."""
+
+
 def prepare_inputs(batch: Batch, spectral: Spectral, config: SovitsConfig) -> SovitsInputs:
     """Compute spectrogram and, if it comes from MFCC, content on the batch's device, and pad all features.
 
@@ -89,6 +100,29 @@ def draw_random_inputs(
     noise = torch.randn(B, config.inter_channels, T, device=device, generator=generator)
     start_count = (inputs.frames - config.segment_frames + 1).clamp(min=1)
     return RandomInputs(noise=noise, starts=(torch.rand(B, device=device, generator=generator) * start_count).long())
+
+
+def draw_microbatch(batch: Batch, spectral: Spectral, config: SovitsConfig, totals: Tensor) -> Microbatch:
+    """Prepare the inputs of a batch, given the update's numbers of utterances and frames, and draw random ones.
+
+    Args:
+        batch: on the device.
+        totals: (2,) float32, there too.
+    """
+    inputs = prepare_inputs(batch, spectral, config)
+    return Microbatch(
+        inputs=inputs,
+        random=draw_random_inputs(inputs, config),
+        utterance_share=len(batch) / totals[0],
+        frame_share=batch.frames.sum() / totals[1],
+    )
+
+
+def fixed_microbatch(batch: Batch, spectral: Spectral, config: SovitsConfig) -> Microbatch:
+    """Prepare the inputs of a batch, with noise and segments that are always the same."""
+    inputs = prepare_inputs(batch, spectral, config)
+    fixed_seed = torch.Generator(inputs.spec.device).manual_seed(0)
+    return Microbatch(inputs=inputs, random=draw_random_inputs(inputs, config, fixed_seed))
 
 
 def _content(batch: Batch, size: int, config: SovitsConfig) -> Tensor:

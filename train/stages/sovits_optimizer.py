@@ -62,6 +62,22 @@ class SovitsOptimConfig:
         warm = min(1.0, (update + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.learning_rate * self.decay_per_epoch**epoch * warm
 
+    def set_rates(
+        self, optim_g: torch.optim.Optimizer, optim_d: torch.optim.Optimizer, epoch: int, update: int
+    ) -> None:
+        """Set the learning rates of an update.
+
+        Args:
+            optim_g: of the generator, with the groups of `parameter_groups`.
+            optim_d: of the discriminator.
+        """
+        rate = self.rate(epoch, update)
+        fast, *slow = optim_g.param_groups
+        for group in (fast, *optim_d.param_groups):
+            group["lr"] = rate
+        for group in slow:
+            group["lr"] = rate * self.text_rate_factor
+
     def adamw(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
         """Construct the optimiser of these parameter groups."""
         return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)

@@ -40,7 +40,6 @@ class Stage(Protocol):
     Class methods tell what it needs of a store, and construct it for one.
     """
 
-    precision: Precision
     microbatches: MicrobatchRunner
     features: tuple[str, ...]
     """Names of the features that it reads from a store."""
@@ -64,6 +63,10 @@ class Stage(Protocol):
         Raises:
             RecipeMismatch, UsageError: the model cannot read the store's features.
         """
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in, and its loss scale."""
 
     @property
     def tracked_metrics(self) -> tuple[str, ...]:

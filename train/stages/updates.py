@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,21 @@ from headrace.train.models.blocks import BLOCKS
 from headrace.train.models.fake_quantisation import FakeQuantisation
 from headrace.train.parallel_form import parse_form
 from headrace.train.precision import DTYPES, Precision
+from headrace.train.stages.cuda_graphs import Pass, Terms
 from headrace.train.stages.scaled_adam import ScaledAdam
+
+
+class Gradients(Protocol):
+    """The gradients of a network in training, as `GradientBuckets` and networks in parts have them."""
+
+    def begin(self) -> None:
+        """Clear them for an update."""
+
+    def expect_last(self) -> None:
+        """Tell that the next backward pass is the last one of this update."""
+
+    def finish(self) -> None:
+        """Replace each by its sum over ranks."""
 
 
 def reduction_options(config: RunConfig, device: torch.device) -> ReductionOptions:
@@ -104,6 +118,22 @@ def sum_of_parts(gradients: GradientBuckets | NetworkInParts) -> Callable[[Tenso
 def idle_passes(gradients: GradientBuckets | NetworkInParts, passes: int) -> int:
     """Return how many passes this rank has to make beside its own, so that all ranks that share make as many."""
     return gradients.idle_passes(passes) if isinstance(gradients, NetworkInParts) else 0
+
+
+def accumulate(passes: Iterable[Pass], count: int, gradients: Gradients) -> list[Terms]:
+    """Compute the gradient of the passes of an update, summed over ranks. Returns the terms of each.
+
+    Args:
+        passes: as many as `count`. The next part of each adds its gradients.
+    """
+    gradients.begin()
+    terms = []
+    for number, of_microbatch in enumerate(passes, 1):
+        if number == count:
+            gradients.expect_last()
+        terms.append(of_microbatch.part())
+    gradients.finish()
+    return terms
 
 
 def sum_terms(

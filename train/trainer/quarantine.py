@@ -25,7 +25,9 @@ MAX_NAMED = 8
 class Validatable(Protocol):
     """The part of a stage that the quarantine uses."""
 
-    precision: Precision
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean losses of a batch on the device."""

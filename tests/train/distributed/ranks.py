@@ -28,7 +28,7 @@ from headrace.train.distributed import ReductionOptions, gradient_buckets
 from headrace.train.distributed.replicas import checksums, named_tensors
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.gpt_stage import GptStage
-from headrace.train.stages.sovits_inputs import RandomInputs
+from headrace.train.stages.sovits_inputs import RandomInputs, prepare_inputs
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
 from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.trainer import loop
@@ -117,8 +117,8 @@ def gradients(*, overlap: bool = True, short_of_memory: bool = False, batches_of
     fails = short_of_memory and rank == world - 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradient_buckets, "BUCKET_BYTES", BUCKET_BYTES)
-        patch.setattr("headrace.train.stages.sovits_stage.draw_random_inputs", lambda inputs, _: drawn(inputs))
-        patch.setattr("headrace.train.stages.sovits_stage.prepare_inputs", numbered)
+        patch.setattr("headrace.train.stages.sovits_inputs.draw_random_inputs", lambda inputs, _: drawn(inputs))
+        patch.setattr("headrace.train.stages.sovits_inputs.prepare_inputs", numbered)
         with out_of_memory(first_used(sovits)) as generator, out_of_memory(first_used(gpt)) as decoder:
             if not fails:
                 generator.append(0), decoder.append(0)
@@ -147,8 +147,6 @@ def first_used(stage: SovitsStage | GptStage) -> nn.Parameter:
 
 def numbered(batch: Batch, *rest: Any) -> Any:
     """The inputs of a batch, that know whose they are."""
-    from headrace.train.stages.sovits_inputs import prepare_inputs
-
     drawn.numbers = batch.numbers  # type: ignore[attr-defined]
     return prepare_inputs(batch, *rest)
 

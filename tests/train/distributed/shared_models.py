@@ -99,8 +99,8 @@ def text(form: str, processes: int) -> list[Batch]:
 def known_noise() -> Iterator[None]:
     """An utterance has the same noise in whatever batch it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.train.stages.sovits_stage.draw_random_inputs", lambda inputs, _: drawn(inputs))
-        patch.setattr("headrace.train.stages.sovits_stage.prepare_inputs", numbered)
+        patch.setattr("headrace.train.stages.sovits_inputs.draw_random_inputs", lambda inputs, _: drawn(inputs))
+        patch.setattr("headrace.train.stages.sovits_inputs.prepare_inputs", numbered)
         yield
 
 

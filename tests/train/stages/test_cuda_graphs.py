@@ -33,11 +33,10 @@ def none_made() -> None:
 
 def stage_of(kind: str, precision: str = "fp32", **sizes: Any) -> Stage:
     """Return a stage, in fp16 too, which no CPU is given otherwise."""
-    stage = (
-        gpt_stage(optim=replace(GPT_OPTIM, **sizes)) if kind == "gpt" else sovits_stage(replace(SMALL_SOVITS, **sizes))
-    )
-    stage.precision = Precision(precision, "as asked", CPU)
-    return stage
+    as_asked = Precision(precision, "as asked", CPU)
+    if kind == "gpt":
+        return gpt_stage(optim=replace(GPT_OPTIM, **sizes), precision=as_asked)
+    return sovits_stage(replace(SMALL_SOVITS, **sizes), precision=as_asked)
 
 
 def captured(stage: Stage, make_graph: Any = SimulatedGraph, log: Callable[[str], None] = lambda _: None) -> Stage:

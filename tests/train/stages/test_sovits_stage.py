@@ -9,7 +9,6 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,16 @@ from headrace.train.models.layers import length_mask
 from headrace.train.models.presets import PRESETS
 from headrace.train.models.vocoder import FLOAT32_STAGES
 from headrace.train.precision import Precision
-from headrace.train.stages.sovits_inputs import draw_random_inputs, prepare_inputs
+from headrace.train.stages.pretrained import StoreCodes, compare_codebooks
+from headrace.train.stages.sovits_inputs import (
+    Microbatch,
+    draw_microbatch,
+    draw_random_inputs,
+    fixed_microbatch,
+    prepare_inputs,
+)
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
-from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
+from headrace.train.stages.sovits_stage import SovitsStage
 from tests.helpers.dispatch_modes import NoDeviceSync
 from tests.helpers.golden_recipe import fill, fingerprint, sovits_case
 from tests.helpers.sovits_steps import CPU, SMALL_SOVITS, copy_state, sovits_stage, speech_batch
@@ -235,8 +241,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(batch: Batch) -> None:
 
 def test_the_loss_scale_falls_until_gradients_fit(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision's scaling, in float32 so that it runs anywhere: from a scale at which gradients overflow."""
-    made = sovits_stage()
-    made.precision = Precision("fp16", "", CPU)
+    made = sovits_stage(precision=Precision("fp16", "", CPU))
     made.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**124)
     monkeypatch.setattr(made.precision, "autocast", nullcontext)
     before = made.generator.dec.conv_post.weight.clone()
@@ -264,12 +269,13 @@ def test_weights_of_losses_weigh_in_training_and_not_in_validation(batch: Batch)
     other = sovits_stage(optim=replace(usual.optim, mel_weight=90.0, kl_weight=0.25))
     validated, as_well = usual.validate(batch), other.validate(batch)
     assert validated == as_well and validated["loss_mel"] > 0 and validated["loss_kl"] > 0
-    microbatch = usual._fixed_microbatch(batch)
+    microbatch = fixed_microbatch(batch, usual.spectral, usual.config)
     found = []
     for made in (usual, other):
         torch.manual_seed(0)  # for dropout
         with torch.no_grad():
-            found.append(made._losses(microbatch, made._synthesise(microbatch)))
+            output = made.losses.synthesise(made.generator, microbatch)
+            found.append(made.losses.generator_losses(made.discriminator, microbatch, output))
     losses, weighted = found
     assert float(weighted["loss_mel"] / losses["loss_mel"]) == pytest.approx(2, rel=1e-5)
     assert float(weighted["loss_kl"] / losses["loss_kl"]) == pytest.approx(0.25, rel=1e-5)
@@ -311,7 +317,8 @@ def test_the_last_decoder_stages_are_float32(batch: Batch) -> None:
     made, seen = sovits_stage(precision="bf16"), []
     for up in made.generator.dec.ups:
         up.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    out = made._synthesise(made._microbatch(batch, torch.tensor([3.0, 68.0]))).synthesis
+    microbatch = draw_microbatch(batch, made.spectral, made.config, torch.tensor([3.0, 68.0]))
+    out = made.losses.synthesise(made.generator, microbatch).synthesis
     assert seen == [torch.bfloat16] * 3 + [torch.float32] * FLOAT32_STAGES
     assert out.wave.dtype == torch.float32
 
@@ -342,12 +349,10 @@ def test_codes_of_a_store_are_compared_with_those_of_weights(
     monkeypatch: pytest.MonkeyPatch, of_store: str, reads_codes: bool, said: str | None
 ) -> None:
     """Codes that are read must be those of the weights. Those of gpt alone may be others, and that is told."""
-    features = ("wave", "semantic" if reads_codes else "content")
-    own = frozenset({"recorded", "digest"})
-    stage = SimpleNamespace(features=features, _store="S", _store_codebook=of_store)
+    own, codes = frozenset({"recorded", "digest"}), StoreCodes(store="S", codebook=of_store)
     if said is None:
         with pytest.raises(UsageError, match=r"another codebook \(other\) than s2G.pth: run featurize drop S semantic"):
-            SovitsStage._compare_codebooks(stage, Path("s2G.pth"), own)  # type: ignore[arg-type]
+            compare_codebooks(Path("s2G.pth"), own, codes, are_read=reads_codes)
         return
-    told = SovitsStage._compare_codebooks(stage, Path("s2G.pth"), own)  # type: ignore[arg-type]
+    told = compare_codebooks(Path("s2G.pth"), own, codes, are_read=reads_codes)
     assert len(told) == bool(said) and all(said in line and "featurize drop S semantic" in line for line in told)

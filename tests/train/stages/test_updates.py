@@ -23,9 +23,10 @@ from headrace.train.distributed.replicas import named_tensors
 from headrace.train.precision import Precision
 from headrace.train.stages import gpt_losses
 from headrace.train.stages.microbatch import MicrobatchRunner
-from headrace.train.stages.sovits_inputs import RandomInputs, draw_random_inputs, prepare_inputs
+from headrace.train.stages.sovits_inputs import Microbatch, RandomInputs, draw_random_inputs, prepare_inputs
+from headrace.train.stages.sovits_losses import SovitsLosses
 from headrace.train.stages.sovits_optimizer import SovitsOptimConfig
-from headrace.train.stages.sovits_stage import Microbatch, SovitsStage
+from headrace.train.stages.sovits_stage import SovitsStage
 from headrace.train.trainer import loop
 from headrace.train.trainer.plateau import Plateau
 from headrace.train.trainer.quarantine import Quarantine
@@ -125,15 +126,15 @@ def test_microbatches_give_the_same_update() -> None:
 def test_running_out_of_memory_halves_microbatches_and_completes_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the generator's half of a step: the discriminator is not updated a second time."""
     made, sizes, updates = sovits_stage(FROZEN), [], []
-    losses, update = made._losses, made._update_discriminator
+    losses, update = made.losses.generator_losses, made._update_discriminator
 
-    def out_of_memory(microbatch: Microbatch, *rest: Any) -> dict[str, Tensor]:
+    def out_of_memory(discriminator: Any, microbatch: Microbatch, *rest: Any) -> dict[str, Tensor]:
         sizes.append(len(microbatch.inputs.frames))
         if sizes[-1] > 1:
             raise torch.OutOfMemoryError("no room")
-        return losses(microbatch, *rest)
+        return losses(discriminator, microbatch, *rest)
 
-    monkeypatch.setattr(made, "_losses", out_of_memory)
+    monkeypatch.setattr(made.losses, "generator_losses", out_of_memory)
     monkeypatch.setattr(made, "_update_discriminator", lambda *given: updates.append(1) or update(*given))
     metrics = made.step([speech_batch([21, 30, 17])])
     assert sizes == [3, 1, 2, 1, 1, 1] or sizes == [3, 2, 1, 1, 1]
@@ -173,7 +174,8 @@ def test_activation_checkpointing_is_bit_identical_and_saves_less() -> None:
         inputs = prepare_inputs(batch, made.spectral, made.config)
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            made._synthesise(Microbatch(inputs=inputs, random=draw_random_inputs(inputs, made.config)))
+            microbatch = Microbatch(inputs=inputs, random=draw_random_inputs(inputs, made.config))
+            made.losses.synthesise(made.generator, microbatch)
         kept.append(size)
         torch.manual_seed(0)
         made.step([batch])
@@ -460,9 +462,9 @@ class TestBadUpdates:
     def test_an_infinite_loss_skips_the_update(
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        mel_loss, calls = SovitsStage._mel_loss, iter(range(10_000))
+        mel_loss, calls = SovitsLosses.mel_loss, iter(range(10_000))
         monkeypatch.setattr(
-            SovitsStage, "_mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e38 if next(calls) == 4 else 1)
+            SovitsLosses, "mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e38 if next(calls) == 4 else 1)
         )
         summary, observer = go(config, tmp_path / "run")
         (skipped,) = [r for r in observer.records if r["skipped"]]
@@ -476,9 +478,9 @@ class TestBadUpdates:
         self, config: RunConfig, healthy: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without scaling down, the final loss is 69 instead of 53, and nothing is reported."""
-        mel_loss, calls = SovitsStage._mel_loss, iter(range(10_000))
+        mel_loss, calls = SovitsLosses.mel_loss, iter(range(10_000))
         monkeypatch.setattr(
-            SovitsStage, "_mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e3 if next(calls) == 4 else 1)
+            SovitsLosses, "mel_loss", lambda self, *mels: mel_loss(self, *mels) * (1e3 if next(calls) == 4 else 1)
         )
         summary, observer = go(config, tmp_path / "run")
         (large,) = [r for r in observer.records if r["exploded"]]
