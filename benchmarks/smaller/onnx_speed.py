@@ -3,8 +3,9 @@
     python -m benchmarks.smaller.onnx_speed [--preset PRESET] [--stage STAGE ...] [--rounds N]
 
 Random weights of a preset's sizes, on one thread: sovits says 3 s from 75 codes, and gpt makes a code after 115
-positions. In every round each runtime takes its turn. Times are those of the processor, and the best round counts. What
-INT8 loses is told too. It is not that of a voice: with random weights all utterances sound much alike.
+positions. In every round each runtime takes its turn. Times are those of the processor, and the median of rounds, as is
+how many times as fast as torch in the same round. What INT8 loses is told too. It is not that of a voice: with random
+weights all utterances sound much alike.
 """
 
 from __future__ import annotations
@@ -93,29 +94,29 @@ def measure(stage: str, preset: Preset, folder: Path, rounds: int) -> list[tuple
 
     calls: dict[str, Callable[[], object]] = {"torch": torch.no_grad()(lambda: in_torch(*arguments))}
     calls |= {f"ONNX Runtime, {kind}": runtime(kind) for kind in ("float32", "int8")}
-    best = fastest(calls, rounds if stage == "sovits" else STEPS * rounds)
+    seconds = times(calls, rounds if stage == "sovits" else STEPS * rounds)
+    ratios = {name: np.median(np.divide(seconds["torch"], own)) for name, own in seconds.items()}
     float32, small = (onnx_files.describe_weights(folder / kind)["bytes"] / 1e6 for kind in ("float32", "int8"))
     share = quantised.get("mel_distance", 0) / quantised.get("mel_distance_of_two_utterances", 1)
     lost = f"{share:.3f} of two utterances" if stage == "sovits" else f"{quantised['divergence']:.4f} nats"
     sizes = dict(zip(calls, (float32, float32, small), strict=True))
     difference = max(one["difference"] for one in exported["graphs"].values())
     off = dict(zip(calls, ("", f"{difference:.1e}", lost), strict=True))
-    speeds = {name: f"{best['torch'] / cpu_s:.2f}" for name, cpu_s in best.items()}
     return [
-        (stage, name, size, f"{size / float32:.3f}", best[name], speeds[name], off[name])
+        (stage, name, size, f"{size / float32:.3f}", float(np.median(seconds[name])), f"{ratios[name]:.2f}", off[name])
         for name, size in sizes.items()
     ]
 
 
-def fastest(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The fewest CPU-seconds of each call."""
-    best = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds + 1):  # the first one allocates
+def times(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """The CPU-seconds of each call in every round."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
         for name, call in calls.items():
             start = time.process_time()
             call()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
+            found[name].append(time.process_time() - start)
+    return {name: seconds[1:] for name, seconds in found.items()}  # the first one allocates
 
 
 @click.command()

@@ -23,7 +23,10 @@ from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.layers import WeightNorm
 from headrace.train.models.prefix_attention import attend
 from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.vocoder import HifiGanDecoder
+from headrace.train.models.vocoder import FLOAT32_STAGES, HifiGanDecoder
+
+BLOCK = 16
+"""Channels of ONNX Runtime's largest blocks."""
 
 
 class PromptNetwork(nn.Module):
@@ -184,6 +187,7 @@ def _compute_images(decoder: HifiGanDecoder) -> None:
                 setattr(module, name, _Upsampling(child) if whole else _transposed_image(child))
             elif isinstance(child, nn.Conv1d):
                 setattr(module, name, _image_convolution(child.weight, child.bias, child.padding, child.dilation))
+    _keep_blocks(decoder)
     decoder.register_forward_pre_hook(lambda _, signals: tuple(signal[:, :, None] for signal in signals))
     decoder.register_forward_hook(lambda _, __, image: image[:, :, 0])
 
@@ -203,18 +207,19 @@ class _Upsampling(nn.Module):
         before = max((kernel - 1 - begin) // stride - ahead for ahead, begin in places)
         after = max(ahead for ahead, _ in places)
         weight_IOK = transposed.weight.detach()
-        taps = weight_IOK.new_zeros(weight_IOK.shape[1], stride, weight_IOK.shape[0], before + 1 + after)
+        taps = weight_IOK.new_zeros(stride, weight_IOK.shape[1], weight_IOK.shape[0], before + 1 + after)
         for place, (ahead, begin) in enumerate(places):
             for lag, tap in enumerate(range(begin, kernel, stride)):
-                taps[:, place, :, before + ahead - lag] = weight_IOK[:, :, tap].T
-        bias = None if transposed.bias is None else transposed.bias.repeat_interleave(stride)
+                taps[place, :, :, before + ahead - lag] = weight_IOK[:, :, tap].T
+        bias = None if transposed.bias is None else transposed.bias.repeat(stride)
         self.stride, self.before, self.after = stride, before, after
         self.conv = _image_convolution(taps.flatten(0, 1), bias, (0,), (1,))
 
     def forward(self, x_BC1T: Tensor) -> Tensor:
         """Upsample, (B, C, 1, stride * T)."""
         padded = F.pad(x_BC1T, (self.before, self.after))
-        return self.conv(padded).unflatten(1, (-1, self.stride)).permute(0, 1, 3, 4, 2).flatten(3)
+        y_B1TC = self.conv(padded).permute(0, 2, 3, 1)
+        return y_B1TC.unflatten(3, (self.stride, -1)).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def _transposed_image(transposed: nn.ConvTranspose1d) -> nn.ConvTranspose2d:
@@ -225,6 +230,29 @@ def _transposed_image(transposed: nn.ConvTranspose1d) -> nn.ConvTranspose2d:
     assert transposed.bias is not None, "decoders have one"
     image.bias = nn.Parameter(transposed.bias.detach(), requires_grad=False)
     return image
+
+
+def _keep_blocks(decoder: HifiGanDecoder) -> None:
+    """Let the stages that INT8 keeps in float32 hold channels in blocks from their first convolution to their last one.
+
+    ONNX Runtime has kernels for blocks of convolutions, of which a leaky ReLU can be a part, and of sums. For a leaky
+    ReLU by itself it would lay the channels out anew, and again for what follows.
+    """
+    count = len(decoder.resblocks) // len(decoder.ups)
+    for stage in range(max(0, len(decoder.ups) - FLOAT32_STAGES), len(decoder.ups)):
+        parallel = decoder.resblocks[stage * count : (stage + 1) * count]
+        channels = parallel[0].convs1[0].out_channels
+        if channels % BLOCK == 0:
+            decoder.ups[stage] = nn.Sequential(decoder.ups[stage], _unchanged(channels))
+            for block in parallel:
+                block.activation = nn.Sequential(_unchanged(channels), block.activation)
+
+
+def _unchanged(channels: int) -> nn.Conv2d:
+    """Return a convolution that returns what it reads."""
+    convolution = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+    convolution.weight = nn.Parameter(torch.ones(channels, 1, 1, 1), requires_grad=False)
+    return convolution
 
 
 def _spans(transposed: nn.ConvTranspose1d) -> tuple[int, int, int]:

@@ -40,24 +40,32 @@ UINT8, INT8 = (0, 255), (-128, 127)
 def float32_modules(config: SovitsConfig, kept: int = FLOAT32_STAGES) -> tuple[str, ...]:
     """Return the modules of a generator that stay in float32: the last stages of its decoder, and what ends it.
 
+    So does the upsampling of the stage before them, as all that this stage computes is added to what it writes.
+
     Args:
         kept: number of those stages.
     """
     stages, blocks = len(config.upsample_rates), len(config.resblock_kernel_sizes)
     last = range(max(0, stages - kept), stages)
+    upsampling = range(max(0, stages - kept - 1), stages)
     residual = [f"dec.resblocks.{stage * blocks + block}" for stage in last for block in range(blocks)]
-    return (*(f"dec.ups.{stage}" for stage in last), *residual, "dec.conv_post")
+    return (*(f"dec.ups.{stage}" for stage in upsampling), *residual, "dec.conv_post")
 
 
 def quantised_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return the layers of a network that compute with whole numbers in INT8, by name."""
-    config: Any = network.config
-    kept = (*float32_modules(config), *NOT_SPOKEN) if isinstance(config, SovitsConfig) else ()
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, LAYERS) and not any(f"{name}.".startswith(f"{one}.") for one in kept)
+        if isinstance(module, LAYERS) and not _stays(name, network) and not name.startswith(NOT_SPOKEN)
     }
+
+
+def _stays(layer: str, network: nn.Module) -> bool:
+    """Return whether a layer of a network stays in float32, by its name."""
+    config: Any = network.config
+    kept = float32_modules(config) if isinstance(config, SovitsConfig) else ()
+    return any(f"{layer}.".startswith(f"{one}.") for one in kept)
 
 
 class LayerQuantiser:
@@ -197,6 +205,7 @@ class FakeQuantisation:
     """The layers of a network, computed with rounded numbers from its construction on."""
 
     def __init__(self, network: nn.Module) -> None:
+        self._network = network
         self._layers = {name: LayerQuantiser(layer) for name, layer in quantised_layers(network).items()}
         for quantiser in self._layers.values():
             setattr(quantiser.layer, _METHODS.get(type(quantiser.layer), "forward"), quantiser)
@@ -228,11 +237,12 @@ class FakeQuantisation:
         return {name: one.ranges for name, one in self._layers.items() if not isinstance(one.layer, TABLES)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Set the ranges.
+        """Set the ranges. Those of layers that have stayed in float32 since they were calibrated are left out.
 
         Raises:
             RunError: they are those of other layers.
         """
+        state = {name: ranges for name, ranges in state.items() if not _stays(name, self._network)}
         if state.keys() != self.state_dict().keys() or not all(map(_are_ranges, state.values())):
             raise RunError("The ranges of activations are not those of this model.")
         for name, ranges in state.items():

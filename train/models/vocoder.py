@@ -35,15 +35,16 @@ class ResBlock(nn.Module):
         self.convs2 = nn.ModuleList(
             WeightNormConv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations
         )
+        self.activation: nn.Module = nn.LeakyReLU(LEAKY_SLOPE)
 
     def forward(self, x_BCT: Tensor, active_BCT: Tensor) -> Tensor:
         """Apply all pairs. (B, C, T).
 
         Args:
-            active_BCT: the leaky ReLU of x, which blocks side by side share.
+            active_BCT: the activation of x, which blocks side by side share.
         """
         for pair, (dilated, plain) in enumerate(zip(self.convs1, self.convs2, strict=True)):
-            hidden = dilated(F.leaky_relu(x_BCT, LEAKY_SLOPE) if pair else active_BCT)
+            hidden = dilated(self.activation(x_BCT) if pair else active_BCT)
             x_BCT = x_BCT + plain(F.leaky_relu(hidden, LEAKY_SLOPE, inplace=True))
         return x_BCT
 
@@ -106,6 +107,6 @@ class HifiGanDecoder(nn.Module):
         """Upsample once, and average the residual blocks of that stage."""
         count = len(self.resblocks) // len(self.ups)
         x_BCT = self.ups[stage](F.leaky_relu(x_BCT, LEAKY_SLOPE))
-        active_BCT = F.leaky_relu(x_BCT, LEAKY_SLOPE)
         parallel = self.resblocks[stage * count : (stage + 1) * count]
+        active_BCT = parallel[0].activation(x_BCT)
         return reduce(torch.add, (residual(x_BCT, active_BCT) for residual in parallel)) / count

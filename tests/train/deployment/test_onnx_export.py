@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from headrace.train.deployment import onnx_export, onnx_files, onnx_graphs, onnx
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.deployment.onnx_networks import _transposed_image, _Upsampling
 from headrace.train.models import gpt_config, sovits_config
+from headrace.train.models.vocoder import HifiGanDecoder
 from tests.train.deployment import onnx_voices
 from tests.train.deployment.onnx_voices import GPT, SOVITS
 
@@ -205,6 +207,36 @@ def test_upsampling_by_a_convolution_is_a_transposed_one(kernel: int, stride: in
         found = image(x[:, :, None])
         assert found.shape == (1, 4, 1, 7 * stride)
         torch.testing.assert_close(found[:, :, 0], transposed(x))
+
+
+def decoder(channels: int) -> tuple[HifiGanDecoder, HifiGanDecoder]:
+    """Return a decoder of two stages, and the one that is exported in its place."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"widths": [channels] * 3, "rates": (2, 2), "rate_kernels": (4, 4), "kernels": (3, 5)}
+    whole: Any = torch.nn.ModuleDict({"dec": HifiGanDecoder(4, 4, dilations=[[1, 3]] * 2, **sizes)})
+    return whole.dec, onnx_networks.plain_convolutions(whole).dec
+
+
+@pytest.mark.slow
+def test_activations_of_blocks_of_channels_are_part_of_convolutions(tmp_path: Path) -> None:
+    whole, images = decoder(16)
+    inputs = torch.randn(1, 4, 40), torch.randn(1, 4, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(images(*inputs), whole(*inputs), atol=1e-6, rtol=1e-4)
+    file, fast = tmp_path / "decoder.onnx", tmp_path / "fast.onnx"
+    torch.onnx.export(images, inputs, file, dynamo=True, verbose=False, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(fast), 4
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(fast).graph.node)
+    if not kinds["ReorderInput"]:
+        pytest.skip("ONNX Runtime computes without blocks of channels on this processor")
+    assert kinds["LeakyRelu"] == 3, kinds  # before each upsampling, and at the end
+
+
+def test_channels_that_are_no_blocks_are_left_alone() -> None:
+    _, images = decoder(24)
+    assert isinstance(images.ups[1], _Upsampling) and isinstance(images.resblocks[3].activation, torch.nn.LeakyReLU)
 
 
 def test_the_documented_table_is_that_of_the_graphs() -> None:

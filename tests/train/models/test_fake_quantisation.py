@@ -140,6 +140,17 @@ def test_ranges_of_other_layers_are_refused() -> None:
             quantisation.load_state_dict(state)
 
 
+def test_ranges_of_layers_that_stay_in_float32_by_now_are_left_out() -> None:
+    generator = SynthesizerTrn(sovits_config.tiny())
+    quantisation = FakeQuantisation(generator)
+    older = {name: torch.tensor([-1.0, 2.0, 0.0, 3.0]) for name in (*quantisation.state_dict(), "dec.ups.2")}
+    quantisation.load_state_dict(older)
+    assert quantisation.state_dict()["dec.ups.1"].tolist() == [-1.0, 2.0, 0.0, 3.0]
+    assert "dec.ups.2" not in quantisation.state_dict()
+    with pytest.raises(RunError, match="not those of this model"):
+        quantisation.load_state_dict(older | {"dec.ups.9": torch.zeros(4)})
+
+
 def test_rounding_has_256_steps() -> None:
     x = torch.linspace(-3, 3, 10_001)
     steps = rounded(x, torch.tensor(0.01), (0, 255), torch.tensor(100, dtype=torch.int32)).unique()
