@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, np.ndarray]
 OPERATORS = {
-    "sovits": ("Conv", "ConvTranspose", "Gemm", "MatMul", "LeakyRelu", "Gather"),
+    "sovits": ("Conv", "Gemm", "MatMul", "LeakyRelu", "Gather"),
     "gpt": ("Gemm", "MatMul", "Gather"),
 }
 """What is quantised, of each stage. Of LeakyRelu, whole numbers stay whole from one convolution to the next. With Add
-they would too, at more error and no more speed. ConvTranspose has no integer kernel, but its weights become smaller.
-The last stages of the decoder stay in float32, since the noise of rounding covers quiet bands. With the weights of one
-tiny model speech was 0.413 from that in float32 in log-mel with all stages in INT8, 0.150 with all but the last one,
-0.044 with all but the last two, and 0.014 with all but the last three. So the last two stay, and a third one where
-speech differs too much without it. In the stage before them the sum of what is computed stays in float32 too, and its
-activations: with other weights, the distance was 0.118 of that of two utterances in INT8, 0.109 with only the
-upsampling in float32, that the sum begins with, 0.114 with only the activations, and 0.071 with both."""
-SUMS = "Add", "Transpose", "Reshape"
+they would too, at more error and little more speed. The last stages of the decoder stay in float32, since the noise of
+rounding covers quiet bands. With the weights of one tiny model speech was 0.413 from that in float32 in log-mel with
+all stages in INT8, 0.150 with all but the last one, 0.044 with all but the last two, and 0.014 with all but the last
+three. So the last two stay, and a third one where speech differs too much without it. In the stage before them the sum
+of what is computed stays in float32 too, and its activations: with other weights the distance was 0.118 of that of two
+utterances in INT8, 0.109 with only the upsampling in float32, that the sum begins with, 0.114 with only the
+activations, and 0.071 with both."""
+SUMS = "Add", "Concat", "Transpose", "Reshape"
 """What sums are made of, and laid out anew by."""
 MAX_CODES = 250
 """Utterances are cut after so many codes, 10 s."""

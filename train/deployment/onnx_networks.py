@@ -13,6 +13,7 @@ S samples, G channels of a speaker vector, W channels of content.
 from __future__ import annotations
 
 import copy
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -183,8 +184,7 @@ def _compute_images(decoder: HifiGanDecoder) -> None:
     for module in decoder.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ConvTranspose1d):
-                whole = child.kernel_size[0] % child.stride[0] == 0
-                setattr(module, name, _Upsampling(child) if whole else _transposed_image(child))
+                setattr(module, name, _Upsampling(child))
             elif isinstance(child, nn.Conv1d):
                 setattr(module, name, _image_convolution(child.weight, child.bias, child.padding, child.dilation))
     _keep_blocks(decoder)
@@ -193,43 +193,32 @@ def _compute_images(decoder: HifiGanDecoder) -> None:
 
 
 class _Upsampling(nn.Module):
-    """A transposed convolution as a convolution with an output for each place between two inputs.
+    """A transposed convolution as convolutions with an output for each place between two inputs.
 
     Transposed ones have no integer kernel. Place r of the stride s gets sum over j of x[u + a - j] w[b + j s], where
-    r + padding = a s + b. Where the kernel is no multiple of the stride, there would be as many zeros as weights.
+    r + padding = a s + b. Places that read the same inputs are those of one convolution.
     """
 
     def __init__(self, transposed: nn.ConvTranspose1d) -> None:
         super().__init__()
-        kernel, stride, padding = _spans(transposed)
+        kernel, stride, padding = transposed.kernel_size[0], transposed.stride[0], transposed.padding[0]
+        assert not isinstance(padding, str), "it is given in samples"
         assert kernel - stride == 2 * padding, "the output is `stride` times as long as the input"
+        self.stride = stride
+        self.paddings: list[tuple[int, int]] = []
+        self.convs = nn.ModuleList()
         places = [divmod(place + padding, stride) for place in range(stride)]
-        before = max((kernel - 1 - begin) // stride - ahead for ahead, begin in places)
-        after = max(ahead for ahead, _ in places)
-        weight_IOK = transposed.weight.detach()
-        taps = weight_IOK.new_zeros(stride, weight_IOK.shape[1], weight_IOK.shape[0], before + 1 + after)
-        for place, (ahead, begin) in enumerate(places):
-            for lag, tap in enumerate(range(begin, kernel, stride)):
-                taps[place, :, :, before + ahead - lag] = weight_IOK[:, :, tap].T
-        bias = None if transposed.bias is None else transposed.bias.repeat(stride)
-        self.stride, self.before, self.after = stride, before, after
-        self.conv = _image_convolution(taps.flatten(0, 1), bias, (0,), (1,))
+        for (ahead, lags), group in groupby(places, lambda place: (place[0], len(range(place[1], kernel, stride)))):
+            taps = [transposed.weight.detach()[:, :, begin::stride].flip(2).transpose(0, 1) for _, begin in group]
+            bias = None if transposed.bias is None else transposed.bias.repeat(len(taps))
+            self.convs.append(_image_convolution(torch.cat(taps), bias, (0,), (1,)))
+            self.paddings.append((lags - 1 - ahead, ahead))
 
     def forward(self, x_BC1T: Tensor) -> Tensor:
-        """Upsample, (B, C, 1, stride * T)."""
-        padded = F.pad(x_BC1T, (self.before, self.after))
-        y_B1TC = self.conv(padded).permute(0, 2, 3, 1)
+        """Upsample, (B, C, 1, stride * T). Channels are the last ones in memory, as integer kernels have them."""
+        places = [conv(F.pad(x_BC1T, ends)) for conv, ends in zip(self.convs, self.paddings, strict=True)]
+        y_B1TC = torch.cat(places, dim=1).permute(0, 2, 3, 1)
         return y_B1TC.unflatten(3, (self.stride, -1)).flatten(2, 3).permute(0, 3, 1, 2)
-
-
-def _transposed_image(transposed: nn.ConvTranspose1d) -> nn.ConvTranspose2d:
-    """Return a transposed convolution of signals as one of images of height 1."""
-    kernel, stride, padding = _spans(transposed)
-    image = nn.ConvTranspose2d(transposed.in_channels, transposed.out_channels, (1, kernel), (1, stride), (0, padding))
-    image.weight = nn.Parameter(transposed.weight.detach()[:, :, None], requires_grad=False)
-    assert transposed.bias is not None, "decoders have one"
-    image.bias = nn.Parameter(transposed.bias.detach(), requires_grad=False)
-    return image
 
 
 def _keep_blocks(decoder: HifiGanDecoder) -> None:
@@ -240,7 +229,7 @@ def _keep_blocks(decoder: HifiGanDecoder) -> None:
     """
     count = len(decoder.resblocks) // len(decoder.ups)
     for stage in range(max(0, len(decoder.ups) - FLOAT32_STAGES), len(decoder.ups)):
-        parallel = decoder.resblocks[stage * count : (stage + 1) * count]
+        parallel: Any = decoder.resblocks[stage * count : (stage + 1) * count]
         channels = parallel[0].convs1[0].out_channels
         if channels % BLOCK == 0:
             decoder.ups[stage] = nn.Sequential(decoder.ups[stage], _unchanged(channels))
@@ -253,12 +242,6 @@ def _unchanged(channels: int) -> nn.Conv2d:
     convolution = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
     convolution.weight = nn.Parameter(torch.ones(channels, 1, 1, 1), requires_grad=False)
     return convolution
-
-
-def _spans(transposed: nn.ConvTranspose1d) -> tuple[int, int, int]:
-    """Return kernel, stride and padding."""
-    assert not isinstance(transposed.padding, str), "it is given in samples"
-    return transposed.kernel_size[0], transposed.stride[0], transposed.padding[0]
 
 
 def _image_convolution(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,6 @@ class HifiGanDecoder(nn.Module):
         """Upsample once, and average the residual blocks of that stage."""
         count = len(self.resblocks) // len(self.ups)
         x_BCT = self.ups[stage](F.leaky_relu(x_BCT, LEAKY_SLOPE))
-        parallel = self.resblocks[stage * count : (stage + 1) * count]
+        parallel: Any = self.resblocks[stage * count : (stage + 1) * count]
         active_BCT = parallel[0].activation(x_BCT)
         return reduce(torch.add, (residual(x_BCT, active_BCT) for residual in parallel)) / count

@@ -104,6 +104,29 @@ def test_activations_are_rounded_once_where_sums_stay_in_float32(quantised: tupl
     assert in_float32 == [False] * 6 + [True, True, False] + [True] * 7
 
 
+def test_an_activation_of_a_sum_that_begins_in_float32_stays_there() -> None:
+    made = onnx.helper.make_node
+    kernel = np.ones((1, 1, 1, 1), np.float32)
+    weights = [onnx.numpy_helper.from_array(kernel, f"dec.{name}.weight") for name in ("ups.2", "a", "b", "c", "d")]
+    nodes = [
+        made("Conv", ["x", "dec.ups.2.weight"], ["up"]),
+        made("Concat", ["up", "up"], ["joined"], axis=1),
+        made("LeakyRelu", ["joined"], ["active"], name="of the upsampling"),
+        made("Conv", ["active", "dec.a.weight"], ["hidden"]),
+        made("LeakyRelu", ["hidden"], ["active hidden"], name="of a layer"),
+        made("Conv", ["active hidden", "dec.b.weight"], ["added"]),
+        made("Add", ["joined", "added"], ["sum"]),
+        made("Transpose", ["sum"], ["turned"]),
+        made("LeakyRelu", ["turned"], ["active sum"], name="of the sum"),
+        made("Conv", ["active sum", "dec.c.weight"], ["next"]),
+        made("LeakyRelu", ["next"], ["active next"], name="of another layer"),
+        made("Conv", ["active next", "dec.d.weight"], ["y"]),
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", [], [], weights))
+    kept = int8._float32_nodes(model, ["dec.ups.2"])
+    assert [name for name in kept if name.startswith("of ")] == ["of the upsampling", "of the sum"]
+
+
 def test_the_folder_says_how_it_was_made(quantised: tuple[Path, dict[str, object]]) -> None:
     folder, content = quantised
     files = [*folder.glob("*.onnx"), folder / "gpt.safetensors"]

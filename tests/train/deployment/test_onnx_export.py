@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from headrace.store.errors import RunError, UsageError
 from headrace.train.deployment import onnx_export, onnx_files, onnx_graphs, onnx_networks, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork
-from headrace.train.deployment.onnx_networks import _transposed_image, _Upsampling
+from headrace.train.deployment.onnx_networks import _Upsampling
 from headrace.train.models import gpt_config, sovits_config
 from headrace.train.models.vocoder import HifiGanDecoder
 from tests.train.deployment import onnx_voices
@@ -203,10 +203,11 @@ def test_plain_convolutions_leave_the_generator_as_it_is() -> None:
 def test_upsampling_by_a_convolution_is_a_transposed_one(kernel: int, stride: int) -> None:
     transposed = torch.nn.ConvTranspose1d(3, 4, kernel, stride, (kernel - stride) // 2)
     x = torch.randn(1, 3, 7)
-    for image in (_Upsampling(transposed), _transposed_image(transposed)):
-        found = image(x[:, :, None])
-        assert found.shape == (1, 4, 1, 7 * stride)
-        torch.testing.assert_close(found[:, :, 0], transposed(x))
+    upsampling = _Upsampling(transposed)
+    found = upsampling(x[:, :, None])
+    assert found.shape == (1, 4, 1, 7 * stride)
+    torch.testing.assert_close(found[:, :, 0], transposed(x))
+    assert sum(conv.weight.numel() for conv in upsampling.convs) == transposed.weight.numel()
 
 
 def decoder(channels: int) -> tuple[HifiGanDecoder, HifiGanDecoder]:
