@@ -325,8 +325,9 @@ def test_trained_and_calibrated_graphs_have_the_same_whole_weights(
 ) -> None:
     for file in (onnx_files.SOVITS, onnx_files.PROMPT, onnx_files.STEP):
         learned, measured = (_whole_weights(folder / file) for folder in (trained[0], quantised[0]))
-        # Calibration rounds the embeddings of relative positions too, keys and values of each stack of layers.
-        assert learned >= 10 and measured - learned == (2 * 4 if file == onnx_files.SOVITS else 0)
+        # Calibration rounds the embeddings of relative positions too, keys and values of each stack of layers. Of the
+        # first two upsamplings it has three and two convolutions.
+        assert learned >= 10 and measured - learned == (2 * 4 + 3 if file == onnx_files.SOVITS else 0)
         graph = onnx.load(trained[0] / file, load_external_data=False).graph
         assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
 

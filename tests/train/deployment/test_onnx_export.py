@@ -225,7 +225,7 @@ def test_activations_of_blocks_of_channels_are_part_of_convolutions(tmp_path: Pa
     with torch.no_grad():
         torch.testing.assert_close(images(*inputs), whole(*inputs), atol=1e-6, rtol=1e-4)
     file, fast = tmp_path / "decoder.onnx", tmp_path / "fast.onnx"
-    torch.onnx.export(images, inputs, file, dynamo=True, verbose=False, external_data=False)
+    torch.onnx.export(images.eval(), inputs, file, dynamo=True, verbose=False, external_data=False)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(fast), 4
     onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
