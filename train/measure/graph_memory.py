@@ -45,7 +45,7 @@ class GraphMemory:
     @property
     def total(self) -> float:
         """All of it."""
-        return self.pool + self.inputs
+        return self.pool + self.inputs + self.gradients
 
 
 def captured_shapes(utterances: np.ndarray, frames: np.ndarray, epochs: int, fixed_shapes: int) -> np.ndarray:

@@ -58,6 +58,7 @@ def test_the_memory_model_fits_and_finds_the_largest_batch() -> None:
     inputs = MemoryModel.fit(steps, "inputs")
     assert (inputs.frame, inputs.utterance) == pytest.approx((70, 9)) and inputs.fixed < 1e-3
     graphs = GraphMemory(passes=3, pool=5e6, inputs=1e6, gradients=4e5)
+    assert graphs.total == 6.4e6
     beside = memory_model.with_graphs(graphs, inputs)
     assert (beside.fixed, beside.frame, beside.utterance) == pytest.approx((2.4e6, 6210, 80_027))
 
