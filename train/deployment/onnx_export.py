@@ -156,7 +156,7 @@ def export_int8(
     quantisation: dict[str, Any] = {"trained": trained.stages}
     with temporary_folder() as work, output_folder(out) as draft:
         for group in graph_groups(trained.generator, trained.decoder, in_int8=True):
-            graphs |= write_graphs(group, draft, out, log, in_int8=True)
+            graphs |= write_graphs(group, draft, out, log)
         if others.stages:
             in_float32 = export_onnx(others, work / "float32", log=log)
             arrays = [reference_arrays(utterance) for utterance in utterances]

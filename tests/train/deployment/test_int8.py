@@ -358,6 +358,28 @@ def test_products_and_convolutions_have_integer_kernels(
             assert kinds[kernel] == 4 * GPT.layers + 1 and not kinds[floating]
 
 
+class Returns(torch.nn.Module):
+    """Returns the same whatever it reads, as a network and as an exported one."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((4,), self.value)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.full(4, self.value, np.float32)]
+
+
+@pytest.mark.parametrize(("exact", "share"), [(2.0, 0.3 / 2), (2.1, 0.3 / 2), (2.4, 0.3 / 4), (1.6, 0.3 / 4)])
+def test_a_graph_may_differ_by_a_part_of_what_rounding_changes(exact: float, share: float) -> None:
+    ports = onnx_files.Ports((onnx_files.Port("x", "float32", (1,)),), ())
+    graph = onnx_graphs.Graph("x.onnx", Returns(2.0), ports, [(torch.zeros(1),)], exact=Returns(exact))
+    (found,) = onnx_graphs.differences(graph, Returns(2.3))  # type: ignore[arg-type]
+    assert found == pytest.approx(share, rel=1e-5)
+
+
 def test_no_store_is_needed_where_all_was_trained_for_int8(
     trained: tuple[Path, onnx_export.Networks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
