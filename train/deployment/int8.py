@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ import torch
 from headrace.featurize.spectral.dsp import Spectral, SpectralRecipe
 from headrace.store.errors import RunError, UsageError
 from headrace.store.storage.temporary import temporary_folder
-from headrace.train.deployment import onnx_files, shared_weights
+from headrace.train.deployment import channel_ranges, onnx_files, shared_weights
 from headrace.train.deployment.onnx_files import OnnxNetwork, OnnxVoice
-from headrace.train.models.fake_quantisation import float32_modules
+from headrace.train.models.fake_quantisation import channelwise_modules, float32_modules
+from headrace.train.models.sovits_config import SovitsConfig
 from headrace.train.models.vocoder import FLOAT32_STAGES
 
 if TYPE_CHECKING:
@@ -33,19 +34,15 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, np.ndarray]
 OPERATORS = {
-    "sovits": ("Conv", "Gemm", "MatMul", "LeakyRelu", "Gather"),
+    "sovits": ("Conv", "Gemm", "MatMul", "Gather"),
     "gpt": ("Gemm", "MatMul", "Gather"),
 }
-"""What is quantised, of each stage. Of LeakyRelu, whole numbers stay whole from one convolution to the next. With Add
-they would too, at more error and little more speed. The last stages of the decoder stay in float32, since the noise of
-rounding covers quiet bands. With the weights of one tiny model speech was 0.413 from that in float32 in log-mel with
-all stages in INT8, 0.150 with all but the last one, 0.044 with all but the last two, and 0.014 with all but the last
-three. So the last two stay, and a third one where speech differs too much without it. In the stage before them the sum
-of what is computed stays in float32 too, and its activations: with other weights the distance was 0.118 of that of two
-utterances in INT8, 0.109 with only the upsampling in float32, that the sum begins with, 0.114 with only the
-activations, and 0.071 with both."""
-SUMS = "Add", "Concat", "Transpose", "Reshape"
-"""What sums are made of, and laid out anew by."""
+"""What is quantised, of each stage. An activation between two convolutions then has whole numbers on both sides, and
+ONNX Runtime computes it with them; what reads a sum in float32 is not rounded before. The last stages of the decoder
+stay in float32, since the noise of rounding covers quiet bands. With the weights of one tiny model speech was 0.413
+from that in float32 in log-mel with all stages in INT8, 0.150 with all but the last one, 0.044 with all but the last
+two, and 0.014 with all but the last three. So the last two stay, and a third one where speech differs too much without
+it."""
 MAX_CODES = 250
 """Utterances are cut after so many codes, 10 s."""
 STEPS = 6
@@ -80,11 +77,14 @@ def quantise_voice(
     found: dict[str, Any] = {"float32": []}
     if voice.sovits is not None:
         ports = onnx_files.sovits_ports(voice.sovits)
-        for stages in (FLOAT32_STAGES, FLOAT32_STAGES + 1):
-            modules = float32_modules(voice.sovits, stages)
-            graphs = _quantise_generator(voice, whole, folder, calibrating, modules, log)
+        for places in _places(voice.sovits):
+            graphs = _quantise_generator(voice, whole, folder, calibrating, places, log)
             in_float32, in_int8 = (OnnxNetwork(one / onnx_files.SOVITS, ports) for one in (whole, folder))
-            found = {"float32": list(modules), **_compare_speech(voice, in_float32, in_int8, held_out, log)}
+            found = {
+                "float32": list(places.float32),
+                "scale_per_channel": list(places.channelwise),
+                **_compare_speech(voice, in_float32, in_int8, held_out, log),
+            }
             if found["mel_distance"] <= _largest_distance(found):
                 break
     if voice.gpt is not None:
@@ -104,6 +104,21 @@ def quantise_voice(
         },
         **onnx_files.describe_weights(folder),
     }
+
+
+class Places(NamedTuple):
+    """Where a generator is not rounded as elsewhere, by names of modules."""
+
+    float32: tuple[str, ...]
+    """What stays in float32."""
+    channelwise: tuple[str, ...]
+    """Whose convolutions write each channel with a scale of its own."""
+
+
+def _places(config: SovitsConfig) -> Iterator[Places]:
+    """Yield where a generator is rounded otherwise: first the fastest, then what speech needs that differs too much."""
+    for kept in (FLOAT32_STAGES, FLOAT32_STAGES + 1):
+        yield Places(float32_modules(config, kept), channelwise_modules(config, kept))
 
 
 def split(utterances: Sequence[Arrays]) -> tuple[list[Arrays], list[Arrays]]:
@@ -160,17 +175,17 @@ def _quantise_generator(
     whole: Path,
     folder: Path,
     utterances: Sequence[Arrays],
-    float32: Sequence[str],
+    places: Places,
     log: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Write the graph of sovits. Describes it.
-
-    Args:
-        float32: modules that stay in float32.
-    """
+    """Write the graph of sovits. Describes it."""
     assert voice.sovits is not None, "the voice has a generator"
     feeds = [speech_inputs(voice, one, seed) for seed, one in enumerate(utterances)]
-    model = _quantised(whole / onnx_files.SOVITS, feeds, "sovits", float32)
+    model = _quantised(whole / onnx_files.SOVITS, feeds, "sovits", places.float32)
+    if places.channelwise:
+        channel_ranges.give_own_scales(
+            model, channel_ranges.observe(whole / onnx_files.SOVITS, places.channelwise, feeds)
+        )
     return _written([(onnx_files.SOVITS, onnx_files.sovits_ports(voice.sovits), model)], folder, log)
 
 
@@ -198,7 +213,7 @@ def _quantised(file: Path, feeds: Iterable[Arrays], stage: str, modules: Sequenc
     import onnx
     from onnxruntime import quantization
 
-    model = onnx.load(file)
+    exact = onnx.load(file)
     with temporary_folder() as work, _quiet():
         quantization.quantize_static(
             file,
@@ -206,7 +221,7 @@ def _quantised(file: Path, feeds: Iterable[Arrays], stage: str, modules: Sequenc
             _Feeds(feeds),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(OPERATORS[stage]),
-            nodes_to_exclude=_float32_nodes(model, modules),
+            nodes_to_exclude=_float32_nodes(exact, modules),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -215,33 +230,29 @@ def _quantised(file: Path, feeds: Iterable[Arrays], stage: str, modules: Sequenc
     for node in model.graph.node:
         node.ClearField("name")
     del model.graph.value_info[:], model.metadata_props[:]
+    written = {name for node in model.graph.node for name in node.output}
+    model.graph.value_info.extend(one for one in exact.graph.value_info if one.name in written)
     return model
 
 
 def _float32_nodes(model: ModelProto, modules: Sequence[str]) -> list[str]:
     """Return the names of nodes that stay in float32: those of modules, and what has no weight.
 
-    A product of two activations, as in attention, has none. An activation stays if only modules in float32 read it, or
-    if it reads the sum that starts with what one of them has written: rounded before, it would lose a bit.
+    A product of two activations, as in attention, has none.
     """
-    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
-
-    def of_modules(node: Any) -> bool:
-        read = [name for name in node.input if name in weights]
-        return any(f".{module}." in f".{name}" for module in modules for name in read)
-
+    constants = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    weights = {name for name, axes in constants.items() if axes > 1}
     readers: dict[str, list[Any]] = {}
-    sums: set[str] = set()  # what modules write, laid out anew, and what is added to that
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-        if of_modules(node) or (node.op_type in SUMS and not sums.isdisjoint(node.input)):
-            sums.update(node.output)
 
     def stays(node: Any) -> bool:
-        if node.op_type == "LeakyRelu":
-            return node.input[0] in sums or all(map(stays, readers.get(node.output[0], [])))
-        return of_modules(node) or weights.isdisjoint(node.input)
+        read = [name for name in node.input if name in constants]
+        if node.op_type == "MatMul":  # the weight of a linear layer has lost its name, its bias has not
+            read += [name for added in readers.get(node.output[0], []) for name in added.input if name in constants]
+        of_modules = any(f".{module}." in f".{name}" for module in modules for name in read)
+        return of_modules or weights.isdisjoint(node.input)
 
     return [node.name for node in model.graph.node if stays(node)]
 

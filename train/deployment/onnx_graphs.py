@@ -45,6 +45,7 @@ CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
 """Codes and phones with which graphs are compared with torch."""
 HEARD_SAMPLES = 33_000, 16_000, 400
 """Samples at 16 kHz with which HuBERT is compared with torch."""
+IMAGE_AXES = 4
 OTHER_CODES = 0.1
 """Share of codes that may differ from torch's: those that lie between two entries of the codebook."""
 
@@ -241,7 +242,11 @@ def _export(graph: Graph) -> ModelProto:
         del node.metadata_props[:]
         node.doc_string = ""
     store_whole_numbers(model)
+    # ONNX Runtime adds within convolutions of images where it knows that both are of the same size.
+    images = [one for one in model.graph.value_info if len(one.type.tensor_type.shape.dim) == IMAGE_AXES]
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    for image in images:
+        model.graph.value_info.add(name=image.name, type=image.type)
     return model
 
 

@@ -24,7 +24,7 @@ from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.layers import WeightNorm
 from headrace.train.models.prefix_attention import attend
 from headrace.train.models.sovits import SynthesizerTrn
-from headrace.train.models.vocoder import FLOAT32_STAGES, HifiGanDecoder
+from headrace.train.models.vocoder import FLOAT32_STAGES
 
 BLOCK = 16
 """Channels of ONNX Runtime's largest blocks."""
@@ -176,65 +176,110 @@ def _plain(normalised: WeightNorm) -> nn.Module:
     return plain
 
 
-def _compute_images(decoder: HifiGanDecoder) -> None:
-    """Let a decoder compute with signals as images of height 1.
+def _compute_images(decoder: Any) -> None:
+    """Let the convolutions of a decoder be those of images of height 1, for which ONNX Runtime has fast kernels.
 
-    ONNX Runtime has blocked kernels only for convolutions of images. In float32 v2's take 0.63 of the time.
+    In float32 v2's take 0.63 of the time. What follows the residual blocks of a stage divides their sum by its weights.
+    Stages that INT8 computes with whole numbers add signals, and those that it keeps in float32 add images.
     """
-    for module in decoder.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ConvTranspose1d):
-                setattr(module, name, _Upsampling(child))
-            elif isinstance(child, nn.Conv1d):
-                setattr(module, name, _image_convolution(child.weight, child.bias, child.padding, child.dilation))
-    _keep_blocks(decoder)
-    decoder.register_forward_pre_hook(lambda _, signals: tuple(signal[:, :, None] for signal in signals))
-    decoder.register_forward_hook(lambda _, __, image: image[:, :, 0])
+    stages, count = len(decoder.ups), len(decoder.resblocks) // len(decoder.ups)
+    decoder.divide = lambda total, _: total  # a leaky ReLU of a part is that part of a leaky ReLU
+    for following in (*decoder.ups[1:], decoder.conv_post):
+        following.weight = nn.Parameter(following.weight.detach() / count, requires_grad=False)
+    first = max(0, stages - FLOAT32_STAGES)  # the first stage in float32, whose input comes from an upsampling in it
+    for stage, transposed in enumerate(decoder.ups):
+        upsampling = _Upsampling(transposed, to_signal=stage < first)
+        decoder.ups[stage] = _of_signal(upsampling) if stage < first - 1 else upsampling
+    for number, block in enumerate(decoder.resblocks):
+        for convs in (block.convs1, block.convs2):
+            for pair, conv in enumerate(convs):
+                convs[pair] = _image_convolution(conv) if number >= first * count else _SignalConvolution(conv)
+    decoder.conv_pre, decoder.cond = _SignalConvolution(decoder.conv_pre), _SignalConvolution(decoder.cond)
+    decoder.conv_post = _image_convolution(decoder.conv_post)
+    _keep_blocks(decoder, first)
+    for stage in range(max(0, first - 1), first + 1):
+        decoder.activations[stage] = _of_signal(decoder.activations[stage])
+    decoder.register_forward_hook(lambda _, __, image: image.flatten(2))
+
+
+def _keep_blocks(decoder: Any, first: int) -> None:
+    """Let a decoder hold channels in blocks where INT8 keeps float32.
+
+    ONNX Runtime has kernels for blocks of convolutions, of which a leaky ReLU can be a part, and of sums. For a leaky
+    ReLU by itself it would lay the channels out anew, and again for what follows.
+
+    Args:
+        first: the first stage in float32.
+    """
+    count = len(decoder.resblocks) // len(decoder.ups)
+    widths = [block.convs1[0].out_channels for block in decoder.resblocks[::count]]
+    for stage in range(max(0, first - 2), len(widths)):
+        if widths[stage] % BLOCK:
+            continue
+        if stage >= first:
+            decoder.ups[stage] = nn.Sequential(decoder.ups[stage], _unchanged(widths[stage]))
+            for block in decoder.resblocks[stage * count : (stage + 1) * count]:
+                block.activation = nn.Sequential(_unchanged(widths[stage]), block.activation)
+        decoder.activations[stage + 1] = nn.Sequential(_unchanged(widths[stage]), decoder.activations[stage + 1])
+
+
+class _SignalConvolution(nn.Module):
+    """A convolution of images that reads and writes signals.
+
+    Kernels for whole numbers have channels last. What reshapes a signal keeps ONNX Runtime from laying out sums of what
+    they write that way too: a scale for each channel would be slow there.
+    """
+
+    def __init__(self, convolution: nn.Conv1d) -> None:
+        super().__init__()
+        self.image = _of_signal(_image_convolution(convolution))
+        self.out_channels = convolution.out_channels
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """Compute, (B, C, T)."""
+        y_BC1T: Tensor = self.image(x_BCT)
+        return y_BC1T.flatten(2)
+
+
+def _of_signal(module: nn.Module) -> nn.Module:
+    """Return a module of images that reads a signal."""
+    return nn.Sequential(nn.Unflatten(2, (1, -1)), module)
 
 
 class _Upsampling(nn.Module):
-    """A transposed convolution as convolutions with an output for each place between two inputs.
+    """A transposed convolution as convolutions of images with an output for each place between two inputs.
 
     Transposed ones have no integer kernel. Place r of the stride s gets sum over j of x[u + a - j] w[b + j s], where
     r + padding = a s + b. Places that read the same inputs are those of one convolution.
     """
 
-    def __init__(self, transposed: nn.ConvTranspose1d) -> None:
+    def __init__(self, transposed: nn.ConvTranspose1d, *, to_signal: bool) -> None:
+        """
+        Args:
+            to_signal: return a signal, and no image.
+        """
         super().__init__()
         kernel, stride, padding = transposed.kernel_size[0], transposed.stride[0], transposed.padding[0]
         assert not isinstance(padding, str), "it is given in samples"
         assert kernel - stride == 2 * padding, "the output is `stride` times as long as the input"
-        self.stride = stride
+        self.stride, self.to_signal = stride, to_signal
         self.paddings: list[tuple[int, int]] = []
         self.convs = nn.ModuleList()
         places = [divmod(place + padding, stride) for place in range(stride)]
         for (ahead, lags), group in groupby(places, lambda place: (place[0], len(range(place[1], kernel, stride)))):
             taps = [transposed.weight.detach()[:, :, begin::stride].flip(2).transpose(0, 1) for _, begin in group]
             bias = None if transposed.bias is None else transposed.bias.repeat(len(taps))
-            self.convs.append(_image_convolution(torch.cat(taps), bias, (0,), (1,)))
+            self.convs.append(_image(torch.cat(taps), bias, 0, 1))
             self.paddings.append((lags - 1 - ahead, ahead))
 
     def forward(self, x_BC1T: Tensor) -> Tensor:
-        """Upsample, (B, C, 1, stride * T). Channels are the last ones in memory, as integer kernels have them."""
+        """Upsample: a signal (B, C, stride * T), or an image, whose channels are the last ones in memory."""
         places = [conv(F.pad(x_BC1T, ends)) for conv, ends in zip(self.convs, self.paddings, strict=True)]
+        if self.to_signal:
+            y_BCT = torch.cat([place.flatten(2) for place in places], dim=1)
+            return y_BCT.unflatten(1, (self.stride, -1)).permute(0, 2, 3, 1).flatten(2)
         y_B1TC = torch.cat(places, dim=1).permute(0, 2, 3, 1)
         return y_B1TC.unflatten(3, (self.stride, -1)).flatten(2, 3).permute(0, 3, 1, 2)
-
-
-def _keep_blocks(decoder: HifiGanDecoder) -> None:
-    """Let the stages that INT8 keeps in float32 hold channels in blocks from their first convolution to their last one.
-
-    ONNX Runtime has kernels for blocks of convolutions, of which a leaky ReLU can be a part, and of sums. For a leaky
-    ReLU by itself it would lay the channels out anew, and again for what follows.
-    """
-    count = len(decoder.resblocks) // len(decoder.ups)
-    for stage in range(max(0, len(decoder.ups) - FLOAT32_STAGES), len(decoder.ups)):
-        parallel: Any = decoder.resblocks[stage * count : (stage + 1) * count]
-        channels = parallel[0].convs1[0].out_channels
-        if channels % BLOCK == 0:
-            decoder.ups[stage] = nn.Sequential(decoder.ups[stage], _unchanged(channels))
-            for block in parallel:
-                block.activation = nn.Sequential(_unchanged(channels), block.activation)
 
 
 def _unchanged(channels: int) -> nn.Conv2d:
@@ -244,14 +289,15 @@ def _unchanged(channels: int) -> nn.Conv2d:
     return convolution
 
 
-def _image_convolution(
-    weight_OIK: Tensor, bias: Tensor | None, padding: tuple[int, ...] | str, dilation: tuple[int, ...]
-) -> nn.Conv2d:
+def _image_convolution(convolution: nn.Conv1d) -> nn.Conv2d:
     """Return a convolution of signals as one of images of height 1."""
-    assert not isinstance(padding, str), "it is given in samples"
+    assert not isinstance(convolution.padding, str), "it is given in samples"
+    return _image(convolution.weight, convolution.bias, convolution.padding[0], convolution.dilation[0])
+
+
+def _image(weight_OIK: Tensor, bias: Tensor | None, padding: int, dilation: int) -> nn.Conv2d:
     outputs, inputs, kernel = weight_OIK.shape
-    (along,), (spread,) = padding, dilation
-    image = nn.Conv2d(inputs, outputs, (1, kernel), padding=(0, along), dilation=(1, spread), bias=bias is not None)
+    image = nn.Conv2d(inputs, outputs, (1, kernel), padding=(0, padding), dilation=(1, dilation), bias=bias is not None)
     image.weight = nn.Parameter(weight_OIK.detach()[:, :, None], requires_grad=False)
     image.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
     return image

@@ -2,15 +2,18 @@
 
 A weight is rounded to int8, symmetric, with a scale for each output channel, of the largest magnitude that it has there
 at that moment. What a layer reads, and what a convolution writes, is rounded to uint8, with one scale and one zero
-point, of a range that is calibrated when training begins and then stays. Gradients pass through the rounding as if it
-were not there, and are 0 where a number is beyond its range.
+point, of a range that is calibrated when training begins and then stays; what is written to sums in float32 has them
+for each channel. Gradients pass through the rounding as if it were not there, and are 0 where a number is beyond its
+range.
+
+Shapes: C channels that a layer writes.
 
 Parameters keep their names and are not rounded themselves: a network is trained, saved and loaded as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,21 +38,42 @@ NOT_SPOKEN = ("enc_q", "ssl_proj")
 """Modules of a generator that only training computes."""
 UINT8, INT8 = (0, 255), (-128, 127)
 """Smallest and largest whole numbers of activations, and of weights, which do not reach -128."""
+MIDDLE = 128
+"""The whole number that a kernel writes for 0 where each channel then gets a zero point of its own."""
 
 
 def float32_modules(config: SovitsConfig, kept: int = FLOAT32_STAGES) -> tuple[str, ...]:
     """Return the modules of a generator that stay in float32: the last stages of its decoder, and what ends it.
 
-    So does the upsampling of the stage before them, as all that this stage computes is added to what it writes.
+    So does the upsampling of the stage before them, as all that this stage computes is added to what it writes, and the
+    layer that reads the spectrogram of a reference: 256 numbers do not hold its loud bands and its quiet ones.
 
     Args:
         kept: number of those stages.
     """
     stages, blocks = len(config.upsample_rates), len(config.resblock_kernel_sizes)
-    last = range(max(0, stages - kept), stages)
-    upsampling = range(max(0, stages - kept - 1), stages)
-    residual = [f"dec.resblocks.{stage * blocks + block}" for stage in last for block in range(blocks)]
-    return (*(f"dec.ups.{stage}" for stage in upsampling), *residual, "dec.conv_post")
+    residual = range(max(0, stages - kept), stages)
+    from_stage = max(0, stages - kept - 1)
+    return (
+        "ref_enc.spectral.0",
+        *(f"dec.ups.{stage}" for stage in range(from_stage, stages)),
+        *(f"dec.activations.{stage}" for stage in range(from_stage, stages + 1)),
+        *(f"dec.resblocks.{stage * blocks + block}" for stage in residual for block in range(blocks)),
+        "dec.conv_post",
+    )
+
+
+def channelwise_modules(config: SovitsConfig, kept: int = FLOAT32_STAGES) -> tuple[str, ...]:
+    """Return the modules of a generator whose convolutions write each channel with a scale of its own.
+
+    They are those of its decoder that write to sums in float32.
+
+    Args:
+        kept: number of the last stages that stay in float32.
+    """
+    stages, blocks = max(0, len(config.upsample_rates) - kept), len(config.resblock_kernel_sizes)
+    upsampling = [f"dec.ups.{stage}" for stage in range(stages - 1)]
+    return (*upsampling, *(f"dec.resblocks.{number}.convs2" for number in range(stages * blocks)))
 
 
 def quantised_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -64,18 +88,29 @@ def quantised_layers(network: nn.Module) -> dict[str, nn.Module]:
 def _stays(layer: str, network: nn.Module) -> bool:
     """Return whether a layer of a network stays in float32, by its name."""
     config: Any = network.config
-    kept = float32_modules(config) if isinstance(config, SovitsConfig) else ()
-    return any(f"{layer}.".startswith(f"{one}.") for one in kept)
+    return isinstance(config, SovitsConfig) and _is_part(layer, float32_modules(config))
+
+
+def _is_part(layer: str, modules: Iterable[str]) -> bool:
+    """Return whether a layer is one of these modules, or a part of one, by its name."""
+    return any(f"{layer}.".startswith(f"{module}.") for module in modules)
 
 
 class LayerQuantiser:
     """Computes a layer with rounded numbers, in its place."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, *, channelwise: bool = False) -> None:
+        """
+        Args:
+            channelwise: round each channel that a convolution writes with a scale of its own.
+        """
         self.layer = layer
-        self.ranges = torch.zeros(4, device=layer_weight(layer).device)
-        """(4,) float32: the smallest and the largest number that the layer reads, and those that it writes, or 0. All
-        are 0 where they are not known, and then nothing is rounded but the weight."""
+        self.channelwise = channelwise and isinstance(layer, nn.Conv1d)
+        self._written = layer.out_channels if self.channelwise else 1
+        self.ranges = torch.zeros(2 + 2 * self._written, device=layer_weight(layer).device)
+        """(4,) or (2 + 2 C,) float32: the smallest and the largest number that the layer reads, then the smallest ones
+        and the largest ones that it writes, or 0. All are 0 where they are not known, and then nothing is rounded but
+        the weight."""
         self.observing = False
         self._rounding: list[tuple[Tensor, Tensor]] = []  # scale and zero point of what is read, and of what is written
         self._is_frozen = False
@@ -100,6 +135,10 @@ class LayerQuantiser:
         weight, scale, _ = self._weight()
         if isinstance(self.layer, PRODUCTS):
             weight = weight.T.contiguous()
+        if self.channelwise and self._rounding:  # the kernel has one scale for all channels, so each is a part of it
+            scale_C, zero_C = self._rounding[1]
+            weight, scale = weight / scale_C[:, None, None], scale / scale_C
+            self.layer.bias = nn.Parameter(self.layer.bias / scale_C + (zero_C - MIDDLE), requires_grad=False)
         self.layer.register_buffer("frozen_weight", weight.detach(), persistent=False)
         self.layer.register_buffer("frozen_scale", scale, persistent=False)
         self._is_frozen = True
@@ -115,16 +154,24 @@ class LayerQuantiser:
 
     def calibrate(self) -> None:
         """Make scales and zero points of the ranges, if they are known."""
-        self._rounding = [scale_and_zero_point(*ends) for ends in self.ranges.view(2, 2)] if self.ranges.any() else []
+        self._rounding = [scale_and_zero_point(*ends) for ends in self._ends()] if self.ranges.any() else []
+
+    def _ends(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the smallest and the largest numbers that are read, () each, and that are written, () or (C,)."""
+        least, most, *written = self.ranges.split((1, 1, self._written, self._written))
+        if not self.channelwise:
+            written = [one[0] for one in written]
+        return [(least[0], most[0]), (written[0], written[1])]
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> Tensor:
         """Compute the layer as it is, and widen its ranges to what it reads and writes."""
         y = compute(self.layer, x, layer_weight(self.layer))
         if not isinstance(self.layer, TABLES):
-            for range_2, values in zip(self.ranges.split(2), (x, y), strict=True):
-                least, most = values.float().aminmax()
-                range_2.copy_(torch.stack((range_2[0].minimum(least), range_2[1].maximum(most))))
+            for (least, most), values in zip(self._ends(), (x, y), strict=True):
+                flat = values.float().transpose(0, 1).flatten(1) if least.dim() else values.float().flatten()
+                least.copy_(least.minimum(flat.amin(-1)))
+                most.copy_(most.maximum(flat.amax(-1)))
         return y
 
     def _rounded(self, x: Tensor, which: int) -> Tensor:
@@ -132,7 +179,9 @@ class LayerQuantiser:
         if not self._rounding:
             return x
         scale, zero_point = self._rounding[which]
-        return rounded(x.float(), scale, UINT8, zero_point).to(x.dtype)
+        if scale.dim() and self._is_frozen:
+            return _own_scales(x, scale, zero_point)
+        return rounded(x.float(), scale, UINT8, zero_point, axis=1 if scale.dim() else None).to(x.dtype)
 
 
 def rounded(
@@ -156,8 +205,21 @@ def rounded(
     return torch.fake_quantize_per_channel_affine(x, scale, zero, axis, *limits)
 
 
+def _own_scales(whole: Tensor, scale_C: Tensor, zero_C: Tensor) -> Tensor:
+    """Round what a frozen layer writes, in which each channel is in units of its scale. (B, C, T), in real numbers."""
+    one, middle = torch.ones((), device=whole.device), torch.tensor(MIDDLE, dtype=torch.int32, device=whole.device)
+    if torch.compiler.is_exporting():
+        middle, zero_C = middle.to(torch.uint8), zero_C.to(torch.uint8)
+        shape: Any = whole.shape
+        units = torch.onnx.ops.symbolic("QuantizeLinear", (whole, one, middle), dtype=torch.uint8, shape=shape)
+        given = units, scale_C, zero_C
+        return torch.onnx.ops.symbolic("DequantizeLinear", given, {"axis": 1}, dtype=whole.dtype, shape=shape)
+    units = torch.fake_quantize_per_tensor_affine(whole, one, middle, *UINT8)
+    return (units + (MIDDLE - zero_C)[:, None]) * scale_C[:, None]
+
+
 def scale_and_zero_point(least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale, () float32, and zero point, () int32, of a range that has 0 in it. 0 is exact."""
+    """Return scale, float32, and zero point, int32, of a range that has 0 in it, or of several. 0 is exact."""
     scale = (most - least) / UINT8[1]
     scale = scale.where(scale > 0, 1.0)
     return scale, (-least / scale).round().int()
@@ -206,7 +268,11 @@ class FakeQuantisation:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._layers = {name: LayerQuantiser(layer) for name, layer in quantised_layers(network).items()}
+        channelwise = channelwise_modules(network.config) if isinstance(network.config, SovitsConfig) else ()
+        self._layers = {
+            name: LayerQuantiser(layer, channelwise=_is_part(name, channelwise))
+            for name, layer in quantised_layers(network).items()
+        }
         for quantiser in self._layers.values():
             setattr(quantiser.layer, _METHODS.get(type(quantiser.layer), "forward"), quantiser)
 
@@ -233,28 +299,31 @@ class FakeQuantisation:
             quantiser.freeze()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the ranges of each layer, (4,), by its name: the same tensors, which may be written into."""
+        """Return the ranges of each layer by its name: the same tensors, which may be written into."""
         return {name: one.ranges for name, one in self._layers.items() if not isinstance(one.layer, TABLES)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Set the ranges. Those of layers that have stayed in float32 since they were calibrated are left out.
 
+        Where channels have ranges of their own that were calibrated together, each gets that of all.
+
         Raises:
             RunError: they are those of other layers.
         """
         state = {name: ranges for name, ranges in state.items() if not _stays(name, self._network)}
-        if state.keys() != self.state_dict().keys() or not all(map(_are_ranges, state.values())):
+        if state.keys() != self.state_dict().keys() or not all(self._set(*given) for given in state.items()):
             raise RunError("The ranges of activations are not those of this model.")
-        for name, ranges in state.items():
-            self._layers[name].ranges.copy_(ranges)
         self.calibrate()
 
-
-def _are_ranges(value: Any) -> bool:
-    """Return whether something is two ranges, each of which has 0 in it."""
-    if not isinstance(value, Tensor) or value.shape != (4,) or not value.isfinite().all():
-        return False
-    return bool((value[::2] <= 0).all() and (value[1::2] >= 0).all())
+    def _set(self, name: str, given: Any) -> bool:
+        """Set the ranges of a layer. Returns whether they are some: each has 0 in it."""
+        known = self._layers[name].ranges
+        if not isinstance(given, Tensor) or given.shape not in {(4,), known.shape} or not given.isfinite().all():
+            return False
+        read, written = given[:2], given[2:].view(2, -1)
+        ends = torch.cat((read[:, None], written), dim=1)
+        known.copy_(torch.cat((read, written.expand(2, len(known) // 2 - 1).flatten())))
+        return bool((ends[0] <= 0).all() and (ends[1] >= 0).all())
 
 
 _METHODS = {SelfAttention: "project", VectorQuantizer: "decode"}

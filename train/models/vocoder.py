@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, S samples, G channels of the voice vector
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -18,6 +18,8 @@ from headrace.train.models.layers import LEAKY_SLOPE, WeightNormConv1d, WeightNo
 
 KERNEL = 7
 """Kernel size of the first and the last convolution."""
+LAST_LEAKY_SLOPE = 0.01
+"""Slope of the activation before the last convolution."""
 FLOAT32_STAGES = 2
 """This many of the last stages run in float32 where the others run in half precision, whose rounding noise covers quiet
 bands of the waveform. With the weights of one tiny model the mel loss was 46.2 in float32, 59.7 with all stages in
@@ -88,6 +90,11 @@ class HifiGanDecoder(nn.Module):
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, KERNEL, padding=KERNEL // 2, bias=False)
         self.cond = nn.Conv1d(voice, widths[0], 1)
+        slopes = [LEAKY_SLOPE] * len(rates) + [LAST_LEAKY_SLOPE]
+        self.activations = nn.ModuleList(nn.LeakyReLU(slope) for slope in slopes)
+        """Before each upsampling, and before the last convolution."""
+        self.divide: Callable[[Tensor, int], Tensor] = torch.div
+        """Divides the sum of what the residual blocks of a stage compute by their number."""
 
     def forward(self, x_BCT: Tensor, voice_BG1: Tensor) -> Tensor:
         """Decode to waveforms, (B, 1, S) in [-1, 1]; S = T * product of rates."""
@@ -102,12 +109,12 @@ class HifiGanDecoder(nn.Module):
                 x_BCT = run_block(
                     partial(self._stage, stage), x_BCT, activation_checkpointing=self.activation_checkpointing
                 )
-            return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, 0.01)))
+            return torch.tanh(self.conv_post(self.activations[-1](x_BCT)))
 
     def _stage(self, stage: int, x_BCT: Tensor) -> Tensor:
         """Upsample once, and average the residual blocks of that stage."""
         count = len(self.resblocks) // len(self.ups)
-        x_BCT = self.ups[stage](F.leaky_relu(x_BCT, LEAKY_SLOPE))
+        x_BCT = self.ups[stage](self.activations[stage](x_BCT))
         parallel: Any = self.resblocks[stage * count : (stage + 1) * count]
         active_BCT = parallel[0].activation(x_BCT)
-        return reduce(torch.add, (residual(x_BCT, active_BCT) for residual in parallel)) / count
+        return self.divide(reduce(torch.add, (residual(x_BCT, active_BCT) for residual in parallel)), count)

@@ -21,7 +21,7 @@ from headrace.train.deployment import int8, onnx_export, onnx_files, onnx_graphs
 from headrace.train.deployment.int8 import quantise_voice
 from headrace.train.deployment.onnx_files import OnnxNetwork
 from headrace.train.models import sovits_config
-from headrace.train.models.fake_quantisation import FakeQuantisation, float32_modules
+from headrace.train.models.fake_quantisation import FakeQuantisation, channelwise_modules, float32_modules
 from headrace.train.models.gpt import Text2SemanticDecoder
 from headrace.train.models.sovits import SynthesizerTrn
 from tests.train.deployment import onnx_voices
@@ -82,49 +82,61 @@ def test_every_layer_reads_whole_numbers_but_those_of_the_last_stages(
 ) -> None:
     folder, _ = quantised
     kept = float32_modules(SOVITS)
-    assert kept == ("dec.ups.2", "dec.ups.3", "dec.ups.4", "dec.resblocks.3", "dec.resblocks.4", "dec.conv_post")
+    assert kept == (
+        "ref_enc.spectral.0",
+        *(f"dec.ups.{stage}" for stage in (2, 3, 4)),
+        *(f"dec.activations.{stage}" for stage in (2, 3, 4, 5)),
+        "dec.resblocks.3",
+        "dec.resblocks.4",
+        "dec.conv_post",
+    )
     for file in (onnx_files.SOVITS, onnx_files.PROMPT, onnx_files.STEP):
         graph = onnx.load(folder / file).graph
         real = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1}
         layers = [node for node in graph.node if node.op_type in int8.OPERATORS["sovits"]]
-        read = [name for node in layers for name in node.input if name in real]
+        read = [(node, name) for node in layers for name in node.input if name in real]
         assert len(layers) > 4
-        assert all(any(f".{module}." in name for module in kept) for name in read), read
-        assert (file == onnx_files.SOVITS) == bool(read)
+        products = [node for node, _ in read if node.op_type == "MatMul"]
+        assert all(any(f".{one}." in name for one in kept) for node, name in read if node not in products), read
+        sums = [list(node.input) for node in graph.node if {one.output[0] for one in products} & set(node.input)]
+        if file != onnx_files.SOVITS:
+            assert not read
+        else:
+            assert len(read) > 1 and [name for one in sums for name in one if name.endswith("spectral.0.fc.bias")]
+            assert len(products) == 1
 
 
-def test_activations_are_rounded_once_where_sums_stay_in_float32(quantised: tuple[Path, dict[str, object]]) -> None:
-    """Of the leaky ReLUs of five upsamplings, of each stage's sum and of what it adds, and of the end."""
+def test_activations_are_rounded_once(quantised: tuple[Path, dict[str, object]]) -> None:
+    """Of the leaky ReLUs before five upsamplings, of each stage's sum and of what it adds, and of the end."""
     graph = onnx.load(quantised[0] / onnx_files.SOVITS).graph
-    kinds = {name: node.op_type for node in graph.node for name in node.output}
-    activations = [node for node in graph.node if node.op_type == "LeakyRelu"]
-    assert len(activations) == 16
-    in_float32 = [kinds[node.input[0]] != "DequantizeLinear" for node in activations]
-    # Upsampling 0; sum and addend 0; the same of stage 1; upsampling 2 and sum 2, but addend 2; all of stages 3 and 4.
-    assert in_float32 == [False] * 6 + [True, True, False] + [True] * 7
+    writers = {name: node for node in graph.node for name in node.output}
+
+    def writer(name: str) -> str:
+        node = writers[name]
+        return writer(node.input[0]) if node.op_type == "Reshape" else str(node.op_type)
+
+    activations = [writer(node.input[0]) for node in graph.node if node.op_type == "LeakyRelu"]
+    in_float32 = [kind != "DequantizeLinear" for kind in activations]
+    assert in_float32 == [True, True, False] * 3 + [True] * 7  # what convolutions of whole numbers add, but no sum
 
 
-def test_an_activation_of_a_sum_that_begins_in_float32_stays_there() -> None:
+def test_what_stays_in_float32_of_a_graph() -> None:
     made = onnx.helper.make_node
-    kernel = np.ones((1, 1, 1, 1), np.float32)
-    weights = [onnx.numpy_helper.from_array(kernel, f"dec.{name}.weight") for name in ("ups.2", "a", "b", "c", "d")]
+    arrays = {"product": np.ones((2, 2)), "voice.bias": np.ones(2), "other": np.ones((2, 2)), "other.bias": np.ones(2)}
+    arrays |= {f"dec.ups.{stage}.weight": np.ones((1, 1, 1, 1)) for stage in (2, 20)}
+    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     nodes = [
-        made("Conv", ["x", "dec.ups.2.weight"], ["up"]),
-        made("Concat", ["up", "up"], ["joined"], axis=1),
-        made("LeakyRelu", ["joined"], ["active"], name="of the upsampling"),
-        made("Conv", ["active", "dec.a.weight"], ["hidden"]),
-        made("LeakyRelu", ["hidden"], ["active hidden"], name="of a layer"),
-        made("Conv", ["active hidden", "dec.b.weight"], ["added"]),
-        made("Add", ["joined", "added"], ["sum"]),
-        made("Transpose", ["sum"], ["turned"]),
-        made("LeakyRelu", ["turned"], ["active sum"], name="of the sum"),
-        made("Conv", ["active sum", "dec.c.weight"], ["next"]),
-        made("LeakyRelu", ["next"], ["active next"], name="of another layer"),
-        made("Conv", ["active next", "dec.d.weight"], ["y"]),
+        made("MatMul", ["spectrogram", "product"], ["heard"], name="of the voice"),
+        made("Add", ["heard", "voice.bias"], ["voiced"]),
+        made("MatMul", ["voiced", "other"], ["hidden voice"], name="of something else"),
+        made("Add", ["hidden voice", "other.bias"], ["biased"]),
+        made("MatMul", ["biased", "voiced"], ["attended"], name="of no weight"),
+        made("Conv", ["x", "dec.ups.2.weight"], ["up"], name="of the upsampling"),
+        made("Conv", ["up", "dec.ups.20.weight"], ["y"], name="of another upsampling"),
     ]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", [], [], weights))
-    kept = int8._float32_nodes(model, ["dec.ups.2"])
-    assert [name for name in kept if name.startswith("of ")] == ["of the upsampling", "of the sum"]
+    kept = int8._float32_nodes(model, ["dec.ups.2", "voice"])
+    assert [name for name in kept if name] == ["of the voice", "of no weight", "of the upsampling"]
 
 
 def test_the_folder_says_how_it_was_made(quantised: tuple[Path, dict[str, object]]) -> None:
@@ -155,6 +167,7 @@ def test_a_stage_more_stays_in_float32_where_speech_differs_too_much(
         return
     made = int8.quantise_voice(whole, tmp_path, utterances(6), lambda _: None)["quantisation"]
     assert made["float32"] == list(float32_modules(SOVITS, stages))
+    assert made["scale_per_channel"] == list(channelwise_modules(SOVITS, stages))
     graph = onnx.load(tmp_path / onnx_files.SOVITS).graph
     real = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) > 1}
     assert any("dec.resblocks.2." in name for name in real) == (stages == 3)
@@ -241,8 +254,12 @@ def test_long_utterances_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_as_many_stages_stay_in_float32_whatever_the_sizes() -> None:
     kept = float32_modules(sovits_config.v2())
-    assert kept[:3] == ("dec.ups.2", "dec.ups.3", "dec.ups.4")
-    assert kept[3] == "dec.resblocks.9" and kept[-2] == "dec.resblocks.14"
+    assert kept[1:4] == ("dec.ups.2", "dec.ups.3", "dec.ups.4")
+    assert kept[8] == "dec.resblocks.9" and kept[-2] == "dec.resblocks.14"
+    channelwise = channelwise_modules(sovits_config.v2())
+    assert channelwise == ("dec.ups.0", "dec.ups.1", *(f"dec.resblocks.{number}.convs2" for number in range(9)))
+    assert channelwise_modules(sovits_config.v2(), 3) == ("dec.ups.0", *channelwise[2:8])
+    assert channelwise_modules(sovits_config.v2(), 5) == channelwise_modules(sovits_config.v2(), 6) == ()
 
 
 def test_a_store_is_needed(tmp_path: Path) -> None:

@@ -119,6 +119,67 @@ def test_frozen_layers_compute_the_same() -> None:
     assert torch.allclose(model(*inputs, None), fake, atol=1e-5)
 
 
+class Channelwise(Network):
+    """A layer at a place where channels have scales of their own."""
+
+    config = sovits_config.tiny()  # type: ignore[assignment]
+
+    def __init__(self, layer: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.dec = nn.ModuleDict({"resblocks": nn.ModuleList([nn.ModuleDict({"convs2": nn.ModuleList([layer])})])})
+
+    @property
+    def layer(self) -> Any:  # type: ignore[override]
+        return self.dec.resblocks[0]["convs2"][0]
+
+
+def channels() -> tuple[Channelwise, FakeQuantisation, Tensor, Tensor]:
+    """Return a convolution of a wide channel and a narrow one, calibrated, what it reads, and what it then writes."""
+    torch.manual_seed(0)
+    layer, x = WeightNormConv1d(3, 2, 3), torch.randn(4, 3, 200)
+    with torch.no_grad():
+        layer.weight_g.copy_(torch.tensor([8.0, 0.02])[:, None, None])
+        layer.bias.copy_(torch.tensor([3.0, 0.1]))
+    network = Channelwise(layer)
+    exact = network(x).detach()
+    quantisation = FakeQuantisation(network)
+    with quantisation.calibrating():
+        network(x[:2])
+        network(x[2:])
+    return network, quantisation, x, exact
+
+
+def test_channels_are_rounded_by_scales_of_their_own_where_sums_read_them() -> None:
+    network, quantisation, x, exact = channels()
+    (ranges,) = quantisation.state_dict().values()
+    assert ranges[:2].tolist() == [float(x.min()), float(x.max())]
+    ends = exact.transpose(0, 1).flatten(1)
+    assert torch.allclose(ranges[2:4], ends.amin(1).clamp(max=0)) and torch.allclose(ranges[4:], ends.amax(1))
+    assert ranges[3] == 0 < ends[1].min()  # 0 is within a range
+    found, steps = network(x).detach(), (ranges[4:] - ranges[2:4]) / 255
+    assert all(len(channel.unique()) <= 256 for channel in (found / steps[:, None]).round().transpose(0, 1))
+    noise = (found - exact).transpose(0, 1).flatten(1).std(1)
+    assert (noise < 2 * steps).all() and noise[1] < steps[0] / 100
+
+
+def test_a_frozen_layer_computes_the_same_with_scales_of_channels() -> None:
+    network, quantisation, x, _ = channels()
+    expected = network(x).detach()
+    quantisation.freeze()
+    assert torch.allclose(network(x), expected, atol=1e-5)
+    assert network.layer.bias.abs().max() > 3  # in whole numbers of the channel
+
+
+def test_ranges_of_all_channels_from_before_are_those_of_each() -> None:
+    _, quantisation, _, _ = channels()
+    ((name, ranges),) = quantisation.state_dict().items()
+    quantisation.load_state_dict({name: torch.tensor([-1.0, 2.0, -3.0, 4.0])})
+    assert ranges.tolist() == [-1.0, 2.0, -3.0, -3.0, 4.0, 4.0]
+    for bad in ([-1.0, 2.0, -3.0, 1.0, 4.0, 4.0], [-1.0, 2.0, -3.0, -3.0, 4.0, -4.0], [-1.0, 2.0, 0.0, 0.0, 1.0]):
+        with pytest.raises(RunError, match="not those of this model"):
+            quantisation.load_state_dict({name: torch.tensor(bad)})
+
+
 def test_which_layers_compute_with_whole_numbers() -> None:
     generator = SynthesizerTrn(sovits_config.tiny())
     names = set(quantised_layers(generator))
