@@ -39,23 +39,29 @@ def observe(file: Path, modules: Sequence[str], feeds: Iterable[Mapping[str, np.
     """
     import onnx
     import onnxruntime
+    from onnx import helper, numpy_helper
 
     model = onnx.load(file)
     names = [node.output[0] for node in model.graph.node if node.op_type == "Conv" and _is_of(modules, node.input[1])]
     if not names:
         return {}
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3]), "but_channels"))
+    ends = [(kind, f"{kind} of {name}", name) for name in names for kind in ("ReduceMin", "ReduceMax")]
+    for kind, end, name in ends:
+        model.graph.node.append(helper.make_node(kind, [name, "but_channels"], [end], keepdims=0))
+        model.graph.output.append(helper.make_empty_tensor_value_info(end))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: dict[str, ChannelRange] = {}
+    least: dict[str, np.ndarray] = {}
+    most: dict[str, np.ndarray] = {}
     for feed in feeds:
-        for name, image in zip(names, session.run(names, dict(feed)), strict=True):
-            others = tuple(axis for axis in range(image.ndim) if axis != 1)
-            ends = ChannelRange(image.min(others, initial=0.0), image.max(others, initial=0.0))
-            before = found.get(name, ends)
-            found[name] = ChannelRange(np.minimum(before.least, ends.least), np.maximum(before.most, ends.most))
-    return found
+        for (kind, _, name), end_C in zip(ends, session.run([end for _, end, _ in ends], dict(feed)), strict=True):
+            if kind == "ReduceMin":
+                least[name] = np.minimum(least.get(name, np.float32(0)), end_C)
+            else:
+                most[name] = np.maximum(most.get(name, np.float32(0)), end_C)
+    return {name: ChannelRange(least[name], most[name]) for name in least}
 
 
 def _is_of(modules: Sequence[str], parameter: str) -> bool:

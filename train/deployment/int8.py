@@ -1,8 +1,9 @@
 """Exported voices in INT8: layers compute with whole numbers, by scales that are calibrated on utterances.
 
 Quantisation is static. Weights are int8, symmetric, with a scale for each output channel. What layers read is uint8,
-with one scale for each tensor, of the smallest and the largest number that it had over the utterances. The graphs say
-so with pairs of QuantizeLinear and DequantizeLinear around each layer, which ONNX Runtime turns into integer kernels.
+with one scale for each tensor, of the smallest and the largest number that it had over the utterances; what sums of the
+decoder read has one for each channel. The graphs say so with pairs of QuantizeLinear and DequantizeLinear around each
+layer, which ONNX Runtime turns into integer kernels.
 What is compared with the graphs in float32 is held out of the calibration.
 
 Shapes: Q codes, P phones, E channels of BERT, V vocabulary, S samples, T frames, M mel bands.

@@ -12,19 +12,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headrace.train.deployment import channel_ranges, int8
 
-SCALES = np.array([40.0, 0.01, 1.0], np.float32)
+SCALES = np.array([40.0, 0.001, 1.0, 0.001], np.float32)
 
 
 @pytest.fixture
 def exact(tmp_path: Path) -> Path:
     """A sum of two convolutions, whose weights are whole numbers, and what they read is whole too."""
     random = np.random.default_rng(0)
-    weights = random.integers(-127, 128, (2, 3, 4, 1, 3)).astype(np.float32)
+    weights = random.integers(-127, 128, (2, 4, 4, 1, 3)).astype(np.float32)
     weights[:, :, 0, 0, 0] = 127
     arrays = {
         "dec.a.weight": weights[0] / 127 * SCALES[:, None, None, None],
         "dec.b.weight": weights[1] / 127,
-        "bias": np.array([500.0, 1.5, -20.0], np.float32),
+        "bias": np.array([500.0, 1.5, -20.0, -1.5], np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["x", "dec.a.weight", "bias"], ["a"], name="a", pads=[0, 1, 0, 1]),
@@ -36,7 +36,7 @@ def exact(tmp_path: Path) -> Path:
         nodes,
         "graph",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 1, "frames"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, "frames"])],
         [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
     )
     file = tmp_path / "exact.onnx"
@@ -63,10 +63,11 @@ def test_ranges_are_those_of_all_inputs_and_have_0_within(exact: Path) -> None:
     found = channel_ranges.observe(exact, ["dec.a"], feeds())
     assert list(found) == ["a"]
     written = [outputs(onnx.load(exact), ["a"], feed["x"])[0] for feed in feeds()]
-    ends = np.concatenate([one.transpose(1, 0, 2, 3).reshape(3, -1) for one in written], axis=1)
+    ends = np.concatenate([one.transpose(1, 0, 2, 3).reshape(4, -1) for one in written], axis=1)
     np.testing.assert_allclose(found["a"].least, np.minimum(ends.min(1), 0), rtol=1e-5)
-    np.testing.assert_allclose(found["a"].most, ends.max(1), rtol=1e-5)
+    np.testing.assert_allclose(found["a"].most, np.maximum(ends.max(1), 0), rtol=1e-5)
     assert found["a"].least[0] < 0 == found["a"].least[1] < ends[1].min()
+    assert found["a"].most[0] > 0 == found["a"].most[3] > ends[3].max()
     assert channel_ranges.observe(exact, ["dec", "other"], feeds()).keys() == {"a", "b"}
     assert not channel_ranges.observe(exact, ["dec.a.w", "ec.a"], feeds())
 
