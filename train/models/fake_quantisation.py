@@ -6,9 +6,9 @@ point, of a range that is calibrated when training begins and then stays; what i
 for each channel. Gradients pass through the rounding as if it were not there, and are 0 where a number is beyond its
 range.
 
-Shapes: C channels that a layer writes.
-
 Parameters keep their names and are not rounded themselves: a network is trained, saved and loaded as any other.
+
+Shapes: C channels that a layer writes.
 """
 
 from __future__ import annotations
