@@ -219,7 +219,7 @@ def _try_lock(lock: ExitStack, file: Path, out: Path) -> bool:
     except FileNotFoundError:
         return False
     except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, FileNotFoundError | FileExistsError):  # the folder went, or came and went
             return False
         raise
 

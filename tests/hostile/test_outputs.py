@@ -12,8 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 from click import Group
 
@@ -88,12 +91,27 @@ def test_locks_that_come_and_go_never_let_two_in(tmp_path: Path) -> None:
             except StoreError as error:
                 assert "Another command" in error.message
 
-    threads = [threading.Thread(target=write) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(write) for _ in range(6)]:
+            future.result()
     assert most == [1] and entered[0] > 0 and os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_comes_and_goes_while_it_is_locked_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = iter([FileExistsError(17, "File exists"), FileNotFoundError(2, "No such file")])
+    acquire = filelock.FileLock.acquire
+
+    def acquired(lock: filelock.FileLock) -> Any:
+        for fault in faults:
+            raise fault
+        return acquire(lock)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquired)
+    with output_file(tmp_path / "x") as draft:
+        draft.write_text("x")
+    assert os.listdir(tmp_path) == ["x"] and not list(faults)
 
 
 def test_what_a_killed_command_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
