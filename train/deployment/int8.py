@@ -75,19 +75,9 @@ def quantise_voice(
     voice = onnx_files.read_voice(whole)
     calibrating, held_out = split(utterances)
     graphs: dict[str, Any] = {}
-    found: dict[str, Any] = {"float32": []}
+    found: dict[str, Any] = {"float32": [], "scale_per_channel": []}
     if voice.sovits is not None:
-        ports = onnx_files.sovits_ports(voice.sovits)
-        for places in _places(voice.sovits):
-            graphs = _quantise_generator(voice, whole, folder, calibrating, places, log)
-            in_float32, in_int8 = (OnnxNetwork(one / onnx_files.SOVITS, ports) for one in (whole, folder))
-            found = {
-                "float32": list(places.float32),
-                "scale_per_channel": list(places.channelwise),
-                **_compare_speech(voice, in_float32, in_int8, held_out, log),
-            }
-            if found["mel_distance"] <= _largest_distance(found):
-                break
+        graphs, found = _quantise_speech(voice, whole, folder, (calibrating, held_out), log)
     if voice.gpt is not None:
         graphs |= _quantise_decoder(voice, whole, folder, calibrating, log)
         found |= _compare_predictions(voice, whole, folder, held_out, log)
@@ -169,6 +159,35 @@ def _prompts(voice: OnnxVoice, utterance: Arrays) -> Iterator[tuple[dict[str, np
     codes_Q = utterance["codes"][:MAX_CODES]
     for count in np.linspace(0, len(codes_Q) - 1, STEPS).astype(int).tolist():
         yield prompt_inputs(voice, utterance, count), codes_Q[count : count + 1]
+
+
+def _quantise_speech(
+    voice: OnnxVoice,
+    whole: Path,
+    folder: Path,
+    utterances: tuple[Sequence[Arrays], Sequence[Arrays]],
+    log: Callable[[str], object],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the graph of sovits, with as little in float32 as its speech allows.
+
+    Args:
+        utterances: those that calibrate, and those that compare.
+    Returns:
+        What describes it, and what is found of its speech.
+    """
+    assert voice.sovits is not None, "the voice has a generator"
+    ports = onnx_files.sovits_ports(voice.sovits)
+    for places in _places(voice.sovits):
+        graphs = _quantise_generator(voice, whole, folder, utterances[0], places, log)
+        in_float32, in_int8 = (OnnxNetwork(one / onnx_files.SOVITS, ports) for one in (whole, folder))
+        found: dict[str, Any] = {
+            "float32": list(places.float32),
+            "scale_per_channel": list(places.channelwise),
+            **_compare_speech(voice, in_float32, in_int8, utterances[1], log),
+        }
+        if found["mel_distance"] <= _largest_distance(found):
+            break
+    return graphs, found
 
 
 def _quantise_generator(
