@@ -242,8 +242,9 @@ def _export(graph: Graph) -> ModelProto:
         del node.metadata_props[:]
         node.doc_string = ""
     store_whole_numbers(model)
-    # ONNX Runtime adds within convolutions of images where it knows that both are of the same size.
-    images = [one for one in model.graph.value_info if len(one.type.tensor_type.shape.dim) == IMAGE_AXES]
+    images = []
+    if graph.file == onnx_files.SOVITS:  # there ONNX Runtime adds within convolutions, if it knows the sizes of images
+        images = [one for one in model.graph.value_info if len(one.type.tensor_type.shape.dim) == IMAGE_AXES]
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     for image in images:
         model.graph.value_info.add(name=image.name, type=image.type)
