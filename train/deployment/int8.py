@@ -201,11 +201,9 @@ def _quantise_generator(
     """Write the graph of sovits. Describes it."""
     assert voice.sovits is not None, "the voice has a generator"
     feeds = [speech_inputs(voice, one, seed) for seed, one in enumerate(utterances)]
-    model = _quantised(whole / onnx_files.SOVITS, feeds, "sovits", places.float32)
-    if places.channelwise:
-        channel_ranges.give_own_scales(
-            model, channel_ranges.observe(whole / onnx_files.SOVITS, places.channelwise, feeds)
-        )
+    file = whole / onnx_files.SOVITS
+    model = _quantised(file, feeds, "sovits", places.float32)
+    channel_ranges.give_own_scales(model, channel_ranges.observe(file, places.channelwise, feeds))
     return _written([(onnx_files.SOVITS, onnx_files.sovits_ports(voice.sovits), model)], folder, log)
 
 

@@ -46,6 +46,7 @@ CHECKED_LENGTHS = ((1, 1), (6, 9), (21, 14))
 HEARD_SAMPLES = 33_000, 16_000, 400
 """Samples at 16 kHz with which HuBERT is compared with torch."""
 IMAGE_AXES = 4
+"""Axes of an image: batch, channels, height and width."""
 OTHER_CODES = 0.1
 """Share of codes that may differ from torch's: those that lie between two entries of the codebook."""
 

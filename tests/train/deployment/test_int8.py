@@ -120,6 +120,19 @@ def test_activations_are_rounded_once(quantised: tuple[Path, dict[str, object]])
     assert in_float32 == [True, True, False] * 3 + [True] * 7  # what convolutions of whole numbers add, but no sum
 
 
+def test_the_runtime_is_told_the_sizes_of_images(quantised: tuple[Path, dict[str, object]]) -> None:
+    """Without them it adds what two convolutions return by itself, though both are of one size."""
+    for folder in (onnx_voices.exported(), quantised[0]):
+        graph = onnx.load(folder / onnx_files.SOVITS, load_external_data=False).graph
+        shapes = {one.name: one.type.tensor_type.shape.dim for one in graph.value_info}
+        images = {
+            name: axes[3].dim_param for name, axes in shapes.items() if axes[1].dim_value and axes[2].dim_value == 1
+        }
+        added = [list(node.input) for node in graph.node if node.op_type == "Add" and set(node.input) <= images.keys()]
+        assert len(added) == 2 and all(images[one] == images[other] != "" for one, other in added), folder
+        assert not onnx.load(folder / onnx_files.STEP, load_external_data=False).graph.value_info
+
+
 def test_what_stays_in_float32_of_a_graph() -> None:
     made = onnx.helper.make_node
     arrays = {"product": np.ones((2, 2)), "voice.bias": np.ones(2), "other": np.ones((2, 2)), "other.bias": np.ones(2)}
